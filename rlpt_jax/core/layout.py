@@ -1,0 +1,131 @@
+"""Where arrays live: a mesh of devices and rules that place logical axes.
+
+The only module that names mesh axes:
+
+  data    splits the batch; every device of it holds the same weights
+  fsdp    splits the batch and the weights, which are gathered where used
+  tensor  splits heads, hidden units and vocabulary
+  expert  splits the experts of a mixture, and the batch everywhere else
+
+A `Layout` is hashable and travels as a static argument of jitted functions. An
+ambient mesh would not be seen by jit's cache: a policy that learns and samples
+under two layouts would silently get the first one's shardings.
+"""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ('data', 'fsdp', 'tensor', 'expert')
+BATCH_AXES = ('data', 'fsdp', 'expert')
+
+# Logical axis -> mesh axes. Axes that are not named here stay whole. Weights
+# and activations need a table each: fsdp splits a weight's `embed` over the
+# axis that splits an activation's `batch`.
+WEIGHT_RULES = (
+  ('experts', ('expert',)),
+  ('embed', ('fsdp', 'expert')),
+  ('heads', ('tensor',)),
+  ('kv_heads', ('tensor',)),
+  ('mlp', ('tensor',)),
+  ('vocab', ('tensor',)),
+)
+ACTIVATION_RULES = (
+  ('batch', BATCH_AXES),
+  ('heads', ('tensor',)),
+  ('kv_heads', ('tensor',)),
+  ('mlp', ('tensor',)),
+  ('vocab', ('tensor',)),
+)
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A mesh with its rules; make one with `make_layout`."""
+
+  mesh: Mesh
+  weight_rules: Rules = WEIGHT_RULES
+  activation_rules: Rules = ACTIVATION_RULES
+
+  @property
+  def platform(self) -> str:
+    """'cpu', 'gpu' or 'tpu'."""
+    return self.mesh.devices.flat[0].platform
+
+  def weight_sharding(self, shape, axes) -> NamedSharding:
+    spec = self._partition(shape, axes, self.weight_rules)
+    return NamedSharding(self.mesh, spec)
+
+  def activation_spec(self, shape, axes) -> PartitionSpec:
+    return self._partition(shape, axes, self.activation_rules)
+
+  def sharding(self, shape, axes) -> NamedSharding:
+    """The sharding of an activation."""
+    return NamedSharding(self.mesh, self.activation_spec(shape, axes))
+
+  def replicated(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    """x, with its place stated by the logical axes of its dimensions."""
+    if self.mesh.size == 1:
+      return x
+    return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, axes))
+
+  def put(self, x, *axes: str | None) -> jax.Array:
+    """A host array that every process holds whole, as a sharded array."""
+    x = np.asarray(x)
+    return jax.make_array_from_callback(
+      x.shape, self.sharding(x.shape, axes), lambda index: x[index]
+    )
+
+  def _partition(self, shape, axes, rules) -> PartitionSpec:
+    rules, taken, parts = dict(rules), set(), []
+    for size, axis in zip(shape, axes, strict=True):
+      # A mesh axis splits one dimension of an array, the first that asks, and
+      # a dimension that it does not divide stays whole (one kv head on four
+      # devices, an odd vocabulary).
+      part = [a for a in rules.get(axis, ()) if a not in taken]
+      while part and size % math.prod(self.mesh.shape[a] for a in part):
+        part.pop()
+      taken.update(part)
+      parts.append(tuple(part) or None)
+    return PartitionSpec(*parts)
+
+
+def make_layout(
+  *,
+  data: int = 1,
+  fsdp: int = -1,
+  tensor: int = 1,
+  expert: int = 1,
+  devices=None,
+) -> Layout:
+  """The layout over all devices or those given; a size of -1 is the rest."""
+  devices = jax.devices() if devices is None else devices
+  sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
+  free = [name for name, size in sizes.items() if size == -1]
+  known = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) > 1 or known < 1 or len(devices) % known:
+    raise ValueError(
+      f'Layout {sizes} does not fit {len(devices)} devices: make the product '
+      'of the sizes that number, or set one of them to -1 for the rest.'
+    )
+  for name in free:
+    sizes[name] = len(devices) // known
+  if math.prod(sizes.values()) != len(devices):
+    raise ValueError(
+      f'Layout {sizes} takes {math.prod(sizes.values())} devices, there are '
+      f'{len(devices)}: raise one size, or set one of them to -1 for the rest.'
+    )
+  mesh = jax.make_mesh(
+    tuple(sizes[axis] for axis in MESH_AXES),
+    MESH_AXES,
+    axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    devices=devices,
+  )
+  return Layout(mesh)

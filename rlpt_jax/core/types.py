@@ -1,0 +1,35 @@
+"""The key of shape letters, and the records that pass between the parts.
+
+An array's name ends in its shape, one letter a dimension:
+
+  B  rows of a batch (B = P * G)      D  embedding
+  P  prompts                          N  query heads
+  G  rollouts of each prompt          K  key and value heads
+  T  queries: positions of a row      R  query heads of a key head (R = N / K)
+  S  keys                             H  size of a head
+  L  layers                           F  hidden units of an mlp
+  E  experts                          V  vocabulary
+
+Row p * G + g of a batch is rollout g of prompt p, so `x_BT.reshape(P, G, T)`
+groups a batch without moving it.
+"""
+
+import dataclasses
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """What the sampler returns: token ids and how likely they were.
+
+  A completion is the first `length_B` tokens of its row; the token that ended
+  it belongs to it. Log-probabilities are the behavior policy's, float32, at the
+  sampling temperature.
+  """
+
+  tokens_BT: jax.Array
+  logprobs_BT: jax.Array
+  length_B: jax.Array
+  stopped_B: jax.Array  # True: by an end token; False: by the length limit.

@@ -1,0 +1,125 @@
+"""Weights, declared once: every tree of arrays follows from a tree of specs.
+
+A model describes its parameters as a nested dict of `ParamSpec`. Initial
+values, shapes, shardings, counts and the weight-decay mask are functions of it.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.core.layout import Layout
+
+Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+  """One array: its shape, what each dimension means, how it starts.
+
+  Set `fan_in` for a matrix (normal, standard deviation 1 / sqrt(fan_in)) or
+  `fill` for a scale or a bias (that constant).
+  """
+
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  fan_in: int | None = None
+  fill: float | None = None
+
+  def __post_init__(self):
+    if len(self.shape) != len(self.axes):
+      raise ValueError(f'{self.shape} and {self.axes} differ in length.')
+    if (self.fan_in is None) == (self.fill is None):
+      raise ValueError(f'{self}: set exactly one of fan_in and fill.')
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+  """A leaf that is read when it is needed, so that a tree can be larger than
+  memory.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[tuple[slice, ...]], np.ndarray]  # Given an index.
+
+  def load(self) -> np.ndarray:
+    return self.read((slice(None),) * len(self.shape))
+
+
+def named(tree: Tree, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields ('layers/w_q', leaf) for every leaf of nested dicts, by name."""
+  for name in sorted(tree):
+    value = tree[name]
+    if isinstance(value, dict):
+      yield from named(value, f'{prefix}{name}/')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def unnamed(leaves: dict[str, Any]) -> Tree:
+  """The nested dicts whose `named` leaves these are."""
+  tree = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def map_named(fn: Callable[[str, Any], Any], tree: Tree) -> Tree:
+  """The same nested dicts with fn(path, leaf) for every leaf."""
+  return unnamed({path: fn(path, leaf) for path, leaf in named(tree)})
+
+
+def init(specs: Tree, key: jax.Array, *, layout: Layout, dtype='float32'):
+  """Random parameters, each born in its place; the same on every layout."""
+
+  def init_one(key, path, spec):
+    if spec.fill is not None:
+      return jnp.full(spec.shape, spec.fill, dtype)
+    # The key follows from the name, so that adding an array moves no other.
+    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+    x = jax.random.normal(key, spec.shape, jnp.float32)
+    return (x / math.sqrt(spec.fan_in)).astype(dtype)
+
+  def init_all(key):
+    return map_named(lambda path, spec: init_one(key, path, spec), specs)
+
+  return jax.jit(init_all, out_shardings=shardings(specs, layout))(key)
+
+
+def shapes(specs: Tree, *, layout: Layout | None = None, dtype='float32'):
+  """What to restore: shape, dtype and, given a layout, place of each array."""
+
+  def shape(path, spec):
+    del path
+    sharding = layout and layout.weight_sharding(spec.shape, spec.axes)
+    return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=sharding)
+
+  return map_named(shape, specs)
+
+
+def shardings(specs: Tree, layout: Layout):
+  """Where each array lives."""
+  return map_named(
+    lambda _, spec: layout.weight_sharding(spec.shape, spec.axes), specs
+  )
+
+
+def count(specs: Tree) -> int:
+  """The number of parameters."""
+  return sum(math.prod(spec.shape) for _, spec in named(specs))
+
+
+def decay_mask(specs: Tree):
+  """True for what weight decay applies to: matrices, not scales or biases."""
+  return map_named(lambda _, spec: spec.fan_in is not None, specs)

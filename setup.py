@@ -1,0 +1,40 @@
+"""The package, its one command and the versions that were tested together."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '(.+)'", (HERE / 'rlpt_jax/__init__.py').read_text()
+).group(1)
+
+setuptools.setup(
+  name='rlpt_jax',
+  version=VERSION,
+  description='Reinforcement learning on raw text, in JAX',
+  long_description=(HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  packages=setuptools.find_packages(include=['rlpt_jax', 'rlpt_jax.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'jax>=0.10.2,<0.13',
+    'numpy>=2.0',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'gin-config>=0.5.0,<0.6',
+    'tyro>=1.0,<2',
+    'safetensors>=0.6,<1',
+    'sentencepiece>=0.2.1,<0.3',
+    'transformers>=5.0,<6',
+    'jinja2>=3.1',  # What transformers renders chat templates with.
+    'rich>=13',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda12]>=0.10.2,<0.13'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    # torch exactly: any other spelling may fetch gigabytes of CUDA.
+    'test': ['pytest>=8', 'hypothesis>=6', 'ruff>=0.9', 'torch==2.13.0'],
+  },
+  entry_points={'console_scripts': ['rlpt = rlpt_jax.cli:main']},
+)
