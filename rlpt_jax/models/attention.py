@@ -1,0 +1,272 @@
+"""One attention: queries see a context of earlier tokens and their own row.
+
+The context is any number of `Cache`-like parts (k_PKSH, v_PKSH, mask_PS). A
+part with fewer rows than the queries is shared: G = B / P consecutive rows of
+queries see the same row of keys, which is read, and differentiated, once.
+
+  own row  position t sees position s <= t of the same segment; segment 0 is
+           padding and is seen by nothing but padding
+  context  every query sees every key whose mask is True
+
+Kernels compute the same thing; `pick_kernel` is the one place that chooses.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from rlpt_jax.core.layout import Layout
+
+# Finite, so that a row that sees nothing has gradients of zero, not NaN.
+MASKED = -0.7 * float(np.finfo(np.float32).max)
+
+# Block sizes of the TPU kernel, best first; lengths are multiples of the last.
+SPLASH_BLOCKS = (512, 256, 128)
+
+
+def attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, kernel, layout):
+  """The attended values, [B, T, N, H]."""
+  kernel = pick_kernel(kernel, q_BTNH, context, layout)
+  return KERNELS[kernel](
+    q_BTNH, k_BKTH, v_BKTH, segments_BT, context, layout=layout
+  )
+
+
+def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
+  """`kernel` itself, or for 'auto' the best one that applies here.
+
+  auto  tpu: splash, where lengths are multiples of its blocks
+        gpu: cudnn, for half precision and heads of at most 128
+        else, and for the single queries of decoding: xla
+  """
+  if kernel != 'auto':
+    if kernel not in KERNELS:
+      raise ValueError(
+        f'attention={kernel!r}: expected auto or one of {", ".join(KERNELS)}.'
+      )
+    return kernel
+  B, T, _, H = q_BTNH.shape
+  if T == 1 or len(context) > 1:
+    return 'xla'
+  if layout.platform == 'tpu':
+    keys = context[0][0].shape[2] if context else 0
+    queries = (B // context[0][0].shape[0]) * T if context else T
+    least = SPLASH_BLOCKS[-1]
+    fits = queries % least == keys % least == H % 64 == 0
+    return 'splash' if fits else 'xla'
+  if layout.platform == 'gpu':
+    half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+    return 'cudnn' if half and H % 8 == 0 and H <= 128 else 'xla'
+  return 'xla'
+
+
+# XLA, everywhere: one softmax per part, merged by their log-sum-exps.
+
+
+def xla_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout):
+  """Attention in plain XLA operations."""
+  B, T, _, _ = q_BTNH.shape
+  dtype = q_BTNH.dtype
+  if layout.platform == 'cpu':
+    # XLA on CPU has no product of half precision with a float32 result.
+    q_BTNH, k_BKTH, v_BKTH, context = jax.tree.map(
+      lambda x: x.astype(jnp.float32) if x.dtype != bool else x,
+      (q_BTNH, k_BKTH, v_BKTH, context),
+    )
+  own_BTT = own_mask(segments_BT)
+  parts = [_attend(q_BTNH, k_BKTH, v_BKTH, own_BTT)]
+  for k_PKSH, v_PKSH, mask_PS in context:
+    P, _, S, _ = k_PKSH.shape
+    mask_PMS = jnp.broadcast_to(mask_PS[:, None], (P, B // P * T, S))
+    parts.append(_attend(q_BTNH, k_PKSH, v_PKSH, mask_PMS))
+  return _merge(parts).astype(dtype)
+
+
+def own_mask(segments_BT):
+  """[B, T, T]: which positions of its row each position sees."""
+  T = segments_BT.shape[1]
+  same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+  return same_BTT & jnp.tril(jnp.ones((T, T), bool))
+
+
+def _attend(q_BTNH, k_PKSH, v_PKSH, mask_PMS):
+  """(values [B, T, N, H], log-sum-exp [B, T, N]) over the keys of one part.
+
+  The queries of a group, M = G * T of them, meet its keys in one product.
+  """
+  B, T, N, H = q_BTNH.shape
+  P, K, _, _ = k_PKSH.shape
+  q_PMKRH = q_BTNH.reshape(P, B // P * T, K, N // K, H)
+  scores_PKRMS = jnp.einsum(
+    'PMKRH,PKSH->PKRMS', q_PMKRH, k_PKSH, preferred_element_type=jnp.float32
+  )
+  # Softmax in float32: bfloat16 rounds away the tail of a long context.
+  scores_PKRMS = jnp.where(
+    mask_PMS[:, None, None], scores_PKRMS * H**-0.5, MASKED
+  )
+  top_PKRM1 = jax.lax.stop_gradient(scores_PKRMS.max(-1, keepdims=True))
+  weights_PKRMS = jnp.exp(scores_PKRMS - top_PKRM1)
+  total_PKRM1 = weights_PKRMS.sum(-1, keepdims=True)
+  values_PMKRH = jnp.einsum(
+    'PKRMS,PKSH->PMKRH',
+    (weights_PKRMS / total_PKRM1).astype(v_PKSH.dtype),
+    v_PKSH,
+    preferred_element_type=jnp.float32,
+  )
+  lse_PKRM = (top_PKRM1 + jnp.log(total_PKRM1))[..., 0]
+  lse_PMKR = jnp.transpose(lse_PKRM, (0, 3, 1, 2))
+  return values_PMKRH.reshape(B, T, N, H), lse_PMKR.reshape(B, T, N)
+
+
+def _merge(parts):
+  """Attention over all keys from attention over each part of them."""
+  if len(parts) == 1:
+    return parts[0][0]
+  lse_CBTN = jnp.stack([lse for _, lse in parts])
+  share_CBTN = jax.nn.softmax(lse_CBTN, axis=0)
+  return sum(
+    share_BTN[..., None] * values_BTNH
+    for share_BTN, (values_BTNH, _) in zip(share_CBTN, parts, strict=True)
+  )
+
+
+# cuDNN, on GPU: its backward pass ignores the log-sum-exp, which therefore
+# cannot merge parts; the keys are laid side by side for it instead.
+
+
+def dot_product_attention(
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, implementation
+):
+  """Attention by `jax.nn.dot_product_attention` over all keys at once."""
+  del layout
+  B, T, _, _ = q_BTNH.shape
+  keys, values, masks = [k_BKTH], [v_BKTH], [own_mask(segments_BT)]
+  for k_PKSH, v_PKSH, mask_PS in context:
+    G = B // k_PKSH.shape[0]
+    keys.append(jnp.repeat(k_PKSH, G, axis=0))
+    values.append(jnp.repeat(v_PKSH, G, axis=0))
+    mask_BS = jnp.repeat(mask_PS, G, axis=0)
+    masks.append(jnp.broadcast_to(mask_BS[:, None], (B, T, mask_BS.shape[1])))
+  return jax.nn.dot_product_attention(
+    q_BTNH,
+    jnp.swapaxes(jnp.concatenate(keys, axis=2), 1, 2),
+    jnp.swapaxes(jnp.concatenate(values, axis=2), 1, 2),
+    mask=jnp.concatenate(masks, axis=2)[:, None],
+    implementation=implementation,
+  )
+
+
+# Splash, on TPU: a group is one sequence of queries, the shared prefix and the
+# rows of the group one sequence of keys, and a mask known at compile time says
+# who sees whom, so that the kernel skips the blocks between rows.
+
+
+def splash_attention(
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, interpret=False
+):
+  """Attention by the Pallas kernel that ships with JAX."""
+  if len(context) > 1:
+    raise ValueError('splash attention takes one part of context at most.')
+  B, T, _, H = q_BTNH.shape
+  P, S = (context[0][0].shape[0], context[0][0].shape[2]) if context else (B, 0)
+  G = B // P
+  q_PNMH = _group_rows(jnp.swapaxes(q_BTNH, 1, 2) * H**-0.5, P)
+  k_PKSH, v_PKSH = _group_rows(k_BKTH, P), _group_rows(v_BKTH, P)
+  q_ids = k_ids = segments_BT.reshape(P, G * T)
+  if context:
+    # With a context a row is one segment, so ids need only tell padding apart.
+    q_ids = k_ids = (q_ids > 0).astype(jnp.int32)
+    prefix_k, prefix_v, mask_PS = context[0]
+    k_PKSH = jnp.concatenate([prefix_k, k_PKSH], axis=2)
+    v_PKSH = jnp.concatenate([prefix_v, v_PKSH], axis=2)
+    k_ids = jnp.concatenate([mask_PS.astype(jnp.int32), k_ids], axis=1)
+  run = functools.partial(
+    _splash_sequences, prefix=S, length=T, interpret=interpret
+  )
+  if layout.mesh.size > 1:
+    # XLA cannot split a kernel; every device runs its own rows and heads.
+    q_spec = layout.activation_spec(
+      q_PNMH.shape, ('batch', 'heads', None, None)
+    )
+    k_spec = layout.activation_spec(
+      k_PKSH.shape, ('batch', 'kv_heads', None, None)
+    )
+    if q_spec[1] != k_spec[1]:  # Heads follow their keys.
+      q_spec = PartitionSpec(q_spec[0], None, None, None)
+      k_spec = PartitionSpec(k_spec[0], None, None, None)
+    ids = PartitionSpec(q_spec[0], None)
+    run = jax.shard_map(
+      run,
+      mesh=layout.mesh,
+      in_specs=(q_spec, k_spec, k_spec, ids, ids),
+      out_specs=q_spec,
+      check_vma=False,  # The kernel does not say how its results vary.
+    )
+  values_PNMH = run(q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids)
+  values_PNGTH = values_PNMH.reshape(*values_PNMH.shape[:2], G, T, H)
+  return jnp.transpose(values_PNGTH, (0, 2, 3, 1, 4)).reshape(q_BTNH.shape)
+
+
+def _group_rows(x_BKTH, P):
+  """[P, K, G * T, H]: the rows of each group, one after the other."""
+  B, K, T, H = x_BKTH.shape
+  x_PGKTH = x_BKTH.reshape(P, B // P, K, T, H)
+  return jnp.swapaxes(x_PGKTH, 1, 2).reshape(P, K, B // P * T, H)
+
+
+def _splash_sequences(
+  q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids, *, prefix, length, interpret
+):
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  class GroupMask(splash.Mask):
+    """Keys: [prefix | row 0 | row 1 ...]; queries: [row 0 | row 1 ...]."""
+
+    shape = (q_PNMH.shape[2], k_PKSH.shape[2])
+
+    def __getitem__(self, index):
+      q = np.arange(self.shape[0])[index[0]][:, None]
+      k = np.arange(self.shape[1])[index[1]][None, :] - prefix
+      return (k < 0) | ((k <= q) & (k // length == q // length))
+
+    def __eq__(self, other):
+      return isinstance(other, GroupMask) and self.shape == other.shape
+
+    def __hash__(self):
+      return hash(self.shape)
+
+  q_block, kv_block = (_largest_block(size) for size in GroupMask.shape)
+  blocks = dict.fromkeys(('block_q', 'block_q_dkv', 'block_q_dq'), q_block)
+  for name in ('block_kv', 'block_kv_compute', 'block_kv_dkv',
+               'block_kv_dkv_compute', 'block_kv_dq'):  # fmt: skip
+    blocks[name] = kv_block
+  kernel = splash.make_splash_mha_single_device(
+    splash.MultiHeadMask([GroupMask()] * q_PNMH.shape[1]),
+    block_sizes=splash.BlockSizes(**blocks),
+    interpret=interpret,
+  )
+
+  def one_sequence(q, k, v, q_ids, k_ids):
+    return kernel(q, k, v, segment_ids=splash.SegmentIds(q_ids, k_ids))
+
+  return jax.vmap(one_sequence)(q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids)
+
+
+def _largest_block(length):
+  fitting = [block for block in SPLASH_BLOCKS if length % block == 0]
+  if not fitting:
+    raise ValueError(
+      f'splash attention over {length} positions: expected a multiple of '
+      f'{SPLASH_BLOCKS[-1]}; pad the rows, or choose attention=xla.'
+    )
+  return fitting[0]
+
+
+KERNELS = {
+  'xla': xla_attention,
+  'cudnn': functools.partial(dot_product_attention, implementation='cudnn'),
+  'splash': splash_attention,
+}

@@ -1,0 +1,211 @@
+"""The decoder: token ids in, hidden states and a cache out.
+
+One forward pass serves learning, prefill and decoding. What tokens see besides
+their own row is a context of caches; what they leave behind is a cache. A group
+of rollouts is scored in two passes, `prefix = forward(prompts).cache`, then
+`forward(rollouts, context=(prefix,))`, and gradients flow through both.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.core.weights import ParamSpec
+from rlpt_jax.models import layers
+from rlpt_jax.models.attention import attention
+from rlpt_jax.models.cache import Cache
+from rlpt_jax.models.config import Decoder, DecoderConfig
+from rlpt_jax.models.moe import RouterStats, moe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+  hidden_BTD: jax.Array  # float32, normalised: what the head reads.
+  cache: Cache  # Of these tokens alone.
+  router: RouterStats | None  # Of a mixture of experts.
+
+
+def specs(c: DecoderConfig) -> dict:
+  """The parameters of a decoder."""
+  V, D = c.vocab_size, c.embed_dim
+  tree = {
+    'embed': ParamSpec((V, D), ('vocab', 'embed'), fan_in=D),
+    'norm': ParamSpec((D,), ('norm',), fill=1.0),
+    'layers': {**_attention_specs(c), **_mlp_specs(c)},
+  }
+  if not c.tied_head:
+    tree['head'] = ParamSpec((V, D), ('vocab', 'embed'), fan_in=D)
+  return tree
+
+
+def _attention_specs(c: DecoderConfig) -> dict[str, ParamSpec]:
+  L, D, N, K, H = (
+    c.num_layers, c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
+  )  # fmt: skip
+  q, kv = ('heads', 'head_dim'), ('kv_heads', 'head_dim')
+  tree = {
+    'attention_norm': ParamSpec((L, D), ('layers', 'norm'), fill=1.0),
+    'w_q': ParamSpec((L, D, N, H), ('layers', 'embed', *q), fan_in=D),
+    'w_k': ParamSpec((L, D, K, H), ('layers', 'embed', *kv), fan_in=D),
+    'w_v': ParamSpec((L, D, K, H), ('layers', 'embed', *kv), fan_in=D),
+    'w_o': ParamSpec((L, N, H, D), ('layers', *q, 'embed'), fan_in=N * H),
+  }
+  if c.qkv_bias:
+    tree['b_q'] = ParamSpec((L, N, H), ('layers', *q), fill=0.0)
+    tree['b_k'] = ParamSpec((L, K, H), ('layers', *kv), fill=0.0)
+    tree['b_v'] = ParamSpec((L, K, H), ('layers', *kv), fill=0.0)
+  if c.qk_norm:
+    tree['q_norm'] = ParamSpec((L, H), ('layers', 'norm'), fill=1.0)
+    tree['k_norm'] = ParamSpec((L, H), ('layers', 'norm'), fill=1.0)
+  return tree
+
+
+def _mlp_specs(c: DecoderConfig) -> dict[str, ParamSpec]:
+  L, D, F, E = c.num_layers, c.embed_dim, c.mlp_dim, c.num_experts
+  tree = {'mlp_norm': ParamSpec((L, D), ('layers', 'norm'), fill=1.0)}
+  if not E:
+    up = ('layers', 'embed', 'mlp')
+    return tree | {
+      'w_gate': ParamSpec((L, D, F), up, fan_in=D),
+      'w_up': ParamSpec((L, D, F), up, fan_in=D),
+      'w_down': ParamSpec((L, F, D), ('layers', 'mlp', 'embed'), fan_in=F),
+    }
+  up = ('layers', 'experts', 'embed', 'mlp')
+  down = ('layers', 'experts', 'mlp', 'embed')
+  return tree | {
+    'w_router': ParamSpec((L, D, E), ('layers', 'embed', 'router'), fan_in=D),
+    'w_expert_gate': ParamSpec((L, E, D, F), up, fan_in=D),
+    'w_expert_up': ParamSpec((L, E, D, F), up, fan_in=D),
+    'w_expert_down': ParamSpec((L, E, F, D), down, fan_in=F),
+  }
+
+
+def forward(
+  decoder: Decoder,
+  params,
+  tokens_BT,
+  segments_BT,
+  context: tuple[Cache, ...] = (),
+) -> Output:
+  """Hidden states of tokens given their own rows and a context of caches.
+
+  segments_BT: 0 for padding, which may stand anywhere; tokens of one segment
+    stand together and see those before them. Several segments pack several
+    texts into a row; with a context a row is one segment.
+  context: caches of one row for each row here, or for each group of rows.
+  """
+  with jax.default_matmul_precision(decoder.compute.precision):
+    return _forward(decoder, params, tokens_BT, segments_BT, context)
+
+
+def _forward(decoder, params, tokens_BT, segments_BT, context) -> Output:
+  c, layout = decoder.config, decoder.layout
+  dtype = jnp.dtype(decoder.compute.dtype)
+  x_BTD = jnp.take(params['embed'], tokens_BT, axis=0).astype(dtype)
+  x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
+  positions_BT = token_positions(segments_BT, context)
+  rope = layers.rope_tables(positions_BT, c)
+
+  def body(x_BTD, layer):
+    return _layer(decoder, x_BTD, layer, rope, segments_BT)
+
+  rotates_L = jnp.asarray(c.rope_layers or (True,) * c.num_layers)
+  # Masks are the same for every layer, keys and values are their own.
+  seen = [(part.k_LBKSH, part.v_LBKSH) for part in context]
+  masks = [part.mask_BS for part in context]
+
+  def masked_body(x_BTD, layer):
+    p, rotates, keys_values = layer
+    parts = [(*kv, mask) for kv, mask in zip(keys_values, masks, strict=True)]
+    return body(x_BTD, (p, rotates, parts))
+
+  x_BTD, (k_LBKSH, v_LBKSH, router) = jax.lax.scan(
+    _remat(masked_body, decoder.compute.remat),
+    x_BTD,
+    (params['layers'], rotates_L, seen),
+    unroll=decoder.compute.unroll,
+  )
+  # The last norm ends in float32: the head must not see rounded states.
+  hidden_BTD = layers.rms_norm(
+    x_BTD.astype(jnp.float32), params['norm'], eps=c.norm_eps
+  )
+  return Output(hidden_BTD, Cache(k_LBKSH, v_LBKSH, segments_BT > 0), router)
+
+
+def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
+  """(x_BTD after one layer, (keys, values, router statistics) of the layer)."""
+  c, layout = decoder.config, decoder.layout
+  p, rotates, context = layer
+  p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
+
+  h_BTD = layers.rms_norm(x_BTD, p['attention_norm'], eps=c.norm_eps)
+  q_BTNH, k_BTKH, v_BTKH = _queries_keys_values(c, p, h_BTD, rope, rotates)
+  q_BTNH = layout.constrain(q_BTNH, 'batch', None, 'heads', None)
+  k_BKTH, v_BKTH = (
+    layout.constrain(jnp.swapaxes(x, 1, 2), 'batch', 'kv_heads', None, None)
+    for x in (k_BTKH, v_BTKH)
+  )
+  attended_BTNH = attention(
+    q_BTNH, k_BKTH, v_BKTH, segments_BT, context,
+    kernel=decoder.compute.attention, layout=layout,
+  )  # fmt: skip
+  x_BTD += jnp.einsum('BTNH,NHD->BTD', attended_BTNH, p['w_o'])
+  x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
+
+  h_BTD = layers.rms_norm(x_BTD, p['mlp_norm'], eps=c.norm_eps)
+  router = None
+  if c.num_experts:
+    y_BTD, router = moe(p, h_BTD, segments_BT > 0, decoder=decoder)
+  else:
+    y_BTD = layers.mlp(p, h_BTD, layout)
+  x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')
+  return x_BTD, (k_BKTH, v_BKTH, router)
+
+
+def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
+  q_BTNH = jnp.einsum('BTD,DNH->BTNH', h_BTD, p['w_q'])
+  k_BTKH = jnp.einsum('BTD,DKH->BTKH', h_BTD, p['w_k'])
+  v_BTKH = jnp.einsum('BTD,DKH->BTKH', h_BTD, p['w_v'])
+  if c.qkv_bias:
+    q_BTNH, k_BTKH, v_BTKH = (
+      q_BTNH + p['b_q'],
+      k_BTKH + p['b_k'],
+      v_BTKH + p['b_v'],
+    )
+  if c.qk_norm:
+    q_BTNH = layers.rms_norm(q_BTNH, p['q_norm'], eps=c.norm_eps)
+    k_BTKH = layers.rms_norm(k_BTKH, p['k_norm'], eps=c.norm_eps)
+  cos, sin = rope
+  if c.rope_layers:
+    # A turn by no angle is no turn.
+    cos, sin = jnp.where(rotates, cos, 1.0), jnp.where(rotates, sin, 0.0)
+  return (
+    layers.rotate(q_BTNH, cos, sin),
+    layers.rotate(k_BTKH, cos, sin),
+    v_BTKH,
+  )
+
+
+def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
+  """Position of each token in its text: those of the context come first."""
+  B, T = segments_BT.shape
+  index_T = jnp.arange(T)
+  starts_BT = segments_BT != jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
+  start_BT = jax.lax.cummax(jnp.where(starts_BT, index_T, 0), axis=1)
+  positions_BT = index_T - start_BT
+  for part in context:
+    length_P = part.mask_BS.sum(1, dtype=jnp.int32)
+    positions_BT += jnp.repeat(length_P, B // length_P.shape[0])[:, None]
+  return positions_BT
+
+
+def _remat(body, policy: str):
+  if policy == 'none':
+    return body
+  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  # Inside a scan nothing can be merged across the barrier anyway.
+  return jax.checkpoint(
+    body, policy=dots if policy == 'dots' else None, prevent_cse=False
+  )

@@ -1,0 +1,386 @@
+"""Hugging Face directories: safetensors <-> our parameters, by one name table.
+
+A row of the table says what a tensor of theirs is called and how its dimensions
+are made of our logical axes; both directions follow. Tensors stream: one
+stacked array of ours is in memory at a time.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.weights import LazyArray, ParamSpec
+from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.models.huggingface_config import read_config, write_config
+
+# Ours -> (theirs, its dimensions, those in brackets merged into one).
+_ATTENTION = 'model.layers.{layers}.self_attn.'
+_MLP = 'model.layers.{layers}.mlp.'
+NAMES = {
+  'embed': ('model.embed_tokens.weight', 'vocab embed'),
+  'head': ('lm_head.weight', 'vocab embed'),
+  'norm': ('model.norm.weight', 'norm'),
+  'layers/attention_norm': (
+    'model.layers.{layers}.input_layernorm.weight', 'norm'),
+  'layers/mlp_norm': (
+    'model.layers.{layers}.post_attention_layernorm.weight', 'norm'),
+  'layers/w_q': (_ATTENTION + 'q_proj.weight', '(heads head_dim) embed'),
+  'layers/w_k': (_ATTENTION + 'k_proj.weight', '(kv_heads head_dim) embed'),
+  'layers/w_v': (_ATTENTION + 'v_proj.weight', '(kv_heads head_dim) embed'),
+  'layers/w_o': (_ATTENTION + 'o_proj.weight', 'embed (heads head_dim)'),
+  'layers/b_q': (_ATTENTION + 'q_proj.bias', '(heads head_dim)'),
+  'layers/b_k': (_ATTENTION + 'k_proj.bias', '(kv_heads head_dim)'),
+  'layers/b_v': (_ATTENTION + 'v_proj.bias', '(kv_heads head_dim)'),
+  'layers/q_norm': (_ATTENTION + 'q_norm.weight', 'norm'),
+  'layers/k_norm': (_ATTENTION + 'k_norm.weight', 'norm'),
+  'layers/w_gate': (_MLP + 'gate_proj.weight', 'mlp embed'),
+  'layers/w_up': (_MLP + 'up_proj.weight', 'mlp embed'),
+  'layers/w_down': (_MLP + 'down_proj.weight', 'embed mlp'),
+  'layers/w_router': (_MLP + 'gate.weight', 'router embed'),
+  'layers/w_expert_gate': (
+    _MLP + 'experts.{experts}.gate_proj.weight', 'mlp embed'),
+  'layers/w_expert_up': (
+    _MLP + 'experts.{experts}.up_proj.weight', 'mlp embed'),
+  'layers/w_expert_down': (
+    _MLP + 'experts.{experts}.down_proj.weight', 'embed mlp'),
+}  # fmt: skip
+# Beside the weights, carried along as they are.
+COMPANIONS = (
+  'generation_config.json', 'tokenizer.json', 'tokenizer_config.json',
+  'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
+  'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
+)  # fmt: skip
+SAFETENSORS_DTYPES = {'bfloat16': 'BF16', 'float16': 'F16', 'float32': 'F32'}
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """How one stacked array of ours is made of tensors of theirs."""
+
+  template: str
+  stacked: tuple[int, ...]  # Sizes of the axes that their name counts through.
+  split: tuple[int, ...]  # Their tensor with every merged dimension split up...
+  order: tuple[int, ...]  # ...and where each dimension of ours is in it.
+  merged: tuple[int, ...]  # Their tensor as it is stored.
+
+  def names(self) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(index into the stacked axes, their name) of every tensor."""
+    fields = re.findall(r'\{(\w+)\}', self.template)
+    for index in np.ndindex(*self.stacked):
+      counted = dict(zip(fields, index, strict=True))
+      yield index, self.template.format(**counted)
+
+  def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+    return tensor.reshape(self.split).transpose(self.order)
+
+  def to_theirs(self, array: np.ndarray) -> np.ndarray:
+    back = np.argsort(self.order)
+    return np.ascontiguousarray(array.transpose(back)).reshape(self.merged)
+
+
+def _row(path: str, spec: ParamSpec) -> _Row:
+  template, dims = NAMES[path]
+  depth = len(re.findall(r'\{(\w+)\}', template))
+  axes = spec.axes[depth:]
+  sizes = dict(zip(axes, spec.shape[depth:], strict=True))
+  groups = [
+    group.strip('()').split() for group in re.findall(r'\(.+?\)|\w+', dims)
+  ]
+  flat = [axis for group in groups for axis in group]
+  return _Row(
+    template=template,
+    stacked=spec.shape[:depth],
+    split=tuple(sizes[axis] for axis in flat),
+    order=tuple(flat.index(axis) for axis in axes),
+    merged=tuple(math.prod(sizes[a] for a in group) for group in groups),
+  )
+
+
+# Reading.
+
+
+class Tensors:
+  """The tensors of a directory's safetensors, sharded or not, by name."""
+
+  def __init__(self, directory: str | pathlib.Path):
+    import safetensors
+
+    directory = pathlib.Path(directory)
+    index = directory / 'model.safetensors.index.json'
+    if index.exists():
+      files = set(json.loads(index.read_text())['weight_map'].values())
+    else:
+      files = {'model.safetensors'}
+    self.directory, self._file_of = directory, {}
+    for name in sorted(files):
+      path = directory / name
+      if not path.exists():
+        raise ValueError(
+          f'{path}: not there. Expected model.safetensors, or shards and '
+          'model.safetensors.index.json; pickled weights (.bin) are not read.'
+        )
+      try:
+        file = safetensors.safe_open(path, framework='numpy')
+      except safetensors.SafetensorError as error:
+        raise ValueError(
+          f'{path}: not a whole safetensors file: {error}.'
+        ) from error
+      self._file_of |= dict.fromkeys(file.keys(), file)
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._file_of
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._file_of)
+
+  def read(self, name: str) -> np.ndarray:
+    return self._file_of[name].get_tensor(name)
+
+  def dtype(self, name: str) -> str:
+    """'bfloat16', 'float16' or 'float32'."""
+    code = self._file_of[name].get_slice(name).get_dtype()
+    for dtype, known in SAFETENSORS_DTYPES.items():
+      if code == known:
+        return dtype
+    raise ValueError(
+      f'{self.directory}: {name} has dtype {code}, expected one of '
+      f'{", ".join(SAFETENSORS_DTYPES.values())}.'
+    )
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    return tuple(self._file_of[name].get_slice(name).get_shape())
+
+
+def is_directory(path: str | pathlib.Path) -> bool:
+  """True for a directory that holds a config.json."""
+  return (pathlib.Path(path) / 'config.json').exists()
+
+
+def load_config(directory: str | pathlib.Path) -> DecoderConfig:
+  """The model that a directory's config.json describes."""
+  path = pathlib.Path(directory) / 'config.json'
+  try:
+    fields = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ValueError(
+      f'{directory}: no config.json. Expected a Hugging Face directory.'
+    ) from None
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}: not JSON: {error}.') from error
+  return read_config(fields, where=str(path))
+
+
+def open_params(directory: str | pathlib.Path, specs) -> dict[str, Any]:
+  """Parameters as LazyArrays; names and shapes are those of the specs."""
+  tensors = Tensors(directory)
+  rows = {path: _row(path, spec) for path, spec in weights.named(specs)}
+  _check_names(tensors, rows, tied='head' not in rows)
+  return weights.map_named(
+    lambda path, spec: _lazy_array(tensors, path, spec, rows[path]), specs
+  )
+
+
+def load(directory, specs, *, layout: Layout, dtype='float32'):
+  """Parameters on their devices; each process reads what its devices hold."""
+
+  def put(path, lazy: LazyArray):
+    spec = specs_by_path[path]
+    return jax.make_array_from_callback(
+      spec.shape,
+      layout.weight_sharding(spec.shape, spec.axes),
+      lambda index: lazy.read(index).astype(dtype),
+    )
+
+  specs_by_path = dict(weights.named(specs))
+  return weights.map_named(put, open_params(directory, specs))
+
+
+def _check_names(tensors: Tensors, rows: dict[str, _Row], *, tied: bool):
+  expected = {name: row for row in rows.values() for _, name in row.names()}
+  extra = sorted(set(tensors) - set(expected))
+  if tied and 'lm_head.weight' in extra:
+    # Some published files hold a tied head twice.
+    extra.remove('lm_head.weight')
+    head, embed = map(
+      tensors.read, ('lm_head.weight', 'model.embed_tokens.weight')
+    )
+    if not np.array_equal(head, embed):
+      raise ValueError(
+        f'{tensors.directory}: lm_head.weight differs from the embedding, but '
+        'config.json says tie_word_embeddings=true.'
+      )
+  missing = sorted(set(expected) - set(tensors))
+  if missing or extra:
+    raise ValueError(
+      f'{tensors.directory}: its weights are not those of its config.json: '
+      f'{len(missing)} missing {missing[:3]}, {len(extra)} unexpected '
+      f'{extra[:3]}.'
+    )
+  for name, row in expected.items():
+    if tensors.shape(name) != row.merged:
+      raise ValueError(
+        f'{tensors.directory}: {name} has shape {tensors.shape(name)}, '
+        f'config.json makes it {row.merged}.'
+      )
+
+
+def _lazy_array(
+  tensors: Tensors, path, spec: ParamSpec, row: _Row
+) -> LazyArray:
+  dtypes = {tensors.dtype(name) for _, name in row.names()}
+  if len(dtypes) > 1:
+    raise ValueError(
+      f'{tensors.directory}: the tensors of {path} have dtypes '
+      f'{sorted(dtypes)}, expected one.'
+    )
+  (dtype,) = map(np.dtype, dtypes)
+  depth = len(row.stacked)
+
+  def read(index: tuple[slice, ...]) -> np.ndarray:
+    chosen = [range(n)[i] for n, i in zip(row.stacked, index, strict=False)]
+    rest = tuple(
+      range(n)[i]
+      for n, i in zip(spec.shape[depth:], index[depth:], strict=True)
+    )
+    out = np.empty([len(part) for part in (*chosen, *rest)], dtype)
+    for at, name in row.names():
+      if all(i in part for i, part in zip(at, chosen, strict=True)):
+        place = tuple(part.index(i) for i, part in zip(at, chosen, strict=True))
+        out[place] = row.to_ours(tensors.read(name))[index[depth:]]
+    return out
+
+  return LazyArray(spec.shape, dtype, read)
+
+
+# Writing.
+
+
+def save(
+  directory: str | pathlib.Path,
+  config: DecoderConfig,
+  specs,
+  arrays: Iterable[tuple[str, np.dtype, Callable[[], np.ndarray]]],
+  *,
+  companions: str | pathlib.Path | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+):
+  """Writes a directory that transformers loads.
+
+  arrays: (path, dtype, function that returns the array), read one at a time.
+  companions: a directory whose tokenizer and generation files come along.
+  """
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  arrays = list(arrays)
+  rows = {path: _row(path, spec) for path, spec in weights.named(specs)}
+  shards = _plan_shards(arrays, rows, max_shard_bytes)
+  files = ['model.safetensors']
+  if len(shards) > 1:
+    files = [
+      f'model-{i + 1:05}-of-{len(shards):05}.safetensors'
+      for i in range(len(shards))
+    ]
+    weight_map = {
+      name: file
+      for file, shard in zip(files, shards, strict=True)
+      for name in shard
+    }
+    total = sum(tensor[2] for shard in shards for tensor in shard.values())
+    _write_json(
+      directory / 'model.safetensors.index.json',
+      {'metadata': {'total_size': total}, 'weight_map': weight_map},
+    )
+  tensors = itertools.chain.from_iterable(
+    _tensors(rows[path], read) for path, _, read in arrays
+  )
+  for file, shard in zip(files, shards, strict=True):
+    _write_safetensors(directory / file, shard, tensors)
+  dtypes = {dtype.name for _, dtype, _ in arrays}
+  dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
+  _write_json(
+    directory / 'config.json', _config_json(config, dtype, companions)
+  )
+  copy_companions(companions, directory)
+
+
+def _tensors(row: _Row, read) -> Iterator[np.ndarray]:
+  array = read()
+  for index, _ in row.names():
+    yield row.to_theirs(array[index])
+
+
+def _plan_shards(arrays, rows, max_bytes):
+  """[{name: (dtype, shape, bytes)}, ...] in the order in which they stream."""
+  shards, size = [{}], 0
+  for path, dtype, _ in arrays:
+    for _, name in rows[path].names():
+      num_bytes = math.prod(rows[path].merged) * dtype.itemsize
+      if shards[-1] and size + num_bytes > max_bytes:
+        shards.append({})
+        size = 0
+      shards[-1][name] = (dtype, rows[path].merged, num_bytes)
+      size += num_bytes
+  return shards
+
+
+def _write_safetensors(
+  path: pathlib.Path, shard, tensors: Iterator[np.ndarray]
+):
+  """One file, streamed: the library's own writer wants all of it in memory.
+
+  The format: 8 bytes that say how long the JSON header is, the header (name ->
+  dtype, shape, offsets), then the bytes of every tensor.
+  """
+  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  for name, (dtype, shape, num_bytes) in shard.items():
+    header[name] = {
+      'dtype': SAFETENSORS_DTYPES[dtype.name],
+      'shape': shape,
+      'data_offsets': [end, end + num_bytes],
+    }
+    end += num_bytes
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # Readers map the tensors: keep them aligned.
+  with path.open('wb') as file:
+    file.write(len(text).to_bytes(8, 'little') + text)
+    for _ in shard:
+      file.write(next(tensors).reshape(-1).view(np.uint8).data)
+
+
+def _config_json(
+  config: DecoderConfig, dtype: str, companions
+) -> dict[str, Any]:
+  """config.json, with the token ids of the one that was imported."""
+  written = write_config(config, dtype=dtype)
+  original = companions and pathlib.Path(companions) / 'config.json'
+  if original and original.exists():
+    before = json.loads(original.read_text())
+    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+      if name in before:
+        written[name] = before[name]
+  return written
+
+
+def copy_companions(source, target: pathlib.Path, *, config: bool = False):
+  """Copies tokenizer and generation files, and on request config.json."""
+  if source is None:
+    return
+  for name in COMPANIONS + (('config.json',) if config else ()):
+    path = pathlib.Path(source) / name
+    if path.exists():
+      (target / name).write_bytes(path.read_bytes())
+
+
+def _write_json(path: pathlib.Path, fields: dict[str, Any]):
+  path.write_text(json.dumps(fields, indent=2) + '\n')

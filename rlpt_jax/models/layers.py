@@ -1,0 +1,60 @@
+"""The parts of a layer that are not attention: norm, rotation, mlp."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.models.config import DecoderConfig
+
+
+def rms_norm(x_D, scale_D, *, eps: float):
+  """x over its root mean square, in float32; leading dimensions are free."""
+  x32_D = x_D.astype(jnp.float32)
+  mean_square = jnp.mean(jnp.square(x32_D), axis=-1, keepdims=True)
+  normed_D = (x32_D * jax.lax.rsqrt(mean_square + eps)).astype(x_D.dtype)
+  return normed_D * scale_D.astype(x_D.dtype)
+
+
+def rope_frequencies(config: DecoderConfig) -> np.ndarray:
+  """Radians per position of each pair of a head, float32."""
+  exponents = np.arange(0, config.head_dim, 2, np.float32) / config.head_dim
+  frequencies = 1.0 / np.float32(config.rope_theta) ** exponents
+  scaling = config.rope_scaling
+  if scaling is None:
+    return frequencies.astype(np.float32)
+  # Rotations that turn often within the original context stay, those that
+  # never complete a turn are slowed by `factor`, and between them it ramps.
+  turns = scaling.original_length * frequencies / (2 * math.pi)
+  ramp = (turns - scaling.low_freq_factor) / (
+    scaling.high_freq_factor - scaling.low_freq_factor
+  )
+  keep = np.clip(ramp, 0.0, 1.0)
+  stretched = keep * frequencies + (1 - keep) * frequencies / scaling.factor
+  return stretched.astype(np.float32)
+
+
+def rope_tables(positions_BT, config: DecoderConfig):
+  """(cosines, sines) of every position, float32: [B, T, H / 2] each."""
+  angles = positions_BT[..., None].astype(jnp.float32) * rope_frequencies(
+    config
+  )
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BTNH, cos_BTH, sin_BTH):
+  """x with each pair (i, i + H / 2) of its heads turned, in float32."""
+  first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
+
+
+def mlp(p, x_BTD, layout):
+  """The gated mlp (SwiGLU)."""
+  gate_BTF = jnp.einsum('BTD,DF->BTF', x_BTD, p['w_gate'])
+  up_BTF = jnp.einsum('BTD,DF->BTF', x_BTD, p['w_up'])
+  hidden_BTF = jax.nn.silu(gate_BTF) * up_BTF
+  hidden_BTF = layout.constrain(hidden_BTF, 'batch', None, 'mlp')
+  return jnp.einsum('BTF,FD->BTD', hidden_BTF, p['w_down'])

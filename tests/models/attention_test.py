@@ -1,0 +1,208 @@
+"""Every kernel, with and without context, against attention written plainly."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import attention as lib
+
+B, T, N, K, H = 6, 5, 4, 2, 8
+RAGGED = {
+  'packed': [[1, 1, 2, 2, 0], [1] * 5, [3, 3, 3, 3, 5]] * 2,
+  'right': [[1, 1, 1, 0, 0], [1] * 5, [1, 0, 0, 0, 0]] * 2,
+  'left': [[0, 0, 1, 1, 1], [1] * 5, [0, 0, 0, 0, 1]] * 2,
+}
+XLA = lib.KERNELS['xla']
+# What cudnn is asked to compute, by the same function's own reference.
+DOT_PRODUCT = functools.partial(lib.dot_product_attention, implementation='xla')
+
+
+def _arrays(seed, *, rows=B, length=T, num_heads=N, kv_heads=K, size=H):
+  rng = np.random.default_rng(seed)
+  return (
+    jnp.asarray(rng.normal(size=(rows, length, num_heads, size)), jnp.float32),
+    jnp.asarray(rng.normal(size=(rows, kv_heads, length, size)), jnp.float32),
+    jnp.asarray(rng.normal(size=(rows, kv_heads, length, size)), jnp.float32),
+  )
+
+
+def _context(seed, *, rows, lengths, length, kv_heads=K, size=H):
+  _, k, v = _arrays(
+    seed, rows=rows, length=length, kv_heads=kv_heads, size=size
+  )
+  mask = np.arange(length) < np.asarray(lengths)[:, None]
+  return k, v, mask
+
+
+def plain_attention(q, k, v, segments, context):
+  """One row at a time, over the concatenation of all keys there are for it."""
+  rows, length, heads, size = q.shape
+  out = []
+  for b in range(rows):
+    keys, values, visible = [k[b]], [v[b]], np.zeros((length, length), bool)
+    for t in range(length):
+      for s in range(t + 1):
+        visible[t, s] = segments[b, s] == segments[b, t]
+    visible = [visible]
+    for part_k, part_v, mask in context:
+      p = b // (rows // part_k.shape[0])
+      keys.append(part_k[p])
+      values.append(part_v[p])
+      visible.append(np.tile(mask[p], (length, 1)))
+    keys, values = (
+      jnp.repeat(jnp.concatenate(x, axis=1), heads // k.shape[1], axis=0)
+      for x in (keys, values)
+    )
+    scores = jnp.einsum('TNH,NSH->NTS', q[b], keys) / size**0.5
+    scores = jnp.where(np.concatenate(visible, axis=1), scores, -jnp.inf)
+    out.append(jnp.einsum('NTS,NSH->TNH', jax.nn.softmax(scores), values))
+  return jnp.stack(out)
+
+
+def _values_and_gradients(attend, q, k, v, segments, context):
+  valid = (segments > 0)[..., None, None]
+  weights = jnp.cos(jnp.arange(q.size).reshape(q.shape))
+
+  def loss(q, k, v, context_kv):
+    parts = [
+      (*kv, part[2]) for kv, part in zip(context_kv, context, strict=True)
+    ]
+    out = jnp.where(valid, attend(q, k, v, segments, parts), 0)
+    return jnp.sum(out * weights), out
+
+  context_kv = [part[:2] for part in context]
+  (_, out), gradients = jax.jit(
+    jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
+  )(q, k, v, context_kv)
+  return out, gradients
+
+
+def _check(attend, q, k, v, segments, context, tolerance=2e-6):
+  segments = np.asarray(segments)
+  found = _values_and_gradients(attend, q, k, v, segments, context)
+  expected = _values_and_gradients(plain_attention, q, k, v, segments, context)
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    scale = max(1.0, float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize('padding', RAGGED)
+@pytest.mark.parametrize('kernel', [XLA, DOT_PRODUCT], ids=['xla', 'dot'])
+def test_own_row(kernel, padding, one_device):
+  attend = functools.partial(kernel, layout=one_device)
+  _check(attend, *_arrays(0), RAGGED[padding], [])
+
+
+@pytest.mark.parametrize('padding', ['right', 'left'])
+@pytest.mark.parametrize('kernel', [XLA, DOT_PRODUCT], ids=['xla', 'dot'])
+def test_shared_prefix_and_own_cache(kernel, padding, one_device):
+  # Two prompts for six rows: groups of three; then a cache of each row's own,
+  # still empty for two of them.
+  prefix = _context(1, rows=2, lengths=[7, 3], length=7)
+  own = _context(2, rows=B, lengths=[2, 0, 4, 1, 4, 0], length=4)
+  attend = functools.partial(kernel, layout=one_device)
+  _check(attend, *_arrays(0), RAGGED[padding], [prefix, own])
+
+
+def test_a_shared_prefix_is_the_same_prefix_repeated(one_device):
+  prefix = _context(1, rows=2, lengths=[7, 3], length=7)
+  repeated = tuple(np.repeat(x, 3, axis=0) for x in prefix)
+  segments = jnp.asarray(RAGGED['right'])
+  q, k, v = _arrays(0)
+  shared, again = (
+    XLA(q, k, v, segments, [part], layout=one_device)
+    for part in (prefix, repeated)
+  )
+  np.testing.assert_allclose(shared, again, atol=1e-6)
+
+
+def test_a_row_that_sees_nothing_has_finite_gradients(one_device):
+  # Its prefix is empty and its own tokens are padding.
+  prefix = _context(1, rows=2, lengths=[0, 0], length=3)
+  attend = functools.partial(XLA, layout=one_device)
+  segments = jnp.zeros((B, T), jnp.int32)
+  q, k, v = _arrays(0)
+
+  def loss(q, k, v):
+    return jnp.sum(attend(q, k, v, segments, [prefix]) ** 2)
+
+  for gradient in jax.grad(loss, argnums=(0, 1, 2))(q, k, v):
+    assert np.isfinite(gradient).all()
+
+
+def test_scores_too_large_for_a_plain_exponential(one_device):
+  q, k, v = _arrays(0)
+  prefix = _context(1, rows=2, lengths=[7, 3], length=7)
+  attend = functools.partial(XLA, layout=one_device)
+  _check(attend, q * 100, k, v, RAGGED['right'], [prefix], tolerance=1e-4)
+
+
+# Splash runs in the interpreter here: blocks of 128, so larger arrays.
+
+
+@pytest.mark.parametrize('case', ['own', 'packed', 'prefix'])
+def test_splash(case):
+  layout = make_layout(fsdp=2, tensor=2, devices=jax.devices()[:4])
+  rows, length, size = 4, 128, 64
+  arrays = _arrays(0, rows=rows, length=length, size=size)
+  ends = np.array([128, 77, 1, 128])
+  segments = (np.arange(length) < ends[:, None]).astype(np.int32)
+  context = []
+  if case == 'packed':
+    segments[0] = np.repeat([1, 2, 3, 0], 32)
+  if case == 'prefix':
+    context = [_context(1, rows=2, lengths=[256, 40], length=256, size=size)]
+  splash = functools.partial(
+    lib.splash_attention, layout=layout, interpret=True
+  )
+  reference = functools.partial(XLA, layout=layout)
+  segments = np.asarray(segments)
+  found = _values_and_gradients(splash, *arrays, segments, context)
+  expected = _values_and_gradients(reference, *arrays, segments, context)
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    scale = max(1.0, float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=0)
+
+
+def test_splash_refuses_lengths_that_are_no_blocks(one_device):
+  with pytest.raises(ValueError, match='over 5 positions: expected a multiple'):
+    lib.splash_attention(
+      *_arrays(0), jnp.ones((B, T), jnp.int32), [], layout=one_device
+    )
+
+
+class _Platform:
+  """A layout as far as the choice of a kernel goes."""
+
+  def __init__(self, platform):
+    self.platform = platform
+
+
+@pytest.mark.parametrize(
+  ('platform', 'dtype', 'length', 'size', 'expected'),
+  [
+    ('cpu', 'float32', 128, 64, 'xla'),
+    ('tpu', 'bfloat16', 128, 128, 'splash'),
+    ('tpu', 'bfloat16', 100, 128, 'xla'),
+    ('tpu', 'bfloat16', 1, 128, 'xla'),
+    ('gpu', 'bfloat16', 100, 128, 'cudnn'),
+    ('gpu', 'float32', 100, 128, 'xla'),
+    ('gpu', 'bfloat16', 100, 256, 'xla'),
+    ('gpu', 'bfloat16', 1, 128, 'xla'),
+  ],
+)
+def test_the_kernel_that_auto_picks(platform, dtype, length, size, expected):
+  q = jax.ShapeDtypeStruct((2, length, 4, size), jnp.dtype(dtype))
+  assert lib.pick_kernel('auto', q, [], _Platform(platform)) == expected
+  assert lib.pick_kernel('xla', q, [], _Platform(platform)) == 'xla'
+
+
+def test_an_unknown_kernel_is_named():
+  q = jax.ShapeDtypeStruct((2, 3, 4, 8), jnp.float32)
+  with pytest.raises(ValueError, match=re.escape("attention='flash'")):
+    lib.pick_kernel('flash', q, [], _Platform('cpu'))

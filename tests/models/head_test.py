@@ -1,0 +1,111 @@
+"""Log-probabilities in chunks are those of the whole, and need less memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head, zoo
+from rlpt_jax.models.config import Compute, Decoder
+
+
+def _decoder(layout, *, chunk, model='tiny_qwen3', dtype='float32'):
+  return Decoder(zoo.get(model), Compute(dtype=dtype, head_chunk=chunk), layout)
+
+
+def _inputs(B=3, T=13, D=64, V=259):
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.normal(size=(B, T, D)), jnp.float32)
+  return hidden, jnp.asarray(rng.integers(0, V, (B, T)))
+
+
+def _plain(w_VD, hidden, targets, temperature):
+  logprobs = jax.nn.log_softmax(hidden @ w_VD.T / temperature)
+  chosen = jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
+  return chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
+
+
+@pytest.mark.parametrize('model', ['tiny_qwen3', 'tiny_llama'])  # Tied, not.
+@pytest.mark.parametrize('chunk', [1, 4, 13, 128])
+def test_chunks_are_the_whole(one_device, chunk, model):
+  decoder = _decoder(one_device, chunk=chunk, model=model)
+  params = weights.init(
+    decoder_lib.specs(decoder.config), jax.random.key(0), layout=one_device
+  )
+  hidden, targets = _inputs()
+
+  def chunked(params, hidden):
+    logprobs, entropy = head.score(
+      decoder, params, hidden, targets, temperature=0.7
+    )
+    return jnp.sum(jnp.sin(logprobs) + jnp.cos(entropy)), (logprobs, entropy)
+
+  def plain(params, hidden):
+    w_VD = params['embed' if decoder.config.tied_head else 'head']
+    logprobs, entropy = _plain(w_VD, hidden, targets, 0.7)
+    return jnp.sum(jnp.sin(logprobs) + jnp.cos(entropy)), (logprobs, entropy)
+
+  found, expected = (
+    jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(params, hidden)
+    for f in (chunked, plain)
+  )
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
+def test_the_head_is_float32_whatever_computes_the_layers(one_device):
+  decoder = _decoder(one_device, chunk=4, dtype='bfloat16')
+  params = weights.init(
+    decoder_lib.specs(decoder.config), jax.random.key(0), layout=one_device
+  )
+  tokens = jnp.arange(8).reshape(1, 8)
+  forward = jax.jit(decoder_lib.forward, static_argnums=0)
+  out = forward(decoder, params, tokens, jnp.ones_like(tokens))
+  assert out.hidden_BTD.dtype == jnp.float32
+  assert not np.array_equal(
+    out.hidden_BTD, out.hidden_BTD.astype(jnp.bfloat16).astype(jnp.float32)
+  ), 'the last norm rounded its result'
+  logits = head.logits(decoder, params, out.hidden_BTD)
+  expected = np.asarray(out.hidden_BTD, np.float64) @ (
+    np.asarray(params['embed'], np.float64).T
+  )
+  np.testing.assert_allclose(logits, expected, atol=1e-5)
+  text = (
+    jax.jit(head.logits, static_argnums=0)
+    .lower(decoder, params, out.hidden_BTD)
+    .as_text()
+  )
+  assert 'bf16' not in text
+  assert 'precision = [HIGHEST, HIGHEST]' in text
+
+
+def _peak_bytes(layout, *, T, chunk):
+  decoder = _decoder(layout, chunk=chunk, model='tiny_llama')
+  shape = jax.ShapeDtypeStruct
+  params = {'head': shape((8192, 64), jnp.float32)}
+  hidden, targets = shape((2, T, 64), jnp.float32), shape((2, T), jnp.int32)
+
+  def loss(params, hidden, targets):
+    logprobs, entropy = head.score(decoder, params, hidden, targets)
+    return logprobs.sum() + entropy.sum()
+
+  step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+  memory = step.lower(params, hidden, targets).compile().memory_analysis()
+  return memory.temp_size_in_bytes
+
+
+def test_peak_memory_grows_with_the_chunk_and_not_with_the_length(one_device):
+  peak = functools.partial(_peak_bytes, one_device)
+  logits_of_64 = 2 * 64 * 8192 * 4  # B x chunk x V, float32.
+  short, long = peak(T=256, chunk=64), peak(T=2048, chunk=64)
+  wide = peak(T=2048, chunk=512)
+  print(f'peak bytes: T=256 {short:,}, T=2048 {long:,}, chunk=512 {wide:,}')
+  # Eight times the positions: a few [B, T, D] more, but no [B, T, V].
+  assert long - short < 4 * 2 * (2048 - 256) * 64 * 4
+  assert long < 6 * logits_of_64
+  # Eight times the chunk: eight times the logits.
+  assert wide > 0.8 * 8 * logits_of_64
