@@ -1,0 +1,389 @@
+"""Checkpoints that can be trusted: written whole or not at all, and verified.
+
+A step holds named trees of arrays (say, params and optimizer) and a record,
+plain JSON. The record carries a fingerprint of every array, computed where the
+array lives and compared after reading, so that a flipped bit anywhere between
+two devices is found, on whatever mesh it is read.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import pathlib
+import signal
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as ocp_policies
+
+from rlpt_jax.core.weights import LazyArray
+
+# How a run ends that was told to leave and saved first ("try again later").
+EXIT_PREEMPTED = 75
+RECORD = 'record'
+PACKAGES = ('rlpt_jax', 'jax', 'jaxlib', 'orbax-checkpoint', 'numpy')
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  step: int
+  trees: dict[str, Any]
+  record: dict[str, Any]
+
+
+class Store:
+  """The checkpoints of one directory. Saving goes on behind the loop; `close`,
+  or leaving a `with`, waits for it.
+  """
+
+  def __init__(
+    self,
+    directory: str | pathlib.Path,
+    *,
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    read_only: bool = False,
+    asynchronous: bool = True,
+  ):
+    self.directory = pathlib.Path(directory).absolute()
+    if read_only and not self.directory.is_dir():
+      raise ValueError(f'{directory}: no such directory of checkpoints.')
+    keep = [ocp_policies.LatestN(keep_last)]
+    if keep_every:
+      keep.append(ocp_policies.EveryNSteps(keep_every))
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp_policies.AnyPreservationPolicy(keep),
+      read_only=read_only,
+      create=not read_only,
+      enable_async_checkpointing=asynchronous,
+      # What a killed save left behind; its step was never there.
+      cleanup_tmp_directories=not read_only,
+    )
+    self._read_only = read_only
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def __enter__(self) -> 'Store':
+    return self
+
+  def __exit__(self, *exc_info):
+    self.close()
+
+  def close(self):
+    """Waits for the last save and lets go of the directory."""
+    self._manager.close()
+
+  def steps(self) -> list[int]:
+    """Of the whole checkpoints that are there, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, trees: dict[str, Any], record: dict[str, Any]):
+    """Starts to save; the arrays may be donated as soon as this returns."""
+    if step in self.steps():
+      raise ValueError(f'{self.directory}: step {step} is there already.')
+    content = {
+      'arrays': {name: _describe(tree) for name, tree in trees.items()},
+      'versions': {name: _version(name) for name in PACKAGES},
+      'record': record,
+    }
+    items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
+    items[RECORD] = ocp.args.JsonSave(
+      {'content': content, 'crc32': _crc32(content)}
+    )
+    self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def restore(
+    self, trees: dict[str, Any], *, step: int | None = None
+  ) -> Restored:
+    """The newest checkpoint that is intact, or the one of `step`.
+
+    trees: jax.ShapeDtypeStruct leaves with the sharding each array gets, which
+      need not be the one that it was saved with. Trees left out are not read.
+    """
+    damage = {}
+    for candidate in self._candidates(step):
+      content = self._try(damage, self._read_record, candidate)
+      if content is None:
+        continue
+      _check_shapes(self.directory / str(candidate), trees, content['arrays'])
+      found = self._try(damage, self._read_trees, candidate, trees, content)
+      if found is None:
+        continue
+      if not self._read_only:
+        self._set_aside(damage)
+      return Restored(candidate, found, content['record'])
+    raise self._all_damaged(damage)
+
+  def record(self, *, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, record) of the newest checkpoint whose record is intact."""
+    damage = {}
+    for candidate in self._candidates(step):
+      content = self._try(damage, self._read_record, candidate)
+      if content is not None:
+        return candidate, content['record']
+    raise self._all_damaged(damage)
+
+  def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
+    """The arrays of one tree of nested dicts by path, each read when loaded."""
+    content = self._read_record(step)
+    found = content['arrays'].get(tree)
+    if found is None:
+      raise ValueError(
+        f'{self.directory}: step {step} holds {sorted(content["arrays"])}, '
+        f'expected {tree!r} among them.'
+      )
+
+    def lazy(path, shape, dtype):
+      def read(index):
+        return self._read_array(step, tree, path, content)[index]
+
+      return LazyArray(tuple(shape), jnp.dtype(dtype), read)
+
+    return {path: lazy(path, *entry[:2]) for path, entry in found.items()}
+
+  def _candidates(self, step: int | None) -> list[int]:
+    """Steps to try, newest first."""
+    if not self.steps():
+      there = sorted(p.name for p in self.directory.iterdir())[:5]
+      raise ValueError(
+        f'{self.directory}: no checkpoint there, expected directories named '
+        f'by their step; found {there or "nothing"}.'
+      )
+    if step is None:
+      return self.steps()[::-1]
+    if step not in self.steps():
+      raise ValueError(
+        f'{self.directory}: no step {step}, there are {self.steps()}.'
+      )
+    return [step]
+
+  def _try(self, damage: dict[int, str], read, step: int, *arguments):
+    """read(step, ...), or None and a note of the damage."""
+    try:
+      return read(step, *arguments)
+    except Exception as error:
+      # Whatever goes wrong in reading what was once written is damage.
+      why = str(error).splitlines()[0][:200] if str(error) else repr(error)
+      damage[step] = why
+      logger.warning('%s: step %s is damaged: %s', self.directory, step, why)
+      return None
+
+  def _all_damaged(self, damage: dict[int, str]) -> ValueError:
+    steps = '; '.join(f'step {step}: {why}' for step, why in damage.items())
+    return ValueError(f'{self.directory}: no checkpoint is intact: {steps}')
+
+  def _read_record(self, step: int) -> dict[str, Any]:
+    saved = self._manager.restore(
+      step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
+    )[RECORD]
+    if saved['crc32'] != _crc32(saved['content']):
+      raise ValueError('its record does not match its checksum')
+    return saved['content']
+
+  def _read_trees(self, step: int, trees, content) -> dict[str, Any]:
+    args, saved_shapes = {}, {}
+    for name, tree in trees.items():
+      # In the dtype that was saved: that is what the fingerprint is of.
+      saved_shapes[name] = _with_saved_dtypes(tree, content['arrays'][name])
+      args[name] = ocp.args.PyTreeRestore(
+        item=saved_shapes[name],
+        restore_args=ocp.checkpoint_utils.construct_restore_args(
+          saved_shapes[name]
+        ),
+      )
+    found = self._manager.restore(step, args=ocp.args.Composite(**args))
+    for name in trees:
+      _check_fingerprints(_describe(found[name]), content['arrays'][name])
+    return {
+      name: jax.tree.map(
+        lambda x, like: x.astype(like.dtype), found[name], tree
+      )
+      for name, tree in trees.items()
+    }
+
+  def _read_array(self, step: int, tree: str, path: str, content):
+    shape, dtype, _ = content['arrays'][tree][path]
+    item = jax.ShapeDtypeStruct(shape, dtype)
+    for name in reversed(path.split('/')):
+      item = {name: item}
+    restore_args = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
+    )
+    found = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        **{
+          tree: ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
+        }
+      ),
+    )[tree]
+    described = _describe(found)
+    _check_fingerprints(described, {path: content['arrays'][tree][path]})
+    (array,) = jax.tree.leaves(found)
+    return array
+
+  def _set_aside(self, damage: dict[int, str]):
+    """Renames damaged steps: a run that goes on will come to them again."""
+    if damage and jax.process_index() == 0:
+      for step in damage:
+        path = self.directory / str(step)
+        path.rename(path.with_name(f'damaged_{step}'))
+    if damage:
+      self._manager.reload()
+
+
+# Fingerprints.
+
+
+def _describe(tree) -> dict[str, list]:
+  """{path: [shape, dtype, fingerprint]} of every array of a tree."""
+  leaves, prints = dict(_paths(tree)), {}
+  for path, x in leaves.items():
+    if isinstance(x, LazyArray):
+      # Waits for each, so that one of them is in memory at a time.
+      prints[path] = jax.device_get(_fingerprint(x.load()))
+    else:
+      prints[path] = _fingerprint(x)
+  prints = jax.device_get(prints)
+  return {
+    path: [list(x.shape), jnp.dtype(x.dtype).name, int(prints[path])]
+    for path, x in leaves.items()
+  }
+
+
+@jax.jit
+def _fingerprint(x) -> jax.Array:
+  """32 bits that any one changed bit of the array changes.
+
+  The sum, modulo 2^32, of every element's bits times an odd number that tells
+  its position: a sum of integers is the same on every mesh, and an odd factor
+  lets no single difference vanish.
+  """
+  x = jnp.asarray(x)
+  if x.dtype == jnp.bool_:
+    x = x.astype(jnp.uint8)
+  unsigned = jnp.dtype(f'uint{8 * x.dtype.itemsize}')
+  bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+  position, stride = jnp.zeros((), jnp.uint32), 1
+  for axis in reversed(range(x.ndim)):
+    iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    position += iota * jnp.uint32(stride % 2**32)
+    stride *= x.shape[axis]
+  return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
+
+
+def _check_fingerprints(found: dict[str, list], saved: dict[str, list]):
+  changed = [path for path in found if found[path] != saved.get(path)]
+  if changed:
+    raise ValueError(
+      f'{len(changed)} arrays are not what was saved, {changed[0]} first'
+    )
+
+
+def _check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
+  """Raises where a tree is not the one that was saved: no damage, a mistake."""
+  for name, tree in trees.items():
+    if name not in saved:
+      raise ValueError(
+        f'{path}: holds {sorted(saved)}, expected {name!r} among them.'
+      )
+    expected = {leaf: list(x.shape) for leaf, x in _paths(tree)}
+    if odd := sorted(set(expected) ^ set(saved[name])):
+      where = 'checkpoint' if odd[0] in saved[name] else 'model'
+      raise ValueError(
+        f'{path}: {name}/{odd[0]} is in the {where} only ({len(odd)} such '
+        'arrays). Is this the model it was trained with?'
+      )
+    for leaf, shape in expected.items():
+      if saved[name][leaf][0] != shape:
+        raise ValueError(
+          f'{path}: checkpoint has {name}/{leaf} with shape '
+          f'{saved[name][leaf][0]}, the model expects {shape}. Is this the '
+          'model it was trained with?'
+        )
+
+
+def _with_saved_dtypes(tree, saved: dict[str, list]):
+  def like(path, x):
+    dtype = jnp.dtype(saved[_join(path)][1])
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+
+  return jax.tree_util.tree_map_with_path(like, tree)
+
+
+def _paths(tree) -> Iterator[tuple[str, Any]]:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    yield _join(path), leaf
+
+
+def _join(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _crc32(content) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return 'not installed'
+
+
+# Arrays that are not in memory yet.
+
+
+class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
+  """Writes numpy arrays, and LazyArrays one after the other."""
+
+  async def serialize(self, values, infos, args=None):
+    args = args or [ocp.SaveArgs()] * len(values)
+    lazy = [isinstance(value, LazyArray) for value in values]
+    if not any(lazy):
+      return await super().serialize(values, infos, args)
+    for value, info, arg in zip(values, infos, args, strict=True):
+      value = value.load() if isinstance(value, LazyArray) else value
+      for future in await super().serialize([value], [info], [arg]):
+        future.result()  # Written, and let go of, before the next is read.
+    return []
+
+
+ocp.type_handlers.register_type_handler(
+  np.ndarray,
+  _LazyArrayHandler(deepcopy_host_arrays=False),
+  func=lambda kind: issubclass(kind, (np.ndarray, LazyArray)),
+  override=True,
+)
+
+
+# Being told to leave.
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Callable[[int], bool]]:
+  """Yields preempted(step): True once every process should save and leave.
+
+  The loop that owns a Store asks after each step, saves, closes the store and
+  raises SystemExit(EXIT_PREEMPTED). One process hears SIGTERM itself; of
+  several, jax.distributed hears it and they agree on the step.
+  """
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  heard = []
+  before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+  try:
+    yield lambda _: bool(heard)
+  finally:
+    signal.signal(signal.SIGTERM, before)

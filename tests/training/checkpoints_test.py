@@ -1,0 +1,305 @@
+"""Checkpoints survive what happens to them: faults, kills, other meshes."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.core.weights import LazyArray
+from rlpt_jax.training import checkpoints
+from rlpt_jax.training.checkpoints import Store
+
+
+def _trees(seed=0):
+  rng = np.random.default_rng(seed)
+  w = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+  half = jnp.asarray(rng.normal(size=(8,)), jnp.bfloat16)
+  return {
+    'params': {'layer': {'w': w, 'b': half}},
+    'optimizer': (jnp.int32(seed), {'m': w * 2}),
+  }
+
+
+def _abstract(trees, layout=None):
+  layout = layout or make_layout(devices=jax.devices()[:1])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=layout.weight_sharding(
+        x.shape, ('embed', 'mlp')[: x.ndim]
+      )
+    ),
+    trees,
+  )  # fmt: skip
+
+
+def _assert_equal(found, expected):
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+def _saved(directory, steps=(1, 2)):
+  with Store(directory, keep_last=5) as store:
+    for step in steps:
+      store.save(step, _trees(step), {'position': step * 10})
+  return directory
+
+
+def _data_files(step_directory):
+  return sorted(
+    (p for p in step_directory.rglob('*') if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+
+
+def test_what_is_saved_is_restored(tmp_path):
+  _saved(tmp_path)
+  with Store(tmp_path) as store:
+    found = store.restore(_abstract(_trees()))
+  assert (found.step, found.record) == (2, {'position': 20})
+  _assert_equal(found.trees, _trees(2))
+
+
+def test_arrays_may_be_donated_once_save_returns(tmp_path):
+  with Store(tmp_path) as store:
+    trees = _trees(3)
+    store.save(1, trees, {})
+    burn = jax.jit(lambda t: jax.tree.map(lambda x: x * 0, t), donate_argnums=0)
+    burn(trees)
+    store.close()
+    with Store(tmp_path) as again:
+      _assert_equal(again.restore(_abstract(_trees())).trees, _trees(3))
+
+
+def test_one_tree_can_be_restored_alone(tmp_path):
+  _saved(tmp_path)
+  with Store(tmp_path, read_only=True) as store:
+    found = store.restore({'params': _abstract(_trees())['params']}, step=1)
+  _assert_equal(found.trees['params'], _trees(1)['params'])
+
+
+def test_restored_in_another_dtype(tmp_path):
+  _saved(tmp_path)
+  like = _abstract({'params': _trees()['params']})
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, 'float32', sharding=x.sharding),
+    like,
+  )
+  with Store(tmp_path, read_only=True) as store:
+    found = store.restore(like).trees['params']['layer']['b']
+  np.testing.assert_array_equal(
+    found, _trees(2)['params']['layer']['b'].astype('float32')
+  )
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'data': 8, 'fsdp': 1}, {'fsdp': 4, 'tensor': 2}]
+)
+def test_restored_on_another_mesh(tmp_path, sizes):
+  layout = make_layout(fsdp=2, tensor=4)
+  trees = _trees(5)
+  placed = jax.tree.map(
+    lambda x, like: jax.device_put(x, like.sharding),
+    trees,
+    _abstract(trees, layout),
+  )
+  with Store(tmp_path) as store:
+    store.save(7, placed, {})
+  other = _abstract(trees, make_layout(**sizes))
+  with Store(tmp_path) as store:
+    found = store.restore(other).trees
+  _assert_equal(found, trees)
+  for x, like in zip(*map(jax.tree.leaves, (found, other)), strict=True):
+    assert x.sharding == like.sharding
+
+
+@pytest.mark.parametrize('damage', ['truncate', 'flip', 'delete'])
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(
+  tmp_path, caplog, damage
+):
+  _saved(tmp_path)
+  # Every file in turn, data and metadata.
+  count = len(_data_files(tmp_path / '2'))
+  noticed = 0
+  for index in range(count):
+    copy = tmp_path.with_name(f'{tmp_path.name}_{index}')
+    shutil.copytree(tmp_path, copy)
+    file = _data_files(copy / '2')[index]
+    content = bytearray(file.read_bytes())
+    if damage == 'truncate':
+      file.write_bytes(content[: len(content) // 2])
+    elif damage == 'delete':
+      file.unlink()
+    elif content:
+      content[len(content) // 2] ^= 16
+      file.write_bytes(content)
+    with Store(copy) as store:
+      found = store.restore(_abstract(_trees()))
+    # Some files are bookkeeping that nothing reads: then all is as it was.
+    _assert_equal(found.trees, _trees(found.step))
+    assert found.record == {'position': found.step * 10}
+    if found.step == 1:
+      noticed += 1
+      assert 'step 2 is damaged' in caplog.text
+      assert (copy / 'damaged_2').exists()
+    caplog.clear()
+    shutil.rmtree(copy)
+  assert noticed >= 3, (noticed, count)
+
+
+def test_every_flipped_bit_changes_a_fingerprint():
+  rng = np.random.default_rng(0)
+  for dtype in ('float32', 'bfloat16', 'int8', 'uint32'):
+    x = jnp.asarray(rng.integers(0, 100, (5, 7)), dtype)
+    before = int(checkpoints._fingerprint(x))
+    raw = np.asarray(x).view(f'uint{8 * x.dtype.itemsize}')
+    for place in [(0, 0), (2, 3), (4, 6)]:
+      for bit in range(8 * x.dtype.itemsize):
+        flipped = raw.copy()
+        flipped[place] ^= raw.dtype.type(1 << bit)
+        after = int(checkpoints._fingerprint(flipped.view(np.asarray(x).dtype)))
+        assert after != before, (dtype, place, bit)
+
+
+def test_a_run_goes_on_over_a_damaged_step(tmp_path):
+  _saved(tmp_path)
+  file = _data_files(tmp_path / '2' / 'params')[-1]
+  file.write_bytes(b'x' * file.stat().st_size)
+  with Store(tmp_path, keep_last=5) as store:
+    assert store.restore(_abstract(_trees())).step == 1
+    store.save(2, _trees(22), {})
+  with Store(tmp_path) as store:
+    _assert_equal(store.restore(_abstract(_trees())).trees, _trees(22))
+
+
+def test_nothing_intact_is_an_error_that_names_each_step(tmp_path):
+  _saved(tmp_path)
+  for step in ('1', '2'):
+    shutil.rmtree(tmp_path / step / 'params')
+  with Store(tmp_path) as store:
+    with pytest.raises(
+      ValueError, match=r'no checkpoint is intact: step 2: .*1:'
+    ):
+      store.restore(_abstract(_trees()))
+  assert (tmp_path / '2').exists(), 'nothing is renamed when nothing is used'
+
+
+def test_empty_foreign_and_missing_directories(tmp_path):
+  with pytest.raises(ValueError, match='no such directory'):
+    Store(tmp_path / 'nowhere', read_only=True)
+  (tmp_path / 'notes.txt').write_text('hello')
+  with Store(tmp_path, read_only=True) as store:
+    with pytest.raises(
+      ValueError, match=r"no checkpoint.*found \['notes.txt'\]"
+    ):
+      store.restore(_abstract(_trees()))
+
+
+def test_another_model_is_an_error_that_names_the_array(tmp_path):
+  _saved(tmp_path)
+  other = {'params': {'layer': {'w': jnp.zeros((16, 9)), 'b': jnp.zeros((8,))}}}
+  with Store(tmp_path, read_only=True) as store:
+    with pytest.raises(ValueError, match=r'layer/w with shape \[16, 8\]'):
+      store.restore(_abstract(other))
+    with pytest.raises(ValueError, match='layer/b is in the checkpoint only'):
+      store.restore(_abstract({'params': {'layer': {'w': jnp.zeros((16, 8))}}}))
+    with pytest.raises(ValueError, match="expected 'ema' among them"):
+      store.restore(_abstract({'ema': other['params']}))
+
+
+def test_last_and_every_are_kept(tmp_path):
+  with Store(tmp_path, keep_last=2, keep_every=4) as store:
+    for step in range(10):
+      store.save(step, _trees(step), {})
+  with Store(tmp_path, read_only=True) as store:
+    assert store.steps() == [0, 4, 8, 9]
+
+
+def test_lazy_arrays_are_saved_and_read_one_by_one(tmp_path):
+  arrays = {f'w{i}': np.full((3, 4), i, np.float32) for i in range(3)}
+  reads = []
+
+  def lazy(name, x):
+    def read(index):
+      reads.append(name)
+      return x[index]
+
+    return LazyArray(x.shape, x.dtype, read)
+
+  tree = {'layers': {name: lazy(name, x) for name, x in arrays.items()}}
+  with Store(tmp_path, asynchronous=False) as store:
+    store.save(0, {'params': tree}, {})
+  assert sorted(reads) == sorted(2 * list(arrays))  # Fingerprint, then write.
+  with Store(tmp_path, read_only=True) as store:
+    found = store.arrays('params', step=0)
+    assert sorted(found) == [f'layers/{name}' for name in arrays]
+    for name, x in arrays.items():
+      np.testing.assert_array_equal(found[f'layers/{name}'].load(), x)
+
+
+_SAVER = """
+import sys, jax.numpy as jnp
+from rlpt_jax.training.checkpoints import Store, preemption, EXIT_PREEMPTED
+import rlpt_jax.training.checkpoints as checkpoints
+with preemption() as preempted, Store(sys.argv[1], keep_last=3) as store:
+  step = (store.steps() or [0])[-1]
+  print('ready', flush=True)
+  while True:
+    step += 1
+    state = {'w': jnp.full((512, 1024), step, jnp.float32)}
+    if step % 3 == 0 or preempted(step):
+      store.save(step, {'params': state}, {'step': step})
+    if preempted(step):
+      store.close()
+      raise SystemExit(EXIT_PREEMPTED)
+"""
+
+
+def _start_saver(directory):
+  root = pathlib.Path(__file__).parents[2]
+  process = subprocess.Popen(
+    [sys.executable, '-c', textwrap.dedent(_SAVER), str(directory)],
+    stdout=subprocess.PIPE,
+    env=os.environ | {'PYTHONPATH': str(root)},
+  )
+  assert process.stdout.readline() == b'ready\n'
+  return process
+
+
+@pytest.mark.slow
+def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
+  last = 0
+  rng = np.random.default_rng(0)
+  for _ in range(5):
+    process = _start_saver(tmp_path)
+    time.sleep(0.8 + rng.uniform(0, 0.5))
+    process.kill()
+    process.wait()
+    like = {'params': {'w': jnp.zeros((512, 1024))}}
+    with Store(tmp_path, read_only=True) as store:
+      found = store.restore(_abstract(like))
+    assert found.step >= last
+    assert found.record == {'step': found.step}
+    assert (np.asarray(found.trees['params']['w']) == found.step).all()
+    last = found.step
+  assert last > 0
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_leaves_with_a_status(tmp_path):
+  process = _start_saver(tmp_path)
+  time.sleep(0.5)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=60) == checkpoints.EXIT_PREEMPTED
+  with Store(tmp_path, read_only=True) as store:
+    assert store.record()[1] == {'step': store.steps()[-1]}
