@@ -1,0 +1,81 @@
+"""Converts a Hugging Face directory to a checkpoint, or a checkpoint back."""
+
+import pathlib
+from typing import Literal
+
+import jax.numpy as jnp
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.weights import LazyArray
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import huggingface
+from rlpt_jax.programs import model_files
+from rlpt_jax.training.checkpoints import Store
+
+
+def convert(
+  src: pathlib.Path,
+  dst: pathlib.Path,
+  *,
+  step: int | None = None,
+  dtype: Literal['keep', 'float32', 'bfloat16', 'float16'] = 'keep',
+  overwrite: bool = False,
+):
+  """Converts SRC to the other kind of model directory at DST.
+
+  A Hugging Face directory (config.json, safetensors) becomes a directory of
+  checkpoints with one step, 0; a directory of checkpoints becomes a Hugging
+  Face directory. Tensors stream, so a model may be larger than memory, and DST
+  appears whole or not at all.
+
+  Args:
+    src: What to convert; what it is decides the direction.
+    dst: Where to, a directory that does not exist yet.
+    step: Which checkpoint to export; by default the newest.
+    dtype: Of the written weights; by default the one they have.
+    overwrite: Replace DST if it exists.
+  """
+  model = model_files.find(src, step=step)
+  print(f'{src}: {model_files.describe(model.config)}')
+  with model_files.new_directory(dst, overwrite=overwrite) as directory:
+    if model.is_checkpoint:
+      _to_huggingface(model, directory, dtype)
+    else:
+      _to_checkpoint(model, directory, dtype)
+  print(f'wrote {dst}')
+
+
+def _to_checkpoint(model: model_files.ModelFiles, directory, dtype: str):
+  specs = decoder_lib.specs(model.config)
+  params = huggingface.open_params(model.path, specs)
+  params = weights.map_named(lambda _, array: _cast(array, dtype), params)
+  # Written while we wait: saving behind our back would hold every array.
+  with Store(directory, asynchronous=False) as store:
+    store.save(0, {'params': params}, {'model': model.config.to_dict()})
+  assets = directory / model_files.ASSETS
+  assets.mkdir()
+  huggingface.copy_companions(model.path, assets, config=True)
+
+
+def _to_huggingface(model: model_files.ModelFiles, directory, dtype: str):
+  with Store(model.path, read_only=True) as store:
+    step = store.steps()[-1] if model.step is None else model.step
+    arrays = store.arrays('params', step=step)
+    cast = {path: _cast(array, dtype) for path, array in arrays.items()}
+    huggingface.save(
+      directory,
+      model.config,
+      decoder_lib.specs(model.config),
+      [(path, array.dtype, array.load) for path, array in cast.items()],
+      companions=model.assets,
+    )
+
+
+def _cast(array: LazyArray, dtype: str) -> LazyArray:
+  if dtype == 'keep':
+    return array
+  return LazyArray(
+    array.shape,
+    jnp.dtype(dtype),
+    lambda index: array.read(index).astype(jnp.dtype(dtype)),
+  )

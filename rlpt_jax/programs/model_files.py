@@ -1,0 +1,108 @@
+"""A model on disk, whichever of the two kinds: a Hugging Face directory or a
+directory of checkpoints, which keeps what is not weights under `assets/`.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import jax
+
+from rlpt_jax.core import tokenizer as tokenizer_lib
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import huggingface
+from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.training.checkpoints import Store
+
+ASSETS = (
+  'assets'  # Beside the steps: tokenizer files, the original config.json.
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+  """Where a model is and what it is; `load_params` reads its weights."""
+
+  path: pathlib.Path
+  config: DecoderConfig
+  is_checkpoint: bool
+  step: int | None  # The checkpoint that was asked for; None: the newest.
+
+  @property
+  def assets(self) -> pathlib.Path:
+    return self.path / ASSETS if self.is_checkpoint else self.path
+
+  def load_params(self, *, layout: Layout, dtype='float32'):
+    """The parameters, each on its devices."""
+    specs = decoder_lib.specs(self.config)
+    if not self.is_checkpoint:
+      return huggingface.load(self.path, specs, layout=layout, dtype=dtype)
+    shapes = weights.shapes(specs, layout=layout, dtype=dtype)
+    with Store(self.path, read_only=True) as store:
+      return store.restore({'params': shapes}, step=self.step).trees['params']
+
+  def load_tokenizer(self, source: str | None = None) -> Tokenizer:
+    """The model's tokenizer, or that of `source` ('bytes' or a path)."""
+    return tokenizer_lib.load(source or self.assets)
+
+
+def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
+  """The model at a path; of checkpoints, the newest or that of `step`."""
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise ValueError(
+      f'{path}: no such directory. Expected a Hugging Face directory or one of '
+      'checkpoints.'
+    )
+  if huggingface.is_directory(path):
+    if step is not None:
+      raise ValueError(f'{path}: a Hugging Face directory has no step {step}.')
+    config = huggingface.load_config(path)
+    return ModelFiles(path, config, is_checkpoint=False, step=None)
+  with Store(path, read_only=True) as store:
+    found, record = store.record(step=step)
+  if 'model' not in record:
+    raise ValueError(
+      f'{path}: the record of step {found} names no model; it has '
+      f'{sorted(record)}. Was it written by rlpt?'
+    )
+  config = DecoderConfig.from_dict(record['model'])
+  return ModelFiles(path, config, is_checkpoint=True, step=step)
+
+
+def describe(config: DecoderConfig) -> str:
+  """'qwen3, 4,022,468,096 parameters'."""
+  count = weights.count(decoder_lib.specs(config))
+  return f'{config.family}, {count:,} parameters'
+
+
+@contextlib.contextmanager
+def new_directory(
+  path: str | pathlib.Path, *, overwrite: bool = False
+) -> Iterator:
+  """Yields an empty directory that becomes `path` when all went well."""
+  path = pathlib.Path(path).absolute()
+  if path.exists() and not overwrite:
+    raise ValueError(f'{path}: exists already; --overwrite replaces it.')
+  if jax.process_count() > 1:
+    raise ValueError('Directories of models are written by a single process.')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # A neighbour, so that the renames stay on one file system.
+  parent = pathlib.Path(
+    tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent)
+  )
+  try:
+    fresh = parent / 'new'
+    fresh.mkdir()
+    yield fresh
+    if path.exists():
+      path.rename(parent / 'old')
+    fresh.rename(path)
+  finally:
+    shutil.rmtree(parent, ignore_errors=True)
