@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
-  # Orbax warns about options that we chose, in every run.
+  # Orbax warns about what we chose, in every run.
   logging.getLogger('absl').setLevel(logging.ERROR)
   try:
     if name not in PROGRAMS:
@@ -158,6 +158,8 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   imports = [line for line in lines if re.match(r'(from|import)\b', line)]
   try:
     gin.clear_config()
+    # `include 'models/x.gin'` is looked for beside the file too.
+    gin.add_config_file_search_path(str(file.absolute().parent))
     gin.parse_config([f"include '{file.absolute()}'"])
     gin.parse_config([*imports, *bindings])
     configured = gin.get_configurable(kind)

@@ -67,6 +67,10 @@ class Layout:
     """The sharding of an activation."""
     return NamedSharding(self.mesh, self.activation_spec(shape, axes))
 
+  def batch_axes(self, rows: int) -> tuple[str, ...]:
+    """The mesh axes that split a batch of so many rows."""
+    return self._dividing(rows, dict(self.activation_rules)['batch'])
+
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
@@ -89,12 +93,16 @@ class Layout:
       # A mesh axis splits one dimension of an array, the first that asks, and
       # a dimension that it does not divide stays whole (one kv head on four
       # devices, an odd vocabulary).
-      part = [a for a in rules.get(axis, ()) if a not in taken]
-      while part and size % math.prod(self.mesh.shape[a] for a in part):
-        part.pop()
+      free = [a for a in rules.get(axis, ()) if a not in taken]
+      part = self._dividing(size, free)
       taken.update(part)
-      parts.append(tuple(part) or None)
+      parts.append(part or None)
     return PartitionSpec(*parts)
+
+  def _dividing(self, size, mesh_axes) -> tuple[str, ...]:
+    while size % math.prod(self.mesh.shape[a] for a in mesh_axes):
+      mesh_axes = mesh_axes[:-1]
+    return tuple(mesh_axes)
 
 
 def make_layout(

@@ -5,6 +5,7 @@ are made of our logical axes; both directions follow. Tensors stream: one
 stacked array of ours is in memory at a time.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -114,42 +115,39 @@ class Tensors:
   """The tensors of a directory's safetensors, sharded or not, by name."""
 
   def __init__(self, directory: str | pathlib.Path):
-    import safetensors
-
     directory = pathlib.Path(directory)
     index = directory / 'model.safetensors.index.json'
     if index.exists():
       files = set(json.loads(index.read_text())['weight_map'].values())
     else:
       files = {'model.safetensors'}
-    self.directory, self._file_of = directory, {}
-    for name in sorted(files):
-      path = directory / name
-      if not path.exists():
-        raise ValueError(
-          f'{path}: not there. Expected model.safetensors, or shards and '
-          'model.safetensors.index.json; pickled weights (.bin) are not read.'
-        )
-      try:
-        file = safetensors.safe_open(path, framework='numpy')
-      except safetensors.SafetensorError as error:
-        raise ValueError(
-          f'{path}: not a whole safetensors file: {error}.'
-        ) from error
-      self._file_of |= dict.fromkeys(file.keys(), file)
-
-  def __contains__(self, name: str) -> bool:
-    return name in self._file_of
+    # name -> (file, dtype, shape)
+    self.directory, self._entries = directory, {}
+    for path in sorted(directory / name for name in files):
+      with _open_safetensors(path) as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+          entry = file.get_slice(name)
+          shape = tuple(entry.get_shape())
+          self._entries[name] = (path, entry.get_dtype(), shape)
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._file_of)
+    return iter(self._entries)
 
-  def read(self, name: str) -> np.ndarray:
-    return self._file_of[name].get_tensor(name)
+  def read(self, *names: str) -> Iterator[np.ndarray]:
+    """Yields the tensors. Files are mapped, and what was touched of one stays
+    in memory for as long as it is open: no longer than this.
+    """
+    with contextlib.ExitStack() as stack:
+      opened = {}
+      for name in names:
+        path = self._entries[name][0]
+        if path not in opened:
+          opened[path] = stack.enter_context(_open_safetensors(path))
+        yield opened[path].get_tensor(name)
 
   def dtype(self, name: str) -> str:
     """'bfloat16', 'float16' or 'float32'."""
-    code = self._file_of[name].get_slice(name).get_dtype()
+    code = self._entries[name][1]
     for dtype, known in SAFETENSORS_DTYPES.items():
       if code == known:
         return dtype
@@ -159,7 +157,23 @@ class Tensors:
     )
 
   def shape(self, name: str) -> tuple[int, ...]:
-    return tuple(self._file_of[name].get_slice(name).get_shape())
+    return self._entries[name][2]
+
+
+def _open_safetensors(path: pathlib.Path):
+  import safetensors
+
+  if not path.exists():
+    raise ValueError(
+      f'{path}: not there. Expected model.safetensors, or shards and '
+      'model.safetensors.index.json; pickled weights (.bin) are not read.'
+    )
+  try:
+    return safetensors.safe_open(path, framework='numpy')
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f'{path}: not a whole safetensors file: {error}.'
+    ) from error
 
 
 def is_directory(path: str | pathlib.Path) -> bool:
@@ -212,9 +226,7 @@ def _check_names(tensors: Tensors, rows: dict[str, _Row], *, tied: bool):
   if tied and 'lm_head.weight' in extra:
     # Some published files hold a tied head twice.
     extra.remove('lm_head.weight')
-    head, embed = map(
-      tensors.read, ('lm_head.weight', 'model.embed_tokens.weight')
-    )
+    head, embed = tensors.read('lm_head.weight', 'model.embed_tokens.weight')
     if not np.array_equal(head, embed):
       raise ValueError(
         f'{tensors.directory}: lm_head.weight differs from the embedding, but '
@@ -253,11 +265,15 @@ def _lazy_array(
       range(n)[i]
       for n, i in zip(spec.shape[depth:], index[depth:], strict=True)
     )
-    out = np.empty([len(part) for part in (*chosen, *rest)], dtype)
+    places, names = [], []
     for at, name in row.names():
       if all(i in part for i, part in zip(at, chosen, strict=True)):
-        place = tuple(part.index(i) for i, part in zip(at, chosen, strict=True))
-        out[place] = row.to_ours(tensors.read(name))[index[depth:]]
+        place = (part.index(i) for i, part in zip(at, chosen, strict=True))
+        places.append(tuple(place))
+        names.append(name)
+    out = np.empty([len(part) for part in (*chosen, *rest)], dtype)
+    for place, tensor in zip(places, tensors.read(*names), strict=True):
+      out[place] = row.to_ours(tensor)[index[depth:]]
     return out
 
   return LazyArray(spec.shape, dtype, read)

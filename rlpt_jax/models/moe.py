@@ -51,7 +51,7 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
     weight_BTC /= weight_BTC.sum(-1, keepdims=True)
 
   x_spec = layout.activation_spec(x_BTD.shape, ('batch', None, None))
-  rows = x_spec[0] or ()
+  rows_split = 'expert' in layout.batch_axes(x_BTD.shape[0])
   up_spec = PartitionSpec('expert', None, 'tensor')
   down_spec = PartitionSpec('expert', 'tensor', None)
   for axis, size in (('expert', c.num_experts), ('tensor', c.mlp_dim)):
@@ -61,7 +61,7 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
         f'{size}, the {"experts" if axis == "expert" else "mlp_dim"} it splits.'
       )
   y_BTD = jax.shard_map(
-    functools.partial(_experts, rows_split='expert' in rows),
+    functools.partial(_experts, rows_split=rows_split),
     mesh=layout.mesh,
     in_specs=(x_spec, x_spec, x_spec, up_spec, up_spec, down_spec),
     out_specs=x_spec,

@@ -7,7 +7,9 @@ two devices is found, on whatever mesh it is read.
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import logging
@@ -28,6 +30,8 @@ from rlpt_jax.core.weights import LazyArray
 # How a run ends that was told to leave and saved first ("try again later").
 EXIT_PREEMPTED = 75
 RECORD = 'record'
+CHUNK_BYTES = 2**26  # Of what a LazyArray is written in.
+HOST_PIECE = 2**24  # Elements of a host array that are fingerprinted at once.
 PACKAGES = ('rlpt_jax', 'jax', 'jaxlib', 'orbax-checkpoint', 'numpy')
 
 logger = logging.getLogger(__name__)
@@ -143,6 +147,7 @@ class Store:
 
     def lazy(path, shape, dtype):
       def read(index):
+        _return_memory()  # Of the array before.
         return self._read_array(step, tree, path, content)[index]
 
       return LazyArray(tuple(shape), jnp.dtype(dtype), read)
@@ -249,9 +254,11 @@ def _describe(tree) -> dict[str, list]:
   for path, x in leaves.items():
     if isinstance(x, LazyArray):
       # Waits for each, so that one of them is in memory at a time.
-      prints[path] = jax.device_get(_fingerprint(x.load()))
+      prints[path] = _fingerprint_of_host(x.load())
+    elif isinstance(x, np.ndarray):
+      prints[path] = _fingerprint_of_host(x)
     else:
-      prints[path] = _fingerprint(x)
+      prints[path] = _fingerprint(x, 0)
   prints = jax.device_get(prints)
   return {
     path: [list(x.shape), jnp.dtype(x.dtype).name, int(prints[path])]
@@ -259,8 +266,23 @@ def _describe(tree) -> dict[str, list]:
   }
 
 
+def _fingerprint_of_host(x: np.ndarray) -> int:
+  """The same of a host array, in pieces: copying it whole would double it."""
+  if not x.ndim:
+    return int(_fingerprint(x, 0))
+  size = max(1, x[0].size)
+  rows = max(1, HOST_PIECE // size)
+  return (
+    sum(
+      int(_fingerprint(x[row : row + rows], np.uint32(row * size % 2**32)))
+      for row in range(0, len(x), rows)
+    )
+    % 2**32
+  )
+
+
 @jax.jit
-def _fingerprint(x) -> jax.Array:
+def _fingerprint(x, start) -> jax.Array:
   """32 bits that any one changed bit of the array changes.
 
   The sum, modulo 2^32, of every element's bits times an odd number that tells
@@ -272,7 +294,7 @@ def _fingerprint(x) -> jax.Array:
     x = x.astype(jnp.uint8)
   unsigned = jnp.dtype(f'uint{8 * x.dtype.itemsize}')
   bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-  position, stride = jnp.zeros((), jnp.uint32), 1
+  position, stride = jnp.uint32(start), 1
   for axis in reversed(range(x.ndim)):
     iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     position += iota * jnp.uint32(stride % 2**32)
@@ -346,15 +368,29 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
   """Writes numpy arrays, and LazyArrays one after the other."""
 
   async def serialize(self, values, infos, args=None):
-    args = args or [ocp.SaveArgs()] * len(values)
     lazy = [isinstance(value, LazyArray) for value in values]
     if not any(lazy):
       return await super().serialize(values, infos, args)
+    # Chunk by chunk, or the encoder holds each array several times.
+    args = [ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
-      value = value.load() if isinstance(value, LazyArray) else value
-      for future in await super().serialize([value], [info], [arg]):
-        future.result()  # Written, and let go of, before the next is read.
+      loaded = [value.load() if isinstance(value, LazyArray) else value]
+      for future in await super().serialize(loaded, [info], [arg]):
+        future.result()
+      # Written; let go of it, the future too, before the next is read.
+      del loaded, future
+      _return_memory()
     return []
+
+
+def _return_memory():
+  """Hands freed memory back to the system, where the C library would keep it:
+  measured, that was as much again as the largest array.
+  """
+  gc.collect()
+  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+  if trim is not None:  # glibc has it.
+    trim(0)
 
 
 ocp.type_handlers.register_type_handler(

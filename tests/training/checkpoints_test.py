@@ -161,14 +161,23 @@ def test_every_flipped_bit_changes_a_fingerprint():
   rng = np.random.default_rng(0)
   for dtype in ('float32', 'bfloat16', 'int8', 'uint32'):
     x = jnp.asarray(rng.integers(0, 100, (5, 7)), dtype)
-    before = int(checkpoints._fingerprint(x))
+    before = int(checkpoints._fingerprint(x, 0))
     raw = np.asarray(x).view(f'uint{8 * x.dtype.itemsize}')
     for place in [(0, 0), (2, 3), (4, 6)]:
       for bit in range(8 * x.dtype.itemsize):
         flipped = raw.copy()
         flipped[place] ^= raw.dtype.type(1 << bit)
-        after = int(checkpoints._fingerprint(flipped.view(np.asarray(x).dtype)))
+        after = flipped.view(np.asarray(x).dtype)
+        after = int(checkpoints._fingerprint(after, 0))
         assert after != before, (dtype, place, bit)
+
+
+def test_a_fingerprint_in_pieces_is_that_of_the_whole(monkeypatch):
+  x = np.random.default_rng(0).normal(size=(11, 6, 5)).astype(np.float32)
+  whole = int(checkpoints._fingerprint(x, 0))
+  for piece in (1, 30, 70, 10_000):
+    monkeypatch.setattr(checkpoints, 'HOST_PIECE', piece)
+    assert checkpoints._fingerprint_of_host(x) == whole
 
 
 def test_a_run_goes_on_over_a_damaged_step(tmp_path):

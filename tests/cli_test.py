@@ -1,0 +1,186 @@
+"""The command line: help in about a second, errors in one line, gin files."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlpt_jax import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  steps: int
+  inner: Inner = Inner()
+
+
+def long_run(config: Config, workdir: pathlib.Path):
+  """Runs for long.
+
+  And says more about it.
+  """
+  print(config, workdir)
+
+
+HEADER = """from __gin__ import dynamic_registration
+from tests import cli_test
+"""
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+  def write(text, name='run.gin'):
+    (tmp_path / name).write_text(HEADER + text)
+    return tmp_path / name
+
+  return write
+
+
+@pytest.fixture
+def with_long_run(monkeypatch):
+  monkeypatch.setattr(cli, 'PROGRAMS', ('cli_test', *cli.PROGRAMS))
+  monkeypatch.setattr(cli, 'WHERE', 'tests')
+  monkeypatch.setattr(
+    sys.modules[__name__], 'cli_test', long_run, raising=False
+  )
+
+
+def test_help_names_every_program(capsys):
+  assert cli.main(['--help']) == 0
+  out = capsys.readouterr().out
+  for name in cli.PROGRAMS:
+    assert re.search(rf'^  {name} +\w', out, re.MULTILINE)
+
+
+def test_no_program_is_a_usage_error(capsys):
+  assert cli.main([]) == cli.USAGE_ERROR
+  assert 'usage: rlpt' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', cli.PROGRAMS)
+def test_a_program_says_what_it_takes(name, capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    cli.main([name, '--help'])
+  assert exit_info.value.code == 0
+  assert f'usage: rlpt {name}' in capsys.readouterr().out
+
+
+def test_convert_takes_a_source_and_a_destination(capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['convert', '--help'])
+  assert 'usage: rlpt convert [-h] [OPTIONS] SRC DST' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['generate', '--help']])
+def test_help_is_quick_and_starts_no_device(arguments):
+  script = f"""
+import sys
+from rlpt_jax import cli
+try:
+  cli.main({arguments})
+except SystemExit:
+  pass
+heavy = {{'tensorflow', 'torch', 'transformers', 'seqio'}} & set(sys.modules)
+assert not heavy, heavy
+if 'jax' in sys.modules:
+  from jax.extend import backend
+  import jax._src.xla_bridge as bridge
+  assert not bridge.backends_are_initialized()
+"""
+  seconds = []
+  for _ in range(2):
+    start = time.perf_counter()
+    subprocess.run(
+      [sys.executable, '-c', script], check=True, stdout=subprocess.DEVNULL
+    )
+    seconds.append(time.perf_counter() - start)
+  # About one on a quiet machine; this one may be busy.
+  assert min(seconds) < 4, seconds
+
+
+def test_an_unknown_program_is_one_line(capsys):
+  assert cli.main(['train_rlpt']) == cli.USAGE_ERROR
+  err = capsys.readouterr().err
+  assert "'train_rlpt' is no program: expected one of" in err
+  assert 'Traceback' not in err
+
+
+def test_an_error_of_the_user_is_one_line_unless_asked(capsys, tmp_path):
+  arguments = ['convert', str(tmp_path / 'nothing'), str(tmp_path / 'there')]
+  assert cli.main(arguments) == cli.USAGE_ERROR
+  err = capsys.readouterr().err
+  assert err.startswith('rlpt convert: ')
+  assert 'no such directory. Expected a Hugging Face directory' in err
+  assert 'Traceback' not in err
+  assert cli.main([*arguments, '--traceback']) == cli.USAGE_ERROR
+  assert 'Traceback' in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_a_usage_error(capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    cli.main(['convert', 'a', 'b', '--overwite'])
+  assert exit_info.value.code == cli.USAGE_ERROR
+  assert '--overwite' in capsys.readouterr().err
+
+
+def test_a_long_run_takes_a_gin_file_and_bindings(
+  gin_file, with_long_run, capsys, tmp_path
+):
+  file = gin_file('cli_test.Config.steps = 3\n')
+  workdir = tmp_path / 'run'
+  bindings = ['cli_test.Config.inner = @cli_test.Inner()']
+  bindings.append('cli_test.Inner.rate = 0.5')
+  arguments = ['cli_test', str(file), *bindings, f'--workdir={workdir}']
+  assert cli.main(arguments) == 0
+  out = capsys.readouterr().out
+  assert f'Config(steps=3, inner=Inner(rate=0.5)) {workdir}' in out
+
+
+def test_the_help_of_a_long_run(with_long_run, capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['cli_test', '--help'])
+  out = capsys.readouterr().out
+  assert 'Runs for long.' in out
+  assert '--workdir' in out
+
+
+def test_includes_and_later_bindings_win(gin_file):
+  gin_file('cli_test.Config.steps = 1\n', name='base.gin')
+  file = gin_file("include 'base.gin'\ncli_test.Config.steps = 2\n")
+  assert cli.read_config(Config, file) == Config(steps=2)
+  bindings = ('cli_test.Config.steps = 9',)
+  assert cli.read_config(Config, file, bindings) == Config(steps=9)
+  # What one run configured is not there for the next.
+  with pytest.raises(ValueError, match='steps'):
+    cli.read_config(Config, gin_file('cli_test.Inner.rate = 1.0\n'))
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('cli_test.Config.stepz = 3', "doesn't have a parameter named 'stepz'"),
+    ('cli_test.Confik.steps = 3', 'has no attribute Confik'),
+    ('cli_test.Config.steps = %gin.REQUIRED', r'Config\.steps must be set'),
+    ('cli_test.Config.inner = @cli_test.Inner()', "arguments: .'steps'."),
+    ('what is this', "Couldn't parse"),
+    ('', 'Config'),
+  ],
+)
+def test_a_gin_file_with_a_mistake_names_it(text, message, gin_file):
+  with pytest.raises(ValueError, match=message) as error:
+    cli.read_config(Config, gin_file(text))
+  assert '\n' not in str(error.value)
+
+
+def test_a_gin_file_that_is_not_there(tmp_path):
+  with pytest.raises(ValueError, match='no such gin file'):
+    cli.read_config(Config, tmp_path / 'x.gin')

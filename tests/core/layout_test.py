@@ -1,0 +1,70 @@
+"""Logical axes land on mesh axes, once each, where they divide."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from rlpt_jax.core.layout import make_layout
+
+
+def test_weights_and_activations_have_rules_of_their_own():
+  layout = make_layout(data=2, fsdp=2, tensor=2)
+  weight = layout.weight_sharding((8, 4, 6), ('embed', 'heads', 'head_dim'))
+  assert weight.spec == PartitionSpec(('fsdp', 'expert'), ('tensor',), None)
+  activation = layout.activation_spec((8, 5, 4), ('batch', None, 'heads'))
+  assert activation == PartitionSpec(
+    ('data', 'fsdp', 'expert'), None, ('tensor',)
+  )
+
+
+def test_a_mesh_axis_splits_the_first_dimension_that_asks():
+  layout = make_layout(fsdp=2, expert=4)
+  spec = layout.weight_sharding((4, 16, 8), ('experts', 'embed', 'mlp')).spec
+  assert spec == PartitionSpec(('expert',), ('fsdp',), ('tensor',))
+
+
+@pytest.mark.parametrize(
+  ('size', 'expected'),
+  [(7, None), (2, ('fsdp',)), (4, ('fsdp',)), (8, ('fsdp', 'expert'))],
+)
+def test_what_an_axis_does_not_divide_stays_whole(size, expected):
+  layout = make_layout(fsdp=2, expert=4)
+  spec = layout.weight_sharding((size,), ('embed',)).spec
+  assert spec == PartitionSpec(expected)
+
+
+def test_put_and_constrain():
+  layout = make_layout(fsdp=4, tensor=2)
+  x = np.arange(32).reshape(8, 4)
+  placed = layout.put(x, 'batch', None)
+  np.testing.assert_array_equal(placed, x)
+  assert placed.addressable_shards[0].data.shape == (2, 4)
+  split = jax.jit(lambda x: layout.constrain(x * 2, 'batch', 'heads'))(placed)
+  assert split.addressable_shards[0].data.shape == (2, 2)
+
+
+def test_layouts_are_equal_by_value_and_hashable():
+  assert make_layout(fsdp=8) == make_layout(fsdp=8)
+  assert hash(make_layout(fsdp=8)) == hash(make_layout())
+  assert make_layout(fsdp=8) != make_layout(data=8, fsdp=1)
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'message'),
+  [
+    ({'tensor': 3}, "'tensor': 3.*does not fit 8 devices"),
+    ({'data': -1, 'fsdp': -1}, 'does not fit'),
+    ({'fsdp': 2}, 'takes 2 devices, there are 8'),
+    ({'fsdp': 0}, 'does not fit'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_named(sizes, message):
+  with pytest.raises(ValueError, match=message):
+    make_layout(**sizes)
+
+
+def test_one_device_states_no_places(one_device):
+  x = jnp.ones((2, 2))
+  assert one_device.constrain(x, 'batch', None) is x

@@ -1,0 +1,194 @@
+"""The architecture, as tests: who imports whom, one door per heavy library, a
+test for every module. Each rule is also shown a planted violation.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A folder may import itself, and those named here.
+MAY_IMPORT = {
+  'core': set(),
+  'algorithms': {'core'},
+  'analysis': set(),
+  'data': {'core'},
+  'models': {'core'},
+  'rewards': {'core'},
+  'sampling': {'core', 'models'},
+  'training': {'core'},
+  'programs': {
+    'algorithms', 'analysis', 'core', 'data', 'models', 'rewards', 'sampling',
+    'training',
+  },
+  'cli': {'programs'},
+}  # fmt: skip
+
+# Library -> where it may be imported, '' for nowhere.
+DOORS = {
+  'gin': 'rlpt_jax/cli.py',
+  'tyro': 'rlpt_jax/cli.py',
+  'tensorflow': 'rlpt_jax/data/',
+  'tensorflow_datasets': 'rlpt_jax/data/',
+  'seqio': 'rlpt_jax/data/',
+  'nltk': 'rlpt_jax/data/',
+  'apache_beam': 'rlpt_jax/data/',
+  'orbax': 'rlpt_jax/training/checkpoints.py',
+  'optax': 'rlpt_jax/training/',
+  'safetensors': 'rlpt_jax/models/huggingface.py',
+  'transformers': 'rlpt_jax/core/tokenizer.py',
+  'sentencepiece': 'rlpt_jax/core/tokenizer.py',
+  'math_verify': 'rlpt_jax/rewards/math_verifier.py',
+  'matplotlib': 'rlpt_jax/analysis/',
+  'torch': '',
+  'flax': '',
+}
+# Behind its door, inside the function that needs it.
+LAZY = {'transformers', 'sentencepiece', 'safetensors', 'gin', 'tyro'}
+VAGUE = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base'}
+
+
+def sources() -> dict[str, str]:
+  return {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted((ROOT / 'rlpt_jax').rglob('*.py'))
+  }
+
+
+def imports(source: str):
+  """(module, whether at the top level) of every import."""
+  tree = ast.parse(source)
+  for node in ast.walk(tree):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, 'relative imports hide who imports whom'
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    for name in names:
+      yield name, node in tree.body
+
+
+def wrong_directions(files: dict[str, str]) -> list[str]:
+  wrong = []
+  for path, source in files.items():
+    part = path.removeprefix('rlpt_jax/').split('/')[0].removesuffix('.py')
+    if part == '__init__':
+      continue
+    for name, _ in imports(source):
+      target = name.split('.')[1] if name.startswith('rlpt_jax.') else part
+      if target != part and target not in MAY_IMPORT[part]:
+        wrong.append(f'{path} imports {name}')
+  return wrong
+
+
+def wrong_doors(files: dict[str, str]) -> list[str]:
+  wrong = []
+  for path, source in files.items():
+    for name, top in imports(source):
+      library = name.split('.')[0]
+      door = DOORS.get(library)
+      if door is None:
+        continue
+      if not door or not path.startswith(door):
+        wrong.append(f'{path} imports {name}, whose door is {door or "tests"}')
+      elif top and library in LAZY:
+        wrong.append(f'{path} imports {name} at the top')
+  return wrong
+
+
+def without_test(files: dict[str, str], tests: set[str]) -> list[str]:
+  modules = {
+    path.removeprefix('rlpt_jax/').removesuffix('.py')
+    for path in files
+    if not path.endswith('__init__.py')
+  }
+  return [m for m in sorted(modules) if f'tests/{m}_test.py' not in tests]
+
+
+def without_source(files: dict[str, str], tests: set[str]) -> list[str]:
+  return [
+    test
+    for test in sorted(tests)
+    if test.count('/') > 1
+    and test.replace('tests/', 'rlpt_jax/').replace('_test.py', '.py')
+    not in files
+  ]
+
+
+def vague_names(files: dict[str, str]) -> list[str]:
+  return [path for path in files if pathlib.Path(path).stem in VAGUE]
+
+
+def long_files(files: dict[str, str]) -> list[str]:
+  return [
+    f'{path}: {len(source.splitlines())} lines'
+    for path, source in files.items()
+    if len(source.splitlines()) > 500
+  ]
+
+
+def long_functions(files: dict[str, str]) -> list[str]:
+  long = []
+  for path, source in files.items():
+    if path.startswith('rlpt_jax/programs/'):
+      continue  # A program is one function, read from top to bottom.
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.FunctionDef):
+        lines = node.end_lineno - node.lineno + 1
+        if lines > 70:
+          long.append(f'{path} {node.name}: {lines} lines')
+  return long
+
+
+def existing_tests() -> set[str]:
+  found = (ROOT / 'tests').rglob('*_test.py')
+  return {str(path.relative_to(ROOT)) for path in found}
+
+
+RULES = {
+  'direction': wrong_directions,
+  'door': wrong_doors,
+  'a test for every module': lambda files: without_test(
+    files, existing_tests()
+  ),
+  'a module for every test': lambda files: without_source(
+    files, existing_tests()
+  ),
+  'names': vague_names,
+  'length of files': long_files,
+  'length of functions': long_functions,
+}
+PLANTED = {
+  'direction': ('rlpt_jax/training/x.py', 'from rlpt_jax.models import zoo'),
+  'door': ('rlpt_jax/sampling/x.py', 'def f():\n  import torch'),
+  'a test for every module': ('rlpt_jax/core/untested.py', ''),
+  'a module for every test': ('rlpt_jax/core/layout.py', None),
+  'names': ('rlpt_jax/core/utils.py', ''),
+  'length of files': ('rlpt_jax/core/x.py', 'x = 1\n' * 501),
+  'length of functions': (
+    'rlpt_jax/core/x.py', 'def f():\n' + '  x = 1\n' * 70),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_rule(rule):
+  assert RULES[rule](sources()) == []
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_rule_notices_a_planted_violation(rule):
+  path, source = PLANTED[rule]
+  files = {**sources(), path: source}
+  if source is None:
+    del files[path]
+  assert len(RULES[rule](files)) == 1
+
+
+def test_a_lazy_library_at_the_top_is_noticed():
+  planted = {'rlpt_jax/core/tokenizer.py': 'import transformers'}
+  assert wrong_doors(planted) == [
+    'rlpt_jax/core/tokenizer.py imports transformers at the top'
+  ]

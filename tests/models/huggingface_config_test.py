@@ -1,0 +1,116 @@
+"""A field that we do not implement is an error that names it."""
+
+import json
+
+import pytest
+
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import RopeScaling
+from rlpt_jax.models.huggingface_config import read_config, write_config
+
+
+def _json(name='qwen3_4b', **changes):
+  return write_config(zoo.get(name), dtype='bfloat16') | changes
+
+
+# As published: what a reader of ours meets first.
+QWEN3_4B = """{
+  "architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,
+  "head_dim": 128, "hidden_act": "silu", "hidden_size": 2560,
+  "initializer_range": 0.02, "intermediate_size": 9728,
+  "max_position_embeddings": 40960, "max_window_layers": 36,
+  "model_type": "qwen3", "num_attention_heads": 32, "num_hidden_layers": 36,
+  "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null,
+  "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+  "torch_dtype": "bfloat16", "transformers_version": "4.51.0",
+  "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
+}"""
+LLAMA_32_1B = """{
+  "architectures": ["LlamaForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 128000,
+  "eos_token_id": [128001, 128008, 128009], "head_dim": 64,
+  "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,
+  "intermediate_size": 8192, "max_position_embeddings": 131072,
+  "mlp_bias": false, "model_type": "llama", "num_attention_heads": 32,
+  "num_hidden_layers": 16, "num_key_value_heads": 8, "pretraining_tp": 1,
+  "rms_norm_eps": 1e-05,
+  "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+    "rope_type": "llama3"},
+  "rope_theta": 500000.0, "tie_word_embeddings": true,
+  "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 128256
+}"""
+
+
+@pytest.mark.parametrize(
+  ('text', 'name'), [(QWEN3_4B, 'qwen3_4b'), (LLAMA_32_1B, 'llama32_1b')]
+)
+def test_published_files_are_the_zoo(text, name):
+  assert read_config(json.loads(text)) == zoo.get(name)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model_type': 'gemma3'}, "model_type='gemma3' is not implemented"),
+    ({'model_type': None}, 'model_type=None'),
+    ({'hidden_act': 'gelu'}, "hidden_act='gelu'.*expected 'silu'"),
+    ({'use_sliding_window': True}, 'use_sliding_window=True'),
+    ({'attention_bias': True}, 'attention_bias=True'),
+    ({'attention_dropout': 0.1}, r'attention_dropout=0\.1'),
+    ({'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0}}, "'yarn'"),
+    ({'rope_scaling': {'type': 'linear', 'factor': 4.0}}, "'linear'"),
+    ({'rope_parameters': {'rope_type': 'dynamic'}}, "'dynamic'"),
+    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 4.0}}, 'expected.*low'),
+    ({'partial_rotary_factor': 0.5}, r'partial_rotary_factor=0\.5'),
+    ({'layer_types': ['full_attention', 'sliding_attention']}, 'sliding'),
+    ({'quantization_config': {'bits': 4}}, 'quantization_config='),
+    ({'attn_logit_softcapping': 30.0}, r'attn_logit_softcapping=30\.0 is not'),
+    ({'no_rope_layers': [1, 0]}, 'no_rope_layers is implemented for smollm3'),
+    ({'num_attention_heads': 7}, r'num_heads=7: expected a multiple'),
+    ({'hidden_size': None}, 'hidden_size missing'),
+  ],
+  ids=str,
+)
+def test_what_is_not_implemented_is_named(changes, message):
+  with pytest.raises(ValueError, match=message):
+    read_config(_json(**changes))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'decoder_sparse_step': 2}, 'decoder_sparse_step=2'),
+    ({'mlp_only_layers': [0]}, r'mlp_only_layers=\[0\]'),
+  ],
+)
+def test_mixtures_with_dense_layers_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    read_config(_json('qwen3_30b_a3b', **changes))
+
+
+def test_features_that_are_off_are_no_reason_to_stop():
+  changes = {'some_new_feature': False, 'another_one': None}
+  assert read_config(_json(**changes)) == zoo.get('qwen3_4b')
+
+
+def test_rope_parameters_of_transformers_5():
+  fields = _json('llama31_8b')
+  rope = fields.pop('rope_scaling') | {'rope_theta': fields.pop('rope_theta')}
+  config = read_config(fields | {'rope_parameters': rope})
+  assert config == zoo.get('llama31_8b')
+  assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 8192)
+
+
+def test_head_dim_may_be_left_out():
+  fields = _json('llama31_8b')
+  del fields['head_dim']
+  assert read_config(fields).head_dim == 4096 // 32
+
+
+def test_layers_without_rope_by_interval():
+  fields = _json('smollm3_3b', no_rope_layer_interval=2)
+  del fields['no_rope_layers']
+  layers = read_config(fields).rope_layers
+  assert layers[:4] == (True, False, True, False)
