@@ -7,7 +7,7 @@ from rlpt_jax.training.checkpoints import Store
 
 
 def test_what_is_no_model_is_said(tmp_path):
-  with pytest.raises(ValueError, match='no such directory. Expected a Hugging'):
+  with pytest.raises(ValueError, match='Expected a Hugging Face'):
     model_files.find(tmp_path / 'x')
   with pytest.raises(ValueError, match='no checkpoint there'):
     model_files.find(tmp_path)

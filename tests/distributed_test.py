@@ -1,0 +1,91 @@
+"""Two processes of four devices each are one mesh of eight, and one device."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.training import checkpoints
+from rlpt_jax.training.checkpoints import Store
+from tests import distributed_worker
+from tests.models import decoder_test
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _start(task, folder):
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return [
+    subprocess.Popen(
+      [sys.executable, '-m', 'tests.distributed_worker', task, str(process),
+       str(port), str(folder)],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      env=environment | {'PYTHONPATH': str(ROOT)},
+    )
+    for process in range(distributed_worker.PROCESSES)
+  ]  # fmt: skip
+
+
+def _finish(processes, status=0):
+  results = [process.communicate(timeout=240) for process in processes]
+  for process, (out, err) in zip(processes, results, strict=True):
+    assert process.returncode == status, out + err[-3000:]
+  return [out for out, _ in results]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path, one_device):
+  _finish(_start('loss_and_gradients', tmp_path))
+  for model, sizes in distributed_worker.CASES:
+    decoder = decoder_test._decoder(model, one_device)
+    params = decoder_test._params(model, one_device)
+    (_, logprobs), gradients = decoder_test._loss_and_gradients(
+      decoder_test._grouped, decoder, params, decoder_test._group_batch()
+    )
+    expected = {'logprobs': logprobs, 'gradients': gradients}
+    name = f'{model}_{"_".join(f"{k}{v}" for k, v in sizes.items())}'
+    found = dict(np.load(tmp_path / f'{name}.npz'))
+    found = weights.unnamed(found)
+    decoder_test._assert_close(found, expected, 5e-6)
+
+    # What two processes saved, one restores on a mesh of its own.
+    layout = make_layout(data=8, fsdp=1)
+    like = weights.map_named(
+      lambda _, x, layout=layout: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=layout.replicated()
+      ),
+      gradients,
+    )
+    with Store(tmp_path / name, read_only=True) as store:
+      restored = store.restore({'gradients': like})
+    assert (restored.step, restored.record) == (3, {'position': 7})
+    for a, b in zip(
+      *map(jax.tree.leaves, (restored.trees['gradients'], found['gradients'])),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path):
+  processes = _start('leave_when_told', tmp_path)
+  for process in processes:
+    assert 'ready\n' in iter(process.stdout.readline, '')
+  processes[1].send_signal(signal.SIGTERM)
+  outs = _finish(processes, status=checkpoints.EXIT_PREEMPTED)
+  (step,) = {int(out.split('saved')[1]) for out in outs}
+  with Store(tmp_path, read_only=True) as store:
+    assert store.steps() == [step]
+    found = store.arrays('params', step=step)['x'].load()
+  np.testing.assert_array_equal(found, np.full((8, 4), step + 1, np.float32))

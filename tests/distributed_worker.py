@@ -1,0 +1,98 @@
+"""One of several processes of distributed_test.py; each has four devices.
+
+python -m tests.distributed_worker TASK PROCESS PORT FOLDER
+"""
+
+import os
+import sys
+
+import jax
+import numpy as np
+
+PROCESSES = 2
+
+
+def loss_and_gradients(folder, process):
+  """What decoder_test computes, on two meshes over both processes."""
+  from jax.experimental import multihost_utils
+
+  from rlpt_jax.core import weights
+  from rlpt_jax.core.layout import make_layout
+  from rlpt_jax.training.checkpoints import Store
+  from tests.models import decoder_test
+
+  for model, sizes in CASES:
+    layout = make_layout(**sizes)
+    decoder = decoder_test._decoder(model, layout)
+    params = decoder_test._params(model, layout)
+    batch = decoder_test._group_batch()
+    batch = tuple(layout.put(x, 'batch', None) for x in batch)
+    (_, logprobs), gradients = decoder_test._loss_and_gradients(
+      decoder_test._grouped, decoder, params, batch
+    )
+    whole = multihost_utils.process_allgather(
+      {'logprobs': logprobs, 'gradients': gradients}, tiled=True
+    )
+    name = f'{model}_{"_".join(f"{k}{v}" for k, v in sizes.items())}'
+    if process == 0:
+      np.savez(f'{folder}/{name}.npz', **dict(weights.named(whole)))
+    with Store(f'{folder}/{name}') as store:
+      store.save(3, {'gradients': gradients}, {'position': 7})
+    with Store(f'{folder}/{name}') as store:
+      like = weights.map_named(
+        lambda _, x: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=x.sharding
+        ),
+        gradients,
+      )
+      assert store.restore({'gradients': like}).record == {'position': 7}
+
+
+CASES = [
+  ('tiny_qwen3', {'fsdp': 2, 'tensor': 4}),
+  ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),
+]
+
+
+def leave_when_told(folder, process):
+  """Steps until SIGTERM, to one of the processes; all save the same step."""
+  import time
+
+  from rlpt_jax.core.layout import make_layout
+  from rlpt_jax.training import checkpoints
+
+  layout = make_layout(fsdp=8)
+  step = jax.jit(lambda x: x + 1)
+  x = layout.put(np.zeros((8, 4), np.float32), 'batch', None)
+  with (
+    checkpoints.preemption() as preempted,
+    checkpoints.Store(folder) as store,
+  ):
+    for i in range(10_000):
+      x = step(x)
+      time.sleep(0.02)
+      if i == 3:
+        print('ready', flush=True)
+      if preempted(i):
+        store.save(i, {'params': {'x': x}}, {})
+        store.close()
+        print('saved', i, flush=True)
+        raise SystemExit(checkpoints.EXIT_PREEMPTED)
+
+
+def main(task, process, port, folder):
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  os.environ['XLA_FLAGS'] = (
+    '--xla_force_host_platform_device_count=4 '
+    '--xla_backend_optimization_level=0'
+  )
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(
+    f'127.0.0.1:{port}', num_processes=PROCESSES, process_id=int(process)
+  )
+  assert len(jax.devices()) == 4 * PROCESSES
+  globals()[task](folder, int(process))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
