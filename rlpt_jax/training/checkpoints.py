@@ -147,8 +147,9 @@ class Store:
 
     def lazy(path, shape, dtype):
       def read(index):
-        _return_memory()  # Of the array before.
-        return self._read_array(step, tree, path, content)[index]
+        array = self._read_array(step, tree, path, content)
+        _return_memory(array.nbytes)
+        return array[index]
 
       return LazyArray(tuple(shape), jnp.dtype(dtype), read)
 
@@ -378,15 +379,18 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
       for future in await super().serialize(loaded, [info], [arg]):
         future.result()
       # Written; let go of it, the future too, before the next is read.
+      num_bytes = loaded[0].nbytes
       del loaded, future
-      _return_memory()
+      _return_memory(num_bytes)
     return []
 
 
-def _return_memory():
+def _return_memory(num_bytes: int):
   """Hands freed memory back to the system, where the C library would keep it:
   measured, that was as much again as the largest array.
   """
+  if num_bytes < CHUNK_BYTES:
+    return  # Looking for garbage takes longer than it is worth.
   gc.collect()
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
   if trim is not None:  # glibc has it.
