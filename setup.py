@@ -34,7 +34,13 @@ setuptools.setup(
     'cuda': ['jax[cuda12]>=0.10.2,<0.13'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch exactly: any other spelling may fetch gigabytes of CUDA.
-    'test': ['pytest>=8', 'hypothesis>=6', 'ruff>=0.9', 'torch==2.13.0'],
+    'test': [
+      'pytest>=8',
+      'pytest-xdist>=3',
+      'hypothesis>=6',
+      'ruff>=0.9',
+      'torch==2.13.0',
+    ],
   },
   entry_points={'console_scripts': ['rlpt = rlpt_jax.cli:main']},
 )

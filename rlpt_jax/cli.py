@@ -148,22 +148,20 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   gin files register dynamically: each begins with `from __gin__ import
   dynamic_registration` and imports what it configures, so that no class of ours
   needs a decorator and a name that does not exist is an error. Bindings see the
-  imports of the file.
+  imports of the file and of what it includes.
   """
   import gin
 
-  if not file.exists():
-    raise ValueError(f'{file}: no such gin file.')
-  lines = file.read_text().splitlines()
+  lines = [*_lines_of_gin(file), *bindings]
   imports = [line for line in lines if re.match(r'(from|import)\b', line)]
+  rest = [line for line in lines if line not in imports]
   try:
     gin.clear_config()
-    # `include 'models/x.gin'` is looked for beside the file too.
-    gin.add_config_file_search_path(str(file.absolute().parent))
-    gin.parse_config([f"include '{file.absolute()}'"])
-    gin.parse_config([*imports, *bindings])
+    gin.parse_config([*dict.fromkeys(imports), *rest])
     configured = gin.get_configurable(kind)
-  except (ValueError, AttributeError, ImportError, SyntaxError) as error:
+  except (
+    ValueError, AttributeError, ImportError, NameError, SyntaxError,
+  ) as error:  # fmt: skip
     raise ValueError(f'{file}: {" ".join(str(error).split())}') from error
   try:
     config = configured()
@@ -172,6 +170,25 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   if unset := list(_unset(config, kind.__name__)):
     raise ValueError(f'{file}: {", ".join(unset)} must be set.')
   return config
+
+
+def _lines_of_gin(file: pathlib.Path) -> list[str]:
+  """The lines of a gin file, includes in place: what one includes is looked for
+  beside it, then in the working directory.
+  """
+  if not file.exists():
+    raise ValueError(f'{file}: no such gin file.')
+  lines = []
+  for line in file.read_text().splitlines():
+    include = re.match(r'include\s+[\'"](.+)[\'"]\s*(#.*)?$', line)
+    if include:
+      beside = file.parent / include[1]
+      lines += _lines_of_gin(
+        beside if beside.exists() else pathlib.Path(include[1])
+      )
+    else:
+      lines.append(line)
+  return lines
 
 
 def _unset(config, path: str):

@@ -153,8 +153,15 @@ def test_the_help_of_a_long_run(with_long_run, capsys):
   assert '--workdir' in out
 
 
-def test_includes_and_later_bindings_win(gin_file):
+def test_includes_and_later_bindings_win(
+  gin_file, tmp_path, tmp_path_factory, monkeypatch
+):
   gin_file('cli_test.Config.steps = 1\n', name='base.gin')
+  # Beside the file that includes it, not in the working directory.
+  monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
+  pathlib.Path('base.gin').write_text('cli_test.Config.steps = 111\n')
+  (file := tmp_path / 'plain.gin').write_text("include 'base.gin'\n")
+  assert cli.read_config(Config, file) == Config(steps=1)
   file = gin_file("include 'base.gin'\ncli_test.Config.steps = 2\n")
   assert cli.read_config(Config, file) == Config(steps=2)
   bindings = ('cli_test.Config.steps = 9',)

@@ -24,6 +24,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('language', 'code'), BLOCKS)
 def test_block_runs(language, code, tmp_path):
   command = {

@@ -48,13 +48,9 @@ class Layout:
   """A mesh with its rules; make one with `make_layout`."""
 
   mesh: Mesh
+  platform: str  # 'cpu', 'gpu' or 'tpu': what kernels are picked for.
   weight_rules: Rules = WEIGHT_RULES
   activation_rules: Rules = ACTIVATION_RULES
-
-  @property
-  def platform(self) -> str:
-    """'cpu', 'gpu' or 'tpu'."""
-    return self.mesh.devices.flat[0].platform
 
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)
@@ -136,4 +132,4 @@ def make_layout(
     axis_types=(AxisType.Auto,) * len(MESH_AXES),
     devices=devices,
   )
-  return Layout(mesh)
+  return Layout(mesh, devices[0].platform)

@@ -9,6 +9,8 @@ An array's name ends in its shape, one letter a dimension:
   S  keys                             H  size of a head
   L  layers                           F  hidden units of an mlp
   E  experts                          V  vocabulary
+  M  tokens laid flat: a group's      J  token and expert pairs
+  C  a few of something: positions of a chunk, choices of a router, parts
 
 Row p * G + g of a batch is rollout g of prompt p, so `x_BT.reshape(P, G, T)`
 groups a batch without moving it.

@@ -39,7 +39,7 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   """`kernel` itself, or for 'auto' the best one that applies here.
 
   auto  tpu: splash, where lengths are multiples of its blocks
-        gpu: cudnn, for half precision and heads of at most 128
+        gpu: cudnn, for half precision, heads of at most 128 and even lengths
         else, and for the single queries of decoding: xla
   """
   if kernel != 'auto':
@@ -51,15 +51,17 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   B, T, _, H = q_BTNH.shape
   if T == 1 or len(context) > 1:
     return 'xla'
+  keys = context[0][0].shape[2] if context else 0
   if layout.platform == 'tpu':
-    keys = context[0][0].shape[2] if context else 0
     queries = (B // context[0][0].shape[0]) * T if context else T
     least = SPLASH_BLOCKS[-1]
     fits = queries % least == keys % least == H % 64 == 0
     return 'splash' if fits else 'xla'
   if layout.platform == 'gpu':
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-    return 'cudnn' if half and H % 8 == 0 and H <= 128 else 'xla'
+    # Its backward pass takes a mask for even lengths only.
+    fits = H % 8 == 0 and H <= 128 and T % 2 == keys % 2 == 0
+    return 'cudnn' if half and fits else 'xla'
   return 'xla'
 
 
@@ -134,7 +136,8 @@ def _merge(parts):
 
 
 # cuDNN, on GPU: its backward pass ignores the log-sum-exp, which therefore
-# cannot merge parts; the keys are laid side by side for it instead.
+# cannot merge parts; the keys are laid side by side for it instead, a copy of
+# the prefix for each rollout. (The prompt is still computed once.)
 
 
 def dot_product_attention(

@@ -48,6 +48,10 @@ class DecoderConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
+      if field.type in (bool, float) and not isinstance(value, field.type):
+        raise ValueError(
+          f'{field.name}={value!r}: expected a {field.type.__name__}.'
+        )
       least = 0 if field.name in ('num_experts', 'experts_per_token') else 1
       if field.type is int and (not isinstance(value, int) or value < least):
         raise ValueError(

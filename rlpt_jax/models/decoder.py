@@ -108,21 +108,18 @@ def _forward(decoder, params, tokens_BT, segments_BT, context) -> Output:
   positions_BT = token_positions(segments_BT, context)
   rope = layers.rope_tables(positions_BT, c)
 
-  def body(x_BTD, layer):
-    return _layer(decoder, x_BTD, layer, rope, segments_BT)
-
   rotates_L = jnp.asarray(c.rope_layers or (True,) * c.num_layers)
   # Masks are the same for every layer, keys and values are their own.
   seen = [(part.k_LBKSH, part.v_LBKSH) for part in context]
   masks = [part.mask_BS for part in context]
 
-  def masked_body(x_BTD, layer):
+  def body(x_BTD, layer):
     p, rotates, keys_values = layer
     parts = [(*kv, mask) for kv, mask in zip(keys_values, masks, strict=True)]
-    return body(x_BTD, (p, rotates, parts))
+    return _layer(decoder, x_BTD, (p, rotates, parts), rope, segments_BT)
 
   x_BTD, (k_LBKSH, v_LBKSH, router) = jax.lax.scan(
-    _remat(masked_body, decoder.compute.remat),
+    _remat(body, decoder.compute.remat),
     x_BTD,
     (params['layers'], rotates_L, seen),
     unroll=decoder.compute.unroll,

@@ -61,6 +61,7 @@ COMPANIONS = (
   'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
 )  # fmt: skip
+TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 SAFETENSORS_DTYPES = {'bfloat16': 'BF16', 'float16': 'F16', 'float32': 'F32'}
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -118,7 +119,12 @@ class Tensors:
     directory = pathlib.Path(directory)
     index = directory / 'model.safetensors.index.json'
     if index.exists():
-      files = set(json.loads(index.read_text())['weight_map'].values())
+      try:
+        files = set(json.loads(index.read_text())['weight_map'].values())
+      except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+          f'{index}: expected JSON with a "weight_map" of files: {error!r}.'
+        ) from error
     else:
       files = {'model.safetensors'}
     # name -> (file, dtype, shape)
@@ -206,14 +212,14 @@ def open_params(directory: str | pathlib.Path, specs) -> dict[str, Any]:
 
 
 def load(directory, specs, *, layout: Layout, dtype='float32'):
-  """Parameters on their devices; each process reads what its devices hold."""
+  """Parameters on their devices; each process reads every file once."""
 
   def put(path, lazy: LazyArray):
-    spec = specs_by_path[path]
+    array = lazy.load()
     return jax.make_array_from_callback(
-      spec.shape,
-      layout.weight_sharding(spec.shape, spec.axes),
-      lambda index: lazy.read(index).astype(dtype),
+      lazy.shape,
+      layout.weight_sharding(lazy.shape, specs_by_path[path].axes),
+      lambda index: array[index].astype(dtype),
     )
 
   specs_by_path = dict(weights.named(specs))
@@ -324,10 +330,13 @@ def save(
     _write_safetensors(directory / file, shard, tensors)
   dtypes = {dtype.name for _, dtype, _ in arrays}
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
+  written = _config_json(config, dtype, companions)
+  _write_json(directory / 'config.json', written)
+  ids = {name: written[name] for name in TOKEN_IDS if written[name] is not None}
   _write_json(
-    directory / 'config.json', _config_json(config, dtype, companions)
+    directory / 'generation_config.json', {'_from_model_config': True, **ids}
   )
-  copy_companions(companions, directory)
+  copy_companions(companions, directory)  # Their generation config wins.
 
 
 def _tensors(row: _Row, read) -> Iterator[np.ndarray]:
@@ -382,7 +391,7 @@ def _config_json(
   original = companions and pathlib.Path(companions) / 'config.json'
   if original and original.exists():
     before = json.loads(original.read_text())
-    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+    for name in TOKEN_IDS:
       if name in before:
         written[name] = before[name]
   return written

@@ -58,7 +58,6 @@ REQUIRED = {
   'mlp_bias': False,
   'attention_dropout': 0.0,
   'use_sliding_window': False,
-  'pretraining_tp': 1,
   'partial_rotary_factor': 1.0,
   'decoder_sparse_step': 1,
   'mlp_only_layers': [],
@@ -72,7 +71,7 @@ HARMLESS = {
   '_name_or_path', 'architectures', 'auto_map', 'bos_token_id', 'dtype',
   'eos_token_id', 'id2label', 'initializer_range', 'label2id',
   'max_window_layers', 'model_type', 'output_router_logits', 'pad_token_id',
-  'router_aux_loss_coef', 'sliding_window', 'torch_dtype',
+  'pretraining_tp', 'router_aux_loss_coef', 'sliding_window', 'torch_dtype',
   'transformers_version', 'use_cache',
 }  # fmt: skip
 ROPE_FIELDS = {
@@ -83,6 +82,17 @@ ROPE_FIELDS = {
 
 def read_config(json: dict[str, Any], *, where: str = 'config.json'):
   """The DecoderConfig of a parsed config.json."""
+  if not isinstance(json, dict):
+    raise ValueError(f'{where}: expected an object of fields.')
+  try:
+    return _read_config(json, where)
+  except (AttributeError, TypeError, ZeroDivisionError) as error:
+    raise ValueError(
+      f'{where}: a field has a value of the wrong kind: {error}.'
+    ) from error
+
+
+def _read_config(json: dict[str, Any], where: str) -> DecoderConfig:
   family = json.get('model_type')
   if family not in ARCHITECTURES:
     raise ValueError(
@@ -112,15 +122,17 @@ def read_config(json: dict[str, Any], *, where: str = 'config.json'):
         f'{__name__}.'
       )
   json = DEFAULTS[family] | {k: v for k, v in json.items() if v is not None}
-  json.setdefault('num_key_value_heads', json.get('num_attention_heads'))
-  if 'hidden_size' in json and 'num_attention_heads' in json:
-    json.setdefault(
-      'head_dim', json['hidden_size'] // json['num_attention_heads']
-    )
+  if 'num_attention_heads' in json:
+    json.setdefault('num_key_value_heads', json['num_attention_heads'])
+  if 'head_dim' not in json and 'hidden_size' in json:
+    json['head_dim'] = json['hidden_size'] // json['num_attention_heads']
   missing = [theirs for theirs in fields.values() if theirs not in json]
   if missing:
     raise ValueError(f'{where}: {", ".join(missing)} missing.')
   theta, scaling = _read_rope(json, where)
+  sizes = {ours: json[theirs] for ours, theirs in fields.items()}
+  if isinstance(sizes['norm_eps'], int):
+    sizes['norm_eps'] = float(sizes['norm_eps'])
   return DecoderConfig(
     family=family,
     qkv_bias=family == 'qwen2',
@@ -128,7 +140,7 @@ def read_config(json: dict[str, Any], *, where: str = 'config.json'):
     rope_theta=theta,
     rope_scaling=scaling,
     rope_layers=_read_rope_layers(json, where),
-    **{ours: json[theirs] for ours, theirs in fields.items()},
+    **sizes,
   )
 
 
@@ -220,4 +232,9 @@ def write_config(c: DecoderConfig, *, dtype: str) -> dict[str, Any]:
     }
   if c.rope_layers:
     json['no_rope_layers'] = [int(rotates) for rotates in c.rope_layers]
+  if read_config(json) != c:
+    raise ValueError(
+      f'{c}: a {c.family} config.json cannot say this; it has no fields for '
+      'what other families do.'
+    )
   return json

@@ -100,14 +100,17 @@ def _experts(
   order_J = jnp.argsort(own_expert_J, stable=True)
   sizes_E = jnp.bincount(own_expert_J, length=E).astype(jnp.int32)
 
-  x_JD = x_MD[order_J // C]
+  # Zero beyond the groups: there the products, and so the gradients, are
+  # undefined, and a mask on this side keeps both from x.
+  own_J1 = is_own_J[order_J][:, None]
+  x_JD = jnp.where(own_J1, x_MD[order_J // C], 0)
   gate_JF = jax.lax.ragged_dot(x_JD, w_gate_EDF, sizes_E)
   up_JF = jax.lax.ragged_dot(x_JD, w_up_EDF, sizes_E)
   y_JD = jax.lax.ragged_dot(jax.nn.silu(gate_JF) * up_JF, w_down_EFD, sizes_E)
 
-  # Back to the order of tokens; what lies beyond the groups is undefined.
+  # Back to the order of tokens.
+  y_JD = jnp.where(own_J1, y_JD, 0)
   y_MCD = y_JD[jnp.argsort(order_J)].reshape(-1, C, D)
-  y_MCD = jnp.where(is_own_J.reshape(-1, C, 1), y_MCD, 0)
   y_MD = jnp.einsum('MCD,MC->MD', y_MCD, weight_MC)
   y_BTD = jax.lax.psum(y_MD.reshape(x_BTD.shape), 'tensor')
   if rows_split:

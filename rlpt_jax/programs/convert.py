@@ -10,7 +10,7 @@ from rlpt_jax.core.weights import LazyArray
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface
 from rlpt_jax.programs import model_files
-from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.checkpoints import DamagedCheckpoint, Store
 
 
 def convert(
@@ -36,6 +36,8 @@ def convert(
     overwrite: Replace DST if it exists.
   """
   model = model_files.find(src, step=step)
+  if dst.resolve() in (src.resolve(), *src.resolve().parents):
+    raise ValueError(f'{dst}: holds {src}, which it would replace.')
   print(f'{src}: {model_files.describe(model.config)}')
   with model_files.new_directory(dst, overwrite=overwrite) as directory:
     if model.is_checkpoint:
@@ -59,16 +61,28 @@ def _to_checkpoint(model: model_files.ModelFiles, directory, dtype: str):
 
 def _to_huggingface(model: model_files.ModelFiles, directory, dtype: str):
   with Store(model.path, read_only=True) as store:
-    step = store.steps()[-1] if model.step is None else model.step
-    arrays = store.arrays('params', step=step)
-    cast = {path: _cast(array, dtype) for path, array in arrays.items()}
-    huggingface.save(
-      directory,
-      model.config,
-      decoder_lib.specs(model.config),
-      [(path, array.dtype, array.load) for path, array in cast.items()],
-      companions=model.assets,
-    )
+    candidates = store.candidates(model.step)
+    for step in candidates:
+      try:
+        _export(store, step, model, directory, dtype)
+        print(f'exported step {step}')
+        return
+      except DamagedCheckpoint:
+        # Said by the store. Damage shows while tensors stream: start again.
+        if step == candidates[-1]:
+          raise
+
+
+def _export(store: Store, step: int, model, directory, dtype: str):
+  arrays = store.arrays('params', step=step)
+  cast = {path: _cast(array, dtype) for path, array in arrays.items()}
+  huggingface.save(
+    directory,
+    model.config,
+    decoder_lib.specs(model.config),
+    [(path, array.dtype, array.load) for path, array in cast.items()],
+    companions=model.assets,
+  )
 
 
 def _cast(array: LazyArray, dtype: str) -> LazyArray:

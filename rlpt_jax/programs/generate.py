@@ -58,9 +58,12 @@ def generate(
       raise ValueError(f'--{name}={value}: expected at least {least}.')
   files = model_files.find(model, step=step)
   examples = read_prompts(prompts)
-  needs_tokenizer = any('prompt' in example for example in examples)
-  words = files.load_tokenizer(tokenizer) if needs_tokenizer else None
-  tokens = [_tokens(words, example) for example in examples]
+  has_text = any('prompt' in example for example in examples)
+  if tokenizer or has_text or files.has_tokenizer():
+    loaded_tokenizer = files.load_tokenizer(tokenizer)
+  else:
+    loaded_tokenizer = None  # Tokens in, tokens out, up to max_new_tokens.
+  tokens = [_tokens(loaded_tokenizer, example) for example in examples]
   largest = max(max(ids, default=0) for ids in tokens)
   if largest >= files.config.vocab_size:
     raise ValueError(
@@ -87,12 +90,14 @@ def generate(
         decode.sample_keys(seed, ids_P, n),
         temperature,
         max_new_tokens=max_new_tokens,
-        eos_ids=words.eos_ids if words else (),
+        eos_ids=loaded_tokenizer.eos_ids if loaded_tokenizer else (),
       )  # fmt: skip
       rollouts = jax.device_get(rollouts)
       for i, example in enumerate(examples[batch]):
         for row in range(i * n, (i + 1) * n):
-          line = completion(words, example, row - i * n, rollouts, row)
+          line = completion(
+            loaded_tokenizer, example, row - i * n, rollouts, row
+          )
           num_tokens += len(line['completion_tokens'])
           file.write(json.dumps(line, ensure_ascii=False) + '\n')
       rate = num_tokens / (time.perf_counter() - started)
@@ -103,13 +108,16 @@ def generate(
 
 def read_prompts(path: pathlib.Path) -> list[dict]:
   """[{'prompt': text} or {'prompt_tokens': ids}, ...] of a file."""
-  lines = path.read_text(encoding='utf-8').splitlines()
-  if path.suffix != '.jsonl':
-    examples = [{'prompt': line} for line in lines if line]
+  try:
+    # Not splitlines: a line of JSON may hold other separators.
+    lines = path.read_text(encoding='utf-8').split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: not UTF-8: {error}.') from error
+  numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+  if path.suffix == '.jsonl':
+    examples = [_parse(line, f'{path}:{n}') for n, line in numbered]
   else:
-    examples = [
-      _parse(line, f'{path}:{number}') for number, line in enumerate(lines, 1)
-    ]
+    examples = [{'prompt': line.rstrip('\r')} for _, line in numbered]
   if not examples:
     raise ValueError(f'{path}: no prompts in it.')
   return examples
@@ -136,11 +144,16 @@ def _parse(line: str, where: str) -> dict:
   )
 
 
-def _tokens(words: Tokenizer | None, example: dict) -> list[int]:
+def _tokens(tokenizer: Tokenizer | None, example: dict) -> list[int]:
   if 'prompt_tokens' in example:
     return example['prompt_tokens']
-  begin = [] if words.bos_id is None else [words.bos_id]
-  return begin + words.encode(example['prompt'])
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  tokens = begin + tokenizer.encode(example['prompt'])
+  if not tokens:
+    raise ValueError(
+      f'prompt {example["prompt"]!r} has no tokens: expected at least one.'
+    )
+  return tokens
 
 
 def pad_prompts(prompts: list[list[int]], *, rows: int):
@@ -152,21 +165,23 @@ def pad_prompts(prompts: list[list[int]], *, rows: int):
   longest = max(len(prompt) for prompt in prompts)
   S = max(16, 1 << (longest - 1).bit_length())
   tokens_PS, segments_PS = np.zeros((2, rows, S), np.int32)
-  segments_PS[:, 0] = 1
+  segments_PS[len(prompts) :, 0] = 1
   for row, prompt in enumerate(prompts):
     tokens_PS[row, : len(prompt)] = prompt
     segments_PS[row, : len(prompt)] = 1
   return tokens_PS, segments_PS
 
 
-def completion(words, example: dict, sample: int, rollouts, row: int) -> dict:
+def completion(
+  tokenizer, example: dict, sample: int, rollouts, row: int
+) -> dict:
   """One line of the completions file."""
   length = int(rollouts.length_B[row])
   ids = rollouts.tokens_BT[row, :length].tolist()
   return {
     **example,
     'sample': sample,
-    'completion': words.decode(ids) if words else None,
+    'completion': tokenizer.decode(ids) if tokenizer else None,
     'completion_tokens': ids,
     'logprobs': rollouts.logprobs_BT[row, :length].tolist(),
     'finish_reason': 'stop' if rollouts.stopped_B[row] else 'length',

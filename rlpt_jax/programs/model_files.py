@@ -47,6 +47,10 @@ class ModelFiles:
     with Store(self.path, read_only=True) as store:
       return store.restore({'params': shapes}, step=self.step).trees['params']
 
+  def has_tokenizer(self) -> bool:
+    names = ('tokenizer.json', 'tokenizer.model')
+    return any((self.assets / name).exists() for name in names)
+
   def load_tokenizer(self, source: str | None = None) -> Tokenizer:
     """The model's tokenizer, or that of `source` ('bytes' or a path)."""
     return tokenizer_lib.load(source or self.assets)
@@ -105,4 +109,6 @@ def new_directory(
       path.rename(parent / 'old')
     fresh.rename(path)
   finally:
+    if (parent / 'old').exists() and not path.exists():
+      (parent / 'old').rename(path)  # Stopped between the two.
     shutil.rmtree(parent, ignore_errors=True)

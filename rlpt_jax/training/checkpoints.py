@@ -26,12 +26,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_policies
 
 from rlpt_jax.core.weights import LazyArray
+from rlpt_jax.training import fingerprints
 
 # How a run ends that was told to leave and saved first ("try again later").
 EXIT_PREEMPTED = 75
 RECORD = 'record'
 CHUNK_BYTES = 2**26  # Of what a LazyArray is written in.
-HOST_PIECE = 2**24  # Elements of a host array that are fingerprinted at once.
 PACKAGES = ('rlpt_jax', 'jax', 'jaxlib', 'orbax-checkpoint', 'numpy')
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,11 @@ class Restored:
   step: int
   trees: dict[str, Any]
   record: dict[str, Any]
+  versions: dict[str, str]  # Of the packages that wrote it.
+
+
+class DamagedCheckpoint(ValueError):
+  """What was read is not what was written, or cannot be read."""
 
 
 class Store:
@@ -91,8 +96,17 @@ class Store:
 
   def save(self, step: int, trees: dict[str, Any], record: dict[str, Any]):
     """Starts to save; the arrays may be donated as soon as this returns."""
-    if step in self.steps():
-      raise ValueError(f'{self.directory}: step {step} is there already.')
+    newest = max(self.steps(), default=-1)
+    if step <= newest:
+      raise ValueError(
+        f'{self.directory}: step {step} cannot be saved, step {newest} is '
+        'there already. A run that goes back needs a new directory, or those '
+        'steps removed.'
+      )
+    for name, tree in trees.items():
+      _check_leaves(name, tree)
+    # As JSON will give it back: keys are texts, and sort as texts.
+    record = json.loads(json.dumps(record))
     content = {
       'arrays': {name: _describe(tree) for name, tree in trees.items()},
       'versions': {name: _version(name) for name in PACKAGES},
@@ -102,7 +116,8 @@ class Store:
     items[RECORD] = ocp.args.JsonSave(
       {'content': content, 'crc32': _crc32(content)}
     )
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    if not self._manager.save(step, args=ocp.args.Composite(**items)):
+      raise ValueError(f'{self.directory}: orbax did not save step {step}.')
 
   def restore(
     self, trees: dict[str, Any], *, step: int | None = None
@@ -113,31 +128,41 @@ class Store:
       need not be the one that it was saved with. Trees left out are not read.
     """
     damage = {}
-    for candidate in self._candidates(step):
+    for candidate in self.candidates(step):
       content = self._try(damage, self._read_record, candidate)
       if content is None:
         continue
       _check_shapes(self.directory / str(candidate), trees, content['arrays'])
       found = self._try(damage, self._read_trees, candidate, trees, content)
-      if found is None:
+      # Apart from reading: fingerprints are computed by all processes at once.
+      if found is None or not self._try(
+        damage, self._verify, candidate, found, content
+      ):
         continue
       if not self._read_only:
         self._set_aside(damage)
-      return Restored(candidate, found, content['record'])
+      cast = jax.tree.map(lambda x, like: x.astype(like.dtype), found, trees)
+      return Restored(candidate, cast, content['record'], content['versions'])
     raise self._all_damaged(damage)
 
   def record(self, *, step: int | None = None) -> tuple[int, dict[str, Any]]:
     """(step, record) of the newest checkpoint whose record is intact."""
     damage = {}
-    for candidate in self._candidates(step):
+    for candidate in self.candidates(step):
       content = self._try(damage, self._read_record, candidate)
       if content is not None:
         return candidate, content['record']
     raise self._all_damaged(damage)
 
   def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
-    """The arrays of one tree of nested dicts by path, each read when loaded."""
-    content = self._read_record(step)
+    """The arrays of one tree of nested dicts by path, each read when loaded.
+
+    Raises DamagedCheckpoint, then or now.
+    """
+    damage = {}
+    content = self._try(damage, self._read_record, step)
+    if content is None:
+      raise self._all_damaged(damage)
     found = content['arrays'].get(tree)
     if found is None:
       raise ValueError(
@@ -147,7 +172,9 @@ class Store:
 
     def lazy(path, shape, dtype):
       def read(index):
-        array = self._read_array(step, tree, path, content)
+        array = self._try(damage, self._read_array, step, tree, path, content)
+        if array is None:
+          raise self._all_damaged(damage)
         _return_memory(array.nbytes)
         return array[index]
 
@@ -155,13 +182,20 @@ class Store:
 
     return {path: lazy(path, *entry[:2]) for path, entry in found.items()}
 
-  def _candidates(self, step: int | None) -> list[int]:
+  def candidates(self, step: int | None) -> list[int]:
     """Steps to try, newest first."""
     if not self.steps():
       there = sorted(p.name for p in self.directory.iterdir())[:5]
       raise ValueError(
         f'{self.directory}: no checkpoint there, expected directories named '
         f'by their step; found {there or "nothing"}.'
+      )
+    if not any(
+      (self.directory / str(s) / RECORD).exists() for s in self.steps()
+    ):
+      raise ValueError(
+        f'{self.directory}: its steps {self.steps()} have no {RECORD!r}: they '
+        'were not written by rlpt.'
       )
     if step is None:
       return self.steps()[::-1]
@@ -172,19 +206,28 @@ class Store:
     return [step]
 
   def _try(self, damage: dict[int, str], read, step: int, *arguments):
-    """read(step, ...), or None and a note of the damage."""
+    """read(step, ...), or None and a note of the damage, to any process."""
+    found, why = None, 'another process could not read it'
     try:
-      return read(step, *arguments)
+      found = read(step, *arguments)
     except Exception as error:
-      # Whatever goes wrong in reading what was once written is damage.
+      if isinstance(error, (MemoryError, PermissionError)) or (
+        'RESOURCE_EXHAUSTED' in str(error)
+      ):
+        raise  # The machine's fault, not the checkpoint's.
+      # Whatever else goes wrong in reading what was once written is damage.
       why = str(error).splitlines()[0][:200] if str(error) else repr(error)
-      damage[step] = why
-      logger.warning('%s: step %s is damaged: %s', self.directory, step, why)
-      return None
+    if _all_processes(found is not None):
+      return found
+    damage[step] = why
+    logger.warning('%s: step %s is damaged: %s', self.directory, step, why)
+    return None
 
-  def _all_damaged(self, damage: dict[int, str]) -> ValueError:
+  def _all_damaged(self, damage: dict[int, str]) -> DamagedCheckpoint:
     steps = '; '.join(f'step {step}: {why}' for step, why in damage.items())
-    return ValueError(f'{self.directory}: no checkpoint is intact: {steps}')
+    return DamagedCheckpoint(
+      f'{self.directory}: no checkpoint is intact: {steps}'
+    )
 
   def _read_record(self, step: int) -> dict[str, Any]:
     saved = self._manager.restore(
@@ -206,14 +249,12 @@ class Store:
         ),
       )
     found = self._manager.restore(step, args=ocp.args.Composite(**args))
-    for name in trees:
-      _check_fingerprints(_describe(found[name]), content['arrays'][name])
-    return {
-      name: jax.tree.map(
-        lambda x, like: x.astype(like.dtype), found[name], tree
-      )
-      for name, tree in trees.items()
-    }
+    return {name: found[name] for name in trees}
+
+  def _verify(self, step: int, found: dict[str, Any], content) -> bool:
+    for name, tree in found.items():
+      _check_fingerprints(_describe(tree), content['arrays'][name])
+    return True
 
   def _read_array(self, step: int, tree: str, path: str, content):
     shape, dtype, _ = content['arrays'][tree][path]
@@ -238,15 +279,29 @@ class Store:
 
   def _set_aside(self, damage: dict[int, str]):
     """Renames damaged steps: a run that goes on will come to them again."""
-    if damage and jax.process_index() == 0:
+    if not damage:
+      return
+    if jax.process_index() == 0:
       for step in damage:
         path = self.directory / str(step)
-        path.rename(path.with_name(f'damaged_{step}'))
-    if damage:
-      self._manager.reload()
+        aside = path.with_name(f'damaged_{step}')
+        while aside.exists():  # It is not the first time.
+          aside = aside.with_name(f'{aside.name}_again')
+        path.rename(aside)
+    _all_processes(True)  # Nobody looks before the renames are done.
+    self._manager.reload()
 
 
-# Fingerprints.
+def _all_processes(ok: bool) -> bool:
+  """Whether it is so on every process: none may go on without the others."""
+  if jax.process_count() == 1:
+    return ok
+  from jax.experimental import multihost_utils
+
+  return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+# What a record says of arrays.
 
 
 def _describe(tree) -> dict[str, list]:
@@ -255,11 +310,11 @@ def _describe(tree) -> dict[str, list]:
   for path, x in leaves.items():
     if isinstance(x, LazyArray):
       # Waits for each, so that one of them is in memory at a time.
-      prints[path] = _fingerprint_of_host(x.load())
+      prints[path] = fingerprints.of_host(x.load())
     elif isinstance(x, np.ndarray):
-      prints[path] = _fingerprint_of_host(x)
+      prints[path] = fingerprints.of_host(x)
     else:
-      prints[path] = _fingerprint(x, 0)
+      prints[path] = fingerprints.of_array(x)
   prints = jax.device_get(prints)
   return {
     path: [list(x.shape), jnp.dtype(x.dtype).name, int(prints[path])]
@@ -267,40 +322,20 @@ def _describe(tree) -> dict[str, list]:
   }
 
 
-def _fingerprint_of_host(x: np.ndarray) -> int:
-  """The same of a host array, in pieces: copying it whole would double it."""
-  if not x.ndim:
-    return int(_fingerprint(x, 0))
-  size = max(1, x[0].size)
-  rows = max(1, HOST_PIECE // size)
-  return (
-    sum(
-      int(_fingerprint(x[row : row + rows], np.uint32(row * size % 2**32)))
-      for row in range(0, len(x), rows)
-    )
-    % 2**32
-  )
-
-
-@jax.jit
-def _fingerprint(x, start) -> jax.Array:
-  """32 bits that any one changed bit of the array changes.
-
-  The sum, modulo 2^32, of every element's bits times an odd number that tells
-  its position: a sum of integers is the same on every mesh, and an odd factor
-  lets no single difference vanish.
-  """
-  x = jnp.asarray(x)
-  if x.dtype == jnp.bool_:
-    x = x.astype(jnp.uint8)
-  unsigned = jnp.dtype(f'uint{8 * x.dtype.itemsize}')
-  bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-  position, stride = jnp.uint32(start), 1
-  for axis in reversed(range(x.ndim)):
-    iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    position += iota * jnp.uint32(stride % 2**32)
-    stride *= x.shape[axis]
-  return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
+def _check_leaves(name: str, tree):
+  """Raises for a leaf that could not be read back as it is."""
+  for path, leaf in _paths(tree):
+    dtype = getattr(leaf, 'dtype', None)
+    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+      raise ValueError(
+        f'{name}/{path} is {type(leaf).__name__} {leaf}: expected an array; of '
+        'a random key save jax.random.key_data, of a number jnp.asarray.'
+      )
+    if dtype.itemsize > 4 or 0 in leaf.shape:
+      raise ValueError(
+        f'{name}/{path} is {dtype}{list(leaf.shape)}: expected at most 32 bits '
+        'an element and at least one element.'
+      )
 
 
 def _check_fingerprints(found: dict[str, list], saved: dict[str, list]):
@@ -368,6 +403,11 @@ def _version(package: str) -> str:
 class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
   """Writes numpy arrays, and LazyArrays one after the other."""
 
+  def __init__(self):
+    super().__init__()
+    # What we load is ours alone and need not be copied before it is written.
+    self._owned = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+
   async def serialize(self, values, infos, args=None):
     lazy = [isinstance(value, LazyArray) for value in values]
     if not any(lazy):
@@ -376,7 +416,7 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
     args = [ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
       loaded = [value.load() if isinstance(value, LazyArray) else value]
-      for future in await super().serialize(loaded, [info], [arg]):
+      for future in await self._owned.serialize(loaded, [info], [arg]):
         future.result()
       # Written; let go of it, the future too, before the next is read.
       num_bytes = loaded[0].nbytes
@@ -399,7 +439,7 @@ def _return_memory(num_bytes: int):
 
 ocp.type_handlers.register_type_handler(
   np.ndarray,
-  _LazyArrayHandler(deepcopy_host_arrays=False),
+  _LazyArrayHandler(),
   func=lambda kind: issubclass(kind, (np.ndarray, LazyArray)),
   override=True,
 )

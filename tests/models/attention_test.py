@@ -192,6 +192,7 @@ class _Platform:
     ('tpu', 'bfloat16', 1, 128, 'xla'),
     ('gpu', 'bfloat16', 100, 128, 'cudnn'),
     ('gpu', 'float32', 100, 128, 'xla'),
+    ('gpu', 'bfloat16', 101, 128, 'xla'),
     ('gpu', 'bfloat16', 100, 256, 'xla'),
     ('gpu', 'bfloat16', 1, 128, 'xla'),
   ],

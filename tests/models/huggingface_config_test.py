@@ -1,5 +1,6 @@
 """A field that we do not implement is an error that names it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -43,8 +44,61 @@ LLAMA_32_1B = """{
 }"""
 
 
+QWEN25_05B = """{
+  "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+  "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu",
+  "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
+  "max_position_embeddings": 32768, "max_window_layers": 24,
+  "model_type": "qwen2", "num_attention_heads": 14, "num_hidden_layers": 24,
+  "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+  "sliding_window": 32768, "tie_word_embeddings": true,
+  "torch_dtype": "bfloat16", "transformers_version": "4.40.1",
+  "use_cache": true, "use_mrope": false, "use_sliding_window": false,
+  "vocab_size": 151936
+}"""
+QWEN3_30B_A3B = """{
+  "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1,
+  "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu",
+  "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 6144,
+  "max_position_embeddings": 40960, "max_window_layers": 48,
+  "mlp_only_layers": [], "model_type": "qwen3_moe",
+  "moe_intermediate_size": 768, "norm_topk_prob": true,
+  "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8,
+  "num_hidden_layers": 48, "num_key_value_heads": 4,
+  "output_router_logits": false, "rms_norm_eps": 1e-06, "rope_scaling": null,
+  "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001,
+  "sliding_window": null, "tie_word_embeddings": false,
+  "torch_dtype": "bfloat16", "transformers_version": "4.51.0",
+  "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
+}"""
+SMOLLM3_3B = """{
+  "architectures": ["SmolLM3ForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": null, "eos_token_id": 128012,
+  "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,
+  "intermediate_size": 11008, "max_position_embeddings": 65536,
+  "max_window_layers": 28, "mlp_bias": false, "model_type": "smollm3",
+  "no_rope_layer_interval": 4,
+  "no_rope_layers": [1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0,
+    1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0],
+  "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4,
+  "pad_token_id": 128004, "pretraining_tp": 2, "rms_norm_eps": 1e-06,
+  "rope_scaling": null, "rope_theta": 5000000.0, "sliding_window": null,
+  "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+  "transformers_version": "4.54.0.dev0", "use_cache": false,
+  "use_sliding_window": false, "vocab_size": 128256
+}"""
+
+
 @pytest.mark.parametrize(
-  ('text', 'name'), [(QWEN3_4B, 'qwen3_4b'), (LLAMA_32_1B, 'llama32_1b')]
+  ('text', 'name'),
+  [
+    (QWEN3_4B, 'qwen3_4b'),
+    (LLAMA_32_1B, 'llama32_1b'),
+    (QWEN25_05B, 'qwen25_05b'),
+    (QWEN3_30B_A3B, 'qwen3_30b_a3b'),
+    (SMOLLM3_3B, 'smollm3_3b'),
+  ],
 )
 def test_published_files_are_the_zoo(text, name):
   assert read_config(json.loads(text)) == zoo.get(name)
@@ -70,6 +124,11 @@ def test_published_files_are_the_zoo(text, name):
     ({'no_rope_layers': [1, 0]}, 'no_rope_layers is implemented for smollm3'),
     ({'num_attention_heads': 7}, r'num_heads=7: expected a multiple'),
     ({'hidden_size': None}, 'hidden_size missing'),
+    ({'hidden_size': '2560'}, "embed_dim='2560': expected an integer"),
+    ({'num_hidden_layers': 36.0}, r'num_layers=36\.0: expected an integer'),
+    ({'rms_norm_eps': '1e-6'}, "norm_eps='1e-6': expected a float"),
+    ({'tie_word_embeddings': 'false'}, "tied_head='false': expected a bool"),
+    ({'rope_scaling': [4]}, 'a field has a value of the wrong kind'),
   ],
   ids=str,
 )
@@ -88,6 +147,25 @@ def test_what_is_not_implemented_is_named(changes, message):
 def test_mixtures_with_dense_layers_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     read_config(_json('qwen3_30b_a3b', **changes))
+
+
+def test_a_list_is_no_config():
+  with pytest.raises(ValueError, match='expected an object'):
+    read_config([])
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes'),
+  [
+    ('smollm3_3b', {'rope_layers': None}),
+    ('qwen3_4b', {'qkv_bias': True}),
+    ('llama31_8b', {'qk_norm': True}),
+  ],
+)
+def test_what_a_config_json_cannot_say_is_not_written(name, changes):
+  config = dataclasses.replace(zoo.get(name), **changes)
+  with pytest.raises(ValueError, match='cannot say this'):
+    write_config(config, dtype='float32')
 
 
 def test_features_that_are_off_are_no_reason_to_stop():

@@ -69,6 +69,48 @@ def test_values_and_gradients_are_those_of_the_plain_sum(
     np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=0)
 
 
+def test_what_a_ragged_product_leaves_undefined_reaches_nothing(monkeypatch):
+  ragged_dot = jax.lax.ragged_dot
+
+  @jax.custom_vjp
+  def undefined_beyond(x_JD, sizes_E):
+    beyond_J = jnp.arange(len(x_JD)) >= sizes_E.sum()
+    return jnp.where(beyond_J[:, None], jnp.nan, x_JD)
+
+  def forward(x_JD, sizes_E):
+    return undefined_beyond(x_JD, sizes_E), sizes_E
+
+  def backward(sizes_E, d_JD):
+    return undefined_beyond(d_JD, sizes_E), None
+
+  undefined_beyond.defvjp(forward, backward)
+
+  def hostile(x_JD, w_EDF, sizes_E):
+    x_JD = undefined_beyond(x_JD, sizes_E)  # In the backward pass...
+    x_JD = jnp.where(jnp.isnan(x_JD), 0, x_JD)
+    # ...and in the forward pass.
+    return undefined_beyond(ragged_dot(x_JD, w_EDF, sizes_E), sizes_E)
+
+  layout = make_layout(fsdp=2, expert=4)
+  decoder, p = _layer(layout)
+  rng = np.random.default_rng(0)
+  x_BTD = layout.put(
+    rng.normal(size=(8, 6, 64)).astype(np.float32), 'batch', None, None
+  )
+
+  def gradients():
+    def loss(p, x_BTD):
+      y, _ = moe.moe(p, x_BTD, jnp.ones(x_BTD.shape[:2]), decoder=decoder)
+      return jnp.sum(jnp.sin(y))
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))(p, x_BTD)
+
+  expected = gradients()
+  monkeypatch.setattr(jax.lax, 'ragged_dot', hostile)
+  for a, b in zip(*map(jax.tree.leaves, (gradients(), expected)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_statistics_leave_padding_out(one_device):
   decoder, p = _layer(one_device)
   x_BTD = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 64)), 'f4')

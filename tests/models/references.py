@@ -1,10 +1,9 @@
 """Small random transformers models of every family, in shapes that hide no bug:
-head_dim is not embed / heads, nothing is a multiple of anything, one kv head.
+head_dim is not embed / heads, nothing is a multiple of anything.
 """
 
 import numpy as np
 
-FAMILIES = ('llama', 'qwen2', 'qwen3', 'qwen3_moe', 'smollm3')
 SHAPES = {
   'vocab_size': 103, 'hidden_size': 36, 'intermediate_size': 55,
   'num_hidden_layers': 3, 'num_attention_heads': 3, 'num_key_value_heads': 1,
@@ -12,35 +11,43 @@ SHAPES = {
   'rope_theta': 1234.5, 'bos_token_id': 1, 'eos_token_id': 2,
   'pad_token_id': 0,
 }  # fmt: skip
-OF_FAMILY = {
-  'llama': {
-    'tie_word_embeddings': False,
-    'rope_scaling': {
-      'rope_type': 'llama3', 'factor': 4.0, 'low_freq_factor': 1.0,
-      'high_freq_factor': 4.0, 'original_max_position_embeddings': 64,
-    },
-  },
-  'qwen2': {'tie_word_embeddings': True},
-  'qwen3': {'tie_word_embeddings': False},
-  'qwen3_moe': {
-    'num_experts': 5, 'num_experts_per_tok': 2, 'moe_intermediate_size': 23,
-    'norm_topk_prob': True, 'tie_word_embeddings': False,
-  },
-  'smollm3': {'no_rope_layers': [1, 0, 1], 'tie_word_embeddings': True},
+LLAMA3_SCALING = {
+  'rope_type': 'llama3', 'factor': 4.0, 'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0, 'original_max_position_embeddings': 64,
 }  # fmt: skip
+MOE = {'num_experts': 5, 'num_experts_per_tok': 2, 'moe_intermediate_size': 23}
+# Several key heads too: with one, their order cannot be wrong.
+TWO_KV = {'num_attention_heads': 4, 'num_key_value_heads': 2}
+# case -> (family, what is special about it)
+CASES = {
+  'llama': ('llama', {'rope_scaling': LLAMA3_SCALING}),
+  'llama_tied': ('llama', {'tie_word_embeddings': True, **TWO_KV}),
+  'qwen2': ('qwen2', {'tie_word_embeddings': True}),
+  'qwen2_untied': ('qwen2', TWO_KV),
+  'qwen3': ('qwen3', {}),
+  'qwen3_tied': ('qwen3', {'tie_word_embeddings': True, **TWO_KV}),
+  'qwen3_moe': ('qwen3_moe', {**MOE, 'norm_topk_prob': True}),
+  'qwen3_moe_raw': ('qwen3_moe', {**MOE, 'norm_topk_prob': False, **TWO_KV}),
+  'smollm3': ('smollm3', {
+    'no_rope_layers': [1, 0, 1], 'tie_word_embeddings': True,
+    'num_key_value_heads': 3,
+  }),
+}  # fmt: skip
+FAMILIES = tuple(CASES)
 
 
 # Plain loops: torch's grouped products refuse odd shapes.
 EAGER = {'attn_implementation': 'eager', 'experts_implementation': 'eager'}
 
 
-def torch_model(family, **changes):
+def torch_model(case):
   """A transformers model with random float32 weights, biases and norms too."""
   import torch
   import transformers
 
+  family, special = CASES[case]
   config = transformers.AutoConfig.for_model(
-    family, **SHAPES | OF_FAMILY[family] | changes
+    family, **SHAPES | {'tie_word_embeddings': False} | special
   )
   torch.manual_seed(0)
   model = transformers.AutoModelForCausalLM.from_config(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -120,6 +121,40 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
   assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 
+def test_a_destination_that_holds_the_source_is_refused(tmp_path, capsys):
+  source = _source(tmp_path / 'models' / 'hf')
+  arguments = ['convert', str(source), str(tmp_path / 'models'), '--overwrite']
+  assert cli.main(arguments) == 2
+  assert 'which it would replace' in capsys.readouterr().err
+  assert (source / 'config.json').exists()
+
+
+@pytest.mark.parametrize('damage', ['record', 'params', 'byte'])
+def test_export_falls_back_to_the_checkpoint_before(
+  damage, tmp_path, one_device, capsys
+):
+  source = _source(tmp_path / 'hf')
+  checkpoint, back = tmp_path / 'checkpoint', tmp_path / 'back'
+  convert_lib.convert(source, checkpoint)
+  with Store(checkpoint) as store:
+    # A second step with other weights.
+    model = model_files.find(checkpoint)
+    params = model.load_params(layout=one_device)
+    params = jax.tree.map(lambda x: x + 1, params)
+    store.save(7, {'params': params}, store.record()[1])
+  if damage == 'byte':
+    files = (checkpoint / '7' / 'params').rglob('d/*')
+    for file in files:
+      content = bytearray(file.read_bytes())
+      content[len(content) // 2] ^= 1
+      file.write_bytes(content)
+  else:
+    shutil.rmtree(checkpoint / '7' / damage)
+  assert cli.main(['convert', str(checkpoint), str(back)]) == 0
+  assert 'exported step 0' in capsys.readouterr().out
+  _assert_same_tensors(source, back)
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
@@ -130,6 +165,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     ('reshape', 'model.norm.weight has shape .35,., config.json makes it .36,'),
     ('integers', 'has dtype I32, expected one of BF16'),
     ('config', r'config\.json: not JSON'),
+    ('index', r'index\.json: expected JSON with a "weight_map"'),
   ],
 )
 def test_a_broken_source_is_named(damage, message, tmp_path):
@@ -143,6 +179,8 @@ def test_a_broken_source_is_named(damage, message, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
   elif damage == 'remove':
     file.unlink()
+  elif damage == 'index':
+    (source / 'model.safetensors.index.json').write_text('{}')
   elif damage == 'config':
     (source / 'config.json').write_text('{"model_type": "qw')
   else:

@@ -70,6 +70,16 @@ def test_tokens_for_a_model_without_a_tokenizer(model, tmp_path):
   assert _lines(out)[0]['completion'] is None
 
 
+def test_lines_end_with_a_newline_and_nothing_else(model, tmp_path):
+  prompts, out = tmp_path / 'p.jsonl', tmp_path / 'c.jsonl'
+  texts = ['one\u2028two', 'three\x0cfour']
+  lines = [json.dumps({'prompt': t}, ensure_ascii=False) for t in texts]
+  prompts.write_text('\n\n'.join(lines) + '\n')
+  assert _generate(model, prompts, out, '--tokenizer', 'bytes') == 0
+  found = out.read_text().split('\n')[:-1]
+  assert [json.loads(line)['prompt'] for line in found] == texts
+
+
 def test_a_checkpoint_says_what_its_directory_said(model, tmp_path):
   checkpoint = tmp_path / 'checkpoint'
   convert(model, checkpoint)

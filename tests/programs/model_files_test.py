@@ -1,5 +1,7 @@
 """Finding a model on disk, and writing a directory whole or not at all."""
 
+import pathlib
+
 import pytest
 
 from rlpt_jax.programs import model_files
@@ -32,6 +34,24 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path):
   with pytest.raises(ValueError, match='exists already; --overwrite'):
     with model_files.new_directory(target):
       pass
+
+
+def test_stopped_between_two_renames(tmp_path, monkeypatch):
+  target = tmp_path / 'target'
+  target.mkdir()
+  (target / 'old').write_text('')
+  rename = pathlib.Path.rename
+
+  def stopped(path, to):
+    if path.name == 'new':
+      raise KeyboardInterrupt
+    return rename(path, to)
+
+  monkeypatch.setattr(pathlib.Path, 'rename', stopped)
+  with pytest.raises(KeyboardInterrupt):
+    with model_files.new_directory(target, overwrite=True):
+      pass
+  assert [path.name for path in target.iterdir()] == ['old']
 
 
 def test_a_failed_replacement_keeps_what_was_there(tmp_path):

@@ -5,7 +5,10 @@ import pytest
 from rlpt_jax import cli
 
 
-@pytest.mark.parametrize('model', ['tiny_qwen3', 'tiny_qwen3_moe'])
+@pytest.mark.parametrize(
+  'model',
+  ['tiny_qwen3', pytest.param('tiny_qwen3_moe', marks=pytest.mark.slow)],
+)
 def test_quickstart(model, tmp_path, capsys):
   for _ in range(2):
     assert cli.main(['quickstart', str(tmp_path), '--model', model]) == 0

@@ -1,0 +1,50 @@
+"""Fingerprints of arrays: 32 bits, the same on every mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HOST_PIECE = 2**24  # Elements of a host array that are looked at together.
+
+
+def of_host(x: np.ndarray) -> int:
+  """The same of a host array, in pieces: copying it whole would double it."""
+  if not x.ndim:
+    return int(of_array(x))
+  size = max(1, x[0].size)
+  rows = max(1, HOST_PIECE // size)
+  return (
+    sum(
+      int(of_array(x[row : row + rows], np.uint32(row * size % 2**32)))
+      for row in range(0, len(x), rows)
+    )
+    % 2**32
+  )
+
+
+@jax.jit
+def of_array(x, start=0) -> jax.Array:
+  """32 bits that any one changed bit of the array changes.
+
+  The sum, modulo 2^32, of every element's bits times an odd hash of its
+  position: a sum of integers is the same on every mesh, an odd factor lets no
+  single difference vanish, and a hash notices what has only moved.
+  """
+  x = jnp.asarray(x)
+  if x.dtype == jnp.bool_:
+    x = x.astype(jnp.uint8)
+  unsigned = jnp.dtype(f'uint{8 * x.dtype.itemsize}')
+  bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+  position, stride = jnp.uint32(start), 1
+  for axis in reversed(range(x.ndim)):
+    iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    position += iota * jnp.uint32(stride % 2**32)
+    stride *= x.shape[axis]
+  return jnp.sum(bits * (_mix(position) | 1), dtype=jnp.uint32)
+
+
+def _mix(x):
+  """Murmur3's finalizer: every bit of the result depends on all of x."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
