@@ -78,6 +78,12 @@ def test_two_processes_are_one(tmp_path, one_device):
 
 
 @pytest.mark.slow
+def test_damage_that_one_process_sees_is_damage_for_all(tmp_path):
+  for out in _finish(_start('restore_after_damage', tmp_path)):
+    assert 'restored' in out
+
+
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path):
   processes = _start('leave_when_told', tmp_path)
   for process in processes:

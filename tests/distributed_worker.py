@@ -54,6 +54,36 @@ CASES = [
 ]
 
 
+def restore_after_damage(folder, process):
+  """What one process cannot read, the other must not go on with."""
+  import pathlib
+
+  from jax.experimental import multihost_utils
+
+  from rlpt_jax.core.layout import make_layout
+  from rlpt_jax.training.checkpoints import Store
+
+  layout = make_layout(fsdp=8)
+  x = np.random.default_rng(0).normal(size=(8, 4096)).astype(np.float32)
+  placed = layout.put(x, 'batch', None)
+  like = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.sharding)
+  with Store(folder, keep_last=3) as store:
+    for step in (1, 2):
+      store.save(step, {'params': {'x': placed * step}}, {'step': step})
+  if process == 0:
+    files = list(pathlib.Path(folder, '2').rglob('ocdbt.process_1/d/*'))
+    assert files
+    for file in files:
+      file.write_bytes(file.read_bytes()[:100])
+  multihost_utils.sync_global_devices('damaged')
+  with Store(folder, keep_last=3) as store:
+    found = store.restore({'params': {'x': like}})
+    store.save(2, found.trees, found.record)
+  assert (found.step, found.record) == (1, {'step': 1})
+  assert pathlib.Path(folder, 'damaged_2').exists()
+  print('restored', flush=True)
+
+
 def leave_when_told(folder, process):
   """Steps until SIGTERM, to one of the processes; all save the same step."""
   import time

@@ -79,6 +79,7 @@ class Store:
     )
     self._read_only = read_only
     self._manager = ocp.CheckpointManager(self.directory, options=options)
+    self._handler = ocp.PyTreeCheckpointHandler()
 
   def __enter__(self) -> 'Store':
     return self
@@ -89,6 +90,7 @@ class Store:
   def close(self):
     """Waits for the last save and lets go of the directory."""
     self._manager.close()
+    self._handler.close()
 
   def steps(self) -> list[int]:
     """Of the whole checkpoints that are there, oldest first."""
@@ -230,26 +232,29 @@ class Store:
     )
 
   def _read_record(self, step: int) -> dict[str, Any]:
-    saved = self._manager.restore(
-      step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
-    )[RECORD]
+    saved = ocp.JsonCheckpointHandler().restore(
+      self.directory / str(step) / RECORD
+    )
     if saved['crc32'] != _crc32(saved['content']):
       raise ValueError('its record does not match its checksum')
     return saved['content']
 
   def _read_trees(self, step: int, trees, content) -> dict[str, Any]:
-    args, saved_shapes = {}, {}
+    found = {}
     for name, tree in trees.items():
       # In the dtype that was saved: that is what the fingerprint is of.
-      saved_shapes[name] = _with_saved_dtypes(tree, content['arrays'][name])
-      args[name] = ocp.args.PyTreeRestore(
-        item=saved_shapes[name],
-        restore_args=ocp.checkpoint_utils.construct_restore_args(
-          saved_shapes[name]
-        ),
-      )
-    found = self._manager.restore(step, args=ocp.args.Composite(**args))
-    return {name: found[name] for name in trees}
+      like = _with_saved_dtypes(tree, content['arrays'][name])
+      restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+      found[name] = self._read(step, name, like, restore_args)
+    return found
+
+  def _read(self, step: int, tree: str, like, restore_args, **options):
+    # By the handler: the manager would wait for the other processes, and one
+    # that fails to read never comes.
+    return self._handler.restore(
+      self.directory / str(step) / tree,
+      args=ocp.args.PyTreeRestore(like, restore_args, **options),
+    )
 
   def _verify(self, step: int, found: dict[str, Any], content) -> bool:
     for name, tree in found.items():
@@ -264,14 +269,7 @@ class Store:
     restore_args = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
     )
-    found = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{
-          tree: ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
-        }
-      ),
-    )[tree]
+    found = self._read(step, tree, item, restore_args, partial_restore=True)
     described = _describe(found)
     _check_fingerprints(described, {path: content['arrays'][tree][path]})
     (array,) = jax.tree.leaves(found)

@@ -36,7 +36,14 @@ def _tiny(layout, model='tiny_llama'):
   return Decoder(config, Compute(dtype='float32'), layout), params
 
 
-@pytest.mark.parametrize('family', references.FAMILIES)
+@pytest.mark.parametrize(
+  'family',
+  [
+    # One case of each family is quick enough for every run.
+    case if case == family else pytest.param(case, marks=pytest.mark.slow)
+    for case, (family, _) in references.CASES.items()
+  ],
+)
 def test_greedy_tokens_are_those_of_transformers(family, one_device, tmp_path):
   import torch
 
@@ -74,9 +81,11 @@ def _sample(decoder, params, prompts, mask, *, group=3, seed=0, ids=None,
   )  # fmt: skip
 
 
-@pytest.mark.parametrize('model', ['tiny_llama', 'tiny_qwen3_moe'])
-@pytest.mark.parametrize('temperature', [1.0, 0.6])
-def test_behavior_logprobs_are_the_learners(temperature, model, one_device):
+@pytest.mark.parametrize(
+  ('model', 'temperature'),
+  [('tiny_llama', 1.0), ('tiny_llama', 0.6), ('tiny_qwen3_moe', 0.6)],
+)
+def test_behavior_logprobs_are_the_learners(model, temperature, one_device):
   decoder, params = _tiny(one_device, model)
   prompts, mask = references.ragged_batch(vocab=259, lengths=(9, 5))
   rollouts = _sample(decoder, params, prompts, mask, temperature=temperature)
