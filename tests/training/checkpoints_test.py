@@ -123,8 +123,6 @@ def test_restored_on_another_mesh(tmp_path, sizes):
     assert x.sharding == like.sharding
 
 
-# Orbax leaves the other reads of a failed restore to the garbage collector.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', ['truncate', 'flip', 'delete'])
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(
   tmp_path, caplog, damage
