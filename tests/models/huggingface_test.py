@@ -35,6 +35,15 @@ def _load(directory, layout):
   return decoder, huggingface.load(directory, specs, layout=layout)
 
 
+def _export(source, target, **options):
+  config = huggingface.load_config(source)
+  specs = decoder_lib.specs(config)
+  lazy = huggingface.open_params(source, specs)
+  arrays = [(path, x.dtype, x.load) for path, x in weights.named(lazy)]
+  huggingface.save(target, config, specs, arrays, **options)
+  return config
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(decoder, params, tokens_BT, segments_BT):
   out = decoder_lib.forward(decoder, params, tokens_BT, segments_BT)
@@ -69,11 +78,7 @@ def test_logits_are_those_of_transformers(
 @pytest.mark.parametrize('family', FAMILIES)
 def test_import_then_export_is_byte_identical(family, directories, tmp_path):
   source = directories / family
-  config = huggingface.load_config(source)
-  specs = decoder_lib.specs(config)
-  lazy = huggingface.open_params(source, specs)
-  arrays = [(path, x.dtype, x.load) for path, x in weights.named(lazy)]
-  huggingface.save(tmp_path, config, specs, arrays, companions=source)
+  config = _export(source, tmp_path, companions=source)
 
   before, after = huggingface.Tensors(source), huggingface.Tensors(tmp_path)
   assert set(before) == set(after)
@@ -89,12 +94,8 @@ def test_transformers_loads_our_export(family, directories, tmp_path):
   import transformers
 
   source = directories / family
-  config = huggingface.load_config(source)
-  specs = decoder_lib.specs(config)
-  lazy = huggingface.open_params(source, specs)
-  arrays = [(path, x.dtype, x.load) for path, x in weights.named(lazy)]
   # Shards of a few kilobytes: the index is read too.
-  huggingface.save(tmp_path, config, specs, arrays, max_shard_bytes=20_000)
+  _export(source, tmp_path, max_shard_bytes=20_000)
   model, info = transformers.AutoModelForCausalLM.from_pretrained(
     tmp_path, output_loading_info=True, **references.EAGER
   )
