@@ -15,7 +15,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
@@ -36,9 +36,16 @@ class Tokenizer(Protocol):
     """The text of ids; special ones, and those without a text, say nothing."""
 
   def encode_chat(
-    self, messages: Messages, *, add_generation_prompt: bool = True
+    self,
+    messages: Messages,
+    *,
+    add_generation_prompt: bool = True,
+    literal: Mapping[str, list[int]] | None = None,
   ) -> list[int]:
-    """Ids of a chat by the model's template, special ones included."""
+    """Ids of a chat by the model's template, special ones included.
+
+    A character of `literal` in a message stands for the ids it maps to.
+    """
 
 
 def load(source: str | pathlib.Path) -> Tokenizer:
@@ -85,7 +92,7 @@ class ByteTokenizer:
     except UnicodeDecodeError:  # What a model samples need not be text.
       return data.decode('utf-8', 'replace')
 
-  def encode_chat(self, messages, *, add_generation_prompt=True):
+  def encode_chat(self, messages, **_):
     raise _no_chat_template('the byte tokenizer')
 
 
@@ -133,7 +140,7 @@ class SentencePieceTokenizer:
         texts += self._model.id_to_piece(list(run))
     return ''.join(texts)
 
-  def encode_chat(self, messages, *, add_generation_prompt=True):
+  def encode_chat(self, messages, **_):
     raise _no_chat_template(self._path)
 
 
@@ -218,7 +225,11 @@ class HuggingFaceTokenizer:
     )
 
   def encode_chat(
-    self, messages: Messages, *, add_generation_prompt: bool = True
+    self,
+    messages: Messages,
+    *,
+    add_generation_prompt: bool = True,
+    literal: Mapping[str, list[int]] | None = None,
   ) -> list[int]:
     """Ids of a chat, as by transformers, but that its messages are plain text.
 
@@ -244,13 +255,14 @@ class HuggingFaceTokenizer:
       add_generation_prompt=add_generation_prompt,
       tokenize=False,
     )
-    originals = {mark: text for text, mark in marks.items()}
+    inserted = {mark: self.encode(text) for text, mark in marks.items()}
+    inserted.update(literal or {})
     ids = []
     # Every second piece is a mark, what split found. Each is encoded by itself,
     # so where a tokenizer begins texts with a blank, there are some more here.
-    for i, piece in enumerate(re.split(_any_of(originals), rendered)):
+    for i, piece in enumerate(re.split(_any_of(inserted), rendered)):
       if i % 2:
-        ids += self.encode(originals[piece])
+        ids += inserted[piece]
       else:
         piece = _well_formed(piece)
         ids += self._with_special.encode(piece, add_special_tokens=False).ids

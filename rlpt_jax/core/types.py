@@ -19,6 +19,7 @@ groups a batch without moving it.
 import dataclasses
 
 import jax
+import numpy as np
 
 
 @jax.tree_util.register_dataclass
@@ -35,3 +36,38 @@ class Rollouts:
   logprobs_BT: jax.Array
   length_B: jax.Array
   stopped_B: jax.Array  # True: by an end token; False: by the length limit.
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One thing to predict: what the model reads and what really follows.
+
+  The references are segments in the order of the text, the first the one that
+  is asked for: a prediction may mean the same as a prefix of them joined.
+  """
+
+  prompt_tokens: np.ndarray  # int32
+  references: tuple[str, ...]
+  kind: str  # 'asr', 'msr', 'rlvr'
+  corpus: str
+  document: str
+  segment: int
+
+  @property
+  def id(self) -> str:
+    """Unique among all examples, and the same in every run."""
+    return f'{self.corpus}/{self.document}/{self.segment}/{self.kind}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Packed text: several documents in a row, each a segment of attention.
+
+  `segments_BT` numbers the texts of a row from 1; 0 is padding. `loss_BT` is 1
+  where a token is to be predicted from those before it, so never for the first
+  of a segment.
+  """
+
+  tokens_BT: np.ndarray  # int32
+  segments_BT: np.ndarray  # int32
+  loss_BT: np.ndarray  # float32
