@@ -1,0 +1,54 @@
+"""Texts of many lengths into rows of one length, with little left over."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlpt_jax.core.types import Rows
+
+
+def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+  """Which texts go into which row: best fit, the longest first.
+
+  A row's texts, and the rows, come in the order of their first text, so that a
+  shuffled order stays shuffled.
+  """
+  rows: list[list[int]] = []
+  # Rows by the room they have left: at most row_tokens + 1 different ones.
+  with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
+  for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    length = lengths[i]
+    assert 0 < length <= row_tokens, (length, row_tokens)
+    room = next(
+      (r for r in range(length, row_tokens) if with_room[r]), row_tokens
+    )
+    if room == row_tokens:
+      row = len(rows)
+      rows.append([])
+    else:
+      row = with_room[room].pop()
+    rows[row].append(i)
+    with_room[room - length].append(row)
+  return sorted(sorted(row) for row in rows)
+
+
+def rows(
+  texts: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+  row_tokens: int,
+  pad_id: int,
+) -> Rows:
+  """Rows of (tokens, loss) texts, each a segment of its own, padded."""
+  shape = len(texts), row_tokens
+  tokens_BT = np.full(shape, pad_id, np.int32)
+  segments_BT = np.zeros(shape, np.int32)
+  loss_BT = np.zeros(shape, np.float32)
+  for b, row in enumerate(texts):
+    end = 0
+    for number, (tokens, loss) in enumerate(row, start=1):
+      start, end = end, end + len(tokens)
+      tokens_BT[b, start:end] = tokens
+      segments_BT[b, start:end] = number
+      loss_BT[b, start:end] = loss
+      # Nothing of its own text stands before it.
+      loss_BT[b, start] = 0
+  return Rows(tokens_BT, segments_BT, loss_BT)

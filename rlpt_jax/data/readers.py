@@ -1,0 +1,440 @@
+"""Bytes -> records of jsonl, txt and parquet, and every way that can fail.
+
+All files are opened by tf.io.gfile, so they may lie in any store it knows. A
+reader holds a block and a document, or a row group, never the file.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from rlpt_jax.data.faults import BLOCK, Faults, Place, Where
+
+# Of compressed bytes, so that what comes out of one piece stays in bounds:
+# deflate makes up to 1032 bytes of one, zstd a block of 128 KiB of four.
+GZIP_PIECE = 8 << 10
+ZSTD_PIECE = 256
+PARQUET_ROWS = 256
+SEARCHED = 64 << 10  # At once, for where a part's first line begins.
+BOM = b'\xef\xbb\xbf'
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """A record of a corpus and where it came from."""
+
+  id: str  # Unique in the corpus, and the same on every machine.
+  where: Where  # For people, by str().
+  fields: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A piece of a corpus that one worker reads from its start to its end.
+
+  Bytes of a jsonl or txt, row groups of a parquet, rows of a TFDS split.
+  """
+
+  name: str  # As in ids.
+  file: str
+  start: int = 0
+  end: int | None = None
+
+
+class Line(NamedTuple):
+  offset: int
+  where: Place
+  data: bytes | None  # With its line end; None if longer than the limit.
+
+
+class Damage(Exception):
+  """What is wrong with the bytes of a file."""
+
+
+class Unreadable(Exception):
+  """Nothing more comes from a part, and why: the arguments of Faults.add."""
+
+
+def too_long(limit: int) -> str:
+  return f'longer than max_document_bytes={limit}'
+
+
+class _File(io.RawIOBase):
+  """A remote or local file; what goes wrong is an OSError."""
+
+  def __init__(self, path: str):
+    import tensorflow as tf
+
+    self._file, self._error = tf.io.gfile.GFile(path, 'rb'), tf.errors.OpError
+    self.seek(0)  # Which opens it: fail now rather than later.
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def read(self, size: int = -1) -> bytes:
+    with self._os_errors():
+      return self._file.read(size)
+
+  def readinto(self, buffer) -> int:
+    data = self.read(len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    with self._os_errors():
+      self._file.seek(offset, whence)
+      return self._file.tell()
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def close(self) -> None:
+    if not self.closed:
+      self._file.close()
+    super().close()
+
+  @contextlib.contextmanager
+  def _os_errors(self):
+    try:
+      yield
+    except self._error as error:
+      raise OSError(error.message) from error
+
+
+def open_file(path: str) -> io.RawIOBase:
+  """A file to read, in the forms that Python's and Arrow's readers expect."""
+  return _File(path)
+
+
+def read_jsonl(part: Part, limit: int, faults: Faults) -> Iterator[Document]:
+  """The objects of the lines that begin in the part."""
+  for line in _lines_within(part, limit):
+    record = _json_object(line, limit, faults)
+    if record is not None:
+      yield Document(f'{part.name}@{line.offset}', line.where, record)
+
+
+def _json_object(line: Line, limit: int, faults: Faults) -> dict | None:
+  if line.data is None:
+    return faults.add(too_long(limit), line.where)
+  if not line.data.strip():
+    return None
+  if b'\0' in line.data:
+    return faults.add('NUL bytes', line.where)
+  try:
+    record = json.loads(line.data.decode())
+  except UnicodeDecodeError as error:
+    return faults.add('invalid UTF-8', line.where, str(error))
+  except (ValueError, RecursionError) as error:
+    return faults.add('not JSON, or cut', line.where, str(error))
+  if not isinstance(record, dict):
+    return faults.add('not a JSON object', line.where)
+  return record
+
+
+def read_txt(
+  part: Part, document: str, field: str, limit: int, faults: Faults
+) -> Iterator[Document]:
+  """The texts of a part, cut as `document` says (see sources.Files)."""
+  lines, reason = _lines(part, limit), too_long(limit)
+  if document == 'file':
+    texts = _whole(part, lines, limit)
+    reason += "; set document to 'line' or a pattern of first lines"
+  elif document == 'line':
+    texts = _lines_within(part, limit)
+  else:
+    texts = _headed(part, lines, limit, re.compile(document))
+  for offset, where, data in texts:
+    if data is None:
+      faults.add(reason, where)
+      continue
+    if document != 'file' and data.isspace():
+      continue
+    data = _without_end(data) if document == 'line' else data
+    try:
+      fields = {field: data.decode()}
+    except UnicodeDecodeError as error:
+      line = where.line + data.count(b'\n', 0, error.start)
+      faults.add('invalid UTF-8', where._replace(line=line))
+      continue
+    yield Document(f'{part.name}@{offset}', where, fields)
+
+
+def _whole(part: Part, lines: Iterable[Line], limit: int) -> Iterator[Line]:
+  held, size = [], 0
+  for line in lines:
+    size += limit + 1 if line.data is None else len(line.data)
+    if size > limit:
+      break
+    held.append(line.data)
+  data = b''.join(held) if size <= limit else None
+  yield Line(0, Place(part.name, part.file, 0, 1), data)
+
+
+def _headed(
+  part: Part, lines: Iterable[Line], limit: int, heading: re.Pattern
+) -> Iterator[Line]:
+  """Lines joined to texts that begin with a heading, or with the file."""
+  begins = _within(part)
+  first, held, size = None, [], 0
+
+  def text() -> Line:
+    return first._replace(data=b''.join(held) if size <= limit else None)
+
+  for line in lines:
+    is_heading = line.data is not None and heading.match(
+      _without_end(line.data).decode(errors='replace')
+    )
+    if not begins(line.offset) and (
+      is_heading or first is None or size > limit
+    ):
+      break
+    if is_heading:
+      if first:
+        yield text()
+      first, held, size = line, [], 0
+    elif first is None:
+      if part.start:
+        continue  # The rest of a text that begins in a part before.
+      first = line
+    size += limit + 1 if line.data is None else len(line.data)
+    if size <= limit:
+      held.append(line.data)
+  if first:
+    yield text()
+
+
+def _within(part: Part) -> Callable[[int], bool]:
+  end = math.inf if part.end is None else part.end
+  return lambda offset: offset < end
+
+
+def _lines_within(part: Part, limit: int) -> Iterator[Line]:
+  begins = _within(part)
+  return itertools.takewhile(
+    lambda line: begins(line.offset), _lines(part, limit)
+  )
+
+
+def _without_end(data: bytes) -> bytes:
+  return data.removesuffix(b'\n').removesuffix(b'\r')
+
+
+def _lines(part: Part, limit: int) -> Iterator[Line]:
+  """From the first line that begins in the part to the end of the file."""
+  start, number = part.start, 0
+  try:
+    with open_file(part.file) as file:
+      if start:
+        start = _first_line(file, part)
+      if start is None:
+        return
+      file.seek(start)
+      pieces = _decompressed(file, part.file)
+      for number, (offset, data) in enumerate(_split(pieces, start, limit), 1):
+        if offset == 0 and data is not None:
+          data = data.removeprefix(BOM)
+        yield Line(offset, Place(part.name, part.file, start, number), data)
+  except OSError as error:
+    # Perhaps there is no file to have a line.
+    where = f'{part.name} from byte {start}' if start else part.name
+    where = Place(part.name, part.file, start, number) if number else where
+    raise Unreadable('cannot be read', where, str(error)) from error
+  except Damage as error:
+    where = Place(part.name, part.file, start, number + 1)
+    raise Unreadable(str(error), where) from error
+
+
+def _first_line(file: io.RawIOBase, part: Part) -> int | None:
+  """Where the first line begins behind the part's start, None if too far."""
+  begins = _within(part)
+  offset = part.start - 1  # A line begins behind the end of another.
+  file.seek(offset)
+  while begins(offset) and (block := file.read(SEARCHED)):
+    found = block.find(b'\n')
+    if found >= 0:
+      return offset + found + 1
+    offset += len(block)
+  return None
+
+
+def _split(
+  pieces: Iterable[bytes], offset: int, limit: int
+) -> Iterator[tuple[int, bytes | None]]:
+  """(offset, line), None for a line as soon as it is longer than limit."""
+  held, size, skipping = [], 0, False  # The line that has not ended yet.
+  for piece in pieces:
+    if b'\n' in piece:
+      *lines, rest = _keeping_ends(b''.join([*held, piece]))
+      if skipping:
+        offset += size + len(lines[0])
+        del lines[0]
+      for line in lines:
+        yield offset, line if len(line) <= limit else None
+        offset += len(line)
+      held, size, skipping = [rest], len(rest), False
+    else:
+      held.append(piece)
+      size += len(piece)
+    if size > limit:
+      if not skipping:
+        yield offset, None
+      held, skipping = [], True
+  if size and not skipping:
+    yield offset, b''.join(held)
+
+
+def _keeping_ends(data: bytes) -> list[bytes]:
+  """Lines with their ends, and what follows the last, perhaps nothing."""
+  # bytes.splitlines would also split at a lone carriage return.
+  lines = io.BytesIO(data).readlines()
+  return [*lines, b''] if lines[-1].endswith(b'\n') else lines
+
+
+def _decompressed(file: io.RawIOBase, path: str) -> Iterator[bytes]:
+  """The content in pieces, up to where a compressed file is damaged."""
+  if path.endswith('.gz'):
+    new, errors = lambda: zlib.decompressobj(wbits=31), zlib.error
+    return _inflated(file, GZIP_PIECE, new, errors, 'gzip')
+  if path.endswith('.zst'):
+    try:
+      import zstandard
+    except ImportError as error:
+      raise ValueError(f'{path}: needs `pip install zstandard`.') from error
+    new = zstandard.ZstdDecompressor().decompressobj
+    return _inflated(file, ZSTD_PIECE, new, zstandard.ZstdError, 'zstd')
+  return iter(lambda: file.read(BLOCK), b'')
+
+
+def _inflated(
+  file: io.RawIOBase,
+  piece: int,
+  new: Callable[[], Any],
+  errors: type[Exception],
+  kind: str,
+) -> Iterator[bytes]:
+  decompressor = new()
+  while block := file.read(BLOCK):
+    for i in range(0, len(block), piece):
+      compressed = block[i : i + piece]
+      while compressed:
+        # Several in a row are one, and some are padded with zeros.
+        if decompressor.eof:
+          compressed = compressed.lstrip(b'\0')
+          decompressor = new() if compressed else decompressor
+          continue
+        try:
+          data = decompressor.decompress(compressed)
+        except errors as error:
+          raise Damage(f'corrupt {kind}') from error
+        yield data
+        compressed = decompressor.unused_data if decompressor.eof else b''
+  if not decompressor.eof:
+    raise Damage(f'truncated {kind}')
+
+
+def row_group_bytes(path: str) -> list[int]:
+  """The size of every row group of a parquet file."""
+  with open_file(path) as file:
+    metadata = _open_parquet(file).metadata
+    groups = range(metadata.num_row_groups)
+    return [metadata.row_group(group).total_byte_size for group in groups]
+
+
+def read_parquet(part: Part, faults: Faults) -> Iterator[Document]:
+  """The rows of the part's row groups, without the rest of a damaged one."""
+  try:
+    with open_file(part.file) as file:
+      parquet, row = _open_parquet(file), 0
+      for group in range(parquet.num_row_groups):
+        if part.start <= group < (part.end or math.inf):
+          yield from _rows(part.name, parquet, group, row, faults)
+        row += parquet.metadata.row_group(group).num_rows
+  except (OSError, Damage) as error:
+    reason = 'cannot be read' if isinstance(error, OSError) else str(error)
+    note = str(error.__cause__ or error)
+    raise Unreadable(reason, part.name, note) from error
+
+
+def _open_parquet(file: io.RawIOBase):
+  try:
+    import pyarrow.parquet
+  except ImportError as error:
+    raise ValueError('parquet needs `pip install pyarrow`.') from error
+  with _arrow_errors():
+    # As it is read, and not a row group at once.
+    return pyarrow.parquet.ParquetFile(
+      file, pre_buffer=False, buffer_size=BLOCK, page_checksum_verification=True
+    )
+
+
+def _rows(
+  name: str, parquet, group: int, row: int, faults: Faults
+) -> Iterator[Document]:
+  after = row + parquet.metadata.row_group(group).num_rows
+  try:
+    with _arrow_errors():
+      batches = parquet.iter_batches(PARQUET_ROWS, row_groups=[group])
+      for batch in batches:
+        for fields in _fields(batch):
+          where = f'{name} row {row}'
+          if fields is None:
+            faults.add('invalid UTF-8', where)
+          else:
+            yield Document(f'{name}@{row}', where, fields)
+          row += 1
+  except Damage as error:
+    note = f'to row {after - 1}; {error.__cause__}'
+    faults.add(str(error), f'{name} row {row}', note)
+
+
+def _fields(batch) -> Iterator[dict[str, Any] | None]:
+  """The rows of a pyarrow.RecordBatch, None where one is not UTF-8."""
+  try:
+    rows = batch.to_pylist()
+  except UnicodeDecodeError:  # One of them: which?
+    for i in range(len(batch)):
+      try:
+        yield plain(batch.slice(i, 1).to_pylist()[0])
+      except UnicodeDecodeError:
+        yield None
+    return
+  yield from map(plain, rows)
+
+
+@contextlib.contextmanager
+def _arrow_errors():
+  import pyarrow
+
+  try:
+    yield
+  except (pyarrow.ArrowException, OSError) as error:
+    raise Damage('corrupt parquet') from error
+
+
+def plain(value: Any) -> Any:
+  """Arrays as lists, numbers as Python's, and bytes as text if they are."""
+  if isinstance(value, bytes):
+    try:
+      return value.decode()
+    except UnicodeDecodeError:
+      return value
+  if isinstance(value, dict):
+    return {key: plain(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [plain(item) for item in value]
+  if hasattr(value, 'to_list'):  # A ragged tensor.
+    return plain(value.to_list())
+  if hasattr(value, 'tolist'):  # Of NumPy.
+    return plain(value.tolist())
+  return value

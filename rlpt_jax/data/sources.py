@@ -1,0 +1,424 @@
+"""Where text comes from: files of jsonl, txt or parquet, and TFDS datasets.
+
+A source is cut into parts, which workers read alone and in any order. What
+cannot be used is counted in Faults, and the rest of the corpus goes on.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from rlpt_jax.data import readers
+from rlpt_jax.data.faults import Faults
+from rlpt_jax.data.readers import Document, Part
+
+CHECKED_BYTES = 64 << 20
+CHECKED_BLOCKS = 1024
+KNOWN = (
+  '.jsonl, .txt (both also with .gz or .zst) and .parquet (compressed inside)'
+)
+
+
+class Source(Protocol):
+  """What the other parts know of a corpus."""
+
+  name: str
+  text: str | Sequence[str]  # The field, or fields, of the text.
+  weight: float
+  task: Any  # What is asked of this corpus; None: what the run asks of all.
+
+  def parts(self) -> list[Part]:
+    """The pieces of the corpus, in the same order on every machine."""
+
+  def read(self, part: Part, faults: Faults) -> Iterator[Document]:
+    """The documents of a part; whether there is text in one, text_of says."""
+
+  def fingerprint(self) -> dict[str, list]:
+    """{name of a file: [size, checksum]}: another one for another corpus."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """All files that match the globs, local or remote, mixed as you like.
+
+  `document` is for txt and says what a document is: 'file', 'line', or a
+  pattern (Python's re.match) of the first line of each: r'^ = [^=].* = $' for
+  WikiText. What a file has before its first such line is a document as well.
+
+  Jsonl and txt are cut into parts of about `part_bytes`; a part of parquet has
+  whole row groups. A compressed file is one part, since it can only be read
+  from its start: many files of some 100 MB are better than one.
+  """
+
+  name: str
+  files: str | Sequence[str]
+  text: str | Sequence[str] = 'text'
+  weight: float = 1.0
+  task: Any = None
+  document: str = 'file'
+  max_document_bytes: int = 8 << 20
+  part_bytes: int = 16 << 20
+
+  def __post_init__(self):
+    _check(self)
+    globs = [self.files] if isinstance(self.files, str) else list(self.files)
+    if not globs or not all(isinstance(g, str) and g for g in globs):
+      raise ValueError(
+        f'corpus {self.name}: files={self.files!r}; expected a glob like '
+        "'data/*.jsonl', or several."
+      )
+    object.__setattr__(self, 'files', tuple(globs))
+    # Any word is a pattern too, but hardly meant to be one.
+    if self.document not in ('file', 'line'):
+      try:
+        known = not self.document.isidentifier() and re.compile(self.document)
+      except re.error:
+        known = False
+      if not known:
+        raise ValueError(
+          f"corpus {self.name}: document={self.document!r}; expected 'file', "
+          "'line' or a regular expression of first lines, like '^Chapter '."
+        )
+
+  def parts(self) -> list[Part]:
+    found = self._found().items()
+    return [part for name, path in found for part in self._cut(name, path)]
+
+  def read(self, part: Part, faults: Faults) -> Iterator[Document]:
+    limit, form = self.max_document_bytes, _form(part.file)
+    if form == 'jsonl':
+      documents = readers.read_jsonl(part, limit, faults)
+    elif form == 'txt':
+      documents = readers.read_txt(
+        part, self.document, fields(self.text)[0], limit, faults
+      )
+    else:
+      documents = readers.read_parquet(part, faults)
+    return _counted(documents, self.text, limit, faults)
+
+  def fingerprint(self) -> dict[str, list]:
+    return {name: _checksum(path) for name, path in self._found().items()}
+
+  def _found(self) -> dict[str, str]:
+    """{name: path} of all files, sorted by name."""
+    globs = [_absolute(glob) for glob in self.files]
+    # Names begin where the globs have no directory in common any more: so they
+    # depend neither on the machine nor on where a corpus was put, and no two
+    # files have the same.
+    levels = zip(*map(_fixed_directories, globs), strict=False)
+    same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    depth = len(list(same))
+    found = {}
+    for glob in globs:
+      for path in _expanded(self.name, glob):
+        _form(path)
+        found['/'.join(path.split('/')[depth:])] = path
+    return dict(sorted(found.items()))
+
+  def _cut(self, name: str, path: str) -> list[Part]:
+    whole = [Part(name, path)]
+    try:
+      if path.endswith('.parquet'):
+        bounds = _bounds(readers.row_group_bytes(path), self.part_bytes)
+      elif path.endswith('.jsonl') or (
+        path.endswith('.txt') and self.document != 'file'
+      ):
+        with readers.open_file(path) as file:
+          size = file.seek(0, os.SEEK_END)
+        bounds = [*range(0, size, self.part_bytes), size]
+      else:
+        return whole
+    except (OSError, readers.Damage):
+      _check_no_directory(path)
+      return whole  # Whoever reads it counts the fault.
+    return [Part(name, path, a, b) for a, b in itertools.pairwise(bounds)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+  """A prepared TensorFlow dataset: its name ('wikipedia/20230601.en') and
+  data_dir, or the directory that has its dataset_info.json.
+
+  `split` may be a part of one ('train[:90%]') or a sum ('train+test'). Nothing
+  is downloaded: prepare it with `tfds build` or tfds.load.
+  """
+
+  name: str
+  builder: str
+  data_dir: str | None = None
+  split: str = 'train'
+  text: str | Sequence[str] = 'text'
+  weight: float = 1.0
+  task: Any = None
+  max_document_bytes: int = 8 << 20
+  part_bytes: int = 16 << 20
+
+  def __post_init__(self):
+    _check(self)
+
+  def parts(self) -> list[Part]:
+    splits, parts = self._builder().info.splits, []
+    for name, start, end in self._rows():
+      split = splits[name]
+      row_bytes = max(1, split.num_bytes // max(1, split.num_examples))
+      step = max(1, self.part_bytes // row_bytes)
+      bounds = [*range(start, end, step), end]
+      parts += [Part(name, name, a, b) for a, b in itertools.pairwise(bounds)]
+    return parts
+
+  def read(self, part: Part, faults: Faults) -> Iterator[Document]:
+    documents = self._documents(part)
+    return _counted(documents, self.text, self.max_document_bytes, faults)
+
+  def fingerprint(self) -> dict[str, list]:
+    splits = self._builder().info.splits
+    names = sorted({name for name, _, _ in self._rows()})
+    paths = [str(path) for name in names for path in splits[name].filepaths]
+    return {os.path.basename(path): _checksum(path) for path in paths}
+
+  def _builder(self):
+    return _prepared(self.builder, self.data_dir)
+
+  def _rows(self) -> list[tuple[str, int, int]]:
+    """(split, first row, end) of what `split` stands for."""
+    import tensorflow_datasets as tfds
+
+    splits = self._builder().info.splits
+    try:
+      split = tfds.core.ReadInstruction.from_spec(self.split)
+      pieces = split.to_absolute(splits)
+    except (ValueError, AssertionError) as error:
+      raise ValueError(
+        f'corpus {self.name}: split={self.split!r} of {self.builder} cannot be '
+        f'read ({error}); it has {", ".join(splits)}.'
+      ) from error
+    rows = []
+    for piece in pieces:
+      end = splits[piece.splitname].num_examples
+      end = end if piece.to is None else piece.to
+      rows.append((piece.splitname, piece.from_ or 0, end))
+    for one, other in itertools.pairwise(sorted(rows)):
+      if one[0] == other[0] and one[2] > other[1]:
+        raise ValueError(
+          f'corpus {self.name}: split={self.split!r} has some rows twice; '
+          'expected slices that do not overlap.'
+        )
+    return rows
+
+  def _documents(self, part: Part) -> Iterator[Document]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder, row = self._builder(), part.start
+    try:
+      dataset = builder.as_dataset(
+        split=tfds.core.ReadInstruction(
+          part.file, from_=part.start, to=part.end, unit='abs'
+        ),
+        shuffle_files=False,
+        # One file after the other, so that rows can be counted.
+        read_config=tfds.ReadConfig(
+          interleave_cycle_length=1, try_autocache=False
+        ),
+      )
+      for example in tfds.as_numpy(dataset):
+        where = f'{builder.info.full_name} {part.name} row {row}'
+        yield Document(f'{part.name}@{row}', where, readers.plain(example))
+        row += 1
+    except tf.errors.OpError as error:
+      where = f'{builder.info.full_name} {part.name} row {row}'
+      where += f' to {part.end - 1}'
+      # Without the names of TensorFlow's nodes.
+      note = re.sub(r'\{\{.*?\}\} | \[Op:.*', '', error.message)
+      raise readers.Unreadable('cannot be read', where, note) from error
+
+
+def fields(text: str | Sequence[str]) -> list[str]:
+  """The names of the fields that hold a text."""
+  return [text] if isinstance(text, str) else list(text)
+
+
+def text_of(document: Document, field: str, faults: Faults) -> str | None:
+  """The text in a field of a document; None, and counted, if there is none."""
+  value = document.fields.get(field)
+  reason, note = None, ''
+  if value is None:
+    reason = f'no field {field!r}'
+    note = f'fields: {", ".join(map(str, document.fields)) or "none"}'
+  elif isinstance(value, bytes):
+    reason = 'invalid UTF-8'  # Or readers would have made text of it.
+  elif not isinstance(value, str):
+    reason, note = f'field {field!r} is no text', type(value).__name__
+  elif not value or value.isspace():
+    reason = f'empty field {field!r}'
+  elif '\0' in value:
+    reason = 'NUL bytes'
+  elif not _is_utf8(value):
+    reason, note = 'invalid UTF-8', 'half of a surrogate pair'
+  if reason is None:
+    return value
+  return faults.add(reason, document.where, note)
+
+
+def _is_utf8(text: str) -> bool:
+  # Half of a surrogate pair is what only an escape in JSON can say.
+  if text.isascii():
+    return True
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def _counted(
+  documents: Iterable[Document],
+  text: str | Sequence[str],
+  limit: int,
+  faults: Faults,
+) -> Iterator[Document]:
+  """The documents but those that are too long, until no more can be read."""
+  names = fields(text)
+  try:
+    for document in documents:
+      values = [document.fields.get(name) for name in names]
+      texts = [value for value in values if isinstance(value, str)]
+      # A character has four bytes at most: few texts need to be encoded.
+      if sum(map(len, texts)) * 4 > limit and limit < sum(
+        len(one.encode(errors='surrogatepass')) for one in texts
+      ):
+        faults.add(readers.too_long(limit), document.where)
+      else:
+        yield document
+  except readers.Unreadable as error:
+    faults.add(*error.args)
+
+
+def _check(source: Files | Tfds) -> None:
+  if not re.fullmatch('[A-Za-z0-9_]+', source.name):
+    raise ValueError(
+      f'corpus {source.name!r}: expected a name of letters, digits and _.'
+    )
+  if not all(fields(source.text)) or not source.text:
+    raise ValueError(
+      f'corpus {source.name}: text={source.text!r}; expected the name of the '
+      'field that holds the text, or of several.'
+    )
+  if not 0 < source.weight < math.inf:
+    raise ValueError(
+      f'corpus {source.name}: weight={source.weight}; expected > 0. To leave a '
+      'corpus out, take it off the list.'
+    )
+  for size in ('max_document_bytes', 'part_bytes'):
+    if getattr(source, size) < 1:
+      raise ValueError(
+        f'corpus {source.name}: {size}={getattr(source, size)}; expected > 0.'
+      )
+
+
+def _form(path: str) -> str:
+  """'jsonl', 'txt' or 'parquet', compressed or not."""
+  found = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
+  if not found:
+    _check_no_directory(path)
+    raise ValueError(f'{path}: unknown kind of file; expected {KNOWN}.')
+  return found[1] or found[2]
+
+
+def _check_no_directory(path: str) -> None:
+  import tensorflow as tf
+
+  if tf.io.gfile.isdir(path):
+    raise ValueError(
+      f"{path}: is a directory; expected files, like '{path}/*.jsonl'."
+    )
+
+
+def _absolute(glob: str) -> str:
+  # As another process sees it, which may work elsewhere.
+  return glob if '://' in glob else os.path.abspath(os.path.expanduser(glob))
+
+
+def _fixed_directories(glob: str) -> list[str]:
+  directories = glob.split('/')[:-1]
+  return list(
+    itertools.takewhile(lambda d: not re.search(r'[*?[\\]', d), directories)
+  )
+
+
+def _expanded(name: str, glob: str) -> list[str]:
+  import tensorflow as tf
+
+  try:
+    paths = tf.io.gfile.glob(glob)
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f'corpus {name}: {glob} cannot be listed: {error.message}'
+    ) from error
+  if not paths:
+    raise ValueError(
+      f'corpus {name}: no file matches {glob}. Is the path right, and mounted '
+      'on this machine?'
+    )
+  return paths
+
+
+def _bounds(sizes: list[int], at_least: int) -> list[int]:
+  """Where to cut a sequence of such sizes, from 0 to its end."""
+  bounds, size = [0], 0
+  for i, one in enumerate(sizes, 1):
+    size += one
+    if size >= at_least or i == len(sizes):
+      bounds.append(i)
+      size = 0
+  return bounds
+
+
+def _checksum(path: str) -> list:
+  """[size, hex]: of all, or of blocks everywhere in what is large."""
+  digest, block = hashlib.blake2b(digest_size=8), 64 << 10
+  try:
+    with readers.open_file(path) as file:
+      size = file.seek(0, os.SEEK_END)
+      if size <= CHECKED_BYTES:
+        offsets = range(0, size, block)
+      else:
+        last = CHECKED_BLOCKS - 1
+        offsets = [i * (size - block) // last for i in range(CHECKED_BLOCKS)]
+      for offset in offsets:
+        file.seek(offset)
+        digest.update(file.read(block))
+  except OSError:  # Whoever reads it counts the fault.
+    return [-1, '']
+  return [size, digest.hexdigest()]
+
+
+@functools.cache
+def _prepared(builder: str, data_dir: str | None) -> Any:
+  """The TFDS builder of a dataset that is there."""
+  import tensorflow as tf
+  import tensorflow_datasets as tfds
+
+  try:
+    if tf.io.gfile.exists(os.path.join(builder, 'dataset_info.json')):
+      found = tfds.builder_from_directory(builder)
+    else:
+      found = tfds.builder(builder, data_dir=data_dir)
+  except (ValueError, OSError, tf.errors.OpError) as error:
+    first_line = str(error).partition('\n')[0]
+    raise ValueError(
+      f'{builder}: no TFDS dataset in {data_dir} ({first_line}). Give its name '
+      'and data_dir, or the directory with its dataset_info.json.'
+    ) from error
+  if not found.info.splits:
+    raise ValueError(
+      f'{builder}: known to TFDS but not prepared in {found.data_dir}. Run '
+      f'`tfds build {builder}`, or set data_dir to where it is.'
+    )
+  return found
