@@ -17,6 +17,7 @@ setuptools.setup(
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   packages=setuptools.find_packages(include=['rlpt_jax', 'rlpt_jax.*']),
+  package_data={'rlpt_jax.data': ['*.json']},
   python_requires='>=3.11',
   install_requires=[
     'jax>=0.10.2,<0.13',
@@ -25,10 +26,22 @@ setuptools.setup(
     'gin-config>=0.5.0,<0.6',
     'tyro>=1.0,<2',
     'safetensors>=0.6,<1',
-    'sentencepiece>=0.2.1,<0.3',
     'transformers>=5.0,<6',
     'jinja2>=3.1',  # What transformers renders chat templates with.
     'rich>=13',
+    'matplotlib>=3.9',
+    # What reads corpora. These hang together: Beam wants protobuf 6, with which
+    # sentencepiece works before 0.2.2, and tensorflow-text follows tensorflow.
+    'seqio>=0.0.20,<0.1',
+    'tensorflow>=2.21,<2.22',
+    'tensorflow-text>=2.21,<2.22',
+    'tensorflow-datasets>=4.9.10,<4.10',
+    'apache-beam>=2.77,<2.78',
+    'protobuf>=6.33.6,<7',
+    'sentencepiece>=0.2.1,<0.2.2',
+    'nltk>=3.10,<4',
+    'pyarrow>=20',
+    'zstandard>=0.23',
   ],
   extras_require={
     'cuda': ['jax[cuda12]>=0.10.2,<0.13'],

@@ -1,0 +1,242 @@
+"""Does this period end a sentence? Punkt (Kiss and Strunk, 2006), as in NLTK.
+
+A model of Punkt is four tables of a language: abbreviations, pairs of words
+with a period between them, words that often begin sentences, and in which case
+a word was seen where in a sentence. NLTK's punkt_tab is one, if installed.
+punkt_english.json beside this file is another, which `train` has made.
+
+English gets abbreviations from us as well, with either model: corpora that one
+can train on say 'e.g.' and 'Sgt.' too rarely to learn them.
+"""
+
+import functools
+import importlib.resources
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+
+def _words(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
+# Never the end of a sentence before a capital letter, even if the name is also
+# a word that begins sentences: 'Mr. Brown', 'Gen. Still'.
+TITLES = _words("""
+  adm brig capt cmdr col comdr cpl det dr drs fr gen gov hon insp lt maj messrs
+  mlle mme mmes mr mrs ms msgr ofc pfc pres prof profs pvt rep reps rev sen sens
+  sgt supt
+""")
+# Never the end of a sentence.
+INTRODUCING = _words("""
+  approx c.f ca cf e.g eg eqs esp excl figs i.e ie incl n.b p.s resp v viz vs
+""")
+# Before a number no end. Elsewhere some of them are words: 'No.', 'He sat.'
+NUMBERED = _words("""
+  apr art arts aug ch chap chaps cl cor dec def dim eq eqs ex feb fig figs jan
+  jul jun lem mar no nos nov oct op p para paras pp prop pt ref refs sat sec
+  secs sep sept sun tab thm ver vol vols wed
+""")
+# Ends a sentence only if what follows begins one. Companies, places and
+# addresses; people and degrees; books and law; time and measures.
+ABBREVIATIONS = _words("""
+  assn assoc ave bldg blvd bros co corp dept dist div hwy inc intl jct ltd mfg
+  mt mts natl pkwy plc rd rte sq st ste univ ala ariz calif colo conn fla kan
+  mich minn neb nev okla penn tenn tex wis wyo
+  b.sc d.phil ed.d esq jr ll.b ll.d ll.m m.sc ph.d phd sr
+  al anon cit ed eds et etc ff ibid illus loc mss op.cit orig publ repr seq
+  suppl trans
+  cu ft gal hr hrs inst kg km lb lbs mi min mins misc mon oz prox qt sq tbsp tel
+  temp thu thur thurs tsp tue tues ult yd yds fri
+""")
+# Words that begin a sentence if they have a capital letter after a period.
+STARTERS = _words("""
+  a all also although an and another any are as at because before both but by
+  can could did do does during each either every few for from had has have he
+  her here his how however i if in is it its just let many maybe more most much
+  my neither never nobody nor not nothing now often on once only or our perhaps
+  please several she should since so some soon such than that the their then
+  there these they this those though through to today under unless until was we
+  were what when where whether which while who whose why with within without
+  would yes yet you your
+""")
+
+_ROMAN = re.compile(r'[IVXLCivxlc]+\b')
+# 'U.S', 'p.m', 'C.S', 'S.-T': each letter has its period, but for the last.
+_ACRONYM = re.compile(r'(?:[^\W\d_]\.-?)+[^\W\d_]')
+# An initial, and perhaps more of them: 'J', 'J.', 'J.R', 'W.E.B.'
+_INITIALS = re.compile(r'[^\W\d_](?:\.-?[^\W\d_])*\.?')
+
+_VOWEL = re.compile('[aeiouy]|[^a-z]')
+
+
+class _Flags(dict):
+  """The orthography of words; asking for a word must not make it known."""
+
+  def __missing__(self, word: str) -> int:
+    return 0
+
+
+class Punkt:
+  """Decides on periods, by the tables of one language."""
+
+  def __init__(self, name: str, params, *, english: bool = False):
+    from nltk.tokenize import punkt
+
+    if english:
+      params.abbrev_types |= ABBREVIATIONS | INTRODUCING | TITLES
+      params.sent_starters |= STARTERS
+      # Words, unless there is a number: `ends` knows better than a table.
+      params.abbrev_types -= NUMBERED - ABBREVIATIONS - INTRODUCING - TITLES
+    params.ortho_context = _Flags(params.ortho_context)
+    self.name = name
+    self.tokenizer = punkt.PunktSentenceTokenizer(params)
+    self._titles = TITLES | INTRODUCING if english else frozenset()
+    self._introducing = INTRODUCING if english else frozenset()
+    self._numbered = NUMBERED if english else frozenset()
+    self._words = params.ortho_context.keys()
+    # All but these end a sentence if nothing but letters is before the period.
+    self._special = params.abbrev_types | {a for a, _ in params.collocations}
+    self._ask = functools.lru_cache(2**16)(
+      self.tokenizer.text_contains_sentbreak
+    )
+
+  def says(self, word: str, following: str) -> bool:
+    """What NLTK's Punkt decides on the period in 'word. following'."""
+    if word.isalpha() and len(word) > 1 and word.lower() not in self._special:
+      return True  # Most periods. Asking takes 20 us, this takes none.
+    return self._ask(f'{word}. {following}')
+
+  def begins_sentence(self, word: str) -> bool:
+    """Whether Punkt thinks so, where what comes before does not tell."""
+    return self._ask(f'... {word}')
+
+  def ends(self, before: str, word: str, following: str) -> bool:
+    """Whether the period of 'before word. following' ends a sentence.
+
+    Punkt's answer, but for initials ('John F. Green'), acronyms ('J.P.
+    Morgan'), titles, what is numbered ('No. 5', not 'No. I will not.'), and
+    words that it has never met and that look abbreviated: short ones before
+    lower case ('vit. deficiency') and numbers, without a vowel before a name
+    ('Wm. Penn').
+    """
+    lower, first = word.lower(), following[:1]
+    if first.isdigit() and (lower in self._numbered or lower in self._special):
+      return False
+    if lower in self._numbered:
+      return not (first.islower() or first in '§#$(' or _ROMAN.match(following))
+    if lower in self._introducing or (
+      first.isupper() and lower in self._titles
+    ):
+      return False
+    if (len(word) == 1 and word.isupper()) or _ACRONYM.fullmatch(word):
+      return self._ends_with_initial(before, word, following)
+    if word.isalpha() and lower not in self._words:
+      if (first.islower() or first.isdigit()) and len(word) <= 6:
+        return False
+      if first.isupper() and not word.isupper() and not _VOWEL.search(lower):
+        return self.begins_sentence(following)
+    return self.says(word, following)
+
+  def _ends_with_initial(self, before: str, word: str, following: str) -> bool:
+    first = following[:1]
+    if first.islower() or first.isdigit():
+      return False
+    if following[1:2] == '.' and _INITIALS.match(following):
+      return False
+    # 'Edwin M. <unk>' too.
+    name = first.isupper() or not first.isalpha()
+    if name and (len(word) > 1 or not before or before[0].isupper()):
+      return self.begins_sentence(following)
+    return self.says(word, following)
+
+
+@functools.cache
+def load(language: str) -> Punkt:
+  """Punkt of a language: NLTK's where it is installed, else ours.
+
+  'none' knows no words at all, which leaves initials, numbers and case.
+  """
+  import nltk
+  from nltk.tokenize import punkt
+
+  if language == 'none':
+    return Punkt('none: rules without a model', punkt.PunktParameters())
+  english = language == 'english'
+  try:
+    path = nltk.data.find(f'tokenizers/punkt_tab/{language}/')
+    params = punkt.load_punkt_params(path)
+    ours = ', with abbreviations of ours' if english else ''
+    name = f'NLTK punkt_tab ({language}), {path}{ours}'
+    return Punkt(name, params, english=english)
+  except LookupError:
+    pass
+  file = importlib.resources.files(__package__) / f'punkt_{language}.json'
+  if not re.fullmatch(r'\w+', language) or not file.is_file():
+    raise ValueError(
+      f'{language!r}: there is no Punkt model of this language; expected NLTK '
+      f"punkt_tab or punkt_{language}.json in rlpt_jax/data. Install NLTK's "
+      'with nltk.download("punkt_tab"), train one with '
+      "rlpt_jax.data.punkt.train, or take language='none': rules only."
+    )
+  params = read(json.loads(file.read_text(encoding='utf-8')))
+  name = f'punkt_{language}.json, shipped with rlpt_jax'
+  return Punkt(name, params, english=english)
+
+
+def read(tables: dict):
+  """NLTK's PunktParameters of the tables in a JSON file of `train`."""
+  from nltk.tokenize import punkt
+
+  params = punkt.PunktParameters()
+  params.abbrev_types = set(tables['abbreviations'])
+  params.collocations = {tuple(pair) for pair in tables['collocations']}
+  params.sent_starters = set(tables['sentence_starters'])
+  for flags, words in tables['orthography'].items():
+    params.ortho_context.update(dict.fromkeys(words.split(), int(flags)))
+  return params
+
+
+def train(
+  texts: Iterable[str],
+  output: str | pathlib.Path,
+  *,
+  sources: Sequence[str],
+  min_count: int = 3,
+) -> None:
+  """Writes the tables that PunktTrainer learns from texts, sorted.
+
+  `sources` says what the texts are and under which licence. Words seen less
+  than `min_count` times are left out: they are most of the size.
+  """
+  from nltk.tokenize import punkt
+
+  trainer = punkt.PunktTrainer()
+  # In a few megabytes every rare word before a comma would be an abbreviation.
+  trainer.ABBREV_BACKOFF = 0
+  for text in texts:
+    trainer.train(text, finalize=False)
+  trainer.freq_threshold(min_count, 1, 1, 1)
+  params = trainer.get_params()
+  words = {w: flags for w, flags in params.ortho_context.items() if w.isalpha()}
+  orthography = {
+    str(flags): ' '.join(sorted(w for w in words if words[w] == flags))
+    for flags in sorted(set(words.values()) - {0})
+  }
+  lower_case = 2**4 | 2**5 | 2**6  # NLTK's flags for it, wherever it was.
+  tables = {
+    'sources': list(sources),
+    'abbreviations': sorted(
+      a for a in params.abbrev_types if re.fullmatch(r'[a-z]+(\.[a-z]+)*', a)
+    ),
+    'collocations': sorted(map(list, params.collocations)),
+    # Whom a small corpus is about begins many sentences in it, and is no
+    # evidence elsewhere: names are never in lower case.
+    'sentence_starters': sorted(
+      w for w in params.sent_starters if words.get(w, 0) & lower_case
+    ),
+    'orthography': orthography,
+  }
+  text = json.dumps(tables, indent=1, ensure_ascii=False)
+  pathlib.Path(output).write_text(text + '\n', encoding='utf-8')

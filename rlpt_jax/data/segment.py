@@ -1,0 +1,273 @@
+"""Text -> segments, as offsets: where each segment ends, the last at len(text).
+
+Segments tile the text, so joining them gives it back; none is blank unless the
+text is. Of the white space between two, all up to the last line break belongs
+to the one before and the blanks after it to the one behind: ' The next.' is how
+BPE tokenizers know a word, so the tokens of segments are those of the text.
+
+Sentences end
+
+  at the end of a block: `rlpt_jax.data.blocks` finds paragraphs, headings,
+    lists, tables, code and formulas
+  at '.' as Punkt decides, or `rlpt_jax.data.punkt` in what it adds to Punkt
+  at '...' before a capital letter, but not before 'I'
+  at '?', '!' and marks of other scripts, unless what follows goes on in lower
+    case ('Yahoo! said') or with a comma; chats begin so, and are excused
+  at 。！？ and their kin, where no blank is needed
+
+and take closing quotes, brackets, emphasis, notes ('[12]') and smileys with
+them. '"Go!" he said.' is one sentence. In tokenised corpora (' . " ') a quote
+closes if the paragraph has opened one. Nothing ends in a label ('Section 12.').
+"""
+
+import bisect
+import functools
+import math
+import re
+
+from rlpt_jax.core import tokenizer as tokenizers
+from rlpt_jax.data import blocks, punkt
+
+_CJK = (
+  r'\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
+  r'\U00020000-\U0003ffff'
+)
+_WORD = re.compile(rf'[{_CJK}]|[^\W_{_CJK}]+')
+
+# Every quantifier that could give back is possessive, and a mark is matched
+# whatever follows it: there is nothing to try twice, in a text of any kind.
+_MARK = re.compile(
+  r"""
+  (?P<mark> \.(?:[ ]\.)++ | [.?!…⋯‽؟۔।॥։።፧。！？｡．]++ )
+  (?P<close> (?: ["'”’»›)\]}*_`~」』）】》〉｣〕]++ | \[[\w ,–-]{1,24}\] )*+ )
+  (?: \s?[:;]-?[()DP](?!\w) | \s?[\u2600-\u27bf\U0001f300-\U0001faff]\ufe0f? )*+
+  (?P<gap> \s*+ )""",
+  re.VERBOSE,
+)
+_SPACED_CLOSE = re.compile(
+  r"""(?P<quote>["'”’]|'')?(?:[ ]?[)\]}])*+(?P<gap>\s++)"""
+)
+_FOLLOWING = re.compile(
+  r'(?P<open>[\s>"\'“”‘’«»„‚(\[{¿¡*_`~]*+)(?P<dash>[-–—]*+)\s*+(?P<word>\S{0,30})'
+)
+_LABEL = re.compile(
+  r"""[\s>*_]*+ (?:
+    [(\[]? (?:(?:[A-Z][A-Za-z]*+\.?|§+)[ ])?\d{1,3}(?:\.\d{1,3})*+[a-z]?
+    | (?i:(?:act|appendix|article|book|chapter|part|scene|section|title|volume)
+        [ ][ivxlc]++)
+    | [(\[]? (?:[A-Za-z]|[ivxIVX]++) )
+  [.):]++\]?(?=\s)""",
+  re.VERBOSE,
+)
+_QUOTES = frozenset('"\'”’»›」』')
+_LETTER = re.compile(r'[^\W\d_]')
+_SPACED_WORD = re.compile(r'\S++(?P<gap>\s*+)')
+# What goes on after a Japanese quotation: 「行け。」と言った。
+_PARTICLES = frozenset('とってがをにのはもでやへ')
+
+
+def sentences(text: str, *, language: str = 'english') -> list[int]:
+  """Where each sentence ends: offsets into text, the last is len(text)."""
+  model = punkt.load(language)
+  formulas = blocks.formulas(text)
+  ends = []
+  for start, end, whole in blocks.blocks(text):
+    if not whole:
+      ends += _ends_inside(text, start, end, model, formulas)
+    ends.append(end)
+  return ends
+
+
+def paragraphs(text: str) -> list[int]:
+  """Where paragraphs end; headings, items of lists and the like are too."""
+  return [block.end for block in blocks.blocks(text)]
+
+
+def which_model(language: str) -> str:
+  """Whose Punkt `sentences` asks about a period in this language."""
+  return punkt.load(language).name
+
+
+def num_words(text: str) -> int:
+  """How many runs of letters and digits; each CJK character counts as one."""
+  return len(_WORD.findall(text))
+
+
+def _ends_inside(text, start, end, model, formulas) -> list[int]:
+  """Where sentences end in text[start:end], but for its own end."""
+  ends, sentence = [], start
+  counted, in_quote = start, False
+  label = _LABEL.match(text, start, end)
+  for match in _MARK.finditer(text, label.end() if label else start, end):
+    mark, gap, stop = match.start(), match.start('gap'), match.end()
+    if stop == end:
+      break
+    if gap == stop and text[stop] < '\u2e80' and text[mark] < '\u2e80':
+      continue  # 'main.py', '3.14'
+    if formulas and _is_inside(formulas, mark):
+      continue
+    if text[mark - 1 : mark].isspace() and gap < stop:
+      # Tokenised text has blanks around its quotes, so that only counting them
+      # tells a closing one.
+      in_quote ^= text.count('"', counted, stop) % 2 == 1
+      counted = stop
+      close = _SPACED_CLOSE.match(text, stop, end)
+      if close and _closes(text, close['quote'], in_quote, sentence, stop):
+        gap, stop = close.start('gap'), close.end()
+        if stop == end:
+          break
+    following = _FOLLOWING.match(text, stop, end)
+    if following.end() == end and not following['word']:
+      break
+    if _is_end(text, sentence, match, following, model):
+      sentence = text.rfind('\n', gap, stop) + 1 or gap
+      ends.append(sentence)
+  return ends
+
+
+def _is_inside(formulas, position: int) -> bool:
+  i = bisect.bisect_right(formulas, (position, math.inf)) - 1
+  return i >= 0 and position < formulas[i][1]
+
+
+def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
+  if quote == '"':
+    return in_quote
+  if quote == "'":  # Seldom longer than this, often an apostrophe.
+    return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
+  return True
+
+
+def _is_end(text, sentence: int, match, following, model) -> bool:
+  """Whether a sentence ends with the match of _MARK."""
+  mark, close, word = match['mark'], match['close'], following['word']
+  start, first = match.start(), word[:1]
+  if mark[0] >= '\u3000' or _is_cjk(text, start, match.end('close')):
+    return _is_cjk_end(text, match)
+  if first in ',;:)' or not (following['open'] or word.strip('.?!…')):
+    return False  # The next mark ends it, if any does.
+  quoted = not _QUOTES.isdisjoint(close)
+  if following['dash'] and (quoted or not first.isupper()):
+    return False
+  if first.islower() and close:
+    return False
+  informal = first.islower() and _is_informal(text, sentence, start)
+  if mark == '.':
+    if start == sentence or text[start - 1].isspace():
+      return informal or not first.islower()  # ' . ' is no abbreviation's.
+    before, last_word = _words_before(text, sentence, start)
+    if informal:
+      return model.says(last_word, word)
+    return model.ends(before, last_word, word)
+  if mark[0] in '.…⋯' and '?' not in mark and '!' not in mark:
+    return _ellipsis_ends(text, sentence, start, word)
+  if first.islower():
+    return informal
+  return '(' not in following['open'] or first.isupper()
+
+
+def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
+  """The last two words before a period; '' for what is not there."""
+  words = text[max(sentence, period - 60) : period].rsplit(None, 2)
+  *_, before, word = '', '', *words
+  return before, word.lstrip('"\'“‘«([{*_`')
+
+
+def _ellipsis_ends(text, sentence: int, start: int, word: str) -> bool:
+  before = text[max(sentence, start - 8) : start].strip()
+  if not before.strip('"\'“‘') or before[-1] in '([':
+    return False  # Something is left out: '" ... Later "', '[...]'
+  pronoun = word[0] == 'I' and not word[1:2].isalpha()
+  return word[0].isupper() and not pronoun
+
+
+def _is_informal(text, sentence: int, mark: int) -> bool:
+  """Whether a sentence begins in lower case, so that the next one may."""
+  letter = _LETTER.search(text, sentence, min(mark, sentence + 100))
+  return letter is not None and letter[0].islower()
+
+
+def _is_cjk(text, start: int, end: int) -> bool:
+  """Whether a mark at `start` stands between CJK characters, as in 对吗?对."""
+  after = text[end : end + 1]
+  return start > 0 and text[start - 1] >= '\u2e80' and after >= '\u2e80'
+
+
+def _is_cjk_end(text, match) -> bool:
+  mark, close = match['mark'], match['close']
+  after = text[match.end() : match.end() + 1]
+  if after in '，、；：,;:' or mark == '.':
+    return False
+  if close[-1:] in '」』' and close and after in _PARTICLES:
+    return False
+  if mark in '…⋯':  # Two of them end a sentence, one is a pause.
+    return bool(close)
+  return mark != '．' or not after.isdigit()
+
+
+def tokens(
+  text: str, *, tokenizer: tokenizers.Tokenizer, size: int
+) -> list[int]:
+  """Where pieces of at most `size` tokens end, cut between words.
+
+  A word that has more tokens than that is cut inside; one character is never
+  cut, and white space is no piece by itself, whatever they count.
+  """
+  if size < 1:
+    raise ValueError(f'size is {size}; expected at least one token per piece.')
+  ends, start, total = [], 0, 0
+  for word_start, word_end in _words(text):
+    count = _count(tokenizer, text[word_start:word_end])
+    if total and total + count > size:
+      ends.append(word_start)
+      start, total = word_start, 0
+    total += count
+    if total > size:  # One word.
+      cuts = _cut_word(text, word_start, word_end, tokenizer, size)
+      ends += cuts
+      start = cuts[-1] if cuts else start
+      total = _count(tokenizer, text[start:word_end])
+  return [*ends, len(text)] if text else []
+
+
+def _words(text: str):
+  """Spans that tile a text: a word, blanks before it, line breaks after it."""
+  start = 0
+  for match in _SPACED_WORD.finditer(text):
+    gap = match.start('gap')
+    end = text.rfind('\n', gap, match.end()) + 1 or gap
+    if match.end() == len(text):
+      end = len(text)
+    yield start, end
+    start = end
+
+
+def _count(tokenizer: tokenizers.Tokenizer, text: str) -> int:
+  if len(text) > 32:  # Not worth keeping: data in base 64, text without blanks.
+    return len(tokenizer.encode(text))
+  return _count_word(tokenizer, text)
+
+
+@functools.lru_cache(2**17)
+def _count_word(tokenizer: tokenizers.Tokenizer, text: str) -> int:
+  return len(tokenizer.encode(text))
+
+
+def _cut_word(text, start: int, end: int, tokenizer, size: int) -> list[int]:
+  """Where text[start:end], too long for a piece, is cut."""
+  cuts = []
+  word = text[start:end]
+  # Blanks around a word stay with its first and last character.
+  least = len(word) - len(word.lstrip()) + 1
+  last = start + len(word.rstrip()) - 1
+  while True:
+    length = least + 4 * size
+    while length > least:
+      count = len(tokenizer.encode(text[start : min(start + length, end)]))
+      if count <= size:
+        break
+      length = max(least, min(length - 1, length * size // count))
+    start, least = start + length, 1
+    if start > last:
+      return cuts
+    cuts.append(start)
