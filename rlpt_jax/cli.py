@@ -1,13 +1,14 @@
 """`rlpt PROGRAM ...`: small tools take plain arguments, long runs a gin file.
 
-A program is a function of the same name in `rlpt_jax/programs/`. If its first
-parameter is a `config`, the program is a long run: `rlpt train_rl FILE.gin
-[binding ...] --workdir=DIR`, and gin builds the config. Else its signature is
-its command line. The only module that knows gin.
+A program is a function of the same name in `rlpt_jax/programs/`, and its
+signature is its command line. If its first parameter is a `config`, gin builds
+that from a file and bindings: `rlpt train_rl FILE.gin [BINDING ...]
+--workdir=DIR`. The only module that knows gin.
 """
 
 import ast
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -18,7 +19,7 @@ import sys
 import traceback
 import typing
 
-PROGRAMS = ('quickstart', 'generate', 'convert')
+PROGRAMS = ('quickstart', 'prepare', 'preview', 'generate', 'convert')
 WHERE = 'rlpt_jax.programs'
 USAGE_ERROR = 2
 
@@ -81,65 +82,74 @@ def run(name: str, arguments: list[str]):
   import tyro
 
   module = importlib.import_module(f'{WHERE}.{name}')
-  program = getattr(module, name)
-  parameters = list(inspect.signature(program).parameters)
-  if parameters[0] == 'config':
-    return _run_long(name, program, arguments)
   return tyro.cli(
-    _positional_before_star(program),
+    _command(getattr(module, name)),
     args=arguments,
     prog=f'rlpt {name}',
     use_underscores=True,
   )
 
 
-def _positional_before_star(program):
+def _command(program):
   """The program as tyro should see it: what is positional in its signature is
-  positional on its command line.
+  positional on its command line, and a config is a gin file and bindings.
   """
   import tyro
 
   hints, parameters = typing.get_type_hints(program), []
+  doc = inspect.getdoc(program)
   for parameter in inspect.signature(program).parameters.values():
     hint = hints[parameter.name]
+    if parameter.name == 'config':
+      doc = _with_gin_arguments(doc)
+      parameters += _gin_parameters()
+      continue
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
       shown = tyro.conf.arg(metavar=parameter.name.upper())
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
+    elif len(parameter.name) == 1:
+      shown = tyro.conf.arg(aliases=[f'-{parameter.name}'])
+      hint = typing.Annotated[hint, shown]
     parameters.append(parameter.replace(annotation=hint))
 
   def command(*args, **kwargs):
+    if 'config' in hints:
+      file, bindings = kwargs.pop('file'), kwargs.pop('bindings')
+      config = read_config(hints['config'], file, bindings)
+      return program(config, *args, **kwargs)
     return program(*args, **kwargs)
 
-  command.__doc__ = inspect.getdoc(program)
+  command.__doc__ = doc
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}
   return command
 
 
-def _run_long(name: str, program, arguments: list[str]):
-  """A program with a config: `FILE.gin [binding ...] --workdir=DIR`."""
+def _gin_parameters() -> list[inspect.Parameter]:
   import tyro
 
-  def parse(
-    file: tyro.conf.Positional[pathlib.Path],
-    bindings: tyro.conf.Positional[tuple[str, ...]] = (),
-    *,
-    workdir: pathlib.Path,
-  ):
-    return file, bindings, workdir
+  file = typing.Annotated[
+    tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar='FILE.gin')
+  ]
+  bindings = typing.Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar='[BINDING ...]'),
+  ]
+  either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+  return [
+    inspect.Parameter('file', either, annotation=file),
+    inspect.Parameter('bindings', either, annotation=bindings, default=()),
+  ]
 
-  parse.__doc__ = f"""{inspect.getdoc(program)}
 
-  Args:
-    file: A gin file; experiments/ has some.
-    bindings: Settings that come after the file's, say {name}.Config.seed=1.
-    workdir: Where the run keeps what it writes; the same again resumes it.
-  """
-  file, bindings, workdir = tyro.cli(
-    parse, args=arguments, prog=f'rlpt {name}', use_underscores=True
-  )
-  kind = typing.get_type_hints(program)['config']
-  return program(read_config(kind, file, bindings), workdir)
+def _with_gin_arguments(doc: str) -> str:
+  head, _, arguments = doc.partition('Args:\n')
+  return f"""{head.rstrip()}
+
+Args:
+  file: A gin file; experiments/ has some.
+  bindings: Settings that come after the file's, say Config.seed=1.
+{arguments}"""
 
 
 def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
@@ -169,7 +179,48 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
     raise ValueError(f'{file}: {" ".join(str(error).split())}') from error
   if unset := list(_unset(config, kind.__name__)):
     raise ValueError(f'{file}: {", ".join(unset)} must be set.')
-  return config
+  return _free_of_gin(config)
+
+
+def _free_of_gin(value):
+  """The same with gin's wrappers of functions replaced by partials of what they
+  wrap: these can be sent to other processes, and stay what they are.
+  """
+
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(_free_of_gin, value))
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = {
+      field.name: getattr(value, field.name)
+      for field in dataclasses.fields(value)
+      if field.init
+    }
+    freed = {name: _free_of_gin(field) for name, field in fields.items()}
+    changed = any(freed[name] is not fields[name] for name in fields)
+    return dataclasses.replace(value, **freed) if changed else value
+  if inspect.isfunction(value) and hasattr(value, '__wrapped__'):
+    return _unwrapped(value)
+  return value
+
+
+def _unwrapped(function):
+  """What gin wrapped, with what it bound."""
+  import gin
+
+  try:
+    bindings = gin.get_bindings(function)
+  except ValueError:  # Not gin's wrapper, or a scope's around that.
+    try:
+      gin.get_bindings(function.__wrapped__)
+    except ValueError:
+      return function
+    raise ValueError(
+      f'{function.__name__} is referred to with a scope: expected a scope for '
+      f'what is called, @scope/name(), not for a function as it is. Bind '
+      f'{function.__name__} without one.'
+    ) from None
+  plain = function.__wrapped__
+  return functools.partial(plain, **bindings) if bindings else plain
 
 
 def _lines_of_gin(file: pathlib.Path) -> list[str]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
 import time
+import typing
 
 import pytest
 
@@ -23,12 +25,25 @@ class Config:
   inner: Inner = Inner()
 
 
-def long_run(config: Config, workdir: pathlib.Path):
+def long_run(config: Config, *, workdir: pathlib.Path, n: int = 1):
   """Runs for long.
 
   And says more about it.
+
+  Args:
+    n: How often.
   """
-  print(config, workdir)
+  print(config, workdir, n)
+
+
+def double(x: int, *, times: int = 2) -> int:
+  return x * times
+
+
+@dataclasses.dataclass(frozen=True)
+class WithFunctions:
+  functions: tuple = ()
+  function: typing.Callable = double
 
 
 HEADER = """from __gin__ import dynamic_registration
@@ -80,7 +95,9 @@ def test_convert_takes_a_source_and_a_destination(capsys):
   assert 'usage: rlpt convert [-h] [OPTIONS] SRC DST' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('arguments', [['--help'], ['generate', '--help']])
+@pytest.mark.parametrize(
+  'arguments', [['--help'], ['generate', '--help'], ['preview', '--help']]
+)
 def test_help_is_quick_and_starts_no_device(arguments):
   script = f"""
 import sys
@@ -150,7 +167,37 @@ def test_the_help_of_a_long_run(with_long_run, capsys):
     cli.main(['cli_test', '--help'])
   out = capsys.readouterr().out
   assert 'Runs for long.' in out
+  assert 'And says more about it.' in out
+  assert 'FILE.gin [BINDING ...]' in out
   assert '--workdir' in out
+  assert 'How often.' in out
+
+
+def test_an_option_of_one_letter_has_one_dash(
+  gin_file, with_long_run, capsys, tmp_path
+):
+  file = gin_file('cli_test.Config.steps = 3\n')
+  assert cli.main(['cli_test', str(file), '--workdir', 'w', '-n', '7']) == 0
+  assert capsys.readouterr().out.strip().endswith('w 7')
+
+
+def test_functions_come_out_of_gin_as_what_they_are(gin_file):
+  file = gin_file("""
+cli_test.WithFunctions.function = @cli_test.double
+cli_test.WithFunctions.functions = [@cli_test.double, @cli_test.Inner()]
+""")
+  config = cli.read_config(WithFunctions, file)
+  assert config.function is double
+  assert config.functions == [double, Inner()]
+  # With what gin bound, wherever it goes: gin itself cannot be pickled.
+  config = cli.read_config(WithFunctions, file, ('cli_test.double.times = 3',))
+  assert pickle.loads(pickle.dumps(config.function))(5) == 15
+
+
+def test_a_function_with_a_scope_is_refused(gin_file):
+  file = gin_file('cli_test.WithFunctions.function = @triple/cli_test.double\n')
+  with pytest.raises(ValueError, match='double is referred to with a scope'):
+    cli.read_config(WithFunctions, file)
 
 
 def test_includes_and_later_bindings_win(

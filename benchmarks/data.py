@@ -1,0 +1,228 @@
+"""Speed and memory of the data pipeline, on one core.
+
+    python benchmarks/data.py segment FILES...    text to segments
+    python benchmarks/data.py examples FILES...   text to cache to examples
+    python benchmarks/data.py memory FILES...     peak, for more and more text
+
+Prints a line of JSON. A file *.jsonl is a document a line, its string values
+joined by line breaks; of another file, every 200 lines are a document.
+`examples` trains a tokenizer like Qwen's on the files and reads ASR and MSR
+prompts of 1,024 tokens; `restore` is the time from a position of a million
+examples to the next one. Seconds are the processor's, but for `restore`.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from rlpt_jax.data import pipeline, quiet_tensorflow, segment, sources, tasks
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.loader import Loader
+
+# How Qwen cuts text before it merges.
+WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+
+# What regular expressions choke on. Five megabytes each.
+ADVERSARIAL = {
+  'no punctuation': 'word ',
+  'no blanks': 'x',
+  'periods': '.',
+  'spaced periods': '. ',
+  'initials': 'a.b.c.',
+  'sentences of a letter': 'A. ',
+  'brackets': '([{"',
+  'closing brackets': '.)]}"',
+  'quotes': ' . " \' ',
+  'open fences': '\n```x\n\n',
+  'open formulas': '$$ \\[ \\begin{align} x. Y ',
+  'line breaks': 'a\n',
+  'blanks': ' ',
+  'list items': '- a\n',
+  'quotations': '> ',
+  'dashes': '-',
+  'exclamations': "! ' , ",
+  'ideographs': '语',
+}
+
+
+def documents(path: pathlib.Path) -> list[str]:
+  with path.open(encoding='utf-8') as lines:
+    if path.suffix == '.jsonl':
+      records = map(json.loads, lines)
+      return ['\n'.join(map(str, record.values())) for record in records]
+    parts = iter(lambda: ''.join(itertools.islice(lines, 200)), '')
+    return list(parts)
+
+
+def seconds(texts: list[str]) -> float:
+  start = time.process_time()
+  for text in texts:
+    segment.sentences(text)
+  return time.process_time() - start
+
+
+def measure_segment(paths: list[pathlib.Path], megabytes: float) -> dict:
+  segment.sentences('Load the model. Then start the clock.')
+  result = {'model': segment.which_model('english'), 'megabytes_per_second': {}}
+  for path in paths:
+    texts = documents(path)
+    size = sum(len(text.encode()) for text in texts)
+    # Different documents: what is cached for one must not help its copies.
+    copies = range(max(1, round(megabytes * 1e6 / size)))
+    texts = [
+      text.replace(' the ', f' the{i} ') for i in copies for text in texts
+    ]
+    size = sum(len(text.encode()) for text in texts)
+    speed = size / seconds(texts) / 1e6
+    result['megabytes_per_second'][path.name] = round(speed, 2)
+  speeds = {}
+  for name, unit in ADVERSARIAL.items():
+    text = unit * (5_000_000 // len(unit.encode()))
+    speeds[name] = round(len(text.encode()) / seconds([text]) / 1e6, 2)
+  result['adversarial'] = speeds
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  result['peak_megabytes'] = peak // 1024
+  return result
+
+
+def write_corpus(paths: list[pathlib.Path], path: pathlib.Path, size: float):
+  """Different documents, some `size` bytes of them, as jsonl."""
+  texts = [text for path in paths for text in documents(path)]
+  written = 0
+  with path.open('w') as file:
+    for i in itertools.count():
+      for text in texts:
+        line = json.dumps({'text': text.replace(' the ', f' the{i} ')})
+        file.write(line + '\n')
+        written += len(line)
+        if written >= size:
+          return
+
+
+def train_tokenizer(paths: list[pathlib.Path], directory: pathlib.Path):
+  import tokenizers
+  import transformers
+  from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+  bpe = tokenizers.Tokenizer(models.BPE())
+  bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  split = pre_tokenizers.Split(Regex(WORDS), 'isolated')
+  bpe.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of])
+  bpe.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=16_384,
+    special_tokens=['<|endoftext|>'],
+    initial_alphabet=bytes_of.alphabet(),
+    show_progress=False,
+  )
+  bpe.train([str(path) for path in paths], trainer)
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_object=bpe, eos_token='<|endoftext|>'
+  ).save_pretrained(directory)
+
+
+def prepare(data: Data):
+  for plan in pipeline.plans(data):
+    for number in plan.missing():
+      pipeline.prepare_part(number, plan)
+    pipeline.finish(plan)
+
+
+def measure_examples(paths: list[pathlib.Path], megabytes: float) -> dict:
+  quiet_tensorflow.load()
+  result = {}
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    train_tokenizer(paths, folder / 'bpe')
+    write_corpus(paths, folder / 'corpus.jsonl', megabytes * 1e6)
+    size = (folder / 'corpus.jsonl').stat().st_size
+    files = sources.Files('corpus', str(folder / 'corpus.jsonl'))
+    for tokenizer in ('bytes', str(folder / 'bpe')):
+      name = os.path.basename(tokenizer)
+      data = Data(
+        [files],
+        tasks.rlpt(),
+        tokenizer=tokenizer,
+        cache_dir=str(folder / f'cache_{name}'),
+      )
+      start = time.process_time()
+      prepare(data)
+      prepared = time.process_time() - start
+      loader = Loader(data, 32)
+      batches = iter(loader)
+      next(batches)
+      start, count = time.process_time(), 0
+      for loaded in itertools.islice(batches, 60):
+        count += len(loaded.examples)
+      seconds_each = (time.process_time() - start) / count
+      position = loaded.position
+      for cursor in position['order']['cursors']:
+        cursor['taken'] = 500_000
+      batches.close()
+      start = time.perf_counter()
+      restored = iter(Loader(data, 32, position=position))
+      next(restored)
+      result[name] = {
+        'prepare_megabytes_per_second': round(size / prepared / 1e6, 2),
+        'examples_per_second': round(1 / seconds_each),
+        'restore_seconds': round(time.perf_counter() - start, 2),
+      }
+      restored.close()
+  return result
+
+
+def measure_memory(paths: list[pathlib.Path], megabytes: float) -> dict:
+  """Peak of a process that prepares a tenth, and one that prepares it all."""
+  result = {}
+  for size in (megabytes / 10, megabytes):
+    command = [sys.executable, __file__, 'prepare', *map(str, paths)]
+    done = subprocess.run(
+      [*command, '--megabytes', str(size)], check=True, stdout=subprocess.PIPE
+    )
+    result[f'{size:g} MB'] = json.loads(done.stdout)
+  return result
+
+
+def measure_prepare(paths: list[pathlib.Path], megabytes: float) -> dict:
+  quiet_tensorflow.load()
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'corpus.jsonl'
+    write_corpus(paths, path, megabytes * 1e6)
+    at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    files = sources.Files('corpus', str(path))
+    data = Data([files], tasks.rlpt(), cache_dir=f'{folder}/cache')
+    prepare(data)
+    loader = Loader(data, 32)
+    for _ in itertools.islice(loader, 20):
+      pass
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+  return {'megabytes_at_start': at_start, 'megabytes_at_peak': peak}
+
+
+if __name__ == '__main__':
+  measures = {
+    'segment': measure_segment,
+    'examples': measure_examples,
+    'memory': measure_memory,
+    'prepare': measure_prepare,  # What `memory` runs.
+  }
+  megabytes = {'segment': 5, 'examples': 20, 'memory': 1000, 'prepare': 100}
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('what', choices=list(measures))
+  parser.add_argument('files', nargs='+', type=pathlib.Path)
+  parser.add_argument('--megabytes', type=float, help='of text')
+  arguments = parser.parse_args()
+  size = arguments.megabytes or megabytes[arguments.what]
+  print(json.dumps(measures[arguments.what](arguments.files, size)))

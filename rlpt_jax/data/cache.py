@@ -1,0 +1,202 @@
+"""Records on disk: SeqIO's cache, with an index so that any record can be read.
+
+  FOLDER/                            one stage of one corpus
+    plan.json                        what is prepared: source, settings, parts
+    train.tfrecord-00003-of-00012    the records of part 3, as SeqIO reads them
+    index-00003.npz                  where each record lies, its checksum, sizes
+    part-00003.json                  what became of the part's documents
+    manifest.json                    all of that summed up, with checksums
+    info.train.json stats.train.json COMPLETED       what SeqIO looks for
+
+A part is written under another name and renamed when it is whole, its json
+last: what has its json is done. So preparing can be stopped anywhere.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.data.records import Record, Stage
+
+SPLIT = 'train'  # SeqIO wants one; a held-out set is a corpus of its own.
+# A TFRecord is its length (8 bytes), a checksum of that (4), the data, and a
+# checksum of the data (4).
+_BEFORE, _AFTER = 12, 4
+
+
+def shard_name(part: int, parts: int) -> str:
+  return f'{SPLIT}.tfrecord-{part:05d}-of-{parts:05d}'
+
+
+def write_part(
+  folder: str, part: int, parts: int, records: Iterable[Record], stage: Stage
+) -> dict[str, Any]:
+  """Writes a part's records and their index; returns facts about the shard."""
+  import tensorflow as tf
+
+  name = shard_name(part, parts)
+  path = os.path.join(folder, name)
+  checksum = hashlib.blake2b(digest_size=16)
+  offsets, lengths, checks, sizes, offset = [], [], [], [], 0
+  with tf.io.TFRecordWriter(f'{path}.tmp') as writer:
+    for record in records:
+      data = encode(record)
+      writer.write(data)
+      checksum.update(data)
+      offsets.append(offset + _BEFORE)
+      lengths.append(len(data))
+      checks.append(zlib.crc32(data))
+      sizes.append(stage.sizes(record))
+      offset += _BEFORE + len(data) + _AFTER
+  tf.io.gfile.rename(f'{path}.tmp', path, overwrite=True)
+  index = os.path.join(folder, f'index-{part:05d}.npz')
+  arrays = io.BytesIO()  # A zip wants to seek, which not every store can.
+  np.savez(
+    arrays,
+    offsets=np.array(offsets, np.int64),
+    lengths=np.array(lengths, np.int64),
+    checks=np.array(checks, np.uint32),
+    sizes=np.array(sizes, np.int64).reshape(-1, len(stage.columns)),
+  )
+  with tf.io.gfile.GFile(f'{index}.tmp', 'wb') as file:
+    file.write(arrays.getvalue())
+  tf.io.gfile.rename(f'{index}.tmp', index, overwrite=True)
+  return {
+    'name': name,
+    'bytes': offset,
+    'records': len(offsets),
+    'checksum': checksum.hexdigest(),
+  }
+
+
+def encode(record: Record) -> bytes:
+  """A record as a tf.train.Example, written out."""
+  import tensorflow as tf
+
+  features = {}
+  for name, value in record.items():
+    if isinstance(value, str):
+      data = tf.train.BytesList(value=[value.encode()])
+      features[name] = tf.train.Feature(bytes_list=data)
+    else:
+      data = tf.train.Int64List(value=value.tolist())
+      features[name] = tf.train.Feature(int64_list=data)
+  features = tf.train.Features(feature=features)
+  return tf.train.Example(features=features).SerializeToString()
+
+
+def decode(data: bytes) -> Record:
+  """What `encode` wrote."""
+  import tensorflow as tf
+
+  record = {}
+  features = tf.train.Example.FromString(data).features.feature
+  for name, feature in features.items():
+    if feature.HasField('bytes_list'):
+      record[name] = feature.bytes_list.value[0].decode()
+    else:
+      values = feature.int64_list.value
+      record[name] = np.fromiter(values, np.int32, len(values))
+  return record
+
+
+@dataclasses.dataclass
+class Cache:
+  """The records of a prepared folder, any of them at once."""
+
+  folder: str
+
+  def __post_init__(self):
+    import tensorflow as tf
+
+    if not tf.io.gfile.exists(os.path.join(self.folder, 'COMPLETED')):
+      raise ValueError(
+        f'{self.folder}: is not prepared, or not to its end. Run `rlpt '
+        "prepare` with this gin file, or set cache_dir='' to read the corpus "
+        'as it is.'
+      )
+    self.manifest = read_json(self.folder, 'manifest.json')
+    shards = self.manifest['shards']
+    columns = []
+    for i, shard in enumerate(shards):
+      path = os.path.join(self.folder, shard['name'])
+      there = tf.io.gfile.exists(path)
+      found = tf.io.gfile.stat(path).length if there else 'no'
+      if found != shard['bytes']:
+        raise ValueError(
+          f'{path}: has {found} bytes, the manifest says {shard["bytes"]}. '
+          f'Remove {self.folder} and prepare it again.'
+        )
+      index = os.path.join(self.folder, f'index-{i:05d}.npz')
+      with tf.io.gfile.GFile(index, 'rb') as file:
+        columns.append(dict(np.load(io.BytesIO(file.read()))))
+    self._shard = np.repeat(
+      np.arange(len(shards)), [shard['records'] for shard in shards]
+    )
+    self._offsets, self._lengths, self._checks, self.sizes = (
+      np.concatenate([c[name] for c in columns])
+      for name in ('offsets', 'lengths', 'checks', 'sizes')
+    )
+    self._files: dict[int, Any] = {}
+
+  def __len__(self) -> int:
+    return len(self._offsets)
+
+  def read(self, number: int) -> Record:
+    """Record `number`, checked."""
+    shard, length = int(self._shard[number]), int(self._lengths[number])
+    file = self._open(shard)
+    file.seek(int(self._offsets[number]))
+    data = file.read(length)
+    if len(data) != length or zlib.crc32(data) != self._checks[number]:
+      raise ValueError(
+        f'{self.manifest["shards"][shard]["name"]} in {self.folder}: record '
+        f'{number} is damaged. Remove the folder and prepare it again.'
+      )
+    return decode(data)
+
+  def _open(self, shard: int):
+    if shard not in self._files:
+      import tensorflow as tf
+
+      path = os.path.join(self.folder, self.manifest['shards'][shard]['name'])
+      # TensorFlow's file reads ahead half a megabyte at every seek: too much
+      # for a disk that answers at once.
+      opened = tf.io.gfile.GFile if '://' in path else open
+      self._files[shard] = opened(path, 'rb')
+    return self._files[shard]
+
+  def close(self):
+    for file in self._files.values():
+      file.close()
+    self._files.clear()
+
+
+def read_json(folder: str, name: str) -> Any:
+  import tensorflow as tf
+
+  with tf.io.gfile.GFile(os.path.join(folder, name)) as file:
+    return json.load(file)
+
+
+def write_json(folder: str, name: str, value: Any):
+  """Writes a file that is there whole or not at all."""
+  import tensorflow as tf
+
+  path = os.path.join(folder, name)
+  with tf.io.gfile.GFile(f'{path}.tmp', 'w') as file:
+    file.write(json.dumps(value, indent=1, sort_keys=True) + '\n')
+  tf.io.gfile.rename(f'{path}.tmp', path, overwrite=True)
+
+
+def digest(value: Any) -> str:
+  """A short checksum of anything that JSON can say."""
+  data = json.dumps(value, sort_keys=True).encode()
+  return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -1,0 +1,318 @@
+"""Batches in an order that hosts, stops and restarts do not change.
+
+The order is that of whole batches: host h of H takes the h-th share of each. So
+the position after a batch is the same on every host, and a run may go on with
+another number of hosts, or another batch size.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlpt_jax.core.types import Example, Rows
+from rlpt_jax.data import config, order, packing, quiet_tensorflow, records
+from rlpt_jax.data.cache import Cache, digest
+from rlpt_jax.data.faults import Faults
+from rlpt_jax.data.order import Position
+
+PACKED_TOGETHER = 1024  # Texts from which rows are packed at a time.
+NAMED_FILES = 64  # A position says which file changed up to so many.
+
+
+class Item(NamedTuple):
+  """One item of a task: item `index` of a record (or of its number)."""
+
+  component: int
+  record: records.Record | int
+  index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """This host's share of a batch, and the position after the whole of it."""
+
+  examples: Sequence[Example] | Rows
+  position: Position
+
+
+class Loader:
+  """Iterates over Loaded; ends after `data.epochs`, with what is left.
+
+  `position` is where an earlier Loader stood: data that is not what it was then
+  is refused. Batches are made ahead by a thread of its own.
+  """
+
+  def __init__(
+    self,
+    data: config.Data,
+    batch_size: int,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    position: Position | None = None,
+  ):
+    if batch_size < 1 or batch_size % hosts:
+      raise ValueError(
+        f'batch_size is {batch_size}: expected a multiple of {hosts}, the '
+        'number of hosts.'
+      )
+    quiet_tensorflow.load()
+    self._batch_size, self._host, self._hosts = batch_size, host, hosts
+    self._data = data
+    self.tokenizer = config.load_tokenizer(data.tokenizer)
+    self.components = config.components(data, self.tokenizer)
+    self.tally = records.Tally(Faults(strict=data.strict))
+    packed = {c.task.packed for c in self.components}
+    if len(packed) > 1:
+      raise ValueError(
+        'Data: tasks that are packed into rows (ntp, sft) do not mix with '
+        'tasks of prompts (asr, msr, rlvr): expected one sort.'
+      )
+    self._packed = packed == {True}
+    self._caches: dict[str, Cache] = {}
+    if data.cache_dir:
+      for folder in {c.folder for c in self.components}:
+        self._caches[folder] = Cache(os.path.join(data.cache_dir, folder))
+    self.description = self._describe()
+    if position is not None:
+      check_same(position['data'], self.description)
+    self._cursor = self._rows(position['order'] if position else None)
+
+  @property
+  def position(self) -> Position:
+    """Where the order stands, everything that was made ahead included."""
+    return {'order': self._cursor.position, 'data': self.description}
+
+  def __iter__(self) -> Iterator[Loaded]:
+    # One ahead is enough: a batch is made while the last one is used.
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+      ahead = executor.submit(self._next)
+      while (loaded := ahead.result()) is not None:
+        ahead = executor.submit(self._next)
+        yield loaded
+    finally:
+      executor.shutdown(cancel_futures=True)
+
+  def items(self) -> Iterator[tuple[config.Component, records.Record, int]]:
+    """The items of the order one by one, before packing, to look at."""
+    cursor = self._mixed(None)
+    while True:
+      try:
+        item = next(cursor)
+      except StopIteration:
+        return
+      yield self.components[item.component], self._record(item), item.index
+
+  def close(self):
+    for cache in self._caches.values():
+      cache.close()
+
+  def _next(self) -> Loaded | None:
+    rows = []
+    while len(rows) < self._batch_size:
+      try:
+        rows.append(next(self._cursor))
+      except StopIteration:
+        break
+    if not rows:
+      return None
+    share = self._batch_size // self._hosts
+    mine = rows[self._host * share : (self._host + 1) * share]
+    position = self.position
+    if not self._packed:
+      return Loaded([self._example(item) for item in mine], position)
+    texts = [[self._example(item) for item in row] for row in mine]
+    row_tokens = max(c.task.row_tokens for c in self.components)
+    pad_id = self.tokenizer.pad_id
+    return Loaded(packing.rows(texts, row_tokens, pad_id), position)
+
+  def _example(self, item: Item) -> Any:
+    component = self.components[item.component]
+    return component.task.example(
+      self._record(item), component.source.name, item.index, self.tokenizer
+    )
+
+  def _record(self, item: Item) -> records.Record:
+    if not isinstance(item.record, int):
+      return item.record
+    folder = self.components[item.component].folder
+    return self._caches[folder].read(item.record)
+
+  def _rows(self, position: Position | None) -> order.Cursor:
+    """A cursor over what a batch has `batch_size` of."""
+    if not self._packed:
+      return self._mixed(position)
+    return order.Blocks(
+      self._mixed, PACKED_TOGETHER, self._pack, position=position
+    )
+
+  def _pack(self, items: list[Item], key: str) -> list[list[Item]]:
+    del key
+    row_tokens = max(c.task.row_tokens for c in self.components)
+    packed = packing.pack([self._length(item) for item in items], row_tokens)
+    return [[items[i] for i in row] for row in packed]
+
+  def _length(self, item: Item) -> int:
+    component = self.components[item.component]
+    if isinstance(item.record, int):
+      sizes = self._caches[component.folder].sizes[item.record]
+    else:
+      sizes = component.stage.sizes(item.record)
+    return component.task.length(sizes, item.index, self.tokenizer)
+
+  def _mixed(self, position: Position | None) -> order.Cursor:
+    """A cursor over items, of all components by their weights."""
+    make = self._shuffled if self._data.cache_dir else self._streamed
+    places = position['cursors'] if position else [None] * len(self.components)
+    return order.Mixed(
+      [make(i, place) for i, place in enumerate(places)],
+      [component.weight for component in self.components],
+      position=position,
+    )
+
+  def _key(self, component: config.Component) -> str:
+    return f'{self._data.seed}/{component.name}'
+
+  def _shuffled(self, number: int, position: Position | None) -> order.Cursor:
+    component = self.components[number]
+    cache = self._caches[component.folder]
+    ends = np.cumsum(component.task.count(cache.sizes, self.tokenizer))
+    if not len(ends) or not ends[-1]:
+      raise ValueError(
+        f'{component.name}: nothing of the corpus {component.source.name} can '
+        f'be used; {cache.folder}/manifest.json says why.'
+      )
+
+    def item(n: int) -> Item:
+      record = int(np.searchsorted(ends, n, side='right'))
+      before = int(ends[record - 1]) if record else 0
+      return Item(number, record, n - before)
+
+    shuffled = order.Shuffled(
+      int(ends[-1]),
+      self._key(component),
+      epochs=self._data.epochs,
+      position=position,
+    )
+    return order.Mapped(shuffled, item)
+
+  def _streamed(self, number: int, position: Position | None) -> order.Cursor:
+    component, data = self.components[number], self._data
+
+    def items(part) -> Iterator[list[Item]]:
+      documents = component.source.read(part, self.tally.faults)
+      for record in records.records(documents, component.stage, self.tally):
+        count = 0
+        if record is not None:
+          sizes = np.array([component.stage.sizes(record)])
+          count = int(component.task.count(sizes, self.tokenizer)[0])
+        yield [Item(number, record, i) for i in range(count)]
+
+    def streamed(place: Position | None) -> order.Cursor:
+      return order.Streamed(
+        component.source.parts(),
+        items,
+        self._key(component),
+        epochs=data.epochs,
+        position=place,
+        nothing=lambda: nothing_usable(component, self.tally),
+      )
+
+    def shuffle(items: list[Item], block: str) -> list[Item]:
+      return order.shuffle(items, f'{self._key(component)}/{block}')
+
+    return order.Blocks(streamed, data.window, shuffle, position=position)
+
+  def _describe(self) -> dict[str, Any]:
+    """All that the order depends on."""
+    tasks, corpora = {}, {}
+    for component in self.components:
+      options = {
+        name: getattr(component.task, name) for name in component.task.selection
+      }
+      tasks[component.name] = {'weight': component.weight, **options}
+      if component.folder in corpora:
+        continue
+      stage = config.settings(component.stage)
+      if cache := self._caches.get(component.folder):
+        manifest = cache.manifest
+        check_prepared(cache.folder, manifest['settings'], stage)
+        content = {
+          'documents': manifest['documents'],
+          'records': manifest['records'],
+          'checksum': manifest['checksum'],
+        }
+      else:
+        content = summary(component.source.fingerprint())
+      corpora[component.folder] = {'settings': stage, **content}
+    way = 'cache' if self._data.cache_dir else f'window {self._data.window}'
+    return {
+      'seed': self._data.seed,
+      'shuffled by': way,
+      'epochs': self._data.epochs,
+      'tasks': tasks,
+      'corpora': corpora,
+    }
+
+
+def summary(files: dict[str, list]) -> dict[str, Any]:
+  """A corpus's files in a few numbers; each by name where they are few."""
+  few = len(files) <= NAMED_FILES
+  return {
+    'files': len(files),
+    'bytes': sum(size for size, _ in files.values()),
+    'checksum': digest(files),
+    **({'each': files} if few else {}),
+  }
+
+
+def check_same(then: dict[str, Any], now: dict[str, Any]):
+  """Raises a ValueError that names what is not as it was."""
+  changes = list(differences(then, now))
+  if changes:
+    shown = '; '.join(changes[:5]) + ('; ...' if len(changes) > 5 else '')
+    raise ValueError(
+      f'the data are not those of the saved position: {shown}. Put back what '
+      'changed, or start a new run.'
+    )
+
+
+def check_prepared(folder: str, then: dict[str, Any], now: dict[str, Any]):
+  if changes := '; '.join(differences(then, now)):
+    raise ValueError(
+      f'{folder}: was prepared in another way: {changes}. Put it back, or '
+      'prepare into another cache_dir.'
+    )
+
+
+def differences(then: Any, now: Any, path: str = '') -> Iterator[str]:
+  """What differs between two trees of JSON, in words."""
+  if isinstance(then, dict) and isinstance(now, dict):
+    for key in sorted(then.keys() | now.keys()):
+      inner = f'{path}.{key}' if path else str(key)
+      if key not in now:
+        yield f'{inner} is gone (it was {then[key]!r})'
+      elif key not in then:
+        yield f'{inner} is new ({now[key]!r})'
+      else:
+        yield from differences(then[key], now[key], inner)
+  elif then != now:
+    yield f'{path} was {then!r}, is {now!r}'
+
+
+def nothing_usable(
+  component: config.Component, tally: records.Tally
+) -> ValueError:
+  """An error for a corpus of which a task can use nothing."""
+  reasons = [*tally.faults.report()]
+  reasons += [f'{n:,} {what}' for what, n in tally.left_out.items() if n]
+  return ValueError(
+    f'{component.name}: nothing of the corpus {component.source.name} can be '
+    f'used. {tally.documents:,} documents were read; '
+    f'left out: {"; ".join(reasons) or "none"}.'
+  )

@@ -1,0 +1,277 @@
+"""What a document becomes once, whatever is asked of it later: a record.
+
+A cache holds records. Examples are cut from them when they are wanted, so how
+much context a prompt has, how ASR and MSR are mixed, or which targets are taken
+may change without preparing a corpus again. A stage makes records of documents:
+
+  Text       raw text: segments and their tokens (ntp, asr, msr)
+  Chat       a conversation: tokens and where the loss is (sft)
+  Question   a question with a verifiable answer (rlvr)
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.data import segment
+from rlpt_jax.data.faults import Faults
+from rlpt_jax.data.sources import Document, fields, text_of
+
+Record = dict[str, Any]  # 'document': id, and what the stage adds.
+
+
+@dataclasses.dataclass
+class Tally:
+  """What became of documents: how many, what was left out and why, lengths."""
+
+  faults: Faults
+  documents: int = 0
+  records: int = 0
+  left_out: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  # Exact counts of each length: {'words of a segment': {12: 407, ...}, ...}
+  lengths: dict[str, collections.Counter] = dataclasses.field(
+    default_factory=lambda: collections.defaultdict(collections.Counter)
+  )
+
+
+class Stage(Protocol):
+  """How documents become records."""
+
+  name: str
+  features: dict[str, str]  # dtype of each; all but 'document' are lists.
+  columns: tuple[str, ...]  # What an index knows of a record: `sizes`.
+
+  def record(self, document: Document, tally: Tally) -> Record | None:
+    """The record of a document; None if it is of no use, which is counted."""
+
+  def sizes(self, record: Record) -> tuple[int, ...]:
+    """The record's columns."""
+
+
+def records(
+  documents: Iterable[Document], stage: Stage, tally: Tally
+) -> Iterator[Record | None]:
+  """For each document its record, or None."""
+  for document in documents:
+    tally.documents += 1
+    record = stage.record(document, tally)
+    tally.records += record is not None
+    yield record
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Segments that tile the text, each with its tokens, and possible targets.
+
+  The first and the last segment are never targets (RLPT, section 3.2), nor are
+  those of fewer than `min_words` words. The paper does not say how short is too
+  short: three words or fewer are headings, labels and cries ("Why not?"), which
+  follow from nothing, or which a guess gets right.
+  """
+
+  tokenizer: Tokenizer
+  segmenter: Callable[[str], list[int]]
+  field: str | Sequence[str] = 'text'  # Several follow each other on lines.
+  min_words: int = 4
+
+  name = 'text'
+  columns = ('targets', 'tokens')
+  features = {  # noqa: RUF012 - nobody writes to it.
+    'document': 'string',
+    'text': 'string',
+    'ends': 'int32',  # Where segments end in the text, in characters,
+    'token_ends': 'int32',  # and in the tokens.
+    'tokens': 'int32',
+    'targets': 'int32',
+  }
+
+  def record(self, document: Document, tally: Tally) -> Record | None:
+    texts = []
+    for field in fields(self.field):
+      texts.append(text_of(document, field, tally.faults))
+      if texts[-1] is None:
+        return None
+    text = '\n'.join(texts)
+    ends = self.segmenter(text)
+    pieces = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    tokens = [self._encode(piece) for piece in pieces]
+    words = [segment.num_words(piece) for piece in pieces]
+    inner = range(1, len(pieces) - 1)
+    targets = [i for i in inner if words[i] >= self.min_words]
+    if len(pieces) < 3:
+      tally.left_out['documents with fewer than three segments'] += 1
+    tally.left_out['segments that are first or last'] += min(2, len(pieces))
+    short = len(inner) - len(targets)
+    tally.left_out[f'segments of fewer than {self.min_words} words'] += short
+    tally.lengths['words of a segment'].update(words)
+    tally.lengths['tokens of a segment'].update(map(len, tokens))
+    tally.lengths['segments of a document'][len(pieces)] += 1
+    token_ends = np.cumsum([len(ids) for ids in tokens])
+    tally.lengths['tokens of a document'][int(token_ends[-1])] += 1
+    return {
+      'document': document.id,
+      'text': text,
+      'ends': np.array(ends, np.int32),
+      'token_ends': token_ends.astype(np.int32),
+      'tokens': np.array([i for ids in tokens for i in ids], np.int32),
+      'targets': np.array(targets, np.int32),
+    }
+
+  def sizes(self, record: Record) -> tuple[int, ...]:
+    return len(record['targets']), len(record['tokens'])
+
+  def _encode(self, piece: str) -> list[int]:
+    # A tokenizer that begins every text with a blank would find two here.
+    if piece.startswith(' ') and _begins_with_blank(self.tokenizer):
+      piece = piece[1:]
+    return self.tokenizer.encode(piece)
+
+
+@functools.lru_cache(maxsize=8)
+def _begins_with_blank(tokenizer: Tokenizer) -> bool:
+  encode = tokenizer.encode
+  joined = encode('b a')
+  return encode('b') + encode('a') == joined != encode('b') + encode(' a')
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+  """A conversation as tokens, with the loss on what the assistant says.
+
+  A document has either `messages`, a list of {'role', 'content'}, or `prompt`
+  and `response`. The first goes through the tokenizer's chat template; so does
+  the second if `chat`, else the response simply follows the prompt.
+  """
+
+  tokenizer: Tokenizer
+  messages: str = 'messages'
+  prompt: str = 'prompt'
+  response: str = 'response'
+  chat: bool = False
+
+  name = 'chat'
+  columns = ('tokens',)
+  features = {  # noqa: RUF012 - nobody writes to it.
+    'document': 'string',
+    'tokens': 'int32',
+    'loss': 'int32',
+  }
+
+  def record(self, document: Document, tally: Tally) -> Record | None:
+    if self.messages in document.fields:
+      messages = document.fields[self.messages]
+      if fault := _not_a_conversation(messages):
+        tally.faults.add(f'{self.messages}: {fault}', document.where)
+        return None
+    else:
+      prompt = text_of(document, self.prompt, tally.faults)
+      response = prompt and text_of(document, self.response, tally.faults)
+      if not response:
+        return None
+      messages = [
+        {'role': 'user', 'content': prompt},
+        {'role': 'assistant', 'content': response},
+      ]
+      if not self.chat:
+        return self._finish(document, *self._plain(prompt, response), tally)
+    ids, loss = self._chat(messages)
+    if not any(loss):
+      tally.faults.add(
+        'the chat template rewrites what came before an answer', document.where
+      )
+      return None
+    return self._finish(document, ids, loss, tally)
+
+  def _plain(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_ids[:1]
+    before = [] if bos is None else [bos]
+    before += self.tokenizer.encode(prompt)
+    after = [*self.tokenizer.encode(response), *eos]
+    return before + after, [0] * len(before) + [1] * len(after)
+
+  def _chat(self, messages: list[dict]) -> tuple[list[int], list[int]]:
+    """Ids and loss; without any loss if an answer's place cannot be told."""
+    encode = self.tokenizer.encode_chat
+    ids = encode(messages, add_generation_prompt=False)
+    loss = [0] * len(ids)
+    for i, message in enumerate(messages):
+      if message['role'] != 'assistant':
+        continue
+      before = encode(messages[:i], add_generation_prompt=True)
+      until = encode(messages[: i + 1], add_generation_prompt=False)
+      # A template may tidy up earlier turns (drop their reasoning, say). Then
+      # only the last answer stands where it would be sampled.
+      if until == ids[: len(until)] and before == ids[: len(before)]:
+        loss[len(before) : len(until)] = [1] * (len(until) - len(before))
+    return ids, loss
+
+  def _finish(self, document, ids, loss, tally) -> Record:
+    tally.lengths['tokens of a conversation'][len(ids)] += 1
+    tally.lengths['tokens trained on'][sum(loss)] += 1
+    return {
+      'document': document.id,
+      'tokens': np.array(ids, np.int32),
+      'loss': np.array(loss, np.int32),
+    }
+
+  def sizes(self, record: Record) -> tuple[int, ...]:
+    return (len(record['tokens']),)
+
+
+def _not_a_conversation(messages: Any) -> str | None:
+  if not isinstance(messages, list) or not messages:
+    return 'not a list of messages'
+  for message in messages:
+    if not isinstance(message, dict) or not {'role', 'content'} <= set(message):
+      return "a message is not {'role': ..., 'content': ...}"
+  if all(message['role'] != 'assistant' for message in messages):
+    return 'no message of the assistant'
+  return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A question and its answer: what stands after `answer_mark` in the field, if
+  there is one (GSM8K ends worked steps with '#### 72').
+  """
+
+  tokenizer: Tokenizer
+  question: str = 'question'
+  answer: str = 'answer'
+  answer_mark: str = ''
+
+  name = 'question'
+  columns = ('tokens',)
+  features = {  # noqa: RUF012 - nobody writes to it.
+    'document': 'string',
+    'tokens': 'int32',
+    'answer': 'string',
+  }
+
+  def record(self, document: Document, tally: Tally) -> Record | None:
+    question = text_of(document, self.question, tally.faults)
+    answer = question and text_of(document, self.answer, tally.faults)
+    if not answer:
+      return None
+    if self.answer_mark:
+      _, mark, answer = answer.rpartition(self.answer_mark)
+      if not mark or not answer.strip():
+        tally.faults.add(f'no {self.answer_mark!r} answer', document.where)
+        return None
+    ids = self.tokenizer.encode(question.strip())
+    tally.lengths['tokens of a question'][len(ids)] += 1
+    return {
+      'document': document.id,
+      'tokens': np.array(ids, np.int32),
+      'answer': answer.strip(),
+    }
+
+  def sizes(self, record: Record) -> tuple[int, ...]:
+    return (len(record['tokens']),)

@@ -1,0 +1,211 @@
+"""The tasks of a run as SeqIO tasks and mixtures, for what speaks SeqIO.
+
+  names = seqio_tasks.register(data)
+  dataset = seqio.get_mixture_or_task('wiki_asr').get_dataset(use_cached=True)
+
+They give the same examples as our Loader, with SeqIO's order and sharding; the
+Loader's can be stopped and counted. What `rlpt prepare` wrote is their cache,
+one for all tasks that read the same records.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.data import quiet_tensorflow
+
+quiet_tensorflow.load()
+import seqio
+import tensorflow as tf
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.data import cache, config, records
+from rlpt_jax.data.faults import Faults
+from rlpt_jax.data.readers import Document
+from rlpt_jax.data.sources import Source
+
+
+def register(data: config.Data) -> list[str]:
+  """Registers a task for each corpus and task, `{corpus}_{task}`, a mixture
+  `{corpus}_rlpt` where there are both ASR and MSR, and returns their names.
+  """
+  tokenizer = config.load_tokenizer(data.tokenizer)
+  components = config.components(data, tokenizer)
+  for component in components:
+    seqio.TaskRegistry.add_provider(
+      component.name, _task(component, data, tokenizer)
+    )
+  names = [component.name for component in components]
+  by_corpus = itertools.groupby(components, lambda c: c.source.name)
+  for corpus, group in by_corpus:
+    rates = [(c.name, c.task.weight) for c in group if c.task.name in _RLPT]
+    if len(rates) == len(_RLPT):
+      seqio.MixtureRegistry.add(f'{corpus}_rlpt', rates)
+      names.append(f'{corpus}_rlpt')
+  return names
+
+
+_RLPT = ('asr', 'msr')
+
+
+class CorpusSource(seqio.DataSource):
+  """A corpus as SeqIO sees it: {'id', 'where', 'fields'}, the last as JSON."""
+
+  def __init__(self, source: Source, strict: bool):
+    super().__init__(splits=(cache.SPLIT,))
+    self._source, self._strict = source, strict
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> list[str]:
+    del split
+    return [str(part) for part in self._source.parts()]
+
+  def get_dataset(
+    self,
+    split: str = cache.SPLIT,
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **_,
+  ) -> tf.data.Dataset:
+    """Its documents; `shuffle` is one of the corpus's parts."""
+    del split
+    parts = self._source.parts()
+    if shuffle:
+      parts = np.random.default_rng(seed).permutation(np.array(parts, object))
+    if shard_info:
+      parts = parts[shard_info.index :: shard_info.num_shards]
+
+    def documents() -> Iterator[dict[str, str]]:
+      faults = Faults(strict=self._strict)
+      for part in parts:
+        for document in self._source.read(part, faults):
+          yield {
+            'id': document.id,
+            'where': str(document.where),
+            'fields': json.dumps(document.fields, default=str),
+          }
+
+    return _dataset(
+      documents, dict.fromkeys(('id', 'where', 'fields'), 'string')
+    )
+
+
+class _Task(seqio.Task):
+  """A task whose cache is the one of the records that it reads."""
+
+  def __init__(self, *args, records_dir: str, **kwargs):
+    super().__init__(*args, **kwargs)
+    self._records_dir = records_dir
+
+  @property
+  def cache_dir(self) -> str | None:
+    done = os.path.join(self._records_dir, 'COMPLETED')
+    return self._records_dir if tf.io.gfile.exists(done) else None
+
+
+def _task(
+  component: config.Component, data: config.Data, tokenizer: Tokenizer
+) -> _Task:
+  task = component.task
+  features = _PACKED if task.packed else _PROMPTS
+  vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
+  return _Task(
+    component.name,
+    source=CorpusSource(component.source, data.strict),
+    preprocessors=[
+      _records_of(component.stage, data.strict),
+      seqio.CacheDatasetPlaceholder(),
+      _examples_of(component, tokenizer),
+    ],
+    output_features={
+      name: seqio.Feature(
+        vocabulary,
+        add_eos=False,
+        dtype=tf.as_dtype(dtype),
+        rank=int(name in _LISTS),
+      )
+      for name, dtype in features.items()
+    },
+    records_dir=os.path.join(data.cache_dir, component.folder),
+  )
+
+
+_PACKED = {'tokens': 'int32', 'loss': 'float32'}
+_PROMPTS = {
+  'prompt_tokens': 'int32',
+  'references': 'string',
+  'kind': 'string',
+  'corpus': 'string',
+  'document': 'string',
+  'segment': 'int32',
+}
+_LISTS = ('tokens', 'loss', 'prompt_tokens', 'references')
+
+
+def _records_of(stage: records.Stage, strict: bool) -> Callable:
+  """A preprocessor: documents -> records."""
+
+  def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def made() -> Iterator[records.Record]:
+      tally = records.Tally(Faults(strict=strict))
+      documents = (
+        Document(
+          raw['id'].decode(), raw['where'].decode(), json.loads(raw['fields'])
+        )
+        for raw in dataset.as_numpy_iterator()
+      )
+      for record in records.records(documents, stage, tally):
+        if record is not None:
+          yield record
+
+    lists = [
+      name for name, dtype in stage.features.items() if dtype != 'string'
+    ]
+    return _dataset(made, stage.features, lists)
+
+  return preprocess
+
+
+def _examples_of(component: config.Component, tokenizer: Tokenizer) -> Callable:
+  """A preprocessor: records -> what the task makes of them."""
+  task, stage = component.task, component.stage
+
+  def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def made() -> Iterator[dict[str, Any]]:
+      for raw in dataset.as_numpy_iterator():
+        record = {
+          name: value.decode() if isinstance(value, bytes) else value
+          for name, value in raw.items()
+        }
+        sizes = np.array([stage.sizes(record)])
+        for i in range(int(task.count(sizes, tokenizer)[0])):
+          item = task.example(record, component.source.name, i, tokenizer)
+          if task.packed:
+            yield dict(zip(_PACKED, item, strict=True))
+          else:
+            yield {name: getattr(item, name) for name in _PROMPTS}
+
+    features = _PACKED if task.packed else _PROMPTS
+    return _dataset(made, features, _LISTS)
+
+  return preprocess
+
+
+def _dataset(
+  generator: Callable, features: dict[str, str], lists: Any = ()
+) -> tf.data.Dataset:
+  return tf.data.Dataset.from_generator(
+    generator,
+    output_signature={
+      name: tf.TensorSpec([None] if name in lists else [], tf.as_dtype(dtype))
+      for name, dtype in features.items()
+    },
+  )

@@ -1,0 +1,416 @@
+"""The tasks: what is asked of a record, and how many times it can be asked.
+
+  Ntp     packed rows of text, every token predicted from those before it
+  Sft     packed conversations, the loss on what the assistant says
+  Asr     predict a segment from everything before it
+  Msr     predict a segment from what is before it and the segment after it
+  Rlvr    answer a question whose answer is known
+  rlpt    Asr and Msr, the second with weight lambda
+
+A record gives `count` items of a task; `example` cuts item i. A new task is a
+class with the members of `Task`.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.core.types import Example
+from rlpt_jax.data import prompts, records
+from rlpt_jax.data.order import permute
+from rlpt_jax.data.records import Record
+
+_compiled = functools.lru_cache(maxsize=64)(prompts.compiled)
+
+
+class Task(Protocol):
+  name: str
+  weight: float
+  packed: bool  # Items are (tokens, loss) to be packed into rows of row_tokens.
+  selection: tuple[str, ...]  # The options that say which items there are.
+
+  def stage(
+    self,
+    tokenizer: Tokenizer,
+    text: str | Sequence[str],
+    segmenter: Callable[[str], list[int]],
+    min_words: int,
+  ) -> records.Stage:
+    """What makes the records that this task reads."""
+
+  def count(self, sizes: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """How many items each record gives, from its stage's columns."""
+
+  def example(
+    self, record: Record, corpus: str, i: int, tokenizer: Tokenizer
+  ) -> Any:
+    """Item i of a record: an Example, or (tokens, loss) if packed.
+
+    A packed task also says how long it is: `length(sizes, i, tokenizer)`.
+    """
+
+  def pieces(
+    self, record: Record, i: int, tokenizer: Tokenizer
+  ) -> list[tuple[str, list[int]]]:
+    """Item i as (role, tokens), for a person to look at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Segments:
+  """What Asr and Msr share.
+
+  `max_prompt_tokens` bounds the whole prompt. What does not fit is cut from
+  the left of the context at a segment boundary; where the segment before the
+  target does not fit by itself, it loses its own beginning. `max_targets` of a
+  document are asked for, chosen by hash, or all of them (None).
+  """
+
+  weight: float = 1.0
+  max_prompt_tokens: int = 1024
+  max_targets: int | None = None
+  chat: bool = False  # The prompt as a user's message in the chat template.
+
+  packed = False
+  selection = ('max_targets',)
+  name = template = ''
+
+  def __post_init__(self):
+    _check_positive(self, 'weight', 'max_prompt_tokens', 'max_targets')
+
+  def stage(self, tokenizer, text, segmenter, min_words):
+    return records.Text(tokenizer, segmenter, text, min_words)
+
+  def count(self, sizes, tokenizer):
+    del tokenizer
+    limit = self.max_targets or np.iinfo(np.int64).max
+    return np.minimum(sizes[:, 0], limit)
+
+  def target(self, record: Record, i: int) -> int:
+    """Which segment item i asks for."""
+    targets, n = record['targets'], self.max_targets
+    if n is None or len(targets) <= n:
+      return int(targets[i])
+    # By hash, so that the choice depends on the document alone.
+    document = record['document']
+    chosen = [permute(j, len(targets), document) for j in range(n)]
+    return int(targets[sorted(chosen)[i]])
+
+  def example(self, record, corpus, i, tokenizer):
+    target = self.target(record, i)
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    filled = prompt.fill(**self.places(record, target, tokenizer))
+    return Example(
+      prompt_tokens=np.array(filled, np.int32),
+      references=self.references(record, target),
+      kind=self.name,
+      corpus=corpus,
+      document=record['document'],
+      segment=target,
+    )
+
+  def pieces(self, record, i, tokenizer):
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    places = self.places(record, self.target(record, i), tokenizer)
+    return prompt.layout(**places)
+
+  def room(self, tokenizer: Tokenizer) -> int:
+    """How many tokens of a prompt may be the document's."""
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    room = self.max_prompt_tokens - prompt.num_tokens
+    if room < 16:
+      raise ValueError(
+        f'{self.name}: max_prompt_tokens is {self.max_prompt_tokens}, of which '
+        f'the prompt itself takes {prompt.num_tokens}: expected room for at '
+        f'least 16 more. Set it to {prompt.num_tokens + 256}, say.'
+      )
+    return room
+
+
+@dataclasses.dataclass(frozen=True)
+class Asr(_Segments):
+  """Autoregressive segment reasoning: predict a segment from all before it.
+
+  The reference is the target and what follows, `following` segments in all: the
+  paper's "several", for the prefix reward; 1 gives the strict reward.
+  """
+
+  following: int = 3
+
+  name = 'asr'
+  template = prompts.ASR
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check_positive(self, 'following')
+
+  def places(self, record: Record, target: int, tokenizer: Tokenizer):
+    return {'context': context(record, target, self.room(tokenizer), tokenizer)}
+
+  def references(self, record: Record, target: int) -> tuple[str, ...]:
+    return segments(record, target, target + self.following)
+
+
+@dataclasses.dataclass(frozen=True)
+class Msr(_Segments):
+  """Middle segment reasoning: the segment after the target is shown too.
+
+  What is shown is no part of what must be predicted, so the reference is the
+  target alone. A shown segment of more than half the room loses its end.
+  """
+
+  name = 'msr'
+  template = prompts.MSR
+
+  def places(self, record: Record, target: int, tokenizer: Tokenizer):
+    room = self.room(tokenizer)
+    shown = stripped(record, target + 1, target + 2, tokenizer)[: room // 2]
+    before = context(record, target, room - len(shown), tokenizer)
+    return {'prompt': before, 'next_step': shown}
+
+  def references(self, record: Record, target: int) -> tuple[str, ...]:
+    return segments(record, target, target + 1)
+
+
+def rlpt(
+  msr_weight: float = 1.0,
+  max_prompt_tokens: int = 1024,
+  max_targets: int | None = None,
+  following: int = 3,
+  chat: bool = False,
+) -> tuple[Asr, Msr]:
+  """ASR and MSR interleaved, `msr_weight` (the paper's lambda) of the second
+  for each of the first. The paper states no value; 1 asks for both alike.
+  """
+  shared = {
+    'max_prompt_tokens': max_prompt_tokens,
+    'max_targets': max_targets,
+    'chat': chat,
+  }
+  return Asr(following=following, **shared), Msr(weight=msr_weight, **shared)
+
+
+def segments(record: Record, first: int, last: int) -> tuple[str, ...]:
+  """The texts of segments first .. last - 1, as they are."""
+  text, ends = record['text'], record['ends']
+  starts = [0, *ends.tolist()]
+  return tuple(
+    text[starts[i] : starts[i + 1]] for i in range(first, min(last, len(ends)))
+  )
+
+
+def stripped(
+  record: Record, first: int, last: int, tokenizer: Tokenizer
+) -> list[int]:
+  """The tokens of segments first .. last - 1, without the white space around.
+
+  Only a first and a last segment that have some are tokenised again.
+  """
+  bounds = [0, *record['token_ends'].tolist()]
+  tokens = record['tokens'][bounds[first] : bounds[last]].tolist()
+  texts = segments(record, first, last)
+  if last - first == 1:
+    text = texts[0].strip()
+    return tokens if text == texts[0] else tokenizer.encode(text)
+  head, tail = texts[0].lstrip(), texts[-1].rstrip()
+  if tail != texts[-1]:
+    del tokens[bounds[last - 1] - bounds[first] :]
+    tokens += tokenizer.encode(tail)
+  if head != texts[0]:
+    tokens[: bounds[first + 1] - bounds[first]] = tokenizer.encode(head)
+  return tokens
+
+
+def context(
+  record: Record, target: int, room: int, tokenizer: Tokenizer
+) -> list[int]:
+  """The tokens before a target: as many whole segments as there is room for."""
+  bounds = np.concatenate([[0], record['token_ends']])
+  first = int(np.searchsorted(bounds, bounds[target] - room))
+  # One more may fit without the white space around it all.
+  first = max(0, min(first, target) - 1)
+  while True:
+    tokens = stripped(record, first, target, tokenizer)
+    if len(tokens) <= room:
+      return tokens
+    if first == target - 1:
+      return tokens[-room:]
+    first += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Ntp:
+  """Packed language modelling: every token of a document, but the first.
+
+  A document longer than a row is cut into pieces that overlap by one token, so
+  that each token is predicted exactly once.
+  """
+
+  weight: float = 1.0
+  row_tokens: int = 1024
+
+  name = 'ntp'
+  packed = True
+  selection = ('row_tokens',)
+
+  def __post_init__(self):
+    _check_positive(self, 'weight')
+    _check_row(self)
+
+  def stage(self, tokenizer, text, segmenter, min_words):
+    return records.Text(tokenizer, segmenter, text, min_words)
+
+  def count(self, sizes, tokenizer):
+    # At least one: a document of a single token is a piece, with no loss.
+    predicted = sizes[:, 1] + _num_around(tokenizer) - 1
+    return np.maximum(-(-predicted // (self.row_tokens - 1)), 1)
+
+  def length(self, sizes, i, tokenizer):
+    rest = int(sizes[1]) + _num_around(tokenizer) - i * (self.row_tokens - 1)
+    return min(rest, self.row_tokens)
+
+  def example(self, record, corpus, i, tokenizer):
+    del corpus
+    begin, end = _ids_around(tokenizer)
+    whole = np.concatenate([begin, record['tokens'], end]).astype(np.int32)
+    start = i * (self.row_tokens - 1)
+    tokens = whole[start : start + self.row_tokens]
+    return tokens, np.ones(len(tokens), np.float32)
+
+  def pieces(self, record, i, tokenizer):
+    tokens, _ = self.example(record, '', i, tokenizer)
+    return [('plain', tokens[:1].tolist()), ('loss', tokens[1:].tolist())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+  """Supervised rows of conversations (records.Chat says which fields).
+
+  A conversation longer than a row is left out: cut, it would teach to stop.
+  """
+
+  weight: float = 1.0
+  row_tokens: int = 1024
+  messages: str = 'messages'
+  prompt: str = 'prompt'
+  response: str = 'response'
+  chat: bool = False  # Prompt and response, too, through the chat template.
+
+  name = 'sft'
+  packed = True
+  selection = ('row_tokens',)
+
+  def __post_init__(self):
+    _check_positive(self, 'weight')
+    _check_row(self)
+
+  def stage(self, tokenizer, text, segmenter, min_words):
+    del text, segmenter, min_words
+    return records.Chat(
+      tokenizer, self.messages, self.prompt, self.response, self.chat
+    )
+
+  def count(self, sizes, tokenizer):
+    del tokenizer
+    return (sizes[:, 0] <= self.row_tokens).astype(np.int64)
+
+  def length(self, sizes, i, tokenizer):
+    del i, tokenizer
+    return int(sizes[0])
+
+  def example(self, record, corpus, i, tokenizer):
+    del corpus, i, tokenizer
+    return record['tokens'], record['loss'].astype(np.float32)
+
+  def pieces(self, record, i, tokenizer):
+    del i, tokenizer
+    tokens, loss = record['tokens'], record['loss']
+    cuts = [0, *(np.flatnonzero(np.diff(loss)) + 1), len(tokens)]
+    return [
+      ('loss' if loss[a] else 'plain', tokens[a:b].tolist())
+      for a, b in itertools.pairwise(cuts)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rlvr:
+  """A question whose answer can be verified (records.Question)."""
+
+  weight: float = 1.0
+  max_prompt_tokens: int = 1024
+  question: str = 'question'
+  answer: str = 'answer'
+  answer_mark: str = ''
+  chat: bool = False
+  template: str = prompts.RLVR
+
+  name = 'rlvr'
+  packed = False
+  selection = ('max_prompt_tokens', 'chat', 'template')
+
+  def __post_init__(self):
+    _check_positive(self, 'weight', 'max_prompt_tokens')
+    if '{question}' not in self.template:
+      raise ValueError(
+        f'rlvr.template: expected {{question}} in it, found {self.template!r}.'
+      )
+
+  def stage(self, tokenizer, text, segmenter, min_words):
+    del text, segmenter, min_words
+    return records.Question(
+      tokenizer, self.question, self.answer, self.answer_mark
+    )
+
+  def count(self, sizes, tokenizer):
+    # A question is nothing without its end: too long a one is left out.
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    room = self.max_prompt_tokens - prompt.num_tokens
+    return (sizes[:, 0] <= room).astype(np.int64)
+
+  def example(self, record, corpus, i, tokenizer):
+    del i
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    filled = prompt.fill(question=record['tokens'].tolist())
+    return Example(
+      prompt_tokens=np.array(filled, np.int32),
+      references=(record['answer'],),
+      kind=self.name,
+      corpus=corpus,
+      document=record['document'],
+      segment=0,
+    )
+
+  def pieces(self, record, i, tokenizer):
+    del i
+    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    return prompt.layout(question=record['tokens'].tolist())
+
+
+def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+  """What begins and what ends a document of text."""
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  return begin, list(tokenizer.eos_ids[:1])
+
+
+def _num_around(tokenizer: Tokenizer) -> int:
+  return sum(map(len, _ids_around(tokenizer)))
+
+
+def _check_row(task: Ntp | Sft):
+  if task.row_tokens < 2:
+    raise ValueError(
+      f'{task.name}.row_tokens: expected at least 2, found {task.row_tokens}.'
+    )
+
+
+def _check_positive(task: Any, *names: str):
+  for name in names:
+    value = getattr(task, name)
+    if value is not None and not value > 0:
+      raise ValueError(
+        f'{task.name}.{name}: expected more than 0, found {value!r}.'
+      )

@@ -1,0 +1,101 @@
+"""Cuts corpora into segments and tokens once: `rlpt prepare FILE.gin`."""
+
+import os
+import pathlib
+
+import rich.console
+import rich.progress
+import rich.table
+
+from rlpt_jax.analysis import plots
+from rlpt_jax.analysis.histogram import Histogram
+from rlpt_jax.data import pipeline
+from rlpt_jax.data.config import Data, described
+
+
+def prepare(
+  config: Data,
+  *,
+  workers: int = 1,
+  runner: str = 'DirectRunner',
+  beam: tuple[str, ...] = (),
+):
+  """Cuts corpora into segments and tokens once, into config.Data.cache_dir.
+
+  Stop it whenever you like: the same command goes on with what is missing.
+
+  Args:
+    workers: Processes on this machine, for Beam's DirectRunner.
+    runner: Any runner of Apache Beam, say DataflowRunner.
+    beam: Its options, say --beam=--project=mine.
+  """
+  console = rich.console.Console(highlight=False)
+  options = ['--default_sdk_harness_log_level=ERROR', *beam]
+  if workers > 1:
+    options += [
+      f'--direct_num_workers={workers}',
+      '--direct_running_mode=multi_processing',
+    ]
+  columns = (
+    '[progress.description]{task.description}',
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TextColumn('parts'),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+  )
+  console.print(f'segments: {described(config.segmenter)}', markup=False)
+  prepared = []
+  for plan in pipeline.plans(config):
+    name = os.path.basename(plan.folder)
+    with rich.progress.Progress(*columns, console=console) as progress:
+      task = progress.add_task(name)
+
+      def show(done: int, total: int, progress=progress, task=task):
+        progress.update(task, completed=done, total=total)
+
+      manifest = pipeline.run(
+        plan, runner=runner, beam_options=options, on_progress=show
+      )
+    prepared.append((plan, manifest))
+  for plan, manifest in prepared:
+    report(console, plan.folder, manifest)
+    picture(plan.folder, manifest)
+  table = rich.table.Table('task', 'examples', box=None)
+  table.columns[1].justify = 'right'
+  for name, count in pipeline.counts(config).items():
+    table.add_row(name, f'{count:,}')
+  console.print(table)
+
+
+def report(console: rich.console.Console, folder: str, manifest: dict):
+  """Prints what went in, what came out, and what was left out and why."""
+  console.print(f'\n[bold]{os.path.basename(folder)}[/bold]  {folder}')
+  faulty = sum(manifest['faults']['counts'].values())
+  size = sum(shard['bytes'] for shard in manifest['shards'])
+  source = manifest['source']
+  console.print(
+    f'  {source["files"]:,} files, {source["bytes"] / 1e6:,.1f} MB: '
+    f'{manifest["documents"] + faulty:,} documents in, '
+    f'{manifest["records"]:,} kept, {size / 1e6:,.1f} MB cached'
+  )
+  for reason, count in sorted(manifest['left_out'].items()):
+    if count:
+      console.print(f'  {count:>10,} {reason}', markup=False)
+  for reason, count in sorted(manifest['faults']['counts'].items()):
+    first = manifest['faults']['first'][reason]
+    more = ', ...' if count > len(first) else ''
+    text = f'  {count:>10,} dropped, {reason}: {", ".join(first)}{more}'
+    console.print(text, style='yellow', markup=False)
+
+
+def picture(folder: str, manifest: dict):
+  """Draws the lengths as lengths.png, beside the manifest."""
+  columns = {}
+  for name, counts in manifest['lengths'].items():
+    columns[name] = Histogram()
+    columns[name].add(map(int, counts), times=list(counts.values()))
+  if '://' in folder:
+    return
+  path = pathlib.Path(folder) / 'lengths.png'
+  plots.histograms(columns, path, os.path.basename(folder))

@@ -1,0 +1,85 @@
+"""Shows examples as a person wants to see them: `rlpt preview FILE.gin`."""
+
+import itertools
+import pathlib
+
+from rlpt_jax.analysis import page, terminal
+from rlpt_jax.analysis.views import View
+from rlpt_jax.data.config import Component, Data, described
+from rlpt_jax.data.loader import Loader
+from rlpt_jax.data.records import Record
+
+# What a place of a prompt is to a reader.
+ROLES = {'prompt': 'context', 'next_step': 'shown', 'question': 'context'}
+MASK = '<MASK>'
+
+
+def preview(
+  config: Data,
+  *,
+  n: int = 5,
+  html: pathlib.Path | None = None,
+  full: bool = False,
+):
+  """Shows the first examples that a run would read, from the cache or without.
+
+  Args:
+    n: How many.
+    html: Writes a page to this file instead.
+    full: Long texts as a whole.
+  """
+  if n < 1:
+    raise ValueError(f'-n is {n}: expected 1 or more.')
+  loader = Loader(config, batch_size=1)
+  views = [
+    view(component, record, i, loader)
+    for component, record, i in itertools.islice(loader.items(), n)
+  ]
+  names = ', '.join(component.name for component in loader.components)
+  loader.close()
+  if html is None:
+    terminal.print_views(views, names, full=full)
+  else:
+    facts = {
+      'tokenizer': config.tokenizer,
+      'segments': described(config.segmenter),
+      'read from': config.cache_dir or 'the corpora, nothing is prepared',
+      'seed': str(config.seed),
+    }
+    html.write_text(page.preview_page(views, names, facts))
+    print(f'wrote {html}')
+  for line in loader.tally.faults.report():
+    print(f'dropped: {line}')
+
+
+def view(component: Component, record: Record, i: int, loader: Loader) -> View:
+  """Item i of a record, for people: what the model reads, decoded."""
+  task, tokenizer = component.task, loader.tokenizer
+  tokens = task.pieces(record, i, tokenizer)
+  counts = {'tokens': sum(len(ids) for _, ids in tokens)}
+  place = f'{component.source.name} · {record["document"]}'
+  references = ()
+  if not task.packed:
+    example = task.example(record, component.source.name, i, tokenizer)
+    references = example.references
+    if len(record.get('ends', ())):
+      place += f' · segment {example.segment + 1} of {len(record["ends"])}'
+    counts = {
+      'prompt tokens': len(example.prompt_tokens),
+      'target tokens': len(tokenizer.encode(references[0])),
+      'reference tokens': len(tokenizer.encode(''.join(references))),
+    }
+  pieces = []
+  for role, ids in tokens:
+    text = tokenizer.decode(ids, keep_special=True)
+    # The mask also is a word of the task; alone on its line it is the place.
+    role = 'mask' if text.strip() == MASK else ROLES.get(role, role)
+    pieces.append((role, text))
+  return View(
+    title=task.name,
+    place=place,
+    pieces=tuple(pieces),
+    target=references[0] if references else '',
+    references=references,
+    counts=counts,
+  )

@@ -1,0 +1,75 @@
+"""Mistakes in what to read are named; what records depend on is noticed."""
+
+import functools
+import json
+
+import pytest
+
+from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.data import config, segment, sources, tasks
+from rlpt_jax.data.config import Data
+
+BYTES = ByteTokenizer()
+FILES = sources.Files('one', 'x.jsonl')
+
+
+def test_every_task_of_every_corpus_with_weights_multiplied():
+  corpora = [
+    sources.Files('one', 'x.jsonl', weight=2),
+    sources.Files('two', 'y.jsonl', task=tasks.Rlvr(weight=3)),
+  ]
+  data = Data(corpora, tasks.rlpt(msr_weight=0.5))
+  found = config.components(data, BYTES)
+  assert [(c.name, c.weight, c.folder) for c in found] == [
+    ('one_asr', 2, 'one.text'),
+    ('one_msr', 1, 'one.text'),
+    ('two_rlvr', 3, 'two.question'),
+  ]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'corpora': []}, r'expected a list of corpora, found \[\]'),
+    ({'corpora': FILES}, 'expected a list of corpora'),
+    ({'corpora': [FILES, FILES]}, 'one is the name of two'),
+    ({'epochs': 0}, 'epochs: expected 1 or more, found 0'),
+    ({'window': -1}, 'window: expected 1 or more, found -1'),
+  ],
+)
+def test_mistakes(options, message):
+  with pytest.raises(ValueError, match=message):
+    Data(**{'corpora': [FILES], 'task': tasks.Asr(), **options})
+
+
+def test_the_same_task_twice():
+  with pytest.raises(ValueError, match='one_asr is there twice'):
+    config.components(Data([FILES], (tasks.Asr(), tasks.Asr())), BYTES)
+
+
+def test_a_segmenter_in_words():
+  assert config.described(segment.paragraphs) == 'paragraphs'
+  tokens = functools.partial(segment.tokens, size=9)
+  assert config.described(tokens) == 'tokens size=9'
+  model = segment.which_model('english')
+  assert config.described(segment.sentences) == f'sentences by {model}'
+
+
+def stage(segmenter=segment.sentences, tokenizer=BYTES, min_words=4):
+  return tasks.Asr().stage(tokenizer, 'text', segmenter, min_words)
+
+
+def test_what_changes_records_changes_the_settings(bpe):
+  settings = config.settings(stage())
+  assert settings == config.settings(stage(tokenizer=ByteTokenizer()))
+  tokens = functools.partial(segment.tokens, tokenizer=BYTES, size=10)
+  more = functools.partial(segment.tokens, tokenizer=BYTES, size=11)
+  others = [
+    stage(segment.paragraphs),
+    stage(tokens),
+    stage(more),
+    stage(tokenizer=bpe),
+    stage(min_words=5),
+  ]
+  found = [json.dumps(config.settings(other)) for other in others]
+  assert len({json.dumps(settings), *found}) == 6

@@ -1,0 +1,239 @@
+"""Every example once per epoch: whatever the stops, the hosts, the batches."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+
+from rlpt_jax.core.types import Rows
+from rlpt_jax.data import pipeline, sources, tasks
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.loader import Loader
+
+
+@pytest.fixture
+def data(corpus):
+  first = sources.Files('first', corpus(30, 'one'), part_bytes=700)
+  second = sources.Files('second', corpus(8, 'two'), weight=0.5)
+  return Data(
+    [first, second], tasks.rlpt(msr_weight=0.5), min_words=1, window=16
+  )
+
+
+@pytest.fixture(params=['cached', 'streamed'])
+def either(request, data, tmp_path):
+  if request.param == 'streamed':
+    return data
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  return data
+
+
+def prepare(data):
+  for plan in pipeline.plans(data):
+    for number in plan.missing():
+      pipeline.prepare_part(number, plan)
+    pipeline.finish(plan)
+
+
+def ids(data, batch_size=4, **options):
+  """The ids of all examples of a loader."""
+  with contextlib.closing(Loader(data, batch_size, **options)) as loader:
+    return [e.id for loaded in loader for e in loaded.examples]
+
+
+def test_every_example_once_an_epoch(either):
+  found = collections.Counter(ids(dataclasses.replace(either, epochs=2)))
+  assert set(found.values()) == {2}
+  # Document n has n % 7 + 1 sentences, of which all but two are targets.
+  counts = collections.Counter((i.split('/')[0], i[-3:]) for i in found)
+  for name, documents in (('first', 30), ('second', 8)):
+    targets = sum(max(0, n % 7 - 1) for n in range(documents))
+    assert counts[name, 'asr'] == counts[name, 'msr'] == targets
+  assert len(counts) == 4
+
+
+def run_in_pieces(data, seed):
+  """All ids, by hosts that stop anywhere and go on with other numbers."""
+  rng = random.Random(seed)
+  found, position = [], None
+  while True:
+    hosts = rng.choice([1, 2, 3])
+    batch_size = hosts * rng.choice([1, 2, 5])
+    loaders = [
+      Loader(data, batch_size, host=h, hosts=hosts, position=position)
+      for h in range(hosts)
+    ]
+    with contextlib.ExitStack() as stack:
+      shares = [
+        stack.enter_context(contextlib.closing(iter(loader)))
+        for loader in loaders
+      ]
+      batches = list(
+        itertools.islice(zip(*shares, strict=True), rng.randint(1, 6))
+      )
+    if not batches:
+      return found
+    for batch in batches:
+      # All hosts agree on where they are.
+      assert all(loaded.position == batch[0].position for loaded in batch)
+      found += [e.id for loaded in batch for e in loaded.examples]
+    # What was made ahead of the last batch is not lost.
+    position = json.loads(json.dumps(batches[-1][0].position))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_stops_and_other_hosts_change_nothing(either, seed):
+  data = dataclasses.replace(either, epochs=2)
+  assert run_in_pieces(data, seed) == ids(data, batch_size=1)
+
+
+def test_packed_rows_over_stops(data, tmp_path):
+  ntp = dataclasses.replace(data, task=tasks.Ntp(row_tokens=64), epochs=2)
+  cached = dataclasses.replace(ntp, cache_dir=str(tmp_path / 'cache'))
+  prepare(cached)
+  for either in (ntp, cached):
+    whole = list(Loader(either, 3))
+    assert all(isinstance(loaded.examples, Rows) for loaded in whole)
+    # All bytes are predicted, from a first token on, and the end.
+    loss = sum(loaded.examples.loss_BT.sum() for loaded in whole)
+    texts = [
+      document.fields['text']
+      for source in either.corpora
+      for part in source.parts()
+      for document in source.read(part, None)
+    ]
+    assert loss == 2 * sum(len(text) + 1 for text in texts)
+    rest = Loader(either, 3, position=whole[2].position)
+    for a, b in zip(whole[3:], rest, strict=True):
+      np.testing.assert_array_equal(a.examples.tokens_BT, b.examples.tokens_BT)
+    halves = [Loader(either, 4, host=h, hosts=2) for h in range(2)]
+    for one, *two in zip(Loader(either, 4), *halves, strict=True):
+      if len(one.examples.tokens_BT) == 4:
+        np.testing.assert_array_equal(
+          one.examples.tokens_BT,
+          np.concatenate([half.examples.tokens_BT for half in two]),
+        )
+
+
+def test_seeds_and_epochs_are_in_other_orders(either):
+  found = ids(dataclasses.replace(either, epochs=2))
+  half = len(found) // 2
+  assert found[:half] != found[half:]
+  other = ids(dataclasses.replace(either, epochs=2, seed=1))
+  assert found != other and sorted(found) == sorted(other)
+
+
+def test_weights_hold_from_the_first_batch_on(either):
+  first = ids(dataclasses.replace(either, epochs=1))[:28]
+  counts = collections.Counter((i.split('/')[0], i[-3:]) for i in first)
+  # 1, 0.5, 0.5 and 0.25 of 2.25.
+  assert counts['first', 'asr'] in (12, 13)
+  assert counts['second', 'msr'] in (3, 4)
+
+
+def test_cached_and_streamed_give_the_same_examples(data, tmp_path):
+  data = dataclasses.replace(data, epochs=1)
+  cached = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(cached)
+
+  def examples(data):
+    found = [e for loaded in Loader(data, 4) for e in loaded.examples]
+    return sorted(
+      (e.id, tuple(e.prompt_tokens.tolist()), e.references) for e in found
+    )
+
+  assert examples(data) == examples(cached)
+
+
+def change_text(data):
+  path = data.corpora[0].files[0].replace('*', '1')
+  with open(path, 'r+') as file:
+    text = file.read()
+    file.seek(0)
+    file.write(text.replace('document', 'Document', 1))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (change_text, r"corpora.first.text.each.1.jsonl was \[\d+, '\w+'\], is"),
+    ({'seed': 7}, 'seed was 0, is 7'),
+    ({'task': tasks.Asr()}, 'tasks.first_msr is gone'),
+    ({'task': tasks.rlpt(max_targets=1)}, 'max_targets was None, is 1'),
+    ({'min_words': 9}, 'min_words was 1, is 9'),
+    ({'window': 8}, "shuffled by was 'window 16', is 'window 8'"),
+  ],
+)
+def test_other_data_under_a_position_are_refused(data, change, message):
+  position = next(iter(Loader(data, 2))).position
+  if callable(change):
+    change(data)
+  else:
+    data = dataclasses.replace(data, **change)
+  with pytest.raises(ValueError, match=r'not those of the saved position: .*'):
+    Loader(data, 2, position=position)
+  with pytest.raises(ValueError, match=message):
+    Loader(data, 2, position=position)
+
+
+def test_a_cache_prepared_anew_under_a_position_is_refused(data, tmp_path):
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  position = next(iter(Loader(data, 2))).position
+  Loader(data, 2, position=position)
+  change_text(data)
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'other'))
+  prepare(data)
+  with pytest.raises(ValueError, match=r'corpora.first.text.checksum was'):
+    Loader(data, 2, position=position)
+
+
+def test_a_cache_of_other_settings_is_refused(data, tmp_path):
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  data = dataclasses.replace(data, min_words=2)
+  with pytest.raises(ValueError, match='another way: min_words was 1, is 2'):
+    Loader(data, 2)
+
+
+def test_prompts_may_change_under_a_position(data):
+  position = next(iter(Loader(data, 2))).position
+  task = tasks.rlpt(msr_weight=0.5, max_prompt_tokens=700, following=1)
+  Loader(dataclasses.replace(data, task=task), 2, position=position)
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path):
+  (tmp_path / 'x.jsonl').write_text('{"text": "One."}\n{"text": ""}\n{"te\n')
+  data = Data([sources.Files('x', f'{tmp_path}/*.jsonl')], tasks.Asr())
+  with pytest.raises(ValueError, match=r'x_asr: nothing of the corpus x') as e:
+    list(Loader(data, 2))
+  message = str(e.value)
+  assert '2 documents were read' in message
+  assert "empty field 'text': x.jsonl line 2" in message
+  assert '1 documents with fewer than three segments' in message
+  assert 'x.jsonl line 3' in message
+
+
+def test_strict_ends_at_the_first_fault(tmp_path):
+  (tmp_path / 'x.jsonl').write_text('{"text": ""}\n')
+  files = sources.Files('x', f'{tmp_path}/*.jsonl')
+  data = Data([files], tasks.Asr(), strict=True)
+  with pytest.raises(ValueError, match=r'line 1.*empty field.*strict is on'):
+    next(iter(Loader(data, 2)))
+
+
+def test_rows_and_prompts_do_not_mix(data):
+  data = dataclasses.replace(data, task=(tasks.Asr(), tasks.Ntp()))
+  with pytest.raises(ValueError, match='do not mix'):
+    Loader(data, 2)
+
+
+def test_a_batch_that_hosts_cannot_share(data):
+  with pytest.raises(ValueError, match='batch_size is 4: expected a multiple'):
+    Loader(data, 4, hosts=3)

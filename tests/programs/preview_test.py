@@ -1,0 +1,80 @@
+"""`rlpt preview` shows what a model would read, here and as a page."""
+
+import json
+
+import pytest
+
+from rlpt_jax import cli
+
+GIN = """
+from __gin__ import dynamic_registration
+from rlpt_jax.data import config
+from rlpt_jax.data import sources
+from rlpt_jax.data import tasks
+corpus/sources.Files.name = 'corpus'
+corpus/sources.Files.files = '{files}'
+config.Data.corpora = [@corpus/sources.Files()]
+config.Data.task = @tasks.{task}()
+"""
+TEXT = (
+  'The ship left the harbour at dawn. The wind came from the north. So the '
+  'captain turned it to the south. All were content.'
+)
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+  def write(task, **fields):
+    (tmp_path / 'c.jsonl').write_text(json.dumps(fields) + '\n{"text": 3}\n')
+    text = GIN.format(files=tmp_path / 'c.jsonl', task=task)
+    (tmp_path / 'c.gin').write_text(text)
+    return str(tmp_path / 'c.gin')
+
+  return write
+
+
+def preview(capsys, *arguments):
+  assert cli.main(['preview', *arguments]) == 0
+  return capsys.readouterr().out
+
+
+def test_asr_and_msr(gin_file, capsys):
+  out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '4')
+  assert out.count(' asr ') == out.count(' msr ') == 2
+  assert 'segment 2 of 4' in out and 'segment 3 of 4' in out
+  assert 'The wind came from the north.' in out
+  assert "dropped: 2 x field 'text' is no text" in out
+  # As often as there are epochs, without end.
+  out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '9')
+  assert '9/9' in out
+
+
+def test_msr_shows_the_target_at_the_mask(gin_file, capsys):
+  out = preview(capsys, gin_file('Msr', text=TEXT), '-n', '1')
+  mask, target = out.index('mask │ <MASK>'), out.index('target ┃')
+  assert mask < target < out.index('shown │')
+
+
+def test_as_a_page(gin_file, tmp_path, capsys):
+  html = tmp_path / 'page.html'
+  out = preview(capsys, gin_file('Asr', text=TEXT), '--html', str(html))
+  assert f'wrote {html}' in out
+  page = html.read_text()
+  assert page.startswith('<!doctype html>')
+  assert 'The wind came from the north.' in page
+
+
+def test_rows_and_questions(gin_file, capsys):
+  out = preview(capsys, gin_file('Ntp', text=TEXT), '-n', '1')
+  assert 'loss ┃' in out and '<eos>' in out
+  sft = gin_file('Sft', prompt='Two and two?', response='Four.')
+  out = preview(capsys, sft, '-n', '1')
+  assert 'plain │ <bos>Two and two?' in out and 'loss ┃ Four.<eos>' in out
+  rlvr = gin_file('Rlvr', question='Two and two?', answer='4')
+  out = preview(capsys, rlvr, '-n', '1')
+  assert 'context │ Two and two?' in out and 'target ┃ 4' in out
+
+
+def test_no_examples_is_a_mistake(gin_file, capsys):
+  assert cli.main(['preview', gin_file('Asr', text=TEXT), '-n', '0']) == 2
+  assert '-n is 0: expected 1 or more' in capsys.readouterr().err
