@@ -133,13 +133,18 @@ def load_tokenizer(source: str) -> tokenizer_lib.Tokenizer:
 
 def described(segmenter: Callable[[str], list[int]]) -> str:
   """A segmenter in words: its name, its options, and the model it uses."""
-  function = getattr(segmenter, 'func', segmenter)
+  name = getattr(segmenter, 'func', segmenter).__name__
   options = getattr(segmenter, 'keywords', {})
-  words = [function.__name__, *(f'{k}={v!r}' for k, v in options.items())]
-  if function is segment.sentences:
-    model = segment.which_model(options.get('language', 'english'))
-    words.append(f'by {model}')
-  return ' '.join(words)
+  words = [name, *(f'{k}={v!r}' for k, v in options.items())]
+  model = _model_of(segmenter)
+  return ' '.join([*words, f'by {model}'] if model else words)
+
+
+def _model_of(segmenter: Callable[[str], list[int]]) -> str:
+  if getattr(segmenter, 'func', segmenter) is not segment.sentences:
+    return ''
+  options = getattr(segmenter, 'keywords', {})
+  return segment.which_model(options.get('language', 'english'))
 
 
 def settings(stage: Stage) -> dict[str, Any]:
@@ -150,7 +155,9 @@ def settings(stage: Stage) -> dict[str, Any]:
     if field.name == 'tokenizer':
       value = digest([value.vocab_size, value.bos_id, value.encode(PROBE)])
     elif callable(value):
-      value = digest(list(map(int, value(PROBE))))
+      # Machines differ in whether NLTK's model is there, and where.
+      model = _model_of(value).split(',')[0]
+      value = [model, digest(list(map(int, value(PROBE))))]
     elif isinstance(value, tuple):
       value = list(value)  # As JSON says it.
     values[field.name] = value
