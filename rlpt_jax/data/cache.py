@@ -12,11 +12,13 @@ A part is written under another name and renamed when it is whole, its json
 last: what has its json is done. So preparing can be stopped anywhere.
 """
 
+import collections
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import zipfile
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +28,7 @@ import numpy as np
 from rlpt_jax.data.records import Record, Stage
 
 SPLIT = 'train'  # SeqIO wants one; a held-out set is a corpus of its own.
+OPEN_FILES = 64
 # A TFRecord is its length (8 bytes), a checksum of that (4), the data, and a
 # checksum of the data (4).
 _BEFORE, _AFTER = 12, 4
@@ -126,17 +129,7 @@ class Cache:
     shards = self.manifest['shards']
     columns = []
     for i, shard in enumerate(shards):
-      path = os.path.join(self.folder, shard['name'])
-      there = tf.io.gfile.exists(path)
-      found = tf.io.gfile.stat(path).length if there else 'no'
-      if found != shard['bytes']:
-        raise ValueError(
-          f'{path}: has {found} bytes, the manifest says {shard["bytes"]}. '
-          f'Remove {self.folder} and prepare it again.'
-        )
-      index = os.path.join(self.folder, f'index-{i:05d}.npz')
-      with tf.io.gfile.GFile(index, 'rb') as file:
-        columns.append(dict(np.load(io.BytesIO(file.read()))))
+      columns.append(check_shard(self.folder, i, shard))
     self._shard = np.repeat(
       np.arange(len(shards)), [shard['records'] for shard in shards]
     )
@@ -144,7 +137,8 @@ class Cache:
       np.concatenate([c[name] for c in columns])
       for name in ('offsets', 'lengths', 'checks', 'sizes')
     )
-    self._files: dict[int, Any] = {}
+    # The most recently read last: there are limits on open files.
+    self._files: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
   def __len__(self) -> int:
     return len(self._offsets)
@@ -171,6 +165,9 @@ class Cache:
       # for a disk that answers at once.
       opened = tf.io.gfile.GFile if '://' in path else open
       self._files[shard] = opened(path, 'rb')
+      if len(self._files) > OPEN_FILES:
+        self._files.popitem(last=False)[1].close()
+    self._files.move_to_end(shard)
     return self._files[shard]
 
   def close(self):
@@ -179,11 +176,47 @@ class Cache:
     self._files.clear()
 
 
+def check_shard(
+  folder: str, part: int, shard: dict[str, Any]
+) -> dict[str, np.ndarray]:
+  """The index of a part's shard; a ValueError if one of them is not whole."""
+  import tensorflow as tf
+
+  path = os.path.join(folder, shard['name'])
+  there = tf.io.gfile.exists(path)
+  found = tf.io.gfile.stat(path).length if there else 'no'
+  if found != shard['bytes']:
+    raise ValueError(
+      f'{path}: has {found} bytes, the manifest says {shard["bytes"]}. Run '
+      '`rlpt prepare` again: it makes the part again.'
+    )
+  index = os.path.join(folder, f'index-{part:05d}.npz')
+  try:
+    with tf.io.gfile.GFile(index, 'rb') as file:
+      arrays = dict(np.load(io.BytesIO(file.read())))
+  except (tf.errors.OpError, zipfile.BadZipFile, ValueError, OSError) as error:
+    raise _damaged(index, error) from error
+  if len(arrays['offsets']) != shard['records']:
+    raise _damaged(index, f'{len(arrays["offsets"])} records')
+  return arrays
+
+
 def read_json(folder: str, name: str) -> Any:
   import tensorflow as tf
 
-  with tf.io.gfile.GFile(os.path.join(folder, name)) as file:
-    return json.load(file)
+  path = os.path.join(folder, name)
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      return json.load(file)
+  except (tf.errors.OpError, ValueError) as error:
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Any) -> ValueError:
+  return ValueError(
+    f'{path}: is not there or not whole ({str(error).splitlines()[0][:80]}). '
+    'Run `rlpt prepare` again, after removing its folder if that does not help.'
+  )
 
 
 def write_json(folder: str, name: str, value: Any):

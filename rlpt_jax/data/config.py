@@ -16,6 +16,7 @@ A gin file describes it, a block for each corpus:
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,16 +68,35 @@ class Data:
       raise ValueError(
         f'Data.corpora: expected a list of corpora, found {self.corpora!r}.'
       )
+    for source in self.corpora:
+      if not hasattr(source, 'parts') or isinstance(source, type):
+        raise ValueError(
+          f'Data.corpora: expected corpora, found {source!r}. In gin a corpus '
+          'is @name/sources.Files(), with the brackets.'
+        )
     names = [source.name for source in self.corpora]
     if twice := {name for name in names if names.count(name) > 1}:
       raise ValueError(
         f'Data.corpora: {", ".join(sorted(twice))} is the name of two: give '
         'each a name of its own.'
       )
-    for name in ('window', 'epochs'):
+    least = {'window': 1, 'epochs': 1, 'min_words': 0, 'seed': None}
+    for name, smallest in least.items():
       value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f'Data.{name}: expected 1 or more, found {value}.')
+      if name == 'epochs' and value is None:
+        continue
+      if not isinstance(value, int) or (
+        smallest is not None and value < smallest
+      ):
+        more = '' if smallest is None else f' of {smallest} or more'
+        raise ValueError(
+          f'Data.{name}: expected a whole number{more}, found {value!r}.'
+        )
+    if not isinstance(self.cache_dir, str):
+      raise ValueError(
+        f'Data.cache_dir: expected a folder, found {self.cache_dir!r}.'
+      )
+    object.__setattr__(self, 'cache_dir', os.path.expanduser(self.cache_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +126,18 @@ def components(
 ) -> list[Component]:
   """Every task of every corpus."""
   found = []
+  _check_segmenter(data.segmenter)
   for source in data.corpora:
-    tasks = source.task or data.task
-    for task in tasks if isinstance(tasks, (list, tuple)) else (tasks,):
+    tasks = data.task if source.task is None else source.task
+    tasks = tasks if isinstance(tasks, (list, tuple)) else (tasks,)
+    if not tasks:
+      raise ValueError('Data.task: expected a task or several, found none.')
+    for task in tasks:
+      if not hasattr(task, 'example') or isinstance(task, type):
+        raise ValueError(
+          f'Data.task: expected a task, found {task!r}. In gin a task is '
+          '@tasks.Asr(), with the brackets.'
+        )
       text = source.text
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
       found.append(Component(source, task, stage))
@@ -124,6 +153,18 @@ def components(
         'documents. Make it two corpora, with names of their own.'
       )
   return found
+
+
+def _check_segmenter(segmenter: Callable[[str], list[int]]):
+  try:
+    segmenter('A word.')
+  except Exception as error:
+    raise ValueError(
+      f'Data.segmenter: {described(segmenter)} cannot cut a text: {error}. In '
+      'gin: config.Data.segmenter = @segment.paragraphs, say; and for '
+      '@segment.tokens also segment.tokens.size and segment.tokens.tokenizer '
+      '= @tokenizer.load().'
+    ) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,17 +188,42 @@ def _model_of(segmenter: Callable[[str], list[int]]) -> str:
   return segment.which_model(options.get('language', 'english'))
 
 
+def _of_segmenter(segmenter: Callable[[str], list[int]]) -> list:
+  options = {
+    name: _of_tokenizer(value) if hasattr(value, 'vocab_size') else repr(value)
+    for name, value in getattr(segmenter, 'keywords', {}).items()
+  }
+  # Machines differ in whether NLTK's model is there, and where.
+  model = _model_of(segmenter).split(',')[0]
+  return [model, options, digest(list(map(int, segmenter(PROBE))))]
+
+
+def _of_tokenizer(
+  tokenizer: tokenizer_lib.Tokenizer, chat: bool = False
+) -> str:
+  t = tokenizer
+  known = [t.vocab_size, t.bos_id, list(t.eos_ids), t.encode(PROBE)]
+  if chat:
+    messages = [
+      {'role': 'user', 'content': 'Hello.'},
+      {'role': 'assistant', 'content': '<think>Well.</think>Hello.'},
+    ]
+    try:
+      known.append(t.encode_chat(messages, add_generation_prompt=False))
+    except ValueError as error:  # It has no template.
+      known.append(str(error.__class__))
+  return digest(known)
+
+
 def settings(stage: Stage) -> dict[str, Any]:
   """What a stage's records depend on, besides the documents."""
   values = {'stage': stage.name}
   for field in dataclasses.fields(stage):
     value = getattr(stage, field.name)
     if field.name == 'tokenizer':
-      value = digest([value.vocab_size, value.bos_id, value.encode(PROBE)])
+      value = _of_tokenizer(value, chat=stage.name == 'chat')
     elif callable(value):
-      # Machines differ in whether NLTK's model is there, and where.
-      model = _model_of(value).split(',')[0]
-      value = [model, digest(list(map(int, value(PROBE))))]
+      value = _of_segmenter(value)
     elif isinstance(value, tuple):
       value = list(value)  # As JSON says it.
     values[field.name] = value

@@ -55,6 +55,10 @@ class Loader:
     hosts: int = 1,
     position: Position | None = None,
   ):
+    if hosts < 1 or not 0 <= host < hosts:
+      raise ValueError(
+        f'host is {host} of hosts {hosts}: expected 0 to hosts - 1.'
+      )
     if batch_size < 1 or batch_size % hosts:
       raise ValueError(
         f'batch_size is {batch_size}: expected a multiple of {hosts}, the '
@@ -65,7 +69,8 @@ class Loader:
     self._data = data
     self.tokenizer = config.load_tokenizer(data.tokenizer)
     self.components = config.components(data, self.tokenizer)
-    self.tally = records.Tally(Faults(strict=data.strict))
+    # Several tasks may read one corpus: its faults are counted for the first.
+    self._tallies: dict[str, records.Tally] = {}
     packed = {c.task.packed for c in self.components}
     if len(packed) > 1:
       raise ValueError(
@@ -79,6 +84,10 @@ class Loader:
         self._caches[folder] = Cache(os.path.join(data.cache_dir, folder))
     self.description = self._describe()
     if position is not None:
+      if not isinstance(position, dict) or {'data', 'order'} - position.keys():
+        raise ValueError(
+          f'position is {str(position)[:60]!r}: expected what a Loader gave.'
+        )
       check_same(position['data'], self.description)
     self._cursor = self._rows(position['order'] if position else None)
 
@@ -90,13 +99,25 @@ class Loader:
   def __iter__(self) -> Iterator[Loaded]:
     # One ahead is enough: a batch is made while the last one is used.
     executor = concurrent.futures.ThreadPoolExecutor(1)
+    given = self._cursor.position
     try:
       ahead = executor.submit(self._next)
       while (loaded := ahead.result()) is not None:
         ahead = executor.submit(self._next)
+        given = loaded.position['order']
         yield loaded
     finally:
       executor.shutdown(cancel_futures=True)
+      # Whoever iterates again goes on after the last batch that was used.
+      self._cursor = self._rows(given)
+
+  def faults(self) -> list[str]:
+    """What could not be used of the corpora so far, a line for each reason."""
+    return [
+      f'{folder.split(".")[0]}: {line}'
+      for folder, tally in self._tallies.items()
+      for line in tally.faults.report()
+    ]
 
   def items(self) -> Iterator[tuple[config.Component, records.Record, int]]:
     """The items of the order one by one, before packing, to look at."""
@@ -184,8 +205,9 @@ class Loader:
     ends = np.cumsum(component.task.count(cache.sizes, self.tokenizer))
     if not len(ends) or not ends[-1]:
       raise ValueError(
-        f'{component.name}: nothing of the corpus {component.source.name} can '
-        f'be used; {cache.folder}/manifest.json says why.'
+        f'{component.name}: none of the {len(cache):,} records of '
+        f'{cache.folder} gives an example: {_limits(component)}. `rlpt '
+        'prepare` says what was left out, and why.'
       )
 
     def item(n: int) -> Item:
@@ -203,10 +225,13 @@ class Loader:
 
   def _streamed(self, number: int, position: Position | None) -> order.Cursor:
     component, data = self.components[number], self._data
+    tally = records.Tally(Faults(strict=data.strict))
+    if number == self._first_to_read(component.folder):
+      tally = self._tallies.setdefault(component.folder, tally)
 
     def items(part) -> Iterator[list[Item]]:
-      documents = component.source.read(part, self.tally.faults)
-      for record in records.records(documents, component.stage, self.tally):
+      documents = component.source.read(part, tally.faults)
+      for record in records.records(documents, component.stage, tally):
         count = 0
         if record is not None:
           sizes = np.array([component.stage.sizes(record)])
@@ -220,13 +245,17 @@ class Loader:
         self._key(component),
         epochs=data.epochs,
         position=place,
-        nothing=lambda: nothing_usable(component, self.tally),
+        nothing=lambda: nothing_usable(component, tally),
       )
 
     def shuffle(items: list[Item], block: str) -> list[Item]:
       return order.shuffle(items, f'{self._key(component)}/{block}')
 
     return order.Blocks(streamed, data.window, shuffle, position=position)
+
+  def _first_to_read(self, folder: str) -> int:
+    folders = [component.folder for component in self.components]
+    return folders.index(folder)
 
   def _describe(self) -> dict[str, Any]:
     """All that the order depends on."""
@@ -241,14 +270,17 @@ class Loader:
       stage = config.settings(component.stage)
       if cache := self._caches.get(component.folder):
         manifest = cache.manifest
-        check_prepared(cache.folder, manifest['settings'], stage)
+        check_manifest(cache.folder, manifest, component, self._data.strict)
         content = {
           'documents': manifest['documents'],
           'records': manifest['records'],
           'checksum': manifest['checksum'],
         }
       else:
-        content = summary(component.source.fingerprint())
+        content = {
+          'read': component.source.settings(),
+          **summary(component.source.fingerprint()),
+        }
       corpora[component.folder] = {'settings': stage, **content}
     way = 'cache' if self._data.cache_dir else f'window {self._data.window}'
     return {
@@ -290,6 +322,29 @@ def check_prepared(folder: str, then: dict[str, Any], now: dict[str, Any]):
     )
 
 
+def check_manifest(
+  folder: str,
+  manifest: dict[str, Any],
+  component: config.Component,
+  strict: bool,
+):
+  """Raises a ValueError if what was prepared is not what is asked for."""
+  keys = ('settings', 'read', 'place')
+  now = (
+    config.settings(component.stage),
+    component.source.settings(),
+    component.source.place(),
+  )
+  then = {key: manifest.get(key) for key in keys}
+  check_prepared(folder, then, dict(zip(keys, now, strict=True)))
+  if strict and (counts := manifest['faults']['counts']):
+    raise ValueError(
+      f'{folder}: strict is on, and {sum(counts.values()):,} documents were '
+      f'dropped when it was prepared: {", ".join(counts)}. Mend them and '
+      'prepare again, or set strict=False.'
+    )
+
+
 def differences(then: Any, now: Any, path: str = '') -> Iterator[str]:
   """What differs between two trees of JSON, in words."""
   if isinstance(then, dict) and isinstance(now, dict):
@@ -313,6 +368,14 @@ def nothing_usable(
   reasons += [f'{n:,} {what}' for what, n in tally.left_out.items() if n]
   return ValueError(
     f'{component.name}: nothing of the corpus {component.source.name} can be '
-    f'used. {tally.documents:,} documents were read; '
-    f'left out: {"; ".join(reasons) or "none"}.'
+    f'used. {tally.documents:,} documents were read, of which '
+    f'{tally.records:,} are whole, but: {"; ".join(reasons) or "no more"}. '
+    f'{_limits(component)}.'
   )
+
+
+def _limits(component: config.Component) -> str:
+  """The options by which a task chooses, as set."""
+  task = component.task
+  options = [f'{name}={getattr(task, name)!r}' for name in task.selection]
+  return f'{task.name} with {", ".join(options)}'

@@ -127,7 +127,8 @@ class Streamed:
 
   def _walk(self, epoch: int, part: int, document: int, item: int):
     """Yields (the position after it, item) from a position on."""
-    some = epoch > 0 or part > 0 or document > 0 or item > 0
+    # An epoch that is entered in its middle gave something before.
+    some = part > 0 or document > 0 or item > 0
     while self._epochs is None or epoch < self._epochs:
       for p in range(part, len(self._parts)):
         number = permute(p, len(self._parts), f'{self._key}/{epoch}')
@@ -142,7 +143,7 @@ class Streamed:
       if not some:
         # A whole epoch without an item; the next would be no better.
         raise self._nothing()
-      epoch, part = epoch + 1, 0
+      epoch, part, some = epoch + 1, 0, False
       if epoch != self._epochs:
         yield {'epoch': epoch, 'part': 0, 'document': 0, 'item': 0}, None
 

@@ -14,8 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from rlpt_jax.data import cache, config, loader, quiet_tensorflow, records
 from rlpt_jax.data.faults import Faults
 
@@ -38,6 +36,17 @@ class Plan:
     there = set(tf.io.gfile.listdir(self.folder))
     return [i for i in range(len(self.parts)) if _part_name(i) not in there]
 
+  def drop_damaged(self):
+    """Takes the json from parts that lost something else: they are missing."""
+    import tensorflow as tf
+
+    for i in set(range(len(self.parts))) - set(self.missing()):
+      try:
+        shard = cache.read_json(self.folder, _part_name(i))['shard']
+        cache.check_shard(self.folder, i, shard)
+      except ValueError:
+        tf.io.gfile.remove(os.path.join(self.folder, _part_name(i)))
+
 
 def plans(data: config.Data) -> list[Plan]:
   """A plan for each folder, written down; refuses one made of other input."""
@@ -56,10 +65,18 @@ def plans(data: config.Data) -> list[Plan]:
       continue
     folder = os.path.join(data.cache_dir, component.folder)
     plan = Plan(data, component, folder, component.source.parts())
-    tf.io.gfile.makedirs(folder)
+    try:
+      tf.io.gfile.makedirs(folder)
+    except tf.errors.OpError as error:
+      raise ValueError(
+        f'{folder}: cannot be made ({error.message}). Set Data.cache_dir to a '
+        'folder that can be written.'
+      ) from error
     wanted = {
       'settings': config.settings(component.stage),
       'source': loader.summary(component.source.fingerprint()),
+      'read': component.source.settings(),
+      'place': component.source.place(),
       'parts': len(plan.parts),
     }
     if tf.io.gfile.exists(os.path.join(folder, 'plan.json')):
@@ -88,6 +105,7 @@ def run(
   logging.disable(logging.NOTSET)
   # What a worker raises comes home; it need not be logged as well.
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
+  plan.drop_damaged()
   missing, total = plan.missing(), len(plan.parts)
   on_progress(total - len(missing), total)
   if missing:
@@ -159,9 +177,10 @@ def finish(plan: Plan) -> dict[str, Any]:
     for name, counts in facts['lengths'].items():
       lengths[name].update({int(n): count for n, count in counts.items()})
   stage = plan.component.stage
+  written = cache.read_json(plan.folder, 'plan.json')
   manifest = {
     'settings': config.settings(stage),
-    'source': cache.read_json(plan.folder, 'plan.json')['source'],
+    **{key: written[key] for key in ('source', 'read', 'place')},
     'documents': documents,
     'records': sum(shard['records'] for shard in shards),
     'faults': {'counts': faults.counts, 'first': faults.first},
@@ -194,14 +213,14 @@ def finish(plan: Plan) -> dict[str, Any]:
   return manifest
 
 
-def counts(data: config.Data) -> dict[str, int]:
-  """How many items each task has, of all the corpora prepared."""
+def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
+  """(items, records that give some, records) of each task, as prepared."""
   tokenizer = config.load_tokenizer(data.tokenizer)
   found = {}
   for component in config.components(data, tokenizer):
     prepared = cache.Cache(os.path.join(data.cache_dir, component.folder))
     items = component.task.count(prepared.sizes, tokenizer)
-    found[component.name] = int(np.sum(items))
+    found[component.name] = int(items.sum()), int((items > 0).sum()), len(items)
   return found
 
 

@@ -99,6 +99,11 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
   return Prompt(tuple(tuple(piece) for piece in _split(ids, -1)), places)
 
 
+def places(template: str) -> list[str]:
+  """What is to be filled in, in order."""
+  return _PLACE.findall(template)
+
+
 def _split(ids: list[int], mark: int) -> Iterator[list[int]]:
   piece = []
   for i in ids:

@@ -20,7 +20,7 @@ import numpy as np
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.data import segment
 from rlpt_jax.data.faults import Faults
-from rlpt_jax.data.sources import Document, fields, text_of
+from rlpt_jax.data.sources import Document, fields, not_text, text_of
 
 Record = dict[str, Any]  # 'document': id, and what the stage adds.
 
@@ -181,7 +181,15 @@ class Chat:
       ]
       if not self.chat:
         return self._finish(document, *self._plain(prompt, response), tally)
-    ids, loss = self._chat(messages)
+    _check_template(self.tokenizer)
+    try:
+      ids, loss = self._chat(messages)
+    except Exception as error:  # A template may raise what it likes.
+      first_line = str(error).partition('\n')[0]
+      tally.faults.add(
+        'the chat template refuses it', document.where, first_line
+      )
+      return None
     if not any(loss):
       tally.faults.add(
         'the chat template rewrites what came before an answer', document.where
@@ -225,12 +233,20 @@ class Chat:
     return (len(record['tokens']),)
 
 
+@functools.lru_cache(maxsize=8)
+def _check_template(tokenizer: Tokenizer):
+  """Raises the tokenizer's error if it has no chat template at all."""
+  tokenizer.encode_chat([{'role': 'user', 'content': 'Hello.'}])
+
+
 def _not_a_conversation(messages: Any) -> str | None:
   if not isinstance(messages, list) or not messages:
     return 'not a list of messages'
   for message in messages:
     if not isinstance(message, dict) or not {'role', 'content'} <= set(message):
       return "a message is not {'role': ..., 'content': ...}"
+    if not_text(message['role']) or not_text(message['content']):
+      return "a message's role or content is no text"
   if all(message['role'] != 'assistant' for message in messages):
     return 'no message of the assistant'
   return None

@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from rlpt_jax.core.tokenizer import Tokenizer
-from rlpt_jax.data import cache, config, records
+from rlpt_jax.data import cache, config, loader, records
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.readers import Document
 from rlpt_jax.data.sources import Source
@@ -90,7 +90,7 @@ class CorpusSource(seqio.DataSource):
           yield {
             'id': document.id,
             'where': str(document.where),
-            'fields': json.dumps(document.fields, default=str),
+            'fields': json.dumps(document.fields, default=_no_text),
           }
 
     return _dataset(
@@ -98,17 +98,21 @@ class CorpusSource(seqio.DataSource):
     )
 
 
+def _no_text(value: Any) -> None:
+  """For what is not JSON, bytes that are no text: as if not there."""
+  del value
+
+
 class _Task(seqio.Task):
   """A task whose cache is the one of the records that it reads."""
 
-  def __init__(self, *args, records_dir: str, **kwargs):
+  def __init__(self, *args, records_dir: str | None, **kwargs):
     super().__init__(*args, **kwargs)
     self._records_dir = records_dir
 
   @property
   def cache_dir(self) -> str | None:
-    done = os.path.join(self._records_dir, 'COMPLETED')
-    return self._records_dir if tf.io.gfile.exists(done) else None
+    return self._records_dir
 
 
 def _task(
@@ -134,8 +138,19 @@ def _task(
       )
       for name, dtype in features.items()
     },
-    records_dir=os.path.join(data.cache_dir, component.folder),
+    records_dir=_records_dir(component, data),
   )
+
+
+def _records_dir(component: config.Component, data: config.Data) -> str | None:
+  """Where its records are prepared; None if they are not."""
+  folder = os.path.join(data.cache_dir, component.folder)
+  done = tf.io.gfile.exists(os.path.join(folder, 'COMPLETED'))
+  if not data.cache_dir or not done:
+    return None
+  manifest = cache.read_json(folder, 'manifest.json')
+  loader.check_manifest(folder, manifest, component, data.strict)
+  return folder
 
 
 _PACKED = {'tokens': 'int32', 'loss': 'float32'}

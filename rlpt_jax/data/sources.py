@@ -42,6 +42,12 @@ class Source(Protocol):
   def fingerprint(self) -> dict[str, list]:
     """{name of a file: [size, checksum]}: another one for another corpus."""
 
+  def settings(self) -> dict[str, Any]:
+    """How its files are read, as JSON."""
+
+  def place(self) -> str:
+    """Where it is, as it was configured."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Files:
@@ -104,6 +110,16 @@ class Files:
 
   def fingerprint(self) -> dict[str, list]:
     return {name: _checksum(path) for name, path in self._found().items()}
+
+  def settings(self) -> dict[str, Any]:
+    return {
+      'document': self.document,
+      'max_document_bytes': self.max_document_bytes,
+      'part_bytes': self.part_bytes,
+    }
+
+  def place(self) -> str:
+    return ' '.join(self.files)
 
   def _found(self) -> dict[str, str]:
     """{name: path} of all files, sorted by name."""
@@ -182,6 +198,16 @@ class Tfds:
     paths = [str(path) for name in names for path in splits[name].filepaths]
     return {os.path.basename(path): _checksum(path) for path in paths}
 
+  def settings(self) -> dict[str, Any]:
+    return {
+      'rows': [list(rows) for rows in self._rows()],
+      'max_document_bytes': self.max_document_bytes,
+      'part_bytes': self.part_bytes,
+    }
+
+  def place(self) -> str:
+    return f'{self.builder} {self.split}'
+
   def _builder(self):
     return _prepared(self.builder, self.data_dir)
 
@@ -241,29 +267,36 @@ class Tfds:
 
 def fields(text: str | Sequence[str]) -> list[str]:
   """The names of the fields that hold a text."""
-  return [text] if isinstance(text, str) else list(text)
+  return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
 def text_of(document: Document, field: str, faults: Faults) -> str | None:
   """The text in a field of a document; None, and counted, if there is none."""
   value = document.fields.get(field)
-  reason, note = None, ''
   if value is None:
-    reason = f'no field {field!r}'
     note = f'fields: {", ".join(map(str, document.fields)) or "none"}'
-  elif isinstance(value, bytes):
-    reason = 'invalid UTF-8'  # Or readers would have made text of it.
-  elif not isinstance(value, str):
-    reason, note = f'field {field!r} is no text', type(value).__name__
-  elif not value or value.isspace():
-    reason = f'empty field {field!r}'
-  elif '\0' in value:
-    reason = 'NUL bytes'
-  elif not _is_utf8(value):
-    reason, note = 'invalid UTF-8', 'half of a surrogate pair'
-  if reason is None:
-    return value
-  return faults.add(reason, document.where, note)
+    return faults.add(f'no field {field!r}', document.where, note)
+  if not isinstance(value, (str, bytes)):
+    reason = f'field {field!r} is no text'
+    return faults.add(reason, document.where, type(value).__name__)
+  if reason := not_text(value):
+    note = 'half of a surrogate pair' if isinstance(value, str) else ''
+    note = note if reason == 'invalid UTF-8' else ''
+    return faults.add(reason, document.where, note)
+  if not value or value.isspace():
+    return faults.add(f'empty field {field!r}', document.where)
+  return value
+
+
+def not_text(value: Any) -> str | None:
+  """Why a value cannot be text; None if it can."""
+  if isinstance(value, bytes):
+    return 'invalid UTF-8'  # Or readers would have made text of it.
+  if not isinstance(value, str):
+    return 'no text'
+  if '\0' in value:
+    return 'NUL bytes'
+  return None if _is_utf8(value) else 'invalid UTF-8'
 
 
 def _is_utf8(text: str) -> bool:
@@ -305,20 +338,22 @@ def _check(source: Files | Tfds) -> None:
     raise ValueError(
       f'corpus {source.name!r}: expected a name of letters, digits and _.'
     )
-  if not all(fields(source.text)) or not source.text:
+  texts = fields(source.text) if source.text else []
+  if not texts or not all(isinstance(t, str) and t for t in texts):
     raise ValueError(
       f'corpus {source.name}: text={source.text!r}; expected the name of the '
       'field that holds the text, or of several.'
     )
-  if not 0 < source.weight < math.inf:
+  number = isinstance(source.weight, (int, float))
+  if not number or not 0 < source.weight < math.inf:
     raise ValueError(
-      f'corpus {source.name}: weight={source.weight}; expected > 0. To leave a '
-      'corpus out, take it off the list.'
+      f'corpus {source.name}: weight={source.weight!r}; expected > 0. To leave '
+      'a corpus out, take it off the list.'
     )
   for size in ('max_document_bytes', 'part_bytes'):
-    if getattr(source, size) < 1:
+    if not isinstance(getattr(source, size), int) or getattr(source, size) < 1:
       raise ValueError(
-        f'corpus {source.name}: {size}={getattr(source, size)}; expected > 0.'
+        f'corpus {source.name}: {size}={getattr(source, size)!r}; expected > 0.'
       )
 
 

@@ -83,6 +83,7 @@ class _Segments:
     _check_positive(self, 'weight', 'max_prompt_tokens', 'max_targets')
 
   def stage(self, tokenizer, text, segmenter, min_words):
+    self.room(tokenizer)  # Too little is better said now than later.
     return records.Text(tokenizer, segmenter, text, min_words)
 
   def count(self, sizes, tokenizer):
@@ -354,9 +355,10 @@ class Rlvr:
 
   def __post_init__(self):
     _check_positive(self, 'weight', 'max_prompt_tokens')
-    if '{question}' not in self.template:
+    if prompts.places(self.template) != ['question']:
       raise ValueError(
-        f'rlvr.template: expected {{question}} in it, found {self.template!r}.'
+        'rlvr.template: expected {question} in it, once, and no other place; '
+        f'found {self.template!r}.'
       )
 
   def stage(self, tokenizer, text, segmenter, min_words):
@@ -410,7 +412,8 @@ def _check_row(task: Ntp | Sft):
 def _check_positive(task: Any, *names: str):
   for name in names:
     value = getattr(task, name)
-    if value is not None and not value > 0:
+    number = isinstance(value, (int, float))
+    if value is not None and not (number and value > 0):
       raise ValueError(
         f'{task.name}.{name}: expected more than 0, found {value!r}.'
       )

@@ -29,6 +29,8 @@ def prepare(
     runner: Any runner of Apache Beam, say DataflowRunner.
     beam: Its options, say --beam=--project=mine.
   """
+  if workers < 1:
+    raise ValueError(f'--workers is {workers}: expected 1 or more.')
   console = rich.console.Console(highlight=False)
   options = ['--default_sdk_harness_log_level=ERROR', *beam]
   if workers > 1:
@@ -61,11 +63,18 @@ def prepare(
   for plan, manifest in prepared:
     report(console, plan.folder, manifest)
     picture(plan.folder, manifest)
-  table = rich.table.Table('task', 'examples', box=None)
-  table.columns[1].justify = 'right'
-  for name, count in pipeline.counts(config).items():
-    table.add_row(name, f'{count:,}')
+  table = rich.table.Table('task', 'examples', 'from documents', box=None)
+  for column in table.columns[1:]:
+    column.justify = 'right'
+  counts = pipeline.counts(config)
+  for name, (items, used, records) in counts.items():
+    table.add_row(name, f'{items:,}', f'{used:,} of {records:,}')
   console.print(table)
+  if none := [name for name, (items, *_) in counts.items() if not items]:
+    raise ValueError(
+      f'{", ".join(none)}: no document gives an example. What is above says '
+      'what was left out; the limits of a task are its options.'
+    )
 
 
 def report(console: rich.console.Console, folder: str, manifest: dict):
@@ -76,7 +85,7 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
   source = manifest['source']
   console.print(
     f'  {source["files"]:,} files, {source["bytes"] / 1e6:,.1f} MB: '
-    f'{manifest["documents"] + faulty:,} documents in, '
+    f'{manifest["records"] + faulty:,} documents in, '
     f'{manifest["records"]:,} kept, {size / 1e6:,.1f} MB cached'
   )
   for reason, count in sorted(manifest['left_out'].items()):

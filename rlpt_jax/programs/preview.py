@@ -48,7 +48,7 @@ def preview(
     }
     html.write_text(page.preview_page(views, names, facts))
     print(f'wrote {html}')
-  for line in loader.tally.faults.report():
+  for line in loader.faults():
     print(f'dropped: {line}')
 
 

@@ -33,13 +33,34 @@ def test_every_task_of_every_corpus_with_weights_multiplied():
     ({'corpora': []}, r'expected a list of corpora, found \[\]'),
     ({'corpora': FILES}, 'expected a list of corpora'),
     ({'corpora': [FILES, FILES]}, 'one is the name of two'),
-    ({'epochs': 0}, 'epochs: expected 1 or more, found 0'),
-    ({'window': -1}, 'window: expected 1 or more, found -1'),
+    ({'epochs': 0}, 'epochs: expected a whole number of 1 or more, found 0'),
+    ({'epochs': 2.5}, 'epochs: expected a whole number of 1 or more'),
+    ({'window': -1}, 'window: expected a whole number of 1 or more, found -1'),
+    ({'seed': 'x'}, "seed: expected a whole number, found 'x'"),
+    ({'cache_dir': 3}, 'cache_dir: expected a folder, found 3'),
+    ({'corpora': [sources.Files]}, 'with the brackets'),
   ],
 )
 def test_mistakes(options, message):
   with pytest.raises(ValueError, match=message):
     Data(**{'corpora': [FILES], 'task': tasks.Asr(), **options})
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'task': tasks.Asr}, 'with the brackets'),
+    ({'task': None}, 'expected a task, found None'),
+    ({'task': []}, 'expected a task or several, found none'),
+    ({'segmenter': segment.tokens}, 'Data.segmenter: tokens cannot cut a text'),
+    ({'task': tasks.Asr(max_prompt_tokens=9)}, 'expected room for at least'),
+    ({'task': tasks.Asr(chat=True)}, 'has no chat template'),
+  ],
+)
+def test_mistakes_that_are_found_before_anything_is_read(options, message):
+  data = Data(**{'corpora': [FILES], 'task': tasks.Asr(), **options})
+  with pytest.raises(ValueError, match=message):
+    config.components(data, BYTES)
 
 
 def test_the_same_task_twice():
@@ -62,8 +83,9 @@ def stage(segmenter=segment.sentences, tokenizer=BYTES, min_words=4):
 def test_what_changes_records_changes_the_settings(bpe):
   settings = config.settings(stage())
   assert settings == config.settings(stage(tokenizer=ByteTokenizer()))
-  tokens = functools.partial(segment.tokens, tokenizer=BYTES, size=10)
-  more = functools.partial(segment.tokens, tokenizer=BYTES, size=11)
+  # Of more tokens than the probe has.
+  tokens = functools.partial(segment.tokens, tokenizer=BYTES, size=6000)
+  more = functools.partial(segment.tokens, tokenizer=BYTES, size=6001)
   others = [
     stage(segment.paragraphs),
     stage(tokens),
@@ -71,5 +93,25 @@ def test_what_changes_records_changes_the_settings(bpe):
     stage(tokenizer=bpe),
     stage(min_words=5),
   ]
+  assert config.settings(stage(tokens)) == config.settings(
+    stage(
+      functools.partial(segment.tokens, tokenizer=ByteTokenizer(), size=6000)
+    )
+  )
   found = [json.dumps(config.settings(other)) for other in others]
   assert len({json.dumps(settings), *found}) == 6
+
+
+def test_another_chat_template_is_another_setting():
+  class Chatting(ByteTokenizer):
+    def __init__(self, end):
+      self.end = end
+
+    def encode_chat(self, messages, **_):
+      return self.encode(self.end.join(m['content'] for m in messages))
+
+  found = [
+    config.settings(tasks.Sft().stage(Chatting(end), 'text', None, 1))
+    for end in ('\n', '\n\n')
+  ]
+  assert found[0] != found[1]

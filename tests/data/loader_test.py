@@ -5,13 +5,14 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import pathlib
 import random
 
 import numpy as np
 import pytest
 
 from rlpt_jax.core.types import Rows
-from rlpt_jax.data import pipeline, sources, tasks
+from rlpt_jax.data import cache, pipeline, sources, tasks
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 
@@ -198,8 +199,63 @@ def test_a_cache_of_other_settings_is_refused(data, tmp_path):
   data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
   prepare(data)
   data = dataclasses.replace(data, min_words=2)
-  with pytest.raises(ValueError, match='another way: min_words was 1, is 2'):
+  with pytest.raises(
+    ValueError, match=r'another way: settings.min_words was 1, is 2'
+  ):
     Loader(data, 2)
+
+
+def files(data, **changes):
+  """The same data, its first corpus read in another way."""
+  first, *others = data.corpora
+  corpora = [dataclasses.replace(first, **changes), *others]
+  return dataclasses.replace(data, corpora=corpora)
+
+
+@pytest.mark.parametrize(
+  'changes', [{'part_bytes': 900}, {'max_document_bytes': 999}]
+)
+def test_a_corpus_read_in_another_way_is_refused(either, changes):
+  position = next(iter(Loader(either, 2))).position
+  with pytest.raises(ValueError, match=rf'{next(iter(changes))} was'):
+    Loader(files(either, **changes), 2, position=position)
+
+
+def test_another_corpus_of_the_same_name_is_refused(data, corpus, tmp_path):
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  with pytest.raises(ValueError, match='place was'):
+    Loader(files(data, files=corpus(5, 'three')), 2)
+
+
+def test_iterating_again_goes_on_after_what_was_used(either):
+  whole = ids(dataclasses.replace(either, epochs=1))
+  loader = Loader(dataclasses.replace(either, epochs=1), 4)
+  found = []
+  for loaded in loader:
+    found += [e.id for e in loaded.examples]
+    if len(found) >= 12:
+      break
+  del loaded
+  found += [e.id for loaded in loader for e in loaded.examples]
+  assert found == whole
+
+
+def test_strict_is_not_content_with_what_was_dropped(data, tmp_path):
+  path = pathlib.Path(data.corpora[0].files[0].replace('*', '9'))
+  path.write_text('{"text": 3}\n')
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  data = dataclasses.replace(data, strict=True)
+  with pytest.raises(ValueError, match='strict is on, and 1 documents'):
+    Loader(data, 2)
+
+
+def test_few_files_are_open_at_a_time(data, tmp_path, monkeypatch):
+  monkeypatch.setattr(cache, 'OPEN_FILES', 1)
+  data = dataclasses.replace(data, epochs=1, cache_dir=str(tmp_path / 'cache'))
+  prepare(data)
+  assert len(ids(data)) == len(set(ids(data)))
 
 
 def test_prompts_may_change_under_a_position(data):
@@ -214,7 +270,7 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path):
   with pytest.raises(ValueError, match=r'x_asr: nothing of the corpus x') as e:
     list(Loader(data, 2))
   message = str(e.value)
-  assert '2 documents were read' in message
+  assert '2 documents were read, of which 1 are whole' in message
   assert "empty field 'text': x.jsonl line 2" in message
   assert '1 documents with fewer than three segments' in message
   assert 'x.jsonl line 3' in message
@@ -232,6 +288,28 @@ def test_rows_and_prompts_do_not_mix(data):
   data = dataclasses.replace(data, task=(tasks.Asr(), tasks.Ntp()))
   with pytest.raises(ValueError, match='do not mix'):
     Loader(data, 2)
+
+
+@pytest.mark.parametrize(('host', 'hosts'), [(3, 2), (-1, 2), (0, 0)])
+def test_a_host_that_there_is_not(data, host, hosts):
+  with pytest.raises(ValueError, match='expected 0 to hosts - 1'):
+    Loader(data, 6, host=host, hosts=hosts)
+
+
+def test_what_is_no_position(data):
+  with pytest.raises(ValueError, match='expected what a Loader gave'):
+    Loader(data, 2, position={'taken': 3})
+
+
+def test_faults_are_counted_once_for_several_tasks(tmp_path):
+  lines = ['{"text": "One. Two is here. Three."}', '{"text": 3}']
+  (tmp_path / 'x.jsonl').write_text('\n'.join(lines))
+  corpus = sources.Files('x', f'{tmp_path}/*.jsonl')
+  data = Data([corpus], tasks.rlpt(), min_words=1, epochs=1)
+  loader = Loader(data, 2)
+  assert len(list(loader)) == 1
+  (line,) = loader.faults()
+  assert line.startswith("x: 1 x field 'text' is no text")
 
 
 def test_a_batch_that_hosts_cannot_share(data):

@@ -131,6 +131,20 @@ def test_nothing_in_a_whole_epoch_is_an_error_not_a_long_wait():
     next(cursor)
 
 
+def test_what_vanishes_in_the_middle_of_a_run_is_an_error_too():
+  documents = [['a']]
+  cursor = order.Streamed(
+    ['part'],
+    lambda _: iter(documents),
+    'key',
+    nothing=lambda: ValueError('nothing'),
+  )
+  assert [next(cursor) for _ in range(3)] == ['a', None, 'a']
+  documents.clear()
+  with pytest.raises(ValueError, match='nothing'):
+    list(itertools.islice(rest(cursor), 9))
+
+
 @pytest.mark.parametrize('make', [streamed, blocks, mixed])
 @hypothesis.given(stops=st.lists(st.integers(0, 12), max_size=6))
 def test_going_on_from_any_place(make, stops):

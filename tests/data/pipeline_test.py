@@ -45,9 +45,9 @@ def test_beam_prepares_every_part_once(data):
   assert len(Cache(plan.folder)) == 20
   lengths = manifest['lengths']['segments of a document']
   assert sum(lengths.values()) == 20
-  assert pipeline.counts(data)['corpus_asr'] == sum(
-    max(0, n - 2) * count for n, count in lengths.items()
-  )
+  items = sum(max(0, n - 2) * count for n, count in lengths.items())
+  used = sum(count for n, count in lengths.items() if n > 2)
+  assert pipeline.counts(data)['corpus_asr'] == (items, used, 20)
   # Again: nothing is missing, and nothing changes.
   before = contents(plan.folder)
   assert pipeline.plans(data)[0].missing() == []
@@ -73,6 +73,49 @@ def test_stopped_anywhere_it_goes_on_to_the_same_cache(data, tmp_path):
   run(pipeline.plans(other)[0])
   shard.unlink()
   assert contents(plan.folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize(
+  ('name', 'change'),
+  [
+    ('train.tfrecord-00001-of-*', lambda path: path.unlink()),
+    ('train.tfrecord-00001-of-*', lambda path: path.write_bytes(b'')),
+    ('index-00001.npz', lambda path: path.unlink()),
+    ('index-00001.npz', lambda path: path.write_bytes(b'no zip')),
+    ('part-00001.json', lambda path: path.write_text('')),
+  ],
+)
+def test_a_damaged_part_is_made_again(data, name, change):
+  (plan,) = pipeline.plans(data)
+  for number in plan.missing():
+    pipeline.prepare_part(number, plan)
+  pipeline.finish(plan)
+  before = contents(plan.folder)
+  (path,) = pathlib.Path(plan.folder).glob(name)
+  change(path)
+  if not name.startswith('part'):
+    with pytest.raises(ValueError, match='`rlpt prepare` again'):
+      Cache(plan.folder)
+  (plan,) = pipeline.plans(data)
+  plan.drop_damaged()
+  assert plan.missing() == [1]
+  run(plan)
+  assert contents(plan.folder) == before
+
+
+def test_another_part_of_a_dataset_is_refused(data):
+  pipeline.plans(data)
+  (first,) = data.corpora
+  corpora = [dataclasses.replace(first, max_document_bytes=77)]
+  with pytest.raises(ValueError, match=r'read.max_document_bytes was \d+, is'):
+    pipeline.plans(dataclasses.replace(data, corpora=corpora))
+
+
+def test_a_cache_dir_that_is_a_file(data, tmp_path):
+  (tmp_path / 'file').write_text('')
+  data = dataclasses.replace(data, cache_dir=str(tmp_path / 'file'))
+  with pytest.raises(ValueError, match='cannot be made'):
+    pipeline.plans(data)
 
 
 def test_other_input_is_refused(data):

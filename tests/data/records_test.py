@@ -164,11 +164,38 @@ def test_a_template_that_tidies_up_trains_on_the_last_answer(bpe, tally):
     ([], 'not a list of messages'),
     ([{'role': 'user'}], "a message is not {'role': ..., 'content': ...}"),
     (MESSAGES[:1], 'no message of the assistant'),
+    (
+      [*MESSAGES, {'role': 'user', 'content': None}],
+      "a message's role or content is no text",
+    ),
+    (
+      [*MESSAGES, {'role': 'user', 'content': 'a\0'}],
+      "a message's role or content is no text",
+    ),
   ],
 )
 def test_no_conversation(bpe, tally, messages, fault):
   assert records.Chat(bpe).record(document(messages=messages), tally) is None
   assert tally.faults.first == {f'messages: {fault}': ['file line 3']}
+
+
+def test_what_a_chat_template_refuses_is_a_fault(tally):
+  class Picky(ByteTokenizer):
+    def encode_chat(self, messages, **_):
+      if not messages or messages[0]['role'] == 'system':
+        raise RuntimeError('no system here\nat all')
+      return self.encode('|'.join(m['content'] for m in messages) + '|')
+
+  stage = records.Chat(Picky())
+  system = {'role': 'system', 'content': 'Be kind.'}
+  assert stage.record(document(messages=[system, *MESSAGES]), tally) is None
+  assert tally.faults.first == {
+    'the chat template refuses it': ['file line 3 (no system here)']
+  }
+  assert stage.record(document(messages=MESSAGES), tally) is not None
+  # But where there is none at all, no conversation will do.
+  with pytest.raises(ValueError, match='has no chat template'):
+    records.Chat(ByteTokenizer()).record(document(messages=MESSAGES), tally)
 
 
 def test_prompt_and_response_with_and_without_a_template(bpe, tally):

@@ -60,6 +60,11 @@ def test_a_task_has_the_examples_of_the_loader(data, use_cached):
   assert sorted(found) == of_loader(data)
 
 
+def test_a_cache_of_other_settings_is_refused(data):
+  with pytest.raises(ValueError, match='min_words was 1, is 3'):
+    seqio_tasks.register(dataclasses.replace(data, min_words=3))
+
+
 def test_shards_are_parts(data):
   seqio_tasks.register(data)
   task = seqio.TaskRegistry.get('corpus_asr')

@@ -214,5 +214,6 @@ def test_rlvr_asks_the_question():
   assert example.references == ('7',) and example.kind == 'rlvr'
   # A question without its end is another question.
   assert count(tasks.Rlvr(max_prompt_tokens=80), record) == 0
-  with pytest.raises(ValueError, match=r'expected \{question\}'):
-    tasks.Rlvr(template='Solve this.')
+  for template in ('Solve this.', '{question} {context}'):
+    with pytest.raises(ValueError, match=r'expected \{question\}'):
+      tasks.Rlvr(template=template)

@@ -46,7 +46,7 @@ def test_what_it_reports(tmp_path, capsys):
   # 'Like all others.' is too short.
   assert '2,000 segments of fewer than 4 words' in out
   assert 'notes.jsonl line 2001' in out
-  assert 'notes_asr 2,000 notes_msr 2,000' in out
+  assert 'notes_asr 2,000 2,000 of 2,000 notes_msr 2,000' in out
   folder = tmp_path / 'cache' / 'notes.text'
   assert (folder / 'lengths.png').read_bytes().startswith(b'\x89PNG')
   manifest = json.loads((folder / 'manifest.json').read_text())
@@ -79,6 +79,14 @@ def test_killed_and_started_again(tmp_path, capsys):
   manifest = json.loads((folder / 'manifest.json').read_text())
   assert len(early) < len(manifest['shards'])
   assert manifest['records'] == 40_000
+
+
+def test_no_examples_are_an_error(tmp_path, capsys):
+  gin_file = write_corpus(tmp_path, 3)
+  assert cli.main(['prepare', gin_file, 'config.Data.min_words = 99']) == 2
+  captured = capsys.readouterr()
+  assert '6 segments of fewer than 99 words' in ' '.join(captured.out.split())
+  assert 'notes_asr, notes_msr: no document gives an example' in captured.err
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

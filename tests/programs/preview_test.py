@@ -43,7 +43,7 @@ def test_asr_and_msr(gin_file, capsys):
   assert out.count(' asr ') == out.count(' msr ') == 2
   assert 'segment 2 of 4' in out and 'segment 3 of 4' in out
   assert 'The wind came from the north.' in out
-  assert "dropped: 2 x field 'text' is no text" in out
+  assert "dropped: corpus: 1 x field 'text' is no text" in out
   # As often as there are epochs, without end.
   out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '9')
   assert '9/9' in out
