@@ -20,6 +20,7 @@ from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.order import Position
 
 PACKED_TOGETHER = 1024  # Texts from which rows are packed at a time.
+WINDOW_TOKENS = 32 << 20  # Of the documents in a window: some 300 MB.
 NAMED_FILES = 64  # A position says which file changed up to so many.
 
 
@@ -251,7 +252,18 @@ class Loader:
     def shuffle(items: list[Item], block: str) -> list[Item]:
       return order.shuffle(items, f'{self._key(component)}/{block}')
 
-    return order.Blocks(streamed, data.window, shuffle, position=position)
+    def weight(item: Item) -> int:
+      # The items of a document share its record.
+      return len(item.record['tokens']) if item.index == 0 else 0
+
+    return order.Blocks(
+      streamed,
+      data.window,
+      shuffle,
+      weight=weight,
+      most=WINDOW_TOKENS,
+      position=position,
+    )
 
   def _first_to_read(self, folder: str) -> int:
     folders = [component.folder for component in self.components]

@@ -154,7 +154,8 @@ class Blocks:
   `arrange(items, key)` returns what to give out, a permutation of the items or
   rows packed of them. The position is that before the block was taken, and how
   much of it was given out. A None ends a block, so that all items of an epoch
-  come before those of the next.
+  come before those of the next; so does a total `weight` of `most`, so that few
+  large items are not too much for the memory.
   """
 
   def __init__(
@@ -163,11 +164,14 @@ class Blocks:
     size: int,
     arrange: Callable[[list[Any], str], Sequence[Any]],
     *,
+    weight: Callable[[Any], int] = lambda _: 0,
+    most: int = 1,
     position: Position | None = None,
   ):
     position = position or {'before': None, 'block': 0, 'taken': 0}
     self._cursor = make_cursor(position['before'])
     self._size, self._arrange = size, arrange
+    self._weight, self._most = weight, most
     self._before, self._block = position['before'], position['block']
     self._taken = position['taken']
     self._arranged: Sequence[Any] | None = None
@@ -189,8 +193,8 @@ class Blocks:
       self._block, self._taken = self._block + 1, 0
 
   def _take(self) -> list[Any]:
-    items = []
-    while len(items) < self._size:
+    items, total = [], 0
+    while len(items) < self._size and total < self._most:
       try:
         item = next(self._cursor)
       except StopIteration:
@@ -199,6 +203,7 @@ class Blocks:
         raise
       if item is not None:
         items.append(item)
+        total += self._weight(item)
       elif items:
         return items
     return items

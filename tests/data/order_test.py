@@ -112,6 +112,21 @@ def test_blocks_do_not_mix_epochs():
     assert [sorted(epoch) for epoch in epochs] == [ITEMS] * 3
 
 
+def test_blocks_end_early_where_items_are_large():
+  sizes = []
+
+  def arrange(items, key):
+    sizes.append(len(items))
+    return items
+
+  def cursor(place):
+    return order.Shuffled(10, 'key', epochs=1, position=place)
+
+  # Each weighs three, so that a third brings it to seven or more.
+  list(rest(order.Blocks(cursor, 100, arrange, weight=lambda _: 3, most=7)))
+  assert sizes == [3, 3, 3, 1]
+
+
 def test_every_block_has_a_key_of_its_own():
   keys = []
 
