@@ -244,23 +244,33 @@ def context(
 
 
 @dataclasses.dataclass(frozen=True)
-class Ntp:
+class _Packed:
+  """What Ntp and Sft share."""
+
+  weight: float = 1.0
+  row_tokens: int = 1024
+
+  packed = True
+  selection = ('row_tokens',)
+  name = ''
+
+  def __post_init__(self):
+    _check_positive(self, 'weight')
+    if self.row_tokens < 2:
+      raise ValueError(
+        f'{self.name}.row_tokens: expected at least 2, found {self.row_tokens}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ntp(_Packed):
   """Packed language modelling: every token of a document, but the first.
 
   A document longer than a row is cut into pieces that overlap by one token, so
   that each token is predicted exactly once.
   """
 
-  weight: float = 1.0
-  row_tokens: int = 1024
-
   name = 'ntp'
-  packed = True
-  selection = ('row_tokens',)
-
-  def __post_init__(self):
-    _check_positive(self, 'weight')
-    _check_row(self)
 
   def stage(self, tokenizer, text, segmenter, min_words):
     return records.Text(tokenizer, segmenter, text, min_words)
@@ -288,26 +298,18 @@ class Ntp:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sft:
+class Sft(_Packed):
   """Supervised rows of conversations (records.Chat says which fields).
 
   A conversation longer than a row is left out: cut, it would teach to stop.
   """
 
-  weight: float = 1.0
-  row_tokens: int = 1024
   messages: str = 'messages'
   prompt: str = 'prompt'
   response: str = 'response'
   chat: bool = False  # Prompt and response, too, through the chat template.
 
   name = 'sft'
-  packed = True
-  selection = ('row_tokens',)
-
-  def __post_init__(self):
-    _check_positive(self, 'weight')
-    _check_row(self)
 
   def stage(self, tokenizer, text, segmenter, min_words):
     del text, segmenter, min_words
@@ -400,13 +402,6 @@ def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 def _num_around(tokenizer: Tokenizer) -> int:
   return sum(map(len, _ids_around(tokenizer)))
-
-
-def _check_row(task: Ntp | Sft):
-  if task.row_tokens < 2:
-    raise ValueError(
-      f'{task.name}.row_tokens: expected at least 2, found {task.row_tokens}.'
-    )
 
 
 def _check_positive(task: Any, *names: str):

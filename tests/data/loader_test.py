@@ -152,6 +152,34 @@ def test_cached_and_streamed_give_the_same_examples(data, tmp_path):
   assert examples(data) == examples(cached)
 
 
+@pytest.mark.parametrize(
+  'task',
+  [
+    tasks.Ntp(row_tokens=50),
+    tasks.Sft(row_tokens=300, prompt='text', response='text'),
+    tasks.Rlvr(question='text', answer='text'),
+  ],
+  ids=lambda task: task.name,
+)
+def test_so_do_the_other_tasks(data, tmp_path, task):
+  data = dataclasses.replace(data, task=task, epochs=1)
+  cached = dataclasses.replace(data, cache_dir=str(tmp_path / 'cache'))
+  prepare(cached)
+
+  def items(data):
+    loader = Loader(data, 1)
+    found = []
+    for component, record, i in loader.items():
+      item = task.example(record, component.source.name, i, loader.tokenizer)
+      if task.packed:
+        found.append([ids.tolist() for ids in item])
+      else:
+        found.append([item.id, item.prompt_tokens.tolist(), item.references])
+    return sorted(found)
+
+  assert items(data) == items(cached) != []
+
+
 def change_text(data):
   path = data.corpora[0].files[0].replace('*', '1')
   with open(path, 'r+') as file:

@@ -190,6 +190,12 @@ def test_ntp_predicts_every_token_but_the_first_once(num_tokens, row_tokens):
   assert predicted == whole[1:]
 
 
+@pytest.mark.parametrize('task', [tasks.Ntp, tasks.Sft])
+def test_rows_of_one_token_predict_nothing(task):
+  with pytest.raises(ValueError, match='row_tokens: expected at least 2'):
+    task(row_tokens=1)
+
+
 def test_sft_leaves_out_what_is_longer_than_a_row():
   task = tasks.Sft(row_tokens=4)
   record = {'tokens': np.arange(4), 'loss': np.array([0, 0, 1, 1])}

@@ -1,5 +1,8 @@
 """The newcomer's command works from nothing, and again."""
 
+import subprocess
+import sys
+
 import pytest
 
 from rlpt_jax import cli
@@ -15,3 +18,16 @@ def test_quickstart(model, tmp_path, capsys):
     assert 'byte for byte' in capsys.readouterr().out
   lines = (tmp_path / 'completions.jsonl').read_text().splitlines()
   assert len(lines) == 4
+
+
+@pytest.mark.slow
+def test_no_corpus_no_tensorflow(tmp_path):
+  # It converts, samples and writes checkpoints: all that reads no corpus.
+  script = f"""
+import sys
+from rlpt_jax import cli
+assert cli.main(['quickstart', {str(tmp_path)!r}]) == 0
+heavy = {{'tensorflow', 'seqio', 'apache_beam', 'nltk', 'torch'}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  subprocess.run([sys.executable, '-c', script], check=True)
