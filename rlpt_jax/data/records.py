@@ -45,7 +45,7 @@ class Stage(Protocol):
   """How documents become records."""
 
   name: str
-  features: dict[str, str]  # dtype of each; all but 'document' are lists.
+  features: dict[str, str]  # dtype of each; what is no string is a list.
   columns: tuple[str, ...]  # What an index knows of a record: `sizes`.
 
   def record(self, document: Document, tally: Tally) -> Record | None:

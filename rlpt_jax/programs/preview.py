@@ -46,7 +46,7 @@ def preview(
       'read from': config.cache_dir or 'the corpora, nothing is prepared',
       'seed': str(config.seed),
     }
-    html.write_text(page.preview_page(views, names, facts))
+    html.write_text(page.preview_page(views, names, facts), encoding='utf-8')
     print(f'wrote {html}')
   for line in loader.faults():
     print(f'dropped: {line}')
