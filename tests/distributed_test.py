@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pickle
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from rlpt_jax.training import checkpoints
 from rlpt_jax.training.checkpoints import Store
 from tests import distributed_worker
 from tests.models import decoder_test
+from tests.sampling import decode_test, engine_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -75,6 +77,26 @@ def test_two_processes_are_one(tmp_path, one_device):
       strict=True,
     ):
       np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_two_processes_sample_what_one_device_does(tmp_path, one_device):
+  _finish(_start('rollouts', tmp_path))
+  for model, _ in distributed_worker.CASES:
+    decoder, params = decode_test.tiny(one_device, model)
+    expected = {
+      'engine': engine_test.run(
+        decoder, params, engine_test.mixed(), engine_test.SHARDED
+      ),
+      'static': decode_test.sample(
+        decoder, params, decode_test.requests(samples=4)
+      ),
+    }
+    for process in range(distributed_worker.PROCESSES):
+      file = tmp_path / f'{model}_{process}.pickle'
+      found = pickle.loads(file.read_bytes())
+      for name, groups in expected.items():
+        decode_test.assert_same(found[name], groups)
 
 
 @pytest.mark.slow

@@ -54,6 +54,28 @@ CASES = [
 ]
 
 
+def rollouts(folder, process):
+  """What the engine and the static sampler give, to each of the processes."""
+  import pickle
+
+  from rlpt_jax.core.layout import make_layout
+  from rlpt_jax.sampling import decode
+  from rlpt_jax.sampling.publish import publish
+  from tests.sampling import decode_test, engine_test
+
+  for model, sizes in CASES:
+    decoder, params = decode_test.tiny(make_layout(**sizes), model)
+    asked = decode_test.requests(samples=4)
+    found = {
+      'engine': engine_test.run(
+        decoder, params, engine_test.mixed(), engine_test.SHARDED
+      ),
+      'static': decode.sample(decoder, publish(decoder, params), asked),
+    }
+    with open(f'{folder}/{model}_{process}.pickle', 'wb') as file:
+      pickle.dump(found, file)
+
+
 def restore_after_damage(folder, process):
   """What one process cannot read, the other must not go on with."""
   import pathlib

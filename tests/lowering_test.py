@@ -9,6 +9,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
@@ -17,6 +18,8 @@ from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.sampling import caches, chunks
+from rlpt_jax.sampling.table import Sizes, Table
 
 PROMPTS, GROUP, PROMPT_LENGTH, LENGTH = 4, 4, 256, 128
 CASES = [
@@ -59,14 +62,6 @@ def _train_step(decoder, params, prompts, prompt_mask, tokens, mask):
   return jax.value_and_grad(loss)(params)
 
 
-def _decode_step(decoder, params, token_B1, prefix, own, t):
-  out = decoder_lib.forward(
-    decoder, params, token_B1, jnp.ones_like(token_B1), (prefix, own)
-  )
-  logits = head.logits(decoder, params, out.hidden_BTD)
-  return jnp.argmax(logits, -1), cache_lib.write(own, out.cache, t)
-
-
 def _lower(step, platform, *arguments):
   exported = jax.export.export(jax.jit(step), platforms=[platform])(*arguments)
   return exported.mlir_module()
@@ -89,25 +84,36 @@ def test_a_train_step_lowers(platform, attention, sizes, model):
     assert 'ragged_dot' in text
 
 
+@pytest.mark.parametrize('cache_dtype', ['bfloat16', 'int8'])
 @pytest.mark.parametrize('model', ['tiny_qwen3', 'tiny_qwen3_moe'])
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
-def test_a_decode_step_lowers(platform, model):
-  decoder = _decoder(model, platform, 'auto', {'fsdp': 4, 'tensor': 2})
-  layout, B = decoder.layout, PROMPTS * GROUP
-  specs = decoder_lib.specs(decoder.config)
-  params = weights.shapes(specs, layout=layout, dtype='bfloat16')
-  prefix, own = (
-    jax.eval_shape(
-      functools.partial(
-        cache_lib.empty, decoder.config, rows, length,
-        dtype='bfloat16', layout=layout,
-      )
-    )
-    for rows, length in ((PROMPTS, PROMPT_LENGTH), (B, LENGTH))
-  )  # fmt: skip
-  step = functools.partial(_decode_step, decoder)
-  text = _lower(
-    step, platform, params, _ints(layout, B, 1), prefix, own, jnp.int32(3)
+def test_prefill_and_decode_lower(platform, model, cache_dtype):
+  attention = 'xla' if platform == 'cuda' else 'auto'
+  decoder = _decoder(model, platform, attention, {'fsdp': 4, 'tensor': 2})
+  layout, slots = decoder.layout, PROMPTS * GROUP
+  params = jax.eval_shape(
+    decoder_lib.unstack,
+    weights.shapes(decoder_lib.specs(decoder.config), dtype='bfloat16'),
   )
+  prefixes, own = (
+    jax.eval_shape(
+      functools.partial(caches.empty, decoder, rows, length, cache_dtype)
+    )
+    for rows, length in ((PROMPTS, PROMPT_LENGTH), (slots, LENGTH))
+  )
+  prompts = _ints(layout, PROMPTS, PROMPT_LENGTH)
+  fill = functools.partial(chunks.prefill_into, decoder)
+  rows_P = jax.ShapeDtypeStruct((PROMPTS,), jnp.int32)
+  text = _lower(fill, platform, params, prefixes, prompts, prompts, rows_P)
+  assert ('tpu_custom_call' in text) == (platform == 'tpu')
+
+  readers = cache_lib.Readers(
+    np.arange(slots, dtype=np.int32).reshape(PROMPTS, GROUP),
+    np.arange(slots, dtype=np.int32),
+  )
+  table = Table(slots, Sizes()).slots(np.full(PROMPTS, 9, np.int32), readers)
+  step = functools.partial(chunks.decode_chunk, decoder, steps=16)
+  text = _lower(step, platform, params, prefixes, own, table)
   # Scores of half precision keys, in float32.
   assert re.search(r'bf16>.*bf16>\) -> tensor<[0-9x]+xf32>', text)
+  assert 'f64' not in text

@@ -67,6 +67,12 @@ class Layout:
     """The mesh axes that split a batch of so many rows."""
     return self._dividing(rows, dict(self.activation_rules)['batch'])
 
+  @property
+  def batch_size(self) -> int:
+    """The least number of rows that every device can have a share of."""
+    axes = dict(self.activation_rules)['batch']
+    return math.prod(self.mesh.shape[axis] for axis in axes)
+
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 

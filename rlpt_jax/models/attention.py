@@ -1,8 +1,9 @@
 """One attention: queries see a context of earlier tokens and their own row.
 
-The context is any number of `Cache`-like parts (k_PKSH, v_PKSH, mask_PS). A
-part with fewer rows than the queries is shared: G = B / P consecutive rows of
-queries see the same row of keys, which is read, and differentiated, once.
+The context is any number of parts, each a layer of a `Cache`. A part with fewer
+rows than the queries is shared: G = B / P consecutive rows of queries, or those
+that `readers` names, see the same row of keys, which is read, and
+differentiated, once.
 
   own row  position t sees position s <= t of the same segment; segment 0 is
            padding and is seen by nothing but padding
@@ -11,6 +12,7 @@ queries see the same row of keys, which is read, and differentiated, once.
 Kernels compute the same thing; `pick_kernel` is the one place that chooses.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -19,12 +21,26 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
+from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees nothing has gradients of zero, not NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
 
 # Block sizes of the TPU kernel, best first; lengths are multiples of the last.
 SPLASH_BLOCKS = (512, 256, 128)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Keys and values of one layer that queries see besides their own row."""
+
+  k_PKHS: jax.Array
+  v_PKSH: jax.Array
+  mask: jax.Array  # [P, S], or [P, M, S] where queries of a row differ.
+  k_scale_PKS: jax.Array | None = None
+  v_scale_PKS: jax.Array | None = None
+  readers: Readers | None = None
 
 
 def attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, kernel, layout):
@@ -51,9 +67,9 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   B, T, _, H = q_BTNH.shape
   if T == 1 or len(context) > 1:
     return 'xla'
-  keys = context[0][0].shape[2] if context else 0
+  keys = context[0].k_PKHS.shape[3] if context else 0
   if layout.platform == 'tpu':
-    queries = (B // context[0][0].shape[0]) * T if context else T
+    queries = (B // context[0].k_PKHS.shape[0]) * T if context else T
     least = SPLASH_BLOCKS[-1]
     fits = queries % least == keys % least == H % 64 == 0
     return 'splash' if fits else 'xla'
@@ -65,26 +81,27 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   return 'xla'
 
 
-# XLA, everywhere: one softmax per part, merged by their log-sum-exps.
+# XLA, everywhere: weighted sums over each part, merged by their largest scores.
 
 
 def xla_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout):
   """Attention in plain XLA operations."""
-  B, T, _, _ = q_BTNH.shape
+  own = Part(jnp.swapaxes(k_BKTH, 2, 3), v_BKTH, own_mask(segments_BT))
+  return attend_to_parts(q_BTNH, [own, *context], layout=layout)
+
+
+def attend_to_parts(q_BTNH, parts, *, layout):
+  """Attention over the parts alone; a mask may be [P, S] or for each query."""
   dtype = q_BTNH.dtype
   if layout.platform == 'cpu':
     # XLA on CPU has no product of half precision with a float32 result.
-    q_BTNH, k_BKTH, v_BKTH, context = jax.tree.map(
-      lambda x: x.astype(jnp.float32) if x.dtype != bool else x,
-      (q_BTNH, k_BKTH, v_BKTH, context),
+    q_BTNH, parts = jax.tree.map(
+      lambda x: (
+        x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+      ),
+      (q_BTNH, parts),
     )
-  own_BTT = own_mask(segments_BT)
-  parts = [_attend(q_BTNH, k_BKTH, v_BKTH, own_BTT)]
-  for k_PKSH, v_PKSH, mask_PS in context:
-    P, _, S, _ = k_PKSH.shape
-    mask_PMS = jnp.broadcast_to(mask_PS[:, None], (P, B // P * T, S))
-    parts.append(_attend(q_BTNH, k_PKSH, v_PKSH, mask_PMS))
-  return _merge(parts).astype(dtype)
+  return _merge([_attend(q_BTNH, part) for part in parts]).astype(dtype)
 
 
 def own_mask(segments_BT):
@@ -94,45 +111,68 @@ def own_mask(segments_BT):
   return same_BTT & jnp.tril(jnp.ones((T, T), bool))
 
 
-def _attend(q_BTNH, k_PKSH, v_PKSH, mask_PMS):
-  """(values [B, T, N, H], log-sum-exp [B, T, N]) over the keys of one part.
+def _attend(q_BTNH, part):
+  """Over the keys of one part: (sum of the weighted values [B, T, N, H], sum of
+  the weights, largest score [B, T, N]); a weight is exp(score - largest).
 
   The queries of a group, M = G * T of them, meet its keys in one product.
   """
   B, T, N, H = q_BTNH.shape
-  P, K, _, _ = k_PKSH.shape
-  q_PMKRH = q_BTNH.reshape(P, B // P * T, K, N // K, H)
-  scores_PKRMS = jnp.einsum(
-    'PMKRH,PKSH->PKRMS', q_PMKRH, k_PKSH, preferred_element_type=jnp.float32
-  )
+  P, K, _, _ = part.k_PKHS.shape
+  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
+  q_PKMRH = jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
+  scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
+  if part.k_scale_PKS is not None:
+    scores_PKMRS *= part.k_scale_PKS[:, :, None, None]
   # Softmax in float32: bfloat16 rounds away the tail of a long context.
-  scores_PKRMS = jnp.where(
-    mask_PMS[:, None, None], scores_PKRMS * H**-0.5, MASKED
-  )
-  top_PKRM1 = jax.lax.stop_gradient(scores_PKRMS.max(-1, keepdims=True))
-  weights_PKRMS = jnp.exp(scores_PKRMS - top_PKRM1)
-  total_PKRM1 = weights_PKRMS.sum(-1, keepdims=True)
-  values_PMKRH = jnp.einsum(
-    'PKRMS,PKSH->PMKRH',
-    (weights_PKRMS / total_PKRM1).astype(v_PKSH.dtype),
-    v_PKSH,
+  mask = part.mask
+  mask_PMS = mask[:, None] if mask.ndim == 2 else mask
+  scores_PKMRS = jnp.where(mask_PMS[:, None, :, None], scores_PKMRS, MASKED)
+  top_PKMR1 = jax.lax.stop_gradient(scores_PKMRS.max(-1, keepdims=True))
+  weights_PKMRS = jnp.exp(scores_PKMRS - top_PKMR1)
+  total_PKMR1 = weights_PKMRS.sum(-1, keepdims=True)
+  if part.v_scale_PKS is not None:
+    weights_PKMRS *= part.v_scale_PKS[:, :, None, None]
+  values_PKMRH = _product('PKMRS,PKSH->PKMRH', weights_PKMRS, part.v_PKSH)
+
+  def per_query(x_PKMRC):
+    x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
+    return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
+
+  return tuple(map(per_query, (values_PKMRH, total_PKMR1, top_PKMR1)))
+
+
+def _product(dimensions, left, right):
+  """A product of keys or values, exact where they are float32."""
+  # Of int8 the other side's type holds every value.
+  right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
+  return jnp.einsum(
+    dimensions,
+    left.astype(right.dtype),
+    right,
     preferred_element_type=jnp.float32,
   )
-  lse_PKRM = (top_PKRM1 + jnp.log(total_PKRM1))[..., 0]
-  lse_PMKR = jnp.transpose(lse_PKRM, (0, 3, 1, 2))
-  return values_PMKRH.reshape(B, T, N, H), lse_PMKR.reshape(B, T, N)
 
 
-def _merge(parts):
-  """Attention over all keys from attention over each part of them."""
-  if len(parts) == 1:
-    return parts[0][0]
-  lse_CBTN = jnp.stack([lse for _, lse in parts])
-  share_CBTN = jax.nn.softmax(lse_CBTN, axis=0)
-  return sum(
-    share_BTN[..., None] * values_BTNH
-    for share_BTN, (values_BTNH, _) in zip(share_CBTN, parts, strict=True)
+def _to_readers(x_B, readers):
+  return x_B if readers is None else x_B[readers.rows_PG.reshape(-1)]
+
+
+def _from_readers(x_Q, readers):
+  return x_Q if readers is None else x_Q[readers.place_B]
+
+
+def _merge(sums):
+  """Attention over all keys from the sums over each part of them."""
+  largest = functools.reduce(jnp.maximum, (top for _, _, top in sums))
+  scales = [jnp.exp(top - largest) for _, _, top in sums]
+  values = sum(
+    scale * values for scale, (values, _, _) in zip(scales, sums, strict=True)
   )
+  total = sum(
+    scale * total for scale, (_, total, _) in zip(scales, sums, strict=True)
+  )
+  return values / total
 
 
 # cuDNN, on GPU: its backward pass ignores the log-sum-exp, which therefore
@@ -147,11 +187,11 @@ def dot_product_attention(
   del layout
   B, T, _, _ = q_BTNH.shape
   keys, values, masks = [k_BKTH], [v_BKTH], [own_mask(segments_BT)]
-  for k_PKSH, v_PKSH, mask_PS in context:
-    G = B // k_PKSH.shape[0]
-    keys.append(jnp.repeat(k_PKSH, G, axis=0))
-    values.append(jnp.repeat(v_PKSH, G, axis=0))
-    mask_BS = jnp.repeat(mask_PS, G, axis=0)
+  for part in context:
+    G = B // part.k_PKHS.shape[0]
+    keys.append(jnp.repeat(jnp.swapaxes(part.k_PKHS, 2, 3), G, axis=0))
+    values.append(jnp.repeat(part.v_PKSH, G, axis=0))
+    mask_BS = jnp.repeat(part.mask, G, axis=0)
     masks.append(jnp.broadcast_to(mask_BS[:, None], (B, T, mask_BS.shape[1])))
   return jax.nn.dot_product_attention(
     q_BTNH,
@@ -174,7 +214,11 @@ def splash_attention(
   if len(context) > 1:
     raise ValueError('splash attention takes one part of context at most.')
   B, T, _, H = q_BTNH.shape
-  P, S = (context[0][0].shape[0], context[0][0].shape[2]) if context else (B, 0)
+  P, S = (
+    (context[0].k_PKHS.shape[0], context[0].k_PKHS.shape[3])
+    if context
+    else (B, 0)
+  )
   G = B // P
   q_PNMH = _group_rows(jnp.swapaxes(q_BTNH, 1, 2) * H**-0.5, P)
   k_PKSH, v_PKSH = _group_rows(k_BKTH, P), _group_rows(v_BKTH, P)
@@ -182,10 +226,11 @@ def splash_attention(
   if context:
     # With a context a row is one segment, so ids need only tell padding apart.
     q_ids = k_ids = (q_ids > 0).astype(jnp.int32)
-    prefix_k, prefix_v, mask_PS = context[0]
-    k_PKSH = jnp.concatenate([prefix_k, k_PKSH], axis=2)
-    v_PKSH = jnp.concatenate([prefix_v, v_PKSH], axis=2)
-    k_ids = jnp.concatenate([mask_PS.astype(jnp.int32), k_ids], axis=1)
+    prefix = context[0]
+    prefix_k_PKSH = jnp.swapaxes(prefix.k_PKHS, 2, 3)
+    k_PKSH = jnp.concatenate([prefix_k_PKSH, k_PKSH], axis=2)
+    v_PKSH = jnp.concatenate([prefix.v_PKSH, v_PKSH], axis=2)
+    k_ids = jnp.concatenate([prefix.mask.astype(jnp.int32), k_ids], axis=1)
   run = functools.partial(
     _splash_sequences, prefix=S, length=T, interpret=interpret
   )

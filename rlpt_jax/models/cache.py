@@ -6,6 +6,7 @@ rollouts shares) or one for each rollout (its own earlier tokens).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,54 +15,96 @@ import numpy as np
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models.config import DecoderConfig
 
-# Heads before positions: the order in which every kernel reads, so that none
-# of them has to transpose a cache.
+# Positions are last in keys and next to last in values: both products of
+# attention then run along contiguous memory (7x on a CPU, for the keys).
 AXES = ('layers', 'batch', 'kv_heads', None, None)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Readers:
+  """Who reads which row, where the groups are not consecutive rows.
+
+  Row p is read by the rows `rows_PG[p]` of the batch (any number where there
+  is no such reader), and row b reads as the reader `place_B[b]` of P * G.
+  """
+
+  rows_PG: jax.Array
+  place_B: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values of every layer; `mask_BS` is True where there is one."""
+  """Keys and values of every layer; `mask_BS` is True where there is one.
 
-  k_LBKSH: jax.Array
-  v_LBKSH: jax.Array
+  Layers are the first dimension of an array, or a tuple of arrays. Of int8
+  there are scales: a key is `k_LBKHS * k_scale_LBKS` over its head.
+  """
+
+  k_LBKHS: Any
+  v_LBKSH: Any
   mask_BS: jax.Array
+  k_scale_LBKS: Any = None
+  v_scale_LBKS: Any = None
+  readers: Readers | None = None
+
+  @property
+  def layers(self):
+    """What differs from layer to layer, in the order of `attention.Part`."""
+    return self.k_LBKHS, self.v_LBKSH, self.k_scale_LBKS, self.v_scale_LBKS
 
 
-def shape(config: DecoderConfig, rows: int, length: int) -> tuple[int, ...]:
+def shapes(config: DecoderConfig, rows: int, length: int):
+  """Of the keys and of the values."""
   c = config
-  return (c.num_layers, rows, c.num_kv_heads, length, c.head_dim)
+  heads = (c.num_layers, rows, c.num_kv_heads)
+  return (*heads, c.head_dim, length), (*heads, length, c.head_dim)
 
 
 def num_bytes(config: DecoderConfig, rows: int, length: int, *, dtype) -> int:
   """Of a whole cache, over all devices, before anything is allocated."""
-  entries = np.prod(shape(config, rows, length), dtype=np.int64)
-  return int(2 * entries * jnp.dtype(dtype).itemsize + rows * length)
+  c, dtype = config, jnp.dtype(dtype)
+  positions = np.int64(2) * c.num_layers * rows * c.num_kv_heads * length
+  scale = 4 if dtype == jnp.int8 else 0
+  entry = c.head_dim * dtype.itemsize + scale
+  return int(positions * entry + rows * length)
 
 
 def empty(
   config: DecoderConfig, rows: int, length: int, *, dtype, layout: Layout
 ) -> Cache:
   """Room for `length` tokens a row."""
-  full = shape(config, rows, length)
-  zeros = jnp.zeros(full, dtype, device=layout.sharding(full, AXES))
-  mask_sharding = layout.sharding((rows, length), ('batch', None))
-  mask_BS = jnp.zeros((rows, length), bool, device=mask_sharding)
-  # Two buffers: one that appears twice could not be donated.
-  return Cache(k_LBKSH=zeros, v_LBKSH=zeros.copy(), mask_BS=mask_BS)
+
+  def zeros(shape, dtype, axes):
+    return jnp.zeros(shape, dtype, device=layout.sharding(shape, axes))
+
+  k_shape, v_shape = shapes(config, rows, length)
+  return Cache(
+    k_LBKHS=zeros(k_shape, dtype, AXES),
+    v_LBKSH=zeros(v_shape, dtype, AXES),
+    mask_BS=zeros((rows, length), bool, ('batch', None)),
+  )
+
+
+def put(old, update, start, *, axis: int):
+  """An array with `update` at start, start + 1, ... of one axis."""
+  return jax.lax.dynamic_update_slice_in_dim(
+    old, update.astype(old.dtype), start, axis=axis
+  )
 
 
 def write(cache: Cache, new: Cache, start) -> Cache:
   """The cache with `new` at positions start, start + 1, ... of every row."""
-
-  def put(old, update, axis):
-    return jax.lax.dynamic_update_slice_in_dim(
-      old, update.astype(old.dtype), start, axis=axis
-    )
-
   return Cache(
-    k_LBKSH=put(cache.k_LBKSH, new.k_LBKSH, 3),
-    v_LBKSH=put(cache.v_LBKSH, new.v_LBKSH, 3),
-    mask_BS=put(cache.mask_BS, new.mask_BS, 1),
+    k_LBKHS=put(cache.k_LBKHS, new.k_LBKHS, start, axis=4),
+    v_LBKSH=put(cache.v_LBKSH, new.v_LBKSH, start, axis=3),
+    mask_BS=put(cache.mask_BS, new.mask_BS, start, axis=1),
   )
+
+
+def per_row(x_P, rows: int, readers: Readers | None = None):
+  """[rows, ...]: what every row of the batch finds in the row that it reads."""
+  if readers is None:
+    return jnp.repeat(x_P, rows // x_P.shape[0], axis=0)
+  return x_P[readers.place_B // readers.rows_PG.shape[1]]

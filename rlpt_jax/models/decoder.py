@@ -10,11 +10,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlpt_jax.core.weights import ParamSpec
+from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import layers
-from rlpt_jax.models.attention import attention
-from rlpt_jax.models.cache import Cache
+from rlpt_jax.models.attention import Part, attend_to_parts, attention
+from rlpt_jax.models.cache import Cache, per_row
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
 
@@ -88,6 +90,7 @@ def forward(
   tokens_BT,
   segments_BT,
   context: tuple[Cache, ...] = (),
+  into: tuple[Cache, jax.Array] | None = None,
 ) -> Output:
   """Hidden states of tokens given their own rows and a context of caches.
 
@@ -95,46 +98,92 @@ def forward(
     stand together and see those before them. Several segments pack several
     texts into a row; with a context a row is one segment.
   context: caches of one row for each row here, or for each group of rows.
+  into: (cache, column) of earlier tokens of the same rows; the tokens, one a
+    row, are written there before it is read, so that a loop can do it in place.
+    It is the cache that comes back.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
-    return _forward(decoder, params, tokens_BT, segments_BT, context)
+    return _forward(decoder, params, tokens_BT, segments_BT, context, into)
 
 
-def _forward(decoder, params, tokens_BT, segments_BT, context) -> Output:
+def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
   c, layout = decoder.config, decoder.layout
   dtype = jnp.dtype(decoder.compute.dtype)
   x_BTD = jnp.take(params['embed'], tokens_BT, axis=0).astype(dtype)
   x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
-  positions_BT = token_positions(segments_BT, context)
+  # What the own rows hold counts for positions; they are read in the layers.
+  earlier = context if into is None else (*context, into[0])
+  positions_BT = token_positions(segments_BT, earlier)
   rope = layers.rope_tables(positions_BT, c)
 
-  rotates_L = jnp.asarray(c.rope_layers or (True,) * c.num_layers)
-  # Masks are the same for every layer, keys and values are their own.
-  seen = [(part.k_LBKSH, part.v_LBKSH) for part in context]
-  masks = [part.mask_BS for part in context]
+  if into is None:
+    mask_BS, own_layers = segments_BT > 0, None
+  else:
+    cache, column = into
+    mask_BS = cache_lib.put(cache.mask_BS, segments_BT > 0, column, axis=1)
+    own_layers = cache.layers[:2]
 
   def body(x_BTD, layer):
-    p, rotates, keys_values = layer
-    parts = [(*kv, mask) for kv, mask in zip(keys_values, masks, strict=True)]
-    return _layer(decoder, x_BTD, (p, rotates, parts), rope, segments_BT)
+    p, rotates, seen, own = layer
+    own = own and (*own, mask_BS, into[1])
+    parts = [
+      # Masks and readers are the same for every layer.
+      Part(k, v, part.mask_BS, k_scale, v_scale, part.readers)
+      for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
+    ]
+    return _layer(decoder, x_BTD, (p, rotates, parts, own), rope, segments_BT)
 
-  x_BTD, (k_LBKSH, v_LBKSH, router) = jax.lax.scan(
-    _remat(body, decoder.compute.remat),
-    x_BTD,
-    (params['layers'], rotates_L, seen),
-    unroll=decoder.compute.unroll,
-  )
+  rotates_L = np.asarray(c.rope_layers or (True,) * c.num_layers)
+  seen = [part.layers for part in context]
+  per_layer = (params['layers'], rotates_L, seen, own_layers)
+  if isinstance(params['layers'], tuple):
+    x_BTD, left = _one_by_one(body, x_BTD, per_layer)
+  else:
+    x_BTD, left = jax.lax.scan(
+      _remat(body, decoder.compute.remat),
+      x_BTD,
+      per_layer,
+      unroll=decoder.compute.unroll,
+    )
+  k_LBKHS, v_LBKSH, router = left
   # The last norm ends in float32: the head must not see rounded states.
   hidden_BTD = layers.rms_norm(
     x_BTD.astype(jnp.float32), params['norm'], eps=c.norm_eps
   )
-  return Output(hidden_BTD, Cache(k_LBKSH, v_LBKSH, segments_BT > 0), router)
+  return Output(hidden_BTD, Cache(k_LBKHS, v_LBKSH, mask_BS), router)
+
+
+def unstack(params):
+  """The parameters with a tuple of layers instead of stacked arrays.
+
+  What decoding wants: a slice of a stacked weight would be a copy of it at
+  every step. Caches of such a pass have tuples of layers too.
+  """
+  L = params['layers']['attention_norm'].shape[0]
+
+  def layer(i):
+    return jax.tree.map(lambda w: w[i], params['layers'])
+
+  return {**params, 'layers': tuple(layer(i) for i in range(L))}
+
+
+def _one_by_one(body, x_BTD, per_layer):
+  """What a scan over the layers gives, from tuples of layers to tuples."""
+  layers, rotates_L, seen, own = per_layer
+  left = []
+  for i, p in enumerate(layers):
+    parts = [tuple(None if x is None else x[i] for x in part) for part in seen]
+    x_BTD, out = body(
+      x_BTD, (p, rotates_L[i], parts, own and (own[0][i], own[1][i]))
+    )
+    left.append(out)
+  return x_BTD, tuple(zip(*left, strict=True))
 
 
 def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
   """(x_BTD after one layer, (keys, values, router statistics) of the layer)."""
   c, layout = decoder.config, decoder.layout
-  p, rotates, context = layer
+  p, rotates, context, own = layer
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
 
   h_BTD = layers.rms_norm(x_BTD, p['attention_norm'], eps=c.norm_eps)
@@ -144,11 +193,23 @@ def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
     layout.constrain(jnp.swapaxes(x, 1, 2), 'batch', 'kv_heads', None, None)
     for x in (k_BTKH, v_BTKH)
   )
-  attended_BTNH = attention(
-    q_BTNH, k_BKTH, v_BKTH, segments_BT, context,
-    kernel=decoder.compute.attention, layout=layout,
-  )  # fmt: skip
-  x_BTD += jnp.einsum('BTNH,NHD->BTD', attended_BTNH, p['w_o'])
+  k_BKHT = jnp.swapaxes(k_BKTH, 2, 3)
+  if own is None:
+    attended_BTNH = attention(
+      q_BTNH, k_BKTH, v_BKTH, segments_BT, context,
+      kernel=decoder.compute.attention, layout=layout,
+    )  # fmt: skip
+    left = k_BKHT, v_BKTH
+  else:
+    k_BKHS, v_BKSH, mask_BS, column = own
+    k_BKHS = cache_lib.put(k_BKHS, k_BKHT, column, axis=3)
+    v_BKSH = cache_lib.put(v_BKSH, v_BKTH, column, axis=2)
+    parts = [*context, Part(k_BKHS, v_BKSH, mask_BS)]
+    attended_BTNH = attend_to_parts(q_BTNH, parts, layout=layout)
+    left = k_BKHS, v_BKSH
+  # Flat: a product over two dimensions makes XLA on CPU copy the weights.
+  attended_BTX = attended_BTNH.reshape(*x_BTD.shape[:2], -1)
+  x_BTD += attended_BTX @ p['w_o'].reshape(-1, c.embed_dim)
   x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
 
   h_BTD = layers.rms_norm(x_BTD, p['mlp_norm'], eps=c.norm_eps)
@@ -158,7 +219,7 @@ def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
   else:
     y_BTD = layers.mlp(p, h_BTD, layout)
   x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')
-  return x_BTD, (k_BKTH, v_BKTH, router)
+  return x_BTD, (*left, router)
 
 
 def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
@@ -194,7 +255,7 @@ def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
   positions_BT = index_T - start_BT
   for part in context:
     length_P = part.mask_BS.sum(1, dtype=jnp.int32)
-    positions_BT += jnp.repeat(length_P, B // length_P.shape[0])[:, None]
+    positions_BT += per_row(length_P, B, part.readers)[:, None]
   return positions_BT
 
 

@@ -1,106 +1,72 @@
-"""The static sampler: a batch of groups, from prompts to the last completion.
+"""The static sampler: all groups begin together, and the last row ends it.
 
-A group's prompt is read once: its cache is a context that the rollouts share,
-beside the cache of their own tokens.
+Simple, and the oracle of the engine. Shapes fall into few buckets, so that
+batches of other sizes find their programs compiled.
 """
 
-import functools
+import numpy as np
 
-import jax
-import jax.numpy as jnp
-
-from rlpt_jax.core.types import Rollouts
-from rlpt_jax.models import cache as cache_lib
-from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import head
 from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling import caches, chunks
+from rlpt_jax.sampling.requests import Completion, Request, join
+from rlpt_jax.sampling.table import SIZES, Sizes, Table
+
+CHUNK = 32
 
 
-def sample_keys(seed, prompt_ids_P, group: int):
-  """[B] keys: a sample's tokens follow from (seed, prompt, index) alone."""
-  key = jax.random.key(seed)
-  keys_P = jax.vmap(jax.random.fold_in, (None, 0))(key, prompt_ids_P)
-  fold_samples = jax.vmap(jax.random.fold_in, (None, 0))
-  keys_PG = jax.vmap(fold_samples, (0, None))(keys_P, jnp.arange(group))
-  return keys_PG.reshape(-1)
-
-
-@functools.partial(
-  jax.jit, static_argnames=('decoder', 'max_new_tokens', 'eos_ids')
-)
 def sample(
-  decoder: Decoder,
-  params,
-  prompts_PS,
-  segments_PS,
-  keys_B,
-  temperature,
-  *,
-  max_new_tokens: int,
-  eos_ids: tuple[int, ...],
-) -> Rollouts:
-  """G = B / P completions of each prompt; temperature 0 is greedy.
+  decoder: Decoder, params, requests: list[Request], *, sizes: Sizes = SIZES
+) -> list[list[Completion]]:
+  """The completions of each request; all want the same number of them.
 
-  A greedy completion's log-probabilities are those at temperature 1.
+  params: as `publish.publish` returns them.
   """
-  B, T = keys_B.shape[0], max_new_tokens
-  G = B // prompts_PS.shape[0]
-  prefix, logits_PV = _prefill(decoder, params, prompts_PS, segments_PS)
-  own = cache_lib.empty(
-    decoder.config, B, T, dtype=prefix.k_LBKSH.dtype, layout=decoder.layout
+  G = requests[0].samples
+  for request in requests:
+    sizes.check(request)
+    if request.samples != G:
+      raise ValueError(
+        f'request {request.id}: {request.samples} samples, the batch has {G}: '
+        'expected groups of one size; the engine takes any.'
+      )
+  P = bucket(len(requests), least=1)
+  S = bucket(max(len(request.prompt_tokens) for request in requests) - 1)
+  T = bucket(max(max(request.limits) for request in requests), least=CHUNK)
+
+  tokens_PS, segments_PS = pad_prompts(
+    [request.prompt_tokens[:-1] for request in requests], P, S
   )
-  one_token_B1 = jnp.ones((B, 1), jnp.int32)
-
-  def unfinished(carry):
-    t, _, _, rollouts = carry
-    return (t < T) & ~rollouts.stopped_B.all()
-
-  def step(carry):
-    t, logits_BV, own, r = carry
-    token_B, logprob_B = _choose(logits_BV, keys_B, t, temperature)
-    active_B = ~r.stopped_B
-    r = Rollouts(
-      tokens_BT=r.tokens_BT.at[:, t].set(jnp.where(active_B, token_B, 0)),
-      logprobs_BT=r.logprobs_BT.at[:, t].set(jnp.where(active_B, logprob_B, 0)),
-      length_B=r.length_B + active_B,
-      stopped_B=r.stopped_B
-      | jnp.isin(token_B, jnp.asarray(eos_ids, jnp.int32)),
+  dtype = decoder.compute.dtype
+  prefixes = chunks.prefill(
+    decoder, params, tokens_PS, segments_PS, dtype=dtype
+  )
+  own = caches.empty(decoder, P * G, T, dtype)
+  table = Table(P * G, sizes)
+  for p, request in enumerate(requests):
+    for g in range(G):
+      table.enter(p * G + g, request, g)
+  pieces = [[] for _ in range(len(requests) * G)]
+  while table.running_B.any():
+    slots = table.slots(segments_PS.sum(1), readers=None)
+    own, report = chunks.decode_chunk(
+      decoder, params, prefixes, own, slots, steps=CHUNK
     )
-    out = decoder_lib.forward(
-      decoder, params, token_B[:, None], one_token_B1, (prefix, own)
-    )
-    logits_BV = head.logits(decoder, params, out.hidden_BTD)[:, 0]
-    return t + 1, logits_BV, cache_lib.write(own, out.cache, t), r
-
-  empty = Rollouts(
-    tokens_BT=jnp.zeros((B, T), jnp.int32),
-    logprobs_BT=jnp.zeros((B, T), jnp.float32),
-    length_B=jnp.zeros((B,), jnp.int32),
-    stopped_B=jnp.zeros((B,), bool),
-  )
-  logits_BV = jnp.repeat(logits_PV, G, axis=0)
-  carry = jax.lax.while_loop(unfinished, step, (0, logits_BV, own, empty))
-  return carry[-1]
+    for slot, piece in table.read(report, version=0).items():
+      pieces[slot].append(piece)
+  done = [join(row) for row in pieces]
+  return [done[p * G : (p + 1) * G] for p in range(len(requests))]
 
 
-def _prefill(decoder: Decoder, params, prompts_PS, segments_PS):
-  """(cache of the prompts, logits of the token after each)."""
-  out = decoder_lib.forward(decoder, params, prompts_PS, segments_PS)
-  S = prompts_PS.shape[1]
-  last_P = (S - 1) - jnp.argmax(segments_PS[:, ::-1] > 0, axis=1)
-  hidden_P1D = jnp.take_along_axis(
-    out.hidden_BTD, last_P[:, None, None], axis=1
-  )
-  return out.cache, head.logits(decoder, params, hidden_P1D)[:, 0]
+def bucket(size: int, *, least: int = 16) -> int:
+  """The next of 1, 2, 3, 4, 6, 8, 12, ...: at most a third is padding."""
+  power = 1 << max(size - 1, 0).bit_length()
+  return max(least, power * 3 // 4 if size <= power * 3 // 4 else power)
 
 
-def _choose(logits_BV, keys_B, t, temperature):
-  """(a token of each row, its log-probability)."""
-  greedy = temperature == 0
-  scaled_BV = logits_BV / jnp.where(greedy, 1.0, temperature)
-  step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
-  drawn_B = jax.vmap(jax.random.categorical)(step_keys_B, scaled_BV)
-  token_B = jnp.where(greedy, jnp.argmax(logits_BV, axis=-1), drawn_B)
-  logprobs_BV = jax.nn.log_softmax(scaled_BV)
-  chosen_B1 = jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)
-  return token_B.astype(jnp.int32), chosen_B1[:, 0]
+def pad_prompts(prompts, rows: int, length: int):
+  """(tokens, segments) of [rows, length], padded on the right."""
+  tokens_PS, segments_PS = np.zeros((2, rows, length), np.int32)
+  for p, prompt in enumerate(prompts):
+    tokens_PS[p, : len(prompt)] = prompt
+    segments_PS[p, : len(prompt)] = 1
+  return tokens_PS, segments_PS

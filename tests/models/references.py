@@ -4,6 +4,10 @@ head_dim is not embed / heads, nothing is a multiple of anything.
 
 import numpy as np
 
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import huggingface
+from rlpt_jax.models.config import Compute, Decoder
+
 SHAPES = {
   'vocab_size': 103, 'hidden_size': 36, 'intermediate_size': 55,
   'num_hidden_layers': 3, 'num_attention_heads': 3, 'num_key_value_heads': 1,
@@ -75,3 +79,25 @@ def ragged_batch(*, vocab, seed=0, lengths=(11, 4, 1, 7), left=False):
     tokens[row, place] = rng.integers(3, vocab, length)
     mask[row, place] = 1
   return tokens, mask
+
+
+def greedy(model, lengths, *, max_new_tokens, eos=None):
+  """What transformers generates for `ragged_batch`; after eos, eos again."""
+  import torch
+
+  tokens, mask = ragged_batch(vocab=103, lengths=lengths, left=True)
+  with torch.no_grad():
+    whole = model.generate(
+      input_ids=torch.tensor(tokens, dtype=torch.long),
+      attention_mask=torch.tensor(mask),
+      max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos,
+      pad_token_id=eos,
+    )  # fmt: skip
+  return whole[:, tokens.shape[1] :].numpy()
+
+
+def load(directory, layout):
+  """(decoder, parameters) of a Hugging Face directory, in float32."""
+  config = huggingface.load_config(directory)
+  params = huggingface.load(directory, decoder_lib.specs(config), layout=layout)
+  return Decoder(config, Compute(dtype='float32'), layout), params

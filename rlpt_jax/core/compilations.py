@@ -1,0 +1,32 @@
+"""How often XLA compiled something: a run that goes on compiling is slow."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+
+EVENT = '/jax/core/compile/backend_compile_duration'
+
+
+@dataclasses.dataclass
+class Compilations:
+  count: int = 0
+  seconds: float = 0.0
+
+  def _add(self, event: str, duration: float, **_):
+    if event == EVENT:
+      self.count += 1
+      self.seconds += duration
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Compilations]:
+  """Yields what is compiled inside, as it is compiled."""
+  compilations = Compilations()
+  listener = compilations._add
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  try:
+    yield compilations
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listener)

@@ -1,0 +1,105 @@
+"""Keys and values as the sampler keeps them: one array a layer, maybe in int8.
+
+Stored(k_LBKHS, v_LBKSH, k_scale_LBKS, v_scale_LBKS), each a tuple of layers;
+the scales are None unless the type is int8: then every position of every head
+has one, and 127 stands for its largest entry.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.models import cache as cache_lib
+from rlpt_jax.models.cache import Cache, Readers
+from rlpt_jax.models.config import Decoder
+
+HEADS = cache_lib.AXES[1:3]
+
+
+class Stored(NamedTuple):
+  k_LBKHS: Any
+  v_LBKSH: Any
+  k_scale_LBKS: Any = None
+  v_scale_LBKS: Any = None
+
+
+@functools.partial(
+  jax.jit, static_argnames=('decoder', 'rows', 'length', 'dtype')
+)
+def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
+  """Room for `length` tokens a row."""
+  c, layout = decoder.config, decoder.layout
+  k_shape, v_shape = (shape[1:] for shape in cache_lib.shapes(c, rows, length))
+  scale_shape = (*v_shape[:2], length)
+
+  def zeros(shape, dtype, *axes):
+    # One device too has to be named: it need not be the first.
+    place = functools.partial(
+      jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
+    )
+    return tuple(place(jnp.zeros(shape, dtype)) for _ in range(c.num_layers))
+
+  k = zeros(k_shape, dtype, *HEADS, None, None)
+  v = zeros(v_shape, dtype, *HEADS, None, None)
+  if jnp.dtype(dtype) != jnp.int8:
+    return Stored(k, v)
+  scales = [zeros(scale_shape, jnp.float32, *HEADS, None) for _ in range(2)]
+  return Stored(k, v, *scales)
+
+
+def store(cache: Cache, dtype) -> Stored:
+  """What a forward pass left behind, in the type of the store."""
+  if jnp.dtype(dtype) != jnp.int8:
+    cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
+    return Stored(cast(cache.k_LBKHS), cast(cache.v_LBKSH))
+  k, k_scale = zip(*(_int8(x, axis=2) for x in cache.k_LBKHS), strict=True)
+  v, v_scale = zip(*(_int8(x, axis=3) for x in cache.v_LBKSH), strict=True)
+  return Stored(k, v, k_scale, v_scale)
+
+
+def _int8(x, axis):
+  x = x.astype(jnp.float32)
+  scale = jnp.max(jnp.abs(x), axis=axis) / 127
+  rounded = jnp.round(x / jnp.expand_dims(jnp.maximum(scale, 1e-20), axis))
+  return rounded.astype(jnp.int8), scale
+
+
+def dtype_of(stored: Stored):
+  return stored.v_LBKSH[0].dtype
+
+
+def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
+  """The first `length_B` positions of each row, for a forward pass."""
+  S = stored.v_LBKSH[0].shape[2]
+  mask_BS = jnp.arange(S) < length_B[:, None]
+  k, v, k_scale, v_scale = stored
+  return Cache(k, v, mask_BS, k_scale, v_scale, readers)
+
+
+def append(stored: Stored, new: Stored, length_B) -> Stored:
+  """The store with `new` behind the first `length_B` positions of each row."""
+
+  def one_row(axis, old, update, start):
+    return jax.lax.dynamic_update_slice_in_dim(old, update, start, axis)
+
+  def put(axis, old_L, new_L):
+    rows = jax.vmap(functools.partial(one_row, axis))
+    return old_L and tuple(
+      rows(old, x, length_B) for old, x in zip(old_L, new_L, strict=True)
+    )
+
+  # The axis of positions, in a row.
+  return Stored(*map(put, (2, 1, 1, 1), stored, new))
+
+
+def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
+  """The store with the rows `rows_P` replaced by shorter ones."""
+
+  def put(old, x):
+    room = [a - b for a, b in zip(old.shape[1:], x.shape[1:], strict=True)]
+    x = jnp.pad(x, [(0, 0), *((0, size) for size in room)])
+    return old.at[rows_P].set(x, mode='drop')
+
+  return jax.tree.map(put, stored, new)

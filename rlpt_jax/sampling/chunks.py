@@ -1,0 +1,205 @@
+"""What runs on the devices: prompts into prefixes, and a chunk of decode steps.
+
+The host knows everything about a row that is small: it hands `Slots` to each
+chunk and reads a `Report` after it. Only caches stay on the devices:
+
+  prefixes  one row for each prompt: all its tokens but the last
+  own       one row for each slot: the last token of the prompt and what was
+            sampled after it, up to the chunk that is running
+  recent    the tokens of the running chunk, all rows in the same column; they
+            move to `own` when it ends
+
+A prompt's last token is the first that a row feeds, so that every token is
+sampled by the same step, under the weights of that moment.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head
+from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling import caches
+from rlpt_jax.sampling import logits as logits_lib
+from rlpt_jax.sampling.caches import Stored
+from rlpt_jax.sampling.logits import Settings
+
+RUNNING, STOP, LENGTH = 0, 1, 2  # Report.finish_B
+ANY, NO_TOKEN = -1, -2  # In a stop: any token; a stop that never matches.
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slots:
+  """What the host knows of every row. W tokens of a stop, C of them a row."""
+
+  running_B: jax.Array  # bool
+  token_B: jax.Array  # Fed next: the last of the prompt, or of those sampled.
+  sampled_B: jax.Array  # Tokens sampled so far.
+  prefix_length_P: jax.Array
+  readers: Readers | None  # Whose prefix is whose; None: consecutive groups.
+  key_words_BC: jax.Array  # uint32, Request.key_words.
+  settings: Settings
+  limit_B: jax.Array  # Tokens after which a row ends.
+  stops_BCW: jax.Array  # Filled from the left with ANY, or with NO_TOKEN.
+  last_BW: jax.Array  # The last tokens of the row, NO_TOKEN before the first.
+  interrupt_B: jax.Array  # The token before which the phrase begins.
+  phrase_BW: jax.Array
+  phrase_length_B: jax.Array
+  answer_B: jax.Array  # Tokens after the phrase.
+  unless_BW: jax.Array  # As one stop: who says this is not interrupted.
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What the rows did in a chunk: the first `count_B` columns of each."""
+
+  tokens_BT: jax.Array
+  logprobs_BT: jax.Array
+  policy_logprobs_BT: jax.Array
+  is_own_BT: jax.Array
+  count_B: jax.Array
+  finish_B: jax.Array
+  last_BW: jax.Array
+  interrupt_B: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=('decoder', 'dtype'))
+def prefill(
+  decoder: Decoder, params, tokens_PS, segments_PS, *, dtype: str
+) -> Stored:
+  """Keys and values of prompts, each a row."""
+  out = decoder_lib.forward(decoder, params, tokens_PS, segments_PS)
+  return caches.store(out.cache, dtype)
+
+
+@functools.partial(
+  jax.jit, static_argnames='decoder', donate_argnames='prefixes'
+)
+def prefill_into(
+  decoder: Decoder, params, prefixes: Stored, tokens_PS, segments_PS, rows_P
+) -> Stored:
+  """The prefixes with prompts in the rows `rows_P` of them."""
+  dtype = caches.dtype_of(prefixes)
+  new = prefill(decoder, params, tokens_PS, segments_PS, dtype=dtype.name)
+  return caches.replace_rows(prefixes, new, rows_P)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('decoder', 'steps'), donate_argnames='own'
+)
+def decode_chunk(
+  decoder: Decoder,
+  params,
+  prefixes: Stored,
+  own: Stored,
+  slots: Slots,
+  *,
+  steps: int,
+) -> tuple[Stored, Report]:
+  """(own keys and values, Report) after at most `steps` tokens of every row."""
+  layout, B = decoder.layout, slots.token_B.shape[0]
+  filled_B = slots.sampled_B  # Of the row's own, when the chunk begins.
+  before = (
+    caches.context(prefixes, slots.prefix_length_P, slots.readers),
+    caches.context(own, filled_B),
+  )
+  recent = caches.context(
+    caches.empty(decoder, B, steps, decoder.compute.dtype), jnp.zeros((B,), int)
+  )
+  keys_B = logits_lib.row_keys(slots.key_words_BC)
+  one_token_B1 = jnp.ones((B, 1), jnp.int32)
+
+  def unfinished(carry):
+    i, _, _, report = carry
+    return (i < steps) & _alive(slots, report).any()
+
+  def step(carry):
+    i, token_B, recent, report = carry
+    out = decoder_lib.forward(
+      decoder, params, token_B[:, None], one_token_B1, before, (recent, i)
+    )
+    logits_BV = head.logits(decoder, params, out.hidden_BTD)[:, 0]
+    token_B, report = _advance(slots, report, logits_BV, keys_B, i)
+    return i + 1, token_B, out.cache, report
+
+  start = (0, slots.token_B, recent, _empty_report(slots, B, steps))
+  _, _, recent, report = jax.lax.while_loop(unfinished, step, start)
+  own = caches.append(own, caches.store(recent, caches.dtype_of(own)), filled_B)
+  # Every host decides from the report, so each needs the whole of it.
+  replicated = layout.replicated()
+  return own, jax.lax.with_sharding_constraint(report, replicated)
+
+
+def _alive(slots: Slots, report: Report):
+  return slots.running_B & (report.finish_B == RUNNING)
+
+
+def _empty_report(slots: Slots, B: int, steps: int) -> Report:
+  return Report(
+    tokens_BT=jnp.zeros((B, steps), jnp.int32),
+    logprobs_BT=jnp.zeros((B, steps), jnp.float32),
+    policy_logprobs_BT=jnp.zeros((B, steps), jnp.float32),
+    is_own_BT=jnp.zeros((B, steps), bool),
+    count_B=jnp.zeros((B,), jnp.int32),
+    finish_B=jnp.full((B,), RUNNING, jnp.int32),
+    last_BW=slots.last_BW,
+    interrupt_B=slots.interrupt_B,
+  )
+
+
+def _advance(slots: Slots, report: Report, logits_BV, keys_B, i):
+  """(the next token of each row, the report with it)."""
+  alive_B = _alive(slots, report)
+  position_B = slots.sampled_B + i
+  token_B, logprob_B = logits_lib.choose(
+    logits_BV, keys_B, position_B, slots.settings
+  )
+  # An interruption says its phrase in place of the policy.
+  in_phrase_B = position_B - report.interrupt_B
+  forced_B = (in_phrase_B >= 0) & (in_phrase_B < slots.phrase_length_B)
+  W = slots.phrase_BW.shape[1]
+  place_B1 = jnp.clip(in_phrase_B, 0, W - 1)[:, None]
+  phrase_B = jnp.take_along_axis(slots.phrase_BW, place_B1, axis=1)[:, 0]
+  token_B = jnp.where(forced_B, phrase_B, token_B)
+  policy_logprob_B = logits_lib.logprob(logits_BV, token_B)
+
+  last_BW = jnp.concatenate([report.last_BW[:, 1:], token_B[:, None]], axis=1)
+  stopped_B = _ends_with(last_BW, slots.stops_BCW).any(-1) & ~forced_B
+  after_phrase_B = report.interrupt_B + slots.phrase_length_B + slots.answer_B
+  limit_B = jnp.where(
+    in_phrase_B >= 0, jnp.minimum(slots.limit_B, after_phrase_B), slots.limit_B
+  )
+  at_limit_B = position_B + 1 >= limit_B
+  finish_B = jnp.where(stopped_B, STOP, jnp.where(at_limit_B, LENGTH, RUNNING))
+  answers_B = (in_phrase_B < 0) & _ends_with(last_BW, slots.unless_BW[:, None])[
+    :, 0
+  ]
+
+  def column(x_BT, x_B):
+    x_B = jnp.where(alive_B, x_B, jnp.zeros_like(x_B))
+    return x_BT.at[:, i].set(x_B.astype(x_BT.dtype))
+
+  return token_B, Report(
+    tokens_BT=column(report.tokens_BT, token_B),
+    logprobs_BT=column(report.logprobs_BT, jnp.where(forced_B, 0.0, logprob_B)),
+    policy_logprobs_BT=column(report.policy_logprobs_BT, policy_logprob_B),
+    is_own_BT=column(report.is_own_BT, ~forced_B),
+    count_B=report.count_B + alive_B,
+    finish_B=jnp.where(alive_B, finish_B, report.finish_B),
+    last_BW=jnp.where(alive_B[:, None], last_BW, report.last_BW),
+    interrupt_B=jnp.where(
+      alive_B & answers_B, jnp.int32(2**31 - 1), report.interrupt_B
+    ),
+  )
+
+
+def _ends_with(last_BW, stops_BCW):
+  """[B, C]: whether the last tokens are those of a stop."""
+  same_BCW = (stops_BCW == last_BW[:, None]) | (stops_BCW == ANY)
+  return same_BCW.all(-1)

@@ -1,0 +1,286 @@
+"""Continuous batching: a slot that is free takes the next sample of the queue.
+
+Rows come and go between chunks of decode steps; what runs on the devices is one
+program of fixed shape. A prompt is computed once, into a row of the prefixes,
+and stays there until the last of its samples is done; which slots read it is
+data. Everything is decided from what the host knows, so that every host of a
+pod decides the same.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling import caches, chunks
+from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.decode import bucket, pad_prompts
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.publish import publish
+from rlpt_jax.sampling.requests import Completion, Request, join
+from rlpt_jax.sampling.table import Table
+
+
+@dataclasses.dataclass
+class _Group:
+  """A request on its way."""
+
+  ticket: int
+  request: Request
+  next_sample: int = 0  # The first that has no slot yet.
+  running: int = 0
+  prefix: int | None = None  # Its row of the prefixes, once it is computed.
+  dropped: set[int] = dataclasses.field(default_factory=set)
+
+  @property
+  def waiting(self) -> int:
+    return self.request.samples - self.next_sample
+
+
+class Engine:
+  """Samples what is submitted, in slots; `step` after `step`, or by `run`."""
+
+  def __init__(self, decoder: Decoder, params, plan: Plan):
+    """params: the learner's; the engine keeps copies (see `publish`)."""
+    self.memory = plan_lib.check(plan, decoder)
+    self.decoder, self.plan, self.version = decoder, plan, 0
+    self._params = publish(decoder, params)
+    dtype = plan.dtype(decoder)
+    self._prefixes = caches.empty(
+      decoder, plan.num_prompts, plan.prefix_length, dtype
+    )
+    self._own = caches.empty(decoder, plan.slots, plan.own_length, dtype)
+    self._table = Table(plan.slots, plan.sizes)
+    self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
+    self._queue: collections.deque[_Group] = collections.deque()
+    self._groups: dict[int, _Group] = {}  # By ticket, those not yet done.
+    self._seats: dict[int, tuple[_Group, int]] = {}  # Slot: group and sample.
+    self._free_prefixes = list(range(plan.num_prompts))
+    self._cancelled: list[tuple[int, int, Completion]] = []
+    self._tickets = 0
+    self.counts = collections.Counter()
+
+  def publish(self, params):
+    """New weights from the next step on; rows that run keep their caches."""
+    self._params = publish(self.decoder, params)
+    self.version += 1
+
+  def submit(self, request: Request) -> int:
+    """Queues a request; its ticket comes with what `step` returns."""
+    self.plan.check(request)
+    vocab_size = self.decoder.config.vocab_size
+    largest = max(request.prompt_tokens)
+    if not 0 <= min(request.prompt_tokens) <= largest < vocab_size:
+      raise ValueError(
+        f'request {request.id}: prompt tokens up to {largest}, the model has '
+        f'ids 0 to {vocab_size - 1}. Is this its tokenizer?'
+      )
+    group = _Group(self._tickets, request)
+    self._tickets += 1
+    self._queue.append(group)
+    self._groups[group.ticket] = group
+    return group.ticket
+
+  def cancel(self, ticket: int, sample: int | None = None):
+    """Ends a request, or one sample of it, with the reason 'cancelled'."""
+    group = self._groups.get(ticket)
+    if group is None:
+      return
+    samples = range(group.request.samples) if sample is None else [sample]
+    for i in samples:
+      group.dropped.add(i)
+    for slot, (seated, i) in list(self._seats.items()):
+      if seated is group and i in group.dropped:
+        self._table.leave(slot)
+        self._end(slot)
+        self._cancelled.append((ticket, i, _cancelled()))
+    self._skip_dropped(group)
+
+  @property
+  def is_idle(self) -> bool:
+    return not self._groups and not self._cancelled
+
+  @property
+  def waiting(self) -> int:
+    """Samples without a slot."""
+    return sum(group.waiting for group in self._queue)
+
+  @property
+  def running(self) -> int:
+    """Samples in a slot."""
+    return len(self._seats)
+
+  def step(self) -> list[tuple[int, int, Completion]]:
+    """Decodes a chunk: (ticket, sample, its tokens since the last step), ...
+
+    Those of a completion's last step have a finish reason.
+    """
+    self._admit()
+    done, self._cancelled = self._cancelled, []
+    if not self._seats:
+      return done
+    slots = self._table.slots(self._prefix_length_P, self._readers())
+    self._own, report = chunks.decode_chunk(
+      self.decoder, self._params, self._prefixes, self._own, slots,
+      steps=self.plan.chunk,
+    )  # fmt: skip
+    pieces = self._table.read(report, self.version)
+    longest = max(len(piece.tokens) for piece in pieces.values())
+    self.counts['steps'] += longest
+    self.counts['row_steps'] += longest * self.plan.slots
+    for slot, piece in pieces.items():
+      group, sample = self._seats[slot]
+      self.counts['tokens'] += len(piece.tokens)
+      done.append((group.ticket, sample, piece))
+      if piece.finish_reason:
+        self._end(slot)
+    return done
+
+  def run(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+    """The completions of each request, in the order of the requests.
+
+    Takes from `requests` only as many as fill the slots and their queue.
+    """
+    requests, order = iter(requests), collections.deque()
+    pieces = collections.defaultdict(lambda: collections.defaultdict(list))
+    missing: dict[int, int] = {}
+    exhausted = False
+    while True:
+      while not exhausted and self.waiting < self.plan.slots:
+        request = next(requests, None)
+        if request is None:
+          exhausted = True
+          break
+        ticket = self.submit(request)
+        order.append(ticket)
+        missing[ticket] = request.samples
+      if not order:
+        return
+      for ticket, sample, piece in self.step():
+        if ticket not in missing:
+          continue  # Submitted by someone else.
+        pieces[ticket][sample].append(piece)
+        missing[ticket] -= piece.finish_reason is not None
+      while order and not missing[order[0]]:
+        ticket = order.popleft()
+        del missing[ticket]
+        samples = pieces.pop(ticket)
+        yield [join(samples[i]) for i in sorted(samples)]
+
+  def close(self):
+    """Gives back the memory of the devices."""
+    self._params = self._prefixes = self._own = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  # Seats.
+
+  def _admit(self):
+    """The queue's next samples take the free slots, first come first served."""
+    free = [s for s in range(self.plan.slots) if s not in self._seats]
+    new, seated = [], []
+    for group in list(self._queue):
+      if not free:
+        break
+      if group.prefix is None:
+        if not self._free_prefixes:
+          break  # In order: a later one must not overtake it for ever.
+        group.prefix = self._free_prefixes.pop(0)
+        new.append(group)
+      while free and group.waiting and group.running < self.plan.group:
+        seated.append((free.pop(0), group))
+        slot, sample = seated[-1][0], group.next_sample
+        self._table.enter(slot, group.request, sample)
+        self._seats[slot] = (group, sample)
+        group.running += 1
+        group.next_sample += 1
+        self._skip_dropped(group)
+    self._queue = collections.deque(g for g in self._queue if g.waiting)
+    self._prefill(new)
+
+  def _skip_dropped(self, group: _Group):
+    """Passes over samples that were cancelled before they had a slot."""
+    while group.waiting and group.next_sample in group.dropped:
+      self._cancelled.append((group.ticket, group.next_sample, _cancelled()))
+      group.next_sample += 1
+    if not group.waiting and group in self._queue:
+      self._queue.remove(group)
+    self._forget_if_done(group)
+
+  def _end(self, slot: int):
+    group, _ = self._seats.pop(slot)
+    group.running -= 1
+    self._forget_if_done(group)
+
+  def _forget_if_done(self, group: _Group):
+    if group.waiting or group.running:
+      return
+    if group.prefix is not None:
+      self._free_prefixes.append(group.prefix)
+    self._groups.pop(group.ticket, None)
+
+  # Prefixes.
+
+  def _prefill(self, groups: list[_Group]):
+    """Computes prompts, as many at a time as there are devices to split them.
+
+    A fixed number, and a length that follows from the prompt's own: a prompt's
+    prefix does not depend on its company, to the last bit.
+    """
+    rows = self._prefill_rows()
+    by_length = collections.defaultdict(list)
+    for group in groups:
+      length = len(group.request.prompt_tokens) - 1
+      self._prefix_length_P[group.prefix] = length
+      S = min(bucket(length), self.plan.prefix_length)
+      by_length[S].append(group)
+    for S, same in by_length.items():
+      for first in range(0, len(same), rows):
+        some = same[first : first + rows]
+        prompts = [group.request.prompt_tokens[:-1] for group in some]
+        tokens_PS, segments_PS = pad_prompts(prompts, rows, S)
+        # Rows of padding go nowhere.
+        rows_P = np.full(rows, self.plan.num_prompts, np.int32)
+        rows_P[: len(some)] = [group.prefix for group in some]
+        self._prefixes = chunks.prefill_into(
+          self.decoder, self._params, self._prefixes, tokens_PS, segments_PS,
+          rows_P,
+        )  # fmt: skip
+        self.counts['prompt_tokens'] += int(segments_PS.sum())
+        self.counts['prompt_positions'] += segments_PS.size
+
+  def _prefill_rows(self) -> int:
+    return self.decoder.layout.batch_size
+
+  def _readers(self) -> Readers:
+    """Who sits where, as the devices need it."""
+    Q, G = self.plan.num_prompts, self.plan.group
+    rows_PG = np.zeros((Q, G), np.int32)
+    place_B = np.zeros(self.plan.slots, np.int32)
+    taken = [0] * Q
+    for slot, (group, _) in sorted(self._seats.items()):
+      p = group.prefix
+      rows_PG[p, taken[p]] = slot
+      place_B[slot] = p * G + taken[p]
+      taken[p] += 1
+    return Readers(rows_PG, place_B)
+
+
+def _cancelled() -> Completion:
+  empty = functools.partial(np.zeros, 0)
+  return Completion(
+    tokens=empty(np.int32),
+    logprobs=empty(np.float32),
+    policy_logprobs=empty(np.float32),
+    is_own=empty(bool),
+    versions=empty(np.int32),
+    finish_reason='cancelled',
+  )

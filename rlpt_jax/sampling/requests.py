@@ -1,0 +1,165 @@
+"""What is asked of a sampler and what it gives back: plain numbers on the host.
+
+A sampler knows token ids only; a stop that is a text, a chat, a tokenizer are
+matters of those who call it.
+"""
+
+import dataclasses
+import hashlib
+from typing import Literal
+
+import numpy as np
+
+NEVER = np.int32(2**31 - 1)  # A step that no completion reaches.
+
+
+def _check_tokens(name: str, tokens):
+  # Below zero the sampler keeps signs of its own, such as 'any token'.
+  if min(tokens, default=0) < 0 or max(tokens, default=0) > NEVER:
+    raise ValueError(f'{name}: expected token ids, got {tokens}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Interruption:
+  """Makes a model that thinks for too long answer (ScaleRL, section 4).
+
+  After a number of tokens drawn evenly from `after`, both ends included, the
+  next tokens are those of `phrase`, whatever the model would have said, and
+  then it has `answer` tokens left. Nothing of this happens where the model has
+  said `unless` (its end of thinking) by itself.
+  """
+
+  phrase: tuple[int, ...]
+  after: tuple[int, int]
+  answer: int
+  unless: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    low, high = self.after
+    if not 0 <= low <= high:
+      raise ValueError(f'after={self.after}: expected 0 <= low <= high.')
+    if not self.phrase or self.answer < 1:
+      raise ValueError(
+        f'phrase of {len(self.phrase)} tokens, answer={self.answer}: expected '
+        'at least one of each.'
+      )
+    _check_tokens('phrase', self.phrase)
+    _check_tokens('unless', self.unless)
+    longest = high + len(self.phrase) + self.answer
+    if longest > NEVER:
+      raise ValueError(
+        f'after={self.after}, answer={self.answer}: {longest} tokens with the '
+        f'phrase, expected at most {NEVER}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """`samples` completions of one prompt: a group.
+
+  The random numbers of a completion follow from (seed, id, sample, position)
+  and nothing else, so its tokens do not depend on its neighbours, on the order
+  of requests or on a restart. `first_sample` is the index of the first one.
+
+  max_new_tokens: of every sample, or a tuple with one for each.
+  temperature: 0 always takes the most probable token.
+  top_k: 0 for all. Ties at the border stay in, here and with top_p.
+  top_p: of what top_k leaves, the most probable tokens that together have it.
+  min_p: drops tokens less probable than this share of the most probable one.
+  stops: a completion ends with any of these; an EOS is a sequence of one.
+  """
+
+  prompt_tokens: tuple[int, ...]
+  id: str
+  samples: int = 1
+  first_sample: int = 0
+  seed: int = 0
+  max_new_tokens: int | tuple[int, ...]
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  stops: tuple[tuple[int, ...], ...] = ()
+  interruption: Interruption | None = None
+
+  def __post_init__(self):
+    for name, value, low, high in (
+      ('prompt_tokens', len(self.prompt_tokens), 1, NEVER),
+      ('samples', self.samples, 1, NEVER),
+      ('first_sample', self.first_sample, 0, NEVER),
+      ('seed', self.seed, 0, 2**32 - 1),
+      ('max_new_tokens', min(self.limits, default=1), 1, NEVER),
+      ('max_new_tokens', max(self.limits, default=1), 1, NEVER),
+      ('temperature', self.temperature, 0, 1e6),
+      ('top_k', self.top_k, 0, NEVER),
+      ('top_p', self.top_p, 1e-6, 1),
+      ('min_p', self.min_p, 0, 1),
+    ):
+      if not low <= value <= high:  # NaN too.
+        count = 'a number of ' if name == 'prompt_tokens' else ''
+        raise ValueError(
+          f'{name}: expected {count}{low} to {high}, got {value}.'
+        )
+    if len(self.limits) != self.samples:
+      raise ValueError(
+        f'max_new_tokens: {len(self.limits)} limits for {self.samples} samples:'
+        ' expected one for each, or one number for all.'
+      )
+    if not all(self.stops):
+      raise ValueError('stops: expected sequences of at least one token.')
+    _check_tokens('prompt_tokens', self.prompt_tokens)
+    for stop in self.stops:
+      _check_tokens('stops', stop)
+
+  @property
+  def limits(self) -> tuple[int, ...]:
+    """The length limit of each sample."""
+    if isinstance(self.max_new_tokens, tuple):
+      return self.max_new_tokens
+    return (self.max_new_tokens,) * self.samples
+
+  def key_words(self, sample: int) -> np.ndarray:
+    """[4] uint32: what the random numbers of a sample are derived from."""
+    digest = hashlib.blake2b(self.id.encode(), digest_size=8).digest()
+    high, low = np.frombuffer(digest, '<u4')
+    return np.array([self.seed, high, low, sample], np.uint32)
+
+  def interrupted_at(self, sample: int) -> int:
+    """The token before which this sample is interrupted; NEVER: not at all."""
+    if self.interruption is None:
+      return int(NEVER)
+    low, high = self.interruption.after
+    random = np.random.default_rng(self.key_words(sample))
+    return int(random.integers(low, high, endpoint=True))
+
+
+FinishReason = Literal['stop', 'length', 'cancelled']
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """Tokens of one sample, whole or those of a while (`Engine.step`).
+
+  The tokens that end a completion belong to it. Log-probabilities are float32
+  and belong to the weights that sampled the token, which `versions` names.
+  """
+
+  tokens: np.ndarray  # int32
+  logprobs: np.ndarray  # Of the distribution that was sampled from; greedy: 0.
+  policy_logprobs: np.ndarray  # Of the model, at temperature 1 and unfiltered.
+  is_own: np.ndarray  # False: put there by an interruption, not by the policy.
+  versions: np.ndarray  # int32
+  finish_reason: FinishReason | None  # None: still running.
+
+  @property
+  def oldest_version(self) -> int:
+    return int(self.versions.min())
+
+
+def join(pieces: list[Completion]) -> Completion:
+  """The pieces of one sample, one after the other."""
+  arrays = [
+    np.concatenate([getattr(piece, field.name) for piece in pieces])
+    for field in dataclasses.fields(Completion)[:-1]
+  ]
+  return Completion(*arrays, finish_reason=pieces[-1].finish_reason)

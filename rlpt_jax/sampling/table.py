@@ -1,0 +1,170 @@
+"""The host's side of the slots: who sits in which, and what came out of it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from rlpt_jax.sampling.chunks import (
+  ANY,
+  LENGTH,
+  NO_TOKEN,
+  RUNNING,
+  STOP,
+  Report,
+  Slots,
+)
+from rlpt_jax.sampling.logits import Settings
+from rlpt_jax.sampling.requests import NEVER, Completion, Request
+
+FINISH_REASONS = {RUNNING: None, STOP: 'stop', LENGTH: 'length'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Room for what requests bring along: part of the shape of a program."""
+
+  stops: int = 4
+  stop_tokens: int = 8
+  phrase_tokens: int = 32
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if value < 1:
+        raise ValueError(f'{name}={value}: expected at least 1.')
+
+  def check(self, request: Request):
+    """Raises where a request does not fit."""
+    interruption = request.interruption
+    phrase = interruption.phrase if interruption else ()
+    unless = interruption.unless if interruption else ()
+    longest = max(map(len, (*request.stops, unless)), default=0)
+    for name, found, room, field in (
+      ('stops', len(request.stops), self.stops, 'stops'),
+      ('tokens in a stop', longest, self.stop_tokens, 'stop_tokens'),
+      ('tokens in the phrase', len(phrase), self.phrase_tokens,
+       'phrase_tokens'),
+    ):  # fmt: skip
+      if found > room:
+        raise ValueError(
+          f'request {request.id}: {found} {name}, room is for {room}: raise '
+          f'Sizes.{field}.'
+        )
+
+
+SIZES = Sizes()
+
+
+class Table:
+  """Slots as numpy arrays, which requests enter and reports leave."""
+
+  def __init__(self, num_slots: int, sizes: Sizes):
+    self.sizes = sizes
+    B, C, W = num_slots, sizes.stops, sizes.stop_tokens
+    zeros = np.zeros(B, np.int32)
+    self._arrays = {
+      'running_B': np.zeros(B, bool),
+      'token_B': zeros,
+      'sampled_B': zeros.copy(),
+      'key_words_BC': np.zeros((B, 4), np.uint32),
+      'limit_B': zeros.copy(),
+      'stops_BCW': np.full((B, C, W), NO_TOKEN, np.int32),
+      'last_BW': np.full((B, W), NO_TOKEN, np.int32),
+      'interrupt_B': np.full(B, NEVER, np.int32),
+      'phrase_BW': np.zeros((B, sizes.phrase_tokens), np.int32),
+      'phrase_length_B': zeros.copy(),
+      'answer_B': zeros.copy(),
+      'unless_BW': np.full((B, W), NO_TOKEN, np.int32),
+    }
+    self._settings = {
+      'temperature_B': np.zeros(B, np.float32),
+      'top_k_B': zeros.copy(),
+      'top_p_B': np.ones(B, np.float32),
+      'min_p_B': np.zeros(B, np.float32),
+    }
+
+  @property
+  def running_B(self) -> np.ndarray:
+    return self._arrays['running_B']
+
+  @property
+  def sampled_B(self) -> np.ndarray:
+    return self._arrays['sampled_B']
+
+  def enter(self, slot: int, request: Request, i: int):
+    """The i-th sample of a request takes a slot."""
+    sample = request.first_sample + i
+    W = self.sizes.stop_tokens
+    row = {
+      'running_B': True,
+      'token_B': request.prompt_tokens[-1],
+      'sampled_B': 0,
+      'key_words_BC': request.key_words(sample),
+      'limit_B': request.limits[i],
+      'stops_BCW': NO_TOKEN,
+      'last_BW': NO_TOKEN,
+      'interrupt_B': request.interrupted_at(sample),
+      'phrase_length_B': 0,
+      'answer_B': 0,
+      'unless_BW': NO_TOKEN,
+    }
+    for name, value in row.items():
+      self._arrays[name][slot] = value
+    for i, stop in enumerate(request.stops):
+      self._arrays['stops_BCW'][slot, i] = _right_aligned(stop, W)
+    if request.interruption:
+      phrase = request.interruption.phrase
+      self._arrays['phrase_BW'][slot, : len(phrase)] = phrase
+      self._arrays['phrase_length_B'][slot] = len(phrase)
+      self._arrays['answer_B'][slot] = request.interruption.answer
+      if request.interruption.unless:
+        self._arrays['unless_BW'][slot] = _right_aligned(
+          request.interruption.unless, W
+        )
+    for name, values_B in self._settings.items():
+      values_B[slot] = getattr(request, name.removesuffix('_B'))
+
+  def leave(self, slot: int):
+    """The slot is free."""
+    self.running_B[slot] = False
+    # Its settings must not keep the filters at work.
+    for name, value in (('top_k_B', 0), ('top_p_B', 1), ('min_p_B', 0)):
+      self._settings[name][slot] = value
+
+  def slots(self, prefix_length_P, readers) -> Slots:
+    """For the next chunk."""
+    # Copies: on a CPU a device array may be the numpy array it was made of.
+    arrays = {name: array.copy() for name, array in self._arrays.items()}
+    settings = {name: array.copy() for name, array in self._settings.items()}
+    return Slots(
+      **arrays,
+      settings=Settings(**settings),
+      prefix_length_P=np.array(prefix_length_P, np.int32),
+      readers=readers,
+    )
+
+  def read(self, report: Report, version: int) -> dict[int, Completion]:
+    """What every running slot sampled in a chunk; those that ended are free."""
+    report = jax.device_get(report)
+    pieces = {}
+    for slot in np.flatnonzero(self.running_B):
+      count = report.count_B[slot]
+      pieces[int(slot)] = Completion(
+        tokens=report.tokens_BT[slot, :count],
+        logprobs=report.logprobs_BT[slot, :count],
+        policy_logprobs=report.policy_logprobs_BT[slot, :count],
+        is_own=report.is_own_BT[slot, :count],
+        versions=np.full(count, version, np.int32),
+        finish_reason=FINISH_REASONS[int(report.finish_B[slot])],
+      )
+      self._arrays['token_B'][slot] = report.tokens_BT[slot, count - 1]
+      self._arrays['sampled_B'][slot] += count
+      if report.finish_B[slot] != RUNNING:
+        self.leave(slot)
+    self._arrays['last_BW'][:] = report.last_BW
+    self._arrays['interrupt_B'][:] = report.interrupt_B
+    return pieces
+
+
+def _right_aligned(tokens, width: int) -> list[int]:
+  return [ANY] * (width - len(tokens)) + list(tokens)

@@ -1,0 +1,346 @@
+"""The engine: whatever happens around a sample, it is the static sampler's."""
+
+import dataclasses
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core import compilations
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import cache as cache_lib
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import Interruption, Request, join
+from tests.models import references
+from tests.sampling import decode_test
+from tests.sampling.decode_test import assert_same, requests, tiny
+
+PLAN = Plan(
+  slots=5, group=2, prompts=3, max_prompt_tokens=12, max_new_tokens=64, chunk=4
+)
+SHARDED = dataclasses.replace(PLAN, slots=8, prompts=8)
+MIXED = (
+  {'temperature': 0.7, 'max_new_tokens': (3, 40, 17)},
+  {'top_k': 20, 'max_new_tokens': 9, 'samples': 2},
+  {'top_p': 0.9, 'min_p': 0.01, 'max_new_tokens': (30, 1, 5)},
+  {'temperature': 0, 'max_new_tokens': 25, 'samples': 1},
+)
+
+
+def mixed(count=9):
+  """Requests of many kinds."""
+  rng = np.random.default_rng(7)
+  asked = []
+  for i in range(count):
+    prompt = tuple(rng.integers(0, 250, rng.integers(1, 13)).tolist())
+    options = {'samples': 3} | MIXED[i % len(MIXED)]
+    asked.append(Request(prompt_tokens=prompt, id=f'mixed {i}', **options))
+  asked[0] = dataclasses.replace(
+    asked[0],
+    interruption=Interruption(phrase=(40, 41, 42), after=(5, 9), answer=4),
+  )
+  return asked
+
+
+def run(decoder, params, asked, plan=PLAN):
+  with Engine(decoder, params, plan) as engine:
+    return list(engine.run(asked))
+
+
+def one_by_one(decoder, params, asked):
+  """The static sampler, a request at a time."""
+  return [decode_test.sample(decoder, params, [one])[0] for one in asked]
+
+
+@pytest.mark.parametrize('model', ['tiny_llama', 'tiny_qwen3_moe'])
+def test_the_engine_is_the_static_sampler(model, one_device):
+  decoder, params = tiny(one_device, model)
+  asked = mixed()
+  found = run(decoder, params, asked)
+  assert_same(found, one_by_one(decoder, params, asked))
+  assert not found[0][1].is_own.all()
+
+
+@pytest.mark.parametrize(
+  'family',
+  ['qwen3', 'qwen3_moe', pytest.param('llama', marks=pytest.mark.slow)],
+)
+def test_greedy_tokens_are_those_of_transformers(family, one_device, tmp_path):
+  model = references.torch_model(family)
+  references.save(model, tmp_path)
+  lengths = (11, 4, 1, 7)
+  eos = int(references.greedy(model, lengths, max_new_tokens=64)[1, 9])
+  expected = references.greedy(model, lengths, max_new_tokens=64, eos=eos)
+  prompts, _ = references.ragged_batch(vocab=103, lengths=lengths)
+  asked = requests(
+    [tuple(row[:n].tolist()) for row, n in zip(prompts, lengths, strict=True)],
+    samples=1, max_new_tokens=64, temperature=0, stops=((eos,),),
+  )  # fmt: skip
+  found = run(*references.load(tmp_path, one_device), asked)
+  for (completion,), row in zip(found, expected, strict=True):
+    ends = np.flatnonzero(row == eos)
+    length = ends[0] + 1 if len(ends) else 64
+    np.testing.assert_array_equal(completion.tokens, row[:length])
+
+
+def test_neighbours_slots_order_and_restarts_change_no_bit(one_device):
+  decoder, params = tiny(one_device, 'tiny_qwen3')
+  asked = mixed()
+  expected = run(decoder, params, asked)
+  order = list(range(len(asked)))
+  for seed in (1, 2):
+    random.Random(seed).shuffle(order)
+    shuffled = run(decoder, params, [asked[i] for i in order])
+    assert_same(shuffled, [expected[i] for i in order], tolerance=0)
+  # Alone, and only the last of its samples, as after a restart.
+  for request, group in zip(asked, expected, strict=True):
+    if request.samples == 3:
+      last = dataclasses.replace(
+        request, first_sample=2, samples=1,
+        max_new_tokens=request.limits[2], interruption=request.interruption,
+      )  # fmt: skip
+      alone = run(decoder, params, [last])
+      assert_same(alone, [group[2:]], tolerance=0)
+
+
+@pytest.mark.parametrize(
+  'plan', [{'slots': 1, 'group': 1}, {'slots': 16, 'chunk': 16, 'prompts': 9}],
+  ids=str,
+)  # fmt: skip
+def test_other_plans_sample_the_same_tokens(plan, one_device):
+  decoder, params = tiny(one_device)
+  asked = mixed()
+  expected = run(decoder, params, asked)
+  plan = dataclasses.replace(PLAN, **plan)
+  assert_same(run(decoder, params, asked, plan), expected)
+
+
+def reference(decoder, versions, prefix_params, request, completion):
+  """(behavior, policy) log-probabilities of a completion whose tokens were
+  sampled by several weights, each of which left its keys and values behind.
+  """
+  *prompt, last = request.prompt_tokens
+  row = np.array([[*prompt, 0]], np.int32)  # A prompt may be one token long.
+  mask = np.arange(row.size)[None] < len(prompt)
+  forward = jax.jit(decoder_lib.forward, static_argnums=0)
+  prefix = forward(decoder, prefix_params, row, mask.astype(np.int32)).cache
+  own = cache_lib.empty(
+    decoder.config, 1, len(completion.tokens), dtype='float32',
+    layout=decoder.layout,
+  )  # fmt: skip
+  fed = [last, *completion.tokens[:-1]]
+  one = np.ones((1, 1), np.int32)
+  found = []
+  for t, (token, version) in enumerate(
+    zip(fed, completion.versions, strict=True)
+  ):
+    params = versions[version]
+    out = forward(decoder, params, token * one, one, (prefix, own))
+    own = cache_lib.write(own, out.cache, t)
+    logits = head.logits(decoder, params, out.hidden_BTD)[0, 0]
+    found.append(
+      [
+        jax.nn.log_softmax(logits / temperature)[completion.tokens[t]]
+        for temperature in (request.temperature, 1.0)
+      ]
+    )
+  return np.array(found).T
+
+
+def test_weights_that_are_replaced_in_flight(one_device):
+  decoder, params = tiny(one_device)
+  versions = [params, tiny(one_device, seed=2)[1], tiny(one_device, seed=3)[1]]
+  asked = requests(temperature=0.8, max_new_tokens=(9, 16, 11))
+  pieces, prefill_version = {}, {}
+  with Engine(decoder, params, PLAN) as engine:
+    for request in asked:
+      engine.submit(request)
+    steps = 0
+    while not engine.is_idle:
+      version = engine.version
+      for ticket, sample, piece in engine.step():
+        prefill_version.setdefault(ticket, version)
+        pieces.setdefault((ticket, sample), []).append(piece)
+        assert (piece.versions == version).all()
+      steps += 1
+      if steps in (2, 5):
+        engine.publish(versions[engine.version + 1])
+  mixtures = set()
+  for (ticket, _), parts in pieces.items():
+    completion, request = join(parts), asked[ticket]
+    mixtures.add(tuple(np.unique(completion.versions).tolist()))
+    assert completion.oldest_version == completion.versions[0]
+    behavior, policy = reference(
+      decoder, versions, versions[prefill_version[ticket]], request, completion
+    )
+    np.testing.assert_allclose(completion.logprobs, behavior, atol=1e-5)
+    np.testing.assert_allclose(completion.policy_logprobs, policy, atol=1e-5)
+  assert {(0, 1), (2,)} <= mixtures
+  assert max(map(len, mixtures)) >= 2
+
+
+def test_a_published_update_cannot_touch_what_was_published(one_device):
+  decoder, params = tiny(one_device)
+  asked = requests()
+  expected = run(decoder, params, asked)
+  mine = jax.tree.map(jnp.copy, params)
+  with Engine(decoder, mine, PLAN) as engine:
+    # The learner's next update donates its parameters.
+    jax.tree.map(lambda x: x.delete(), mine)
+    assert_same(list(engine.run(asked)), expected, tolerance=0)
+
+
+def test_a_long_answer_holds_nobody_up(one_device):
+  decoder, params = tiny(one_device)
+  asked = [
+    *requests(decode_test.PROMPTS[:1], samples=1, max_new_tokens=64),
+    *requests(decode_test.PROMPTS[1:], samples=2, max_new_tokens=8),
+  ]
+  with Engine(decoder, params, dataclasses.replace(PLAN, slots=2)) as engine:
+    tickets = [engine.submit(request) for request in asked]
+    ended = []
+    while not engine.is_idle:
+      ended += [(t, i) for t, i, piece in engine.step() if piece.finish_reason]
+    assert ended[-1] == (tickets[0], 0)
+    # Six short ones of two chunks, one after the other beside the long one.
+    assert engine.counts['steps'] == 64
+    assert sorted(ended) == [
+      (0, 0), *((t, i) for t in tickets[1:] for i in range(2))
+    ]  # fmt: skip
+  # And `run` gives them in order all the same.
+  found = run(decoder, params, asked)
+  assert [len(group[0].tokens) for group in found] == [64, 8, 8, 8]
+
+
+def test_run_takes_requests_as_it_needs_them(one_device):
+  decoder, params = tiny(one_device)
+  taken = []
+
+  def source():
+    for request in mixed(12):
+      taken.append(request.id)
+      yield request
+
+  with Engine(decoder, params, PLAN) as engine:
+    results = engine.run(source())
+    next(results)
+    assert len(taken) < 9
+    assert len(list(results)) == 11
+    assert engine.is_idle
+    assert engine.running == engine.waiting == 0
+
+
+def test_cancelled_samples_leave_their_slots(one_device):
+  decoder, params = tiny(one_device)
+  asked = requests(samples=4, max_new_tokens=20)
+  expected = run(decoder, params, asked)
+  with Engine(decoder, params, PLAN) as engine:
+    tickets = [engine.submit(request) for request in asked]
+    pieces = {}
+
+    def step():
+      for ticket, sample, piece in engine.step():
+        pieces.setdefault((ticket, sample), []).append(piece)
+
+    step()
+    engine.cancel(tickets[0], 1)  # Running.
+    engine.cancel(tickets[0], 3)  # Waiting, of a group that runs.
+    engine.cancel(tickets[2])  # Waiting.
+    engine.cancel(tickets[2])  # Again.
+    engine.cancel(99)
+    while not engine.is_idle:
+      step()
+    assert engine.running == engine.waiting == 0
+    assert sorted(engine._free_prefixes) == [0, 1, 2]
+  assert sorted(pieces) == [(t, i) for t in tickets for i in range(4)]
+  for (ticket, i), parts in pieces.items():
+    completion = join(parts)
+    if ticket == 2 or (ticket, i) in ((0, 1), (0, 3)):
+      assert completion.finish_reason == 'cancelled'
+    else:
+      assert_same([[completion]], [[expected[ticket][i]]], tolerance=0)
+
+
+def test_one_program_serves_all_requests(one_device):
+  decoder, params = tiny(one_device)
+  with Engine(decoder, params, PLAN) as engine:
+    list(engine.run(mixed(4)))
+    with compilations.counted() as counted:
+      list(engine.run(mixed()))
+    assert counted.count == 0
+    assert engine.counts['prompt_tokens'] <= engine.counts['prompt_positions']
+    assert engine.counts['tokens'] <= engine.counts['row_steps']
+
+
+def test_small_caches_change_logprobs_a_little(one_device):
+  """Run with -s for the figures."""
+  decoder, params = tiny(one_device, 'tiny_qwen3')
+  asked = requests(max_new_tokens=48, samples=4)
+  for dtype, mean, largest in (
+    ('float32', 1e-6, 1e-5),
+    ('bfloat16', 0.005, 0.05),
+    ('int8', 0.01, 0.1),
+  ):
+    found = run(
+      decoder, params, asked, dataclasses.replace(PLAN, cache_dtype=dtype)
+    )
+    gaps = np.concatenate(
+      [
+        completion.logprobs
+        - decode_test.score(
+          decoder, params, request.prompt_tokens, completion.tokens
+        )
+        for request, group in zip(asked, found, strict=True)
+        for completion in group
+      ]
+    )
+    far, kl = np.abs(gaps), np.mean(np.exp(-gaps) - 1 + gaps)
+    print(
+      f'\n{dtype} cache: |gap| mean {far.mean():.1e} '
+      f'p99 {np.quantile(far, 0.99):.1e} max {far.max():.1e}, KL {kl:.1e}'
+    )
+    assert far.mean() < mean
+    assert far.max() < largest
+    assert dtype == 'float32' or far.max() > 1e-5
+
+
+def test_what_cannot_be_served_is_refused_at_once(one_device):
+  decoder, params = tiny(one_device)
+  with Engine(decoder, params, PLAN) as engine:
+    for change, message in (
+      ({'prompt_tokens': (1,) * 13}, '13 prompt tokens, .* room for 12'),
+      ({'max_new_tokens': 65}, '65 new tokens, .* room for 64'),
+      ({'prompt_tokens': (259,)}, 'ids 0 to 258'),
+      ({'prompt_tokens': (-1,)}, 'ids 0 to 258'),
+      ({'stops': ((1,),) * 5}, '5 stops, room is for 4'),
+    ):
+      (request,) = (
+        requests(decode_test.PROMPTS[:1], **change)[:1]
+        if ('prompt_tokens' not in change)
+        else [dataclasses.replace(requests()[0], **change)]
+      )
+      with pytest.raises(ValueError, match=message):
+        engine.submit(request)
+    assert engine.is_idle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('model', 'sizes'),
+  [
+    ('tiny_llama', {'fsdp': 2, 'tensor': 4}),
+    ('tiny_qwen3', {'fsdp': 8}),
+    ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),
+  ],
+  ids=str,
+)
+def test_eight_devices_sample_what_one_does(model, sizes, one_device):
+  asked = mixed()
+  expected = run(*tiny(one_device, model), asked, SHARDED)
+  found = run(*tiny(make_layout(**sizes), model), asked, SHARDED)
+  assert_same(found, expected)
