@@ -84,7 +84,8 @@ def keep_probable(x_BV, settings: Settings):
   # log(0) is the border that drops nothing.
   likely_B = top_B + jnp.log(settings.min_p_B)
   border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
-  return jnp.where(x_BV >= border_B[:, None], x_BV, -jnp.inf)
+  # A NaN stays, on whichever side, to be seen in the log-probability.
+  return jnp.where(x_BV < border_B[:, None], -jnp.inf, x_BV)
 
 
 def _largest_border(is_low_enough, x_BV):

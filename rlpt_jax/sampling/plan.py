@@ -22,8 +22,9 @@ class Plan:
 
   slots: completions that run at the same time.
   group: those of one prompt that do; a larger group runs so many at a time.
-  prompts: prefixes kept at the same time; None: two for each full group, so
-    that a straggler that keeps a prefix alive does not keep a slot empty.
+  prompts: prefixes kept at the same time; None: four times as many as full
+    groups fit, so that stragglers, each of which keeps its prefix alive, do not
+    keep slots empty.
   max_prompt_tokens, max_new_tokens: the longest of each that a request may ask.
   chunk: tokens between two looks at who is done: fewer fill slots sooner, more
     keep the host out of the way.
@@ -54,7 +55,7 @@ class Plan:
 
   @property
   def num_prompts(self) -> int:
-    return self.prompts or 2 * max(1, self.slots // self.group)
+    return self.prompts or 4 * max(1, self.slots // self.group)
 
   @property
   def prefix_length(self) -> int:
