@@ -30,6 +30,7 @@ setuptools.setup(
     'jinja2>=3.1',  # What transformers renders chat templates with.
     'rich>=13',
     'matplotlib>=3.9',
+    'aiohttp>=3.14,<4',  # rlpt serve.
     # What reads corpora. These hang together: Beam wants protobuf 6, with which
     # sentencepiece works before 0.2.2, and tensorflow-text follows tensorflow.
     'seqio>=0.0.20,<0.1',
@@ -52,6 +53,7 @@ setuptools.setup(
       'pytest-xdist>=3',
       'hypothesis>=6',
       'ruff>=0.9',
+      'openai>=3.50,<4',  # A client for rlpt serve.
       'torch==2.13.0',
     ],
   },

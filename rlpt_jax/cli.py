@@ -19,7 +19,9 @@ import sys
 import traceback
 import typing
 
-PROGRAMS = ('quickstart', 'prepare', 'preview', 'generate', 'convert')
+PROGRAMS = (
+  'quickstart', 'prepare', 'preview', 'generate', 'serve', 'convert',
+)  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 USAGE_ERROR = 2
 
@@ -51,8 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     if not show_traceback:
       print('(--traceback shows where)', file=sys.stderr)
     return USAGE_ERROR
-  except KeyboardInterrupt:
-    print(f'rlpt {name}: interrupted', file=sys.stderr)
+  except KeyboardInterrupt as interrupt:
+    # A program may say what it leaves behind.
+    parts = [f'rlpt {name}: interrupted', *map(str, interrupt.args)]
+    print(': '.join(parts), file=sys.stderr)
     return 130
   return 0
 
@@ -110,6 +114,9 @@ def _command(program):
     elif len(parameter.name) == 1:
       shown = tyro.conf.arg(aliases=[f'-{parameter.name}'])
       hint = typing.Annotated[hint, shown]
+    elif typing.get_origin(hint) is tuple:
+      # Given again, an option adds to what it had; it would replace it.
+      hint = typing.Annotated[hint, tyro.conf.UseAppendAction]
     parameters.append(parameter.replace(annotation=hint))
 
   def command(*args, **kwargs):

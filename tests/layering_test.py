@@ -18,10 +18,11 @@ MAY_IMPORT = {
   'models': {'core'},
   'rewards': {'core'},
   'sampling': {'core', 'models'},
+  'serving': {'core', 'sampling'},
   'training': {'core'},
   'programs': {
     'algorithms', 'analysis', 'core', 'data', 'models', 'rewards', 'sampling',
-    'training',
+    'serving', 'training',
   },
   'cli': {'programs'},
 }  # fmt: skip
@@ -44,6 +45,8 @@ DOORS = {
   'sentencepiece': 'rlpt_jax/core/tokenizer.py',
   'math_verify': 'rlpt_jax/rewards/math_verifier.py',
   'matplotlib': 'rlpt_jax/analysis/',
+  'aiohttp': 'rlpt_jax/serving/http.py',
+  'openai': '',
   'torch': '',
   'flax': '',
 }

@@ -223,9 +223,9 @@ class Engine:
   def _forget_if_done(self, group: _Group):
     if group.waiting or group.running:
       return
-    if group.prefix is not None:
+    # Once: a cancelled group comes here twice.
+    if self._groups.pop(group.ticket, None) and group.prefix is not None:
       self._free_prefixes.append(group.prefix)
-    self._groups.pop(group.ticket, None)
 
   # Prefixes.
 

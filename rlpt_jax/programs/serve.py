@@ -1,0 +1,168 @@
+"""Answers OpenAI's API over HTTP with a model."""
+
+import asyncio
+import ipaddress
+import os
+import pathlib
+import signal
+import socket
+import sys
+from typing import Literal
+
+import jax
+
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.programs import model_files
+from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.table import Sizes
+from rlpt_jax.serving import http
+from rlpt_jax.serving.protocol import Served
+
+# Most calls ask for one answer, so that every slot has a prompt of its own; of
+# those that ask for several, so many share the cache of the prompt.
+GROUP = 4
+
+
+def serve(
+  model: pathlib.Path,
+  *,
+  host: str = '127.0.0.1',
+  port: int = 8000,
+  name: str | None = None,
+  slots: int = 64,
+  max_prompt_tokens: int = 1024,
+  max_new_tokens: int = 1024,
+  max_waiting: int = 256,
+  dtype: Literal['float32', 'bfloat16'] = 'float32',
+  cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None,
+  tokenizer: str | None = None,
+  step: int | None = None,
+  token_env: str | None = None,
+):
+  """Answers OpenAI's API over HTTP with a model.
+
+  Routes are /v1/completions, /v1/chat/completions, /v1/models and /health. Says
+  where it serves once it does; Ctrl-C or SIGTERM ends it.
+
+  Args:
+    model: A Hugging Face directory or a directory of checkpoints.
+    host: The address to listen on; 0.0.0.0 is every one of this machine.
+    port: 0 picks a free one.
+    name: What clients call the model; by default as its directory.
+    slots: Completions that run at the same time.
+    max_prompt_tokens: Longer prompts are refused.
+    max_new_tokens: The most that a call may ask for.
+    max_waiting: Completions that may wait for a slot; more are told to come
+      again.
+    dtype: Of weights and activations; log-probabilities are float32.
+    cache_dtype: Of keys and values, if not that of the rest.
+    tokenizer: 'bytes', or a path, instead of the model's own.
+    step: Which checkpoint; by default the newest.
+    token_env: An environment variable with the token that clients must send.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'{jax.process_count()} processes: expected one. A pod cannot serve yet; '
+      'start rlpt serve on a single host.'
+    )
+  for option, value, least in (
+    ('slots', slots, 1),
+    ('max_prompt_tokens', max_prompt_tokens, 1),
+    ('max_new_tokens', max_new_tokens, 1),
+    ('max_waiting', max_waiting, 0),
+  ):
+    if not value >= least:
+      raise ValueError(f'--{option}={value}: expected at least {least}.')
+  token = read_token(token_env)
+  files = model_files.find(model, step=step)
+  loaded_tokenizer = files.load_tokenizer(tokenizer)
+  if loaded_tokenizer.vocab_size > files.config.vocab_size:
+    raise ValueError(
+      f'{model}: its vocabulary has {files.config.vocab_size} tokens, the '
+      f"tokenizer's {loaded_tokenizer.vocab_size}. Is this its tokenizer?"
+    )
+  # Before the weights: what stands in the way is known now.
+  with http.bind(host, port) as sock:
+    if warning := exposure(sock, token_env):
+      print(warning, file=sys.stderr)
+    layout = make_layout()
+    decoder = Decoder(files.config, Compute(dtype=dtype), layout)
+    plan = Plan(
+      slots=slots,
+      group=GROUP,
+      prompts=slots,
+      max_prompt_tokens=max_prompt_tokens,
+      max_new_tokens=max_new_tokens,
+      cache_dtype=cache_dtype,
+      sizes=Sizes(stops=max(1, len(loaded_tokenizer.eos_ids))),
+    )
+    plan_lib.check(plan, decoder)
+    served = Served(
+      name=name or model.resolve().name,
+      tokenizer=loaded_tokenizer,
+      vocab_size=files.config.vocab_size,
+      max_prompt_tokens=max_prompt_tokens,
+      max_new_tokens=max_new_tokens,
+      max_samples=slots + max_waiting,
+      group=GROUP,
+    )
+    # No name for the parameters: the engine has its copy, one is enough.
+    with Engine(
+      decoder, files.load_params(layout=layout, dtype=dtype), plan
+    ) as engine:
+      warm_up(engine)
+      asyncio.run(_run(engine, served, sock, token))
+  print('stopped')
+
+
+async def _run(engine, served: Served, sock: socket.socket, token: str | None):
+  stopped = asyncio.Event()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+  def on_ready():
+    print(f'serving {served.name} at {url(sock)}/v1', flush=True)
+
+  await http.run(
+    engine, served, sock, token=token, stopped=stopped, on_ready=on_ready
+  )
+
+
+def read_token(variable: str | None) -> str | None:
+  """What clients must send, from the environment: a command line is seen."""
+  if variable is None:
+    return None
+  token = os.environ.get(variable, '').strip()
+  if not token:
+    raise ValueError(
+      f'--token_env={variable}: expected an environment variable with a token; '
+      f'it is not set or empty. Try: export {variable}=$(openssl rand -hex 32)'
+    )
+  return token
+
+
+def exposure(sock: socket.socket, token_env: str | None) -> str | None:
+  """A warning where others than this machine may ask without a token."""
+  address = sock.getsockname()[0]
+  if ipaddress.ip_address(address).is_loopback or token_env:
+    return None
+  return (
+    f'warning: {address} can be reached from other machines and no token is '
+    'asked for; set --token_env, or --host=127.0.0.1.'
+  )
+
+
+def url(sock: socket.socket) -> str:
+  host, port, *_ = sock.getsockname()
+  return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+
+
+def warm_up(engine):
+  """Compiles what every completion needs, before the first client waits."""
+  engine.submit(Request(prompt_tokens=(0,), id='warm_up', max_new_tokens=1))
+  while not engine.is_idle:
+    engine.step()

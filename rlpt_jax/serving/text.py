@@ -1,0 +1,133 @@
+"""Tokens in, text out: what may be sent of a sample that is still growing."""
+
+import dataclasses
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.sampling.requests import Completion, FinishReason
+
+INCOMPLETE = '\ufffd'  # What a tokenizer says for a part of a character.
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+  """A token that was sampled, and where in the text it begins."""
+
+  id: int
+  logprob: float  # The model's own.
+  offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """What a sample says next; pieces joined are its text."""
+
+  text: str
+  tokens: tuple[Token, ...] = ()
+  finish_reason: FinishReason | None = None
+
+
+class Transcript:
+  """The text of one sample, cut before the first of some stop strings.
+
+  The text is what its tokens add to that of the prompt, so a blank between the
+  two is there, and it does not depend on how the tokens come in pieces. With
+  stop strings, or to know where each token begins, they are read one by one.
+  """
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    prompt_tokens: tuple[int, ...],
+    *,
+    stops: tuple[str, ...] = (),
+    with_tokens: bool = False,
+  ):
+    self._decode, self._stops = tokenizer.decode, stops
+    self._with_tokens = with_tokens
+    # Text is decoded from some tokens before what is new on: characters of
+    # several tokens and blanks of SentencePiece come out as in one piece, and a
+    # long text takes no longer a token than a short one.
+    self._ids = lead(tokenizer, prompt_tokens)
+    self._num_read = len(self._ids)
+    self._text, self._sent = '', 0
+    self._tokens: list[Token] = []
+    self._ends: list[int] = []  # Of the text, after each whole token.
+    self._num_sent_tokens = 0
+    self.num_tokens = 0  # Up to the one that completes a stop string.
+    self.finished = False
+
+  def add(self, completion: Completion) -> Piece:
+    """Takes the next tokens of the sample; returns what may be sent by now."""
+    ids = completion.tokens.tolist()
+    logprobs = completion.policy_logprobs.tolist()
+    reason = completion.finish_reason
+    stride = 1 if self._with_tokens or self._stops else max(1, len(ids))
+    cut = None
+    for first in range(0, len(ids) or 1, stride):
+      part = ids[first : first + stride]
+      searched = len(self._text)
+      if self._with_tokens and part:
+        self._tokens.append(Token(part[0], logprobs[first], searched))
+      self._extend(part, flush=bool(reason) and first + stride >= len(ids))
+      self.num_tokens += len(part)
+      cut = self._find_stop(searched)
+      if cut is not None:
+        self._text, reason = self._text[:cut], 'stop'
+        break
+    self.finished = bool(reason)
+    return self._next_piece(reason, cut)
+
+  def _extend(self, ids: list[int], *, flush: bool):
+    self._ids += ids
+    text = self._decode(self._ids)
+    if text.endswith(INCOMPLETE) and not flush:
+      return
+    new = text[len(self._decode(self._ids[: self._num_read])) :]
+    self._text += new
+    missing = len(self._tokens) - len(self._ends)
+    self._ends += [len(self._text)] * missing
+    if new:  # It is enough to decode what comes next.
+      self._ids = self._ids[self._num_read :]
+    self._num_read = len(self._ids)
+
+  def _find_stop(self, searched: int) -> int | None:
+    """Where the first stop string begins that ends after `searched`."""
+    found = []
+    for stop in self._stops:
+      place = self._text.find(stop, max(0, searched - len(stop) + 1))
+      if place >= 0:
+        found.append(place)
+    return min(found, default=None)
+
+  def _next_piece(self, reason: FinishReason | None, cut: int | None) -> Piece:
+    end = len(self._text) if reason else len(self._text) - self._undecided()
+    first = last = self._num_sent_tokens
+    while last < len(self._ends):
+      belongs = cut is None or self._tokens[last].offset < cut
+      if not (belongs if reason else self._ends[last] <= end):
+        break
+      last += 1
+    piece = Piece(
+      self._text[self._sent : end], tuple(self._tokens[first:last]), reason
+    )
+    self._sent, self._num_sent_tokens = end, last
+    return piece
+
+  def _undecided(self) -> int:
+    """How much of the end of the text may be the beginning of a stop string."""
+    longest = 0
+    for stop in self._stops:
+      for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
+        if self._text.endswith(stop[:length]):
+          longest = length
+          break
+    return longest
+
+
+def lead(tokenizer: Tokenizer, prompt_tokens: tuple[int, ...]) -> list[int]:
+  """The fewest last tokens of a prompt that are whole text, if four are."""
+  for count in range(1, min(4, len(prompt_tokens)) + 1):
+    text = tokenizer.decode(prompt_tokens[-count:])
+    if text and INCOMPLETE not in text:
+      return list(prompt_tokens[-count:])
+  return []

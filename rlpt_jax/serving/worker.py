@@ -1,0 +1,190 @@
+"""The one thread that owns the engine, and what the event loop knows of it."""
+
+import asyncio
+import concurrent.futures
+import queue
+from collections.abc import Callable
+
+from rlpt_jax.sampling.requests import Completion, Request
+from rlpt_jax.serving.protocol import ApiError
+
+Event = tuple[int, Completion]  # Which sample of a job, and what it says next.
+
+
+class Job:
+  """The requests of one call. Its samples are numbered through all of them."""
+
+  def __init__(self, requests: tuple[Request, ...]):
+    self.requests = requests
+    self.running = set(range(sum(request.samples for request in requests)))
+    self.tickets: list[int] = []  # Only the engine's thread looks at them.
+    self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+
+  def put(self, event: Event | Exception | None):
+    self._events.put_nowait(event)
+
+  async def next(self) -> Event | None:
+    """What comes next: None once it is accepted, then events, or an error."""
+    event = await self._events.get()
+    if isinstance(event, Exception):
+      raise event
+    return event
+
+
+class Worker:
+  """Runs an engine in a thread of its own, from its making to `close`.
+
+  All methods are the event loop's, but for those that begin with `_engine`:
+  these are the thread's. The two talk by a queue there and by
+  `call_soon_threadsafe` back, once a step.
+  """
+
+  def __init__(self, engine, *, max_samples: int):
+    self._engine, self._max_samples = engine, max_samples
+    self._loop = asyncio.get_running_loop()
+    self._jobs: set[Job] = set()  # Those that the engine owes something.
+    self._refusal: ApiError | None = None  # What new jobs are told.
+    self._commands: queue.SimpleQueue[Callable[[], None] | None] = (
+      queue.SimpleQueue()
+    )
+    # Whose a ticket is, the number of its first sample, those still wanted.
+    self._by_ticket: dict[int, tuple[Job, int, set[int]]] = {}
+    self.quiet = asyncio.Event()  # Nothing runs or waits.
+    self.quiet.set()
+    self.failed: asyncio.Future[Exception] = self._loop.create_future()
+    # Not a daemon: those crash in JAX when the interpreter ends.
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'engine')
+    self._thread.submit(self._engine_run)
+
+  @property
+  def samples(self) -> int:
+    """How many run or wait."""
+    return sum(len(job.running) for job in self._jobs)
+
+  def submit(self, requests: tuple[Request, ...]) -> Job:
+    """A job in the queue; ApiError if that is full or ends."""
+    if self._refusal:
+      raise self._refusal
+    job = Job(requests)
+    if self.samples + len(job.running) > self._max_samples:
+      raise ApiError(
+        f'The queue is full: {self.samples} completions run or wait, expected '
+        f'at most {self._max_samples} with yours. Try again later.',
+        status=429,
+        code='queue_full',
+        headers={'Retry-After': '1'},
+      )
+    self._jobs.add(job)
+    self.quiet.clear()
+    self._commands.put(lambda: self._engine_submit(job))
+    return job
+
+  def cancel(self, job: Job, index: int | None = None):
+    """Ends one sample of a job or all of them; those that ended are ignored."""
+    ended = job.running & ({index} if index is not None else job.running)
+    if ended:
+      self._end(job, ended)
+      self._commands.put(lambda: self._engine_cancel(job, ended))
+
+  async def drain(self, seconds: float):
+    """Lets what runs finish for a while, then ends it with an error."""
+    ending = ApiError('The server is shutting down.', status=503)
+    self._refusal = self._refusal or ending
+    try:
+      await asyncio.wait_for(self.quiet.wait(), seconds)
+    except TimeoutError:
+      for job in list(self._jobs):
+        job.put(ending)
+        self.cancel(job)
+
+  def close(self):
+    """Waits for the step that runs, if one does, and ends the thread."""
+    self._commands.put(None)
+    self._thread.shutdown()
+
+  def __enter__(self) -> 'Worker':
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def _end(self, job: Job, ended: set[int]):
+    job.running -= ended
+    if not job.running:
+      self._jobs.discard(job)
+    if not self._jobs:
+      self.quiet.set()
+
+  def _deliver(self, events: list[tuple[Job, Event | Exception | None]]):
+    for job, event in events:
+      if isinstance(event, Exception):
+        self._end(job, set(job.running))
+      elif event and event[1].finish_reason:
+        self._end(job, {event[0]})
+      job.put(event)
+
+  def _fail(self, error: Exception):
+    message = f'The engine failed: {type(error).__name__}: {error}'
+    self._refusal = ApiError(message.splitlines()[0], status=500)
+    self._deliver([(job, self._refusal) for job in list(self._jobs)])
+    self.failed.set_result(error)
+
+  def _engine_run(self):
+    try:
+      while self._engine_obey():
+        self._engine_step()
+    except Exception as error:
+      self._loop.call_soon_threadsafe(self._fail, error)
+
+  def _engine_obey(self) -> bool:
+    """Does what was asked, and sleeps until it gives work; False: close."""
+    try:
+      while command := self._commands.get(block=self._engine.is_idle):
+        command()
+    except queue.Empty:
+      return True
+    return False
+
+  def _engine_submit(self, job: Job):
+    answer, first = None, 0
+    try:
+      for request in job.requests:
+        ticket = self._engine.submit(request)
+        end = first + request.samples
+        self._by_ticket[ticket] = job, first, set(range(first, end))
+        job.tickets.append(ticket)
+        first = end
+    except ValueError as error:
+      self._engine_cancel(job, set(range(first)))
+      answer = ApiError(str(error).splitlines()[0])
+    self._loop.call_soon_threadsafe(self._deliver, [(job, answer)])
+
+  def _engine_cancel(self, job: Job, indices: set[int]):
+    for ticket in job.tickets:
+      _, first, wanted = self._by_ticket.get(ticket, (job, 0, set()))
+      ended = wanted & indices
+      if ended and ended == wanted:
+        self._engine.cancel(ticket)
+      else:
+        for index in sorted(ended):
+          self._engine.cancel(ticket, index - first)
+      self._engine_forget(ticket, ended)
+
+  def _engine_step(self):
+    events = []
+    for ticket, sample, completion in self._engine.step():
+      job, first, wanted = self._by_ticket.get(ticket, (None, 0, set()))
+      index = first + sample
+      if index not in wanted:  # Cancelled meanwhile.
+        continue
+      events.append((job, (index, completion)))
+      if completion.finish_reason:
+        self._engine_forget(ticket, {index})
+    self._loop.call_soon_threadsafe(self._deliver, events)
+
+  def _engine_forget(self, ticket: int, indices: set[int]):
+    if ticket in self._by_ticket:
+      wanted = self._by_ticket[ticket][2]
+      wanted -= indices
+      if not wanted:
+        del self._by_ticket[ticket]
