@@ -18,24 +18,7 @@ groups a batch without moving it.
 
 import dataclasses
 
-import jax
 import numpy as np
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rollouts:
-  """What the sampler returns: token ids and how likely they were.
-
-  A completion is the first `length_B` tokens of its row; the token that ended
-  it belongs to it. Log-probabilities are the behavior policy's, float32, at the
-  sampling temperature.
-  """
-
-  tokens_BT: jax.Array
-  logprobs_BT: jax.Array
-  length_B: jax.Array
-  stopped_B: jax.Array  # True: by an end token; False: by the length limit.
 
 
 @dataclasses.dataclass(frozen=True)

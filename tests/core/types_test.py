@@ -1,18 +1,25 @@
-"""Records pass through jit as what they are."""
+"""Records are what they say."""
 
-import jax
-import jax.numpy as jnp
+import dataclasses
 
-from rlpt_jax.core.types import Rollouts
+import numpy as np
+
+from rlpt_jax.core.types import Example
 
 
-def test_rollouts_are_a_pytree_of_their_arrays():
-  rollouts = Rollouts(
-    tokens_BT=jnp.ones((2, 3), jnp.int32),
-    logprobs_BT=jnp.zeros((2, 3)),
-    length_B=jnp.array([3, 1]),
-    stopped_B=jnp.array([False, True]),
+def test_an_example_has_an_id_of_its_own():
+  example = Example(
+    prompt_tokens=np.array([1, 2], np.int32),
+    references=(' And so.',),
+    kind='asr',
+    corpus='notes',
+    document='ships.jsonl:3',
+    segment=2,
   )
-  doubled = jax.jit(lambda r: jax.tree.map(lambda x: x + x, r))(rollouts)
-  assert isinstance(doubled, Rollouts)
-  assert doubled.length_B.tolist() == [6, 2]
+  assert example.id == 'notes/ships.jsonl:3/2/asr'
+  others = [
+    dataclasses.replace(example, **change)
+    for change in ({'segment': 3}, {'kind': 'msr'}, {'document': 'x'},
+                   {'corpus': 'y'})
+  ]  # fmt: skip
+  assert len({one.id for one in (example, *others)}) == 5
