@@ -33,6 +33,7 @@ class ModelFiles:
   config: DecoderConfig
   is_checkpoint: bool
   step: int | None  # The checkpoint that was asked for; None: the newest.
+  found: int | None = None  # The checkpoint that has this config.
 
   @property
   def assets(self) -> pathlib.Path:
@@ -77,7 +78,7 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
       f'{sorted(record)}. Was it written by rlpt?'
     )
   config = DecoderConfig.from_dict(record['model'])
-  return ModelFiles(path, config, is_checkpoint=True, step=step)
+  return ModelFiles(path, config, is_checkpoint=True, step=step, found=found)
 
 
 def describe(config: DecoderConfig) -> str:

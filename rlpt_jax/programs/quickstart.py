@@ -54,6 +54,6 @@ def quickstart(
   prompts.write_text('The lamp was lit.\nShe counted again:\n')
   generate(
     checkpoint, prompts=prompts, out=out, tokenizer='bytes', n=2, seed=seed,
-    max_new_tokens=32,
+    max_new_tokens=32, overwrite=True,
   )  # fmt: skip
   print(f'   (random weights say nothing yet) next: head -1 {out}')
