@@ -119,6 +119,7 @@ def _attend(q_BTNH, part):
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
+  assert part.readers is None or T == 1, 'readers are rows of a single query'
   q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
   q_PKMRH = jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
   scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
@@ -187,6 +188,7 @@ def dot_product_attention(
   del layout
   B, T, _, _ = q_BTNH.shape
   keys, values, masks = [k_BKTH], [v_BKTH], [own_mask(segments_BT)]
+  _assert_plain(context)
   for part in context:
     G = B // part.k_PKHS.shape[0]
     keys.append(jnp.repeat(jnp.swapaxes(part.k_PKHS, 2, 3), G, axis=0))
@@ -213,6 +215,7 @@ def splash_attention(
   """Attention by the Pallas kernel that ships with JAX."""
   if len(context) > 1:
     raise ValueError('splash attention takes one part of context at most.')
+  _assert_plain(context)
   B, T, _, H = q_BTNH.shape
   P, S = (
     (context[0].k_PKHS.shape[0], context[0].k_PKHS.shape[3])
@@ -311,6 +314,13 @@ def _largest_block(length):
       f'{SPLASH_BLOCKS[-1]}; pad the rows, or choose attention=xla.'
     )
   return fitting[0]
+
+
+def _assert_plain(context):
+  for part in context:
+    assert part.readers is None and part.k_scale_PKS is None, (
+      "readers and int8 are for decoding, which is XLA's"
+    )
 
 
 KERNELS = {

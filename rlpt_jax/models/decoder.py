@@ -177,7 +177,9 @@ def _one_by_one(body, x_BTD, per_layer):
       x_BTD, (p, rotates_L[i], parts, own and (own[0][i], own[1][i]))
     )
     left.append(out)
-  return x_BTD, tuple(zip(*left, strict=True))
+  k_LBKHS, v_LBKSH, routers = zip(*left, strict=True)
+  router = jax.tree.map(lambda *stats: jnp.stack(stats), *routers)
+  return x_BTD, (k_LBKHS, v_LBKSH, router)
 
 
 def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):

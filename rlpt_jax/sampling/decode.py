@@ -31,7 +31,8 @@ def sample(
       )
   P = bucket(len(requests), least=1)
   S = bucket(max(len(request.prompt_tokens) for request in requests) - 1)
-  T = bucket(max(max(request.limits) for request in requests), least=CHUNK)
+  T = bucket(max(max(request.limits) for request in requests))
+  T = -(-T // CHUNK) * CHUNK
 
   tokens_PS, segments_PS = pad_prompts(
     [request.prompt_tokens[:-1] for request in requests], P, S

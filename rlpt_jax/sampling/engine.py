@@ -72,12 +72,14 @@ class Engine:
   def submit(self, request: Request) -> int:
     """Queues a request; its ticket comes with what `step` returns."""
     self.plan.check(request)
+    interruption = request.interruption
+    phrase = interruption.phrase if interruption else ()
     vocab_size = self.decoder.config.vocab_size
-    largest = max(request.prompt_tokens)
-    if not 0 <= min(request.prompt_tokens) <= largest < vocab_size:
+    largest = max(*request.prompt_tokens, *phrase, 0)
+    if largest >= vocab_size:
       raise ValueError(
-        f'request {request.id}: prompt tokens up to {largest}, the model has '
-        f'ids 0 to {vocab_size - 1}. Is this its tokenizer?'
+        f'request {request.id}: it has token {largest}, the model has ids 0 '
+        f'to {vocab_size - 1}. Is this its tokenizer?'
       )
     group = _Group(self._tickets, request)
     self._tickets += 1
@@ -134,6 +136,13 @@ class Engine:
     self.counts['row_steps'] += longest * self.plan.slots
     for slot, piece in pieces.items():
       group, sample = self._seats[slot]
+      if np.isnan(piece.policy_logprobs).any():
+        raise FloatingPointError(
+          f'request {group.request.id}, sample {sample}: a log-probability '
+          f'that is no number, with weights of version {self.version}: they '
+          'are broken, or the activations too large for '
+          f'{self.decoder.compute.dtype}.'
+        )
       self.counts['tokens'] += len(piece.tokens)
       done.append((group.ticket, sample, piece))
       if piece.finish_reason:

@@ -1,6 +1,7 @@
 """The learner's weights, as the sampler wants them."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlpt_jax.core import weights
@@ -23,12 +24,12 @@ def publish(decoder: Decoder, params):
   for name, stacked in params['layers'].items():
     sharding = shardings['layers'][name]
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    placed = jax.device_put(
-      stacked.astype(decoder.compute.dtype), sharding, may_alias=False
-    )
+    placed = jax.device_put(stacked.astype(decoder.compute.dtype), sharding)
     layers[name] = _unstack(placed, one_layer)
+  # device_put alone may hand on the learner's memory; with may_alias=False too,
+  # from an array on many devices to fewer of them.
   rest = {
-    name: jax.device_put(params[name], shardings[name], may_alias=False)
+    name: jnp.copy(jax.device_put(params[name], shardings[name]))
     for name in params
     if name != 'layers'
   }

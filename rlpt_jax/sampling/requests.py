@@ -152,8 +152,9 @@ class Completion:
   finish_reason: FinishReason | None  # None: still running.
 
   @property
-  def oldest_version(self) -> int:
-    return int(self.versions.min())
+  def oldest_version(self) -> int | None:
+    """None where nothing was sampled: cancelled before it had a slot."""
+    return int(self.versions.min()) if self.versions.size else None
 
 
 def join(pieces: list[Completion]) -> Completion:

@@ -1,5 +1,6 @@
 """Every kernel, with and without context, against attention written plainly."""
 
+import dataclasses
 import functools
 import re
 
@@ -10,6 +11,7 @@ import pytest
 
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import attention as lib
+from rlpt_jax.models.cache import Readers
 
 B, T, N, K, H = 6, 5, 4, 2, 8
 RAGGED = {
@@ -36,7 +38,7 @@ def _context(seed, *, rows, lengths, length, kv_heads=K, size=H):
     seed, rows=rows, length=length, kv_heads=kv_heads, size=size
   )
   mask = np.arange(length) < np.asarray(lengths)[:, None]
-  return k, v, mask
+  return lib.Part(jnp.swapaxes(k, 2, 3), v, mask)
 
 
 def plain_attention(q, k, v, segments, context):
@@ -49,11 +51,11 @@ def plain_attention(q, k, v, segments, context):
       for s in range(t + 1):
         visible[t, s] = segments[b, s] == segments[b, t]
     visible = [visible]
-    for part_k, part_v, mask in context:
-      p = b // (rows // part_k.shape[0])
-      keys.append(part_k[p])
-      values.append(part_v[p])
-      visible.append(np.tile(mask[p], (length, 1)))
+    for part in context:
+      p = b // (rows // part.k_PKHS.shape[0])
+      keys.append(jnp.swapaxes(part.k_PKHS[p], 1, 2))
+      values.append(part.v_PKSH[p])
+      visible.append(np.tile(part.mask[p], (length, 1)))
     keys, values = (
       jnp.repeat(jnp.concatenate(x, axis=1), heads // k.shape[1], axis=0)
       for x in (keys, values)
@@ -70,12 +72,13 @@ def _values_and_gradients(attend, q, k, v, segments, context):
 
   def loss(q, k, v, context_kv):
     parts = [
-      (*kv, part[2]) for kv, part in zip(context_kv, context, strict=True)
+      lib.Part(*kv, part.mask)
+      for kv, part in zip(context_kv, context, strict=True)
     ]
     out = jnp.where(valid, attend(q, k, v, segments, parts), 0)
     return jnp.sum(out * weights), out
 
-  context_kv = [part[:2] for part in context]
+  context_kv = [(part.k_PKHS, part.v_PKSH) for part in context]
   (_, out), gradients = jax.jit(
     jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
   )(q, k, v, context_kv)
@@ -111,7 +114,7 @@ def test_shared_prefix_and_own_cache(kernel, padding, one_device):
 
 def test_a_shared_prefix_is_the_same_prefix_repeated(one_device):
   prefix = _context(1, rows=2, lengths=[7, 3], length=7)
-  repeated = tuple(np.repeat(x, 3, axis=0) for x in prefix)
+  repeated = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), prefix)
   segments = jnp.asarray(RAGGED['right'])
   q, k, v = _arrays(0)
   shared, again = (
@@ -140,6 +143,97 @@ def test_scores_too_large_for_a_plain_exponential(one_device):
   prefix = _context(1, rows=2, lengths=[7, 3], length=7)
   attend = functools.partial(XLA, layout=one_device)
   _check(attend, q * 100, k, v, RAGGED['right'], [prefix], tolerance=1e-4)
+
+
+# Rows of a prefix wherever they are in the batch, and keys of a byte. The
+# single queries of decoding.
+
+# Row 0 has two readers, row 1 four, row 2 none; rows 4 and 6 read nothing.
+PREFIX_OF_B = np.array([1, 0, 1, 1, -1, 0, -1, 1])
+READERS = Readers(
+  rows_PG=np.array([[5, 1, 0, 0], [3, 0, 7, 2], [0, 0, 0, 0]]),
+  # Row 0 is the second reader of prefix 1, row 1 the second of prefix 0, ...
+  place_B=np.array([5, 1, 7, 4, 0, 0, 0, 6]),
+)
+READS = PREFIX_OF_B >= 0
+
+
+def _of_each_row(part):
+  """The same with a row of keys for each row of the batch."""
+  return jax.tree.map(lambda x: x[np.maximum(PREFIX_OF_B, 0)], part)
+
+
+def _decode(layout, q, k, v, parts):
+  segments = np.ones((len(q), 1), np.int32)
+  attend = functools.partial(XLA, layout=layout)
+  return np.asarray(jax.jit(attend)(q, k, v, segments, parts))[READS]
+
+
+def test_scattered_readers_are_the_same_prefix_repeated(one_device):
+  q, k, v = _arrays(0, rows=8, length=1)
+  prefix = _context(1, rows=3, lengths=[7, 3, 5], length=7)
+  own = _context(2, rows=8, lengths=[2, 0, 4, 1, 4, 0, 3, 4], length=4)
+  read = dataclasses.replace(prefix, readers=READERS)
+  found = _decode(one_device, q, k, v, [read, own])
+  again = _decode(one_device, q, k, v, [_of_each_row(prefix), own])
+  np.testing.assert_allclose(found, again, atol=1e-6)
+  segments = np.ones((8, 1), np.int32)
+  plain = plain_attention(q, k, v, segments, [_of_each_row(prefix), own])
+  np.testing.assert_allclose(found, plain[READS], atol=2e-6)
+
+
+def test_who_reads_beside_a_row_changes_no_bit_of_it(one_device):
+  q, k, v = _arrays(0, rows=8, length=1)
+  prefix = _context(1, rows=3, lengths=[7, 3, 5], length=7)
+  read = dataclasses.replace(prefix, readers=READERS)
+  found = _decode(one_device, q, k, v, [read])
+  # The readers of a prefix in another order, at other places.
+  moved = Readers(
+    rows_PG=np.array([[0, 1, 4, 5], [2, 7, 0, 3], [6, 6, 6, 6]]),
+    place_B=np.array([6, 1, 4, 7, 2, 3, 8, 5]),
+  )
+  read = dataclasses.replace(prefix, readers=moved)
+  np.testing.assert_array_equal(_decode(one_device, q, k, v, [read]), found)
+  # Other queries in the other rows.
+  others = np.array(q)
+  others[[2, 5]] += 3
+  changed = _decode(one_device, others, k, v, [read])
+  same = np.isin(np.flatnonzero(READS), [2, 5], invert=True)
+  np.testing.assert_array_equal(changed[same], found[same])
+  assert (np.abs(changed[~same] - found[~same]).max((1, 2, 3)) > 1e-3).all()
+
+
+def _int8(seed, rows, lengths, length):
+  """(a part of bytes with scales, the same part as float32)."""
+  rng = np.random.default_rng(seed)
+  k = rng.integers(-127, 128, (rows, K, H, length)).astype(np.int8)
+  v = rng.integers(-127, 128, (rows, K, length, H)).astype(np.int8)
+  # Scales that differ by head and by position, or their places do not matter.
+  k_scale, v_scale = rng.uniform(0.001, 0.03, (2, rows, K, length)).astype('f4')
+  mask = np.arange(length) < np.asarray(lengths)[:, None]
+  wide = lib.Part(k * k_scale[:, :, None], v * v_scale[..., None], mask)
+  return lib.Part(k, v, mask, k_scale, v_scale), wide
+
+
+@pytest.mark.parametrize('readers', [None, READERS], ids=['groups', 'readers'])
+def test_int8_with_scales_is_what_it_stands_for(readers, one_device):
+  q, k, v = _arrays(0, rows=8, length=1)
+  rows, lengths = (3, [7, 3, 5]) if readers else (2, [7, 3])
+  parts = _int8(1, rows, lengths, 7), _int8(2, 8, [2, 0, 4, 1, 4, 0, 3, 4], 4)
+  (narrow, wide), (own, own_wide) = parts
+  narrow, wide = (
+    dataclasses.replace(part, readers=readers) for part in (narrow, wide)
+  )
+  found = _decode(one_device, q, k, v, [narrow, own])
+  expected = _decode(one_device, q, k, v, [wide, own_wide])
+  np.testing.assert_allclose(found, expected, atol=3e-6)
+  # Half precision loses no digit of the bytes, and nothing of the scales.
+  rounded = q.astype(jnp.bfloat16)
+  half = _decode(one_device, rounded, k, v, [narrow, own])
+  expected = _decode(
+    one_device, rounded.astype(jnp.float32), k, v, [wide, own_wide]
+  )
+  np.testing.assert_allclose(half.astype(np.float32), expected, rtol=2**-8)
 
 
 # Splash runs in the interpreter here: blocks of 128, so larger arrays.

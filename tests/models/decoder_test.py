@@ -141,6 +141,121 @@ def test_a_cache_filled_token_by_token_is_one_pass(model, one_device):
   _assert_close(own, whole.cache, 5e-6)
 
 
+def _stacked(output):
+  """An output of a tuple of layers as one of stacked layers."""
+
+  def stack(layers):
+    return jax.tree.map(lambda *x: jnp.stack(x), *layers)
+
+  cache = dataclasses.replace(
+    output.cache,
+    k_LBKHS=stack(output.cache.k_LBKHS),
+    v_LBKSH=stack(output.cache.v_LBKSH),
+  )
+  return dataclasses.replace(output, cache=cache)
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_a_tuple_of_layers_is_the_stacked_layers(model, one_device):
+  decoder, params = _decoder(model, one_device), _params(model, one_device)
+  forward = jax.jit(lib.forward, static_argnums=0)
+  prompts, prompt_mask, completions, mask = _group_batch()
+  unstacked = lib.unstack(params)
+  assert len(unstacked['layers']) == decoder.config.num_layers
+  assert unstacked['embed'] is params['embed']
+
+  prefix = forward(decoder, params, prompts, prompt_mask)
+  found = forward(decoder, unstacked, prompts, prompt_mask)
+  assert isinstance(found.cache.k_LBKHS, tuple)
+  _assert_close(_stacked(found), prefix, 2e-6)
+
+  expected = forward(decoder, params, completions, mask, (prefix.cache,))
+  # Of either kind of cache.
+  caches = (found.cache, prefix.cache) if model == MODELS[0] else (found.cache,)
+  for cache in caches:
+    again = forward(decoder, unstacked, completions, mask, (cache,))
+    _assert_close(_stacked(again), expected, 2e-6)
+
+
+@pytest.mark.parametrize(
+  ('model', 'is_stacked'), [(MODELS[0], True), *((m, False) for m in MODELS)]
+)
+def test_tokens_written_into_a_cache_are_one_pass(
+  model, is_stacked, one_device
+):
+  decoder, params = _decoder(model, one_device), _params(model, one_device)
+  prompts, prompt_mask, completions, mask = _group_batch()
+  forward = jax.jit(lib.forward, static_argnums=0)
+  prefix = forward(decoder, params, prompts, prompt_mask).cache
+  whole = forward(decoder, params, completions, mask, (prefix,))
+
+  params = params if is_stacked else lib.unstack(params)
+  own = cache_lib.empty(
+    decoder.config, PROMPTS * GROUP, LENGTH, dtype='float32', layout=one_device
+  )
+  # What is there before may be anything: nothing reads it before it is written.
+  k, v = own.k_LBKHS + 100, own.v_LBKSH - 100
+  if not is_stacked:
+    k, v = tuple(k), tuple(v)
+  own = dataclasses.replace(own, k_LBKHS=k, v_LBKSH=v)
+  hidden = []
+  for t in range(LENGTH):
+    out = forward(
+      decoder, params, completions[:, t : t + 1], mask[:, t : t + 1],
+      (prefix,), (own, jnp.int32(t)),
+    )  # fmt: skip
+    own = out.cache
+    assert own.mask_BS.tolist() == (mask * (np.arange(LENGTH) <= t)).tolist()
+    hidden.append(out.hidden_BTD)
+  valid_BT1 = mask[..., None] > 0
+  _assert_close(
+    jnp.concatenate(hidden, 1) * valid_BT1, whole.hidden_BTD * valid_BT1, 5e-6
+  )
+  own = own if is_stacked else _stacked(out).cache
+  valid_BKTH = valid_BT1[:, None]
+  for a, b, valid in (
+    (own.k_LBKHS, whole.cache.k_LBKHS, valid_BKTH.swapaxes(2, 3)),
+    (own.v_LBKSH, whole.cache.v_LBKSH, valid_BKTH),
+  ):
+    _assert_close(a * valid, b * valid, 5e-6)
+
+
+def test_a_token_reads_what_it_has_just_written(one_device):
+  # The only key of a row is its own: written too late, it would see nothing.
+  decoder = _decoder('tiny_qwen3', one_device)
+  params = _params('tiny_qwen3', one_device)
+  forward = jax.jit(lib.forward, static_argnums=0)
+  tokens, ones = np.array([[5], [9]]), np.ones((2, 1), np.int32)
+  own = cache_lib.empty(
+    decoder.config, 2, 4, dtype='float32', layout=one_device
+  )
+  own = dataclasses.replace(own, v_LBKSH=own.v_LBKSH + 7)
+  expected = forward(decoder, params, tokens, ones).hidden_BTD
+  for column in (0, 2, 3):
+    found = forward(decoder, params, tokens, ones, (), (own, jnp.int32(column)))
+    _assert_close(found.hidden_BTD, expected, 5e-6)
+    written = np.arange(4) == column
+    assert found.cache.mask_BS.tolist() == [written.tolist()] * 2
+
+
+def test_rows_read_their_prefix_wherever_they_sit(one_device):
+  decoder = _decoder('tiny_smollm3', one_device)
+  params = _params('tiny_smollm3', one_device)
+  forward = jax.jit(lib.forward, static_argnums=0)
+  prompts, prompt_mask, completions, _ = _group_batch()
+  prefix = forward(decoder, params, prompts, prompt_mask).cache
+  tokens, ones = completions[:, :1], np.ones((len(completions), 1), np.int32)
+  expected = forward(decoder, params, tokens, ones, (prefix,)).hidden_BTD
+  order = np.random.default_rng(1).permutation(len(tokens))
+  # Row i is what was row order[i]: reader order[i] of 2 * 4.
+  readers = cache_lib.Readers(
+    rows_PG=np.argsort(order).reshape(PROMPTS, GROUP), place_B=order
+  )
+  read = dataclasses.replace(prefix, readers=readers)
+  found = forward(decoder, params, tokens[order], ones, (read,)).hidden_BTD
+  _assert_close(found, expected[order], 2e-6)
+
+
 @pytest.mark.parametrize('model', MODELS[:2])
 def test_packed_texts_do_not_see_each_other(model, one_device):
   decoder, params = _decoder(model, one_device), _params(model, one_device)
@@ -233,7 +348,7 @@ def test_two_layouts_in_one_process_keep_to_themselves(one_device):
   for sizes, rows in (({'fsdp': 8}, 1), ({'fsdp': 2, 'tensor': 4}, 4)):
     decoder = _decoder('tiny_qwen3', make_layout(**sizes))
     cache = forward(decoder, params, tokens, mask).cache
-    assert cache.k_LBKSH.addressable_shards[0].data.shape[1] == rows, sizes
+    assert cache.k_LBKHS.addressable_shards[0].data.shape[1] == rows, sizes
 
 
 def test_positions_of_padding_packing_and_context(one_device):

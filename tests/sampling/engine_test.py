@@ -317,24 +317,36 @@ def test_small_caches_change_logprobs_a_little(one_device):
     assert dtype == 'float32' or far.max() > 1e-5
 
 
-def test_what_cannot_be_served_is_refused_at_once(one_device):
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'prompt_tokens': (1,) * 13}, '13 prompt tokens, .* room for 12'),
+    ({'max_new_tokens': 65}, '65 new tokens, .* room for 64'),
+    ({'prompt_tokens': (259,)}, 'it has token 259, .* ids 0 to 258'),
+    (
+      {'interruption': Interruption(phrase=(300,), after=(1, 1), answer=1)},
+      'it has token 300, .* ids 0 to 258',
+    ),
+    ({'stops': ((1,),) * 5}, '5 stops, room is for 4'),
+  ],
+)
+def test_what_cannot_be_served_is_refused_at_once(change, message, one_device):
   decoder, params = tiny(one_device)
   with Engine(decoder, params, PLAN) as engine:
-    for change, message in (
-      ({'prompt_tokens': (1,) * 13}, '13 prompt tokens, .* room for 12'),
-      ({'max_new_tokens': 65}, '65 new tokens, .* room for 64'),
-      ({'prompt_tokens': (259,)}, 'ids 0 to 258'),
-      ({'prompt_tokens': (-1,)}, 'ids 0 to 258'),
-      ({'stops': ((1,),) * 5}, '5 stops, room is for 4'),
-    ):
-      (request,) = (
-        requests(decode_test.PROMPTS[:1], **change)[:1]
-        if ('prompt_tokens' not in change)
-        else [dataclasses.replace(requests()[0], **change)]
-      )
-      with pytest.raises(ValueError, match=message):
-        engine.submit(request)
+    with pytest.raises(ValueError, match=message):
+      engine.submit(dataclasses.replace(requests()[0], **change))
     assert engine.is_idle
+
+
+def test_broken_weights_are_noticed(one_device):
+  decoder, params = tiny(one_device)
+  broken = params | {'norm': params['norm'].at[3].set(jnp.nan)}
+  with Engine(decoder, params, PLAN) as engine:
+    engine.submit(requests(samples=1)[0])
+    engine.step()
+    engine.publish(broken)
+    with pytest.raises(FloatingPointError, match=r'prompt 0, .* version 1'):
+      engine.step()
 
 
 @pytest.mark.slow

@@ -1,0 +1,195 @@
+"""What an engine would take is what it takes."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.sampling import caches
+from rlpt_jax.sampling import plan as lib
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.publish import publish
+from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.table import Sizes
+
+
+def _layout(**sizes):
+  if not sizes:
+    return make_layout(devices=jax.devices()[:1])
+  return make_layout(**sizes)
+
+
+def _decoder(model='tiny_qwen3', dtype='float32', **sizes):
+  return Decoder(zoo.get(model), Compute(dtype=dtype), _layout(**sizes))
+
+
+def _on_each_device(tree):
+  """Bytes, by device."""
+  found = {}
+  for x in jax.tree.leaves(tree):
+    for shard in x.addressable_shards:
+      found[shard.device] = found.get(shard.device, 0) + shard.data.nbytes
+  return found
+
+
+# Three prompts: a number that no layout here divides.
+PLAN = Plan(
+  slots=16, group=4, prompts=3, max_prompt_tokens=33, max_new_tokens=40,
+  chunk=16,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('model', 'dtype', 'cache_dtype', 'sizes'),
+  [
+    ('tiny_qwen3', 'float32', None, {}),
+    ('tiny_llama', 'bfloat16', 'int8', {'fsdp': 8}),
+    ('tiny_llama', 'float32', 'bfloat16', {'fsdp': 2, 'tensor': 4}),
+    ('tiny_qwen3', 'bfloat16', None, {'data': 4, 'fsdp': 1, 'tensor': 2}),
+    ('tiny_qwen3_moe', 'bfloat16', 'int8', {'fsdp': 2, 'expert': 4}),
+  ],
+  ids=str,
+)
+def test_memory_is_the_bytes_of_the_arrays(model, dtype, cache_dtype, sizes):
+  decoder = _decoder(model, dtype, **sizes)
+  plan = dataclasses.replace(PLAN, cache_dtype=cache_dtype)
+  params = weights.map_named(
+    lambda _, spec: np.zeros(spec.shape, np.float32),
+    decoder_lib.specs(decoder.config),
+  )
+  stored = cache_dtype or dtype
+  # 32 tokens of a prompt that are not its last; 40 new ones in chunks of 16.
+  arrays = {
+    'weights': publish(decoder, params),
+    'prefixes': caches.empty(decoder, 3, 32, stored),
+    'own': caches.empty(decoder, 16, 48, stored),
+    'recent': caches.empty(decoder, 16, 16, dtype),
+  }
+  found = lib.memory(plan, decoder)
+  for name, tree in arrays.items():
+    devices = _on_each_device(tree)
+    assert set(devices) == set(decoder.layout.mesh.devices.flat), name
+    assert set(devices.values()) == {getattr(found, name)}, name
+  assert found.total == sum(dataclasses.astuple(found))
+
+
+def test_memory_in_plain_arithmetic():
+  found = lib.memory(PLAN, _decoder())
+  # Layers 2, heads 2 of size 32, keys and values, 4 bytes: 1 KiB a token.
+  assert found.prefixes == 3 * 32 * 1024
+  assert found.own == 16 * 48 * 1024
+  assert found.recent == 16 * 16 * 1024
+  small = dataclasses.replace(PLAN, cache_dtype='int8')
+  # 32 bytes and a scale of 4 for what took 128.
+  assert lib.memory(small, _decoder()).own == found.own * 36 // 128
+
+
+def test_a_plan_that_does_not_fit_says_what_to_lower():
+  decoder = _decoder()
+  needed = lib.memory(PLAN, decoder)
+  fits = dataclasses.replace(PLAN, memory=needed.total)
+  assert lib.check(fits, decoder) == needed
+  with pytest.raises(ValueError) as error:
+    lib.check(dataclasses.replace(PLAN, memory=needed.total - 1), decoder)
+  assert str(error.value) == (
+    'The sampler would take 0.00 GiB on each device (weights 0.00 GiB, prompts '
+    '0.00 GiB, completions 0.00 GiB), there is room for 0.00 GiB: lower slots '
+    'or max_new_tokens, choose a smaller cache_dtype, or spread the model over '
+    'more devices.'
+  )
+
+
+def test_the_figures_of_a_refusal():
+  # 2^20 prompts of 64 tokens at 1 KiB a token are 64 GiB, and so on.
+  plan = Plan(
+    slots=1024, prompts=2**20, max_prompt_tokens=65, max_new_tokens=1024,
+    chunk=256, memory=2**30,
+  )  # fmt: skip
+  with pytest.raises(ValueError) as error:
+    lib.check(plan, _decoder())
+  for part in (
+    'would take 65.25 GiB on each device',
+    'prompts 64.00 GiB, completions 1.25 GiB)',
+    'there is room for 1.00 GiB: lower prompts or max_prompt_tokens,',
+  ):
+    assert part in str(error.value), part
+  # A device has its share only.
+  spread = _decoder(fsdp=8)
+  assert lib.memory(plan, spread).prefixes == 8 * 2**30
+
+
+def test_what_the_machine_has_is_the_default():
+  decoder = _decoder()
+  lib.check(PLAN, decoder)
+  with pytest.raises(ValueError, match='there is room for'):
+    lib.check(dataclasses.replace(PLAN, slots=2**24), decoder)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'slots': 0}, 'slots=0: expected at least 1.'),
+    ({'group': -1}, 'group=-1: expected at least 1.'),
+    ({'prompts': 0}, 'prompts=0: expected at least 1.'),
+    ({'max_prompt_tokens': 0}, 'max_prompt_tokens=0: expected at least 1.'),
+    ({'max_new_tokens': 0}, 'max_new_tokens=0: expected at least 1.'),
+    ({'chunk': 0}, 'chunk=0: expected at least 1.'),
+    ({'memory': 0}, 'memory=0: expected at least 1.'),
+    (
+      {'cache_dtype': 'float16'},
+      "cache_dtype='float16': expected float32, bfloat16 or int8.",
+    ),
+  ],
+  ids=str,
+)
+def test_a_plan_that_cannot_be_is_refused(changes, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    Plan(**{'slots': 4} | changes)
+
+
+def test_what_follows_from_a_plan():
+  # Four for each full group.
+  assert Plan(slots=64, group=8).num_prompts == 32
+  assert Plan(slots=4, group=8).num_prompts == 4
+  assert Plan(slots=64, group=8, prompts=5).num_prompts == 5
+  assert Plan(slots=1, max_prompt_tokens=1).prefix_length == 1
+  assert Plan(slots=1, max_prompt_tokens=9).prefix_length == 8
+  for new, chunk, length in ((40, 16, 48), (48, 16, 48), (1, 16, 16)):
+    plan = Plan(slots=1, max_new_tokens=new, chunk=chunk)
+    assert plan.own_length == length
+  assert Plan(slots=1).dtype(_decoder(dtype='bfloat16')) == 'bfloat16'
+  assert Plan(slots=1, cache_dtype='int8').dtype(_decoder()) == 'int8'
+
+
+def _request(**changes):
+  defaults = {'prompt_tokens': (1,) * 33, 'id': 'a', 'max_new_tokens': 40}
+  return Request(**defaults | changes)
+
+
+def test_a_request_that_fits_no_slot_is_refused():
+  PLAN.check(_request())
+  PLAN.check(_request(samples=2, max_new_tokens=(1, 40)))
+  for changes, message in (
+    (
+      {'prompt_tokens': (1,) * 34},
+      'request a: 34 prompt tokens, the plan has room for 33: shorten it or '
+      'raise max_prompt_tokens.',
+    ),
+    (
+      {'samples': 2, 'max_new_tokens': (1, 41)},
+      'request a: 41 new tokens, the plan has room for 40: shorten it or raise '
+      'max_new_tokens.',
+    ),
+    ({'stops': ((1,) * 9,)}, 'room is for 8: raise Sizes.stop_tokens.'),
+  ):
+    with pytest.raises(ValueError, match=re.escape(message)):
+      PLAN.check(_request(**changes))
+  roomy = dataclasses.replace(PLAN, sizes=Sizes(stop_tokens=9))
+  roomy.check(_request(stops=((1,) * 9,)))

@@ -1,0 +1,164 @@
+"""The sampler's weights: the learner's numbers, and nothing of its memory."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.sampling.publish import publish
+
+
+def _decoder(layout, *, model='tiny_llama', dtype='bfloat16'):
+  return Decoder(zoo.get(model), Compute(dtype=dtype), layout)
+
+
+@functools.cache
+def _host(model='tiny_llama'):
+  """Numbers for every parameter, scales and biases too."""
+  specs = decoder_lib.specs(zoo.get(model))
+  rng = np.random.default_rng(0)
+  return weights.map_named(
+    lambda _, spec: rng.normal(size=spec.shape).astype(np.float32), specs
+  )
+
+
+def _learner(layout, *, model='tiny_llama'):
+  specs = decoder_lib.specs(zoo.get(model))
+  params = jax.device_put(_host(model), weights.shardings(specs, layout))
+  # On a CPU these may be numpy's own memory, which nothing would overwrite.
+  return jax.tree.map(jnp.copy, params)
+
+
+def _layout(devices=None, **sizes):
+  picked = None if devices is None else jax.devices()[devices]
+  return make_layout(**sizes, devices=picked)
+
+
+def _check(published, host, decoder):
+  """Values, types and places, given the learner's params on the host."""
+  c, layout = decoder.config, decoder.layout
+  specs = decoder_lib.specs(c)
+  assert set(published) == set(host)
+  assert len(published['layers']) == c.num_layers
+  for name in set(host) - {'layers'}:
+    x, spec = published[name], specs[name]
+    assert x.dtype == jnp.float32, name
+    np.testing.assert_array_equal(x, host[name], err_msg=name)
+    expected = layout.weight_sharding(spec.shape, spec.axes)
+    assert x.sharding.is_equivalent_to(expected, x.ndim), name
+  for i, layer in enumerate(published['layers']):
+    assert set(layer) == set(host['layers'])
+    for name, x in layer.items():
+      spec, rounded = specs['layers'][name], host['layers'][name][i]
+      assert x.dtype == decoder.compute.dtype, name
+      rounded = rounded.astype(jnp.dtype(decoder.compute.dtype))
+      np.testing.assert_array_equal(x, rounded, err_msg=name)
+      expected = layout.weight_sharding(spec.shape[1:], spec.axes[1:])
+      assert x.sharding.is_equivalent_to(expected, x.ndim), name
+      assert x.devices() == set(layout.mesh.devices.flat), name
+
+
+ONE = {'devices': slice(0, 1)}
+PLACES = [
+  # Learner, sampler.
+  (ONE, ONE),
+  ({'fsdp': 8}, {'fsdp': 8}),
+  ({'fsdp': 2, 'tensor': 4}, {'fsdp': 2, 'tensor': 4}),
+  ({'fsdp': 8}, {'data': 4, 'fsdp': 1, 'tensor': 2}),
+  # Part of the devices, others than the learner's, and one of many.
+  ({'fsdp': 8}, {'fsdp': 1, 'tensor': 2, 'devices': slice(2, 4)}),
+  (
+    {'fsdp': 4, 'devices': slice(0, 4)},
+    {'data': 2, 'fsdp': 1, 'tensor': 2, 'devices': slice(4, 8)},
+  ),
+  ({'fsdp': 2, 'tensor': 4}, {'devices': slice(7, 8)}),
+  (ONE, {'fsdp': 2, 'tensor': 4}),
+]
+
+
+def _buffers(tree):
+  return {
+    shard.data.unsafe_buffer_pointer()
+    for x in jax.tree.leaves(tree)
+    for shard in x.addressable_shards
+  }
+
+
+def _check_copies(learner, sampler, dtype):
+  params = _learner(_layout(**learner))
+  decoder = _decoder(_layout(**sampler), dtype=dtype)
+  published = publish(decoder, params)
+  assert not _buffers(params) & _buffers(published)
+  # The learner's next update takes its memory.
+  update = jax.jit(lambda x: x * 0 - 5.0, donate_argnums=0)
+  jax.block_until_ready(jax.tree.map(update, params))
+  assert all(x.is_deleted() for x in jax.tree.leaves(params))
+  _check(published, _host(), decoder)
+
+
+@pytest.mark.parametrize(('learner', 'sampler'), PLACES, ids=str)
+def test_copies_in_the_right_place(learner, sampler):
+  _check_copies(learner, sampler, 'bfloat16')
+
+
+@pytest.mark.parametrize('place', [ONE, {'fsdp': 2, 'tensor': 4}], ids=str)
+def test_copies_where_nothing_has_to_change(place):
+  _check_copies(place, place, 'float32')
+
+
+@pytest.mark.parametrize('model', ['tiny_qwen3_moe', 'tiny_qwen2'])
+def test_experts_biases_and_tied_heads(model):
+  params = _learner(_layout(fsdp=8), model=model)
+  decoder = _decoder(_layout(fsdp=2, tensor=2, expert=2), model=model)
+  _check(publish(decoder, params), _host(model), decoder)
+  assert ('head' in params) == (model == 'tiny_qwen3_moe')
+
+
+def test_the_forward_pass_is_that_of_the_learner():
+  learner = _decoder(_layout(fsdp=8), dtype='float32')
+  sampler = _decoder(_layout(data=4, fsdp=1, tensor=2), dtype='float32')
+  params = _learner(learner.layout)
+  tokens_BT = np.arange(40, dtype=np.int32).reshape(8, 5)
+  segments_BT = np.ones_like(tokens_BT)
+  forward = jax.jit(decoder_lib.forward, static_argnums=0)
+  expected = forward(learner, params, tokens_BT, segments_BT).hidden_BTD
+  published = publish(sampler, params)
+  found = forward(sampler, published, tokens_BT, segments_BT).hidden_BTD
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_second_publication_compiles_nothing():
+  layout = _layout(fsdp=2, tensor=4)
+  decoder = _decoder(layout)
+  params = _learner(layout)
+  publish(decoder, params)
+  with jax.log_compiles(), _Compilations() as compilations:
+    published = publish(decoder, params)
+  assert not compilations.messages
+  _check(published, _host(), decoder)
+
+
+class _Compilations:
+  """What jax says that it compiles."""
+
+  def __enter__(self):
+    self.messages = []
+    self._handler = logging.Handler()
+    self._handler.emit = lambda record: self.messages.append(
+      record.getMessage()
+    )
+    self._logger = logging.getLogger('jax')
+    self._logger.addHandler(self._handler)
+    return self
+
+  def __exit__(self, *_):
+    self._logger.removeHandler(self._handler)
+    self.messages = [m for m in self.messages if 'ompil' in m]
