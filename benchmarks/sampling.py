@@ -14,11 +14,12 @@ sampled tokens over the time of everything, prompts included; medians of
 
 The limit of a decode step is the larger of two times:
   arithmetic  2 B (weights of the layers + V D) + 4 B L N H (S + T / 2)
-              operations, over what a product of two 2048 x 2048 matrices
+              operations, over what a product of two large matrices
               reaches in the same process
-  bandwidth   bytes of all weights, of the keys and values of each prompt, once,
-              and of each row's own T / 2, over what a copy of 256 MB reaches
-share_of_limit is that time over the measured one.
+  bandwidth   bytes of all weights (the head in float32), of the keys and values
+              of each prompt, once, and of each row's own T / 2, over what a
+              copy of an array beyond any cache reaches
+share_of_limit is that time over the measured one, prompts included.
 
 `tail`: lengths of a heavy tail; 1 in 16 samples runs to the limit, the others
 are log-normal around an eighth of it (sigma 0.5); the engine has as many slots
@@ -143,7 +144,7 @@ def limit(arguments, decoder, seconds) -> dict:
   kv = 2 * c.num_layers * c.num_kv_heads * c.head_dim
   queries = c.num_layers * c.num_heads * c.head_dim
   operations = 2 * B * (layers + head) + 4 * B * queries * (S + T / 2)
-  num_bytes = itemsize * (layers + head + kv * (P * S + B * T / 2))
+  num_bytes = itemsize * (layers + kv * (P * S + B * T / 2)) + 4 * head
   flops, bandwidth = peak_flops(arguments.dtype), peak_bandwidth()
   least = T * max(operations / flops, num_bytes / bandwidth)
   bound = (
@@ -176,13 +177,15 @@ def _rows(prompts) -> int:
 
 
 def peak_flops(dtype) -> float:
-  n = 2048
+  # Long enough that what it takes to start is nothing.
+  n = 2048 if jax.default_backend() == 'cpu' else 16_384
   x = jnp.ones((n, n), dtype)
   return 2 * n**3 / _best_seconds(jax.jit(lambda x: x @ x), x)
 
 
 def peak_bandwidth() -> float:
-  x = jnp.zeros(2**26, jnp.float32)  # Beyond any cache.
+  size = 2**26 if jax.default_backend() == 'cpu' else 2**30
+  x = jnp.zeros(size, jnp.float32)  # Beyond any cache.
   return 2 * x.nbytes / _best_seconds(jax.jit(lambda x: x + 1), x)
 
 

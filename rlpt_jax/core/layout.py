@@ -56,6 +56,11 @@ class Layout:
     spec = self._partition(shape, axes, self.weight_rules)
     return NamedSharding(self.mesh, spec)
 
+  def gathered_weight_sharding(self, shape, axes) -> NamedSharding:
+    """Of a weight where it is used: whole along what splits its `embed`."""
+    rules = tuple(rule for rule in self.weight_rules if rule[0] != 'embed')
+    return NamedSharding(self.mesh, self._partition(shape, axes, rules))
+
   def activation_spec(self, shape, axes) -> PartitionSpec:
     return self._partition(shape, axes, self.activation_rules)
 

@@ -134,7 +134,9 @@ def _attend(q_BTNH, part):
   total_PKMR1 = weights_PKMRS.sum(-1, keepdims=True)
   if part.v_scale_PKS is not None:
     weights_PKMRS *= part.v_scale_PKS[:, :, None, None]
-  values_PKMRH = _product('PKMRS,PKSH->PKMRH', weights_PKMRS, part.v_PKSH)
+  values_PKMRH = _product(
+    'PKMRS,PKSH->PKMRH', weights_PKMRS.astype(q_BTNH.dtype), part.v_PKSH
+  )
 
   def per_query(x_PKMRC):
     x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import rich.console
 
-from rlpt_jax.core import weights
+from rlpt_jax.core import compilations, weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models.config import Compute, Decoder
@@ -54,6 +54,7 @@ def generate(
   dtype: Literal['float32', 'bfloat16'] = 'float32',
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None,
   step: int | None = None,
+  tensor: int = 1,
   overwrite: bool = False,
 ):
   """Completes the prompts of a file, n times each.
@@ -92,6 +93,7 @@ def generate(
     dtype: Of weights and activations; log-probabilities are float32.
     cache_dtype: Of keys and values, if not that of the rest.
     step: Which checkpoint; by default the newest.
+    tensor: Devices that share one copy of the model.
     overwrite: Begins again where OUT exists, whatever it is.
   """
   for name, value, least, most in (
@@ -158,17 +160,20 @@ def generate(
 
   # The model, in as many slots as the whole file can fill: not only what is
   # left of it, so that numbers do not depend on where a run goes on.
-  layout = make_layout()
+  # Weights whole, or split by `tensor`: what the batch splits would have to be
+  # gathered again for every chunk.
+  layout = make_layout(data=-1, fsdp=1, tensor=tensor)
   decoder = Decoder(files.config, Compute(dtype=dtype), layout)
   slots = min(slots, n * len(tokens))
   slots = -(-slots // layout.batch_size) * layout.batch_size
   group = min(n, slots, max(GROUP, -(-slots // len(tokens))))
+  # Where a group is one sample, its prompt goes when it goes.
+  kept = min(len(tokens), slots if group == 1 else 2 * (slots // group))
   longest = max(map(len, tokens))
   plan = Plan(
     slots=slots,
     group=group,
-    # Where a group is one sample, its prompt goes when it goes.
-    prompts=min(len(tokens), slots if group == 1 else 2 * (slots // group)),
+    prompts=-(-kept // layout.batch_size) * layout.batch_size,
     max_prompt_tokens=max_prompt_tokens or longest,
     max_new_tokens=max_new_tokens,
     cache_dtype=cache_dtype,
@@ -217,6 +222,7 @@ def generate(
   earlier_tokens, started = tally.tokens, time.monotonic()
   try:
     with contextlib.ExitStack() as stack:
+      compiled = stack.enter_context(compilations.counted())
       write = None
       if is_first:
         write = stack.enter_context(
@@ -260,6 +266,10 @@ def generate(
           tally.add(lines)
           done += 1
         progress.update(prompts=done, completions=completions, tokens=sampled)
+  except FloatingPointError as error:
+    raise ValueError(
+      f'{prompts}: {error} Is the model whole? Try --dtype=float32.'
+    ) from error
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
       f'{done:,} of {len(tokens):,} prompts are in {out}, the same command '
@@ -269,7 +279,8 @@ def generate(
     seconds = time.monotonic() - started
     rate = (tally.tokens - earlier_tokens) / seconds
     print(
-      f'wrote {out}: {summary(tally)}; {seconds:,.1f} s, {rate:,.0f} tokens/s'
+      f'wrote {out}: {summary(tally)}; {seconds:,.1f} s, {rate:,.0f} tokens/s, '
+      f'{compiled.count} programs compiled'
     )
 
 
@@ -303,12 +314,6 @@ class Sample:
     whole = join(self._pieces)
     # The rest of the chunk in which a stop string was completed is nobody's.
     count = self._transcript.num_tokens if self._transcript else None
-    if not np.isfinite(whole.policy_logprobs[:count]).all():
-      raise ValueError(
-        f'{prompt.where}: sample {number} has a log-probability that is no '
-        'number, so the activations are too large or the weights broken. Is '
-        'the model whole? Try --dtype=float32.'
-      )
     return {
       **prompt.fields,
       'sample': number,

@@ -41,6 +41,7 @@ def serve(
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None,
   tokenizer: str | None = None,
   step: int | None = None,
+  tensor: int = 1,
   token_env: str | None = None,
 ):
   """Answers OpenAI's API over HTTP with a model.
@@ -62,6 +63,7 @@ def serve(
     cache_dtype: Of keys and values, if not that of the rest.
     tokenizer: 'bytes', or a path, instead of the model's own.
     step: Which checkpoint; by default the newest.
+    tensor: Devices that share one copy of the model.
     token_env: An environment variable with the token that clients must send.
   """
   if jax.process_count() > 1:
@@ -89,7 +91,10 @@ def serve(
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):
       print(warning, file=sys.stderr)
-    layout = make_layout()
+    # Weights whole, or split by `tensor`: what the batch splits would have to
+    # be gathered again for every chunk.
+    layout = make_layout(data=-1, fsdp=1, tensor=tensor)
+    slots = -(-slots // layout.batch_size) * layout.batch_size
     decoder = Decoder(files.config, Compute(dtype=dtype), layout)
     plan = Plan(
       slots=slots,

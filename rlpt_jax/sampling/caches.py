@@ -98,8 +98,8 @@ def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
   """The store with the rows `rows_P` replaced by shorter ones."""
 
   def put(old, x):
-    room = [a - b for a, b in zip(old.shape[1:], x.shape[1:], strict=True)]
-    x = jnp.pad(x, [(0, 0), *((0, size) for size in room)])
-    return old.at[rows_P].set(x, mode='drop')
+    # What lies behind the shorter row is masked; to pad would move it too.
+    place = (rows_P, *(slice(size) for size in x.shape[1:]))
+    return old.at[place].set(x, mode='drop')
 
   return jax.tree.map(put, stored, new)

@@ -21,6 +21,8 @@ def sample(
 
   params: as `publish.publish` returns them.
   """
+  if not requests:
+    return []
   G = requests[0].samples
   for request in requests:
     sizes.check(request)
@@ -59,9 +61,14 @@ def sample(
 
 
 def bucket(size: int, *, least: int = 16) -> int:
-  """The next of 1, 2, 3, 4, 6, 8, 12, ...: at most a third is padding."""
+  """The next of 1, 2, 3, 4, 6, 8, 12, ..., 96, 128, 256, 384, 512, 768, ...
+
+  At most a third is padding, but for those that would be 192: from 128 on they
+  are multiples of what attention kernels take in blocks.
+  """
   power = 1 << max(size - 1, 0).bit_length()
-  return max(least, power * 3 // 4 if size <= power * 3 // 4 else power)
+  size = power * 3 // 4 if size <= power * 3 // 4 else power
+  return max(least, 256 if size == 192 else size)
 
 
 def pad_prompts(prompts, rows: int, length: int):

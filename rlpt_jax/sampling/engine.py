@@ -34,6 +34,7 @@ class _Group:
   next_sample: int = 0  # The first that has no slot yet.
   running: int = 0
   prefix: int | None = None  # Its row of the prefixes, once it is computed.
+  prompt_version: int = 0  # Of the weights that computed it.
   dropped: set[int] = dataclasses.field(default_factory=set)
 
   @property
@@ -62,6 +63,7 @@ class Engine:
     self._free_prefixes = list(range(plan.num_prompts))
     self._cancelled: list[tuple[int, int, Completion]] = []
     self._tickets = 0
+    self._is_whole = True
     self.counts = collections.Counter()
 
   def publish(self, params):
@@ -92,9 +94,13 @@ class Engine:
     group = self._groups.get(ticket)
     if group is None:
       return
-    samples = range(group.request.samples) if sample is None else [sample]
-    for i in samples:
-      group.dropped.add(i)
+    samples = range(group.request.samples)
+    if sample is not None and sample not in samples:
+      raise ValueError(
+        f'sample {sample} of {group.request.id}: expected 0 to '
+        f'{len(samples) - 1}.'
+      )
+    group.dropped.update(samples if sample is None else [sample])
     for slot, (seated, i) in list(self._seats.items()):
       if seated is group and i in group.dropped:
         self._table.leave(slot)
@@ -119,8 +125,22 @@ class Engine:
   def step(self) -> list[tuple[int, int, Completion]]:
     """Decodes a chunk: (ticket, sample, its tokens since the last step), ...
 
-    Those of a completion's last step have a finish reason.
+    In the order of the slots. Those of a completion's last step have a finish
+    reason.
     """
+    if not self._is_whole:
+      raise RuntimeError(
+        'The engine is closed, or an earlier step was interrupted: make a new '
+        'one, and submit again what was in this one.'
+      )
+    # Half a step leaves seats without their prompts, or caches with NaN, which
+    # no mask keeps out.
+    self._is_whole = False
+    pieces = self._step()
+    self._is_whole = True
+    return pieces
+
+  def _step(self) -> list[tuple[int, int, Completion]]:
     self._admit()
     done, self._cancelled = self._cancelled, []
     if not self._seats:
@@ -131,11 +151,10 @@ class Engine:
       steps=self.plan.chunk,
     )  # fmt: skip
     pieces = self._table.read(report, self.version)
-    longest = max(len(piece.tokens) for piece in pieces.values())
-    self.counts['steps'] += longest
-    self.counts['row_steps'] += longest * self.plan.slots
+    self._count(pieces)
     for slot, piece in pieces.items():
       group, sample = self._seats[slot]
+      piece = dataclasses.replace(piece, prompt_version=group.prompt_version)
       if np.isnan(piece.policy_logprobs).any():
         raise FloatingPointError(
           f'request {group.request.id}, sample {sample}: a log-probability '
@@ -143,18 +162,36 @@ class Engine:
           'are broken, or the activations too large for '
           f'{self.decoder.compute.dtype}.'
         )
-      self.counts['tokens'] += len(piece.tokens)
       done.append((group.ticket, sample, piece))
       if piece.finish_reason:
         self._end(slot)
     return done
 
+  def _count(self, pieces: dict[int, Completion]):
+    lengths = [len(piece.tokens) for piece in pieces.values()]
+    self.counts['tokens'] += sum(lengths)
+    self.counts['steps'] += max(lengths)
+    self.counts['row_steps'] += max(lengths) * self.plan.slots
+
   def run(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
     """The completions of each request, in the order of the requests.
 
-    Takes from `requests` only as many as fill the slots and their queue.
+    Takes from `requests` only as many as fill the slots and their queue. What
+    is not done when this is closed, or a request is refused, is cancelled.
     """
-    requests, order = iter(requests), collections.deque()
+    if not self.is_idle:
+      raise RuntimeError(
+        'The engine has other requests: finish or cancel them before `run`.'
+      )
+    order: collections.deque[int] = collections.deque()  # Tickets.
+    try:
+      yield from self._run(iter(requests), order)
+    finally:
+      for ticket in order:
+        self.cancel(ticket)
+      self._cancelled.clear()
+
+  def _run(self, requests, order) -> Iterator[list[Completion]]:
     pieces = collections.defaultdict(lambda: collections.defaultdict(list))
     missing: dict[int, int] = {}
     exhausted = False
@@ -171,7 +208,10 @@ class Engine:
         return
       for ticket, sample, piece in self.step():
         if ticket not in missing:
-          continue  # Submitted by someone else.
+          raise RuntimeError(
+            'Something was submitted while `run` ran: expected that it be in '
+            'the requests of `run`.'
+          )
         pieces[ticket][sample].append(piece)
         missing[ticket] -= piece.finish_reason is not None
       while order and not missing[order[0]]:
@@ -182,6 +222,7 @@ class Engine:
 
   def close(self):
     """Gives back the memory of the devices."""
+    self._is_whole = False
     self._params = self._prefixes = self._own = None
 
   def __enter__(self):
@@ -195,7 +236,7 @@ class Engine:
   def _admit(self):
     """The queue's next samples take the free slots, first come first served."""
     free = [s for s in range(self.plan.slots) if s not in self._seats]
-    new, seated = [], []
+    new = []
     for group in list(self._queue):
       if not free:
         break
@@ -203,10 +244,10 @@ class Engine:
         if not self._free_prefixes:
           break  # In order: a later one must not overtake it for ever.
         group.prefix = self._free_prefixes.pop(0)
+        group.prompt_version = self.version
         new.append(group)
       while free and group.waiting and group.running < self.plan.group:
-        seated.append((free.pop(0), group))
-        slot, sample = seated[-1][0], group.next_sample
+        slot, sample = free.pop(0), group.next_sample
         self._table.enter(slot, group.request, sample)
         self._seats[slot] = (group, sample)
         group.running += 1

@@ -6,6 +6,7 @@ sort: that is slow everywhere, and a gather where the vocabulary is split.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,10 @@ class Settings:
 
 def row_keys(words_BC):
   """[B] keys from the words of `Request.key_words`."""
-  keys_B = jax.vmap(jax.random.key)(words_BC[:, 0])
+  # By name: with the default that some set on TPUs, a row's numbers depend on
+  # the rows beside it.
+  new_key = functools.partial(jax.random.key, impl='threefry2x32')
+  keys_B = jax.vmap(new_key)(words_BC[:, 0])
   for i in range(1, words_BC.shape[1]):
     keys_B = jax.vmap(jax.random.fold_in)(keys_B, words_BC[:, i])
   return keys_B
@@ -41,12 +45,7 @@ def choose(logits_BV, keys_B, position_B, settings: Settings):
   temperature_B1 = jnp.where(greedy_B, 1.0, settings.temperature_B)[:, None]
   # From the top down: no temperature makes infinities of finite logits.
   scaled_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_B1
-  filtered = (
-    (settings.top_k_B > 0) | (settings.top_p_B < 1) | (settings.min_p_B > 0)
-  )
-  kept_BV = jax.lax.cond(
-    filtered.any(), keep_probable, lambda x_BV, _: x_BV, scaled_BV, settings
-  )
+  kept_BV = keep_probable(scaled_BV, settings)
   # The largest sum of logit and Gumbel noise falls on a token with its
   # probability. Compared with a search in cumulated probabilities, a rounding
   # error in the logits changes the token as rarely as can be.
@@ -61,27 +60,38 @@ def choose(logits_BV, keys_B, position_B, settings: Settings):
 def keep_probable(x_BV, settings: Settings):
   """The logits with -inf for those that top_k, top_p or min_p drop."""
   top_B = x_BV.max(-1)
+  nothing_B = jnp.full_like(top_B, -jnp.inf)  # The border that drops nothing.
 
-  def enough_tokens(border_B):
-    count_B = jnp.sum(x_BV >= border_B[:, None], axis=-1)
-    return count_B >= settings.top_k_B
+  def most_probable():
+    def enough_tokens(border_B):
+      count_B = jnp.sum(x_BV >= border_B[:, None], axis=-1)
+      return count_B >= settings.top_k_B
 
-  border_B = _largest_border(enough_tokens, x_BV)
-  border_B = jnp.where(settings.top_k_B > 0, border_B, -jnp.inf)
+    border_B = _largest_border(enough_tokens, x_BV)
+    return jnp.where(settings.top_k_B > 0, border_B, nothing_B)
 
-  weights_BV = jnp.where(
-    x_BV >= border_B[:, None], jnp.exp(x_BV - top_B[:, None]), 0.0
+  def nucleus(border_B):
+    weights_BV = jnp.where(
+      x_BV >= border_B[:, None], jnp.exp(x_BV - top_B[:, None]), 0.0
+    )
+    # A border at top_p of the whole, where rounding must not lose the last.
+    wanted_B = settings.top_p_B * weights_BV.sum(-1) * (1 - 1e-6)
+
+    def enough_weight(border_B):
+      above_BV = jnp.where(x_BV >= border_B[:, None], weights_BV, 0.0)
+      return above_BV.sum(-1) >= wanted_B
+
+    border_B = _largest_border(enough_weight, x_BV)
+    return jnp.where(settings.top_p_B < 1, border_B, nothing_B)
+
+  # Each only where a row asks for it: they read the logits 32 times.
+  border_B = jax.lax.cond(
+    (settings.top_k_B > 0).any(), most_probable, lambda: nothing_B
   )
-  # A border at top_p of the whole, where rounding must not lose the last.
-  wanted_B = settings.top_p_B * weights_BV.sum(-1) * (1 - 1e-6)
-
-  def enough_weight(border_B):
-    above_BV = jnp.where(x_BV >= border_B[:, None], weights_BV, 0.0)
-    return above_BV.sum(-1) >= wanted_B
-
-  nucleus_B = _largest_border(enough_weight, x_BV)
-  nucleus_B = jnp.where(settings.top_p_B < 1, nucleus_B, -jnp.inf)
-  # log(0) is the border that drops nothing.
+  nucleus_B = jax.lax.cond(
+    (settings.top_p_B < 1).any(), nucleus, lambda _: nothing_B, border_B
+  )
+  # Of log(0) nothing is dropped.
   likely_B = top_B + jnp.log(settings.min_p_B)
   border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
   # A NaN stays, on whichever side, to be seen in the log-probability.

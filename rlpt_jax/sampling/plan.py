@@ -5,13 +5,14 @@ import math
 import os
 from typing import Literal
 
-import jax
+import jax.numpy as jnp
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import SIZES, Sizes
 
@@ -22,9 +23,9 @@ class Plan:
 
   slots: completions that run at the same time.
   group: those of one prompt that do; a larger group runs so many at a time.
-  prompts: prefixes kept at the same time; None: four times as many as full
-    groups fit, so that stragglers, each of which keeps its prefix alive, do not
-    keep slots empty.
+  prompts: prefixes kept at the same time; None: twice as many as full groups
+    fit. Every step reads them all; but with lengths of a heavy tail each
+    straggler keeps its prefix alive, and more of them keep the slots full.
   max_prompt_tokens, max_new_tokens: the longest of each that a request may ask.
   chunk: tokens between two looks at who is done: fewer fill slots sooner, more
     keep the host out of the way.
@@ -55,12 +56,12 @@ class Plan:
 
   @property
   def num_prompts(self) -> int:
-    return self.prompts or 4 * max(1, self.slots // self.group)
+    return self.prompts or 2 * -(-self.slots // self.group)
 
   @property
   def prefix_length(self) -> int:
     """The last token of a prompt is a row's own."""
-    return max(1, self.max_prompt_tokens - 1)
+    return bucket(self.max_prompt_tokens - 1)
 
   @property
   def own_length(self) -> int:
@@ -89,28 +90,40 @@ class Memory:
   """Bytes on each device."""
 
   weights: int
+  gathered: int  # Weights where they are used, if the batch splits them.
   prefixes: int
   own: int
   recent: int
+  logits: int  # Of a step, with their noise.
 
   @property
   def total(self) -> int:
-    return self.weights + self.prefixes + self.own + self.recent
+    return sum(dataclasses.astuple(self))
 
 
 def memory(plan: Plan, decoder: Decoder) -> Memory:
-  """What weights and caches take on each device."""
-  dtype = plan.dtype(decoder)
-  specs = decoder_lib.specs(decoder.config)
-  shapes = weights.shapes(specs, layout=decoder.layout)
-  itemsize = 4 if decoder.compute.dtype == 'float32' else 2
-  layers = sum(_per_device(x) for x in jax.tree.leaves(shapes['layers']))
-  rest = sum(
-    _per_device(x)
-    for name in shapes
-    if name != 'layers'
-    for x in jax.tree.leaves(shapes[name])
-  )
+  """What weights, caches and logits take on each device.
+
+  Not in it: the prompts on their way through the model, and the weights that
+  are replaced while `publish` copies new ones.
+  """
+  c, layout, dtype = decoder.config, decoder.layout, plan.dtype(decoder)
+
+  def of_weights(place):
+    num_bytes = 0
+    for name, spec in weights.named(decoder_lib.specs(c)):
+      is_rounded = name.startswith('layers/') or (
+        name == 'embed' and not c.tied_head
+      )
+      itemsize = jnp.dtype(decoder.compute.dtype).itemsize if is_rounded else 4
+      shard = place(spec.shape, spec.axes).shard_shape(spec.shape)
+      num_bytes += math.prod(shard) * itemsize
+    return num_bytes
+
+  kept = of_weights(layout.weight_sharding)
+  used = of_weights(layout.gathered_weight_sharding)
+  logits_shape = (plan.slots, c.vocab_size)
+  logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
   def cache(rows, length, dtype):
     whole = cache_lib.num_bytes(decoder.config, rows, length, dtype=dtype)
@@ -118,15 +131,24 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
     return (whole - mask) // _ways(decoder, rows)
 
   return Memory(
-    weights=layers * itemsize + rest * 4,
+    weights=kept,
+    gathered=used if used > kept else 0,
     prefixes=cache(plan.num_prompts, plan.prefix_length, dtype),
     own=cache(plan.slots, plan.own_length, dtype),
     recent=cache(plan.slots, plan.chunk, decoder.compute.dtype),
+    logits=4 * 4 * math.prod(logits.shard_shape(logits_shape)),
   )
 
 
 def check(plan: Plan, decoder: Decoder) -> Memory:
   """What the plan takes; raises where that is more than there is."""
+  split = decoder.layout.batch_size
+  for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
+    if rows % split:
+      raise ValueError(
+        f'{name}={rows}: expected a multiple of {split}, the devices that '
+        f'split a batch; the next is {-(-rows // split) * split}.'
+      )
   needed, room = memory(plan, decoder), plan.memory or _room(decoder.layout)
   if room is not None and needed.total > room:
     longest = 'slots or max_new_tokens'
@@ -134,17 +156,14 @@ def check(plan: Plan, decoder: Decoder) -> Memory:
       longest = 'prompts or max_prompt_tokens'
     raise ValueError(
       f'The sampler would take {_gib(needed.total)} on each device (weights '
-      f'{_gib(needed.weights)}, prompts {_gib(needed.prefixes)}, completions '
-      f'{_gib(needed.own + needed.recent)}), there is room for {_gib(room)}: '
+      f'{_gib(needed.weights + needed.gathered)}, prompts '
+      f'{_gib(needed.prefixes)}, completions '
+      f'{_gib(needed.own + needed.recent)}, logits '
+      f'{_gib(needed.logits)}), there is room for {_gib(room)}: '
       f'lower {longest}, choose a smaller cache_dtype, or spread the model '
       'over more devices.'
     )
   return needed
-
-
-def _per_device(x) -> int:
-  shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
-  return math.prod(shape)
 
 
 def _ways(decoder: Decoder, rows: int) -> int:
@@ -158,7 +177,10 @@ def _ways(decoder: Decoder, rows: int) -> int:
 def _room(layout: Layout) -> int | None:
   """Bytes of each device that may be planned with, as far as it says."""
   device = layout.mesh.local_devices[0]
-  limit = (device.memory_stats() or {}).get('bytes_limit')
+  stats = device.memory_stats() or {}
+  limit = stats.get('bytes_limit')
+  if limit is not None:  # What others have, a learner above all, is not free.
+    limit -= stats.get('bytes_in_use', 0)
   if limit is None and layout.platform == 'cpu':
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     limit = pages // len(layout.mesh.local_devices)

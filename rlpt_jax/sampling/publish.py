@@ -12,8 +12,8 @@ from rlpt_jax.models.config import Decoder
 def publish(decoder: Decoder, params):
   """Copies of the parameters on the sampler's devices, layer by layer.
 
-  What the layers round to the type of their products anyway is rounded now;
-  embedding, head and the last norm stay as they are. Always copies: the
+  What a forward pass would cast at every step is cast now, to the same values:
+  layers to the type of their products, the head to float32. Always copies: the
   learner's next update donates its own.
   """
   shardings = weights.shardings(
@@ -28,11 +28,12 @@ def publish(decoder: Decoder, params):
     layers[name] = _unstack(placed, one_layer)
   # device_put alone may hand on the learner's memory; with may_alias=False too,
   # from an array on many devices to fewer of them.
-  rest = {
-    name: jnp.copy(jax.device_put(params[name], shardings[name]))
-    for name in params
-    if name != 'layers'
-  }
+  rest = {}
+  for name in params.keys() - {'layers'}:
+    is_head = name != 'embed' or decoder.config.tied_head
+    dtype = jnp.float32 if is_head else decoder.compute.dtype
+    placed = jax.device_put(params[name].astype(dtype), shardings[name])
+    rest[name] = jnp.copy(placed)
   L = decoder.config.num_layers
   per_layer = tuple(
     {name: w[i] for name, w in layers.items()} for i in range(L)

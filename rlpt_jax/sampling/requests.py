@@ -16,7 +16,8 @@ NEVER = np.int32(2**31 - 1)  # A step that no completion reaches.
 def _check_tokens(name: str, tokens):
   # Below zero the sampler keeps signs of its own, such as 'any token'.
   if min(tokens, default=0) < 0 or max(tokens, default=0) > NEVER:
-    raise ValueError(f'{name}: expected token ids, got {tokens}.')
+    wrong = next(token for token in tokens if not 0 <= token <= NEVER)
+    raise ValueError(f'{name}: expected token ids, got {wrong}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Interruption:
 
   After a number of tokens drawn evenly from `after`, both ends included, the
   next tokens are those of `phrase`, whatever the model would have said, and
-  then it has `answer` tokens left. Nothing of this happens where the model has
+  then it has `answer` tokens left. `max_new_tokens` counts all of them and ends
+  the completion wherever it falls. Nothing of this happens where the model has
   said `unless` (its end of thinking) by itself.
   """
 
@@ -150,17 +152,21 @@ class Completion:
   is_own: np.ndarray  # False: put there by an interruption, not by the policy.
   versions: np.ndarray  # int32
   finish_reason: FinishReason | None  # None: still running.
+  prompt_version: int = 0  # Of the weights that read the prompt.
 
   @property
   def oldest_version(self) -> int | None:
-    """None where nothing was sampled: cancelled before it had a slot."""
-    return int(self.versions.min()) if self.versions.size else None
+    """Of what it was sampled with; None if it never had a slot."""
+    if not self.versions.size:
+      return None
+    return min(self.prompt_version, int(self.versions.min()))
 
 
 def join(pieces: list[Completion]) -> Completion:
   """The pieces of one sample, one after the other."""
-  arrays = [
-    np.concatenate([getattr(piece, field.name) for piece in pieces])
-    for field in dataclasses.fields(Completion)[:-1]
-  ]
-  return Completion(*arrays, finish_reason=pieces[-1].finish_reason)
+  arrays = {
+    field.name: np.concatenate([getattr(piece, field.name) for piece in pieces])
+    for field in dataclasses.fields(Completion)
+    if field.type is np.ndarray
+  }
+  return dataclasses.replace(pieces[-1], **arrays)

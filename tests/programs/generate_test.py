@@ -369,7 +369,7 @@ def test_weights_that_are_no_numbers(tmp_path, one_device, capsys):
   prompts.write_text('\n{"prompt_tokens": [1]}')
   assert _generate(model, prompts, out) == 2
   err = capsys.readouterr().err
-  assert 'p.jsonl:2: sample 0 has a log-probability that is no number' in err
+  assert 'p.jsonl: request 0, sample 0: a log-probability that is no n' in err
 
 
 ONE = '{"prompt_tokens": [1]}'

@@ -13,6 +13,7 @@ from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
+from rlpt_jax.sampling import chunks
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Interruption, Request, join
@@ -21,7 +22,7 @@ from tests.sampling import decode_test
 from tests.sampling.decode_test import assert_same, requests, tiny
 
 PLAN = Plan(
-  slots=5, group=2, prompts=3, max_prompt_tokens=12, max_new_tokens=64, chunk=4
+  slots=5, group=2, prompts=3, max_prompt_tokens=60, max_new_tokens=64, chunk=4
 )
 SHARDED = dataclasses.replace(PLAN, slots=8, prompts=8)
 MIXED = (
@@ -37,7 +38,9 @@ def mixed(count=9):
   rng = np.random.default_rng(7)
   asked = []
   for i in range(count):
-    prompt = tuple(rng.integers(0, 250, rng.integers(1, 13)).tolist())
+    prompt = tuple(
+      rng.integers(0, 250, [1, 5, 12, 17, 18, 40, 60][i % 7]).tolist()
+    )
     options = {'samples': 3} | MIXED[i % len(MIXED)]
     asked.append(Request(prompt_tokens=prompt, id=f'mixed {i}', **options))
   asked[0] = dataclasses.replace(
@@ -174,7 +177,8 @@ def test_weights_that_are_replaced_in_flight(one_device):
   for (ticket, _), parts in pieces.items():
     completion, request = join(parts), asked[ticket]
     mixtures.add(tuple(np.unique(completion.versions).tolist()))
-    assert completion.oldest_version == completion.versions[0]
+    assert completion.prompt_version == prefill_version[ticket]
+    assert completion.oldest_version == prefill_version[ticket]
     behavior, policy = reference(
       decoder, versions, versions[prefill_version[ticket]], request, completion
     )
@@ -233,6 +237,41 @@ def test_run_takes_requests_as_it_needs_them(one_device):
     assert len(list(results)) == 11
     assert engine.is_idle
     assert engine.running == engine.waiting == 0
+
+
+def test_an_interrupted_step_ends_the_engine(one_device, monkeypatch):
+  decoder, params = tiny(one_device)
+  with Engine(decoder, params, PLAN) as engine:
+    engine.submit(requests()[0])
+
+    def interrupt(*_):
+      raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+      patched.setattr(chunks, 'prefill_into', interrupt)
+      with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    with pytest.raises(RuntimeError, match='make a new one'):
+      engine.step()
+
+
+def test_run_leaves_nothing_behind(one_device):
+  decoder, params = tiny(one_device)
+  expected = run(decoder, params, mixed())
+  with Engine(decoder, params, PLAN) as engine:
+    results = engine.run(mixed())
+    next(results)
+    with pytest.raises(RuntimeError, match='has other requests'):
+      next(engine.run(mixed()))
+    results.close()
+    assert engine.is_idle
+    refused = dataclasses.replace(mixed()[0], max_new_tokens=65)
+    with pytest.raises(ValueError, match='65 new tokens'):
+      list(engine.run([*mixed(3), refused]))
+    assert engine.is_idle
+    assert_same(list(engine.run(mixed())), expected, tolerance=0)
+    with pytest.raises(ValueError, match='sample 7 of prompt 0'):
+      engine.cancel(engine.submit(requests()[0]), 7)
 
 
 def test_cancelled_samples_leave_their_slots(one_device):
@@ -320,7 +359,7 @@ def test_small_caches_change_logprobs_a_little(one_device):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'prompt_tokens': (1,) * 13}, '13 prompt tokens, .* room for 12'),
+    ({'prompt_tokens': (1,) * 61}, '61 prompt tokens, .* room for 60'),
     ({'max_new_tokens': 65}, '65 new tokens, .* room for 64'),
     ({'prompt_tokens': (259,)}, 'it has token 259, .* ids 0 to 258'),
     (

@@ -100,9 +100,9 @@ def test_a_plan_that_does_not_fit_says_what_to_lower():
     lib.check(dataclasses.replace(PLAN, memory=needed.total - 1), decoder)
   assert str(error.value) == (
     'The sampler would take 0.00 GiB on each device (weights 0.00 GiB, prompts '
-    '0.00 GiB, completions 0.00 GiB), there is room for 0.00 GiB: lower slots '
-    'or max_new_tokens, choose a smaller cache_dtype, or spread the model over '
-    'more devices.'
+    '0.00 GiB, completions 0.00 GiB, logits 0.00 GiB), there is room for 0.00 '
+    'GiB: lower slots or max_new_tokens, choose a smaller cache_dtype, or '
+    'spread the model over more devices.'
   )
 
 
@@ -116,13 +116,44 @@ def test_the_figures_of_a_refusal():
     lib.check(plan, _decoder())
   for part in (
     'would take 65.25 GiB on each device',
-    'prompts 64.00 GiB, completions 1.25 GiB)',
+    'prompts 64.00 GiB, completions 1.25 GiB, logits 0.00 GiB)',
     'there is room for 1.00 GiB: lower prompts or max_prompt_tokens,',
   ):
     assert part in str(error.value), part
   # A device has its share only.
   spread = _decoder(fsdp=8)
   assert lib.memory(plan, spread).prefixes == 8 * 2**30
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'share'),
+  [
+    ({}, 0),
+    ({'data': 8, 'fsdp': 1}, 0),
+    # Split eight times, and whole again where they are used.
+    ({'fsdp': 8}, 1),
+    ({'fsdp': 2, 'tensor': 4}, 1 / 4),
+  ],
+  ids=str,
+)
+def test_weights_that_the_batch_splits_are_counted_where_they_are_used(
+  sizes, share
+):
+  whole = lib.memory(PLAN, _decoder()).weights
+  found = lib.memory(PLAN, _decoder(**sizes)).gathered
+  # Scales and an odd vocabulary stay whole everywhere.
+  assert found == pytest.approx(whole * share, rel=0.25)
+  # 16 rows of 259 logits, four times: with noise, filters and a sum.
+  logits = lib.memory(PLAN, _decoder()).logits
+  assert logits == 16 * 259 * 4 * 4
+
+
+def test_what_a_batch_cannot_be_split_into_is_refused():
+  plan = dataclasses.replace(PLAN, slots=12, prompts=8)
+  with pytest.raises(ValueError, match=r'slots=12: .* of 8, .* next is 16'):
+    lib.check(plan, _decoder(fsdp=8))
+  with pytest.raises(ValueError, match=r'prompts=3: .* of 8, .* next is 8'):
+    lib.check(PLAN, _decoder(fsdp=8))
 
 
 def test_what_the_machine_has_is_the_default():
@@ -155,12 +186,12 @@ def test_a_plan_that_cannot_be_is_refused(changes, message):
 
 
 def test_what_follows_from_a_plan():
-  # Four for each full group.
-  assert Plan(slots=64, group=8).num_prompts == 32
-  assert Plan(slots=4, group=8).num_prompts == 4
+  # Two for each full group.
+  assert Plan(slots=64, group=8).num_prompts == 16
+  assert Plan(slots=4, group=8).num_prompts == 2
   assert Plan(slots=64, group=8, prompts=5).num_prompts == 5
-  assert Plan(slots=1, max_prompt_tokens=1).prefix_length == 1
-  assert Plan(slots=1, max_prompt_tokens=9).prefix_length == 8
+  assert Plan(slots=1, max_prompt_tokens=1).prefix_length == 16
+  assert Plan(slots=1, max_prompt_tokens=1024).prefix_length == 1024
   for new, chunk, length in ((40, 16, 48), (48, 16, 48), (1, 16, 16)):
     plan = Plan(slots=1, max_new_tokens=new, chunk=chunk)
     assert plan.own_length == length

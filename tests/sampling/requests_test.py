@@ -24,7 +24,7 @@ def _interruption(**changes):
   ('changes', 'message'),
   [
     ({'prompt_tokens': ()}, 'prompt_tokens: expected a number of 1 to'),
-    ({'prompt_tokens': (3, -1)}, 'prompt_tokens: expected token ids, got (3,'),
+    ({'prompt_tokens': (3, -1)}, 'prompt_tokens: expected token ids, got -1.'),
     ({'samples': 0}, 'samples: expected 1 to 2147483647, got 0.'),
     ({'samples': -2}, 'samples: expected 1 to 2147483647, got -2.'),
     ({'first_sample': -1}, 'first_sample: expected 0 to 2147483647, got -1.'),
@@ -63,8 +63,8 @@ def _interruption(**changes):
     ({'stops': ((),)}, 'stops: expected sequences of at least one token.'),
     ({'stops': ((1,), ())}, 'stops: expected sequences of at least one token.'),
     # The sampler's sign for any token: it would end at the first.
-    ({'stops': ((1,), (5, -1))}, 'stops: expected token ids, got (5, -1).'),
-    ({'stops': ((2**31,),)}, 'stops: expected token ids, got (2147483648,).'),
+    ({'stops': ((1,), (5, -1))}, 'stops: expected token ids, got -1.'),
+    ({'stops': ((2**31,),)}, 'stops: expected token ids, got 2147483648.'),
   ],
   ids=str,
 )
@@ -80,8 +80,8 @@ def test_a_request_that_cannot_be_is_refused(changes, message):
     ({'after': (-1, 4)}, 'after=(-1, 4): expected 0 <= low <= high.'),
     ({'phrase': ()}, 'phrase of 0 tokens, answer=3: expected at least one'),
     ({'answer': 0}, 'phrase of 1 tokens, answer=0: expected at least one'),
-    ({'phrase': (3, -2)}, 'phrase: expected token ids, got (3, -2).'),
-    ({'unless': (-1,)}, 'unless: expected token ids, got (-1,).'),
+    ({'phrase': (3, -2)}, 'phrase: expected token ids, got -2.'),
+    ({'unless': (-1,)}, 'unless: expected token ids, got -1.'),
     # The last position is a sum of these and has to be an int32.
     ({'answer': 2**31 - 1}, 'after=(2, 9), answer=2147483647: 2147483657 tok'),
     ({'after': (0, 2**31)}, 'expected at most 2147483647.'),
