@@ -283,15 +283,18 @@ def measure_peers(arguments) -> dict:
   commands = {
     'ours': (ours, 'tokens_per_second'),
     'transformers': (hf, 'tokens_per_s_with_prefill'),
-    'transformers, static cache': (
+    'transformers static': (
       [*hf, '--cache', 'static'], 'tokens_per_s_with_prefill'),
-    'trl, compiled': (
+    'trl': (
       [arguments.trl, 'peer_trl.py', '--size', size, '--torch-compile',
        '--micro-sequences', small_batch], 'tokens_per_s_rollout'),
     'tunix': (
       [arguments.tunix, 'peer_tunix.py', '--size', size],
       'tokens_per_s_rollout'),
   }  # fmt: skip
+  if arguments.only:
+    kept = {'ours', *arguments.only.split(',')}
+    commands = {name: x for name, x in commands.items() if name in kept}
   rates = {name: [] for name in commands}
   for _ in range(arguments.rounds):
     for name, (command, field) in commands.items():
@@ -300,7 +303,7 @@ def measure_peers(arguments) -> dict:
       )
       if done.returncode:
         raise SystemExit(f'{name}: {done.stderr[-2000:]}')
-      start = done.stdout.index('{')
+      start = done.stdout.rfind('\n{') + 1  # After what libraries print.
       rates[name].append(json.loads(done.stdout[start:])[field])
       print(name, rates[name][-1], file=sys.stderr)
   best = {name: max(found) for name, found in rates.items()}
@@ -334,6 +337,7 @@ if __name__ == '__main__':
   parser.add_argument('--folder', type=pathlib.Path, help='of peers')
   parser.add_argument('--trl', help='python of TRL and transformers')
   parser.add_argument('--tunix', help='python of Tunix')
+  parser.add_argument('--only', help='some of the peers, with commas between')
   parser.add_argument('--rounds', type=int, default=2, help='of peers')
   arguments = parser.parse_args()
   result = measures[arguments.what](arguments)

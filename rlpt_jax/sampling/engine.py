@@ -47,6 +47,7 @@ class Engine:
 
   def __init__(self, decoder: Decoder, params, plan: Plan):
     """params: the learner's; the engine keeps copies (see `publish`)."""
+    plan = plan_lib.fitted(plan, decoder.layout)
     self.memory = plan_lib.check(plan, decoder)
     self.decoder, self.plan, self.version = decoder, plan, 0
     self._params = publish(decoder, params)

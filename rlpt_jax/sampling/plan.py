@@ -140,9 +140,19 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   )
 
 
+def fitted(plan: Plan, layout: Layout) -> Plan:
+  """The plan with its default number of prompts, as the layout splits them."""
+  if plan.prompts is not None:
+    return plan
+  split = layout.batch_size
+  return dataclasses.replace(
+    plan, prompts=-(-plan.num_prompts // split) * split
+  )
+
+
 def check(plan: Plan, decoder: Decoder) -> Memory:
   """What the plan takes; raises where that is more than there is."""
-  split = decoder.layout.batch_size
+  plan, split = fitted(plan, decoder.layout), decoder.layout.batch_size
   for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
     if rows % split:
       raise ValueError(

@@ -152,6 +152,10 @@ def test_what_a_batch_cannot_be_split_into_is_refused():
   plan = dataclasses.replace(PLAN, slots=12, prompts=8)
   with pytest.raises(ValueError, match=r'slots=12: .* of 8, .* next is 16'):
     lib.check(plan, _decoder(fsdp=8))
+  # By default there are as many more as it takes.
+  default = dataclasses.replace(plan, slots=16, prompts=None, group=8)
+  assert lib.fitted(default, _layout(fsdp=8)).prompts == 8
+  lib.check(default, _decoder(fsdp=8))
   with pytest.raises(ValueError, match=r'prompts=3: .* of 8, .* next is 8'):
     lib.check(PLAN, _decoder(fsdp=8))
 
