@@ -132,7 +132,7 @@ def test_the_figures_of_a_refusal():
     ({'data': 8, 'fsdp': 1}, 0),
     # Split eight times, and whole again where they are used.
     ({'fsdp': 8}, 1),
-    ({'fsdp': 2, 'tensor': 4}, 1 / 4),
+    ({'data': 2, 'fsdp': 4}, 1),
   ],
   ids=str,
 )
