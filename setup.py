@@ -22,6 +22,7 @@ setuptools.setup(
   install_requires=[
     'jax>=0.10.2,<0.13',
     'numpy>=2.0',
+    'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'gin-config>=0.5.0,<0.6',
     'tyro>=1.0,<2',

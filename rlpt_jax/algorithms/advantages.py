@@ -1,0 +1,100 @@
+"""Rewards to advantages: how much better a completion is than its siblings.
+
+Each function is rewards_PG -> advantages_PG, float32. A reward of NaN is no
+verdict: it is left out of every mean, and its advantage is 0. It has to leave
+the loss too, whose denominators would count it; the mask says so, before the
+reductions read it:
+
+  keep_PG = judged(rewards_PG)
+  keep_PG &= varies(rewards_PG)[:, None]  # Only to filter flat groups.
+  mask_BT &= keep_PG.reshape(-1, 1)
+
+A group whose rewards agree teaches nothing, filtered or not: advantages of
+exactly 0, where a rounding error would be divided by a rounding error.
+"""
+
+import jax.numpy as jnp
+
+
+def judged(rewards_PG):
+  """[P, G]: True where there is a verdict."""
+  return ~jnp.isnan(rewards_PG)
+
+
+def varies(rewards_PG, *, tolerance=1e-6):
+  """[P]: True where two rewards of a group differ by more than the tolerance.
+
+  The filter of DAPO (arXiv 2503.14476) and ScaleRL (arXiv 2510.13786, Section
+  4: 0 < mean(r) < 1), for rewards that need not be 0 and 1. The range, not the
+  standard deviation: of equal floats it is exactly 0, however large they are.
+  """
+  rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
+  kept_PG = judged(rewards_PG)
+  low_P = jnp.min(rewards_PG, axis=1, where=kept_PG, initial=jnp.inf)
+  high_P = jnp.max(rewards_PG, axis=1, where=kept_PG, initial=-jnp.inf)
+  return high_P - low_P > tolerance
+
+
+def group_centered(rewards_PG):
+  """A = r - mean(group).
+
+  Dr. GRPO (arXiv 2503.20783, Section 3): GRPO without the division by std,
+  which weights a prompt by how easy or hard it is. Its other half is the
+  reduction `constant`.
+  """
+  advantages_PG, _ = _center(rewards_PG)
+  return advantages_PG
+
+
+def group_normalized(rewards_PG, *, eps=1e-4):
+  """A = (r - mean(group)) / (std(group) + eps).
+
+  GRPO (arXiv 2402.03300, Section 4.1.2), which has no eps; 1e-4 is TRL's. Std
+  is that of the G rewards themselves: implementations by torch.std estimate
+  that of all completions, and their advantages are sqrt((G - 1) / G) of these.
+  """
+  advantages_PG, kept_PG = _center(rewards_PG)
+  return advantages_PG / (_rms(advantages_PG, kept_PG, axis=1) + eps)
+
+
+def leave_one_out(rewards_PG):
+  """A = r - mean(the others of the group), 0 where there is no other.
+
+  RLOO (Kool et al. 2019; arXiv 2402.14740): a baseline that does not hold the
+  reward itself, so the gradient is unbiased. n / (n - 1) times
+  `group_centered`, n the verdicts of the group.
+  """
+  advantages_PG, kept_PG = _center(rewards_PG)
+  count_P1 = jnp.sum(kept_PG, axis=1, keepdims=True)
+  return advantages_PG * count_P1 / jnp.maximum(count_P1 - 1, 1)
+
+
+def batch_normalized(rewards_PG, *, eps=1e-4):
+  """A = (r - mean(group)) / (std of those differences in the batch + eps).
+
+  ScaleRL (arXiv 2510.13786, Section 4), which leaves open whether flat groups
+  count in the std: here they do not, for filtering them or not should not scale
+  the others. No eps there; 1e-4 is TRL's, which also smooths the std over
+  steps. `rewards_PG` must be the whole batch, of all hosts.
+  """
+  advantages_PG, kept_PG = _center(rewards_PG)
+  return advantages_PG / (_rms(advantages_PG, kept_PG) + eps)
+
+
+def _center(rewards_PG):
+  """(r - mean(group) or 0, True where it counts: judged in a varying group)."""
+  rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
+  kept_PG = judged(rewards_PG) & varies(rewards_PG)[:, None]
+  rewards_PG = jnp.where(kept_PG, rewards_PG, 0.0)
+  count_P1 = jnp.sum(kept_PG, axis=1, keepdims=True)
+  sum_P1 = jnp.sum(rewards_PG, axis=1, keepdims=True)
+  mean_P1 = sum_P1 / jnp.maximum(count_P1, 1)
+  return jnp.where(kept_PG, rewards_PG - mean_P1, 0.0), kept_PG
+
+
+def _rms(x_PG, kept_PG, axis=None):
+  """The standard deviation of what is centered already."""
+  count = jnp.sum(kept_PG, axis=axis, keepdims=True)
+  return jnp.sqrt(
+    jnp.sum(x_PG**2, axis=axis, keepdims=True) / jnp.maximum(count, 1)
+  )

@@ -1,0 +1,81 @@
+"""Log-probabilities of completions, as a learner needs them.
+
+Two ways to the same numbers: `in_groups` computes a prompt once for its group,
+`in_rows` computes it again in every row, as most do.
+"""
+
+import jax.numpy as jnp
+
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head
+from rlpt_jax.models.config import Decoder
+
+
+def in_groups(
+  decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
+  *, temperature=1.0,
+):  # fmt: skip
+  """(log-probabilities, entropies) of completion tokens, [B, T] each.
+
+  Prompts and completions are padded on the right; masks are 1 where there is a
+  token. Both results mean nothing where `mask_BT` is 0.
+  """
+  P, _ = prompts_PS.shape
+  G = tokens_BT.shape[0] // P
+  prefix = decoder_lib.forward(
+    decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32)
+  )
+  # The last token of a completion predicts nothing.
+  rest = decoder_lib.forward(
+    decoder, params, tokens_BT[:, :-1], mask_BT[:, :-1].astype(jnp.int32),
+    (prefix.cache,),
+  )  # fmt: skip
+  # Its first token is predicted by the last of the prompt.
+  last_P = jnp.maximum(prompt_mask_PS.astype(jnp.int32).sum(1) - 1, 0)
+  last_P1D = jnp.take_along_axis(
+    prefix.hidden_BTD, last_P[:, None, None], axis=1
+  )
+  hidden_BTD = jnp.concatenate(
+    [jnp.repeat(last_P1D, G, axis=0), rest.hidden_BTD], axis=1
+  )
+  return head.score(
+    decoder, params, hidden_BTD, tokens_BT, temperature=temperature
+  )
+
+
+def in_rows(
+  decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
+  *, temperature=1.0,
+):  # fmt: skip
+  """What `in_groups` gives, from whole rows [prompt | completion]."""
+  P, S = prompts_PS.shape
+  B, _ = tokens_BT.shape
+  prompts_BS, prompt_mask_BS = (
+    jnp.repeat(x, B // P, axis=0) for x in (prompts_PS, prompt_mask_PS)
+  )
+  # Every token to its place: a prompt moves to the right until it ends where
+  # the completion begins, since padding between them would part them.
+  length_B1 = prompt_mask_BS.astype(jnp.int32).sum(1)[:, None]
+  place_BS = jnp.arange(S)[None] - (S - length_B1)
+  moved_BS = jnp.take_along_axis(prompts_BS, place_BS % S, axis=1)
+  tokens_BX = jnp.concatenate([moved_BS, tokens_BT], axis=1)
+  mask_BX = jnp.concatenate([place_BS >= 0, mask_BT > 0], axis=1)
+  out = decoder_lib.forward(
+    decoder, params, tokens_BX[:, :-1], mask_BX[:, :-1].astype(jnp.int32)
+  )
+  return head.score(
+    decoder, params, out.hidden_BTD[:, S - 1 :], tokens_BT,
+    temperature=temperature,
+  )  # fmt: skip
+
+
+def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):
+  """(log-probabilities, entropies) of tokens given those before them.
+
+  Those of the first token of a row, and of a segment, mean nothing.
+  """
+  out = decoder_lib.forward(decoder, params, tokens_BT, segments_BT)
+  results = head.score(
+    decoder, params, out.hidden_BTD[:, :-1], tokens_BT[:, 1:]
+  )
+  return tuple(jnp.pad(x, ((0, 0), (1, 0))) for x in results)

@@ -1,0 +1,120 @@
+"""One update: a batch in microbatches, gradients summed, a step or none.
+
+Everything that depends on the batch as a whole, the denominators above all, is
+in the batch when it arrives here. A microbatch adds its share, so that neither
+their number nor padding nor devices change the result.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# (params, microbatch) -> (its share of the loss, {name: an array of its rows})
+LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+# (batch, what the loss function said of its rows) -> metrics
+Measure = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+  """What an update changes; all of it is saved."""
+
+  params: Any
+  optimizer: Any
+  step: jax.Array  # Updates so far, those that were skipped included.
+  skipped: jax.Array  # In all.
+  skipped_in_a_row: jax.Array
+
+
+def make_state(params, optimizer: optax.GradientTransformation) -> State:
+  zero = jnp.zeros((), jnp.int32)
+  return State(
+    params, jax.jit(optimizer.init)(params), zero, zero.copy(), zero.copy()
+  )
+
+
+def make_update(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  measure: Measure,
+  *,
+  num_microbatches: int = 1,
+):
+  """update(state, batch) -> (state, metrics); the state is donated.
+
+  The first dimension of every array of a batch is its rows, or its groups of
+  rows: a multiple of `num_microbatches`.
+  """
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def update(state: State, batch):
+    (loss, rows), grads = gradients(
+      loss_fn, state.params, batch, num_microbatches=num_microbatches
+    )
+    norm = optax.global_norm(grads)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+
+    def step(params, opt_state):
+      updates, opt_state = optimizer.update(grads, opt_state, params)
+      return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = jax.lax.cond(
+      is_finite, step, lambda *same: same, state.params, state.optimizer
+    )
+    skips = (~is_finite).astype(jnp.int32)
+    state = State(
+      params,
+      opt_state,
+      step=state.step + 1,
+      skipped=state.skipped + skips,
+      skipped_in_a_row=(state.skipped_in_a_row + 1) * skips,
+    )
+    metrics = {
+      'loss': loss,
+      'gradient_norm': norm,
+      'skipped': state.skipped,
+      'skipped_in_a_row': state.skipped_in_a_row,
+      **measure(batch, rows),
+    }
+    return state, metrics
+
+  return update
+
+
+def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
+  """((loss, rows), gradients) of a batch, a microbatch at a time."""
+  grad = jax.value_and_grad(loss_fn, has_aux=True)
+  if num_microbatches == 1:
+    return grad(params, batch)
+
+  def add(total, microbatch):
+    (loss, rows), grads = grad(params, microbatch)
+    # In float32, which the sum is: bfloat16 would lose what is small.
+    return jax.tree.map(jnp.add, total, (loss, grads)), rows
+
+  zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
+  zeros = jnp.zeros(()), zeros
+  parts = jax.tree.map(functools.partial(_split, M=num_microbatches), batch)
+  (loss, grads), rows = jax.lax.scan(add, zeros, parts)
+  return (loss, jax.tree.map(_join, rows)), grads
+
+
+def _split(x, M):
+  """[M, rows / M, ...]: every M-th row, so that a device keeps those it has."""
+  rows, *rest = x.shape
+  if rows % M:
+    raise ValueError(
+      f'num_microbatches={M}: expected a divisor of {rows}, the rows of a '
+      'batch.'
+    )
+  return jnp.swapaxes(x.reshape(rows // M, M, *rest), 0, 1)
+
+
+def _join(x):
+  return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

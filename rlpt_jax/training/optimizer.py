@@ -1,0 +1,94 @@
+"""AdamW, as a run configures it. The only module that names optax's parts."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import optax
+
+from rlpt_jax.core.weights import ParamSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+  """The learning rate rises over `warmup_steps` from 0 and then follows its
+  schedule, which ends at `num_steps` with `end_share` of it.
+
+  Weight decay pulls on matrices, not on scales and biases. ScaleRL's eps is
+  1e-15: with gradients of many tokens 1e-8 is no longer small.
+  """
+
+  learning_rate: float
+  schedule: Literal['constant', 'cosine', 'linear'] = 'constant'
+  warmup_steps: int = 0
+  num_steps: int | None = None
+  end_share: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip_norm: float | None = 1.0
+
+  def __post_init__(self):
+    for name, low, high in (
+      ('learning_rate', 0, float('inf')),
+      ('warmup_steps', 0, float('inf')),
+      ('end_share', 0, 1),
+      ('b1', 0, 1),
+      ('b2', 0, 1),
+      ('eps', 0, 1),
+      ('weight_decay', 0, float('inf')),
+    ):
+      value = getattr(self, name)
+      if not low <= value <= high:
+        raise ValueError(f'{name}={value}: expected {low} to {high}.')
+    if self.schedule not in ('constant', 'cosine', 'linear'):
+      raise ValueError(
+        f'schedule={self.schedule!r}: expected constant, cosine or linear.'
+      )
+    if self.schedule != 'constant' and self.num_steps is None:
+      raise ValueError(f'schedule={self.schedule!r}: it needs num_steps.')
+    if self.num_steps is not None and self.num_steps <= self.warmup_steps:
+      raise ValueError(
+        f'num_steps={self.num_steps}: expected more than '
+        f'warmup_steps={self.warmup_steps}.'
+      )
+    if self.clip_norm is not None and not self.clip_norm > 0:
+      raise ValueError(
+        f'clip_norm={self.clip_norm}: expected above 0, or None.'
+      )
+
+
+def learning_rates(config: AdamW) -> optax.Schedule:
+  """The learning rate of each step, from 0 on."""
+  peak, warmup = config.learning_rate, config.warmup_steps
+  rest = (config.num_steps or 0) - warmup
+  after = {
+    'constant': lambda: optax.constant_schedule(peak),
+    'cosine': lambda: optax.cosine_decay_schedule(peak, rest, config.end_share),
+    'linear': lambda: optax.linear_schedule(
+      peak, peak * config.end_share, rest
+    ),
+  }[config.schedule]()
+  if not warmup:
+    return after
+  # The first step learns too: a rate of 0 would be a step for nothing.
+  rising = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([rising, after], [warmup])
+
+
+def make_optimizer(config: AdamW, specs) -> optax.GradientTransformation:
+  """Clips the global norm, then AdamW; `specs` say what is a matrix."""
+  is_matrix = jax.tree.map(
+    lambda spec: spec.fan_in is not None,
+    specs,
+    is_leaf=lambda x: isinstance(x, ParamSpec),
+  )
+  steps = [] if config.clip_norm is None else [
+    optax.clip_by_global_norm(config.clip_norm)
+  ]  # fmt: skip
+  adamw = optax.adamw(
+    learning_rates(config), b1=config.b1, b2=config.b2, eps=config.eps,
+    weight_decay=config.weight_decay, mask=is_matrix,
+  )  # fmt: skip
+  return optax.chain(*steps, adamw)

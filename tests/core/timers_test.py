@@ -1,0 +1,71 @@
+"""The parts of a step sum to the step."""
+
+import pytest
+
+from rlpt_jax.core.timers import Timers
+
+
+class Clock:
+  now = 100.0
+
+  def __call__(self):
+    return self.now
+
+
+def test_parts_and_the_rest():
+  clock = Clock()
+  timers = Timers('rollout', 'reward', 'update', clock=clock)
+  clock.now += 1  # Idle.
+  with timers('rollout'):
+    clock.now += 2
+    with timers('reward'):  # Inside: not counted twice.
+      clock.now += 4
+    clock.now += 8
+  clock.now += 16
+  with timers('rollout'):
+    clock.now += 32
+  assert timers.lap() == {
+    'timing/step_s': 63,  # 1 + 2 + 4 + 8 + 16 + 32
+    'timing/rollout_s': 42,  # 2 + 8 + 32
+    'timing/reward_s': 4,
+    'timing/update_s': 0,  # There all the same: lines have the same keys.
+    'timing/idle_s': 17,
+  }
+  clock.now += 5
+  assert timers.lap() == {
+    'timing/step_s': 5,
+    'timing/rollout_s': 0,
+    'timing/reward_s': 0,
+    'timing/update_s': 0,
+    'timing/idle_s': 5,
+  }
+
+
+def test_a_part_that_raises_ends():
+  clock = Clock()
+  timers = Timers('rollout', clock=clock)
+  with pytest.raises(KeyError), timers('rollout'):
+    clock.now += 1
+    raise KeyError
+  clock.now += 2
+  lap = timers.lap()
+  assert lap['timing/rollout_s'] == 1
+  assert lap['timing/idle_s'] == 2
+
+
+def test_names_are_known_before():
+  timers = Timers('rollout')
+  with pytest.raises(AssertionError, match='rolout'), timers('rolout'):
+    pass
+  with pytest.raises(AssertionError, match='rest'):
+    Timers('idle')
+
+
+def test_the_clock_is_real():
+  timers = Timers('rollout')
+  with timers('rollout'):
+    pass
+  lap = timers.lap()
+  parts = lap['timing/rollout_s'], lap['timing/idle_s']
+  assert all(part > 0 for part in parts)
+  assert lap['timing/step_s'] == pytest.approx(sum(parts), abs=1e-12)
