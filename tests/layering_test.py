@@ -43,9 +43,10 @@ DOORS = {
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',
   'sentencepiece': 'rlpt_jax/core/tokenizer.py',
-  'math_verify': 'rlpt_jax/rewards/math_verifier.py',
+  'math_verify': 'rlpt_jax/rewards/math_worker.py',
+  'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',
-  'aiohttp': 'rlpt_jax/serving/http.py',
+  'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/rewards/remote.py'),
   'openai': '',
   'torch': '',
   'flax': '',
@@ -54,7 +55,7 @@ DOORS = {
 LAZY = {
   'transformers', 'sentencepiece', 'safetensors', 'gin', 'tyro', 'tensorflow',
   'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam', 'matplotlib',
-  'pyarrow', 'zstandard',
+  'pyarrow', 'zstandard', 'math_verify', 'sympy',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

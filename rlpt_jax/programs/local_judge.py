@@ -1,0 +1,252 @@
+"""A judge on the devices of the run: a model with weights, tokenizer and layout
+of its own, asked in the two ways of `rewards.judge`.
+
+`generating` answers by the sampler, greedily. `weighing` computes each question
+once and compares the two answers by their probabilities, without decoding.
+Every host of a pod must ask the same questions in the same order.
+"""
+
+import collections
+import contextlib
+import functools
+import itertools
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head, scoring
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.programs import model_files
+from rlpt_jax.rewards.judge import Complete, Score
+from rlpt_jax.sampling.decode import bucket, pad_prompts
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.table import Sizes
+
+ANSWERS = ('Score: 0', 'Score: 1')
+AFTER_PROMPT = '\n\n'  # Where no chat template says that an answer begins.
+NO_VERDICT = (float('nan'), float('nan'))
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def generating(
+  model: str | pathlib.Path,
+  *,
+  layout: Layout,
+  tokenizer: str | None = None,
+  chat: bool = True,
+  slots: int = 64,
+  max_prompt_tokens: int = 2048,
+  max_new_tokens: int = 16,
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16',
+) -> Iterator[Complete]:
+  """What a model answers; its memory is given back at the end."""
+  files = model_files.find(model)
+  loaded = files.load_tokenizer(tokenizer)
+  plan = Plan(
+    slots=slots,
+    group=1,
+    max_prompt_tokens=max_prompt_tokens,
+    max_new_tokens=max_new_tokens,
+    sizes=Sizes(stops=max(1, len(loaded.eos_ids))),
+  )
+  decoder = Decoder(files.config, Compute(dtype=dtype), layout)
+  # No name for the parameters: the engine has its copy, one is enough.
+  with Engine(
+    decoder, files.load_params(layout=layout, dtype=dtype), plan
+  ) as engine:
+    yield completer(engine, loaded, chat=chat)
+
+
+@contextlib.contextmanager
+def weighing(
+  model: str | pathlib.Path,
+  *,
+  layout: Layout,
+  tokenizer: str | None = None,
+  chat: bool = True,
+  rows: int = 16,
+  max_prompt_tokens: int = 2048,
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16',
+) -> Iterator[Score]:
+  """How probable a model finds the two scores."""
+  files = model_files.find(model)
+  loaded = files.load_tokenizer(tokenizer)
+  decoder = Decoder(files.config, Compute(dtype=dtype), layout)
+  params = files.load_params(layout=layout, dtype=dtype)
+  yield scorer(
+    decoder, params, loaded, chat=chat, rows=rows,
+    max_prompt_tokens=max_prompt_tokens,
+  )  # fmt: skip
+
+
+def completer(engine: Engine, tokenizer: Tokenizer, *, chat: bool) -> Complete:
+  """Greedy answers of an engine that nobody else asks meanwhile."""
+  plan = engine.plan
+
+  def complete(prompts: list[str]) -> list[str | None]:
+    asked = [question(tokenizer, prompt, chat=chat) for prompt in prompts]
+    fitting = [
+      i for i, ids in enumerate(asked) if len(ids) <= plan.max_prompt_tokens
+    ]
+    _tell_of_long(len(asked) - len(fitting), len(asked), plan.max_prompt_tokens)
+    requests = (
+      Request(
+        prompt_tokens=tuple(asked[i]),
+        id=f'judge/{i}',
+        temperature=0.0,
+        max_new_tokens=plan.max_new_tokens,
+        stops=tuple((eos,) for eos in tokenizer.eos_ids),
+      )
+      for i in fitting
+    )
+    answers: list[str | None] = [None] * len(prompts)
+    for i, [completion] in zip(fitting, engine.run(requests), strict=True):
+      answers[i] = tokenizer.decode(completion.tokens)
+    return answers
+
+  return complete
+
+
+def scorer(
+  decoder: Decoder,
+  params,
+  tokenizer: Tokenizer,
+  *,
+  chat: bool,
+  rows: int = 16,
+  max_prompt_tokens: int = 2048,
+  answers: Sequence[str] = ANSWERS,
+) -> Score:
+  """Log-probabilities of the answers, in batches of few shapes.
+
+  A fixed number of rows, and a length that follows from a question's own: its
+  scores do not depend on its company.
+  """
+  devices = decoder.layout.batch_size
+  rows = -(-rows // devices) * devices
+
+  def score(prompts: list[str]) -> list[tuple[float, ...]]:
+    asked = [split(tokenizer, p, chat=chat, answers=answers) for p in prompts]
+    by_shape = collections.defaultdict(list)
+    for i, (context, choices) in enumerate(asked):
+      if len(context) <= max_prompt_tokens:
+        S = min(bucket(len(context)), max_prompt_tokens)
+        by_shape[S, max(map(len, choices))].append(i)
+    fitting = sum(map(len, by_shape.values()))
+    _tell_of_long(len(asked) - fitting, len(asked), max_prompt_tokens)
+    pending = []
+    for (S, T), same in sorted(by_shape.items()):
+      for first in range(0, len(same), rows):
+        some = same[first : first + rows]
+        batch = _padded([asked[i] for i in some], rows, S, T)
+        # Nothing waits here: the next batch is made while this one runs.
+        on_devices = (decoder.layout.put(x, 'batch', None) for x in batch)
+        pending.append((some, choice_logprobs(decoder, params, *on_devices)))
+    found = [NO_VERDICT] * len(prompts)
+    for some, logprobs_PC in pending:
+      for i, row in zip(some, np.asarray(logprobs_PC).tolist(), strict=False):
+        found[i] = tuple(row)
+    return found
+
+  return score
+
+
+@functools.partial(jax.jit, static_argnames='decoder')
+def choice_logprobs(
+  decoder: Decoder, params, prompts_PS, mask_PS, choices_BT, mask_BT
+):
+  """[P, C]: of each choice after its prompt; row p * C + c is choice c."""
+  P, B, T = prompts_PS.shape[0], *choices_BT.shape
+  if T > 1:
+    logprobs_BT, _ = scoring.in_groups(
+      decoder, params, prompts_PS, mask_PS, choices_BT, mask_BT
+    )
+    total_B = jnp.where(mask_BT > 0, logprobs_BT, 0.0).sum(1)
+  else:
+    # What follows the last token of a prompt is all there is to know.
+    out = decoder_lib.forward(decoder, params, prompts_PS, mask_PS)
+    last_P = mask_PS.sum(1) - 1
+    last_P1D = jnp.take_along_axis(
+      out.hidden_BTD, last_P[:, None, None], axis=1
+    )
+    logits_PV = head.logits(decoder, params, last_P1D)[:, 0]
+    choices_PC = choices_BT.reshape(P, B // P)
+    total_PC = jnp.take_along_axis(
+      jax.nn.log_softmax(logits_PV), choices_PC, axis=1
+    )
+    total_B = total_PC.reshape(B)
+  total_PC = total_B.reshape(P, B // P)
+  # Every host decides from them, so each needs all.
+  replicated = decoder.layout.replicated()
+  return jax.lax.with_sharding_constraint(total_PC, replicated)
+
+
+def question(tokenizer: Tokenizer, prompt: str, *, chat: bool) -> list[int]:
+  """What a judge reads before it answers."""
+  if chat:
+    return tokenizer.encode_chat([{'role': 'user', 'content': prompt}])
+  return _begin(tokenizer) + tokenizer.encode(prompt + AFTER_PROMPT)
+
+
+def split(
+  tokenizer: Tokenizer,
+  prompt: str,
+  *,
+  chat: bool,
+  answers: Sequence[str] = ANSWERS,
+) -> tuple[list[int], list[list[int]]]:
+  """(ids of the question and of what all answers begin with, those of each).
+
+  An answer is encoded whole, as the model would write it, and only then cut:
+  many tokenizers have one token for ' 0', and none of them ever sees 'Score: '.
+  """
+  if chat:
+    begin = question(tokenizer, prompt, chat=True)
+    whole = [begin + tokenizer.encode(answer) for answer in answers]
+  else:
+    begin, text = _begin(tokenizer), prompt + AFTER_PROMPT
+    whole = [begin + tokenizer.encode(text + answer) for answer in answers]
+  columns = zip(*whole, strict=False)
+  same = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+  length = sum(1 for _ in same)
+  choices = [ids[length:] for ids in whole]
+  if not all(choices):
+    raise ValueError(
+      f'answers {tuple(answers)}: to this tokenizer one is how another begins; '
+      'expected answers with tokens of their own.'
+    )
+  return whole[0][:length], choices
+
+
+def _begin(tokenizer: Tokenizer) -> list[int]:
+  return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+
+
+def _padded(asked, rows: int, S: int, T: int):
+  """(prompts, their mask, choices, their mask), padded on the right."""
+  prompts_PS, mask_PS = pad_prompts([context for context, _ in asked], rows, S)
+  mask_PS[len(asked) :, 0] = 1  # A row of padding is one token long.
+  num_choices = len(asked[0][1])
+  flat = [choice for _, choices in asked for choice in choices]
+  choices_BT, mask_BT = pad_prompts(flat, rows * num_choices, T)
+  return prompts_PS, mask_PS, choices_BT, mask_BT
+
+
+def _tell_of_long(num_long: int, num_asked: int, room: int):
+  if num_long:
+    logger.warning(
+      '%d of %d questions to the judge have more than max_prompt_tokens=%d: '
+      'no verdict', num_long, num_asked, room,
+    )  # fmt: skip

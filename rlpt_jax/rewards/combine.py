@@ -1,0 +1,81 @@
+"""Rewards made of rewards. What each part said is kept, to be logged by itself.
+
+Nothing is caught here: a reward that raises stops the run.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlpt_jax.rewards import scores
+from rlpt_jax.rewards.scores import Reward, Scores
+
+
+def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
+  """The sum of weight * reward over {name: (reward, weight)}.
+
+  No verdict from one part is no verdict at all: a sum of the others would be
+  another reward, on another scale, for some of a group. A part of weight 0 is
+  only looked at: it is computed, kept, and cannot take a verdict away.
+  """
+  if not rewards:
+    raise ValueError('no rewards to combine; expected {name: (reward, weight)}')
+  for name, (_, weight) in rewards.items():
+    if not math.isfinite(weight):
+      raise ValueError(f'{name}: expected a finite weight, found {weight}.')
+
+  def combined(examples, completions):
+    parts = {
+      name: reward(examples, completions)
+      for name, (reward, _) in rewards.items()
+    }
+    first = next(iter(parts.values()))
+    total_PG = np.zeros_like(first.rewards_PG)
+    reasons_PG = np.full(total_PG.shape, 'scored', object)
+    # Backwards: of several without a verdict the first gives the reason.
+    for name, (_, weight) in reversed(rewards.items()):
+      if weight == 0:
+        continue
+      part = parts[name]
+      total_PG = total_PG + np.float32(weight) * part.rewards_PG
+      for place in zip(*np.nonzero(np.isnan(part.rewards_PG)), strict=True):
+        reasons_PG[place] = f'{name}/{part.reasons_PG[place]}'
+    return Scores(total_PG, reasons_PG.astype(np.str_), parts)
+
+  return combined
+
+
+def by_kind(rewards: Mapping[str, Reward]) -> Reward:
+  """Asks {kind: reward} about the examples of its kind.
+
+  A part holds the rows of its kind alone, in order.
+  """
+
+  def combined(examples, completions):
+    scores.check_groups(examples, completions)
+    kinds = [example.kind for example in examples]
+    if unknown := sorted(set(kinds) - set(rewards)):
+      raise ValueError(
+        f'examples of kind {unknown[0]!r}, but rewards for '
+        f'{sorted(rewards)} only. Add one for it.'
+      )
+    verdicts: list = [None] * len(examples)
+    parts = {}
+    for kind, reward in rewards.items():
+      rows = [p for p, found in enumerate(kinds) if found == kind]
+      if not rows:
+        continue
+      part = parts[kind] = reward(
+        [examples[p] for p in rows], [completions[p] for p in rows]
+      )
+      for p, rewards_G, reasons_G in zip(
+        rows, part.rewards_PG, part.reasons_PG, strict=True
+      ):
+        verdicts[p] = map(scores.Verdict, rewards_G, reasons_G)
+    flat = [verdict for group in verdicts for verdict in group]
+    together = scores.grouped(flat, len(examples))
+    return dataclasses.replace(together, parts=parts)
+
+  return combined

@@ -1,0 +1,163 @@
+"""Rewards without a judge: how probable what really follows is, to a model that
+has read the policy's own reasoning, and to one that has not.
+
+With x the prompt, c the reasoning (a completion up to and with the tag that
+opens its prediction), y the reference and n its length:
+
+  with_(c) = log p(y | x, c)      without = log p(y | x, tag)
+
+  information_gain   (with_ - without) / n
+      RLP (2510.01265): r(c) = log p(y | x, c) - log p(y | x), there of one
+      token at a time, `without` by a moving average of the policy.
+  perplexity_gain    100 * (1 - exp(-with_ / n) / exp(-without / n))
+      VR-CLI (2503.22828): I = 100 * (1 - PPL(y | x, c) / PPL(y | x)), by a
+      frozen copy; the reward is 0, 0.5, 0.9 or 1 as I is below 0.05, below 1,
+      below 2 or not: `steps`.
+  probability        exp(with_ / n)
+      VeriFree (2505.21493): r(c) = p(y | x, c), there without a length. Without
+      one it is 0 for any long text (2602.03979): use it for short answers.
+
+n counts tokens, bytes, or is 1: `per_token`, `per_byte`, `whole`. Whose p it is
+the caller chooses: the policy's, that of a frozen copy, a moving average's.
+y begins a token of its own, after the tag, with and without reasoning.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+
+from rlpt_jax.rewards import extract, scores
+from rlpt_jax.rewards.judge import Reference, asked
+from rlpt_jax.rewards.scores import Reward, Verdict
+
+# (contexts, continuations), token ids -> log-probability of each, summed.
+Logprob = Callable[[list[list[int]], list[list[int]]], Sequence[float]]
+# (with, without), each divided by the length -> reward.
+Gain = Callable[[float, float], float]
+# The tokens of a text and the text -> what log-probabilities are divided by.
+Length = Callable[[Sequence[int], str], int]
+
+
+def per_token(tokens: Sequence[int], text: str) -> int:
+  """Perplexity's own length."""
+  del text
+  return len(tokens)
+
+
+def per_byte(tokens: Sequence[int], text: str) -> int:
+  """The same for every tokenizer."""
+  del tokens
+  return len(text.encode('utf-8', 'surrogatepass'))
+
+
+def whole(tokens: Sequence[int], text: str) -> int:
+  """No normalisation: a long reference weighs more."""
+  del tokens, text
+  return 1
+
+
+def information_gain(with_: float, without: float) -> float:
+  """Nats that the reasoning saves (RLP)."""
+  return with_ - without
+
+
+def perplexity_gain(with_: float, without: float) -> float:
+  """Percent by which the reasoning lowers the perplexity (VR-CLI)."""
+  return 100 * -math.expm1(min(without - with_, 700.0))
+
+
+def probability(with_: float, without: float) -> float:
+  """How probable the reference is after the reasoning (VeriFree)."""
+  del without
+  return math.exp(with_)
+
+
+def steps(
+  gain: Gain,
+  *,
+  bounds: Sequence[float] = (0.05, 1.0, 2.0),
+  rewards: Sequence[float] = (0.0, 0.5, 0.9, 1.0),
+) -> Gain:
+  """rewards[k] for a gain that reaches k of the bounds; VR-CLI's by default."""
+  if len(rewards) != len(bounds) + 1 or list(bounds) != sorted(bounds):
+    raise ValueError(
+      f'bounds={bounds}, rewards={rewards}: expected rising bounds and one '
+      'reward more than there are bounds.'
+    )
+  return lambda *both: rewards[bisect.bisect_right(bounds, gain(*both))]
+
+
+def likelihood(
+  logprob: Logprob,
+  *,
+  encode: Callable[[str], list[int]],
+  gain: Gain = information_gain,
+  length: Length = per_token,
+  clip: tuple[float, float] = (-1.0, 1.0),
+  reference: Reference = asked,
+  find: extract.Extract = extract.prediction,
+) -> Reward:
+  """The reward `gain`, within `clip`.
+
+  A completion without a prediction gets the least there is, clip[0]: else a
+  policy whose gains are negative would do better to leave its tags away.
+  """
+  low, high = clip
+  if not -math.inf < low < high:  # NaN too.
+    raise ValueError(f'clip={clip}: expected a finite bound and a greater one.')
+  opened = encode(extract.START)
+
+  def reward(examples, completions):
+    scores.check_groups(examples, completions)
+    contexts, continuations, rows = [], [], []
+    for example, group in zip(examples, completions, strict=True):
+      text = reference(example)
+      expected, prompt = encode(text), [int(i) for i in example.prompt_tokens]
+      before = [reasoning(completion, find) for completion in group]
+      rows.append((expected, text, before))
+      if not expected:
+        continue
+      contexts.append(prompt + opened)
+      contexts += [prompt + encode(t) for t, _ in before if t is not None]
+      continuations += [expected] * (len(contexts) - len(continuations))
+    found = [float(x) for x in logprob(contexts, continuations)]
+    if len(found) != len(contexts):
+      raise ValueError(
+        f'{len(found)} log-probabilities of {len(contexts)} continuations; '
+        'expected one for each, in their order.'
+      )
+    values, verdicts = iter(found), []
+    for expected, text, before in rows:
+      if not expected:
+        verdicts += [Verdict(math.nan, 'gold/empty')] * len(before)
+        continue
+      n = length(expected, text)
+      without = next(values) / n
+      for thought, reason in before:
+        if thought is None:
+          verdicts.append(Verdict(low, reason))
+        else:
+          verdicts.append(_verdict(gain, next(values) / n, without, clip))
+    return scores.grouped(verdicts, len(examples))
+
+  return reward
+
+
+def reasoning(
+  completion: str, find: extract.Extract = extract.prediction
+) -> extract.Answer:
+  """A completion up to where its prediction begins, with the tag."""
+  found = find(completion)
+  if found.text is None:
+    return found
+  end = completion.rfind(extract.START) + len(extract.START)
+  return extract.Answer(completion[:end])
+
+
+def _verdict(gain: Gain, with_: float, without: float, clip) -> Verdict:
+  # No probability at all, or none before: nothing to compare.
+  if not (math.isfinite(with_) and math.isfinite(without)):
+    return Verdict(math.nan, 'likelihood/infinite')
+  value = gain(with_, without)
+  clipped = min(max(value, clip[0]), clip[1])
+  return Verdict(clipped, 'scored' if clipped == value else 'clipped')

@@ -1,0 +1,486 @@
+"""A judge behind a URL: any endpoint that speaks OpenAI's API.
+
+What can go wrong, and what becomes of the question:
+
+  timeout, connection, 5xx, 408, 425,   tried again after random(0, delay), the
+  an answer that is no JSON, or cut     delay doubling; None after `attempts`
+  429                                   the same, but for as long as `wait`
+  400, 413, 422 and other 4xx           None: this prompt is refused
+  3xx, 401, 403, 404, 405, 407          ValueError before the first answer: a
+                                        mistake; after it, as 5xx
+
+Retry-After is obeyed by all questions, since it is the server that asks. After
+`open_after` faults in a row the circuit opens: nothing is asked but a probe
+from time to time, a question of its own, so that no question of the run is to
+blame if it fails. When a probe is answered all go on; after `wait` seconds the
+run stops with `Unavailable`; what was answered until then is in the cache.
+
+The key is read from the environment when a call begins. It is in no attribute,
+and where a server repeats it, it is cut out of what is kept, raised or logged.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import email.utils
+import json
+import logging
+import os
+import pathlib
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
+
+PROBE = 'Say 1.'
+MAX_ANSWER = 4 * 2**20  # Bytes. A longer one is no answer.
+SHORTEST_SECRET = 8  # 'EMPTY' is what servers without keys are given.
+MISTAKES = frozenset({401, 403, 404, 405, 407})
+OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(ConnectionError):
+  """The judge did not answer for as long as the run was willing to wait."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+  """Who is asked, and how.
+
+  url: with its version, 'http://judge:8000/v1'.
+  chat: the prompt is a user's message; False: it is what a base model goes on
+    from.
+  fields: the rest of the request. Reasoning models want another limit, and
+    some servers a switch: {'chat_template_kwargs': {'enable_thinking': False}}.
+  key_env: the environment variable with the key, if one is asked for.
+  """
+
+  url: str
+  model: str
+  chat: bool = True
+  fields: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: {'max_tokens': 16, 'temperature': 0, 'seed': 0}
+  )
+  key_env: str | None = None
+
+  def __post_init__(self):
+    parts = urllib.parse.urlsplit(self.url)
+    if parts.username or parts.password or parts.query:
+      raise ValueError(
+        'url: has a user, a password or a query in it, which would be seen in '
+        'logs; expected an address alone. Give a key by key_env.'
+      )
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+      raise ValueError(
+        f'url={self.url!r}: expected an address such as '
+        "'http://127.0.0.1:8000/v1'."
+      )
+    if taken := sorted(OURS & self.fields.keys()):
+      raise ValueError(
+        f'fields: {taken[0]!r} is not for you to set; expected other fields of '
+        "the request, such as 'max_tokens'."
+      )
+
+  @property
+  def address(self) -> str:
+    """Where requests go."""
+    path = 'chat/completions' if self.chat else 'completions'
+    return f'{self.url.rstrip("/")}/{path}'
+
+  def body(self, prompt: str) -> dict[str, Any]:
+    """A request; what is answered depends on nothing else."""
+    asked = {'prompt': prompt}
+    if self.chat:
+      asked = {'messages': [{'role': 'user', 'content': prompt}]}
+    return {'model': self.model, **self.fields, **asked}
+
+  def key(self) -> str | None:
+    """The secret, from the environment."""
+    if self.key_env is None:
+      return None
+    found = os.environ.get(self.key_env, '').strip()
+    if not found or not (found.isascii() and found.isprintable()):
+      raise ValueError(
+        f'key_env={self.key_env}: expected an environment variable with a key; '
+        f'it is {"not plain ASCII" if found else "not set, or empty"}.'
+      )
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patience:
+  """How hard a judge is tried. Times are seconds.
+
+  concurrency: requests at the same time.
+  timeout: of one request, from connecting to the last byte.
+  attempts: of one question, those that met a 429 not counted.
+  first_delay, longest_delay: bounds of what is waited between attempts.
+  open_after: faults in a row after which only probes are sent.
+  wait: for a judge that does not answer at all, before the run stops.
+  """
+
+  concurrency: int = 32
+  timeout: float = 60.0
+  attempts: int = 6
+  first_delay: float = 0.5
+  longest_delay: float = 30.0
+  open_after: int = 10
+  wait: float = 900.0
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if not value > 0:  # NaN too.
+        raise ValueError(f'{field.name}={value}: expected more than 0.')
+
+  def delay(self, times: int) -> float:
+    """The longest that is waited after so many faults."""
+    return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
+
+
+class Fault(NamedTuple):
+  """Why there was no answer. `cause` is one of few, to be counted."""
+
+  cause: str
+  detail: str
+  status: int = 0
+  retry_after: float = 0.0
+
+  @property
+  def is_refusal(self) -> bool:
+    """The server works, but does not want this question."""
+    return 400 <= self.status < 500 and not (
+      self.status in MISTAKES or self.status in (408, 425, 429)
+    )
+
+  @property
+  def is_mistake(self) -> bool:
+    return self.status in MISTAKES or 300 <= self.status < 400
+
+
+class Remote:
+  """Answers prompts, in their order; None where there is no answer.
+
+  A `Complete`. `counts` has 'asked', 'cached', 'requests', and the questions
+  without an answer as 'failed/timeout', 'failed/http/500', ...
+  """
+
+  def __init__(
+    self,
+    endpoint: Endpoint,
+    patience: Patience | None = None,
+    *,
+    cache: str | pathlib.Path | None = None,
+  ):
+    endpoint.key()  # A key that is missing is known now.
+    self.endpoint, self.patience = endpoint, patience or Patience()
+    self.counts: collections.Counter[str] = collections.Counter()
+    self._cache = AnswerCache(cache) if cache else None
+    # Not the run's: nothing of a run depends on when it asked. And hosts with
+    # the same seed would all come back at the same moment.
+    self._random = random.Random()
+    self._faults_in_a_row, self._last_fault = 0, None
+    self._has_answered, self._not_before = False, 0.0
+    # The loop lives as long as a call, so that at exit nothing is waited for.
+    self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
+    self._calls: set[_Call] = set()
+    self._closed = False
+
+  def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+    if self._closed:
+      raise RuntimeError(f'{self.endpoint.url}: asked after it was closed.')
+    prompts, call = list(prompts), _Call()
+    self._calls.add(call)
+    try:
+      ran = self._worker.submit(call.run, lambda: self._answer_all(prompts))
+      return ran.result()
+    finally:
+      # Where this thread was interrupted, the question is withdrawn.
+      call.cancel()
+      self._calls.discard(call)
+
+  def close(self):
+    """Ends calls that run, in whatever thread, and waits for their end."""
+    self._closed = True
+    for call in list(self._calls):
+      call.cancel()
+    self._worker.shutdown(cancel_futures=True)
+    if self._cache is not None:
+      self._cache.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  # What follows runs in the worker.
+
+  async def _answer_all(self, prompts: list[str]) -> list[str | None]:
+    answers = [self._cached(prompt) for prompt in prompts]
+    missing = [i for i, answer in enumerate(answers) if answer is None]
+    self.counts['asked'] += len(prompts)
+    self.counts['cached'] += len(prompts) - len(missing)
+    if not missing:
+      return answers
+    faults: list[Fault] = []
+    async with _session(self.endpoint, self.patience) as session:
+      batch = _Batch(session, self.endpoint, self.patience)
+
+      async def ask(i: int):
+        found = await self._ask(batch, prompts[i])
+        if isinstance(found, Fault):
+          self.counts[f'failed/{found.cause}'] += 1
+          faults.append(found)
+        else:
+          answers[i] = found
+
+      try:
+        async with asyncio.TaskGroup() as group:
+          for i in missing:
+            group.create_task(ask(i))
+      except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    # Not one question that it wants: the fault is not with the questions.
+    is_refused = not self._has_answered and len(faults) == len(prompts)
+    if is_refused and all(fault.is_refusal for fault in faults):
+      raise self._mistake(faults[0])
+    return answers
+
+  def _cached(self, prompt: str) -> str | None:
+    if self._cache is None:
+      return None
+    return self._cache.get(self._key_of(prompt))
+
+  def _key_of(self, prompt: str) -> str:
+    # Without the address: the same model elsewhere is the same judge.
+    body = self.endpoint.body(prompt)
+    return content_key(chat=self.endpoint.chat, body=body)
+
+  async def _ask(self, batch: '_Batch', prompt: str) -> str | Fault:
+    """The answer to one question, or why it has none in the end."""
+    attempts = times = 0
+    limited_since = None
+    while True:
+      async with batch.room:
+        await self._until_open(batch)
+        found = await self._try(batch, prompt)
+      if isinstance(found, str):
+        # A judge that says nothing may have another day.
+        if self._cache is not None and found.strip():
+          self._cache.put(self._key_of(prompt), found)
+        return found
+      if found.is_refusal:
+        return found
+      now = time.monotonic()
+      if found.status == 429:
+        limited_since = limited_since or now
+        if now - limited_since > self.patience.wait:
+          return found
+      else:
+        limited_since, attempts = None, attempts + 1
+        if attempts >= self.patience.attempts:
+          return found
+      await asyncio.sleep(self._random.uniform(0, self.patience.delay(times)))
+      times += 1
+
+  async def _try(self, batch: '_Batch', prompt: str) -> str | Fault:
+    self.counts['requests'] += 1
+    found = await batch.post(self.endpoint.address, self.endpoint.body(prompt))
+    if isinstance(found, str):
+      self._has_answered, self._faults_in_a_row = True, 0
+    elif found.is_refusal:
+      self._faults_in_a_row = 0
+    elif found.is_mistake and not self._has_answered:
+      raise self._mistake(found)
+    else:
+      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, found
+      pause = min(found.retry_after, self.patience.wait)
+      self._not_before = max(self._not_before, time.monotonic() + pause)
+    return found
+
+  async def _until_open(self, batch: '_Batch'):
+    """Returns when a question may be asked."""
+    async with batch.turn:  # One probes, the others wait for it.
+      if self._is_down():
+        await self._probe(batch)
+      await asyncio.sleep(max(0, self._not_before - time.monotonic()))
+
+  def _is_down(self) -> bool:
+    return self._faults_in_a_row >= self.patience.open_after
+
+  async def _probe(self, batch: '_Batch'):
+    """Asks until something is answered."""
+    since, times = time.monotonic(), 0
+    logger.warning(
+      '%s: %d requests failed in a row (%s); waiting for it, %g s at most',
+      self.endpoint.url, self._faults_in_a_row, self._last_fault.detail,
+      self.patience.wait,
+    )  # fmt: skip
+    while self._is_down():
+      now = time.monotonic()
+      delay = max(self.patience.delay(times), self._not_before - now)
+      if now + delay - since > self.patience.wait:
+        raise self._unavailable(now - since)
+      await asyncio.sleep(delay)
+      # One of those that were still on their way may have been answered.
+      if self._is_down():
+        await self._try(batch, PROBE)
+      times += 1
+    logger.warning(
+      '%s: answers again after %.0f s', self.endpoint.url,
+      time.monotonic() - since,
+    )  # fmt: skip
+
+  def _unavailable(self, waited: float) -> Unavailable:
+    kept = 'No answers are kept, for want of a cache'
+    if self._cache is not None:
+      kept = f'What was answered is in {self._cache.path}'
+    return Unavailable(
+      f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
+      f'(wait={self.patience.wait:g}), last: {self._last_fault.detail}. '
+      f'{kept}; start the run again when it is back.'
+    )
+
+  def _mistake(self, fault: Fault) -> ValueError:
+    asked = self.endpoint
+    key = f', the key in ${asked.key_env}' if asked.key_env else ''
+    return ValueError(
+      f'{asked.address}: {fault.detail}. Are the address, '
+      f'model={asked.model!r}, fields={dict(asked.fields)}{key} as expected?'
+    )
+
+
+class _Call:
+  """A coroutine that another thread waits for, and may cancel."""
+
+  def __init__(self):
+    self._lock, self._is_cancelled = threading.Lock(), False
+    self._stop: Callable[[], Any] | None = None
+
+  def run(self, main: Callable[[], Any]):
+    with asyncio.Runner() as runner:
+      loop = runner.get_loop()
+      with self._lock:
+        task = loop.create_task(main())
+        self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        if self._is_cancelled:
+          task.cancel()
+      try:
+        return loop.run_until_complete(task)
+      except asyncio.CancelledError:
+        raise RuntimeError('the judge was closed before it answered') from None
+      finally:
+        with self._lock:
+          self._stop = None
+
+  def cancel(self):
+    with self._lock:
+      self._is_cancelled = True
+      if self._stop:
+        self._stop()
+
+
+class _Batch:
+  """What the questions of one call share."""
+
+  def __init__(self, session, endpoint: Endpoint, patience: Patience):
+    self._session, self._patience = session, patience
+    self._clean = _cleaner(endpoint)
+    self.room = asyncio.Semaphore(patience.concurrency)
+    self.turn = asyncio.Lock()
+
+  async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
+    """The text of one answer. Whatever aiohttp raises holds the headers."""
+    import aiohttp
+
+    try:
+      # Another host must not get the key.
+      async with self._session.post(
+        address, json=body, allow_redirects=False
+      ) as response:
+        status, data = response.status, bytearray()
+        retry_after = response.headers.get('Retry-After', '')
+        async for chunk in response.content.iter_chunked(2**16):
+          data += chunk
+          if len(data) > MAX_ANSWER:
+            return Fault('garbled', f'more than {MAX_ANSWER:,} bytes')
+    except TimeoutError:
+      return Fault('timeout', f'no answer in {self._patience.timeout:g} s')
+    except (aiohttp.ClientError, OSError) as error:
+      said = f'{type(error).__name__}: {self._clean(str(error))}'
+      return Fault('connection', said)
+    if status == 200:
+      answer = _text(data)
+      if answer is None:
+        return Fault('garbled', f'no answer in {self._excerpt(data)}')
+      return self._clean(answer)
+    said = f'HTTP {status} {self._excerpt(data)}'
+    return Fault(f'http/{status}', said, status, _seconds(retry_after))
+
+  def _excerpt(self, data: bytes) -> str:
+    """The message of an error, or how the body begins, on one line."""
+    text = data.decode(errors='replace')
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+      text = str(json.loads(text)['error']['message'])
+    # Before it is cut, which might leave half a key.
+    return repr(' '.join(self._clean(text).split())[:200])
+
+
+# The key is a local variable of these two only: some tracebacks show variables.
+
+
+def _session(endpoint: Endpoint, patience: Patience):
+  import aiohttp
+
+  key = endpoint.key()
+  return aiohttp.ClientSession(
+    headers={'Authorization': f'Bearer {key}'} if key else {},
+    connector=aiohttp.TCPConnector(limit=0),  # The semaphore is the limit.
+    timeout=aiohttp.ClientTimeout(total=patience.timeout),
+  )
+
+
+def _cleaner(endpoint: Endpoint) -> Callable[[str], str]:
+  key = endpoint.key()
+  if key is None or len(key) < SHORTEST_SECRET:
+    return lambda text: text
+  return lambda text: text.replace(key, '[key]')
+
+
+def _text(data: bytes) -> str | None:
+  """What an answer says; None if it is not one."""
+  try:
+    choice = json.loads(data)['choices'][0]
+    said = (
+      choice['message']['content'] if 'message' in choice else choice['text']
+    )
+  except (ValueError, TypeError, LookupError, RecursionError):
+    return None
+  if said is None:  # All its tokens went into thinking, say.
+    return ''
+  return said if isinstance(said, str) else None
+
+
+def _seconds(retry_after: str) -> float:
+  """A Retry-After: a number or a date."""
+  try:
+    seconds = float(retry_after)
+  except ValueError:
+    try:
+      when = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+      return 0.0
+    if when.tzinfo is None:
+      when = when.replace(tzinfo=datetime.UTC)
+    seconds = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
+  return seconds if 0 < seconds < float('inf') else 0.0
