@@ -78,6 +78,10 @@ class Layout:
     axes = dict(self.activation_rules)['batch']
     return math.prod(self.mesh.shape[axis] for axis in axes)
 
+  def whole_batch(self, rows: int) -> int:
+    """So many rows, or the next number that splits evenly."""
+    return -(-rows // self.batch_size) * self.batch_size
+
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
@@ -93,6 +97,28 @@ class Layout:
     return jax.make_array_from_callback(
       x.shape, self.sharding(x.shape, axes), lambda index: x[index]
     )
+
+  def share(self, rows: int) -> tuple[int, int]:
+    """(host, hosts): this process's devices hold share `host` of so many rows,
+    of `hosts` shares of one size. Processes may hold the same one.
+    """
+    sharding = self.sharding((rows,), ('batch',))
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    bounds = [index[0].indices(rows) for index in indices]
+    first, last = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    return first // (last - first), rows // (last - first)
+
+  def put_share(self, x, rows: int, *axes: str | None) -> jax.Array:
+    """This process's share of so many rows, as a part of the whole array."""
+    x = np.asarray(x)
+    shape = (rows, *x.shape[1:])
+    first = self.share(rows)[0] * len(x)
+
+    def part(index):
+      start, stop, _ = index[0].indices(rows)
+      return x[(slice(start - first, stop - first), *index[1:])]
+
+    return jax.make_array_from_callback(shape, self.sharding(shape, axes), part)
 
   def _partition(self, shape, axes, rules) -> PartitionSpec:
     rules, taken, parts = dict(rules), set(), []
@@ -144,3 +170,19 @@ def make_layout(
     devices=devices,
   )
   return Layout(mesh, devices[0].platform)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+  """How many devices each axis has, as a run configures it; -1: the rest."""
+
+  data: int = 1
+  fsdp: int = -1
+  tensor: int = 1
+  expert: int = 1
+
+  def layout(self) -> Layout:
+    """Over all devices."""
+    return make_layout(
+      data=self.data, fsdp=self.fsdp, tensor=self.tensor, expert=self.expert
+    )

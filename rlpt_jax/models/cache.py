@@ -94,15 +94,6 @@ def put(old, update, start, *, axis: int):
   )
 
 
-def write(cache: Cache, new: Cache, start) -> Cache:
-  """The cache with `new` at positions start, start + 1, ... of every row."""
-  return Cache(
-    k_LBKHS=put(cache.k_LBKHS, new.k_LBKHS, start, axis=4),
-    v_LBKSH=put(cache.v_LBKSH, new.v_LBKSH, start, axis=3),
-    mask_BS=put(cache.mask_BS, new.mask_BS, start, axis=1),
-  )
-
-
 def per_row(x_P, rows: int, readers: Readers | None = None):
   """[rows, ...]: what every row of the batch finds in the row that it reads."""
   if readers is None:

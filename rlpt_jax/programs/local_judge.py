@@ -134,8 +134,7 @@ def scorer(
   A fixed number of rows, and a length that follows from a question's own: its
   scores do not depend on its company.
   """
-  devices = decoder.layout.batch_size
-  rows = -(-rows // devices) * devices
+  rows = decoder.layout.whole_batch(rows)
 
   def score(prompts: list[str]) -> list[tuple[float, ...]]:
     asked = [split(tokenizer, p, chat=chat, answers=answers) for p in prompts]

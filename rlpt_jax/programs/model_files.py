@@ -1,5 +1,7 @@
 """A model on disk, whichever of the two kinds: a Hugging Face directory or a
-directory of checkpoints, which keeps what is not weights under `assets/`.
+directory of checkpoints, which keeps what is not weights under `assets/`. Or
+none yet: 'random:NAME' has a name of the zoo, and weights that follow from a
+seed.
 """
 
 import contextlib
@@ -13,16 +15,16 @@ import jax
 
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.core import weights
-from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.layout import Layout, make_layout
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import huggingface
-from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.models import huggingface, zoo
+from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.training.checkpoints import Store
 
-ASSETS = (
-  'assets'  # Beside the steps: tokenizer files, the original config.json.
-)
+# Beside the steps: tokenizer files, the original config.json.
+ASSETS = 'assets'
+RANDOM = 'random:'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +41,30 @@ class ModelFiles:
   def assets(self) -> pathlib.Path:
     return self.path / ASSETS if self.is_checkpoint else self.path
 
-  def load_params(self, *, layout: Layout, dtype='float32'):
-    """The parameters, each on its devices."""
+  def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
+    """The parameters, each on its devices. `seed`: of random ones."""
     specs = decoder_lib.specs(self.config)
     if not self.is_checkpoint:
       return huggingface.load(self.path, specs, layout=layout, dtype=dtype)
     shapes = weights.shapes(specs, layout=layout, dtype=dtype)
     with Store(self.path, read_only=True) as store:
       return store.restore({'params': shapes}, step=self.step).trees['params']
+
+  def decoder(self, *, dtype: str, tensor: int = 1) -> Decoder:
+    """The model on all devices, to read or sample: each `tensor` of them hold
+    its weights, which a layout that splits them also by the batch would have to
+    gather again for every chunk.
+    """
+    layout = make_layout(data=-1, fsdp=1, tensor=tensor)
+    return Decoder(self.config, Compute(dtype=dtype), layout)
+
+  def check_tokenizer(self, tokenizer: Tokenizer):
+    """Raises where it has tokens that the model does not know."""
+    if tokenizer.vocab_size > self.config.vocab_size:
+      raise ValueError(
+        f'{self.path}: its vocabulary has {self.config.vocab_size} tokens, the '
+        f"tokenizer's {tokenizer.vocab_size}. Is this its tokenizer?"
+      )
 
   def has_tokenizer(self) -> bool:
     names = ('tokenizer.json', 'tokenizer.model')
@@ -57,8 +75,33 @@ class ModelFiles:
     return tokenizer_lib.load(source or self.assets)
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomModel(ModelFiles):
+  """A model of the zoo before it has seen anything; its tokens are bytes."""
+
+  @property
+  def assets(self) -> None:
+    return None
+
+  def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
+    specs = decoder_lib.specs(self.config)
+    return weights.init(specs, jax.random.key(seed), layout=layout, dtype=dtype)
+
+  def has_tokenizer(self) -> bool:
+    return False
+
+  def load_tokenizer(self, source: str | None = None) -> Tokenizer:
+    return tokenizer_lib.load(source or 'bytes')
+
+
 def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
   """The model at a path; of checkpoints, the newest or that of `step`."""
+  name = str(path).removeprefix(RANDOM)
+  if name != str(path):
+    config = zoo.get(name)
+    return RandomModel(
+      pathlib.Path(path), config, is_checkpoint=False, step=None
+    )
   path = pathlib.Path(path)
   if not path.is_dir():
     raise ValueError(

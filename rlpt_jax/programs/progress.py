@@ -57,12 +57,11 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
-  def update(self, *, prompts: int, completions: int, tokens: int):
-    """prompts: all that are done. completions, tokens: those of this run, of
-    the tokens also those of completions that still run.
-    """
+  def update(self, prompts: int, completions: int, tokens: int):
+    """What this run has done; tokens are also those of completions that run."""
     if self._console is None:
       return
+    prompts += self._earlier
     now = self._clock()
     self._seen.append((now, tokens))
     while self._seen[0][0] < now - WINDOW_SECONDS and len(self._seen) > 2:

@@ -11,8 +11,6 @@ from typing import Literal
 
 import jax
 
-from rlpt_jax.core.layout import make_layout
-from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import model_files
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
@@ -82,20 +80,13 @@ def serve(
   token = read_token(token_env)
   files = model_files.find(model, step=step)
   loaded_tokenizer = files.load_tokenizer(tokenizer)
-  if loaded_tokenizer.vocab_size > files.config.vocab_size:
-    raise ValueError(
-      f'{model}: its vocabulary has {files.config.vocab_size} tokens, the '
-      f"tokenizer's {loaded_tokenizer.vocab_size}. Is this its tokenizer?"
-    )
+  files.check_tokenizer(loaded_tokenizer)
   # Before the weights: what stands in the way is known now.
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):
       print(warning, file=sys.stderr)
-    # Weights whole, or split by `tensor`: what the batch splits would have to
-    # be gathered again for every chunk.
-    layout = make_layout(data=-1, fsdp=1, tensor=tensor)
-    slots = -(-slots // layout.batch_size) * layout.batch_size
-    decoder = Decoder(files.config, Compute(dtype=dtype), layout)
+    decoder = files.decoder(dtype=dtype, tensor=tensor)
+    slots = decoder.layout.whole_batch(slots)
     plan = Plan(
       slots=slots,
       group=GROUP,
@@ -117,7 +108,7 @@ def serve(
     )
     # No name for the parameters: the engine has its copy, one is enough.
     with Engine(
-      decoder, files.load_params(layout=layout, dtype=dtype), plan
+      decoder, files.load_params(layout=decoder.layout, dtype=dtype), plan
     ) as engine:
       warm_up(engine)
       asyncio.run(_run(engine, served, sock, token))

@@ -144,22 +144,19 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
   """The plan with its default number of prompts, as the layout splits them."""
   if plan.prompts is not None:
     return plan
-  split = layout.batch_size
-  return dataclasses.replace(
-    plan, prompts=-(-plan.num_prompts // split) * split
-  )
+  return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
 
 
 def check(plan: Plan, decoder: Decoder) -> Memory:
   """What the plan takes; raises where that is more than there is."""
-  plan, split = fitted(plan, decoder.layout), decoder.layout.batch_size
+  plan, layout = fitted(plan, decoder.layout), decoder.layout
   for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
-    if rows % split:
+    if rows != layout.whole_batch(rows):
       raise ValueError(
-        f'{name}={rows}: expected a multiple of {split}, the devices that '
-        f'split a batch; the next is {-(-rows // split) * split}.'
+        f'{name}={rows}: expected a multiple of {layout.batch_size}, the '
+        f'devices that split a batch; the next is {layout.whole_batch(rows)}.'
       )
-  needed, room = memory(plan, decoder), plan.memory or _room(decoder.layout)
+  needed, room = memory(plan, decoder), plan.memory or _room(layout)
   if room is not None and needed.total > room:
     longest = 'slots or max_new_tokens'
     if needed.prefixes > needed.own:

@@ -131,8 +131,10 @@ class Request:
     if self.interruption is None:
       return int(NEVER)
     low, high = self.interruption.after
-    random = np.random.default_rng(self.key_words(sample))
-    return int(random.integers(low, high, endpoint=True))
+    # Not of numpy's generators, whose numbers may change with its version.
+    words = self.key_words(sample).astype('<u4').tobytes()
+    digest = hashlib.blake2b(words, digest_size=8).digest()
+    return low + int.from_bytes(digest, 'little') % (high - low + 1)
 
 
 FinishReason = Literal['stop', 'length', 'cancelled']
@@ -160,6 +162,16 @@ class Completion:
     if not self.versions.size:
       return None
     return min(self.prompt_version, int(self.versions.min()))
+
+
+def cut(completion: Completion, length: int | None) -> Completion:
+  """Its first tokens."""
+  arrays = {
+    field.name: getattr(completion, field.name)[:length]
+    for field in dataclasses.fields(Completion)
+    if field.type is np.ndarray
+  }
+  return dataclasses.replace(completion, **arrays)
 
 
 def join(pieces: list[Completion]) -> Completion:

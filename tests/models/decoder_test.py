@@ -114,33 +114,6 @@ def test_a_group_with_a_shared_prompt_is_its_rows(model, one_device):
   _assert_close(shared, plain, 5e-6)
 
 
-@pytest.mark.parametrize('model', MODELS)
-def test_a_cache_filled_token_by_token_is_one_pass(model, one_device):
-  decoder, params = _decoder(model, one_device), _params(model, one_device)
-  prompts, prompt_mask, completions, _ = _group_batch()
-  B = PROMPTS * GROUP
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def step(decoder, params, token_B1, prefix, own, t):
-    ones = jnp.ones((B, 1), jnp.int32)
-    out = lib.forward(decoder, params, token_B1, ones, (prefix, own))
-    return out.hidden_BTD, cache_lib.write(own, out.cache, t)
-
-  prefix = lib.forward(decoder, params, prompts, prompt_mask).cache
-  own = cache_lib.empty(
-    decoder.config, B, LENGTH, dtype='float32', layout=one_device
-  )
-  hidden = []
-  for t in range(LENGTH):
-    token_B1 = completions[:, t : t + 1]
-    hidden_B1D, own = step(decoder, params, token_B1, prefix, own, t)
-    hidden.append(hidden_B1D)
-  ones = jnp.ones((B, LENGTH), jnp.int32)
-  whole = lib.forward(decoder, params, completions, ones, (prefix,))
-  _assert_close(jnp.concatenate(hidden, 1), whole.hidden_BTD, 5e-6)
-  _assert_close(own, whole.cache, 5e-6)
-
-
 def _stacked(output):
   """An output of a tuple of layers as one of stacked layers."""
 

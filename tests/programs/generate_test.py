@@ -24,8 +24,8 @@ from rlpt_jax.core import weights
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface, zoo
+from rlpt_jax.programs import asked, model_files
 from rlpt_jax.programs import generate as generate_lib
-from rlpt_jax.programs import model_files
 from rlpt_jax.programs.convert import convert
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
@@ -180,7 +180,7 @@ def test_a_stop_is_found_in_the_text(bpe_model, tmp_path):
   prompts.write_text('import\ndef\n')
   assert _generate(bpe_model, prompts, whole, '-n', 64) == 0
   tokenizer = tokenizer_lib.load(bpe_model)
-  (special,) = generate_lib.special_ids(tokenizer, ('<|im_end|>',))
+  (special,) = asked.special_ids(tokenizer, ('<|im_end|>',))
   # The end of a token and the beginning of the next, as no token is.
   lines = _lines(whole)
   first, second = map(
@@ -221,7 +221,7 @@ def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
 
   monkeypatch.setattr(generate_lib, 'Engine', Engine)
   monkeypatch.setattr(
-    generate_lib.Progress, 'update', lambda self, **now: updates.append(now)
+    generate_lib.Progress, 'update', lambda self, *now: updates.append(now)
   )
   prompts, whole = tmp_path / 'p.txt', tmp_path / 'whole.jsonl'
   prompts.write_text(''.join(f'{"def " * (i % 4)}is\n' for i in range(16)))
@@ -237,15 +237,7 @@ def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
   assert sum(lengths) < 0.6 * sum(map(len, _ids(whole)))
   sampled = engines[1].counts['tokens']
   assert sum(lengths) <= sampled <= sum(-(-x // 16) * 16 for x in lengths)
-  assert updates[-1] == {'prompts': 16, 'completions': 16, 'tokens': sampled}
-
-
-def test_special_ids():
-  tokenizer = ByteTokenizer()
-  assert generate_lib.special_ids(None, ()) == ()
-  assert generate_lib.special_ids(tokenizer, ('a', '<eos', '<pad>')) == (257,)
-  with pytest.raises(ValueError, match=r"'<eos>' is a special token, which"):
-    generate_lib.special_ids(tokenizer, ('<eos>\n',))
+  assert updates[-1] == (16, 16, sampled)
 
 
 def test_a_chat_is_by_the_template(bpe_model, tmp_path):

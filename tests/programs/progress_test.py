@@ -28,7 +28,7 @@ def _run(console, *, seconds, done=0):
       clock.now += 1
       completions = 2 * (second // 10)
       shown.update(
-        prompts=done + completions // 2,
+        prompts=completions // 2,
         completions=completions,
         tokens=10 * second,
       )

@@ -19,6 +19,11 @@ from rlpt_jax.sampling.requests import Interruption, Request
 from tests.models import references
 
 PROMPTS = ((5, 9, 200, 31, 7), (77, 3), (11,), (4, 4, 8, 120, 6, 90, 17))
+EIGHT_DEVICES = (
+  ('tiny_llama', {'fsdp': 2, 'tensor': 4}),
+  ('tiny_qwen3', {'fsdp': 8}),
+  ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),
+)
 
 
 @functools.cache
@@ -288,15 +293,7 @@ def test_groups_of_one_batch_have_one_size(one_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ('model', 'sizes'),
-  [
-    ('tiny_llama', {'fsdp': 2, 'tensor': 4}),
-    ('tiny_qwen3', {'fsdp': 8}),
-    ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),
-  ],
-  ids=str,
-)
+@pytest.mark.parametrize(('model', 'sizes'), EIGHT_DEVICES, ids=str)
 def test_eight_devices_sample_what_one_does(model, sizes, one_device):
   asked = requests(samples=4)
   expected = sample(*tiny(one_device, model), asked)

@@ -91,14 +91,49 @@ def test_greedy_tokens_are_those_of_transformers(family, one_device, tmp_path):
     np.testing.assert_array_equal(completion.tokens, row[:length])
 
 
-def test_neighbours_slots_order_and_restarts_change_no_bit(one_device):
-  decoder, params = tiny(one_device, 'tiny_qwen3')
+def test_sequences_across_chunks_end_and_interrupt(one_device):
+  decoder, params = tiny(one_device)
+  free = decode_test.flat(run(decoder, params, requests(max_new_tokens=40)))
+  first, fifth, ninth = (free[i].tokens.tolist() for i in (0, 4, 8))
+  asked = requests(
+    max_new_tokens=60,
+    stops=(tuple(first[6:10]), (1, 2, 3, 4, 5)),
+    interruption=Interruption(
+      phrase=(40, 41, 42), after=(10, 30), answer=6, unless=tuple(fifth[2:6])
+    ),
+  )
+  # Fewer slots than samples: each is taken by several, one after the other.
+  found = run(decoder, params, asked)
+  assert_same(found, decode_test.sample(decoder, params, asked))
+  found = decode_test.flat(found)
+  assert found[0].tokens.tolist() == first[:10]
+  assert found[0].finish_reason == 'stop'
+  assert found[4].is_own.all()
+  assert found[4].tokens[:40].tolist() == fifth
+  at = int(np.flatnonzero(~found[8].is_own)[0])
+  assert found[8].tokens[: at + 3].tolist() == [*ninth[:at], 40, 41, 42]
+  assert len(found[8].tokens) == at + 3 + 6
+
+
+@pytest.mark.parametrize(
+  ('model', 'dtype', 'cache_dtype'),
+  [
+    ('tiny_qwen3', 'float32', None),
+    pytest.param('tiny_qwen3_moe', 'bfloat16', None, marks=pytest.mark.slow),
+    pytest.param('tiny_llama', 'float32', 'int8', marks=pytest.mark.slow),
+  ],
+)
+def test_neighbours_slots_order_and_restarts_change_no_bit(
+  model, dtype, cache_dtype, one_device
+):
+  decoder, params = tiny(one_device, model, dtype)
+  plan = dataclasses.replace(PLAN, cache_dtype=cache_dtype)
   asked = mixed()
-  expected = run(decoder, params, asked)
+  expected = run(decoder, params, asked, plan)
   order = list(range(len(asked)))
   for seed in (1, 2):
     random.Random(seed).shuffle(order)
-    shuffled = run(decoder, params, [asked[i] for i in order])
+    shuffled = run(decoder, params, [asked[i] for i in order], plan)
     assert_same(shuffled, [expected[i] for i in order], tolerance=0)
   # Alone, and only the last of its samples, as after a restart.
   for request, group in zip(asked, expected, strict=True):
@@ -107,7 +142,7 @@ def test_neighbours_slots_order_and_restarts_change_no_bit(one_device):
         request, first_sample=2, samples=1,
         max_new_tokens=request.limits[2], interruption=request.interruption,
       )  # fmt: skip
-      alone = run(decoder, params, [last])
+      alone = run(decoder, params, [last], plan)
       assert_same(alone, [group[2:]], tolerance=0)
 
 
@@ -143,8 +178,8 @@ def reference(decoder, versions, prefix_params, request, completion):
     zip(fed, completion.versions, strict=True)
   ):
     params = versions[version]
-    out = forward(decoder, params, token * one, one, (prefix, own))
-    own = cache_lib.write(own, out.cache, t)
+    out = forward(decoder, params, token * one, one, (prefix,), (own, t))
+    own = out.cache
     logits = head.logits(decoder, params, out.hidden_BTD)[0, 0]
     found.append(
       [
@@ -389,15 +424,7 @@ def test_broken_weights_are_noticed(one_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ('model', 'sizes'),
-  [
-    ('tiny_llama', {'fsdp': 2, 'tensor': 4}),
-    ('tiny_qwen3', {'fsdp': 8}),
-    ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),
-  ],
-  ids=str,
-)
+@pytest.mark.parametrize(('model', 'sizes'), decode_test.EIGHT_DEVICES, ids=str)
 def test_eight_devices_sample_what_one_does(model, sizes, one_device):
   asked = mixed()
   expected = run(*tiny(one_device, model), asked, SHARDED)

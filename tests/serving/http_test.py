@@ -450,18 +450,24 @@ def test_what_runs_may_finish_when_the_server_stops():
       _complete(client)
 
 
+def _two_calls_that_go_on(server, client):
+  """A stream that has begun, and the socket of a call that waits for all."""
+  stream = _complete(client, max_tokens=10_000, stream=True)
+  next(iter(stream))
+  waiting = _socket(
+    server, {'model': 'toy', 'prompt': 'a', 'max_tokens': 10_000}
+  )
+  toy.eventually(lambda: len(server.engine.rows) == 2)
+  return stream, waiting
+
+
 def test_what_takes_too_long_is_told_so(monkeypatch):
   from rlpt_jax.serving import http as http_lib
 
   monkeypatch.setattr(http_lib, 'GRACE', 0.1)
   engine = _endless()
   with toy.running(engine, PATIENT) as server, _client(server) as client:
-    stream = _complete(client, max_tokens=10_000, stream=True)
-    next(iter(stream))
-    waiting = _socket(
-      server, {'model': 'toy', 'prompt': 'a', 'max_tokens': 10_000}
-    )
-    toy.eventually(lambda: len(engine.rows) == 2)
+    stream, waiting = _two_calls_that_go_on(server, client)
     server.stop()
     with pytest.raises(openai.APIError, match='shutting down'):
       _streamed(stream)
@@ -488,12 +494,7 @@ def test_a_client_that_does_not_read_does_not_keep_it_from_stopping():
 def test_an_engine_that_fails_ends_the_server():
   engine = _endless()
   with toy.running(engine, PATIENT) as server, _client(server) as client:
-    stream = _complete(client, max_tokens=10_000, stream=True)
-    next(iter(stream))
-    waiting = _socket(
-      server, {'model': 'toy', 'prompt': 'a', 'max_tokens': 10_000}
-    )
-    toy.eventually(lambda: len(engine.rows) == 2)
+    stream, waiting = _two_calls_that_go_on(server, client)
     engine.fail_at = engine.steps + 5
     with pytest.raises(openai.APIError, match='The engine failed: Floating'):
       _streamed(stream)

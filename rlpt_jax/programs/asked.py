@@ -1,0 +1,121 @@
+"""What `rlpt generate` is asked: prompts as tokens, and what ends an answer."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.programs import prompt_files
+from rlpt_jax.programs.model_files import ModelFiles
+from rlpt_jax.programs.prompt_files import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """Prompts of a file, for one model."""
+
+  prompts: list[Prompt]
+  tokens: list[tuple[int, ...]]  # Of each prompt.
+  tokenizer: Tokenizer | None  # None: tokens in, tokens out.
+  stop: tuple[str, ...]  # Texts, and names of special tokens,
+  stop_ids: tuple[int, ...]  # which are here, with the model's own end.
+
+  @property
+  def longest(self) -> int:
+    return max(map(len, self.tokens))
+
+  @property
+  def digest(self) -> str:
+    """Says which prompts these are, as texts and as tokens."""
+    sha256 = hashlib.sha256()
+    for prompt, ids in zip(self.prompts, self.tokens, strict=True):
+      sha256.update(json.dumps([prompt.fields, ids]).encode())
+    return f'{len(self.prompts)}, sha256 {sha256.hexdigest()[:16]}'
+
+
+def read(
+  path: pathlib.Path,
+  files: ModelFiles,
+  *,
+  tokenizer: str | None,
+  chat: bool,
+  stop: tuple[str, ...],
+  max_prompt_tokens: int | None,
+) -> Asked:
+  """The prompts of a file; raises for the first that does not fit."""
+  prompts = prompt_files.read_prompts(path)
+  has_text = any('prompt' in prompt.fields for prompt in prompts)
+  loaded = None
+  if tokenizer or has_text or chat or stop or files.has_tokenizer():
+    loaded = files.load_tokenizer(tokenizer)
+  tokens = [tokens_of(prompt, loaded, chat) for prompt in prompts]
+  check_tokens(tokens, prompts, files.config.vocab_size, max_prompt_tokens)
+  stop_ids = (loaded.eos_ids if loaded else ()) + special_ids(loaded, stop)
+  return Asked(prompts, tokens, loaded, stop, stop_ids)
+
+
+def tokens_of(
+  prompt: Prompt, tokenizer: Tokenizer | None, chat: bool
+) -> tuple[int, ...]:
+  """What the model reads of a prompt."""
+  if 'prompt_tokens' in prompt.fields:
+    if chat:
+      raise ValueError(
+        f'{prompt.where}: prompt_tokens and --chat: expected "prompt", a text '
+        'for the chat template. Leave out --chat for tokens that have theirs.'
+      )
+    return tuple(prompt.fields['prompt_tokens'])
+  text = prompt.fields['prompt']
+  if chat:
+    return tuple(tokenizer.encode_chat([{'role': 'user', 'content': text}]))
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  tokens = begin + tokenizer.encode(text)
+  if not tokens:
+    raise ValueError(
+      f'{prompt.where}: {text!r} has no tokens: expected at least one.'
+    )
+  return tuple(tokens)
+
+
+def check_tokens(
+  tokens: list[tuple[int, ...]],
+  prompts: list[Prompt],
+  vocab_size: int,
+  max_prompt_tokens: int | None,
+):
+  """Raises for the first prompt that the model or the user has no room for."""
+  for prompt, ids in zip(prompts, tokens, strict=True):
+    if max(ids) >= vocab_size:
+      raise ValueError(
+        f'{prompt.where}: token {max(ids)} is beyond the vocabulary of the '
+        f'model ({vocab_size}). Is this its tokenizer?'
+      )
+    if max_prompt_tokens and len(ids) > max_prompt_tokens:
+      raise ValueError(
+        f'{prompt.where}: {len(ids):,} tokens, expected at most '
+        f'--max_prompt_tokens={max_prompt_tokens}. Shorten the prompt, or '
+        'raise that.'
+      )
+
+
+def special_ids(
+  tokenizer: Tokenizer | None, stop: tuple[str, ...]
+) -> tuple[int, ...]:
+  """The special tokens among the stop strings, which no text would show."""
+  if not all(stop):
+    raise ValueError("--stop='': expected at least one character.")
+  found = []
+  for i in range(tokenizer.vocab_size if stop else 0):
+    name = tokenizer.decode([i], keep_special=True)
+    mixed = [text for text in stop if name and name in text]
+    if not mixed or tokenizer.decode([i]):
+      continue
+    for text in mixed:
+      if text != name:
+        raise ValueError(
+          f'--stop={text!r}: {name!r} is a special token, which the text of a '
+          'completion does not have: expected it alone, or text alone.'
+        )
+    found.append(i)
+  return tuple(found)

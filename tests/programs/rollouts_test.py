@@ -1,0 +1,41 @@
+"""Samples with their text; `rlpt generate` is tested by its command."""
+
+import numpy as np
+
+from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.programs import rollouts
+from rlpt_jax.sampling.engine import Engine
+from tests.sampling.decode_test import requests, tiny
+from tests.sampling.engine_test import PLAN
+
+
+def test_samples_come_in_order_and_end_at_their_text(one_device):
+  decoder, params = tiny(one_device)
+  asked = requests(max_new_tokens=24)
+  with Engine(decoder, params, PLAN) as engine:
+    whole = list(engine.run(asked))
+    plain = list(rollouts.complete(engine, asked, None))
+    for found, expected in zip(plain, whole, strict=True):
+      for sample, completion in zip(found, expected, strict=True):
+        assert sample.text is None
+        np.testing.assert_array_equal(
+          sample.completion.tokens, completion.tokens
+        )
+    # Some text of the second sample of the third prompt ends it.
+    tokenizer, steps = ByteTokenizer(), []
+    stop = tokenizer.decode(whole[2][1].tokens[5:7])
+    assert stop
+    found = list(
+      rollouts.complete(
+        engine, asked, tokenizer, stop=(stop,),
+        on_step=lambda *done: steps.append(done),
+      )
+    )  # fmt: skip
+    assert engine.is_idle
+  ended = found[2][1]
+  assert ended.finish_reason == 'stop'
+  assert ended.completion.tokens.tolist() == whole[2][1].tokens[:7].tolist()
+  assert len(ended.completion.logprobs) == 7
+  assert not ended.text.endswith(stop)
+  prompts, samples, _ = steps[-1]
+  assert (prompts, samples) == (4, 12)
