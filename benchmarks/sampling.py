@@ -15,11 +15,13 @@ sampled tokens over the time of everything, prompts included; medians of
 The limit of a decode step is the larger of two times:
   arithmetic  2 B (weights of the layers + V D) + 4 B L N H (S + T / 2)
               operations, over what a product of two large matrices
-              reaches in the same process
-  bandwidth   bytes of all weights (the head in float32), of the keys and values
+              reaches in the same process; of experts those that were chosen
+  bandwidth   bytes of all weights (of experts, those that so many rows are
+              expected to choose; the head in float32), of the keys and values
               of each prompt, once, and of each row's own T / 2, over what a
               copy of an array beyond any cache reaches
-share_of_limit is that time over the measured one, prompts included.
+share_of_limit is that time over the measured one, prompts included. All of one
+device.
 
 `tail`: lengths of a heavy tail; 1 in 16 samples runs to the limit, the others
 are log-normal around an eighth of it (sigma 0.5); the engine has as many slots
@@ -73,7 +75,7 @@ def make_decoder(arguments):
   """(decoder, random parameters)."""
   model = arguments.model
   config = zoo.get(model) if model else SIZES[arguments.size]
-  layout = make_layout()
+  layout = make_layout(devices=jax.devices()[:1])
   decoder = Decoder(config, Compute(dtype=arguments.dtype), layout)
   params = weights.init(
     decoder_lib.specs(config), jax.random.key(0), layout=layout,
@@ -97,6 +99,7 @@ def make_requests(arguments, config, seed, limits=None) -> list[Request]:
 
 def measure_spec(arguments) -> dict:
   decoder, params = make_decoder(arguments)
+  engine = None
   if arguments.engine:
     plan = Plan(
       slots=arguments.prompts * GROUP, group=GROUP, prompts=arguments.prompts,
@@ -119,6 +122,7 @@ def measure_spec(arguments) -> dict:
       times.append(time.perf_counter() - start)
       tokens = sum(len(c.tokens) for group in groups for c in group)
   seconds = statistics.median(times)
+  peak = peak_megabytes()  # Before `limit` makes arrays of its own.
   return {
     'sampler': 'engine' if arguments.engine else 'static',
     'tokens_per_second': round(tokens / seconds, 1),
@@ -126,8 +130,8 @@ def measure_spec(arguments) -> dict:
     **limit(arguments, decoder, seconds),
     'compilations': first.count,
     'compilations_after_the_first_batch': later.count,
-    'padding': padding(arguments),
-    'peak_megabytes': peak_megabytes(),
+    'padding': padding(arguments, engine),
+    'peak_megabytes': peak,
   }
 
 
@@ -138,13 +142,16 @@ def limit(arguments, decoder, seconds) -> dict:
   B, itemsize = P * GROUP, jnp.dtype(decoder.compute.dtype).itemsize
   head = c.vocab_size * c.embed_dim
   layers = weights.count(decoder_lib.specs(c)['layers'])
+  read = layers
   if c.num_experts:
-    experts = 3 * c.num_layers * c.embed_dim * c.mlp_dim
-    layers -= experts * (c.num_experts - c.experts_per_token)
+    E, k = c.num_experts, c.experts_per_token
+    expert = 3 * c.num_layers * c.embed_dim * c.mlp_dim
+    layers -= expert * (E - k)
+    read -= expert * E * (1 - k / E) ** B
   kv = 2 * c.num_layers * c.num_kv_heads * c.head_dim
   queries = c.num_layers * c.num_heads * c.head_dim
   operations = 2 * B * (layers + head) + 4 * B * queries * (S + T / 2)
-  num_bytes = itemsize * (layers + kv * (P * S + B * T / 2)) + 4 * head
+  num_bytes = itemsize * (read + kv * (P * S + B * T / 2)) + 4 * head
   flops, bandwidth = peak_flops(arguments.dtype), peak_bandwidth()
   least = T * max(operations / flops, num_bytes / bandwidth)
   bound = (
@@ -162,14 +169,17 @@ def limit(arguments, decoder, seconds) -> dict:
   }
 
 
-def padding(arguments) -> dict:
-  """Positions that are computed for nothing."""
-  S, T = arguments.prompt_length - 1, arguments.completion_length
-  P = arguments.prompts
-  return {
-    'of_prompts': round(1 - P * S / (_rows(P) * decode.bucket(S)), 3),
-    'of_steps': round(1 - P * T / (_rows(P) * -(-T // 32) * 32), 3),
-  }
+def padding(arguments, engine: Engine | None) -> dict:
+  """Shares of positions and of rows that are computed for nothing."""
+  if engine:
+    count = engine.counts
+    prompts = count['prompt_tokens'] / count['prompt_positions']
+    steps = count['tokens'] / count['row_steps']
+  else:  # All samples are of one length, so the loop leaves with the last.
+    P, S = arguments.prompts, arguments.prompt_length - 1
+    prompts = P * S / (_rows(P) * decode.bucket(S))
+    steps = P / _rows(P)
+  return {'of_prompts': round(1 - prompts, 3), 'of_steps': round(1 - steps, 3)}
 
 
 def _rows(prompts) -> int:
@@ -277,6 +287,7 @@ def measure_peers(arguments) -> dict:
     '--size', size, '--repeat', str(arguments.repeat),
     '--prompt_length', str(arguments.prompt_length),
     '--completion_length', str(arguments.completion_length),
+    *(['--engine'] if arguments.engine else []),
   ]  # fmt: skip
   small_batch = '4' if size == 'small' else '8'
   hf = [arguments.trl, 'peer_hf_generate.py', '--size', size]
@@ -330,7 +341,7 @@ if __name__ == '__main__':
   parser.add_argument('--prompt_length', type=int, default=128)
   parser.add_argument('--completion_length', type=int, default=128)
   parser.add_argument('--repeat', type=int, default=5)
-  parser.add_argument('--engine', action='store_true', help='of spec')
+  parser.add_argument('--engine', action='store_true', help='of spec and peers')
   parser.add_argument('--batches', type=int, default=8, help='of tail')
   parser.add_argument('--chunk', type=int, default=8, help='of tail')
   parser.add_argument('--prefixes', type=int, help='of tail')

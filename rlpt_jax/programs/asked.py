@@ -51,7 +51,8 @@ def read(
     loaded = files.load_tokenizer(tokenizer)
   tokens = [tokens_of(prompt, loaded, chat) for prompt in prompts]
   check_tokens(tokens, prompts, files.config.vocab_size, max_prompt_tokens)
-  stop_ids = (loaded.eos_ids if loaded else ()) + special_ids(loaded, stop)
+  eos_ids = loaded.eos_ids if loaded else files.eos_ids()
+  stop_ids = eos_ids + special_ids(loaded, stop)
   return Asked(prompts, tokens, loaded, stop, stop_ids)
 
 

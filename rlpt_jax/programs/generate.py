@@ -119,7 +119,7 @@ def generate(
     max_prompt_tokens=max_prompt_tokens,
   )
   settings = {
-    'model': str(model.resolve()),
+    'model': files.name,
     'step': files.step,
     'tokenizer': tokenizer,
     'prompts': asked.digest,

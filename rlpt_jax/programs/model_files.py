@@ -6,6 +6,7 @@ seed.
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import shutil
 import tempfile
@@ -41,6 +42,11 @@ class ModelFiles:
   def assets(self) -> pathlib.Path:
     return self.path / ASSETS if self.is_checkpoint else self.path
 
+  @property
+  def name(self) -> str:
+    """The same from wherever it is looked at."""
+    return str(self.path.resolve())
+
   def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
     """The parameters, each on its devices. `seed`: of random ones."""
     specs = decoder_lib.specs(self.config)
@@ -70,6 +76,16 @@ class ModelFiles:
     names = ('tokenizer.json', 'tokenizer.model')
     return any((self.assets / name).exists() for name in names)
 
+  def eos_ids(self) -> tuple[int, ...]:
+    """What ends a text, as the files beside the weights say."""
+    for name in ('generation_config.json', 'config.json'):
+      path = self.assets / name
+      found = json.loads(path.read_text()) if path.exists() else {}
+      eos = found.get('eos_token_id')
+      if eos is not None:
+        return tuple(eos) if isinstance(eos, list) else (eos,)
+    return ()
+
   def load_tokenizer(self, source: str | None = None) -> Tokenizer:
     """The model's tokenizer, or that of `source` ('bytes' or a path)."""
     return tokenizer_lib.load(source or self.assets)
@@ -83,12 +99,19 @@ class RandomModel(ModelFiles):
   def assets(self) -> None:
     return None
 
+  @property
+  def name(self) -> str:
+    return str(self.path)
+
   def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
     specs = decoder_lib.specs(self.config)
     return weights.init(specs, jax.random.key(seed), layout=layout, dtype=dtype)
 
   def has_tokenizer(self) -> bool:
     return False
+
+  def eos_ids(self) -> tuple[int, ...]:
+    return ()
 
   def load_tokenizer(self, source: str | None = None) -> Tokenizer:
     return tokenizer_lib.load(source or 'bytes')
@@ -98,6 +121,8 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
   """The model at a path; of checkpoints, the newest or that of `step`."""
   name = str(path).removeprefix(RANDOM)
   if name != str(path):
+    if step is not None:
+      raise ValueError(f'{path}: a random model has no step {step}.')
     config = zoo.get(name)
     return RandomModel(
       pathlib.Path(path), config, is_checkpoint=False, step=None

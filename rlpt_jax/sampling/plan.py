@@ -29,9 +29,10 @@ class Plan:
   max_prompt_tokens, max_new_tokens: the longest of each that a request may ask.
   chunk: tokens between two looks at who is done: fewer fill slots sooner, more
     keep the host out of the way.
-  cache_dtype: None: the type of the activations. int8 halves bfloat16.
+  cache_dtype: None: the type of the activations. int8 halves bfloat16; on a CPU
+    nothing is won, for both are computed with in float32.
   memory: bytes of a device that weights and caches may take; None: nine tenths
-    of what the device says it has.
+    of what the device says is free.
   """
 
   slots: int
@@ -95,6 +96,7 @@ class Memory:
   own: int
   recent: int
   logits: int  # Of a step, with their noise.
+  widened: int  # Copies in float32 that XLA makes on a CPU, which has no less.
 
   @property
   def total(self) -> int:
@@ -125,6 +127,14 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   logits_shape = (plan.slots, c.vocab_size)
   logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
+  def widened():
+    """XLA widens what does not change before the loop, for all layers."""
+    if layout.platform != 'cpu' or dtype == 'float32':
+      return 0
+    return cache(plan.num_prompts, plan.prefix_length, 'float32') + cache(
+      plan.slots, plan.own_length, 'float32'
+    )
+
   def cache(rows, length, dtype):
     whole = cache_lib.num_bytes(decoder.config, rows, length, dtype=dtype)
     mask = rows * length  # Made for each chunk, not kept.
@@ -137,6 +147,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
     own=cache(plan.slots, plan.own_length, dtype),
     recent=cache(plan.slots, plan.chunk, decoder.compute.dtype),
     logits=4 * 4 * math.prod(logits.shard_shape(logits_shape)),
+    widened=widened(),
   )
 
 
@@ -165,7 +176,7 @@ def check(plan: Plan, decoder: Decoder) -> Memory:
       f'The sampler would take {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
       f'{_gib(needed.prefixes)}, completions '
-      f'{_gib(needed.own + needed.recent)}, logits '
+      f'{_gib(needed.own + needed.recent + needed.widened)}, logits '
       f'{_gib(needed.logits)}), there is room for {_gib(room)}: '
       f'lower {longest}, choose a smaller cache_dtype, or spread the model '
       'over more devices.'

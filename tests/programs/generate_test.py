@@ -211,6 +211,38 @@ def test_a_stop_is_found_in_the_text(bpe_model, tmp_path):
   assert min(found.values()) > 0, found
 
 
+def test_a_model_without_a_tokenizer_ends_where_its_files_say(model, tmp_path):
+  prompts, whole = tmp_path / 'p.jsonl', tmp_path / 'whole.jsonl'
+  prompts.write_text('{"prompt_tokens": [5, 9, 200]}\n')
+  greedy = ['--temperature', 0, '--max_new_tokens', 12]
+  assert _generate(model, prompts, whole, *greedy) == 0
+  (ids,) = _ids(whole)
+  eos = ids[4]
+  ends = ids.index(eos) + 1
+  with_end = tmp_path / 'with_end'
+  shutil.copytree(model, with_end)
+  (with_end / 'generation_config.json').write_text(
+    json.dumps({'eos_token_id': [eos, 258]})
+  )
+  out = tmp_path / 'c.jsonl'
+  assert _generate(with_end, prompts, out, *greedy) == 0
+  (line,) = _lines(out)
+  assert line['completion_tokens'] == ids[:ends]
+  assert line['finish_reason'] == 'stop'
+
+
+def test_a_random_model_is_named_from_anywhere(tmp_path, monkeypatch, capsys):
+  prompts, out = tmp_path / 'p.txt', tmp_path / 'c.jsonl'
+  prompts.write_text('a\n')
+  arguments = ['random:tiny_qwen3', prompts, out, '--max_new_tokens', 2]
+  assert _generate(*arguments) == 0
+  monkeypatch.chdir(tmp_path)
+  assert _generate(*arguments) == 0
+  assert 'complete already' in capsys.readouterr().out
+  assert _generate(*arguments, '--step', 7) == 2
+  assert 'a random model has no step 7' in capsys.readouterr().err
+
+
 def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
   engines, updates = [], []
 

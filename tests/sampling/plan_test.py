@@ -11,13 +11,14 @@ from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
+from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.sampling import caches
+from rlpt_jax.sampling import caches, chunks
 from rlpt_jax.sampling import plan as lib
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Request
-from rlpt_jax.sampling.table import Sizes
+from rlpt_jax.sampling.table import Sizes, Table
 
 
 def _layout(**sizes):
@@ -89,6 +90,34 @@ def test_memory_in_plain_arithmetic():
   small = dataclasses.replace(PLAN, cache_dtype='int8')
   # 32 bytes and a scale of 4 for what took 128.
   assert lib.memory(small, _decoder()).own == found.own * 36 // 128
+
+
+def test_on_a_cpu_small_caches_are_widened_and_that_is_planned(one_device):
+  plan = Plan(
+    slots=16, group=4, prompts=4, max_prompt_tokens=1025, max_new_tokens=1024,
+    chunk=16,
+  )  # fmt: skip
+  decoder = Decoder(zoo.get('tiny_qwen3'), Compute(dtype='float32'), one_device)
+  params = weights.init(
+    decoder_lib.specs(decoder.config), jax.random.key(0), layout=one_device
+  )
+  params, table = publish(decoder, params), Table(plan.slots, plan.sizes)
+  readers = Readers(np.arange(16).reshape(4, 4), np.arange(16))
+  slots = table.slots(np.zeros(4, np.int32), readers)
+  for cache_dtype in ('float32', 'bfloat16', 'int8'):
+    found = lib.memory(
+      dataclasses.replace(plan, cache_dtype=cache_dtype), decoder
+    )
+    stored = [
+      caches.empty(decoder, rows, 1024, cache_dtype) for rows in (4, 16)
+    ]
+    compiled = chunks.decode_chunk.lower(
+      decoder, params, *stored, slots, steps=plan.chunk
+    ).compile()
+    used = compiled.memory_analysis().temp_size_in_bytes
+    planned = found.recent + found.logits + found.widened
+    # Small arrays of a step are not planned.
+    assert 0.6 * planned < used < planned + 2e6, cache_dtype
 
 
 def test_a_plan_that_does_not_fit_says_what_to_lower():
