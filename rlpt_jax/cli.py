@@ -20,7 +20,8 @@ import traceback
 import typing
 
 PROGRAMS = (
-  'quickstart', 'prepare', 'preview', 'generate', 'serve', 'convert',
+  'quickstart', 'prepare', 'preview', 'train_sft', 'train_rl', 'generate',
+  'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 USAGE_ERROR = 2

@@ -180,9 +180,9 @@ class Axes:
   fsdp: int = -1
   tensor: int = 1
   expert: int = 1
+  devices: int | None = None  # The first so many; None: all.
 
   def layout(self) -> Layout:
-    """Over all devices."""
-    return make_layout(
-      data=self.data, fsdp=self.fsdp, tensor=self.tensor, expert=self.expert
-    )
+    sizes = dataclasses.asdict(self)
+    devices = jax.devices()[: sizes.pop('devices')]
+    return make_layout(**sizes, devices=devices)

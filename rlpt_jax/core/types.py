@@ -18,6 +18,7 @@ groups a batch without moving it.
 
 import dataclasses
 
+import jax
 import numpy as np
 
 
@@ -54,3 +55,23 @@ class Rows:
   tokens_BT: np.ndarray  # int32
   segments_BT: np.ndarray  # int32
   loss_BT: np.ndarray  # float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """What a policy learns from: P prompts with G completions each.
+
+  Everything is padded on the right; a prompt that left the loss, or is none,
+  has no token in `mask_PGT`. `weights_PGT` is the share of each token in the
+  loss of the whole batch, so a sum over a part of it is that part's share.
+  """
+
+  prompts_PS: np.ndarray | jax.Array  # int32
+  prompt_mask_PS: np.ndarray | jax.Array
+  tokens_PGT: np.ndarray | jax.Array  # int32
+  present_PGT: np.ndarray | jax.Array  # Where there is a token,
+  mask_PGT: np.ndarray | jax.Array  # and where it is the policy's and counts.
+  behavior_PGT: np.ndarray | jax.Array  # Log-probabilities when sampled.
+  advantages_PG: np.ndarray | jax.Array
+  weights_PGT: np.ndarray | jax.Array

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 # (params, microbatch) -> (its share of the loss, {name: an array of its rows})
 LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
@@ -33,9 +34,26 @@ class State:
 
 
 def make_state(params, optimizer: optax.GradientTransformation) -> State:
+  init = jax.jit(optimizer.init, out_shardings=shardings(optimizer, params))
   zero = jnp.zeros((), jnp.int32)
-  return State(
-    params, jax.jit(optimizer.init)(params), zero, zero.copy(), zero.copy()
+  return State(params, init(params), zero, zero.copy(), zero.copy())
+
+
+def shardings(optimizer: optax.GradientTransformation, params):
+  """Where the optimizer keeps its arrays: a moment beside its parameter.
+
+  Said, for XLA would not know: zeros follow from no parameter.
+  """
+  some = jax.tree.leaves(params)[0].sharding
+  if not isinstance(some, NamedSharding):
+    return None  # On one device, and free to move with what comes along.
+  everywhere = NamedSharding(some.mesh, PartitionSpec())
+  return optax.tree_map_params(
+    optimizer,
+    lambda _, param: param.sharding,
+    jax.eval_shape(optimizer.init, params),
+    params,
+    transform_non_params=lambda _: everywhere,
   )
 
 

@@ -1,0 +1,100 @@
+"""The loss of a policy on a batch, and what an update says of itself."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.algorithms.ratios import ratio_statistics, token_log_ratio
+from rlpt_jax.core.types import Batch
+
+# (params, prompts_PS, prompt_mask_PS, tokens_BT, present_BT)
+#   -> (log-probabilities_BT, entropies_BT), at the sampling temperature.
+Score = Callable[..., tuple[jax.Array, jax.Array]]
+# (logprobs_BT, behavior_BT, advantages_B1, mask_BT) -> loss_BT: losses.py.
+Loss = Callable[..., jax.Array]
+# (logprobs_BT, reference_BT, mask_BT) -> kl_BT: kl.py.
+Kl = Callable[..., jax.Array]
+
+
+def make_loss(
+  score: Score, loss: Loss, *, kl: Kl | None = None, kl_weight: float = 0.0
+):
+  """(params, batch) -> (its share of the loss, what `measure` needs of rows).
+
+  With a `kl`, `batch` is a pair: the Batch and reference_PGT, log-probabilities
+  of the policy that is not to be left.
+  """
+
+  def loss_fn(params, batch: Batch | tuple[Batch, jax.Array]):
+    batch, reference_PGT = batch if kl else (batch, None)
+    shape = batch.tokens_PGT.shape
+    rows = batch.advantages_PG.size
+    tokens_BT, present_BT, mask_BT, behavior_BT, weights_BT = (
+      x.reshape(rows, -1)
+      for x in (
+        batch.tokens_PGT, batch.present_PGT, batch.mask_PGT,
+        batch.behavior_PGT, batch.weights_PGT,
+      )
+    )  # fmt: skip
+    advantages_B1 = batch.advantages_PG.reshape(rows, 1)
+    logprobs_BT, entropies_BT = score(
+      params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
+    )
+    loss_BT, gradient_BT = _with_gradient(
+      lambda x_BT: loss(x_BT, behavior_BT, advantages_B1, mask_BT), logprobs_BT
+    )
+    if kl:
+      reference_BT = reference_PGT.reshape(rows, -1)
+      loss_BT += kl_weight * kl(logprobs_BT, reference_BT, mask_BT)
+    said = {
+      'logprobs_PGT': logprobs_BT,
+      'entropies_PGT': entropies_BT,
+      'has_gradient_PGT': gradient_BT != 0,
+    }
+    said = {name: x.reshape(shape) for name, x in said.items()}
+    return jnp.sum(weights_BT * loss_BT), jax.lax.stop_gradient(said)
+
+  return loss_fn
+
+
+def _with_gradient(loss, logprobs_BT):
+  """(loss_BT, its derivative with respect to each log-probability)."""
+  loss_BT = loss(logprobs_BT)
+  # Again, for itself: the outer gradient must not go through this one.
+  _, pull = jax.vjp(loss, jax.lax.stop_gradient(logprobs_BT))
+  (gradient_BT,) = pull(jnp.ones_like(loss_BT))
+  return loss_BT, gradient_BT
+
+
+def measure(batch, said: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """What a step logs of its update.
+
+  `gap` and `ratio` compare the learner with the policy that sampled: before the
+  first update of a batch they say how well sampler and learner agree. The clip
+  share is that of tokens with an advantage to which the loss gives no gradient.
+  """
+  batch = batch[0] if isinstance(batch, tuple) else batch
+  P, G, T = batch.mask_PGT.shape
+  mask_BT = batch.mask_PGT.reshape(P * G, T).astype(bool)
+  logprobs_BT, entropies_BT, has_gradient_BT, behavior_BT = (
+    x.reshape(P * G, T)
+    for x in (
+      said['logprobs_PGT'], said['entropies_PGT'], said['has_gradient_PGT'],
+      batch.behavior_PGT,
+    )
+  )  # fmt: skip
+  tokens = jnp.maximum(jnp.count_nonzero(mask_BT), 1)
+  with_advantage_BT = mask_BT & (batch.advantages_PG.reshape(-1, 1) != 0)
+  clipped_BT = with_advantage_BT & ~has_gradient_BT
+  log_ratio_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)
+  return {
+    'entropy': jnp.sum(entropies_BT, where=mask_BT) / tokens,
+    'clip_share': jnp.count_nonzero(clipped_BT)
+    / jnp.maximum(jnp.count_nonzero(with_advantage_BT), 1),
+    'tokens_in_loss': jnp.count_nonzero(mask_BT),
+    **{
+      f'sampler/{name}': value
+      for name, value in ratio_statistics(log_ratio_BT, mask_BT).items()
+    },
+  }

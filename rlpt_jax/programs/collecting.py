@@ -1,0 +1,215 @@
+"""Examples to experience: sampled, rewarded, and what a step says of it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.algorithms.advantages import judged, varies
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.core.types import Example
+from rlpt_jax.programs import rollouts
+from rlpt_jax.programs.rollouts import Sample
+from rlpt_jax.rewards.scores import Reward, Scores
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.requests import Request
+from rlpt_jax.training.experience import Group
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a policy is sampled.
+
+  stop: texts that end a completion besides the model's own end.
+  """
+
+  samples: int = 8
+  max_new_tokens: int = 1024
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  stop: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """Examples, their samples, and what the reward says of them."""
+
+  examples: Sequence[Example]
+  samples: Sequence[Sequence[Sample]]
+  scores: Scores
+
+  @property
+  def flat(self) -> np.ndarray:
+    """[P]: True where all verdicts of a group agree, or there is none."""
+    return ~np.asarray(varies(self.scores.rewards_PG))
+
+  def group(self, p: int) -> Group:
+    return Group(
+      self.examples[p].prompt_tokens,
+      [sample.completion for sample in self.samples[p]],
+      self.scores.rewards_PG[p],
+    )
+
+  def lines(self, learned: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """What a file of rollouts says of each completion."""
+    for p, (example, group) in enumerate(
+      zip(self.examples, self.samples, strict=True)
+    ):
+      for g, sample in enumerate(group):
+        completion = sample.completion
+        yield {
+          'example': example.id,
+          'sample': g,
+          'completion': sample.text,
+          'reward': _number(self.scores.rewards_PG[p, g]),
+          'reason': str(self.scores.reasons_PG[p, g]),
+          'finish_reason': sample.finish_reason,
+          'tokens': len(completion.tokens),
+          'learned_from': bool(learned[p]),
+          'references': list(example.references),
+        }
+
+
+def judge(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  reward: Reward,
+  sampling: Sampling,
+  examples: Sequence[Example],
+  names: Sequence[str],
+  timers: Timers,
+  *,
+  seed: int,
+) -> Judged:
+  """Samples the policy on examples and asks the reward.
+
+  names: of the random numbers: another name, other samples.
+  """
+  requests = [
+    Request(
+      prompt_tokens=tuple(example.prompt_tokens.tolist()),
+      id=name,
+      samples=sampling.samples,
+      seed=seed,
+      max_new_tokens=sampling.max_new_tokens,
+      temperature=sampling.temperature,
+      top_k=sampling.top_k,
+      top_p=sampling.top_p,
+      min_p=sampling.min_p,
+      stops=tuple((eos,) for eos in tokenizer.eos_ids),
+    )
+    for example, name in zip(examples, names, strict=True)
+  ]
+  with timers('rollout'):
+    groups = list(
+      rollouts.complete(engine, requests, tokenizer, stop=sampling.stop)
+    )
+  with timers('reward'):
+    texts = [[sample.text for sample in group] for group in groups]
+    scores = reward(examples, texts)
+  return Judged(examples, groups, scores)
+
+
+def together(parts: Sequence[Judged]) -> Judged:
+  """What was judged in several rounds, as one."""
+  if len(parts) == 1:
+    return parts[0]
+  return Judged(
+    [example for part in parts for example in part.examples],
+    [group for part in parts for group in part.samples],
+    _joined([part.scores for part in parts]),
+  )
+
+
+def _joined(scores: Sequence[Scores]) -> Scores:
+  names = dict.fromkeys(name for each in scores for name in each.parts)
+  return Scores(
+    np.concatenate([each.rewards_PG for each in scores]),
+    np.concatenate([each.reasons_PG for each in scores]),
+    {
+      name: _joined([each.parts[name] for each in scores if name in each.parts])
+      for name in names
+    },
+  )
+
+
+def metrics(judged_: Judged, version: int) -> dict[str, float]:
+  """What a step says of its rollouts; shares are of all completions."""
+  rewards_PG = judged_.scores.rewards_PG
+  reasons = judged_.scores.counts()
+  count = rewards_PG.size
+  completions = [s.completion for group in judged_.samples for s in group]
+  lengths = np.array([len(c.tokens) for c in completions])
+  cut = sum(
+    s.finish_reason == 'length' for group in judged_.samples for s in group
+  )
+  stale = np.concatenate([version - c.versions for c in completions])
+  found = {
+    **_reward_metrics('reward', rewards_PG),
+    'pass_rate': mean(rewards_PG > 0, of=rewards_PG),
+    'flat_group_share': float(np.mean(judged_.flat)),
+    'length/mean': float(lengths.mean()),
+    'length/p50': float(np.median(lengths)),
+    'length/p99': float(np.quantile(lengths, 0.99)),
+    'truncated_share': cut / count,
+    'format_failure_share': _share(reasons, 'format/', count),
+    'no_verdict_share': float(np.mean(~np.asarray(judged(rewards_PG)))),
+    'staleness/mean': float(stale.mean()),
+    'staleness/max': int(stale.max()),
+  }
+  kinds = np.array([example.kind for example in judged_.examples])
+  for kind in sorted(set(kinds.tolist())):
+    of_kind = rewards_PG[kinds == kind]
+    found[f'pass_rate/{kind}'] = mean(of_kind > 0, of=of_kind)
+  for name, part in judged_.scores.parts.items():
+    found |= _reward_metrics(f'reward/{name}', part.rewards_PG)
+  for reason, times in sorted(reasons.items()):
+    found[f'reason/{reason}'] = times / count
+  return found
+
+
+def mean(values_PG: np.ndarray, of: np.ndarray | None = None) -> float:
+  """Over those that have a verdict."""
+  there = ~np.isnan(values_PG if of is None else of)
+  return float(np.mean(values_PG[there])) if there.any() else math.nan
+
+
+def _reward_metrics(name: str, rewards_PG: np.ndarray) -> dict[str, float]:
+  rewards_PG = rewards_PG.astype(np.float64)
+  average = mean(rewards_PG)
+  return {
+    f'{name}/mean': average,
+    f'{name}/std': math.sqrt(mean((rewards_PG - average) ** 2)),
+  }
+
+
+def _share(reasons: dict[str, int], prefix: str, count: int) -> float:
+  return sum(n for r, n in reasons.items() if r.startswith(prefix)) / count
+
+
+def _number(x) -> float | None:
+  return None if np.isnan(x) else float(x)
+
+
+class Drawn:
+  """Examples in the order of the data, each with a number of its own."""
+
+  def __init__(self, examples: Iterator, *, count: int, position: Any):
+    self._examples, self.count, self.position = examples, count, position
+
+  def take(self, count: int) -> tuple[list[Example], list[str]]:
+    """The next examples and their names; fewer where the data ends."""
+    taken, names = [], []
+    while len(taken) < count and (loaded := next(self._examples, None)):
+      (example,) = loaded.examples
+      taken.append(example)
+      # In another epoch the same example has another name.
+      names.append(f'{self.count}/{example.id}')
+      self.count += 1
+      self.position = loaded.position
+    return taken, names

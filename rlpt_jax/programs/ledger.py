@@ -1,0 +1,50 @@
+"""What a run has computed, so that methods can be compared at equal compute."""
+
+from rlpt_jax.models import flops
+from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.programs.collecting import Judged
+
+
+class Ledger:
+  """Tokens and operations of rollouts and updates, by models/flops.py.
+
+  Operations that are needed, not those that padding adds; held-out evaluation
+  is not counted.
+  """
+
+  def __init__(
+    self,
+    model: DecoderConfig,
+    totals: dict[str, int],
+    *,
+    remat: str,
+    share_prompt: bool,
+  ):
+    self._model, self._remat = model, remat
+    self._share_prompt = share_prompt
+    self.totals = dict(totals)
+
+  def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
+    """The step's own and all since the beginning, as metrics."""
+    step = {
+      'rollout_tokens': 0, 'update_tokens': 0,
+      'rollout_flops': 0, 'update_flops': 0,
+    }  # fmt: skip
+    for example, samples, is_learned in zip(
+      judged.examples, judged.samples, learned, strict=True
+    ):
+      prompt = len(example.prompt_tokens)
+      lengths = [len(sample.completion.tokens) for sample in samples]
+      step['rollout_tokens'] += prompt + sum(lengths)
+      step['rollout_flops'] += flops.rollout(self._model, prompt, lengths)
+      if is_learned:
+        step['update_tokens'] += prompt + sum(lengths)
+        step['update_flops'] += flops.update(
+          self._model, prompt, lengths,
+          remat=self._remat, share_prompt=self._share_prompt,
+        )  # fmt: skip
+    for name, value in step.items():
+      self.totals[name] = self.totals.get(name, 0) + value
+    return {f'compute/{name}': value for name, value in step.items()} | {
+      f'compute/total_{name}': value for name, value in self.totals.items()
+    }

@@ -1,0 +1,177 @@
+"""A run's folder: what it was started with, and where it goes on.
+
+config.json     the settings; a run with others is refused
+checkpoints/    the newest of them is where the run goes on
+metrics.jsonl   a line for every step, and timing.jsonl, tensorboard/
+rollouts/       what was sampled, a file for every step that is kept
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import resource
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.core import settings, weights
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import huggingface
+from rlpt_jax.programs import model_files
+from rlpt_jax.programs.model_files import ModelFiles
+from rlpt_jax.training import learner
+from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.learner import State, make_state
+
+CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
+
+
+def check_config(
+  workdir: pathlib.Path, config: Any, may_change: Sequence[str] = ()
+):
+  """Notes the settings of a new run; raises where they are not those of the run
+  that is there.
+
+  may_change: names of settings that do not change what a run computes, or only
+    how far it goes.
+  """
+  wanted = _fixed(settings.described(config), may_change)
+  path = workdir / CONFIG
+  if path.exists():
+    try:
+      found = json.loads(path.read_text())
+    except ValueError as error:
+      raise ValueError(
+        f'{path}: not JSON: {error}. Choose another workdir.'
+      ) from error
+    if changed := settings.differences(found, wanted):
+      raise ValueError(
+        f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
+        'Go on with those, or choose another workdir.'
+      )
+    return
+  if (workdir / CHECKPOINTS).exists():
+    raise ValueError(
+      f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
+      'they were made with. Choose another workdir.'
+    )
+  if jax.process_index() == 0:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      fresh = path.with_suffix('.new')
+      fresh.write_text(json.dumps(wanted, indent=2) + '\n')
+      os.replace(fresh, path)
+    except OSError as error:
+      raise ValueError(
+        f'{workdir}: cannot be written to ({error.strerror}). Choose another '
+        'workdir.'
+      ) from error
+
+
+def _fixed(described: dict, may_change: Sequence[str]) -> dict:
+  fixed = {k: v for k, v in described.items() if k not in may_change}
+  return json.loads(json.dumps(fixed))  # As it will be read.
+
+
+@contextlib.contextmanager
+def checkpoints(
+  workdir: pathlib.Path,
+  files: ModelFiles,
+  *,
+  keep_last: int,
+  keep_every: int | None,
+) -> Iterator[Store]:
+  """The checkpoints of a run, which `rlpt generate` and `convert` can read."""
+  directory = workdir / CHECKPOINTS
+  with Store(directory, keep_last=keep_last, keep_every=keep_every) as store:
+    assets = directory / model_files.ASSETS
+    if jax.process_index() == 0 and not assets.exists():
+      fresh = directory / '.assets'
+      fresh.mkdir(exist_ok=True)
+      huggingface.copy_companions(files.assets, fresh, config=True)
+      fresh.replace(assets)
+    yield store
+
+
+def start(
+  store: Store, files: ModelFiles, layout: Layout, optimizer, *, seed: int
+) -> tuple[State, dict[str, Any]]:
+  """(state, record) of the newest checkpoint, or of a run that begins."""
+  if not store.steps():
+    params = files.load_params(layout=layout, seed=seed)
+    return make_state(params, optimizer), {}
+  restored = store.restore(shapes(files, layout, optimizer))
+  trees = restored.trees
+  state = State(trees['params'], trees['optimizer'], **trees['counts'])
+  return state, restored.record
+
+
+def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
+  """Starts to save a state, and what else the run needs to go on; nothing where
+  that state is saved already.
+  """
+  step = int(state.step)
+  if step in store.steps():
+    return
+  store.save(
+    step,
+    {
+      'params': state.params,
+      'optimizer': state.optimizer,
+      'counts': {
+        'step': state.step,
+        'skipped': state.skipped,
+        'skipped_in_a_row': state.skipped_in_a_row,
+      },
+    },
+    {'model': files.config.to_dict(), **record},
+  )
+
+
+def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
+  """What `restore` reads, with the place of every array; none is made."""
+  params = weights.shapes(
+    decoder_lib.specs(files.config), layout=layout, dtype='float32'
+  )
+  opt_state = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    jax.eval_shape(optimizer.init, params),
+    learner.shardings(optimizer, params),
+  )
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=layout.replicated())
+  counts = dict.fromkeys(('step', 'skipped', 'skipped_in_a_row'), count)
+  return {'params': params, 'optimizer': opt_state, 'counts': counts}
+
+
+def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
+  """Stops a run whose updates are not finite, one after the other."""
+  in_a_row = int(said['skipped_in_a_row'])
+  if in_a_row >= most:
+    raise ValueError(
+      f'step {step}: {in_a_row} updates in a row had a loss or a gradient that '
+      'is not finite; nothing was learned from them. Lower the learning rate, '
+      'or look at the data of these steps.'
+    )
+
+
+def memory() -> dict[str, float]:
+  """Of the first device, or of the process where that is the device."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}
+
+
+def check_positive(config: Any, *names: str):
+  """Raises for a setting that is not at least 1."""
+  for name in names:
+    value = getattr(config, name)
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(
+        f'Config.{name}={value!r}: expected a whole number of at least 1.'
+      )

@@ -1,0 +1,381 @@
+"""Learns from groups of completions and their rewards: RLPT, on-policy."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+
+from rlpt_jax.algorithms import advantages, losses, policy, reductions
+from rlpt_jax.core import compilations
+from rlpt_jax.core.layout import Axes, Layout
+from rlpt_jax.core.metrics import Writer
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.core.types import Batch
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.loader import Loader
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import scoring
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.programs import collecting, model_files, rollout_files, runs
+from rlpt_jax.programs.collecting import Drawn, Judged, Sampling
+from rlpt_jax.programs.ledger import Ledger
+from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.sampling.decode import bucket
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.table import Sizes
+from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, preemption
+from rlpt_jax.training.experience import make_batch
+from rlpt_jax.training.learner import make_update
+from rlpt_jax.training.optimizer import AdamW, make_optimizer
+
+SHOWN = (
+  ('reward', 'reward/mean', '.3f'),
+  ('held out', 'held_out/reward', '.3f'),
+  ('pass', 'pass_rate', '.3f'),
+  ('flat', 'flat_group_share', '.2f'),
+  ('length', 'length/mean', '.0f'),
+  ('cut', 'truncated_share', '.2f'),
+  ('entropy', 'entropy', '.3f'),
+  ('gradient', 'gradient_norm', '.3f'),
+  ('tokens/s', 'timing/tokens_per_s', ',.0f'),
+)
+# Settings that do not change what a run computes, or only how far it goes.
+MAY_CHANGE = (
+  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
+  'sampler_layout', 'rollouts_last', 'rollouts_every', 'max_skipped',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """A run. Papers: RLPT is 512 prompts of 8 samples at temperature 1, up to
+  8,192 tokens, learning rate 1e-6, no KL (2509.19249, section 4.1).
+
+  model: a Hugging Face directory, a directory of checkpoints, or random:NAME
+    with a name of the zoo.
+  reward: (examples, completions) -> Scores.
+  prompts: of a batch, with `sampling.samples` completions each.
+  flat_groups: groups whose rewards agree teach nothing. 'keep' counts them in
+    the denominators of the loss, 'drop' does not (ScaleRL), 'refill' samples
+    other prompts in their place (DAPO), up to `refill_rounds` times.
+  score: in_groups computes a prompt once for its group, in_rows for each row.
+  kl: an estimate from algorithms/kl.py, times `kl_weight` in the loss; the
+    reference is the model that the run began with.
+  held_out: what the policy is tried on before the first step and after every
+    `held_out_every` of them, with the same reward.
+  slots: completions that run at the same time; None: all of a batch.
+  max_skipped: updates that are not finite, in a row, before the run stops.
+  """
+
+  model: str
+  data: Data
+  reward: Reward
+  optimizer: AdamW
+  num_steps: int
+  prompts: int = 64
+  sampling: Sampling = Sampling()
+  max_prompt_tokens: int = 1024
+  advantages: Callable = advantages.group_normalized
+  loss: Callable = losses.ppo
+  reduction: Callable = reductions.completion_mean
+  flat_groups: Literal['keep', 'drop', 'refill'] = 'keep'
+  refill_rounds: int = 4
+  score: Callable = scoring.in_groups
+  kl: Callable | None = None
+  kl_weight: float = 0.0
+  held_out: Data | None = None
+  held_out_examples: int = 64
+  held_out_every: int = 50
+  held_out_sampling: Sampling = Sampling(samples=1)
+  compute: Compute = Compute()
+  layout: Axes = Axes()
+  sampler_layout: Axes = Axes(data=-1, fsdp=1)
+  num_microbatches: int = 1
+  slots: int | None = None
+  cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None
+  save_every: int = 50
+  keep_last: int = 2
+  keep_every: int | None = None
+  rollouts_last: int = 100
+  rollouts_every: int | None = 50
+  max_skipped: int = 5
+  seed: int = 0
+
+  def __post_init__(self):
+    runs.check_positive(
+      self, 'num_steps', 'prompts', 'max_prompt_tokens', 'refill_rounds',
+      'held_out_examples', 'held_out_every', 'num_microbatches', 'save_every',
+      'keep_last', 'rollouts_last', 'max_skipped',
+    )  # fmt: skip
+    if self.flat_groups not in ('keep', 'drop', 'refill'):
+      raise ValueError(
+        f'Config.flat_groups={self.flat_groups!r}: expected keep, drop or '
+        'refill.'
+      )
+    if self.prompts % self.num_microbatches:
+      raise ValueError(
+        f'Config.num_microbatches={self.num_microbatches}: expected a divisor '
+        f'of prompts={self.prompts}.'
+      )
+
+
+def train_rl(config: Config, *, workdir: pathlib.Path):
+  """Learns from groups of completions and their rewards.
+
+  Started again with the same settings it goes on where it was. SIGTERM saves
+  after the step that runs and exits with status 75.
+
+  Args:
+    workdir: The run's folder; it gets checkpoints, metrics and rollouts.
+  """
+  runs.check_config(workdir, config, MAY_CHANGE)
+  files = model_files.find(config.model)
+  decoder = Decoder(files.config, config.compute, config.layout.layout())
+  optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
+  score = functools.partial(
+    config.score, decoder, temperature=config.sampling.temperature
+  )
+  loss = policy.make_loss(
+    score, config.loss, kl=config.kl, kl_weight=config.kl_weight
+  )
+  update = make_update(
+    loss, optimizer, policy.measure, num_microbatches=config.num_microbatches
+  )
+  timers = Timers('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
+  with contextlib.ExitStack() as stack:
+    store = stack.enter_context(
+      runs.checkpoints(
+        workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
+      )
+    )
+    state, record = runs.start(
+      store, files, decoder.layout, optimizer, seed=config.seed
+    )
+    first_step = int(state.step)
+    with_reference = None
+    if config.kl:
+      began = files.load_params(layout=decoder.layout, seed=config.seed)
+      with_reference = with_reference_of(began, score)
+
+    loader = Loader(config.data, 1, position=record.get('position'))
+    stack.callback(loader.close)
+    tokenizer = loader.tokenizer
+    files.check_tokenizer(tokenizer)
+    drawn = Drawn(
+      stack.enter_context(contextlib.closing(iter(loader))),
+      count=record.get('drawn', 0),
+      position=loader.position,
+    )
+    held_out = read_held_out(config)
+    sampler = Decoder(
+      files.config, config.compute, config.sampler_layout.layout()
+    )
+    engine = stack.enter_context(
+      Engine(sampler, state.params, plan_for(config, tokenizer))
+    )
+    judge = functools.partial(
+      collecting.judge, engine, tokenizer, config.reward, seed=config.seed
+    )
+    ledger = Ledger(
+      files.config,
+      record.get('ledger', {}),
+      remat=config.compute.remat,
+      share_prompt=config.score is scoring.in_groups,
+    )
+    writer = stack.enter_context(
+      Writer(
+        workdir, first_step=first_step, num_steps=config.num_steps, shown=SHOWN
+      )
+    )
+    compiled = stack.enter_context(compilations.counted())
+    preempted = stack.enter_context(preemption())
+
+    def save(state):
+      record = {
+        'position': drawn.position,
+        'drawn': drawn.count,
+        'ledger': ledger.totals,
+      }
+      writer.sync()  # In this order: core/metrics.py.
+      runs.save(store, state, files, record)
+
+    for step in range(first_step, config.num_steps):
+      metrics = {}
+      if held_out and step == 0:
+        metrics |= evaluate(config, judge, held_out, timers, 'held_out_before')
+      collected = collect(config, judge, drawn, timers)
+      if collected is None:
+        print(f'the data ended before step {step}: {drawn.count:,} examples')
+        break
+      with timers('update'):
+        batch = put(decoder.layout, collected.batch)
+        if with_reference:
+          batch = with_reference(batch)
+        state, said = update(state, batch)
+        jax.block_until_ready(said['loss'])
+      runs.check_skipped(config.max_skipped, step, said)
+      with timers('publish'):
+        engine.publish(state.params)
+      is_last = step + 1 == config.num_steps
+      if held_out and (is_last or (step + 1) % config.held_out_every == 0):
+        metrics |= evaluate(config, judge, held_out, timers, 'held_out')
+      metrics |= collecting.metrics(collected.judged, engine.version - 1)
+      metrics |= said | ledger.add(collected.judged, collected.learned)
+
+      with timers('save'):
+        lines = collected.judged.lines(collected.learned)
+        rollout_files.write(workdir, step, lines)
+        rollout_files.prune(
+          workdir, step, last=config.rollouts_last, every=config.rollouts_every
+        )
+      told = preempted(step)
+      timing = timers.lap()
+      writer.write(
+        step,
+        metrics,
+        timing
+        | speed(collected, timing)
+        | runs.memory()
+        | {'timing/compilations': compiled.count},
+      )
+      if told or (step + 1) % config.save_every == 0:
+        with timers('save'):
+          save(state)
+      if told and not is_last:
+        print(f'told to leave: saved after step {step}', file=sys.stderr)
+        raise SystemExit(EXIT_PREEMPTED)
+    save(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """What a step learns from."""
+
+  judged: Judged  # All that was sampled.
+  learned: list[bool]  # Which of it is in the loss.
+  batch: Batch
+
+
+def collect(
+  config: Config, judge, drawn: Drawn, timers: Timers
+) -> Collected | None:
+  """Samples until there are groups enough; None where the data has ended."""
+  keeps_flat = config.flat_groups == 'keep'
+  rounds = config.refill_rounds if config.flat_groups == 'refill' else 1
+  parts, missing = [], config.prompts
+  while missing and len(parts) < rounds:
+    examples, names = drawn.take(missing)
+    if not examples:
+      break
+    parts.append(judge(config.sampling, examples, names, timers))
+    missing -= len(examples) if keeps_flat else int((~parts[-1].flat).sum())
+  if not parts:
+    return None
+  judged = collecting.together(parts)
+  learned = [keeps_flat or not flat for flat in judged.flat]
+  # Those that are learned from first; of the others what there is room for, so
+  # that a batch without any of the former has groups too.
+  order = sorted(range(len(learned)), key=lambda p: not learned[p])
+  batch = make_batch(
+    [judged.group(p) for p in order[: config.prompts]],
+    num_prompts=config.prompts,
+    advantages=config.advantages,
+    reduction=config.reduction,
+    keeps=keeps_judged if keeps_flat else keeps_varied,
+    room=bucket,
+  )
+  return Collected(judged, learned, batch)
+
+
+def keeps_judged(rewards_PG):
+  """[P, G]: all completions with a verdict."""
+  return advantages.judged(rewards_PG)
+
+
+def keeps_varied(rewards_PG):
+  """[P, G]: those of groups that teach something."""
+  varies_P = advantages.varies(rewards_PG)
+  return advantages.judged(rewards_PG) & varies_P[:, None]
+
+
+def read_held_out(config: Config):
+  """(examples, names) that the policy is tried on."""
+  if config.held_out is None:
+    return None
+  loader = Loader(config.held_out, config.held_out_examples)
+  with contextlib.closing(iter(loader)) as batches:
+    examples = next(batches).examples
+  loader.close()
+  return examples, [f'held_out/{example.id}' for example in examples]
+
+
+def evaluate(
+  config: Config, judge, held_out, timers: Timers, name: str
+) -> dict[str, float]:
+  """The reward on examples that are not learned from."""
+  found = judge(
+    config.held_out_sampling, *held_out, lambda part: timers('held_out')
+  )
+  rewards_PG = found.scores.rewards_PG
+  return {
+    f'{name}/reward': collecting.mean(rewards_PG),
+    f'{name}/pass_rate': collecting.mean(rewards_PG > 0, of=rewards_PG),
+  }
+
+
+def with_reference_of(params, score):
+  """Adds to a batch what the model that the run began with thinks of it."""
+
+  @jax.jit
+  def reference(params, batch: Batch):
+    shape = batch.tokens_PGT.shape
+    tokens_BT = batch.tokens_PGT.reshape(-1, shape[-1])
+    present_BT = batch.present_PGT.reshape(-1, shape[-1])
+    logprobs_BT, _ = score(
+      params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
+    )
+    return logprobs_BT.reshape(shape)
+
+  return lambda batch: (batch, reference(params, batch))
+
+
+def plan_for(config: Config, tokenizer) -> Plan:
+  """Room for a batch and for what is held out."""
+  tried = (config.sampling, config.held_out_sampling)
+  return Plan(
+    slots=config.slots or config.prompts * config.sampling.samples,
+    group=max(sampling.samples for sampling in tried),
+    max_prompt_tokens=config.max_prompt_tokens,
+    max_new_tokens=max(sampling.max_new_tokens for sampling in tried),
+    cache_dtype=config.cache_dtype,
+    sizes=Sizes(
+      stops=max(1, len(tokenizer.eos_ids)), stop_tokens=1, phrase_tokens=1
+    ),
+  )
+
+
+def put(layout: Layout, batch: Batch) -> Batch:
+  """The batch on its devices, prompts split among them."""
+  return jax.tree.map(
+    lambda x: layout.put(x, 'batch', *[None] * (x.ndim - 1)), batch
+  )
+
+
+def speed(collected: Collected, timing: dict[str, float]) -> dict[str, float]:
+  """Sampled tokens over the time of everything, and of sampling alone."""
+  tokens = sum(
+    len(sample.completion.tokens)
+    for group in collected.judged.samples
+    for sample in group
+  )
+  return {
+    'timing/tokens_per_s': tokens / timing['timing/step_s'],
+    'timing/rollout_tokens_per_s': tokens
+    / max(timing['timing/rollout_s'], 1e-9),
+  }

@@ -1,0 +1,263 @@
+"""Learns text: next-token pre-training and supervised cold start."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.core import compilations
+from rlpt_jax.core.layout import Axes, Layout
+from rlpt_jax.core.metrics import Writer
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.core.types import Rows
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.loader import Loader
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import flops, scoring
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.programs import model_files, runs
+from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, preemption
+from rlpt_jax.training.learner import make_update
+from rlpt_jax.training.optimizer import (
+  AdamW,
+  learning_rates,
+  make_optimizer,
+)
+
+SHOWN = (
+  ('loss', 'loss', '.4f'),
+  ('held out', 'held_out/loss', '.4f'),
+  ('entropy', 'entropy', '.3f'),
+  ('gradient', 'gradient_norm', '.3f'),
+  ('rate', 'learning_rate', '.1e'),
+  ('tokens/s', 'timing/tokens_per_s', ',.0f'),
+)
+# Settings that do not change what a run computes, or only how far it goes.
+MAY_CHANGE = (
+  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout', 'max_skipped',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """A run; which tokens are learned is the task's: all of a text (tasks.Ntp),
+  or what the assistant says (tasks.Sft).
+
+  RLPT's cold start: batches of 1,024, learning rate 2e-5, cosine, 3 epochs
+  (2509.19249, section 4.1; of rows or of conversations it does not say).
+
+  model: a Hugging Face directory, a directory of checkpoints, or random:NAME
+    with a name of the zoo.
+  batch_size: rows of an update, of the task's row_tokens each.
+  held_out: rows that are not learned from; their loss is taken before the first
+    step and after every `held_out_every` of them.
+  max_skipped: updates that are not finite, in a row, before the run stops.
+  """
+
+  model: str
+  data: Data
+  optimizer: AdamW
+  num_steps: int
+  batch_size: int = 64
+  held_out: Data | None = None
+  held_out_rows: int = 64
+  held_out_every: int = 100
+  compute: Compute = Compute()
+  layout: Axes = Axes()
+  num_microbatches: int = 1
+  save_every: int = 100
+  keep_last: int = 2
+  keep_every: int | None = None
+  max_skipped: int = 5
+  seed: int = 0
+
+  def __post_init__(self):
+    runs.check_positive(
+      self, 'num_steps', 'batch_size', 'held_out_rows', 'held_out_every',
+      'num_microbatches', 'save_every', 'keep_last', 'max_skipped',
+    )  # fmt: skip
+    if self.batch_size % self.num_microbatches:
+      raise ValueError(
+        f'Config.num_microbatches={self.num_microbatches}: expected a divisor '
+        f'of batch_size={self.batch_size}.'
+      )
+
+
+def train_sft(config: Config, *, workdir: pathlib.Path):
+  """Learns text: next-token pre-training and supervised cold start.
+
+  Started again with the same settings it goes on where it was. SIGTERM saves
+  after the step that runs and exits with status 75.
+
+  Args:
+    workdir: The run's folder; it gets checkpoints and metrics.
+  """
+  runs.check_config(workdir, config, MAY_CHANGE)
+  files = model_files.find(config.model)
+  decoder = Decoder(files.config, config.compute, config.layout.layout())
+  layout = decoder.layout
+  optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
+  rates = learning_rates(config.optimizer)
+  loss = functools.partial(loss_of_rows, decoder)
+  update = make_update(
+    loss, optimizer, measure, num_microbatches=config.num_microbatches
+  )
+  timers = Timers('data', 'update', 'held_out', 'save')
+  with contextlib.ExitStack() as stack:
+    store = stack.enter_context(
+      runs.checkpoints(
+        workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
+      )
+    )
+    state, record = runs.start(
+      store, files, layout, optimizer, seed=config.seed
+    )
+    first_step, totals = int(state.step), record.get('totals', {})
+    host, hosts = layout.share(config.batch_size)
+    loader = Loader(
+      config.data, config.batch_size, host=host, hosts=hosts,
+      position=record.get('position'),
+    )  # fmt: skip
+    stack.callback(loader.close)
+    files.check_tokenizer(loader.tokenizer)
+    position = loader.position
+    batches = stack.enter_context(contextlib.closing(iter(loader)))
+    held_out = read_held_out(config, layout)
+    writer = stack.enter_context(
+      Writer(
+        workdir, first_step=first_step, num_steps=config.num_steps, shown=SHOWN
+      )
+    )
+    compiled = stack.enter_context(compilations.counted())
+    preempted = stack.enter_context(preemption())
+
+    def save(state):
+      writer.sync()  # In this order: core/metrics.py.
+      runs.save(store, state, files, {'position': position, 'totals': totals})
+
+    for step in range(first_step, config.num_steps):
+      metrics = {'learning_rate': float(rates(step))}
+      if held_out and step == 0:
+        metrics['held_out_before/loss'] = jax.jit(loss)(state.params, held_out)[
+          0
+        ]
+      with timers('data'):
+        loaded = next(batches, None)
+        if loaded is None:
+          print(f'the data ended before step {step}')
+          break
+        position = loaded.position
+        batch = put(layout, loaded.examples, config.batch_size)
+      with timers('update'):
+        state, said = update(state, batch)
+        runs.check_skipped(config.max_skipped, step, said)
+      is_last = step + 1 == config.num_steps
+      if held_out and (is_last or (step + 1) % config.held_out_every == 0):
+        with timers('held_out'):
+          metrics['held_out/loss'] = jax.jit(loss)(state.params, held_out)[0]
+      metrics |= said | count(files.config, config, loaded.examples, totals)
+      told = preempted(step)
+      timing = timers.lap()
+      tokens = metrics['compute/tokens']
+      writer.write(
+        step, metrics, timing | runs.memory() | {
+          'timing/tokens_per_s': tokens / timing['timing/step_s'],
+          'timing/compilations': compiled.count,
+        },
+      )  # fmt: skip
+      if told or (step + 1) % config.save_every == 0:
+        with timers('save'):
+          save(state)
+      if told and not is_last:
+        print(f'told to leave: saved after step {step}', file=sys.stderr)
+        raise SystemExit(EXIT_PREEMPTED)
+    save(state)
+
+
+def loss_of_rows(decoder: Decoder, params, batch):
+  """(share of the mean over the batch's tokens of -log p, what each has)."""
+  logprobs_BT, entropies_BT = scoring.in_packed_rows(
+    decoder, params, batch['tokens_BT'], batch['segments_BT']
+  )
+  weights_BT = batch['weights_BT']
+  rows = {'logprobs_BT': logprobs_BT, 'entropies_BT': entropies_BT}
+  loss = -jnp.sum(jnp.where(weights_BT > 0, weights_BT * logprobs_BT, 0.0))
+  return loss, jax.lax.stop_gradient(rows)
+
+
+def measure(batch, rows) -> dict[str, jax.Array]:
+  """What a step says of the tokens that it learned."""
+  weights_BT = batch['weights_BT']
+  return {
+    'entropy': jnp.sum(weights_BT * rows['entropies_BT'], where=weights_BT > 0),
+    'tokens_in_loss': jnp.count_nonzero(weights_BT),
+  }
+
+
+def put(layout: Layout, rows: Rows, batch_size: int) -> dict[str, jax.Array]:
+  """This host's share of a batch, as a part of it, with the weight of each
+  token in the loss.
+  """
+  _, hosts = layout.share(batch_size)
+  tokens_BT, segments_BT, loss_BT = (
+    layout.put_share(_filled(x, batch_size // hosts), batch_size, 'batch', None)
+    for x in (rows.tokens_BT, rows.segments_BT, rows.loss_BT)
+  )
+  return {
+    'tokens_BT': tokens_BT,
+    'segments_BT': segments_BT,
+    'weights_BT': _weights(loss_BT),
+  }
+
+
+def _filled(x_BT: np.ndarray, rows: int) -> np.ndarray:
+  """The last batch of the data may have fewer rows; the rest is padding."""
+  return np.pad(x_BT, ((0, rows - len(x_BT)), (0, 0)))
+
+
+@jax.jit
+def _weights(loss_BT):
+  """A mean over all tokens of the batch, those of other hosts too."""
+  return loss_BT / jnp.maximum(loss_BT.sum(), 1)
+
+
+def read_held_out(config: Config, layout: Layout):
+  """A batch of rows that are not learned from."""
+  if config.held_out is None:
+    return None
+  rows = config.held_out_rows
+  host, hosts = layout.share(rows)
+  loader = Loader(config.held_out, rows, host=host, hosts=hosts)
+  with contextlib.closing(iter(loader)) as batches:
+    loaded = next(batches)
+  loader.close()
+  return put(layout, loaded.examples, rows)
+
+
+def count(
+  model, config: Config, rows: Rows, totals: dict[str, int]
+) -> dict[str, int]:
+  """What this host's share of the update took; `totals` is added to."""
+  lengths = [
+    length
+    for segments_T in rows.segments_BT
+    for length in np.bincount(segments_T)[1:].tolist()
+  ]
+  again = 1 if config.compute.remat == 'layer' else 0
+  step = {
+    'tokens': sum(lengths),
+    'flops': sum(
+      (3 + again) * flops.forward(model, n) + 4 * flops.head(model) * (n - 1)
+      for n in lengths
+    ),
+  }
+  for name, value in step.items():
+    totals[name] = totals.get(name, 0) + value
+  return {f'compute/{name}': value for name, value in step.items()} | {
+    f'compute/total_{name}': value for name, value in totals.items()
+  }

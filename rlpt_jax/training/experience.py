@@ -1,0 +1,81 @@
+"""Completions and their rewards, as arrays that a policy learns from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from rlpt_jax.core.types import Batch
+
+
+class Sampled(Protocol):
+  """What is needed of a completion."""
+
+  tokens: np.ndarray
+  logprobs: np.ndarray  # Of the distribution that was sampled from.
+  is_own: np.ndarray  # False: put there, not sampled.
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """A prompt, its completions and the reward of each, NaN without a verdict."""
+
+  prompt_tokens: Sequence[int]
+  completions: Sequence[Sampled]
+  rewards_G: np.ndarray
+
+
+def make_batch(
+  groups: Sequence[Group],
+  *,
+  num_prompts: int,
+  advantages: Callable,
+  reduction: Callable,
+  keeps: Callable,
+  room: Callable[[int], int],
+) -> Batch:
+  """The batch of some groups, of a shape that hardly changes from step to step.
+
+  num_prompts: groups of the batch; what is missing is filled with prompts that
+    have no token in the loss, which change nothing.
+  advantages: rewards_PG -> advantages_PG.
+  reduction: (mask_BT, group size) -> weights_BT.
+  keeps: rewards_PG -> True where a completion is in the loss, [P, G].
+  room: for so many tokens, a length among few.
+  """
+  assert len(groups) <= num_prompts, (len(groups), num_prompts)
+  P, G = num_prompts, len(groups[0].completions)
+  S = room(max(len(group.prompt_tokens) for group in groups))
+  T = room(max(len(c.tokens) for group in groups for c in group.completions))
+  prompts_PS = np.zeros((P, S), np.int32)
+  prompt_mask_PS = np.zeros((P, S), np.int32)
+  # A prompt that is none has a token too: attention to nothing is undefined.
+  prompt_mask_PS[:, 0] = 1
+  tokens_PGT = np.zeros((P, G, T), np.int32)
+  present_PGT, own_PGT = (np.zeros((P, G, T), bool) for _ in range(2))
+  behavior_PGT = np.zeros((P, G, T), np.float32)
+  rewards_PG = np.full((P, G), np.nan, np.float32)
+  for p, group in enumerate(groups):
+    length = len(group.prompt_tokens)
+    prompts_PS[p, :length], prompt_mask_PS[p, :length] = group.prompt_tokens, 1
+    rewards_PG[p] = group.rewards_G
+    for g, completion in enumerate(group.completions):
+      length = len(completion.tokens)
+      tokens_PGT[p, g, :length] = completion.tokens
+      present_PGT[p, g, :length] = True
+      own_PGT[p, g, :length] = completion.is_own
+      behavior_PGT[p, g, :length] = completion.logprobs
+  # A failure is not a zero: it leaves the loss, and its denominators.
+  mask_PGT = own_PGT & np.asarray(keeps(rewards_PG))[..., None]
+  weights_BT = reduction(mask_PGT.reshape(P * G, T), G)
+  return Batch(
+    prompts_PS=prompts_PS,
+    prompt_mask_PS=prompt_mask_PS,
+    tokens_PGT=tokens_PGT,
+    present_PGT=present_PGT,
+    mask_PGT=mask_PGT,
+    behavior_PGT=behavior_PGT,
+    advantages_PG=np.asarray(advantages(rewards_PG), np.float32),
+    weights_PGT=np.asarray(weights_BT, np.float32).reshape(P, G, T),
+  )

@@ -1,0 +1,57 @@
+"""Settings as plain data: set alike is equal, and what differs is named."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+
+from rlpt_jax.core import settings
+from rlpt_jax.rewards import text_match
+from rlpt_jax.training.optimizer import AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  reward: object
+  optimizer: AdamW = AdamW(learning_rate=1e-3)
+  names: tuple = ('a', 'b')
+  path: pathlib.Path = pathlib.Path('x/y')
+
+
+def config(**changes):
+  reward = text_match.text_match(text_match.exact)
+  return Config(**{'reward': reward} | changes)
+
+
+def test_what_is_set_alike_is_equal_and_survives_json():
+  first, second = settings.described(config()), settings.described(config())
+  assert first == second
+  assert json.loads(json.dumps(first)) == first
+  assert settings.differences(first, second) == []
+
+
+def test_a_difference_is_named():
+  before = settings.described(config())
+  other = config(
+    optimizer=AdamW(learning_rate=2e-3), names=('a', 'b', 'c'),
+    reward=text_match.text_match(text_match.overlap),
+  )  # fmt: skip
+  assert settings.differences(before, settings.described(other)) == [
+    "reward.match was 'rlpt_jax.rewards.text_match.exact', now "
+    "'rlpt_jax.rewards.text_match.overlap'",
+    'optimizer.learning_rate was 0.001, now 0.002',
+    "names.2 was nothing, now 'c'",
+  ]
+
+
+def test_functions_are_what_was_bound_to_them():
+  bound = functools.partial(text_match.prefix, min_share=0.5)
+  found = settings.described({'match': bound, 'x': np.float32(0.5)})
+  name = 'rlpt_jax.rewards.text_match.prefix'
+  assert found == {'match': {'is': name, 'min_share': 0.5}, 'x': 0.5}
+  # Of an object that is no dataclass, the class: addresses differ.
+  assert settings.described(object()) == 'builtins.object'
+  method = settings.described(AdamW(learning_rate=1.0).__post_init__)
+  assert method['self']['learning_rate'] == 1.0

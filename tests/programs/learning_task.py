@@ -1,0 +1,110 @@
+"""A task that a tiny model learns in a minute: name the largest digit.
+
+A question is three digits. The cold start teaches to answer with one of them,
+whichever: a reward of a third. The rest is left to learn from the reward.
+"""
+
+import json
+import pathlib
+import random
+import sys
+
+from rlpt_jax.core.layout import Axes
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.sources import Files
+from rlpt_jax.data.tasks import Rlvr, Sft
+from rlpt_jax.models.config import Compute
+from rlpt_jax.programs import train_rl, train_sft
+from rlpt_jax.programs.collecting import Sampling
+from rlpt_jax.rewards import extract
+from rlpt_jax.rewards.text_match import exact, text_match
+from rlpt_jax.training.optimizer import AdamW
+
+FLOAT32 = Compute(dtype='float32')
+ONE_DEVICE = Axes(devices=1)
+
+
+def write(folder):
+  """Questions to learn from, others to be tried on, and conversations."""
+  folder.mkdir(exist_ok=True)
+  rng = random.Random(0)
+  questions = [f'{i:03}' for i in range(1000) if len({*f'{i:03}'}) == 3]
+  rng.shuffle(questions)
+  _write(
+    folder / 'chats.jsonl',
+    [{'prompt': f'{q}=', 'response': rng.choice(q)} for q in questions * 2],
+  )
+  for name, some in (('train', questions[64:]), ('held_out', questions[:64])):
+    _write(
+      folder / f'{name}.jsonl',
+      [{'question': q, 'answer': max(q)} for q in some],
+    )
+  return folder
+
+
+def _write(path, lines):
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def questions(folder, name, **options) -> Data:
+  source = Files(name=name, files=str(folder / f'{name}.jsonl'))
+  return Data(corpora=[source], task=Rlvr(template='{question}='), **options)
+
+
+def cold_start(folder, **changes) -> train_sft.Config:
+  source = Files(name='chats', files=str(folder / 'chats.jsonl'))
+  options = {
+    'model': 'random:tiny_qwen3',
+    'data': Data(corpora=[source], task=Sft(row_tokens=64)),
+    'optimizer': AdamW(learning_rate=3e-3),
+    'batch_size': 16,
+    'num_steps': 100,
+    'compute': FLOAT32,
+    'layout': ONE_DEVICE,
+  }
+  return train_sft.Config(**options | changes)
+
+
+def learning(folder, model, **changes) -> train_rl.Config:
+  options = {
+    'model': str(model),
+    'data': questions(folder, 'train'),
+    'held_out': questions(folder, 'held_out'),
+    'reward': text_match(exact, find=extract.after_thinking),
+    'optimizer': AdamW(learning_rate=1e-3),
+    'num_steps': 100,
+    'prompts': 16,
+    'sampling': Sampling(samples=8, max_new_tokens=3),
+    'held_out_sampling': Sampling(samples=1, max_new_tokens=3, temperature=0.0),
+    'max_prompt_tokens': 16,
+    'compute': FLOAT32,
+    'layout': ONE_DEVICE,
+    'sampler_layout': ONE_DEVICE,
+  }
+  return train_rl.Config(**options | changes)
+
+
+def short(folder, model) -> train_rl.Config:
+  """A run with everything in it that a run may be killed in."""
+  return learning(
+    folder,
+    model,
+    num_steps=8,
+    prompts=4,
+    flat_groups='refill',
+    num_microbatches=2,
+    held_out_every=3,
+    held_out_examples=8,
+    save_every=2,
+    rollouts_last=3,
+    rollouts_every=2,
+  )
+
+
+if __name__ == '__main__':
+  # As a process of its own, to be killed.
+  folder, model, workdir = map(pathlib.Path, sys.argv[1:])
+  try:
+    train_rl.train_rl(short(folder, model), workdir=workdir)
+  except ValueError as error:
+    sys.exit(f'refused: {error}')

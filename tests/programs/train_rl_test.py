@@ -1,0 +1,326 @@
+"""Learning from rewards: that it learns, and that it can be killed anywhere."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.algorithms import advantages, kl, losses
+from rlpt_jax.core.layout import Axes
+from rlpt_jax.models import scoring
+from rlpt_jax.programs import model_files, rollout_files
+from rlpt_jax.programs.train_rl import train_rl
+from rlpt_jax.programs.train_sft import train_sft
+from rlpt_jax.rewards import scores
+from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, Store
+from tests.programs import learning_task
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def task(tmp_path_factory):
+  """(folder of the task, model after the cold start)."""
+  folder = learning_task.write(tmp_path_factory.mktemp('task'))
+  train_sft(learning_task.cold_start(folder), workdir=folder / 'sft')
+  return folder, folder / 'sft' / 'checkpoints'
+
+
+def metrics(workdir):
+  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
+
+
+@pytest.mark.slow
+def test_it_learns(task, tmp_path):
+  train_rl(learning_task.learning(*task), workdir=tmp_path)
+  lines = metrics(tmp_path)
+  assert lines[0]['held_out_before/reward'] < 0.5
+  assert lines[-1]['held_out/reward'] > 0.9
+  assert lines[-1]['reward/mean'] > 0.9
+  # Sampler and learner agree all the way.
+  assert max(line['sampler/gap_max'] for line in lines) < 1e-4
+
+
+def shuffled(rewards_PG):
+  """Advantages of other completions of the group."""
+  return jnp.roll(advantages.group_normalized(rewards_PG), 1, axis=1)
+
+
+def flipped(*arguments):
+  return -losses.ppo(*arguments)
+
+
+def always(examples, completions):
+  return scores.each(lambda example, text: scores.Verdict(0.5, 'scored'))(
+    examples, completions
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'change', [{'advantages': shuffled}, {'loss': flipped}, {'reward': always}],
+  ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_what_is_broken_does_not_learn(change, task, tmp_path):
+  config = learning_task.learning(*task, num_steps=40, **change)
+  train_rl(config, workdir=tmp_path)
+  lines = metrics(tmp_path)
+  rewards = [line['reason/right'] for line in lines if 'reason/right' in line]
+  if 'reward' in change:
+    assert {line['flat_group_share'] for line in lines} == {1.0}
+    assert max(line['gradient_norm'] for line in lines) == 0
+  else:
+    assert np.mean(rewards[-10:]) < 0.5
+
+
+def run(task, workdir):
+  """As a process of its own."""
+  command = [sys.executable, '-m', 'tests.programs.learning_task']
+  return subprocess.Popen(
+    [*command, *task, workdir], cwd=ROOT, start_new_session=True,
+    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def contents(workdir):
+  """Digests of what a repeated run must repeat, weights and all."""
+  paths = [workdir / 'metrics.jsonl', *(workdir / 'rollouts').iterdir()]
+  found = {
+    str(path.relative_to(workdir)): hashlib.sha256(
+      path.read_bytes()
+    ).hexdigest()
+    for path in paths
+  }
+  with Store(workdir / 'checkpoints', read_only=True) as store:
+    found['steps'] = store.steps()
+    for tree in ('params', 'optimizer', 'counts'):
+      content = store._read_record(store.steps()[-1])
+      found[tree] = content['arrays'][tree]
+    found['record'] = store.record()[1]
+  return found
+
+
+@pytest.fixture(scope='module')
+def whole(task, tmp_path_factory):
+  """(folder of a run that nobody stops, its seconds)."""
+  workdir, started = tmp_path_factory.mktemp('whole') / 'run', time.monotonic()
+  process = run(task, workdir)
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
+  return workdir, time.monotonic() - started
+
+
+# More of them where there is time: RLPT_KILLS=20 pytest -k killed.
+KILLS = int(os.environ.get('RLPT_KILLS', 2))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(task, whole, tmp_path):
+  expected, seconds = contents(whole[0]), whole[1]
+  rng = random.Random(7)
+  workdir, kills, steps = tmp_path / '0', 0, []
+  while kills < KILLS:
+    process = run(task, workdir)
+    try:
+      # From before the first step to the last save.
+      process.communicate(timeout=rng.uniform(0.2, 1.0) * seconds)
+    except subprocess.TimeoutExpired:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.communicate()
+      kills += 1
+      path = workdir / 'metrics.jsonl'
+      steps.append(len(path.read_text().splitlines()) if path.exists() else 0)
+      continue
+    assert process.returncode == 0
+    assert contents(workdir) == expected
+    workdir = tmp_path / f'{kills}'
+  process = run(task, workdir)
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
+  assert contents(workdir) == expected
+  print(f'killed {kills} times, with so many lines of metrics: {steps}')
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_leave_saves_and_goes_on(task, whole, tmp_path):
+  process = run(task, tmp_path / 'run')
+  metrics_file = tmp_path / 'run' / 'metrics.jsonl'
+  while not metrics_file.exists() or not metrics_file.read_text():
+    assert process.poll() is None
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate()
+  assert process.returncode == EXIT_PREEMPTED, errors
+  assert 'told to leave: saved after step' in errors
+  with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
+    saved = store.steps()[-1]
+  assert 0 < saved < 8
+  assert len(metrics(tmp_path / 'run')) == saved
+  process = run(task, tmp_path / 'run')
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
+  found, expected = contents(tmp_path / 'run'), contents(whole[0])
+  # It has a checkpoint more.
+  assert found.pop('steps')[-1] == expected.pop('steps')[-1]
+  assert found == expected
+
+
+def weights_of(workdir):
+  with Store(workdir / 'checkpoints', read_only=True) as store:
+    arrays = store.arrays('params', step=store.steps()[-1])
+    return {path: array.load() for path, array in arrays.items()}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh(task, tmp_path):
+  config = learning_task.short(*task)
+  train_rl(config, workdir=tmp_path / 'whole')
+  first = dataclasses.replace(config, num_steps=4)
+  train_rl(first, workdir=tmp_path / 'moved')
+  moved = dataclasses.replace(
+    config, layout=Axes(fsdp=2, tensor=2, devices=4),
+    sampler_layout=Axes(data=4, fsdp=1, devices=4),
+  )  # fmt: skip
+  train_rl(moved, workdir=tmp_path / 'moved')
+  a, b = metrics(tmp_path / 'whole'), metrics(tmp_path / 'moved')
+  assert len(a) == len(b) == 8
+  for mine, other in zip(a, b, strict=True):
+    assert mine['reward/mean'] == other['reward/mean']
+    np.testing.assert_allclose(mine['loss'], other['loss'], atol=1e-4)
+    np.testing.assert_allclose(
+      mine['gradient_norm'], other['gradient_norm'], rtol=1e-3
+    )
+  expected, found = (weights_of(tmp_path / n) for n in ('whole', 'moved'))
+  for path, w in expected.items():
+    np.testing.assert_allclose(found[path], w, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.slow
+def test_ways_to_the_same_update(task, tmp_path):
+  """Prompts computed again in every row, or fewer microbatches."""
+  config = dataclasses.replace(
+    learning_task.short(*task), num_steps=1, held_out=None
+  )
+  ways = {
+    'usual': {},
+    'in rows': {'score': scoring.in_rows},
+    'at once': {'num_microbatches': 1},
+    'no clip': {'loss': losses.reinforce},
+    'few slots': {'slots': 16},
+  }
+  for name, change in ways.items():
+    changed = dataclasses.replace(config, **change)
+    train_rl(changed, workdir=tmp_path / name)
+  # Before Adam, which makes much of a little.
+  (expected,) = metrics(tmp_path / 'usual')
+  for name in ways:
+    (found,) = metrics(tmp_path / name)
+    for key in ('reward/mean', 'length/mean', 'tokens_in_loss'):
+      assert found[key] == expected[key], name
+    for key in ('gradient_norm', 'entropy'):
+      np.testing.assert_allclose(
+        found[key], expected[key], rtol=1e-5, err_msg=name
+      )
+
+
+@pytest.mark.slow
+def test_a_kl_holds_it_back(task, tmp_path):
+  config = learning_task.learning(
+    *task, num_steps=12, held_out=None, kl=kl.k3, kl_weight=1.0
+  )
+  free = dataclasses.replace(config, kl=None, kl_weight=0.0)
+  train_rl(config, workdir=tmp_path / 'held')
+  train_rl(free, workdir=tmp_path / 'free')
+  began = model_files.find(task[1]).load_params(layout=Axes(devices=1).layout())
+  began = {'/'.join(path): w for path, w in named(began)}
+
+  def moved(name):
+    return sum(
+      float(np.square(w - began[path]).sum())
+      for path, w in weights_of(tmp_path / name).items()
+    )
+
+  assert moved('held') < moved('free')
+
+
+def named(tree):
+  return [
+    ([key.key for key in path], np.asarray(x))
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
+  found = {}
+  for flat_groups in ('keep', 'drop', 'refill'):
+    config = learning_task.learning(
+      *task, num_steps=1, prompts=8, held_out=None, flat_groups=flat_groups,
+      rollouts_every=1,
+    )  # fmt: skip
+    workdir = tmp_path / flat_groups
+    train_rl(config, workdir=workdir)
+    (line,) = metrics(workdir)
+    lines = rollout_files.read(workdir / 'rollouts' / '00000000.jsonl.gz')
+    learned = {x['example'] for x in lines if x['learned_from']}
+    found[flat_groups] = (len(learned), len(lines) // 8, line)
+  learned, sampled, line = found['keep']
+  assert learned == sampled == 8 and 0 < line['flat_group_share'] < 1
+  varied = round(8 * (1 - line['flat_group_share']))
+  assert found['drop'][:2] == (varied, 8)
+  learned, sampled, line = found['refill']
+  assert learned == 8 and sampled > 8
+  # One more sampled prompt for each that was flat.
+  flat = round(sampled * line['flat_group_share'])
+  assert sampled == learned + flat
+
+
+def test_another_config_is_refused(task, tmp_path):
+  config = learning_task.learning(*task, num_steps=1, held_out=None)
+  train_rl(config, workdir=tmp_path)
+  other = dataclasses.replace(
+    config, prompts=8, loss=functools.partial(losses.ppo, clip_high=0.3)
+  )
+  with pytest.raises(ValueError, match='with other settings is there') as error:
+    train_rl(other, workdir=tmp_path)
+  assert 'prompts was 16, now 8' in str(error.value)
+  assert "loss was 'rlpt_jax.algorithms.losses.ppo'" in str(error.value)
+  # How far it goes may change.
+  train_rl(dataclasses.replace(config, num_steps=2), workdir=tmp_path)
+  assert [line['step'] for line in metrics(tmp_path)] == [0, 1]
+
+
+def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):
+  def broken(logprobs_BT, *rest):
+    return losses.ppo(logprobs_BT, *rest) + jnp.inf
+
+  config = learning_task.learning(
+    *task, held_out=None, loss=broken, max_skipped=2
+  )
+  with pytest.raises(ValueError, match='step 1: 2 updates in a row had a loss'):
+    train_rl(config, workdir=tmp_path)
+
+
+def test_a_run_ends_with_its_data(task, tmp_path, capsys):
+  folder, model = task
+  data = learning_task.questions(folder, 'held_out', epochs=1)
+  config = learning_task.learning(
+    folder, model, data=data, held_out=None, prompts=48, num_steps=9
+  )
+  train_rl(config, workdir=tmp_path)
+  # 64 questions are one batch and a third.
+  assert len(metrics(tmp_path)) == 2
+  assert 'the data ended before step 2: 64 examples' in capsys.readouterr().out
+  with Store(tmp_path / 'checkpoints', read_only=True) as store:
+    assert store.steps() == [2]

@@ -1,0 +1,92 @@
+"""Completions and rewards as arrays, by hand."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from rlpt_jax.algorithms import advantages, reductions
+from rlpt_jax.training.experience import Group, make_batch
+
+
+class Completion(NamedTuple):
+  tokens: np.ndarray
+  logprobs: np.ndarray
+  is_own: np.ndarray
+
+
+def completion(tokens, forced=()):
+  tokens = np.array(tokens, np.int32)
+  is_own = np.array([t not in forced for t in tokens])
+  return Completion(tokens, -0.1 * tokens.astype(np.float32), is_own)
+
+
+def batch(groups, **changes):
+  options = {
+    'num_prompts': 3,
+    'advantages': advantages.group_centered,
+    'reduction': reductions.token_mean,
+    'keeps': advantages.judged,
+    'room': lambda n: 4 if n <= 4 else 8,
+  }
+  return make_batch(groups, **options | changes)
+
+
+GROUPS = [
+  Group([7, 8], [completion([1, 2, 3]), completion([4])], np.array([1.0, 0.0])),
+  Group(
+    [9, 9, 9, 9, 9], [completion([5, 6], forced=[6]), completion([2, 2])],
+    np.array([0.5, np.nan]),
+  ),
+]  # fmt: skip
+
+
+def test_everything_in_its_place():
+  found = batch(GROUPS)
+  assert found.prompts_PS[:, :6].tolist() == [
+    [7, 8, 0, 0, 0, 0], [9, 9, 9, 9, 9, 0], [0, 0, 0, 0, 0, 0],
+  ]  # fmt: skip
+  assert found.prompts_PS.shape == (3, 8) and found.tokens_PGT.shape == (
+    3,
+    2,
+    4,
+  )
+  # A prompt that is none has a token all the same.
+  assert found.prompt_mask_PS.sum(1).tolist() == [2, 5, 1]
+  assert found.tokens_PGT[0].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]
+  assert found.present_PGT.sum(-1).tolist() == [[3, 1], [2, 2], [0, 0]]
+  # Not the forced token, nor what has no verdict.
+  assert found.mask_PGT.sum(-1).tolist() == [[3, 1], [1, 0], [0, 0]]
+  np.testing.assert_allclose(found.behavior_PGT[0, 0], [-0.1, -0.2, -0.3, 0])
+  np.testing.assert_allclose(found.advantages_PG, [[0.5, -0.5], [0, 0], [0, 0]])
+  # Five tokens in all.
+  np.testing.assert_allclose(found.weights_PGT, 0.2 * found.mask_PGT)
+
+
+def test_flat_groups_leave_the_denominators_where_they_are_dropped():
+  def varied(rewards_PG):
+    kept_PG = advantages.judged(rewards_PG)
+    return kept_PG & advantages.varies(rewards_PG)[:, None]
+
+  found = batch(GROUPS, keeps=varied)
+  assert found.mask_PGT.sum(-1).tolist() == [[3, 1], [0, 0], [0, 0]]
+  np.testing.assert_allclose(found.weights_PGT.sum(), 1, rtol=1e-6)
+  np.testing.assert_allclose(found.weights_PGT[0, 0, 0], 0.25)
+
+
+def test_room_changes_nothing_else():
+  small = batch(GROUPS, room=lambda n: n, num_prompts=2)
+  large = batch(GROUPS, room=lambda n: 16, num_prompts=4)
+  for name in ('tokens_PGT', 'mask_PGT', 'behavior_PGT', 'weights_PGT'):
+    a, b = getattr(small, name), getattr(large, name)
+    np.testing.assert_array_equal(a, b[:2, :, : a.shape[2]])
+    assert not b[2:].any() and not b[:, :, a.shape[2] :].any()
+
+
+def test_reductions_see_the_groups():
+  constant = functools.partial(reductions.constant, max_tokens=10)
+  found = batch(GROUPS, reduction=constant)
+  # Three completions have tokens in the loss.
+  np.testing.assert_allclose(found.weights_PGT.max(), 1 / 30)
+  found = batch(GROUPS, reduction=reductions.prompt_mean)
+  np.testing.assert_allclose(found.weights_PGT.sum((1, 2)), [0.5, 0.5, 0])
