@@ -49,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     # what the file system says.
     if show_traceback:
       traceback.print_exc()
-    lines = str(error).splitlines() or [repr(error)]
+    said = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+      said = f'{error.filename}: {error.strerror}.'
+    lines = said.splitlines() or [repr(error)]
     print(f'rlpt {name}: {lines[0]}', file=sys.stderr)
     if not show_traceback:
       print('(--traceback shows where)', file=sys.stderr)

@@ -163,7 +163,7 @@ def generate(
     print(
       f'{model_files.describe(files.config)}; {len(asked.prompts):,} prompts '
       f'of up to {asked.longest:,} tokens, n={n}, {plan.slots} slots, '
-      f'{memory.total / 2**30:,.2f} GiB on each device',
+      f'{memory.total / 2**20:,.1f} MiB on each device',
       flush=True,
     )
     if tally.prompts:
@@ -204,8 +204,7 @@ def generate(
         write = stack.enter_context(
           prompt_files.appending(out, settings, after=tally.num_bytes)
         )
-      engine = stack.enter_context(Engine(decoder, params, plan))
-      del params  # The engine has its own.
+      engine = stack.enter_context(Engine(decoder, params, plan, consume=True))
       progress = stack.enter_context(
         Progress(
           rich.console.Console(highlight=False) if is_first else None,

@@ -62,10 +62,8 @@ def generating(
     sizes=Sizes(stops=max(1, len(loaded.eos_ids))),
   )
   decoder = Decoder(files.config, Compute(dtype=dtype), layout)
-  # No name for the parameters: the engine has its copy, one is enough.
-  with Engine(
-    decoder, files.load_params(layout=layout, dtype=dtype), plan
-  ) as engine:
+  params = files.load_params(layout=layout, dtype=dtype)
+  with Engine(decoder, params, plan, consume=True) as engine:
     yield completer(engine, loaded, chat=chat)
 
 

@@ -61,6 +61,11 @@ class ModelFiles:
     its weights, which a layout that splits them also by the batch would have to
     gather again for every chunk.
     """
+    if tensor < 1 or jax.device_count() % tensor:
+      raise ValueError(
+        f'--tensor={tensor}: expected a divisor of {jax.device_count()}, the '
+        'number of devices.'
+      )
     layout = make_layout(data=-1, fsdp=1, tensor=tensor)
     return Decoder(self.config, Compute(dtype=dtype), layout)
 
@@ -88,7 +93,12 @@ class ModelFiles:
 
   def load_tokenizer(self, source: str | None = None) -> Tokenizer:
     """The model's tokenizer, or that of `source` ('bytes' or a path)."""
-    return tokenizer_lib.load(source or self.assets)
+    try:
+      return tokenizer_lib.load(source or self.assets)
+    except ValueError as error:
+      if source or self.has_tokenizer():
+        raise
+      raise ValueError(f'{error} Say which with --tokenizer.') from error
 
 
 @dataclasses.dataclass(frozen=True)

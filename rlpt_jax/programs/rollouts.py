@@ -1,5 +1,6 @@
 """Completions with their text, group by group, as an engine samples them."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from rlpt_jax.core.tokenizer import Tokenizer
@@ -39,7 +40,8 @@ class Sample:
     chunk in which that happened is nobody's.
     """
     count = self._transcript.num_tokens if self._transcript else None
-    return cut(join(self._pieces), count)
+    whole = cut(join(self._pieces), count)
+    return dataclasses.replace(whole, finish_reason=self.finish_reason)
 
 
 def complete(
@@ -55,8 +57,17 @@ def complete(
   on_step: called after each step of the engine with how many requests, samples
     and tokens are done.
   """
-  requests = iter(requests)
   groups: dict[int, list[Sample]] = {}  # By ticket, those not yet done.
+  try:
+    yield from _complete(
+      engine, iter(requests), tokenizer, stop, on_step, groups
+    )
+  finally:
+    for ticket in groups:
+      engine.cancel(ticket)
+
+
+def _complete(engine, requests, tokenizer, stop, on_step, groups):
   prompts = samples = tokens = 0
   while True:
     while engine.waiting < engine.plan.slots and (

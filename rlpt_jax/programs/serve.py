@@ -106,10 +106,15 @@ def serve(
       max_samples=slots + max_waiting,
       group=GROUP,
     )
-    # No name for the parameters: the engine has its copy, one is enough.
-    with Engine(
-      decoder, files.load_params(layout=decoder.layout, dtype=dtype), plan
-    ) as engine:
+    if max_prompt_tokens + max_new_tokens > files.config.max_length:
+      print(
+        f'warning: {max_prompt_tokens:,} prompt tokens and {max_new_tokens:,} '
+        f'new ones are more than the {files.config.max_length:,} of the '
+        f'training of {model}; what comes after those may be nonsense.',
+        file=sys.stderr,
+      )
+    params = files.load_params(layout=decoder.layout, dtype=dtype)
+    with Engine(decoder, params, plan, consume=True) as engine:
       warm_up(engine)
       asyncio.run(_run(engine, served, sock, token))
   print('stopped')

@@ -26,6 +26,7 @@ def sample(
   G = requests[0].samples
   for request in requests:
     sizes.check(request)
+    request.check_vocabulary(decoder.config.vocab_size)
     if request.samples != G:
       raise ValueError(
         f'request {request.id}: {request.samples} samples, the batch has {G}: '

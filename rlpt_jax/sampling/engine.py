@@ -9,7 +9,6 @@ pod decides the same.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -45,12 +44,19 @@ class _Group:
 class Engine:
   """Samples what is submitted, in slots; `step` after `step`, or by `run`."""
 
-  def __init__(self, decoder: Decoder, params, plan: Plan):
-    """params: the learner's; the engine keeps copies (see `publish`)."""
+  def __init__(
+    self, decoder: Decoder, params, plan: Plan, *, consume: bool = False
+  ):
+    """params: the learner's; the engine keeps copies (see `publish`).
+
+    consume: nobody else wants them: they are given back as they are copied.
+    """
     plan = plan_lib.fitted(plan, decoder.layout)
-    self.memory = plan_lib.check(plan, decoder)
+    self.memory = plan_lib.check(
+      plan, decoder, loaded=params if consume else {}
+    )
     self.decoder, self.plan, self.version = decoder, plan, 0
-    self._params = publish(decoder, params)
+    self._params = publish(decoder, params, consume=consume)
     dtype = plan.dtype(decoder)
     self._prefixes = caches.empty(
       decoder, plan.num_prompts, plan.prefix_length, dtype
@@ -62,28 +68,22 @@ class Engine:
     self._groups: dict[int, _Group] = {}  # By ticket, those not yet done.
     self._seats: dict[int, tuple[_Group, int]] = {}  # Slot: group and sample.
     self._free_prefixes = list(range(plan.num_prompts))
-    self._cancelled: list[tuple[int, int, Completion]] = []
     self._tickets = 0
     self._is_whole = True
     self.counts = collections.Counter()
 
   def publish(self, params):
     """New weights from the next step on; rows that run keep their caches."""
+    # Not both: the old ones are given back before the new ones are made.
+    self._is_whole, was_whole, self._params = False, self._is_whole, None
     self._params = publish(self.decoder, params)
+    self._is_whole = was_whole
     self.version += 1
 
   def submit(self, request: Request) -> int:
     """Queues a request; its ticket comes with what `step` returns."""
     self.plan.check(request)
-    interruption = request.interruption
-    phrase = interruption.phrase if interruption else ()
-    vocab_size = self.decoder.config.vocab_size
-    largest = max(*request.prompt_tokens, *phrase, 0)
-    if largest >= vocab_size:
-      raise ValueError(
-        f'request {request.id}: it has token {largest}, the model has ids 0 '
-        f'to {vocab_size - 1}. Is this its tokenizer?'
-      )
+    request.check_vocabulary(self.decoder.config.vocab_size)
     group = _Group(self._tickets, request)
     self._tickets += 1
     self._queue.append(group)
@@ -91,7 +91,7 @@ class Engine:
     return group.ticket
 
   def cancel(self, ticket: int, sample: int | None = None):
-    """Ends a request, or one sample of it, with the reason 'cancelled'."""
+    """Ends a request, or one sample of it: nothing more comes of it."""
     group = self._groups.get(ticket)
     if group is None:
       return
@@ -106,12 +106,11 @@ class Engine:
       if seated is group and i in group.dropped:
         self._table.leave(slot)
         self._end(slot)
-        self._cancelled.append((ticket, i, _cancelled()))
     self._skip_dropped(group)
 
   @property
   def is_idle(self) -> bool:
-    return not self._groups and not self._cancelled
+    return not self._groups
 
   @property
   def waiting(self) -> int:
@@ -143,9 +142,8 @@ class Engine:
 
   def _step(self) -> list[tuple[int, int, Completion]]:
     self._admit()
-    done, self._cancelled = self._cancelled, []
     if not self._seats:
-      return done
+      return []
     slots = self._table.slots(self._prefix_length_P, self._readers())
     self._own, report = chunks.decode_chunk(
       self.decoder, self._params, self._prefixes, self._own, slots,
@@ -153,6 +151,7 @@ class Engine:
     )  # fmt: skip
     pieces = self._table.read(report, self.version)
     self._count(pieces)
+    done = []
     for slot, piece in pieces.items():
       group, sample = self._seats[slot]
       piece = dataclasses.replace(piece, prompt_version=group.prompt_version)
@@ -190,7 +189,6 @@ class Engine:
     finally:
       for ticket in order:
         self.cancel(ticket)
-      self._cancelled.clear()
 
   def _run(self, requests, order) -> Iterator[list[Completion]]:
     pieces = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -207,12 +205,13 @@ class Engine:
         missing[ticket] = request.samples
       if not order:
         return
-      for ticket, sample, piece in self.step():
-        if ticket not in missing:
-          raise RuntimeError(
-            'Something was submitted while `run` ran: expected that it be in '
-            'the requests of `run`.'
-          )
+      done = self.step()
+      if not done or not missing.keys() >= {ticket for ticket, *_ in done}:
+        raise RuntimeError(
+          'Something was submitted or cancelled while `run` ran: expected all '
+          'requests to be those of `run`.'
+        )
+      for ticket, sample, piece in done:
         pieces[ticket][sample].append(piece)
         missing[ticket] -= piece.finish_reason is not None
       while order and not missing[order[0]]:
@@ -260,7 +259,6 @@ class Engine:
   def _skip_dropped(self, group: _Group):
     """Passes over samples that were cancelled before they had a slot."""
     while group.waiting and group.next_sample in group.dropped:
-      self._cancelled.append((group.ticket, group.next_sample, _cancelled()))
       group.next_sample += 1
     if not group.waiting and group in self._queue:
       self._queue.remove(group)
@@ -323,15 +321,3 @@ class Engine:
       place_B[slot] = p * G + taken[p]
       taken[p] += 1
     return Readers(rows_PG, place_B)
-
-
-def _cancelled() -> Completion:
-  empty = functools.partial(np.zeros, 0)
-  return Completion(
-    tokens=empty(np.int32),
-    logprobs=empty(np.float32),
-    policy_logprobs=empty(np.float32),
-    is_own=empty(bool),
-    versions=empty(np.int32),
-    finish_reason='cancelled',
-  )

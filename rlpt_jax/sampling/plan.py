@@ -5,6 +5,7 @@ import math
 import os
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.core import weights
@@ -158,8 +159,11 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
   return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
 
 
-def check(plan: Plan, decoder: Decoder) -> Memory:
-  """What the plan takes; raises where that is more than there is."""
+def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
+  """What the plan takes; raises where that is more than there is.
+
+  loaded: arrays on the devices that will be given back.
+  """
   plan, layout = fitted(plan, decoder.layout), decoder.layout
   for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
     if rows != layout.whole_batch(rows):
@@ -167,7 +171,8 @@ def check(plan: Plan, decoder: Decoder) -> Memory:
         f'{name}={rows}: expected a multiple of {layout.batch_size}, the '
         f'devices that split a batch; the next is {layout.whole_batch(rows)}.'
       )
-  needed, room = memory(plan, decoder), plan.memory or _room(layout)
+  needed = memory(plan, decoder)
+  room = plan.memory or _room(layout, loaded)
   if room is not None and needed.total > room:
     longest = 'slots or max_new_tokens'
     if needed.prefixes > needed.own:
@@ -192,13 +197,17 @@ def _ways(decoder: Decoder, rows: int) -> int:
   return math.prod(shape) // math.prod(sharding.shard_shape(shape))
 
 
-def _room(layout: Layout) -> int | None:
+def _room(layout: Layout, loaded=()) -> int | None:
   """Bytes of each device that may be planned with, as far as it says."""
   device = layout.mesh.local_devices[0]
   stats = device.memory_stats() or {}
   limit = stats.get('bytes_limit')
   if limit is not None:  # What others have, a learner above all, is not free.
     limit -= stats.get('bytes_in_use', 0)
+    limit += sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(loaded)
+    )
   if limit is None and layout.platform == 'cpu':
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     limit = pages // len(layout.mesh.local_devices)

@@ -9,12 +9,14 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models.config import Decoder
 
 
-def publish(decoder: Decoder, params):
+def publish(decoder: Decoder, params, *, consume: bool = False):
   """Copies of the parameters on the sampler's devices, layer by layer.
 
   What a forward pass would cast at every step is cast now, to the same values:
   layers to the type of their products, the head to float32. Always copies: the
   learner's next update donates its own.
+
+  consume: gives back what has been copied, where nobody will learn.
   """
   shardings = weights.shardings(
     decoder_lib.specs(decoder.config), decoder.layout
@@ -26,6 +28,9 @@ def publish(decoder: Decoder, params):
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     placed = jax.device_put(stacked.astype(decoder.compute.dtype), sharding)
     layers[name] = _unstack(placed, one_layer)
+    if consume:
+      jax.block_until_ready(layers[name])
+      stacked.delete()
   # device_put alone may hand on the learner's memory; with may_alias=False too,
   # from an array on many devices to fewer of them.
   rest = {}
@@ -34,6 +39,8 @@ def publish(decoder: Decoder, params):
     dtype = jnp.float32 if is_head else decoder.compute.dtype
     placed = jax.device_put(params[name].astype(dtype), shardings[name])
     rest[name] = jnp.copy(placed)
+    if consume:
+      params[name].delete()
   L = decoder.config.num_layers
   per_layer = tuple(
     {name: w[i] for name, w in layers.items()} for i in range(L)

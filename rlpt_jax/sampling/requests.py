@@ -113,6 +113,16 @@ class Request:
     for stop in self.stops:
       _check_tokens('stops', stop)
 
+  def check_vocabulary(self, vocab_size: int):
+    """Raises for a token that the model does not have."""
+    phrase = self.interruption.phrase if self.interruption else ()
+    largest = max(*self.prompt_tokens, *phrase, 0)
+    if largest >= vocab_size:
+      raise ValueError(
+        f'request {self.id}: it has token {largest}, the model has ids 0 to '
+        f'{vocab_size - 1}. Is this its tokenizer?'
+      )
+
   @property
   def limits(self) -> tuple[int, ...]:
     """The length limit of each sample."""
@@ -122,7 +132,8 @@ class Request:
 
   def key_words(self, sample: int) -> np.ndarray:
     """[4] uint32: what the random numbers of a sample are derived from."""
-    digest = hashlib.blake2b(self.id.encode(), digest_size=8).digest()
+    name = self.id.encode('utf-8', 'surrogatepass')
+    digest = hashlib.blake2b(name, digest_size=8).digest()
     high, low = np.frombuffer(digest, '<u4')
     return np.array([self.seed, high, low, sample], np.uint32)
 
@@ -137,7 +148,7 @@ class Request:
     return low + int.from_bytes(digest, 'little') % (high - low + 1)
 
 
-FinishReason = Literal['stop', 'length', 'cancelled']
+FinishReason = Literal['stop', 'length']
 
 
 @dataclasses.dataclass(frozen=True)

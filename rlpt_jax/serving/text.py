@@ -5,6 +5,7 @@ import dataclasses
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
+MOST_PENDING = 32  # Tokens that wait for one that completes a character.
 INCOMPLETE = '\ufffd'  # What a tokenizer says for a part of a character.
 
 
@@ -30,7 +31,8 @@ class Transcript:
   """The text of one sample, cut before the first of some stop strings.
 
   The text is what its tokens add to that of the prompt, so a blank between the
-  two is there, and it does not depend on how the tokens come in pieces. With
+  two is there, and it does not depend on how the tokens come in pieces, unless
+  they are no text: bytes that are no character may be one mark or several. With
   stop strings, or to know where each token begins, they are read one by one.
   """
 
@@ -80,13 +82,16 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    if text.endswith(INCOMPLETE) and not flush:
+    pending = len(self._ids) - self._num_read
+    # A character has four bytes at most: what is longer will never be one.
+    if text.endswith(INCOMPLETE) and not flush and pending < MOST_PENDING:
       return
     new = text[len(self._decode(self._ids[: self._num_read])) :]
     self._text += new
     missing = len(self._tokens) - len(self._ends)
     self._ends += [len(self._text)] * missing
-    if new:  # It is enough to decode what comes next.
+    # It is enough to decode what comes next, and tokens without text go on.
+    if new or self._num_read >= MOST_PENDING:
       self._ids = self._ids[self._num_read :]
     self._num_read = len(self._ids)
 

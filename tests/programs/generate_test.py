@@ -247,8 +247,8 @@ def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
   engines, updates = [], []
 
   class Engine(engine_lib.Engine):
-    def __init__(self, *arguments):
-      super().__init__(*arguments)
+    def __init__(self, *arguments, **options):
+      super().__init__(*arguments, **options)
       engines.append(self)
 
   monkeypatch.setattr(generate_lib, 'Engine', Engine)

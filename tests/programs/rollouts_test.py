@@ -32,8 +32,11 @@ def test_samples_come_in_order_and_end_at_their_text(one_device):
       )
     )  # fmt: skip
     assert engine.is_idle
+    # One that is left early leaves nothing behind either.
+    next(rollouts.complete(engine, asked, tokenizer))
+    assert engine.is_idle
   ended = found[2][1]
-  assert ended.finish_reason == 'stop'
+  assert ended.finish_reason == ended.completion.finish_reason == 'stop'
   assert ended.completion.tokens.tolist() == whole[2][1].tokens[:7].tolist()
   assert len(ended.completion.logprobs) == 7
   assert not ended.text.endswith(stop)

@@ -334,18 +334,19 @@ def test_cancelled_samples_leave_their_slots(one_device):
       step()
     assert engine.running == engine.waiting == 0
     assert sorted(engine._free_prefixes) == [0, 1, 2]
-  assert sorted(pieces) == [(t, i) for t in tickets for i in range(4)]
+  # What waited was never heard of, what ran not again.
+  assert not {(0, 3), (2, 1), (2, 2), (2, 3)} & pieces.keys()
   cancelled_last = []
   for (ticket, i), parts in pieces.items():
     completion = join(parts)
     if ticket == 3:
-      assert completion.finish_reason in ('length', 'cancelled')
+      assert completion.finish_reason in ('length', None)
       cancelled_last.append(completion.finish_reason)
-    elif ticket == 2 or (ticket, i) in ((0, 1), (0, 3)):
-      assert completion.finish_reason == 'cancelled'
+    elif (ticket, i) in ((0, 1), (2, 0)):
+      assert completion.finish_reason is None and len(parts) == 1
     else:
       assert_same([[completion]], [[expected[ticket][i]]], tolerance=0)
-  assert 'cancelled' in cancelled_last
+  assert None in cancelled_last
 
 
 def test_one_program_serves_all_requests(one_device):

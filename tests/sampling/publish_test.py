@@ -165,3 +165,10 @@ class _Compilations:
   def __exit__(self, *_):
     self._logger.removeHandler(self._handler)
     self.messages = [m for m in self.messages if 'ompil' in m]
+
+
+@pytest.mark.parametrize('sizes', [{'fsdp': 8}, {'fsdp': 2, 'tensor': 4}])
+def test_what_is_consumed_is_given_back(sizes):
+  decoder, params = _decoder(_layout(**sizes)), _learner(_layout(**sizes))
+  _check(publish(decoder, params, consume=True), _host(), decoder)
+  assert all(x.is_deleted() for x in jax.tree.leaves(params))

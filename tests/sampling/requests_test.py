@@ -179,14 +179,14 @@ def _piece(tokens, version, finish_reason):
 
 def test_pieces_join_in_order():
   whole = lib.join(
-    [_piece([4, 9], 0, None), _piece([6], 2, None), _piece([], 3, 'cancelled')]
+    [_piece([4, 9], 0, None), _piece([6], 2, None), _piece([], 3, 'length')]
   )
   assert whole.tokens.tolist() == [4, 9, 6]
   assert whole.logprobs.tolist() == [-4, -9, -6]
   assert whole.policy_logprobs.tolist() == [-8, -18, -12]
   assert whole.is_own.tolist() == [False, True, True]
   assert whole.versions.tolist() == [0, 0, 2]
-  assert whole.finish_reason == 'cancelled'
+  assert whole.finish_reason == 'length'
   assert whole.oldest_version == 0
   for name, dtype in (
     ('tokens', np.int32), ('logprobs', np.float32),

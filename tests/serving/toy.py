@@ -53,13 +53,12 @@ class ToyEngine:
     self.rows: list[Row] = []
     self.submitted: list[Request] = []
     self.cancelled: list[tuple[int, int | None]] = []
-    self._to_tell: list[tuple[int, int, Completion]] = []
     self.steps = self.most_rows = 0
     self.threads: set[str] = set()
 
   @property
   def is_idle(self) -> bool:
-    return not (self.rows or self.waiting_rows or self._to_tell)
+    return not (self.rows or self.waiting_rows)
 
   @property
   def waiting(self) -> int:
@@ -84,8 +83,6 @@ class ToyEngine:
       for row in list(rows):
         if row.ticket == ticket and sample in (None, row.sample):
           rows.remove(row)
-          end = completion([], 'cancelled')
-          self._to_tell.append((ticket, row.sample, end))
 
   def step(self) -> list[tuple[int, int, Completion]]:
     assert not self.is_idle, 'a step for nothing'
@@ -98,7 +95,7 @@ class ToyEngine:
     while self.waiting_rows and len(self.rows) < self._slots:
       self.rows.append(self.waiting_rows.pop(0))
     self.most_rows = max(self.most_rows, len(self.rows))
-    pieces, self._to_tell = self._to_tell, []
+    pieces = []
     for row in list(self.rows):
       count = min(self._chunk, row.room, len(row.left))
       ids, row.left = row.left[:count], row.left[count:]

@@ -1,0 +1,45 @@
+"""Tokens and operations of steps, and since the beginning."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from rlpt_jax.models import flops, zoo
+from rlpt_jax.programs.ledger import Ledger
+
+MODEL = zoo.get('tiny_qwen3')
+
+
+def judged(*groups):
+  """(length of the prompt, lengths of the completions) of each group."""
+  return SimpleNamespace(
+    examples=[SimpleNamespace(prompt_tokens=np.zeros(n)) for n, _ in groups],
+    samples=[
+      [
+        SimpleNamespace(completion=SimpleNamespace(tokens=np.zeros(length)))
+        for length in lengths
+      ]
+      for _, lengths in groups
+    ],
+  )
+
+
+def test_steps_and_totals():
+  ledger = Ledger(
+    MODEL, {'rollout_tokens': 100}, remat='layer', share_prompt=True
+  )
+  step = judged((10, [3, 4]), (7, [2, 2]))
+  found = ledger.add(step, [True, False])
+  assert found['compute/rollout_tokens'] == 17 + 11
+  assert found['compute/total_rollout_tokens'] == 128
+  assert found['compute/update_tokens'] == 17
+  update = flops.update(MODEL, 10, [3, 4], remat='layer')
+  rollout = flops.rollout(MODEL, 10, [3, 4]) + flops.rollout(MODEL, 7, [2, 2])
+  assert found['compute/rollout_flops'] == rollout
+  assert found['compute/update_flops'] == update
+  again = ledger.add(step, [True, True])
+  assert again['compute/total_rollout_flops'] == 2 * rollout
+  assert again['compute/total_update_flops'] == 2 * update + flops.update(
+    MODEL, 7, [2, 2], remat='layer'
+  )
+  assert ledger.totals['update_flops'] == again['compute/total_update_flops']

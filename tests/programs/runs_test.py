@@ -1,0 +1,46 @@
+"""A run's folder."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rlpt_jax.programs import runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  rate: float = 0.1
+  num_steps: int = 3
+
+
+def test_a_run_is_refused_where_another_is(tmp_path):
+  workdir = tmp_path / 'new' / 'run'
+  runs.check_config(workdir, Config(), ('num_steps',))
+  assert json.loads((workdir / 'config.json').read_text())['rate'] == 0.1
+  runs.check_config(workdir, Config(num_steps=9), ('num_steps',))
+  with pytest.raises(ValueError, match=r'rate was 0.1, now 0.2. Go on with'):
+    runs.check_config(workdir, Config(rate=0.2), ('num_steps',))
+  with pytest.raises(ValueError, match='num_steps was nothing, now 3'):
+    runs.check_config(workdir, Config())
+
+
+def test_a_folder_that_is_not_a_runs_is_refused(tmp_path):
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(ValueError, match=r'has checkpoints but no config\.json'):
+    runs.check_config(tmp_path, Config())
+  (tmp_path / 'config.json').write_text('{"rate"')
+  with pytest.raises(ValueError, match='not JSON'):
+    runs.check_config(tmp_path, Config())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match='cannot be written to'):
+    runs.check_config(tmp_path / 'file' / 'run', Config())
+
+
+@pytest.mark.parametrize('value', [0, -1, 2.5, None])
+def test_what_must_be_positive(value):
+  with pytest.raises(ValueError, match=r'Config\.num_steps=.*at least 1'):
+    runs.check_positive(Config(num_steps=value), 'num_steps')
