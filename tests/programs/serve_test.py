@@ -246,7 +246,7 @@ def test_an_engine_that_fails_is_no_clean_exit(model, monkeypatch, capfd):
   class Failing(toy.ToyEngine):
     closed = False
 
-    def __init__(self, *_):
+    def __init__(self, *_, **options):
       super().__init__(say=lambda *_: 'x' * 400, fail_at=20)
 
     def __enter__(self):
