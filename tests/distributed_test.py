@@ -1,5 +1,6 @@
 """Two processes of four devices each are one mesh of eight, and one device."""
 
+import json
 import os
 import pathlib
 import pickle
@@ -14,10 +15,13 @@ import pytest
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
+from rlpt_jax.programs.train_rl import train_rl
+from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.training import checkpoints
 from rlpt_jax.training.checkpoints import Store
 from tests import distributed_worker
 from tests.models import decoder_test
+from tests.programs import learning_task
 from tests.sampling import decode_test, engine_test
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,6 +107,34 @@ def test_two_processes_sample_what_one_device_does(tmp_path, one_device):
 def test_damage_that_one_process_sees_is_damage_for_all(tmp_path):
   for out in _finish(_start('restore_after_damage', tmp_path)):
     assert 'restored' in out
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_device_does(tmp_path):
+  learning_task.write(tmp_path)
+  _finish(_start('learn', tmp_path))
+  cold, warm = learning_task.two_steps(tmp_path)
+  train_sft(cold, workdir=tmp_path / 'one' / 'sft')
+  train_rl(warm, workdir=tmp_path / 'one' / 'rl')
+  for program in ('sft', 'rl'):
+    expected, found = (
+      (tmp_path / name / program / 'metrics.jsonl').read_text().splitlines()
+      for name in ('one', 'two')
+    )
+    assert len(found) == len(expected) == 2
+    for mine, other in zip(expected, found, strict=True):
+      mine, other = json.loads(mine), json.loads(other)
+      assert mine.keys() == other.keys()
+      for name, value in mine.items():
+        if not name.startswith(('sampler/', 'compute/')):
+          np.testing.assert_allclose(
+            other[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+          )
+  rollouts = [
+    (tmp_path / name / 'rl' / 'rollouts' / '00000001.jsonl.gz').read_bytes()
+    for name in ('one', 'two')
+  ]
+  assert rollouts[0] == rollouts[1]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ python -m tests.distributed_worker TASK PROCESS PORT FOLDER
 """
 
 import os
+import pathlib
 import sys
 
 import jax
@@ -74,6 +75,31 @@ def rollouts(folder, process):
     }
     with open(f'{folder}/{model}_{process}.pickle', 'wb') as file:
       pickle.dump(found, file)
+
+
+def learn(folder, process):
+  """Both learning programs; a reward that only one process may ask."""
+  import dataclasses
+
+  from rlpt_jax.core.layout import Axes
+  from rlpt_jax.programs.train_rl import train_rl
+  from rlpt_jax.programs.train_sft import train_sft
+  from tests.programs import learning_task
+
+  def reward(examples, completions):
+    assert process == 0, 'asked by another process'
+    return learning_task.by_length(examples, completions)
+
+  folder = pathlib.Path(folder)
+  cold, warm = learning_task.two_steps(folder)
+  mesh = Axes(fsdp=4, tensor=2)
+  train_sft(
+    dataclasses.replace(cold, layout=mesh), workdir=folder / 'two' / 'sft'
+  )
+  warm = dataclasses.replace(
+    warm, reward=reward, layout=mesh, sampler_layout=Axes(data=4, fsdp=2)
+  )
+  train_rl(warm, workdir=folder / 'two' / 'rl')
 
 
 def restore_after_damage(folder, process):

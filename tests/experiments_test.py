@@ -1,12 +1,13 @@
 """Every gin file of experiments/ is one that its program reads."""
 
+import importlib
 import pathlib
 import re
+import typing
 
 import pytest
 
 from rlpt_jax import cli
-from rlpt_jax.data.config import Data
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'experiments').rglob('*.gin'))
@@ -20,4 +21,6 @@ def test_gin_files(file, monkeypatch):
   program, path = re.search(r'# Command: +rlpt (\w+) (\S+)', text).groups()
   assert ROOT / path == file
   assert program in cli.PROGRAMS
-  assert isinstance(cli.read_config(Data, pathlib.Path(path)), Data)
+  module = importlib.import_module(f'rlpt_jax.programs.{program}')
+  kind = typing.get_type_hints(getattr(module, program))['config']
+  assert isinstance(cli.read_config(kind, pathlib.Path(path)), kind)

@@ -10,6 +10,7 @@ advantage. A loss becomes a number by one of reductions.py:
 All log-probabilities are of the distribution at the sampling temperature.
 """
 
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.algorithms.ratios import (
@@ -80,6 +81,29 @@ def cispo(logprobs_BT, behavior_BT, advantages_B1, mask_BT, *, max_ratio=5.0):
     logprobs_BT, behavior_BT, mask_BT, max_weight=max_ratio
   )
   return weight_BT * reinforce(logprobs_BT, behavior_BT, advantages_B1, mask_BT)
+
+
+def truncated(
+  logprobs_BT,
+  behavior_BT,
+  advantages_B1,
+  mask_BT,
+  *,
+  loss=ppo,
+  max_weight=2.0,
+):
+  """min(pi / behavior, max_weight) times `loss` against the learner itself.
+
+  Truncated importance sampling (Yao et al. 2025): the sampler's kernels or
+  weights are not quite the learner's, and the ratio to it is a weight, not what
+  is clipped. For batches that serve one update, where the learner is the old
+  policy: `loss` then sees ratios of 1.
+  """
+  old_BT = jax.lax.stop_gradient(logprobs_BT)
+  weight_BT = truncated_weight(
+    old_BT, behavior_BT, mask_BT, max_weight=max_weight
+  )
+  return weight_BT * loss(logprobs_BT, old_BT, advantages_B1, mask_BT)
 
 
 def _clip(log_ratio_BT, advantages_B1, mask_BT, clip_low, clip_high):

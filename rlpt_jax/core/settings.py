@@ -31,23 +31,41 @@ def described(value: Any) -> Any:
     return [described(x) for x in value]
   if isinstance(value, set | frozenset):
     return sorted(described(x) for x in value)
+  thing = value.func if isinstance(value, functools.partial) else value
+  # Of objects that are no dataclass only the class: addresses differ.
+  if not hasattr(thing, '__qualname__'):
+    thing = type(thing)
+  return _named(thing, _held(value))
+
+
+def objects(value: Any) -> Iterator[Any]:
+  """The value and all that it holds: what is to be closed is among them."""
+  yield value
+  if isinstance(value, Mapping):
+    held = value.values()
+  elif isinstance(value, list | tuple | set | frozenset):
+    held = value
+  else:
+    held = _held(value).values()
+  for x in held:
+    yield from objects(x)
+
+
+def _held(value: Any) -> dict[str, Any]:
+  """Fields of a dataclass, what is bound to a function or remembered by it."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    names = [field.name for field in dataclasses.fields(value)]
-    return _named(type(value), {n: getattr(value, n) for n in names})
+    names = [field.name for field in dataclasses.fields(value) if field.init]
+    return {name: getattr(value, name) for name in names}
   if isinstance(value, functools.partial):
-    bound = dict(enumerate(value.args)) | value.keywords
-    return _named(value.func, bound)
+    return _held(value.func) | dict(enumerate(value.args)) | value.keywords
   if inspect.ismethod(value):
-    return _named(value, {'self': value.__self__})
+    return {'self': value.__self__}
   if inspect.isfunction(value):
-    cells = zip(
-      value.__code__.co_freevars, value.__closure__ or (), strict=True
-    )
-    return _named(value, {name: cell.cell_contents for name, cell in cells})
-  if callable(value) and hasattr(value, '__qualname__'):
-    return _named(value, {})
-  # Of other objects the class; those that matter are dataclasses.
-  return _named(type(value), {})
+    names, cells = value.__code__.co_freevars, value.__closure__ or ()
+    return {
+      name: cell.cell_contents for name, cell in zip(names, cells, strict=True)
+    }
+  return {}
 
 
 def _named(thing, fields: Mapping) -> Any:

@@ -1,15 +1,19 @@
 """What a run has computed, so that methods can be compared at equal compute."""
 
+from collections.abc import Sequence
+
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import DecoderConfig
 from rlpt_jax.programs.collecting import Judged
+from rlpt_jax.programs.judges import LocalModel
 
 
 class Ledger:
-  """Tokens and operations of rollouts and updates, by models/flops.py.
+  """Tokens and operations of rollouts, judges and updates, by models/flops.py.
 
-  Operations that are needed, not those that padding adds; held-out evaluation
-  is not counted.
+  Operations that are needed, not those that padding adds. Of judges those of
+  local models alone: a server does not say. Held-out evaluation is not counted,
+  but for its judges.
   """
 
   def __init__(
@@ -19,17 +23,22 @@ class Ledger:
     *,
     remat: str,
     share_prompt: bool,
+    judges: Sequence[LocalModel] = (),
   ):
-    self._model, self._remat = model, remat
+    self._model, self._remat, self._judges = model, remat, judges
     self._share_prompt = share_prompt
     self.totals = dict(totals)
 
   def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
     """The step's own and all since the beginning, as metrics."""
     step = {
-      'rollout_tokens': 0, 'update_tokens': 0,
-      'rollout_flops': 0, 'update_flops': 0,
+      'rollout_tokens': 0, 'judge_tokens': 0, 'update_tokens': 0,
+      'rollout_flops': 0, 'judge_flops': 0, 'update_flops': 0,
     }  # fmt: skip
+    for judge in self._judges:
+      step['judge_tokens'] += judge.spent['tokens']
+      step['judge_flops'] += judge.spent['flops']
+      judge.spent.clear()
     for example, samples, is_learned in zip(
       judged.examples, judged.samples, learned, strict=True
     ):

@@ -1,95 +1,50 @@
 """A judge on the devices of the run: a model with weights, tokenizer and layout
 of its own, asked in the two ways of `rewards.judge`.
 
-`generating` answers by the sampler, greedily. `weighing` computes each question
+`completer` answers by the sampler, greedily. `scorer` computes each question
 once and compares the two answers by their probabilities, without decoding.
-Every host of a pod must ask the same questions in the same order.
+`reader` says how probable texts are, for rewards without a judge. Every host
+of a pod must ask the same questions in the same order.
 """
 
 import collections
-import contextlib
 import functools
 import itertools
 import logging
-import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Literal
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head, scoring
-from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import model_files
+from rlpt_jax.models.config import Decoder
 from rlpt_jax.rewards.judge import Complete, Score
+from rlpt_jax.rewards.likelihood import Logprob
 from rlpt_jax.sampling.decode import bucket, pad_prompts
 from rlpt_jax.sampling.engine import Engine
-from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
-from rlpt_jax.sampling.table import Sizes
 
 ANSWERS = ('Score: 0', 'Score: 1')
 AFTER_PROMPT = '\n\n'  # Where no chat template says that an answer begins.
 NO_VERDICT = (float('nan'), float('nan'))
 
+# Called with the tokens that were read and those that were said or weighed.
+Spend = Callable[[int, int], None]
+
 logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def generating(
-  model: str | pathlib.Path,
-  *,
-  layout: Layout,
-  tokenizer: str | None = None,
-  chat: bool = True,
-  slots: int = 64,
-  max_prompt_tokens: int = 2048,
-  max_new_tokens: int = 16,
-  dtype: Literal['float32', 'bfloat16'] = 'bfloat16',
-) -> Iterator[Complete]:
-  """What a model answers; its memory is given back at the end."""
-  files = model_files.find(model)
-  loaded = files.load_tokenizer(tokenizer)
-  plan = Plan(
-    slots=slots,
-    group=1,
-    max_prompt_tokens=max_prompt_tokens,
-    max_new_tokens=max_new_tokens,
-    sizes=Sizes(stops=max(1, len(loaded.eos_ids))),
-  )
-  decoder = Decoder(files.config, Compute(dtype=dtype), layout)
-  params = files.load_params(layout=layout, dtype=dtype)
-  with Engine(decoder, params, plan, consume=True) as engine:
-    yield completer(engine, loaded, chat=chat)
+def ignore(read: int, said: int):
+  """Nobody counts."""
 
 
-@contextlib.contextmanager
-def weighing(
-  model: str | pathlib.Path,
-  *,
-  layout: Layout,
-  tokenizer: str | None = None,
-  chat: bool = True,
-  rows: int = 16,
-  max_prompt_tokens: int = 2048,
-  dtype: Literal['float32', 'bfloat16'] = 'bfloat16',
-) -> Iterator[Score]:
-  """How probable a model finds the two scores."""
-  files = model_files.find(model)
-  loaded = files.load_tokenizer(tokenizer)
-  decoder = Decoder(files.config, Compute(dtype=dtype), layout)
-  params = files.load_params(layout=layout, dtype=dtype)
-  yield scorer(
-    decoder, params, loaded, chat=chat, rows=rows,
-    max_prompt_tokens=max_prompt_tokens,
-  )  # fmt: skip
-
-
-def completer(engine: Engine, tokenizer: Tokenizer, *, chat: bool) -> Complete:
+def completer(
+  engine: Engine, tokenizer: Tokenizer, *, chat: bool, spend: Spend = ignore
+) -> Complete:
   """Greedy answers of an engine that nobody else asks meanwhile."""
   plan = engine.plan
 
@@ -112,6 +67,7 @@ def completer(engine: Engine, tokenizer: Tokenizer, *, chat: bool) -> Complete:
     answers: list[str | None] = [None] * len(prompts)
     for i, [completion] in zip(fitting, engine.run(requests), strict=True):
       answers[i] = tokenizer.decode(completion.tokens)
+      spend(len(asked[i]), len(completion.tokens))
     return answers
 
   return complete
@@ -126,6 +82,7 @@ def scorer(
   rows: int = 16,
   max_prompt_tokens: int = 2048,
   answers: Sequence[str] = ANSWERS,
+  spend: Spend = ignore,
 ) -> Score:
   """Log-probabilities of the answers, in batches of few shapes.
 
@@ -141,6 +98,7 @@ def scorer(
       if len(context) <= max_prompt_tokens:
         S = min(bucket(len(context)), max_prompt_tokens)
         by_shape[S, max(map(len, choices))].append(i)
+        spend(len(context), sum(map(len, choices)))
     fitting = sum(map(len, by_shape.values()))
     _tell_of_long(len(asked) - fitting, len(asked), max_prompt_tokens)
     pending = []
@@ -158,6 +116,34 @@ def scorer(
     return found
 
   return score
+
+
+def reader(
+  decoder: Decoder, params, *, rows: int = 16, spend: Spend = ignore
+) -> Logprob:
+  """Log-probability of each continuation after its context, summed."""
+  rows = decoder.layout.whole_batch(rows)
+
+  def logprob(contexts, continuations) -> list[float]:
+    by_shape = collections.defaultdict(list)
+    for i, (context, rest) in enumerate(
+      zip(contexts, continuations, strict=True)
+    ):
+      by_shape[bucket(len(context)), bucket(len(rest))].append(i)
+      spend(len(context), len(rest))
+    found = [math.nan] * len(contexts)
+    for (S, T), same in sorted(by_shape.items()):
+      for first in range(0, len(same), rows):
+        some = same[first : first + rows]
+        asked = [(contexts[i], [continuations[i]]) for i in some]
+        batch = _padded(asked, rows, S, T)
+        on_devices = (decoder.layout.put(x, 'batch', None) for x in batch)
+        logprobs_P1 = choice_logprobs(decoder, params, *on_devices)
+        for i, x in zip(some, np.asarray(logprobs_P1)[:, 0], strict=False):
+          found[i] = float(x)
+    return found
+
+  return logprob
 
 
 @functools.partial(jax.jit, static_argnames='decoder')

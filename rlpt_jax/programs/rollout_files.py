@@ -11,11 +11,15 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 FOLDER = 'rollouts'
 
 
 def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
-  """Writes the file of a step."""
+  """Writes the file of a step; process 0 does, for all have the same."""
+  if jax.process_index() != 0:
+    return
   folder = workdir / FOLDER
   folder.mkdir(exist_ok=True)
   text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
@@ -30,6 +34,8 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
   """Leaves the files of the last steps, and of every so many."""
+  if jax.process_index() != 0:
+    return
   for path in (workdir / FOLDER).glob('*.jsonl.gz'):
     number = int(path.name.partition('.')[0])
     is_kept = every is not None and number % every == 0

@@ -5,13 +5,13 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
-from rlpt_jax.core import compilations
+from rlpt_jax.core import compilations, settings
 from rlpt_jax.core.layout import Axes, Layout
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.timers import Timers
@@ -23,7 +23,10 @@ from rlpt_jax.models import scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import collecting, model_files, rollout_files, runs
 from rlpt_jax.programs.collecting import Drawn, Judged, Sampling
+from rlpt_jax.programs.judges import LocalModel
 from rlpt_jax.programs.ledger import Ledger
+from rlpt_jax.programs.one_host import on_one_host
+from rlpt_jax.rewards.remote import Remote
 from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
@@ -179,14 +182,22 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     engine = stack.enter_context(
       Engine(sampler, state.params, plan_for(config, tokenizer))
     )
+    parts = list(settings.objects(config.reward))
+    for part in parts:  # Judges, and pools of processes.
+      if hasattr(part, 'close') and not isinstance(part, type):
+        stack.callback(part.close)
+    judges = [part for part in parts if isinstance(part, LocalModel)]
+    # A local judge computes on all hosts.
+    reward = config.reward if judges else on_one_host(config.reward)
     judge = functools.partial(
-      collecting.judge, engine, tokenizer, config.reward, seed=config.seed
+      collecting.judge, engine, tokenizer, reward, seed=config.seed
     )
     ledger = Ledger(
       files.config,
       record.get('ledger', {}),
       remat=config.compute.remat,
       share_prompt=config.score is scoring.in_groups,
+      judges=judges,
     )
     writer = stack.enter_context(
       Writer(
@@ -242,6 +253,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         timing
         | speed(collected, timing)
         | runs.memory()
+        | of_judges(parts)
         | {'timing/compilations': compiled.count},
       )
       if told or (step + 1) % config.save_every == 0:
@@ -378,4 +390,14 @@ def speed(collected: Collected, timing: dict[str, float]) -> dict[str, float]:
     'timing/tokens_per_s': tokens / timing['timing/step_s'],
     'timing/rollout_tokens_per_s': tokens
     / max(timing['timing/rollout_s'], 1e-9),
+  }
+
+
+def of_judges(parts: Sequence) -> dict[str, int]:
+  """What remote judges counted since the start: 'requests', 'cached', ..."""
+  return {
+    f'timing/judge/{name}': count
+    for part in parts
+    if isinstance(part, Remote)
+    for name, count in sorted(part.counts.items())
   }

@@ -53,5 +53,18 @@ def test_functions_are_what_was_bound_to_them():
   assert found == {'match': {'is': name, 'min_share': 0.5}, 'x': 0.5}
   # Of an object that is no dataclass, the class: addresses differ.
   assert settings.described(object()) == 'builtins.object'
+  assert settings.described(AdamW) == 'rlpt_jax.training.optimizer.AdamW'
   method = settings.described(AdamW(learning_rate=1.0).__post_init__)
   assert method['self']['learning_rate'] == 1.0
+
+
+def test_all_that_a_value_holds():
+  class Open:
+    def close(self):
+      pass
+
+  held, other = Open(), Open()
+  reward = text_match.text_match(functools.partial(text_match.prefix, held))
+  found = list(settings.objects({'a': [config(reward=reward)], 'b': other}))
+  assert [x for x in found if isinstance(x, Open)] == [held, other]
+  assert AdamW(learning_rate=1e-3) in found

@@ -4,6 +4,7 @@ A question is three digits. The cold start teaches to answer with one of them,
 whichever: a reward of a third. The rest is left to learn from the reward.
 """
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -16,7 +17,7 @@ from rlpt_jax.data.tasks import Rlvr, Sft
 from rlpt_jax.models.config import Compute
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.programs.collecting import Sampling
-from rlpt_jax.rewards import extract
+from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.text_match import exact, text_match
 from rlpt_jax.training.optimizer import AdamW
 
@@ -99,6 +100,24 @@ def short(folder, model) -> train_rl.Config:
     rollouts_last=3,
     rollouts_every=2,
   )
+
+
+def by_length(examples, completions):
+  """A reward that a random model has something of."""
+  return scores.each(
+    lambda example, text: scores.Verdict(len(text) % 3 / 2, 'length')
+  )(examples, completions)
+
+
+def two_steps(folder):
+  """Of a cold start and of learning, with a random model."""
+  cold = cold_start(folder, num_steps=2, held_out_every=1, held_out_rows=8)
+  cold = dataclasses.replace(cold, held_out=cold.data)
+  warm = learning(
+    folder, 'random:tiny_qwen3', reward=by_length, num_steps=2, prompts=8,
+    held_out_every=1, held_out_examples=8,
+  )  # fmt: skip
+  return cold, warm
 
 
 if __name__ == '__main__':

@@ -10,12 +10,11 @@ import pytest
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.core.tokenizer import ByteTokenizer
-from rlpt_jax.core.types import Example
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import head, huggingface, zoo
+from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import local_judge as lib
-from rlpt_jax.rewards import extract, judge
+from rlpt_jax.rewards import judge
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import Sizes
@@ -247,47 +246,3 @@ def test_what_an_engine_is_asked(engine, monkeypatch):
   assert request.temperature == 0
   assert request.stops == ((256,),)
   assert request.max_new_tokens == 12
-
-
-# From disk, to the end.
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory, params):
-  directory = tmp_path_factory.mktemp('judge') / 'tiny'
-  arrays = [
-    (path, np.dtype('float32'), lambda x=x: np.asarray(x))
-    for path, x in weights.named(params)
-  ]
-  huggingface.save(directory, CONFIG, decoder_lib.specs(CONFIG), arrays)
-  return directory
-
-
-def test_rewards_of_a_model_on_disk(model, one_device, plainly):
-  example = Example(np.array([1], np.int32), ('a b. ', 'c'), 'asr', 'c', 'd', 0)
-  texts = [f'{extract.START}{text}{extract.END}' for text in 'abcde']
-  prompt = 'R {reference} P {predicted}'
-  options = {
-    'layout': one_device, 'tokenizer': 'bytes', 'chat': False,
-    'max_prompt_tokens': 37, 'dtype': 'float32',
-  }  # fmt: skip
-  questions = [f'R a b. c P {text}' for text in 'abcde']
-  with lib.weighing(model, **options, rows=ROWS) as score:
-    found = judge.by_probability(score, prompt=prompt, threshold=None)(
-      [example], [texts]
-    )
-  expected = [judge.weigh(*_expected(plainly, q), threshold=None)
-              for q in questions]  # fmt: skip
-  np.testing.assert_allclose(
-    found.rewards_PG[0], [verdict.reward for verdict in expected], atol=1e-5
-  )
-  assert found.reasons_PG[0].tolist() == [v.reason for v in expected]
-  assert 'graded' in found.counts()
-  with lib.generating(model, **options, slots=3, max_new_tokens=12) as complete:
-    found = judge.by_answer(complete, prompt=prompt)([example], [texts])
-  said = [ByteTokenizer().decode(_greedy(plainly, q, 12)) for q in questions]
-  expected = [judge.read(text) for text in said]
-  assert found.reasons_PG[0].tolist() == [v.reason for v in expected]
-  np.testing.assert_array_equal(
-    found.rewards_PG[0], [verdict.reward for verdict in expected]
-  )

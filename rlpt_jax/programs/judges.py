@@ -1,0 +1,125 @@
+"""Models that judge, as a gin file names them; loaded when first asked.
+
+  train_rl.Config.reward = @judge.by_probability()
+  judge.by_probability.score = @judges.Weighing()
+  judges.Weighing.model = 'models/Qwen3-4B'
+
+Each has the weights, the tokenizer and the layout of its own, on the devices of
+the run, and counts what it computes.
+"""
+
+import collections
+import dataclasses
+from typing import Literal
+
+from rlpt_jax.core.layout import Axes
+from rlpt_jax.models import flops
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.programs import local_judge, model_files
+from rlpt_jax.rewards import likelihood
+from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.table import Sizes
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class LocalModel:
+  """What the three have in common.
+
+  model: a Hugging Face directory or a directory of checkpoints.
+  tokenizer: 'bytes' or a path, instead of the model's own.
+  chat: questions go through its chat template.
+  """
+
+  model: str
+  tokenizer: str | None = None
+  chat: bool = True
+  layout: Axes = Axes(data=-1, fsdp=1)
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
+  max_prompt_tokens: int = 2048
+  spent: collections.Counter = dataclasses.field(
+    init=False, default_factory=collections.Counter
+  )
+  _ask = None
+
+  def __call__(self, *questions):
+    if self._ask is None:
+      files = model_files.find(self.model)
+      decoder = Decoder(
+        files.config, Compute(dtype=self.dtype), self.layout.layout()
+      )
+      params = files.load_params(layout=decoder.layout, dtype=self.dtype)
+      tokenizer = files.load_tokenizer(self.tokenizer)
+      files.check_tokenizer(tokenizer)
+
+      def spend(read: int, said: int):
+        self.spent['tokens'] += read + said
+        self.spent['flops'] += flops.rollout(files.config, read, [said])
+
+      self._ask = self._open(decoder, params, tokenizer, spend)
+    return self._ask(*questions)
+
+  def _open(self, decoder, params, tokenizer, spend):
+    raise NotImplementedError
+
+  def close(self):
+    """Gives back what it holds; who asks again loads it again."""
+    self._ask = None
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Answering(LocalModel):
+  """Says its verdict: a `Complete` for judge.by_answer."""
+
+  slots: int = 64
+  max_new_tokens: int = 16
+  _engine = None
+
+  def _open(self, decoder, params, tokenizer, spend):
+    plan = Plan(
+      slots=decoder.layout.whole_batch(self.slots),
+      group=1,
+      max_prompt_tokens=self.max_prompt_tokens,
+      max_new_tokens=self.max_new_tokens,
+      sizes=Sizes(stops=max(1, len(tokenizer.eos_ids))),
+    )
+    self._engine = Engine(decoder, params, plan, consume=True)
+    return local_judge.completer(
+      self._engine, tokenizer, chat=self.chat, spend=spend
+    )
+
+  def close(self):
+    super().close()
+    if self._engine:
+      self._engine.close()
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Weighing(LocalModel):
+  """Weighs the two verdicts: a `Score` for judge.by_probability."""
+
+  rows: int = 16
+
+  def _open(self, decoder, params, tokenizer, spend):
+    return local_judge.scorer(
+      decoder, params, tokenizer, chat=self.chat, rows=self.rows,
+      max_prompt_tokens=self.max_prompt_tokens, spend=spend,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Reading(LocalModel):
+  """Says how probable texts are: a `Logprob`, with the tokens of its own."""
+
+  rows: int = 16
+
+  def _open(self, decoder, params, tokenizer, spend):
+    return local_judge.reader(decoder, params, rows=self.rows, spend=spend)
+
+
+def by_likelihood(read: Reading, **options) -> Reward:
+  """likelihood.likelihood by a frozen model, which has the policy's tokens."""
+  files = model_files.find(read.model)
+  encode = files.load_tokenizer(read.tokenizer).encode
+  return likelihood.likelihood(read, encode=encode, **options)
