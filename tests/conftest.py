@@ -1,6 +1,7 @@
 """Devices and reference models that several tests share."""
 
 import os
+import pathlib
 
 # Before jax starts: eight devices for the sharding tests, and machine code that
 # is compiled fast rather than fast, which halves the time of the whole suite.
@@ -9,6 +10,11 @@ os.environ['XLA_FLAGS'] = ' '.join((
   '--xla_backend_optimization_level=0',
   os.environ.get('XLA_FLAGS', ''),
 ))  # fmt: skip
+# Many tests, processes of their own too, compile the same programs: once is
+# enough, and the next run finds them.
+CACHE = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'

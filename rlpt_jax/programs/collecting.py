@@ -21,7 +21,7 @@ from rlpt_jax.training.experience import Group
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a policy is sampled.
+  """How a policy is sampled, to learn from or to be tried.
 
   stop: texts that end a completion besides the model's own end.
   """
@@ -33,6 +33,27 @@ class Sampling:
   top_p: float = 1.0
   min_p: float = 0.0
   stop: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for name in ('samples', 'max_new_tokens'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'Sampling.{name}={getattr(self, name)}: expected at least 1.'
+        )
+
+  def check_learnable(self):
+    """Raises where the learner would not know how probable a sample was."""
+    if not self.temperature > 0:
+      raise ValueError(
+        f'Config.sampling: temperature={self.temperature}: expected more than '
+        '0, or all samples of a group are one.'
+      )
+    if (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
+      raise ValueError(
+        f'Config.sampling: top_k={self.top_k}, top_p={self.top_p}, min_p='
+        f'{self.min_p}: expected 0, 1 and 0: the learner compares the samples '
+        'with the whole distribution. Filters are for Config.held_out_sampling.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,7 @@ class Config:
       'held_out_examples', 'held_out_every', 'num_microbatches', 'save_every',
       'keep_last', 'rollouts_last', 'max_skipped',
     )  # fmt: skip
+    self.sampling.check_learnable()
     if self.flat_groups not in ('keep', 'drop', 'refill'):
       raise ValueError(
         f'Config.flat_groups={self.flat_groups!r}: expected keep, drop or '
