@@ -12,8 +12,10 @@ os.environ['XLA_FLAGS'] = ' '.join((
 ))  # fmt: skip
 # Many tests, processes of their own too, compile the same programs: once is
 # enough, and the next run finds them.
-CACHE = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'),
+)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
