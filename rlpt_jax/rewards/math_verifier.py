@@ -14,6 +14,8 @@ What goes wrong is 0 or no verdict by one question: who caused it?
                             and a policy that is about to be wrong could escape
                             the loss by an answer that nobody can check. A right
                             answer that takes too long loses: watch the count
+                            'memory' is rare: math-verify mostly swallows that
+                            error, and then it is 'wrong' or 'unparsable'
   format/...                0: see `extract`
   gold/...                  NaN: the right answer is not to be read, or does not
                             equal itself. No policy can cause it, and all of a
@@ -41,8 +43,9 @@ _OURS = frozenset({'killed', 'stalled', 'lost'})
 class MathVerifier:
   """A reward against references[0]; owns its workers until it is closed.
 
-  `cpu_seconds` and `memory_mb` bound one comparison. By default a worker for
-  every processor that this process may use, at most 16.
+  `cpu_seconds` bounds the reading of a gold, and then its comparison with an
+  answer; `memory_mb` bounds a worker. By default there is one for every
+  processor that this process may use, at most 16.
   """
 
   def __init__(
@@ -70,6 +73,7 @@ class MathVerifier:
       [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
        str(cpu_seconds), str(memory_mb)],
       num_workers=num_workers,
+      # More than both wall-clock limits of a worker.
       patience=20 * cpu_seconds + 10,
     )  # fmt: skip
 

@@ -18,7 +18,9 @@ What ends the second is the kernel alone: no handler of Python's runs while
 The limit is on CPU time: a busy machine must not turn right into 'timeout'. A
 wall-clock limit ten times as long is there for what waits.
 
-Verdicts depend on the pair alone: hashes and random numbers have fixed seeds.
+Verdicts depend on the pair alone: hashes and random numbers have fixed seeds,
+and gold and answer have a limit each, since a gold that was read before is not
+read again.
 """
 
 import contextlib
@@ -66,6 +68,14 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
         'right. Is the installed antlr4-python3-runtime one that '
         'latex2sympy2_extended takes?'
       )
+  # The end of stdin is not enough: a process that the parent has forked holds
+  # its other side for as long as it lives. Not os.kill(parent, 0): a parent may
+  # be dead and not buried.
+  watched = [0]
+  with contextlib.suppress(AttributeError, OSError):  # Linux has pidfds.
+    watched.append(os.pidfd_open(parent))
+  if os.getppid() != parent:  # Then it went before it was watched.
+    raise SystemExit(f'expected {parent} as the parent; it is gone.')
   os.write(replies, b'ready\n')
   silence = os.open(os.devnull, os.O_RDWR)
   os.dup2(silence, 1)
@@ -74,12 +84,6 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
   gc.collect()
   gc.freeze()
   underway = mmap.mmap(-1, 16)
-  # The end of stdin is not enough: a process that the parent has forked holds
-  # its other side for as long as it lives. Not os.kill(parent, 0): a parent may
-  # be dead and not buried.
-  watched = [0]
-  with contextlib.suppress(AttributeError, OSError):  # Linux has pidfds.
-    watched.append(os.pidfd_open(parent))
   while True:
     set_underway(underway, 0, IDLE)
     child = os.fork()
@@ -103,18 +107,19 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
   for count, line in enumerate(read_lines(watched), 1):
     number, _, pair = line.partition(b' ')
     number, (gold, answer) = int(number), json.loads(pair)
-    set_underway(underway, number, GOLD)
-    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-    signal.setitimer(signal.ITIMER_REAL, 10 * cpu_seconds)
+
+    def begin(phase, number=number):
+      set_alarms(cpu_seconds)
+      set_underway(underway, number, phase)
+
+    begin(GOLD)
     try:
-      reason = compare(
-        gold, answer, lambda n=number: set_underway(underway, n, ANSWER)
-      )
-    except (MemoryError, RecursionError):
+      reason = compare(gold, answer, functools.partial(begin, ANSWER))
+    except (MemoryError, RecursionError):  # Those that sympy lets through.
       _, phase = struct.unpack('<qq', underway[:])
       reason = 'gold/memory' if phase == GOLD else 'memory'
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    set_alarms(0)
+    # Before it is said: a line is better asked again than answered twice.
     set_underway(underway, number, IDLE)
     os.write(replies, b'%d %s\n' % (number, reason.encode()))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -194,6 +199,12 @@ def epitaph(status: int, phase: int) -> bytes:
     return b'stalled'
   why = b'timeout' if code == -signal.SIGPROF else b'crash'
   return b'gold/' + why if phase == GOLD else why
+
+
+def set_alarms(cpu_seconds: float) -> None:
+  """Ends this process after so much work, or ten times that; 0: never."""
+  signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+  signal.setitimer(signal.ITIMER_REAL, 10 * cpu_seconds)
 
 
 def set_underway(underway: mmap.mmap, number: int, phase: int) -> None:
