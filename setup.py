@@ -32,6 +32,7 @@ setuptools.setup(
     'rich>=13',
     'matplotlib>=3.9',
     'aiohttp>=3.14,<4',  # rlpt serve.
+    'math-verify>=0.9,<0.10',
     # What reads corpora. These hang together: Beam wants protobuf 6, with which
     # sentencepiece works before 0.2.2, and tensorflow-text follows tensorflow.
     'seqio>=0.0.20,<0.1',

@@ -1,0 +1,136 @@
+"""Whether the boxed answer equals the right one as mathematics.
+
+Answers are what a policy wrote: `9^{9^{9^9}}`, a thousand brackets, a null
+byte. So math-verify and sympy run in other processes (`math_worker`), each
+bounded in time and memory, and nothing in an answer stalls or stops a run.
+
+What goes wrong is 0 or no verdict by one question: who caused it?
+
+  right                     1
+  wrong, unparsable         0
+  long                      0: over MAX_CHARACTERS; nobody looks at it
+  timeout, memory, crash    0: the right answer was read before, so it was this
+                            one. Were it NaN, it would be left out of its group,
+                            and a policy that is about to be wrong could escape
+                            the loss by an answer that nobody can check. A right
+                            answer that takes too long loses: watch the count
+                            'memory' is rare: math-verify mostly swallows that
+                            error, and then it is 'wrong' or 'unparsable'
+  format/...                0: see `extract`
+  gold/...                  NaN: the right answer is not to be read, or does not
+                            equal itself. No policy can cause it, and all of a
+                            group that have an answer share it
+  killed, stalled, lost     NaN: the machine is out of memory or stands still.
+                            A worker is bounded to less than either, so that no
+                            answer can bring it about
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+from rlpt_jax.rewards import extract, math_worker, scores
+from rlpt_jax.rewards.process_pool import ProcessPool
+from rlpt_jax.rewards.scores import Scores, Verdict
+
+# A pair of these fits into a pipe: 12 bytes a character of JSON at most.
+MAX_CHARACTERS = 2000
+_OURS = frozenset({'killed', 'stalled', 'lost'})
+
+
+class MathVerifier:
+  """A reward against references[0]; owns its workers until it is closed.
+
+  `cpu_seconds` bounds the reading of a gold, and then its comparison with an
+  answer; `memory_mb` bounds a worker. By default there is one for every
+  processor that this process may use, at most 16.
+  """
+
+  def __init__(
+    self,
+    *,
+    num_workers: int | None = None,
+    cpu_seconds: float = 2.0,
+    memory_mb: int = 1024,
+    find: extract.Extract = extract.boxed,
+  ):
+    if not 0.01 <= cpu_seconds <= 600:
+      raise ValueError(
+        f'cpu_seconds: expected 0.01 to 600, found {cpu_seconds}.'
+      )
+    if memory_mb < 256:
+      raise ValueError(
+        f'memory_mb: expected at least 256, found {memory_mb}: sympy itself '
+        'needs some 100.'
+      )
+    if num_workers is None:
+      num_workers = min(_num_processors(), 16)
+    self._find = find
+    self._pool = ProcessPool(
+      # -P: what lies beside the worker's file is not what it imports.
+      [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
+       str(cpu_seconds), str(memory_mb)],
+      num_workers=num_workers,
+      # More than both wall-clock limits of a worker.
+      patience=20 * cpu_seconds + 10,
+    )  # fmt: skip
+
+  def __call__(self, examples, completions) -> Scores:
+    scores.check_groups(examples, completions)
+    # A group says the same thing many times over: ask once.
+    reasons: list[str] = []
+    pairs: dict[tuple[str, str], list[int]] = {}
+    for example, group in zip(examples, completions, strict=True):
+      for completion in group:
+        answer = self._find(completion)
+        if answer.text is not None:
+          pair = (next(iter(example.references), ''), answer.text)
+          pairs.setdefault(pair, []).append(len(reasons))
+        reasons.append(answer.reason)
+    for places, reason in zip(
+      pairs.values(), self.compare(list(pairs)), strict=True
+    ):
+      for i in places:
+        reasons[i] = reason
+    return scores.grouped(
+      [Verdict(_reward(reason), reason) for reason in reasons], len(examples)
+    )
+
+  def compare(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The reason for each (gold, answer), in order."""
+    reasons = [_long(gold, answer) for gold, answer in pairs]
+    asked = [i for i, reason in enumerate(reasons) if reason is None]
+    found = self._pool.map([json.dumps(pairs[i]) for i in asked])
+    for i, reason in zip(asked, found, strict=True):
+      reasons[i] = reason or 'lost'
+    return reasons
+
+  def close(self) -> None:
+    """Ends the workers."""
+    self._pool.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def _reward(reason: str) -> float:
+  if reason.startswith('gold/') or reason in _OURS:
+    return math.nan
+  return float(reason == 'right')
+
+
+def _long(gold: str, answer: str) -> str | None:
+  if len(gold) > MAX_CHARACTERS:
+    return 'gold/long'
+  return 'long' if len(answer) > MAX_CHARACTERS else None
+
+
+def _num_processors() -> int:
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
