@@ -34,6 +34,7 @@ def main(arguments):
     sys.executable, str(pathlib.Path(__file__).absolute()), '--folder',
     str(folder), '--size', arguments.size, '--one',
     '--num_microbatches', str(arguments.num_microbatches),
+    *(['--unroll'] if arguments.unroll else []),
   ]  # fmt: skip
   compiled = ['--torch-compile', '--micro-sequences']
   small = '4' if arguments.size == 'small' else '8'

@@ -69,6 +69,8 @@ def always(examples, completions):
   )
 
 
+# Once shown is enough: RLPT_ALL=1 pytest -k broken.
+@pytest.mark.skipif('RLPT_ALL' not in os.environ, reason='shown once')
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'change', [{'advantages': shuffled}, {'loss': flipped}, {'reward': always}],
@@ -239,7 +241,7 @@ def test_ways_to_the_same_update(task, tmp_path):
 @pytest.mark.slow
 def test_a_kl_holds_it_back(task, tmp_path):
   config = learning_task.learning(
-    *task, num_steps=12, held_out=None, kl=kl.k3, kl_weight=1.0
+    *task, num_steps=4, held_out=None, kl=kl.k3, kl_weight=1.0
   )
   free = dataclasses.replace(config, kl=None, kl_weight=0.0)
   train_rl(config, workdir=tmp_path / 'held')
