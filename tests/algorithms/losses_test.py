@@ -315,3 +315,25 @@ def test_trl(name):
     found = jnp.sum(share(mask_BT, GOLDEN['group_size']) * clipped_BT)
     np.testing.assert_allclose(found, case['clip_share'], rtol=1e-5)
     assert 0 < case['clip_share'] < 1
+
+
+def test_truncated_weighs_the_loss_of_the_learner_itself():
+  # Ratios to behavior: e^0.5 = 1.649, e^-1 = 0.368, e^2 = 7.389, cut at 2.
+  logprobs = jnp.array([[-1.0, -2.0, -0.5]])
+  behavior = jnp.array([[-1.5, -1.0, -2.5]])
+  advantages, mask = jnp.array([[3.0]]), jnp.ones((1, 3), bool)
+  weights = np.array([[1.6487213, 0.3678794, 2.0]])
+
+  def total(x):
+    return lib.truncated(x, behavior, advantages, mask).sum()
+
+  # The learner's ratio to itself is 1: nothing is clipped.
+  found = lib.truncated(logprobs, behavior, advantages, mask)
+  np.testing.assert_allclose(found, -3 * weights, rtol=1e-6)
+  np.testing.assert_allclose(jax.grad(total)(logprobs), -3 * weights, rtol=1e-6)
+  plain = lib.truncated(
+    logprobs, behavior, advantages, mask, loss=lib.reinforce, max_weight=5.0
+  )
+  np.testing.assert_allclose(
+    plain, lib.cispo(logprobs, behavior, advantages, mask), rtol=1e-6
+  )
