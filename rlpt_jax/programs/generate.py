@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 import zlib
 from typing import Literal
@@ -168,13 +167,7 @@ def generate(
     )
     if tally.prompts:
       print(f'{out}: {tally.prompts:,} prompts are done already, going on')
-    if asked.longest + max_new_tokens > files.config.max_length:
-      print(
-        f'warning: {asked.longest:,} prompt tokens and {max_new_tokens:,} new '
-        f'ones are more than the {files.config.max_length:,} of the training '
-        f'of {model}; what comes after those may be nonsense.',
-        file=sys.stderr,
-      )
+    files.warn_of_length(asked.longest, max_new_tokens)
   params = files.load_params(layout=decoder.layout, dtype=dtype)
   settings['weights'] = fingerprint(params)
   if is_first and not overwrite:

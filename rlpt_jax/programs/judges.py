@@ -8,6 +8,7 @@ Each has the weights, the tokenizer and the layout of its own, on the devices of
 the run, and counts what it computes.
 """
 
+import abc
 import collections
 import dataclasses
 from typing import Literal
@@ -24,7 +25,7 @@ from rlpt_jax.sampling.table import Sizes
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class LocalModel:
+class LocalModel(abc.ABC):
   """What the three have in common.
 
   model: a Hugging Face directory or a directory of checkpoints.
@@ -60,8 +61,9 @@ class LocalModel:
       self._ask = self._open(decoder, params, tokenizer, spend)
     return self._ask(*questions)
 
+  @abc.abstractmethod
   def _open(self, decoder, params, tokenizer, spend):
-    raise NotImplementedError
+    """What is asked, once the model is there."""
 
   def close(self):
     """Gives back what it holds; who asks again loads it again."""

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -68,6 +69,17 @@ class ModelFiles:
       )
     layout = make_layout(data=-1, fsdp=1, tensor=tensor)
     return Decoder(self.config, Compute(dtype=dtype), layout)
+
+  def warn_of_length(self, prompt_tokens: int, new_tokens: int):
+    """Says so where texts may get longer than those the model has seen."""
+    longest = self.config.max_length
+    if prompt_tokens + new_tokens > longest:
+      print(
+        f'warning: {prompt_tokens:,} prompt tokens and {new_tokens:,} new ones '
+        f'are more than the {longest:,} of the training of {self.path}; what '
+        'comes after those may be nonsense.',
+        file=sys.stderr,
+      )
 
   def check_tokenizer(self, tokenizer: Tokenizer):
     """Raises where it has tokens that the model does not know."""

@@ -167,6 +167,15 @@ def memory() -> dict[str, float]:
   return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}
 
 
+def check_microbatches(config: Any, name: str):
+  """Raises where microbatches would not be of one size; `name`: of a batch."""
+  size, number = getattr(config, name), config.num_microbatches
+  if size % number:
+    raise ValueError(
+      f'Config.num_microbatches={number}: expected a divisor of {name}={size}.'
+    )
+
+
 def check_positive(config: Any, *names: str):
   """Raises for a setting that is not at least 1."""
   for name in names:

@@ -106,13 +106,7 @@ def serve(
       max_samples=slots + max_waiting,
       group=GROUP,
     )
-    if max_prompt_tokens + max_new_tokens > files.config.max_length:
-      print(
-        f'warning: {max_prompt_tokens:,} prompt tokens and {max_new_tokens:,} '
-        f'new ones are more than the {files.config.max_length:,} of the '
-        f'training of {model}; what comes after those may be nonsense.',
-        file=sys.stderr,
-      )
+    files.warn_of_length(max_prompt_tokens, max_new_tokens)
     params = files.load_params(layout=decoder.layout, dtype=dtype)
     with Engine(decoder, params, plan, consume=True) as engine:
       warm_up(engine)

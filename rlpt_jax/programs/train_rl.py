@@ -122,11 +122,7 @@ class Config:
         f'Config.flat_groups={self.flat_groups!r}: expected keep, drop or '
         'refill.'
       )
-    if self.prompts % self.num_microbatches:
-      raise ValueError(
-        f'Config.num_microbatches={self.num_microbatches}: expected a divisor '
-        f'of prompts={self.prompts}.'
-      )
+    runs.check_microbatches(self, 'prompts')
 
 
 def train_rl(config: Config, *, workdir: pathlib.Path):

@@ -81,11 +81,7 @@ class Config:
       self, 'num_steps', 'batch_size', 'held_out_rows', 'held_out_every',
       'num_microbatches', 'save_every', 'keep_last', 'max_skipped',
     )  # fmt: skip
-    if self.batch_size % self.num_microbatches:
-      raise ValueError(
-        f'Config.num_microbatches={self.num_microbatches}: expected a divisor '
-        f'of batch_size={self.batch_size}.'
-      )
+    runs.check_microbatches(self, 'batch_size')
 
 
 def train_sft(config: Config, *, workdir: pathlib.Path):
