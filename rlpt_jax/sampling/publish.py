@@ -34,7 +34,8 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   # device_put alone may hand on the learner's memory; with may_alias=False too,
   # from an array on many devices to fewer of them.
   rest = {}
-  for name in params.keys() - {'layers'}:
+  # In their order: all hosts of a pod must launch the same.
+  for name in [name for name in params if name != 'layers']:
     is_head = name != 'embed' or decoder.config.tied_head
     dtype = jnp.float32 if is_head else decoder.compute.dtype
     placed = jax.device_put(params[name].astype(dtype), shardings[name])

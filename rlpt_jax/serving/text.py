@@ -5,7 +5,7 @@ import dataclasses
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
-MOST_PENDING = 32  # Tokens that wait for one that completes a character.
+MOST_PENDING = 32  # Tokens without a text that are decoded again.
 INCOMPLETE = '\ufffd'  # What a tokenizer says for a part of a character.
 
 
@@ -82,9 +82,9 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    pending = len(self._ids) - self._num_read
-    # A character has four bytes at most: what is longer will never be one.
-    if text.endswith(INCOMPLETE) and not flush and pending < MOST_PENDING:
+    # A character has four bytes at most: more marks than that never become one.
+    is_broken = text.endswith(INCOMPLETE * 8)
+    if text.endswith(INCOMPLETE) and not is_broken and not flush:
       return
     new = text[len(self._decode(self._ids[: self._num_read])) :]
     self._text += new

@@ -189,3 +189,15 @@ def test_a_long_text_takes_no_longer_a_token():
   tokenizer = Counting()
   _said(tokenizer, list(b'ab' * 2000), [8])
   assert tokenizer.decoded < 4 * 4000
+
+
+@pytest.mark.parametrize('size', [1, 5, 16, 32, 40])
+def test_long_runs_of_wide_characters_survive_any_chunks(size):
+  text = '中' * 60 + 'a' + '🙂' * 40
+  ids = list(text.encode())
+  transcript, said = Transcript(BYTES, (120,)), ''
+  for first in range(0, len(ids), size):
+    last = first + size >= len(ids)
+    part = completion(ids[first : first + size], 'length' if last else None)
+    said += transcript.add(part).text
+  assert said == text
