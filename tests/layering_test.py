@@ -16,13 +16,14 @@ MAY_IMPORT = {
   'analysis': set(),
   'data': {'core'},
   'models': {'core'},
+  'quickstart': {'core'},
   'rewards': {'core'},
   'sampling': {'core', 'models'},
   'serving': {'core', 'sampling'},
   'training': {'core'},
   'programs': {
-    'algorithms', 'analysis', 'core', 'data', 'models', 'rewards', 'sampling',
-    'serving', 'training',
+    'algorithms', 'analysis', 'core', 'data', 'models', 'quickstart',
+    'rewards', 'sampling', 'serving', 'training',
   },
   'cli': {'programs'},
 }  # fmt: skip
