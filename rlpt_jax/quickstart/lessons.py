@@ -173,49 +173,40 @@ def write(
   folder.mkdir(parents=True, exist_ok=True)
   rng = random.Random(f'lessons {seed}')
 
-  def some(count: int, offset: int, *, unseen: bool):
-    found = documents(seed * 1000 + offset, held_out=unseen)
+  def some(count: int, offset: int) -> Iterator[Document]:
+    # Odd numbers are held out.
+    found = documents(seed * 1000 + offset, held_out=offset % 2 == 1)
     return itertools.islice(found, count)
 
-  def items(count: int, offset: int, *, unseen: bool = False):
-    found = each_target(some(count, offset, unseen=unseen), rng)
-    for document, target in found:
+  def items(count: int, offset: int) -> Iterator[tuple[Document, int, str]]:
+    for document, target in each_target(some(count, offset), rng):
       yield document, target, rng.choice(list(templates))
 
-  def save(name: str, lines: Iterable[dict]):
-    text = ''.join(json.dumps(line) + '\n' for line in lines)
-    (folder / name).write_text(text)
+  def question(document: Document, target: int, task: str) -> dict:
+    return {
+      'prompt': asked(document, target, templates[task]),
+      'references': references(document, target, templates[task]),
+      'task': task,
+      'kind': document.kind,
+    }
 
-  save('texts.jsonl', ({'text': d.text} for d in some(texts, 0, unseen=False)))
-  save(
-    'held_out.jsonl', ({'text': d.text} for d in some(held_out, 1, unseen=True))
-  )
-  save(
-    'demonstrations.jsonl',
-    (
+  lines = {
+    'texts': ({'text': d.text} for d in some(texts, 0)),
+    'held_out': ({'text': d.text} for d in some(held_out, 1)),
+    'demonstrations': (
       demonstration(document, target, templates[task], rng)
       for document, target, task in items(demonstrations, 2)
     ),
-  )
-  save(
-    'questions.jsonl',
-    (
-      {
-        'prompt': asked(document, target, templates[task]),
-        'references': references(document, target, templates[task]),
-        'task': task,
-        'kind': document.kind,
-      }
-      for document, target, task in items(held_out, 3, unseen=True)
+    'questions': (question(*item) for item in items(held_out, 3)),
+    'pairs': (
+      judged(document, target, judge_template, rng)
+      for document, target, _ in items(pairs, 4)
     ),
-  )
-  for name, count, unseen in (
-    ('pairs', pairs, False), ('held_out_pairs', held_out * 4, True),
-  ):  # fmt: skip
-    save(
-      f'{name}.jsonl',
-      (
-        judged(document, target, judge_template, rng)
-        for document, target, _ in items(count, 4, unseen=unseen)
-      ),
-    )
+    'held_out_pairs': (
+      judged(document, target, judge_template, rng)
+      for document, target, _ in items(held_out * 4, 5)
+    ),
+  }
+  for name, some_lines in lines.items():
+    with (folder / f'{name}.jsonl').open('w') as file:
+      file.writelines(json.dumps(line) + '\n' for line in some_lines)

@@ -150,6 +150,7 @@ def changed(fact: Fact) -> list[Fact]:
   ]
 
 
+@functools.lru_cache(2**14)
 def read(sentence: str) -> Fact | None:
   """The fact that a sentence says, None where it says nothing of this world.
 
