@@ -9,8 +9,6 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.programs import truth
 
 RIGHT = '<|startofprediction|> The barn has the key in it.<|endofprediction|>'
-  '<|startofprediction|> So the barn has the key in it.<|endofprediction|>'
-)
 WRONG = '<|startofprediction|> The key is in the hall.<|endofprediction|>'
 FOLLOWING = ('The key is in the barn.', ' It rained a little.')
 
