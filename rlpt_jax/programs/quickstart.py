@@ -6,7 +6,7 @@ import shutil
 import time
 
 from rlpt_jax import quickstart as files
-from rlpt_jax.programs import judges, small_models, truth
+from rlpt_jax.programs import small_models, truth
 from rlpt_jax.programs.stages import Stages
 
 FILES = pathlib.Path(files.__file__).parent
@@ -64,7 +64,12 @@ def quickstart(
       shutil.copytree(FILES / name, workdir / name, dirs_exist_ok=True)
   agreement = stages.do(
     'How far can the judge be trusted? It and the truth, on held-out pairs',
-    lambda: str(ask_the_judge(workdir)),
+    lambda: str(
+      truth.agreement(
+        small_models.open_judge(workdir / 'judge'),
+        world / 'held_out_pairs.jsonl',
+      )
+    ),
   )
   print(f'   {agreement}')
 
@@ -99,15 +104,6 @@ def show_a_document(world: pathlib.Path):
   """Prints a question, and what really follows."""
   line = json.loads((world / 'questions.jsonl').read_text().splitlines()[0])
   print(f'   {line["prompt"]!r}\n   -> {line["references"][0]!r}')
-
-
-def ask_the_judge(workdir: pathlib.Path) -> truth.Agreement:
-  """The judge's agreement with the truth on held-out pairs."""
-  judge = judges.Weighing(
-    model=str(workdir / 'judge'), chat=False, dtype='float32', rows=64
-  )
-  pairs = workdir / 'world' / 'held_out_pairs.jsonl'
-  return truth.agreement(judge, pairs)
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import pathlib
 import re
 import shutil
@@ -13,13 +14,17 @@ from rlpt_jax.core.layout import make_layout
 from rlpt_jax.data import prompts
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface, zoo
-from rlpt_jax.programs import model_files
+from rlpt_jax.programs import judges, model_files, truth
 from rlpt_jax.programs.stages import Stages
 from rlpt_jax.quickstart import lessons, vocabulary, world
 from rlpt_jax.rewards import judge
 
 MODEL = 'tiny_world'
 VOCABULARY = 800
+PURPOSES = {
+  'base': 'next-token training on the texts of a small world',
+  'judge': 'learning to judge what is said of a small world',
+}
 TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
 
 
@@ -35,7 +40,7 @@ def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
   stages.do(
     'texts and pairs for the models, in world_of_models/',
     lambda: write_world(
-      workdir / 'world_of_models', texts=40_000, pairs=120_000, seed=seed,
+      workdir / 'world_of_models', texts=40_000, pairs=60_000, seed=seed,
       demonstrations=0, held_out=500,
     ),
   )  # fmt: skip
@@ -43,18 +48,46 @@ def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
     'a tokenizer and random weights, in random/',
     lambda: write_random(workdir / 'random', seed=seed),
   )
-  for name, what in (
-    ('base', 'next-token training on texts'),
-    ('judge', 'learning to judge, from pairs'),
-  ):
+  for name, title in PURPOSES.items():
+    run = f'{name}_run'
+    stages.run(title, 'train_sft', f'{name}.gin', '--workdir', run)
     stages.run(
-      f'{what}: {name}/', 'train_sft', f'{name}.gin', '--workdir',
-      f'{name}_run',
+      f'{name}/, stored in half the size', 'convert', f'{run}/checkpoints',
+      name, '--dtype', 'bfloat16', '--overwrite',
     )  # fmt: skip
-    stages.run(
-      f'{name}/, half the size', 'convert', f'{name}_run/checkpoints', name,
-      '--dtype', 'bfloat16', '--overwrite',
-    )  # fmt: skip
+    describe(workdir, name, seed=seed)
+
+
+def describe(workdir: pathlib.Path, name: str, *, seed: int):
+  """Writes the card of a model that was made here, with what it can do."""
+  folder = workdir / name
+  last = (
+    (workdir / f'{name}_run' / 'metrics.jsonl').read_text().splitlines()[-1]
+  )
+  measured = f'held-out loss {json.loads(last)["held_out/loss"]:.3f}'
+  if name == 'judge':
+    pairs = workdir / 'world_of_models' / 'held_out_pairs.jsonl'
+    measured = str(truth.agreement(open_judge(folder), pairs))
+  config = model_files.find(folder).config
+  (folder / 'README.md').write_text(f"""\
+# {name}: {PURPOSES[name]}
+
+{model_files.describe(config)}, in bfloat16. It knows the small world of
+`rlpt quickstart` (rlpt_jax/quickstart/world.py) and nothing else: all that it
+learned from was made by that generator.
+
+- command: `rlpt quickstart --from_scratch --seed {seed}`
+- recipe: {name}.gin, `rlpt train_sft`, then `rlpt convert --dtype bfloat16`
+- measured, on held-out documents: {measured}
+- sha256 of model.safetensors: {checksum(folder)}
+""")
+
+
+def open_judge(folder: pathlib.Path) -> judges.Weighing:
+  """The judge as the quickstart asks it."""
+  return judges.Weighing(
+    model=str(folder), chat=False, dtype='float32', rows=64
+  )
 
 
 def write_random(folder: pathlib.Path, *, seed: int):
