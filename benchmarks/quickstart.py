@@ -1,4 +1,4 @@
-"""Does RL pay in the small world? RLPT, next-token training and SFT, at one cost.
+"""Does RL pay in the small world? RLPT, NTP and SFT at the same cost.
 
 For each seed the quickstart's story is told. Then what its RL took, by the
 ledger's operations, rollouts and judge included, is spent in two other ways:
