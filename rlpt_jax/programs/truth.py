@@ -27,6 +27,20 @@ def truth() -> Reward:
   return reward
 
 
+def beside(reward: Reward) -> Reward:
+  """The same reward, with the truth as a part that is only looked at: what a
+  policy has from a judge's mistakes shows between the two.
+  """
+  look = truth()
+
+  def reward_and_truth(examples, completions):
+    found = reward(examples, completions)
+    parts = {**found.parts, 'truth': look(examples, completions)}
+    return dataclasses.replace(found, parts=parts)
+
+  return reward_and_truth
+
+
 def accuracy(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> dict[str, float]:

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 
+from rlpt_jax.core import settings
 from rlpt_jax.core.types import Example
 from rlpt_jax.programs import truth
+from rlpt_jax.rewards import scores
 
 RIGHT = '<|startofprediction|> The barn has the key in it.<|endofprediction|>'
 WRONG = '<|startofprediction|> The key is in the hall.<|endofprediction|>'
@@ -21,6 +23,19 @@ def test_a_reward_of_what_is_true():
   found = truth.truth()([example], [[RIGHT, WRONG, 'The key is in the barn.']])
   assert found.rewards_PG.tolist() == [[1, 0, 0]]
   assert found.reasons_PG.tolist() == [['right', 'wrong', 'format/missing']]
+
+
+def test_beside_a_reward_the_truth_is_only_looked_at():
+  example = Example(
+    prompt_tokens=np.array([1]), references=FOLLOWING, kind='asr', corpus='',
+    document='0', segment=1,
+  )  # fmt: skip
+  easy = scores.each(lambda example, text: scores.Verdict(1.0, 'easy'))
+  found = truth.beside(easy)([example], [[RIGHT, WRONG]])
+  assert found.rewards_PG.tolist() == [[1, 1]]
+  assert found.reasons_PG.tolist() == [['easy', 'easy']]
+  assert found.parts['truth'].rewards_PG.tolist() == [[1, 0]]
+  assert easy in settings.objects(truth.beside(easy))  # What is to be closed.
 
 
 def write(path, lines):
