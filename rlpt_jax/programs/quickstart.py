@@ -89,14 +89,24 @@ def quickstart(
     'convert', 'rlpt/checkpoints', 'exported', '--overwrite',
   )  # fmt: skip
 
+  report = pathlib.Path(__file__).with_name('report.py').exists()
+  if report:  # Once there is that program: always.
+    stages.run(
+      'A page to look at, rollouts too: report.html',
+      'report', 'rlpt', 'cold_start', '--out', 'report.html',
+    )  # fmt: skip
+
+  print(f"""
+In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
+   {before['all']:6.1%}  of held-out sentences are predicted right by the cold start,
+   {after['all']:6.1%}  after RLPT: by the truth, not only by the judge.
+   The judge: {agreement}.
+""")
+  if report:
+    print(f'Look at {workdir / "report.html"}')
   print(
-    f'\nIn {time.monotonic() - begun:.0f} seconds. Held-out sentences that are '
-    f'predicted right, by the truth:\n'
-    f'   cold start      {before["all"]:.1%}\n'
-    f'   after RLPT      {after["all"]:.1%}\n'
-    f'   the judge       {agreement}\n'
-    f'next: rlpt train_rl {workdir}/rlpt.gin --workdir runs/mine, from '
-    f'{workdir}; every *.gin there is yours to change'
+    f'Next: cd {workdir}, change a line of rlpt.gin, and\n'
+    '   rlpt train_rl rlpt.gin --workdir mine'
   )
 
 
