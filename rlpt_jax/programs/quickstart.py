@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import textwrap
 import time
 
 from rlpt_jax import quickstart as files
@@ -45,7 +46,8 @@ def quickstart(
     },
   )  # fmt: skip
   for path in sorted(FILES.glob('*.gin')):
-    shutil.copy(path, workdir)
+    if not (workdir / path.name).exists():  # It may have been changed there.
+      shutil.copy(path, workdir)
 
   world = workdir / 'world'
   stages.do(
@@ -98,7 +100,7 @@ def quickstart(
 
   print(f"""
 In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
-   {before['all']:6.1%}  of held-out sentences are predicted right by the cold start,
+   {before['all']:6.1%}  of held-out sentences are right after the cold start,
    {after['all']:6.1%}  after RLPT: by the truth, not only by the judge.
    The judge: {agreement}.
 """)
@@ -111,9 +113,10 @@ In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
 
 
 def show_a_document(world: pathlib.Path):
-  """Prints a question, and what really follows."""
-  line = json.loads((world / 'questions.jsonl').read_text().splitlines()[0])
-  print(f'   {line["prompt"]!r}\n   -> {line["references"][0]!r}')
+  """Prints the first text."""
+  with (world / 'texts.jsonl').open() as file:
+    text = json.loads(file.readline())['text']
+  print(textwrap.fill(text, 76, initial_indent='   ', subsequent_indent='   '))
 
 
 def predict(
