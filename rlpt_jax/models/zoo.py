@@ -75,7 +75,7 @@ MODELS = {
   'smollm3_3b': smollm3(**_sizes(36, 2048, 11_008, 16, 4, 128), **_TIED),
   # The quickstart's: its tokenizer has 792 tokens.
   'tiny_world': qwen3(
-    **_sizes(4, 128, 384, 4, 2, 32), **_TIED, vocab_size=800, max_length=512),
+    **_sizes(3, 96, 256, 4, 2, 24), **_TIED, vocab_size=800, max_length=512),
   'tiny_llama': llama3(**_TINY, factor=8.0),
   'tiny_qwen2': qwen2(**_TINY, **_TIED),
   'tiny_qwen3': qwen3(**_TINY, **_TIED),
