@@ -72,6 +72,14 @@ def judged(
   }
 
 
+def notes(document: Document, rng: random.Random) -> str:
+  """Its conclusions in several wordings, in any order: what says the same."""
+  facts = [document.steps[i].fact for i in document.targets]
+  told = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
+  rng.shuffle(told)
+  return ' '.join(told)
+
+
 # What the judge is asked about, and how often: about half of it is right.
 ATTEMPTS = {
   'right': 9, 'right and more': 2, 'changed': 6, 'changed after': 1, 'later': 1,
@@ -162,6 +170,7 @@ def write(
   """Writes a world to a folder, the same for the same arguments:
 
   texts.jsonl            documents, for next-token training and RL
+  notes.jsonl            the same facts in other words, for next-token training
   held_out.jsonl         other documents
   demonstrations.jsonl   prompts and responses for the cold start
   questions.jsonl        held-out prompts with what really follows
@@ -192,6 +201,7 @@ def write(
 
   lines = {
     'texts': ({'text': d.text} for d in some(texts, 0)),
+    'notes': ({'text': notes(d, rng)} for d in some(texts, 6)),
     'held_out': ({'text': d.text} for d in some(held_out, 1)),
     'demonstrations': (
       demonstration(document, target, templates[task], rng)

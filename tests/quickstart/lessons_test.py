@@ -7,7 +7,12 @@ import random
 
 from rlpt_jax.data import prompts
 from rlpt_jax.quickstart import lessons, world
-from rlpt_jax.quickstart.wordings import is_true_prefix
+from rlpt_jax.quickstart.wordings import (
+  is_true_prefix,
+  read,
+  same,
+  sentences,
+)
 from rlpt_jax.rewards import extract, judge
 
 TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
@@ -28,8 +33,8 @@ def test_files_are_complete_and_follow_from_the_seed(tmp_path):
   files = write(tmp_path / 'a')
   assert {name: len(lines) for name, lines in files.items()} == {
     'demonstrations.jsonl': 30, 'held_out.jsonl': 10,
-    'held_out_pairs.jsonl': 40, 'pairs.jsonl': 40, 'questions.jsonl': 10,
-    'texts.jsonl': 20,
+    'held_out_pairs.jsonl': 40, 'notes.jsonl': 20, 'pairs.jsonl': 40,
+    'questions.jsonl': 10, 'texts.jsonl': 20,
   }  # fmt: skip
   assert write(tmp_path / 'b') == files
   assert write(tmp_path / 'c', seed=1)['texts.jsonl'] != files['texts.jsonl']
@@ -59,6 +64,15 @@ def test_demonstrations_predict_what_follows_in_every_manner():
       if line['manner'] == 'work':
         assert document.steps[target].thought in line['response']
   assert set(manners) == set(lessons.MANNERS)
+
+
+def test_notes_say_two_facts_three_times_each():
+  (document, _), *_ = targets(1)[0]
+  facts = {document.steps[i].fact for i in document.targets}
+  said = [read(s) for s in sentences(lessons.notes(document, random.Random(0)))]
+  assert len(said) == 6
+  for fact in facts:
+    assert sum(same(fact, other) for other in said) == 3
 
 
 def test_pairs_are_of_every_kind_and_half_of_them_right():

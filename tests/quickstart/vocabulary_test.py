@@ -35,4 +35,4 @@ def test_words_numbers_and_lines_are_one_token(tokenizer):
   for text in (*LINES, ' key', ' 13', ' barn'):
     assert len(tokenizer.encode(text)) == 1, text
   # The longest line wins, wherever a shorter one is inside it.
-  assert len(tokenizer.encode('Fixed line of many words.\n\n The')) == 2
+  assert len(tokenizer.encode('Fixed line of many words.\n\nThe')) == 2
