@@ -41,6 +41,9 @@ def check_config(
   """
   wanted = _fixed(settings.described(config), may_change)
   path = workdir / CONFIG
+  # Where there is a run already it is known now, not after the first steps.
+  if workdir.exists() and not os.access(workdir, os.W_OK):
+    raise _read_only(workdir, 'it is read-only')
   if path.exists():
     try:
       found = json.loads(path.read_text())
@@ -66,10 +69,14 @@ def check_config(
       fresh.write_text(json.dumps(wanted, indent=2) + '\n')
       os.replace(fresh, path)
     except OSError as error:
-      raise ValueError(
-        f'{workdir}: cannot be written to ({error.strerror}). Choose another '
-        'workdir.'
-      ) from error
+      raise _read_only(workdir, error.strerror) from error
+
+
+def _read_only(workdir: pathlib.Path, why: str) -> ValueError:
+  return ValueError(
+    f'{workdir}: cannot be written to ({why}). Choose another workdir, or mend '
+    'this one.'
+  )
 
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:
