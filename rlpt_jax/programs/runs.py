@@ -41,9 +41,6 @@ def check_config(
   """
   wanted = _fixed(settings.described(config), may_change)
   path = workdir / CONFIG
-  # Where there is a run already it is known now, not after the first steps.
-  if workdir.exists() and not os.access(workdir, os.W_OK):
-    raise _read_only(workdir, 'it is read-only')
   if path.exists():
     try:
       found = json.loads(path.read_text())
@@ -56,27 +53,24 @@ def check_config(
         f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
         'Go on with those, or choose another workdir.'
       )
-    return
-  if (workdir / CHECKPOINTS).exists():
+  elif (workdir / CHECKPOINTS).exists():
     raise ValueError(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
       'they were made with. Choose another workdir.'
     )
   if jax.process_index() == 0:
+    # Again where it is there: what cannot be written to is known now, and not
+    # when something has been computed.
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       fresh = path.with_suffix('.new')
       fresh.write_text(json.dumps(wanted, indent=2) + '\n')
       os.replace(fresh, path)
     except OSError as error:
-      raise _read_only(workdir, error.strerror) from error
-
-
-def _read_only(workdir: pathlib.Path, why: str) -> ValueError:
-  return ValueError(
-    f'{workdir}: cannot be written to ({why}). Choose another workdir, or mend '
-    'this one.'
-  )
+      raise ValueError(
+        f'{workdir}: cannot be written to ({error.strerror}). Choose another '
+        'workdir, or mend this one.'
+      ) from error
 
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:

@@ -242,6 +242,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         rollout_files.prune(
           workdir, step, last=config.rollouts_last, every=config.rollouts_every
         )
+      store.check()
       told = preempted(step)
       timing = timers.lap()
       writer.write(
