@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
+  # Warnings go to whatever standard error is at the time: a live view has its
+  # own, above which they appear.
+  logging.root.addHandler(logging.lastResort)
   # Orbax warns about what we chose, in every run, and tells of every fault with
   # several tracebacks before it raises what we say in one line.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
