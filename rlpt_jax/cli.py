@@ -36,8 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
-  # Orbax warns about what we chose, in every run.
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  # Warnings go to whatever standard error is at the time: a live view has its
+  # own, above which they appear.
+  logging.root.addHandler(logging.lastResort)
+  # Orbax warns about what we chose, in every run, and tells of every fault with
+  # several tracebacks before it raises what we say in one line.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   try:
     if name not in PROGRAMS:
       raise ValueError(

@@ -136,6 +136,20 @@ def judge(
   return Judged(examples, groups, scores)
 
 
+def check_verdicts(scores: Scores):
+  """Raises where there is none: a judge that is broken, whatever it says, must
+  not use up the data.
+  """
+  if not np.isnan(scores.rewards_PG).all():
+    return
+  said = ', '.join(f'{n:,} {reason}' for reason, n in scores.counts().items())
+  raise ValueError(
+    f'none of {scores.rewards_PG.size:,} completions has a verdict ({said}); '
+    'nothing was learned from them. Mend the reward and start again: the run '
+    'goes on at its newest checkpoint, with the same prompts.'
+  )
+
+
 def together(parts: Sequence[Judged]) -> Judged:
   """What was judged in several rounds, as one."""
   if len(parts) == 1:

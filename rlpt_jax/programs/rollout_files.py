@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from rlpt_jax.core.append_files import not_written
+
 FOLDER = 'rollouts'
 
 
@@ -21,15 +23,19 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
   if jax.process_index() != 0:
     return
   folder = workdir / FOLDER
-  folder.mkdir(exist_ok=True)
   text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
   # Half a surrogate pair is no UTF-8; as an escape it is JSON.
   data = text.encode('utf-8', 'backslashreplace')
   path = folder / f'{step:08}.jsonl.gz'
   fresh = path.with_suffix('.new')
-  # No time in it: the same lines are the same file.
-  fresh.write_bytes(gzip.compress(data, compresslevel=6, mtime=0))
-  os.replace(fresh, path)
+  try:
+    folder.mkdir(exist_ok=True)
+    # No time in it: the same lines are the same file.
+    fresh.write_bytes(gzip.compress(data, compresslevel=6, mtime=0))
+    os.replace(fresh, path)
+  except OSError as error:
+    fresh.unlink(missing_ok=True)
+    raise not_written(path, error, 'could not be written') from None
 
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):

@@ -61,21 +61,23 @@ def _check_config(
         f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
         'Go on with those, or choose another workdir.'
       )
-    return
-  if (workdir / CHECKPOINTS).exists():
+  elif (workdir / CHECKPOINTS).exists():
     raise ValueError(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
       'they were made with. Choose another workdir.'
     )
+  # Again where it is there: what cannot be written to is known now, and not
+  # when something has been computed.
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix('.new')
-    fresh.write_text(json.dumps(wanted, indent=2) + '\n')
+    fresh.write_text(json.dumps(wanted, indent=2) + '
+')
     os.replace(fresh, path)
   except OSError as error:
     raise ValueError(
       f'{workdir}: cannot be written to ({error.strerror}). Choose another '
-      'workdir.'
+      'workdir, or mend this one.'
     ) from error
 
 

@@ -242,6 +242,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         rollout_files.prune(
           workdir, step, last=config.rollouts_last, every=config.rollouts_every
         )
+      store.check()
       told = preempted(step)
       timing = timers.lap()
       writer.write(
@@ -287,6 +288,7 @@ def collect(
   if not parts:
     return None
   judged = collecting.together(parts)
+  collecting.check_verdicts(judged.scores)
   learned = [keeps_flat or not flat for flat in judged.flat]
   # Those that are learned from first; of the others what there is room for, so
   # that a batch without any of the former has groups too.

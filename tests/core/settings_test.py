@@ -68,3 +68,20 @@ def test_all_that_a_value_holds():
   found = list(settings.objects({'a': [config(reward=reward)], 'b': other}))
   assert [x for x in found if isinstance(x, Open)] == [held, other]
   assert AdamW(learning_rate=1e-3) in found
+
+
+def test_what_holds_itself_ends():
+  def reward(examples, completions):
+    return reward(examples[1:], completions[1:]) if examples else other
+
+  other, names = AdamW(learning_rate=1.0), ['a']
+  names.append(names)
+  found = settings.described(config(reward=reward, names=names))
+  name = f'{__name__}.test_what_holds_itself_ends.<locals>.reward'
+  assert found['reward']['is'] == found['reward']['reward'] == name
+  assert found['reward']['other']['learning_rate'] == 1.0
+  assert found['names'] == ['a', 'builtins.list']
+  # Twice side by side is not one inside the other.
+  assert len(set(map(str, settings.described([other, other])))) == 1
+  assert settings.objects([reward, reward]).count(reward) == 1
+  assert settings.objects([reward, names]).count(other) == 1

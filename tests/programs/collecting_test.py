@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from rlpt_jax.core.types import Example
 from rlpt_jax.programs import collecting
@@ -133,3 +134,18 @@ def test_examples_are_drawn_in_order_each_with_a_name():
   assert len(examples) == len(names) == 2
   assert drawn.take(1) == ([], [])
   assert (drawn.count, drawn.position) == (12, 'after 4')
+
+
+def test_a_step_without_any_verdict_is_none():
+  collecting.check_verdicts(judged().scores)
+  broken = scores(
+    [[NAN, NAN], [NAN, NAN]],
+    [['judge/failed', 'judge/failed'], ['judge/failed', 'judge/both']],
+  )
+  with pytest.raises(ValueError) as caught:
+    collecting.check_verdicts(broken)
+  assert str(caught.value) == (
+    'none of 4 completions has a verdict (3 judge/failed, 1 judge/both); '
+    'nothing was learned from them. Mend the reward and start again: the run '
+    'goes on at its newest checkpoint, with the same prompts.'
+  )

@@ -6,9 +6,7 @@ whichever: a reward of a third. The rest is left to learn from the reward.
 
 import dataclasses
 import json
-import pathlib
 import random
-import sys
 
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.data.config import Data
@@ -85,21 +83,20 @@ def learning(folder, model, **changes) -> train_rl.Config:
   return train_rl.Config(**options | changes)
 
 
-def short(folder, model) -> train_rl.Config:
+def short(folder, model, **changes) -> train_rl.Config:
   """A run with everything in it that a run may be killed in."""
-  return learning(
-    folder,
-    model,
-    num_steps=8,
-    prompts=4,
-    flat_groups='refill',
-    num_microbatches=2,
-    held_out_every=3,
-    held_out_examples=8,
-    save_every=2,
-    rollouts_last=3,
-    rollouts_every=2,
-  )
+  options = {
+    'num_steps': 8,
+    'prompts': 4,
+    'flat_groups': 'refill',
+    'num_microbatches': 2,
+    'held_out_every': 3,
+    'held_out_examples': 8,
+    'save_every': 2,
+    'rollouts_last': 3,
+    'rollouts_every': 2,
+  }
+  return learning(folder, model, **options | changes)
 
 
 def by_length(examples, completions):
@@ -118,12 +115,3 @@ def two_steps(folder):
     held_out_every=1, held_out_examples=8,
   )  # fmt: skip
   return cold, warm
-
-
-if __name__ == '__main__':
-  # As a process of its own, to be killed.
-  folder, model, workdir = map(pathlib.Path, sys.argv[1:])
-  try:
-    train_rl.train_rl(short(folder, model), workdir=workdir)
-  except ValueError as error:
-    sys.exit(f'refused: {error}')

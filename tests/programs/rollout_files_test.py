@@ -1,5 +1,10 @@
 """Files of what was sampled."""
 
+import errno
+import pathlib
+
+import pytest
+
 from rlpt_jax.programs import rollout_files
 
 LINES = [
@@ -27,3 +32,21 @@ def test_the_last_are_kept_and_every_so_many(tmp_path):
   assert [int(name) for name in names] == [0, 5, 10, 11, 12]
   rollout_files.prune(tmp_path, 12, last=1, every=None)
   assert len(list((tmp_path / 'rollouts').iterdir())) == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+  write = pathlib.Path.write_bytes
+
+  def some(path, data):
+    write(path, data[:5])
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'write_bytes', some)
+  with pytest.raises(OSError) as caught:
+    rollout_files.write(tmp_path, 12, LINES)
+  path = tmp_path / 'rollouts' / '00000012.jsonl.gz'
+  assert caught.value.strerror == (
+    f'{path}: could not be written (No space left on device). Mend that and '
+    'start again: the run goes on at its newest checkpoint.'
+  )
+  assert not list(path.parent.iterdir())

@@ -1,16 +1,9 @@
-"""Learning from rewards: that it learns, and that it can be killed anywhere."""
+"""Learning from rewards: that it learns. Faults: tests/faults_test.py."""
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-import pathlib
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +18,8 @@ from rlpt_jax.programs.collecting import Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import scores
-from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, Store
+from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -86,98 +77,6 @@ def test_what_is_broken_does_not_learn(change, task, tmp_path):
     assert max(line['gradient_norm'] for line in lines) == 0
   else:
     assert np.mean(rewards[-5:]) < 0.5
-
-
-def run(task, workdir):
-  """As a process of its own."""
-  command = [sys.executable, '-m', 'tests.programs.learning_task']
-  return subprocess.Popen(
-    [*command, *task, workdir], cwd=ROOT, start_new_session=True,
-    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
-
-
-def contents(workdir):
-  """Digests of what a repeated run must repeat, weights and all."""
-  paths = [workdir / 'metrics.jsonl', *(workdir / 'rollouts').iterdir()]
-  found = {
-    str(path.relative_to(workdir)): hashlib.sha256(
-      path.read_bytes()
-    ).hexdigest()
-    for path in paths
-  }
-  with Store(workdir / 'checkpoints', read_only=True) as store:
-    found['steps'] = store.steps()
-    for tree in ('params', 'optimizer', 'counts'):
-      content = store._read_record(store.steps()[-1])
-      found[tree] = content['arrays'][tree]
-    found['record'] = store.record()[1]
-  return found
-
-
-@pytest.fixture(scope='module')
-def whole(task, tmp_path_factory):
-  """(folder of a run that nobody stops, its seconds)."""
-  workdir, started = tmp_path_factory.mktemp('whole') / 'run', time.monotonic()
-  process = run(task, workdir)
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  return workdir, time.monotonic() - started
-
-
-# More of them where there is time: RLPT_KILLS=20 pytest -k killed.
-KILLS = int(os.environ.get('RLPT_KILLS', 2))
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(task, whole, tmp_path):
-  expected, seconds = contents(whole[0]), whole[1]
-  rng = random.Random(7)
-  workdir, kills, steps = tmp_path / '0', 0, []
-  while kills < KILLS:
-    process = run(task, workdir)
-    try:
-      # From before the first step to the last save.
-      process.communicate(timeout=rng.uniform(0.2, 1.0) * seconds)
-    except subprocess.TimeoutExpired:
-      os.killpg(process.pid, signal.SIGKILL)
-      process.communicate()
-      kills += 1
-      path = workdir / 'metrics.jsonl'
-      steps.append(len(path.read_text().splitlines()) if path.exists() else 0)
-      continue
-    assert process.returncode == 0
-    assert contents(workdir) == expected
-    workdir = tmp_path / f'{kills}'
-  process = run(task, workdir)
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  assert contents(workdir) == expected
-  print(f'killed {kills} times, with so many lines of metrics: {steps}')
-
-
-@pytest.mark.slow
-def test_a_run_that_is_told_to_leave_saves_and_goes_on(task, whole, tmp_path):
-  process = run(task, tmp_path / 'run')
-  metrics_file = tmp_path / 'run' / 'metrics.jsonl'
-  while not metrics_file.exists() or not metrics_file.read_text():
-    assert process.poll() is None
-    time.sleep(0.02)
-  process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate()
-  assert process.returncode == EXIT_PREEMPTED, errors
-  assert 'told to leave: saved after step' in errors
-  with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
-    saved = store.steps()[-1]
-  assert 0 < saved < 8
-  assert len(metrics(tmp_path / 'run')) == saved
-  process = run(task, tmp_path / 'run')
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  found, expected = contents(tmp_path / 'run'), contents(whole[0])
-  # It has a checkpoint more.
-  assert found.pop('steps')[-1] == expected.pop('steps')[-1]
-  assert found == expected
 
 
 def weights_of(workdir):
