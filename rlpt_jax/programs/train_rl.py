@@ -324,9 +324,7 @@ class Collected:
   def advantages(self) -> dict[str, float]:
     """The mean and the standard deviation of those in the loss."""
     there = self.advantages_PG[~np.isnan(self.advantages_PG)]
-    if not there.size:
-      return {'advantage/mean': 0.0, 'advantage/std': 0.0}
-    there = there.astype(np.float64)
+    there = there.astype(np.float64) if there.size else np.zeros(1)
     return {
       'advantage/mean': float(there.mean()),
       'advantage/std': float(there.std()),
@@ -369,7 +367,7 @@ def collect(
   # Those that are learned from first; of the others what there is room for, so
   # that a batch without any of the former has groups too.
   order = sorted(range(len(learned)), key=lambda p: not learned[p])
-  order = order[: config.prompts]
+  del order[config.prompts :]
   batch = make_batch(
     [judged.group(p) for p in order],
     num_prompts=config.prompts,

@@ -264,7 +264,10 @@ def test_a_kl_in_the_reward(task, tmp_path):
   options = {'num_steps': 4, 'held_out': None, 'rollouts_every': 1}
   for name, weight in (('free', 0.0), ('held', 3.0)):
     config = learning_task.learning(
-      *task, **options, reward_kl_weight=weight, advantages=by_mean
+      *task,
+      **options,
+      reward_kl_weight=weight,
+      advantages=advantages.group_centered,
     )
     train_rl(config, workdir=tmp_path / name)
   free, held = (metrics(tmp_path / name) for name in ('free', 'held'))
@@ -284,11 +287,6 @@ def test_a_kl_in_the_reward(task, tmp_path):
   for group in groups.values():
     totals, found = np.array(group).T
     np.testing.assert_allclose(found, totals - totals.mean(), atol=1e-5)
-
-
-def by_mean(rewards_PG):
-  """Without the tolerance: every difference is one."""
-  return rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
 
 
 def named(tree):
@@ -324,17 +322,17 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
 
 def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
   """Half of the completions end before it; what it says is in no loss."""
-  interruption = Interruption(phrase='=', after=(1, 1), answer=2, unless='')
+  interruption = Interruption(phrase='=', after=(1, 2), answer=2, unless='')
   config = learning_task.learning(
     *task, num_steps=1, held_out=None, rollouts_every=1, rollout_tokens=True,
     sampling=Sampling(
-      samples=8, max_new_tokens=4, interruption=interruption
+      samples=8, max_new_tokens=5, interruption=interruption
     ),
   )  # fmt: skip
   train_rl(config, workdir=tmp_path)
   (line,) = metrics(tmp_path)
   rollouts = rollout_files.read(tmp_path / 'rollouts' / '00000000.jsonl.gz')
-  assert line['interrupted_share'] > 0
+  assert 0.2 < line['interrupted_share'] < 0.8
   forced = 0
   for rollout in rollouts:
     places = [i for i, x in enumerate(rollout['logprobs']) if x is None]
