@@ -307,7 +307,7 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
     train_rl(config, workdir=workdir)
     (line,) = metrics(workdir)
     lines = rollout_files.read(workdir / 'rollouts' / '00000000.jsonl.gz')
-    learned = {x['example'] for x in lines if x['learned_from']}
+    learned = {x['example'] for x in lines if x['advantage'] is not None}
     found[flat_groups] = (len(learned), len(lines) // 8, line)
   learned, sampled, line = found['keep']
   assert learned == sampled == 8 and 0 < line['flat_group_share'] < 1
@@ -337,7 +337,8 @@ def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
   for rollout in rollouts:
     places = [i for i, x in enumerate(rollout['logprobs']) if x is None]
     assert rollout['interrupted'] == bool(places)
-    assert [rollout['token_texts'][i] for i in places] == ['='] * len(places)
+    # Bytes before it that are no character become a mark when it comes.
+    assert all(rollout['token_texts'][i].endswith('=') for i in places)
     forced += len(places)
   assert line['tokens_in_loss'] == sum(x['tokens'] for x in rollouts) - forced
   # Nor does what was not sampled count as a gap to the sampler.
