@@ -71,8 +71,7 @@ def _check_config(
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix('.new')
-    fresh.write_text(json.dumps(wanted, indent=2) + '
-')
+    fresh.write_text(json.dumps(wanted, indent=2) + '\n')
     os.replace(fresh, path)
   except OSError as error:
     raise ValueError(

@@ -130,12 +130,12 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 
   zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
   zeros = jnp.zeros(()), zeros
-  parts = jax.tree.map(functools.partial(_split, M=num_microbatches), batch)
+  parts = jax.tree.map(functools.partial(split, M=num_microbatches), batch)
   (loss, grads), rows = jax.lax.scan(add, zeros, parts)
-  return (loss, jax.tree.map(_join, rows)), grads
+  return (loss, jax.tree.map(join, rows)), grads
 
 
-def _split(x, M):
+def split(x, M):
   """[M, rows / M, ...]: every M-th row, so that a device keeps those it has."""
   rows, *rest = x.shape
   if rows % M:
@@ -146,5 +146,6 @@ def _split(x, M):
   return jnp.swapaxes(x.reshape(rows // M, M, *rest), 0, 1)
 
 
-def _join(x):
+def join(x):
+  """[rows, ...] of what `split` made."""
   return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

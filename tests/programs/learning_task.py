@@ -8,6 +8,7 @@ import dataclasses
 import json
 import random
 
+from rlpt_jax.algorithms.advantages import RunningNormalized
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.sources import Files
@@ -33,7 +34,11 @@ def write(folder):
     folder / 'chats.jsonl',
     [{'prompt': f'{q}=', 'response': rng.choice(q)} for q in questions * 2],
   )
-  for name, some in (('train', questions[64:]), ('held_out', questions[:64])):
+  parts = {
+    'train': questions[64:], 'held_out': questions[:64],
+    'few': questions[64:88],
+  }  # fmt: skip
+  for name, some in parts.items():
     _write(
       folder / f'{name}.jsonl',
       [{'question': q, 'answer': max(q)} for q in some],
@@ -84,8 +89,13 @@ def learning(folder, model, **changes) -> train_rl.Config:
 
 
 def short(folder, model, **changes) -> train_rl.Config:
-  """A run with everything in it that a run may be killed in."""
+  """A run with everything in it that a run may be killed in: it goes through
+  its data several times, less of it each time.
+  """
   options = {
+    'data': questions(folder, 'few'),
+    'advantages': RunningNormalized(),
+    'max_pass_rate': 0.7,
     'num_steps': 8,
     'prompts': 4,
     'flat_groups': 'refill',

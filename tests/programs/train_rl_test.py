@@ -14,7 +14,7 @@ from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import scoring
 from rlpt_jax.programs import model_files, rollout_files
-from rlpt_jax.programs.collecting import Sampling
+from rlpt_jax.programs.collecting import Interruption, Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import scores
@@ -157,6 +157,37 @@ def test_a_kl_holds_it_back(task, tmp_path):
   assert moved('held') < moved('free')
 
 
+@pytest.mark.slow
+def test_a_kl_in_the_reward(task, tmp_path):
+  """Its own component, 0 while there is no distance, and it holds back."""
+  options = {'num_steps': 4, 'held_out': None, 'rollouts_every': 1}
+  for name, weight in (('free', 0.0), ('held', 3.0)):
+    config = learning_task.learning(
+      *task,
+      **options,
+      reward_kl_weight=weight,
+      advantages=advantages.group_centered,
+    )
+    train_rl(config, workdir=tmp_path / name)
+  free, held = (metrics(tmp_path / name) for name in ('free', 'held'))
+  assert 'reward/kl/mean' not in free[0]
+  np.testing.assert_allclose(held[0]['reward/kl/mean'], 0, atol=1e-4)
+  np.testing.assert_allclose(
+    held[0]['gradient_norm'], free[0]['gradient_norm'], rtol=1e-3
+  )
+  # The reward is still that of the task.
+  assert held[0]['reward/mean'] == held[0]['reason/right']
+  assert held[-1]['reward/kl/mean'] < -0.01
+  lines = rollout_files.read(tmp_path / 'held/rollouts/00000003.jsonl.gz')
+  groups = {}
+  for line in lines:
+    total = line['reward'] + line['components']['kl']['reward']
+    groups.setdefault(line['example'], []).append((total, line['advantage']))
+  for group in groups.values():
+    totals, found = np.array(group).T
+    np.testing.assert_allclose(found, totals - totals.mean(), atol=1e-5)
+
+
 def named(tree):
   return [
     ([key.key for key in path], np.asarray(x))
@@ -175,7 +206,7 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
     train_rl(config, workdir=workdir)
     (line,) = metrics(workdir)
     lines = rollout_files.read(workdir / 'rollouts' / '00000000.jsonl.gz')
-    learned = {x['example'] for x in lines if x['learned_from']}
+    learned = {x['example'] for x in lines if x['advantage'] is not None}
     found[flat_groups] = (len(learned), len(lines) // 8, line)
   learned, sampled, line = found['keep']
   assert learned == sampled == 8 and 0 < line['flat_group_share'] < 1
@@ -188,6 +219,76 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
   assert sampled == learned + flat
 
 
+def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
+  """Half of the completions end before it; what it says is in no loss."""
+  interruption = Interruption(phrase='=', after=(1, 2), answer=2, unless='')
+  config = learning_task.learning(
+    *task, num_steps=1, held_out=None, rollouts_every=1, rollout_tokens=True,
+    sampling=Sampling(
+      samples=8, max_new_tokens=5, interruption=interruption
+    ),
+  )  # fmt: skip
+  train_rl(config, workdir=tmp_path)
+  (line,) = metrics(tmp_path)
+  rollouts = rollout_files.read(tmp_path / 'rollouts' / '00000000.jsonl.gz')
+  assert 0.2 < line['interrupted_share'] < 0.8
+  forced = 0
+  for rollout in rollouts:
+    places = [i for i, x in enumerate(rollout['logprobs']) if x is None]
+    assert rollout['interrupted'] == bool(places)
+    # Bytes before it that are no character become a mark when it comes.
+    assert all(rollout['token_texts'][i].endswith('=') for i in places)
+    forced += len(places)
+  assert line['tokens_in_loss'] == sum(x['tokens'] for x in rollouts) - forced
+  # Nor does what was not sampled count as a gap to the sampler.
+  assert line['sampler/gap_max'] < 1e-4
+
+
+def test_completions_without_an_end_are_left_out_where_they_are_dropped(
+  task, tmp_path
+):
+  config = learning_task.learning(
+    *task, num_steps=1, held_out=None, rollouts_every=1, truncated='drop',
+    reward=short_or_not, sampling=Sampling(samples=8, max_new_tokens=1),
+  )  # fmt: skip
+  train_rl(config, workdir=tmp_path)
+  (line,) = metrics(tmp_path)
+  rollouts = rollout_files.read(tmp_path / 'rollouts' / '00000000.jsonl.gz')
+  cut = [x['finish_reason'] == 'length' for x in rollouts]
+  # The cold start says a digit first: nearly nothing has ended by then.
+  assert line['truncated_share'] == np.mean(cut) > 0.9
+  assert [x['advantage'] is None for x in rollouts] == cut
+  assert line['tokens_in_loss'] == len(cut) - sum(cut)
+  # What the reward says of them is still there.
+  assert line['short_share'] == np.mean(
+    [x['reason'] == 'short' for x in rollouts]
+  )
+  assert 0 < line['short_share'] < 1
+
+
+def short_or_not(examples, completions):
+  return scores.each(
+    lambda example, text: scores.Verdict(
+      float(text > '5'), 'short' if text < '3' else 'scored'
+    )
+  )(examples, completions)
+
+
+@pytest.mark.slow
+def test_what_is_solved_is_not_sampled_again(task, whole):
+  """Of the run that is killed elsewhere: its record has all of this."""
+  lines = metrics(whole[0])
+  assert lines[-1]['curriculum/skipped_share'] > 0
+  solved = [line['curriculum/solved'] for line in lines]
+  assert 0 < solved[0] < solved[-1] < 24
+  # The mean square goes from step to step, so a std of 1 is that of the first.
+  stds = [line['advantage/std'] for line in lines]
+  np.testing.assert_allclose(stds[0], 1, rtol=1e-3)
+  assert all(abs(std - 1) > 1e-3 for std in stds[1:])
+  record = contents(whole[0])['record']
+  assert len(record['solved']) > 0 and record['advantages'] > 0
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -196,6 +297,9 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
     ({'prompts': 9, 'num_microbatches': 2}, 'expected a divisor of prompts=9'),
     ({'flat_groups': 'no'}, 'expected keep, drop or refill'),
     ({'num_steps': 0}, r'Config\.num_steps=0'),
+    ({'truncated': 'no'}, 'expected keep or drop'),
+    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a share'),
+    ({'kl': kl.k3, 'reward_kl_weight': 1.0}, 'in the loss or in the reward'),
   ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_is_refused(change, message, tmp_path):
