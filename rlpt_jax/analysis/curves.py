@@ -9,6 +9,7 @@ after the update, is at s + 1, and what was measured before the first step at 0.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Curve:
   key: str
   title: str
   meaning: str
+  log: bool = False  # Whether sizes matter more than differences.
 
 
 # {} is the rest of the key.
@@ -66,6 +68,7 @@ MAIN = (
     'How far sampler and learner disagree about the log-probability of a '
     'sampled token. Good: near 0 (1e-5 in float32, 1e-2 in bfloat16) and flat; '
     'look here first when a run goes wrong.',
+    log=True,
   ),
   Curve(
     'loss', 'Loss',
@@ -116,6 +119,7 @@ MORE = (
     'sampler/gap_max', 'Largest sampler-learner gap',
     'The token of a batch about which sampler and learner disagree most. Good: '
     'no spikes.',
+    log=True,
   ),
   Curve(
     'clip_share', 'Clipped tokens',
@@ -140,6 +144,15 @@ MORE = (
     'The share of answers to which the reward gave this reason.',
   ),
 )  # fmt: skip
+# Tasks, for those who do not know their names.
+KINDS = {
+  'asr': 'asr (the next segment)',
+  'msr': 'msr (a missing segment)',
+  'rlvr': 'rlvr (questions)',
+}
+PARTS = (
+  'rollout', 'reward', 'update', 'data', 'publish', 'held_out', 'save', 'idle',
+)  # fmt: skip
 TIME = (
   'Where the seconds of a step go. Good: most of it is rollout and update; '
   'idle is what no part accounts for, such as compilation in the first steps.'
@@ -148,7 +161,7 @@ TIME = (
 
 def panels(
   curves: Sequence[Curve], runs: Sequence[Columns]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
   """Those that any run has values for, as a page wants them, in that order."""
   keys = dict.fromkeys(key for run in runs for key in run)
   found = []
@@ -164,10 +177,13 @@ def panels(
     for key in matches:
       if any(np.isfinite(run[key]).any() for run in runs if key in run):
         name = _rest(curve, key)
+        name = KINDS.get(name, name)
         title, meaning = (
           text.replace('{}', name) for text in (curve.title, curve.meaning)
         )
-        found.append({'key': key, 'title': title, 'meaning': meaning})
+        found.append(
+          {'key': key, 'title': title, 'meaning': meaning, 'log': curve.log}
+        )
   return found
 
 
@@ -177,8 +193,8 @@ def _rest(curve: Curve, key: str) -> str:
 
 
 def time_parts(columns: Columns) -> list[str]:
-  """Keys of the parts of a step's time; they sum to the step."""
-  return [
+  """Keys of the parts of a step's time, which sum to it, in their order."""
+  found = [
     key
     for key in columns
     if key.startswith('timing/')
@@ -186,6 +202,8 @@ def time_parts(columns: Columns) -> list[str]:
     and not key.endswith(('/step_s', 'per_s'))
     and np.nanmax(columns[key], initial=0) > 0
   ]
+  order = [f'timing/{name}_s' for name in PARTS]
+  return sorted(found, key=lambda key: (*order, key).index(key))
 
 
 def axes(columns: Columns) -> dict[str, np.ndarray]:
@@ -256,7 +274,7 @@ def facts(columns: Columns) -> dict[str, str]:
       found[text] = short(float(total[-1]))
   along = axes(columns)
   if 'compute' in along:
-    found['FLOPs'] = f'{along["compute"][-1]:.3g}'
+    found['FLOPs'] = f'{along["compute"][-1]:.3g}'.replace('e+', 'e')
   if 'time' in along:
     found['wall time'] = duration(float(along['time'][-1]))
   return found

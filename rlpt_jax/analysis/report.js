@@ -53,9 +53,8 @@ function make(tag, attributes = {}, ...children) {
 
 // A foreign text: what shows nothing by itself, or acts on what is around it,
 // is spelled out, and its direction stays its own.
-function shown(text, classes, tag = 'bdi') {
-  const element = make(tag, {class: classes || null, dir: tag === 'bdi' ?
-    null : 'auto'});
+function shown(text, classes) {
+  const element = make('bdi', {class: classes || null});
   let start = 0;
   for (const match of text.matchAll(unseen)) {
     element.append(text.slice(start, match.index),

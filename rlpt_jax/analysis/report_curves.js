@@ -21,7 +21,7 @@ function curveTools() {
   const legend = make('fieldset', {'aria-label': 'runs'}, ...data.runs.map(
     (run, i) => make('label', {}, make('input', {type: 'checkbox',
       name: 'run', value: i, checked: isOn(i), change: toggle}), ' ',
-      make('span', {class: `swatch run-${i % 8}`}), shown(run.name))));
+      lineSample(i), shown(run.name))));
   const axes = Object.keys(AXES).filter((x) => data.runs.some((r) => r.x[x]));
   if (!axes.includes(state.x)) state.x = 'step';
   const along = make('fieldset', {'aria-label': 'horizontal axis'},
@@ -36,6 +36,11 @@ function curveTools() {
   tools.hidden = false;
 }
 
+const lineSample = (i) => make('svg', {class: 'sample', viewBox: '0 0 34 16',
+  'aria-hidden': 'true'}, make('path', {class: `line run-${i % 8}`,
+  d: 'M0 8H34', 'stroke-dasharray': DASHES[i % 4] || null,
+  style: 'stroke-width: 3'}));
+
 function toggle() {
   const boxes = [...byId('curve-tools').querySelectorAll('[name=run]')];
   set({off: boxes.flatMap((box, i) => box.checked ? [] : [i]).join(',')});
@@ -48,8 +53,8 @@ function set(changes) {
   draw();
 }
 
-function linePanel({key, title, meaning}) {
-  return panel(title, meaning, (frame) => drawLines(frame, key));
+function linePanel({key, title, meaning, log}) {
+  return panel(title, meaning, (frame) => drawLines(frame, key, log));
 }
 
 function timePanel(run, i) {
@@ -122,22 +127,23 @@ function smoothed(ys, weight) {
   });
 }
 
-function drawLines(frame, key) {
+function drawLines(frame, key, log) {
   const lines = [];
   data.runs.forEach((run, i) => {
     if (!isOn(i)) return;
     const [xs, ys] = points(run, run.series[key]);
     if (xs.length)
       // What is measured now and then is not smoothed.
-      lines.push({i, xs, ys, means: xs.length < run.x.step.length / 3 ? ys :
-        smoothed(ys, +state.smooth)});
+      lines.push({i, xs, ys, isFew: xs.length < run.x.step.length / 3});
   });
   const ys = lines.flatMap((line) => line.ys);
-  const scale = frame.scale = scales(lines.flatMap((l) => l.xs), ys);
+  const scale = frame.scale = scales(lines.flatMap((l) => l.xs), ys,
+    log && Math.min(...range(ys)) > 0);
   if (!scale) return empty(frame);
   const marks = grid(scale);
-  for (const {i, xs, ys, means} of lines) {
-    const look = {class: `raw run-${i % 8}`, d: xs.map((x, n) =>
+  for (const {i, xs, ys, isFew} of lines) {
+    const means = isFew ? ys : smoothed(ys, +state.smooth);
+    const look = {class: `raw run-${i % 8}${isFew ? ' few' : ''}`, d: xs.map((x, n) =>
       `M${scale.x(x)} ${scale.y(ys[n])}h0`).join('')};
     marks.push(make('path', look), make('path', {
       class: `line run-${i % 8}`, 'stroke-dasharray': DASHES[i % 4] || null,
@@ -150,7 +156,7 @@ function drawLines(frame, key) {
     const words = lines.map(({i, xs, ys}) => {
       const n = cross == null ? xs.length - 1 : nearest(xs, cross);
       return make('span', {}, make('span', {class: `swatch run-${i % 8}`}),
-        short(n < 0 ? null : ys[n]));
+        shown(data.runs[i].name), short(n < 0 ? null : ys[n]));
     });
     frame.readout.replaceChildren(at(scale, line), ...words);
   };
@@ -170,8 +176,8 @@ function nearest(xs, x) {
 }
 
 function drawParts(frame, run, i) {
-  const names = Object.keys(run.time);
-  const along = (run.x[state.x] ?? []).slice(0, -1);
+  const names = data.parts.filter((name) => name in run.time);
+  const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
   const sums = along.map((_, n) => names.reduce(
     (sum, name) => sum + (run.time[name][n] ?? 0), 0));
   if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
@@ -179,15 +185,16 @@ function drawParts(frame, run, i) {
   const sorted = [...sums].sort((a, b) => a - b);
   const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
   const top = Math.min(sorted[sorted.length - 1], usual);
-  const scale = frame.scale = scales(along, [0, top]);
+  const scale = frame.scale = scales(edges, [0, top]);
   const marks = grid(scale);
   let below = along.map(() => 0);
-  const swatch = (p) => `swatch run-${(p + 2) % 8}`;
-  names.forEach((name, p) => {
+  const color = (name) => `run-${data.parts.indexOf(name) % 8}`;
+  names.forEach((name) => {
     const above = below.map((y, n) => y + (run.time[name][n] ?? 0));
-    const edge = (ys) => along.map((x, n) =>
-      `${scale.x(x)} ${scale.y(Math.min(ys[n], top))}`);
-    marks.push(make('path', {class: `part run-${(p + 2) % 8}`,
+    // A step is as wide as it was long, or as much as it computed.
+    const edge = (ys) => ys.flatMap((y, n) => [n, n + 1].map((m) =>
+      `${scale.x(edges[m])} ${scale.y(Math.min(y, top))}`));
+    marks.push(make('path', {class: `part ${color(name)}`,
       d: `M${[...edge(above), ...edge(below).reverse()].join('L')}Z`}));
     below = above;
   });
@@ -200,8 +207,8 @@ function drawParts(frame, run, i) {
       along.length;
     frame.readout.replaceChildren(
       cross == null ? make('span', {class: 'at'}, 'mean') : at(scale, line),
-      ...names.map((name, p) => make('span', {},
-        make('span', {class: swatch(p)}), label(name) + ' ' + (
+      ...names.map((name) => make('span', {},
+        make('span', {class: 'swatch ' + color(name)}), label(name) + ' ' + (
           cross == null ? short(mean(name)) :
             n < 0 ? '–' : short(run.time[name][n])) + ' s')));
     if (cross == null) line.setAttribute('visibility', 'hidden');
@@ -237,19 +244,24 @@ function range(values) {
   return [low, high];
 }
 
-function scales(xs, ys) {
+function scales(xs, ys, log = false) {
   if (!xs.length) return null;
   let [low, high] = range(xs), [bottom, top] = range(ys);
+  const f = log ? Math.log10 : (y) => y;
+  bottom = f(bottom), top = f(top);
   if (low === high) high = low + 1;
   const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 0.5;
   // 0 belongs to the picture where it is near.
-  bottom = bottom >= 0 && bottom < top * 0.5 ? 0 : bottom - room;
+  bottom = !log && bottom >= 0 && bottom < top * 0.5 ? 0 : bottom - room;
   top += room;
   const width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
   const round = (value) => Math.round(value * 10) / 10;
-  return {low, high, bottom, top,
+  // Powers of ten, or where those are too few whatever is round.
+  let levels = ticks(bottom, top, 4);
+  if (log) levels = levels.map((y) => +(10 ** y).toPrecision(1));
+  return {low, high, levels: [...new Set(levels)],
     x: (x) => round(LEFT + (x - low) / (high - low) * width),
-    y: (y) => round(TOP + (top - y) / (top - bottom) * height),
+    y: (y) => round(TOP + (top - f(y)) / (top - bottom) * height),
     back: (at) => Math.min(high, Math.max(low,
       low + (at - LEFT) / width * (high - low)))};
 }
@@ -267,7 +279,7 @@ function ticks(low, high, count) {
 
 function grid(scale) {
   const marks = [];
-  for (const y of ticks(scale.bottom, scale.top, 4))
+  for (const y of scale.levels)
     marks.push(make('path', {class: 'grid',
       d: `M${LEFT} ${scale.y(y)}H${WIDTH - RIGHT}`}), make('text', {
       x: LEFT - 5, y: scale.y(y) + 4, 'text-anchor': 'end'}, short(y)));

@@ -43,7 +43,10 @@ def report_page(runs: Sequence[Run], title: str) -> Iterator[str]:
 
 def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
   yield (
-    f'<h1>{shown(title)}</h1>\n'
+    f'<h1>{shown(title)}</h1>\n<p class="intro">What these training runs '
+    'measured and sampled. Held-out examples are never learned from: their '
+    'reward before the first step and after the last says what was learned. '
+    'Of other numbers, the mean of the first steps and of the last.</p>\n'
     '<nav aria-label="parts of this page"><a href="#curves">Curves</a> '
     '<a href="#settings">Settings</a> <a href="#rollouts">Rollouts</a></nav>\n'
     '<noscript><p>Curves and rollouts need JavaScript; nothing is fetched.</p>'
@@ -63,9 +66,10 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
   yield (
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
     'that a step sampled: a prompt, what really follows, and the answers of '
-    'its group beside each other. <mark class="answer">This</mark> was judged, '
-    '<mark class="reference">this</mark> is the reference that it comes '
-    'closest to.</p>\n<form class="tools" id="rollout-tools" hidden></form>\n'
+    'its group beside each other, with a blue bar where the reward is above 0. '
+    '<mark class="answer">This</mark> was judged, <mark class="reference">this'
+    '</mark> is the reference that it comes closest to.</p>\n'
+    '<form class="tools" id="rollout-tools" hidden></form>\n'
     '<p id="rollout-note" class="intro"></p>\n'
     '<output id="rollout-count"></output><div id="groups"></div></section>\n'
   )
@@ -96,10 +100,13 @@ def _card(i: int, run: Run) -> str:
 def _settings(runs: Sequence[Run]) -> str:
   """A table of those that differ, and folded one of those that do not."""
   paths = list(dict.fromkeys(path for run in runs for path in run.settings))
-  differ, same = [], []
+  differ, same, partly = [], [], []
   for path in paths:
     values = [_value(run.settings, path) for run in runs]
-    (differ if len({*values}) > 1 else same).append((path, values))
+    if len({*values} - {_ABSENT}) > 1:
+      differ.append((path, values))
+    else:
+      (partly if _ABSENT in values else same).append((path, values))
   head = ''.join(
     f'<th scope="col"><span class="swatch run-{i % 8}"></span>'
     f'{shown(run.name)}</th>'
@@ -108,16 +115,23 @@ def _settings(runs: Sequence[Run]) -> str:
   if differ:
     table = _table(f'<th scope="col">setting</th>{head}', differ)
   else:
-    table = '<p class="intro">One run, or none that differ.</p>'
-  folded = _table(
+    table = '<p class="intro">None, or there is one run.</p>'
+  some = _table(f'<th scope="col">setting</th>{head}', partly)
+  alike = _table(
     '<th scope="col">setting</th><th scope="col">value</th>',
     [(path, values[:1]) for path, values in same],
   )
   return (
     '<section id="settings"><h2>Settings that differ</h2>\n'
-    f'{table}\n<details><summary>{len(same)} settings that are the same'
-    f'</summary>{folded}</details></section>\n'
+    f'{table}\n{_folded("that only some runs have", some, len(partly))}'
+    f'{_folded("that are the same", alike, len(same))}</section>\n'
   )
+
+
+def _folded(what: str, table: str, count: int) -> str:
+  if not count:
+    return ''
+  return f'<details><summary>{count} {what}</summary>{table}</details>\n'
 
 
 def _value(settings: Mapping[str, Any], path: str) -> str:
@@ -143,10 +157,13 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   main = curves.panels(curves.MAIN, columns)
   more = curves.panels(curves.MORE, columns)
   keys = [panel['key'] for panel in (*main, *more)]
+  # All runs in one order, each part in one colour.
+  every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
     'main': main,
     'more': more,
     'time': curves.TIME,
+    'parts': curves.time_parts({key: np.ones(1) for key in every}),
     'unseen': views.UNSEEN_IN_SCRIPT,
     'runs': [
       {

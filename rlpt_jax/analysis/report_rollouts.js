@@ -1,6 +1,6 @@
 // Rollouts of the step that is chosen, a page of groups at a time.
-const PAGE = 20, IN_SIGHT = 600;  // Groups; characters of a long text.
-let groups = [], matches = [], drawn = 0, loaded = '';
+const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
+let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
 
 const REWARDS = {
   '': ['any', () => true],
@@ -95,34 +95,57 @@ function counted(values) {
 
 function rolloutTools() {
   const tools = byId('rollout-tools');
-  const focused = tools.contains(document.activeElement) ?
-    document.activeElement.name : null;
-  const answers = groups.flatMap((group) => group.answers);
-  const some = (name, label, values, all = 'all') => choice(name, label, [
-    ['', all], ...counted(values).map(([value, count]) =>
-      [value, `${plain(value)} (${count})`])],
-    (value) => choose({[name]: value}));
+  if (stepsOf !== state.run) stepTools(tools);
+  const at = place(), {step, reward} = kept()[at];
+  const {back, steps, on, find} = tools.elements;
+  steps.value = at;
+  steps.setAttribute('aria-valuetext', `step ${step}`);
+  // A button that has the focus keeps it only where it can be used.
+  back.setAttribute('aria-disabled', at === 0);
+  on.setAttribute('aria-disabled', at === kept().length - 1);
+  tools.querySelector('.steps output').value = `step ${step}` +
+    (reward == null ? '' : ` · mean reward ${short(reward)}`);
+  if (document.activeElement !== find) filterTools(tools);
+  tools.hidden = false;
+}
+
+// They stay while steps are gone through: what is dragged must not be replaced.
+function stepTools(tools) {
+  stepsOf = state.run;
   const runs = data.runs.flatMap((run, i) => run.rollouts.length ?
     [[String(i), plain(run.name)]] : []);
-  const at = place(), {step, reward} = kept()[at];
-  const go = (to) => choose({step: String(kept()[to].step)});
-  const steps = make('span', {class: 'steps'},
-    make('button', {type: 'button', name: 'back', 'aria-label': 'step before',
-      disabled: at === 0, click: () => go(at - 1)}, '◀'),
-    make('input', {type: 'range', name: 'steps', 'aria-label': 'step', min: 0,
-      max: kept().length - 1, value: at, 'aria-valuetext': `step ${step}`,
-      input: (event) => go(+event.target.value)}),
-    make('button', {type: 'button', name: 'on', 'aria-label': 'step after',
-      disabled: at === kept().length - 1, click: () => go(at + 1)}, '▶'),
-    make('output', {}, `step ${step}` +
-      (reward == null ? '' : ` · mean reward ${short(reward)}`)));
-  const search = make('input', {type: 'search', name: 'find',
-    placeholder: 'search', 'aria-label': 'search', value: state.find,
-    input: later(() => choose({find: search.value}))});
+  const last = kept().length - 1;
+  const go = (to) => choose(
+    {step: String(kept()[Math.min(last, Math.max(0, to))].step)});
   tools.replaceChildren(
     ...(runs.length > 1 ? [choice('run', 'run', runs,
       (run) => choose({run}))] : []),
-    steps,
+    make('span', {class: 'steps'},
+      make('button', {type: 'button', name: 'back', 'aria-label':
+        'step before', click: () => go(place() - 1)}, '◀'),
+      make('input', {type: 'range', name: 'steps', 'aria-label': 'step',
+        min: 0, max: last, input: (event) => go(+event.target.value)}),
+      make('button', {type: 'button', name: 'on', 'aria-label': 'step after',
+        click: () => go(place() + 1)}, '▶'),
+      make('output', {})),
+    make('span', {class: 'filters'}));
+}
+
+function filterTools(tools) {
+  const answers = groups.flatMap((group) => group.answers);
+  const some = (name, label, values) => {
+    const counts = counted(values);
+    // What is asked for is said, also where there is none of it.
+    if (state[name] && !counts.some(([value]) => value === state[name]))
+      counts.push([state[name], 0]);
+    return choice(name, label, [['', 'all'], ...counts.map(([value, count]) =>
+      [value, `${plain(value)} (${count})`])],
+      (value) => choose({[name]: value}));
+  };
+  const search = make('input', {type: 'search', name: 'find',
+    placeholder: 'search', 'aria-label': 'search', value: state.find,
+    input: later(() => choose({find: search.value}))});
+  tools.querySelector('.filters').replaceChildren(
     some('kind', 'task', groups.map((group) => group.kind)),
     choice('reward', 'reward', Object.entries(REWARDS).map(
       ([value, [text]]) => [value, text]), (reward) => choose({reward})),
@@ -134,8 +157,6 @@ function rolloutTools() {
       checked: state.tokens !== '', change: (event) => choose(
         {tokens: event.target.checked ? 'on' : ''})}), ' advantage by token'),
     search);
-  tools.hidden = false;
-  if (focused) tools.elements[focused]?.focus();
 }
 
 const plain = (text) => text.replace(unseen, spelled);
@@ -228,6 +249,8 @@ function groupCard(group, fit) {
       shown(group.example),
       make('span', {}, rewards.length ? `mean reward ${
         short(meanReward(group))}` : 'no verdict'),
+      rewards.length > 1 && spread(group) < 1e-6 ? make('span', {},
+        'all alike: nothing to learn from') : null,
       group.learned_from === false ? make('span', {}, 'not learned from') :
         null));
   if (group.prompt != null)
@@ -323,7 +346,9 @@ function fold(element, text, before) {
     return;
   }
   let cut = before ? text.length - IN_SIGHT : IN_SIGHT;
-  if (/[\udc00-\udfff]/.test(text[cut])) cut++;
+  const blank = text.slice(cut, cut + 40).search(/\s/);
+  if (blank >= 0) cut += blank + 1;
+  else if (/[\udc00-\udfff]/.test(text[cut])) cut++;
   const hidden = before ? text.slice(0, cut) : text.slice(cut);
   const rest = shown(before ? text.slice(cut) : text.slice(0, cut), 'around');
   const folded = make('details', {class: 'folded'}, make('summary', {},
@@ -344,7 +369,7 @@ function byToken(element, answer) {
       `probable: advantage ${signed(advantage)}.`;
   const tokens = pieces ?? [text];
   element.append(...tokens.map((piece, i) => {
-    const token = shown(piece, 'token', 'bdi');
+    const token = shown(piece, 'token');
     if (color) token.style.background = color;
     const said = [];
     if (pieces && logprobs?.[i] != null) {
