@@ -19,7 +19,7 @@ NAMES = (
   'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable',
   'chrome',
 )  # fmt: skip
-SECONDS = 120  # A busy machine needs long for little.
+SECONDS = 300  # A busy machine needs long for little.
 
 
 def found() -> str:
