@@ -180,7 +180,9 @@ def place(completion: str, find: Callable, mark: str) -> tuple[int, int] | None:
   answer = find(completion).text
   if not answer:
     return None
-  start = completion.find(answer, max(completion.rfind(mark), 0))
+  # After the mark, which may have a short answer in its own letters.
+  marked = completion.rfind(mark)
+  start = completion.find(answer, marked + len(mark) if marked >= 0 else 0)
   return (start, start + len(answer)) if start >= 0 else None
 
 

@@ -359,8 +359,8 @@ def test_nothing_breaks_out(show):
       scripts: has('script:not([type])'), title: document.title,
       answers: has('div.answer'),
       texts: [...new Set([...document.querySelectorAll('h1 bdi, .run h3 bdi, '
-        + '.group > header bdi:first-of-type, div mark.answer, .references bdi, '
-        + 'th bdi, .prompt .text, .facts bdi')].map((e) => e.textContent))]};
+        + '.group > header bdi:first-of-type, div mark.answer, '
+        + '.references bdi, th bdi, .prompt .text, .facts bdi')].map((e) => e.textContent))]};
   """)
   texts = {*found.pop('texts')}
   ended = f'ended: {VISIBLE}'
