@@ -186,6 +186,22 @@ def test_the_keyboard_moves_along_a_curve(show):
   assert browser.evaluate(text) == 'step 29a0.967'
 
 
+def test_the_pointer_reads_all_panels(show):
+  browser = show([run('a')])
+  x, y = browser.evaluate("""
+    const svg = document.querySelector('.panel svg');
+    svg.scrollIntoView({block: 'center'});
+    const box = svg.getBoundingClientRect();
+    return [box.left + box.width / 2, box.top + box.height / 2];
+  """)
+  browser.call('Input.dispatchMouseEvent', type='mouseMoved', x=x, y=y)
+  texts = """return [...document.querySelectorAll('.readout')].map(
+    (e) => e.querySelector('.at').textContent)"""
+  said = {*browser.evaluate(texts)}
+  # The same in all: half of 400 units, of which 346 from 46 on are 29 steps.
+  assert said == {'step 13'}
+
+
 VIEW = """
   const view = () => ({
     step: document.querySelector('.steps output').value,
@@ -360,7 +376,8 @@ def test_nothing_breaks_out(show):
       answers: has('div.answer'),
       texts: [...new Set([...document.querySelectorAll('h1 bdi, .run h3 bdi, '
         + '.group > header bdi:first-of-type, div mark.answer, '
-        + '.references bdi, th bdi, .prompt .text, .facts bdi')].map((e) => e.textContent))]};
+        + '.references bdi, th bdi, .prompt .text, .facts bdi')].map(
+        (e) => e.textContent))]};
   """)
   texts = {*found.pop('texts')}
   ended = f'ended: {VISIBLE}'

@@ -113,7 +113,7 @@ def test_the_answer_has_its_place(workdir):
 @pytest.mark.parametrize(
   'find, text, answer',
   [
-    (extract.prediction, f'a {START}a{END} a', (25, 26)),
+    (extract.prediction, f'a {START}a{END} a', (23, 24)),
     (extract.prediction, f'a {START}a', None),
     (extract.boxed, r'7 \boxed{7} 7', (9, 10)),
     (extract.after_thinking, '7 </think>7', (10, 11)),
