@@ -123,15 +123,15 @@ def _settings(runs: Sequence[Run]) -> str:
   )
   return (
     '<section id="settings"><h2>Settings that differ</h2>\n'
-    f'{table}\n{_folded("that only some runs have", some, len(partly))}'
-    f'{_folded("that are the same", alike, len(same))}</section>\n'
+    f'{table}\n{_folded("Only some runs have", some, len(partly))}'
+    f'{_folded("The same for all", alike, len(same))}</section>\n'
   )
 
 
 def _folded(what: str, table: str, count: int) -> str:
   if not count:
     return ''
-  return f'<details><summary>{count} {what}</summary>{table}</details>\n'
+  return f'<details><summary>{what}: {count}</summary>{table}</details>\n'
 
 
 def _value(settings: Mapping[str, Any], path: str) -> str:

@@ -125,9 +125,9 @@ def test_settings_that_differ():
   source = ''.join(
     report_page.report_page([run('a', level=0.5), run('b', extra=7)], 'x')
   )
-  differ, _, rest = source.partition('<details><summary>1 that only some')
+  differ, _, rest = source.partition('<details><summary>Only some runs have: 1')
   assert 'learning_rate' in differ and '<bdi>0.5</bdi>' in differ
-  some, _, same = rest.partition('<details><summary>1 that are the same')
+  some, _, same = rest.partition('<details><summary>The same for all: 1')
   assert 'extra' in some and 'seed' in same
 
 
@@ -468,5 +468,5 @@ def test_a_hundred_thousand_rollouts(show, tmp_path, monkeypatch):
     f'{count:,} rollouts, {size:.0f} MiB: opens in {opened:.1f} s, a step in '
     f'{milliseconds:.0f} ms'
   )
-  assert milliseconds < 3000  # Here 60; this machine may be busy.
+  assert milliseconds < 3000  # Here 76; this machine may be busy.
   assert opened < 30
