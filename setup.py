@@ -17,7 +17,10 @@ setuptools.setup(
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   packages=setuptools.find_packages(include=['rlpt_jax', 'rlpt_jax.*']),
-  package_data={'rlpt_jax.data': ['*.json']},
+  package_data={
+    'rlpt_jax.data': ['*.json'],
+    'rlpt_jax.analysis': ['*.css', '*.js'],
+  },
   python_requires='>=3.11',
   install_requires=[
     'jax>=0.10.2,<0.13',

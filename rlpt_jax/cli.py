@@ -21,7 +21,7 @@ import typing
 
 PROGRAMS = (
   'quickstart', 'prepare', 'preview', 'train_sft', 'train_rl', 'generate',
-  'serve', 'convert',
+  'serve', 'convert', 'report',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 USAGE_ERROR = 2

@@ -30,3 +30,13 @@ from rlpt_jax.core.layout import make_layout
 @pytest.fixture(scope='session')
 def one_device():
   return make_layout(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope='session')
+def browser():
+  """A browser that tests of pages share; see tests/browser.py."""
+  from tests.browser import Browser, found
+
+  opened = Browser(found())
+  yield opened
+  opened.close()
