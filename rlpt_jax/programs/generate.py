@@ -17,6 +17,7 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.programs import asked as asked_lib
 from rlpt_jax.programs import model_files, prompt_files, rollouts
 from rlpt_jax.programs.asked import Asked
+from rlpt_jax.programs.group_files import GroupFile, Line
 from rlpt_jax.programs.progress import Progress
 from rlpt_jax.programs.prompt_files import Prompt
 from rlpt_jax.sampling import plan as plan_lib
@@ -137,10 +138,10 @@ def generate(
 
   # What is done already, by an earlier run with the same settings.
   is_first = jax.process_index() == 0  # The one that reads and writes OUT.
-  tally = prompt_files.Tally()
+  file, tally = GroupFile(out), prompt_files.Tally()
   if is_first and not overwrite:
-    prompt_files.check_settings(out, settings)
-    tally = prompt_files.finished(out, asked.prompts, n)
+    file.check_settings(settings)
+    tally = prompt_files.finished(file, asked.prompts, n)
   tally.prompts = _from_first_process(tally.prompts)
   if tally.prompts == len(asked.prompts):
     if is_first:
@@ -171,7 +172,7 @@ def generate(
   params = files.load_params(layout=decoder.layout, dtype=dtype)
   settings['weights'] = fingerprint(params)
   if is_first and not overwrite:
-    prompt_files.check_settings(out, settings)
+    file.check_settings(settings)
 
   requests = (
     Request(
@@ -195,7 +196,7 @@ def generate(
       write = None
       if is_first:
         write = stack.enter_context(
-          prompt_files.appending(out, settings, after=tally.num_bytes)
+          file.appending(settings, after=tally.num_bytes)
         )
       engine = stack.enter_context(Engine(decoder, params, plan, consume=True))
       progress = stack.enter_context(
@@ -269,9 +270,7 @@ def plan_for(
   )
 
 
-def line(
-  prompt: Prompt, number: int, sample: rollouts.Sample
-) -> prompt_files.Line:
+def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
   """What the completions file says of a sample."""
   completion = sample.completion
   return {

@@ -1,0 +1,87 @@
+r"""What is said without a box, and what is a number in it."""
+
+import pytest
+
+from rlpt_jax.rewards.final_answer import final_answer
+
+
+@pytest.mark.parametrize(
+  ('completion', 'expected'),
+  [
+    (r'So \boxed{\frac{1}{2}}.', r'\frac{1}{2}'),
+    (r'#### 3, or rather \boxed{4}', '4'),
+    ('It is 48+24.\n#### 72', '72'),
+    ('#### 1\n#### 2\nDone.', '2'),
+    ('The answer is 3.50.', '3.50'),
+    ('The final answer is $x^2 + 1$. I hope so.', '$x^2 + 1$'),
+    ('**Answer:** 72', '72'),
+    ('Answer: The answer is 5.', '5'),
+    ('The answer is 1. No! The answer is 2.', '2'),
+    ('<think>The answer is 3.</think> The answer is 4.', '4'),
+  ],
+)
+def test_what_is_said(completion, expected):
+  assert final_answer(completion).text == expected
+
+
+@pytest.mark.parametrize(
+  ('completion', 'reason'),
+  [
+    ('', 'format/missing'),
+    ('She has 72 clips left.', 'format/missing'),
+    (r'The answer is 3: \boxed{3', 'format/open'),
+    ('<think>The answer is 3.', 'format/thinking'),
+  ],
+)
+def test_nothing_is_said(completion, reason):
+  assert final_answer(completion) == (None, reason)
+
+
+@pytest.mark.parametrize(
+  ('completion', 'expected'),
+  [
+    ('She has 72 clips left.', '72'),
+    ('She sold 48 in April, 24 in May: 72.', '72'),
+    ('The answer is 72 clips.', '72'),
+    ('The answer is $1,234.00.', '1234'),
+    (r'\boxed{\$1,234.50}', '1234.5'),
+    (r'\boxed{1{,}234}', '1234'),
+    (r'\boxed{18\text{ dollars}}', '18'),
+    (r'\boxed{x = 18}', '18'),
+    (r'\boxed{6 \times 3 = 18}', '18'),
+    (r'\boxed{50\%}', '50'),
+    ('The answer is 50%.', '50'),
+    (r'\boxed{\frac{5}{2}}', '5/2'),
+    (r'\boxed{2\frac{1}{2}}', '5/2'),
+    ('The answer is 2 1/2 hours.', '5/2'),
+    ('The answer is 5 / 2.', '5/2'),
+    ('#### -3', '-3'),
+    ('#### -$3', '-3'),
+    ('#### $-3', '-3'),
+    ('#### .5', '.5'),
+    ('The answer is 1.5 million dollars.', '1500000'),
+    ('#### 10.00', '10'),
+    ('The answer is 5 (five).', '5'),
+    ('The answer is 18, that is 18 eggs', '18'),
+    ('The answer is 18 or 20.', '18 or 20'),
+    ('The answer is 3 hours and 20 minutes.', '3 hours and 20 minutes'),
+    ('The answer is about three.', 'about three'),
+    ('At 3:45pm he had 7 apples', '7'),
+  ],
+)
+def test_only_the_number_is_kept(completion, expected):
+  assert final_answer(completion, number=True).text == expected
+
+
+def test_there_may_be_no_number():
+  assert final_answer('Hm.', number=True) == (None, 'format/missing')
+  assert final_answer(r'\boxed{', number=True).reason == 'format/open'
+  # By zero, which no sum is made of.
+  assert final_answer('#### 1 1/0', number=True).text == '1 1/0'
+
+
+def test_it_takes_time_linear_in_the_text():
+  final_answer('the answer ' * 20_000 + '1,' * 50_000, number=True)
+  nines = '9' * 50_000
+  final_answer(f'{nines}{" " * 50_000}1 1', number=True)
+  final_answer(f'#### {nines} 1/2 and {nines} million', number=True)
