@@ -47,10 +47,11 @@ def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
 
   samples: of each problem, that its value is a mean over.
 
-  The interval is Wilson's, for as many independent trials as have the variance
-  that the problems' values show: samples of a problem are no independent trials,
-  and of 200 problems with none right the truth need not be 0, as the normal
-  interval would have it. Trials are at least the problems, at most all samples.
+  The interval is Wilson's, for as many independent trials as would have the
+  variance that the problems' values show: samples of one problem are no
+  independent trials, and with none of 200 problems right the truth need not be
+  0, as the normal interval would have it. Trials are at least as many as
+  problems, and at most as many as samples.
   """
   values_P = np.asarray(values_P, np.float64)
   values_P = values_P[~np.isnan(values_P)]

@@ -18,6 +18,7 @@ from rlpt_jax.programs import asked as asked_lib
 from rlpt_jax.programs import model_files, prompt_files, rollouts
 from rlpt_jax.programs.asked import Asked
 from rlpt_jax.programs.group_files import GroupFile, Line
+from rlpt_jax.programs.one_host import broadcast
 from rlpt_jax.programs.progress import Progress
 from rlpt_jax.programs.prompt_files import Prompt
 from rlpt_jax.sampling import plan as plan_lib
@@ -142,7 +143,7 @@ def generate(
   if is_first and not overwrite:
     file.check_settings(settings)
     tally = prompt_files.finished(file, asked.prompts, n)
-  tally.prompts = _from_first_process(tally.prompts)
+  tally.prompts = broadcast(tally.prompts)
   if tally.prompts == len(asked.prompts):
     if is_first:
       print(f'{out}: complete already, nothing to do: {summary(tally)}')
@@ -304,11 +305,3 @@ def summary(tally: prompt_files.Tally) -> str:
 def _short(x_T: np.ndarray) -> list[float]:
   """The shortest numbers that are these of float32."""
   return [float(str(x)) for x in x_T]
-
-
-def _from_first_process(count: int) -> int:
-  if jax.process_count() == 1:
-    return count
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.broadcast_one_to_all(np.int32(count)))

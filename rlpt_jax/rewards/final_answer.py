@@ -44,9 +44,7 @@ _MIXED_LATEX = re.compile(
   r'(?<![\d.])(-?)(\d{1,20})\s*\\[dt]?frac\s*{(\d{1,20})}\s*{(\d{1,20})}'
 )
 _FRACTION = re.compile(r'\\[dt]?frac\s*{(-?\d+)}\s*{(\d+)}')
-_FONT = re.compile(
-  r'\\(?:text|textbf|mathbf|mathrm|textit|mbox)\s*{([^{}]*)}'
-)
+_FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mbox)\s*{([^{}]*)}')
 _SPACING = re.compile(r'\\[,;:! ]|\\quad|~')
 _SCALES = {'thousand': 10**3, 'million': 10**6, 'billion': 10**9}
 

@@ -1,6 +1,5 @@
 """What is read of prompts files."""
 
-
 import pytest
 
 from rlpt_jax.programs import prompt_files
