@@ -16,9 +16,9 @@ from rlpt_jax.programs import model_files, questions, results, rollouts, runs
 from rlpt_jax.programs.asked import check_tokens, special_ids
 from rlpt_jax.programs.generate import check_options, fingerprint
 from rlpt_jax.programs.group_files import GroupFile, Line
-from rlpt_jax.programs.next_segment import NextSegment
 from rlpt_jax.programs.judges import LocalModel
 from rlpt_jax.programs.model_files import ModelFiles
+from rlpt_jax.programs.next_segment import NextSegment
 from rlpt_jax.programs.one_host import broadcast, on_one_host
 from rlpt_jax.programs.progress import Progress
 from rlpt_jax.programs.prompt_files import Prompt
@@ -121,7 +121,6 @@ def evaluate(
   }
   options = {'chat': chat, 'n': n, 'limit': limit, 'dtype': dtype}
   options |= {'cache_dtype': cache_dtype or dtype, 'tokenizer': tokenizer}
-  runs.check_config(out, sampling | options)
   started, console = time.monotonic(), rich.console.Console(highlight=False)
   if is_first:
     describe(loaded)
@@ -152,6 +151,8 @@ def evaluate(
         task.check_settings()
         task.read_done()
         tasks.append(task)
+    forget_what_is_empty(out)
+    runs.check_config(out, sampling | options)
     for part in settings_lib.objects([task.asked.reward for task in tasks]):
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
@@ -167,7 +168,8 @@ def evaluate(
         if is_first:
           print(
             f'{task.model}: {model_files.describe(task.files.config)}; '
-            f'{fits.slots} slots, {memory.total / 2**20:,.1f} MiB on each device',
+            f'{fits.slots} slots, {memory.total / 2**20:,.1f} MiB on each '
+            'device',
             flush=True,
           )
         params = task.files.load_params(layout=decoder.layout, dtype=dtype)
@@ -189,8 +191,8 @@ def evaluate(
       if is_first:
         results.add(out / 'results.jsonl', task.result(k))
   if is_first:
-    lines = results.read(out / 'results.jsonl')
-    console.print(results.table(lines))
+    for table in results.tables(results.read(out / 'results.jsonl')):
+      console.print(table)
     seconds = time.monotonic() - started
     print(f'wrote {out / "results.jsonl"}; {seconds:,.1f} s')
 
@@ -377,6 +379,13 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
       raise ValueError(f'{model}: is there twice; expected each model once.')
     found[name] = files
   return found
+
+
+def forget_what_is_empty(out: pathlib.Path):
+  """Where nothing was answered, any settings will do."""
+  files = (out / 'answers').glob('*/*.jsonl')
+  if jax.process_index() == 0 and not any(f.stat().st_size for f in files):
+    (out / runs.CONFIG).unlink(missing_ok=True)
 
 
 def check_lengths(asked: Questions, files: ModelFiles):

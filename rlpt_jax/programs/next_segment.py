@@ -65,7 +65,9 @@ def of_files(glob: str, *, chat: bool = False) -> NextSegment:
   return NextSegment(data=Data([Files('held_out', glob)], task))
 
 
-def read(held_out: NextSegment, tokenizer: str, limit: int | None) -> list[Example]:
+def read(
+  held_out: NextSegment, tokenizer: str, limit: int | None
+) -> list[Example]:
   """Its examples, in the tokens of a tokenizer."""
   data = dataclasses.replace(held_out.data, tokenizer=tokenizer, epochs=1)
   count = min(held_out.examples, limit or held_out.examples)
@@ -79,6 +81,7 @@ def read(held_out: NextSegment, tokenizer: str, limit: int | None) -> list[Examp
   loader.close()
   if not found:
     raise ValueError(
-      f'{held_out.name}: no examples in its corpora. {"; ".join(loader.faults())}'
+      f'{held_out.name}: no examples in its corpora. '
+      f'{"; ".join(loader.faults())}'
     )
   return found

@@ -59,7 +59,10 @@ class Questions:
 
 
 def load(
-  wanted: Sequence[str | NextSegment], folder: pathlib.Path | None, *, chat: bool
+  wanted: Sequence[str | NextSegment],
+  folder: pathlib.Path | None,
+  *,
+  chat: bool,
 ) -> list[Loaded | NextSegment]:
   """Benchmarks by NAME, by NAME=PLACE, or as held-out text."""
   found = []

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,32 +121,40 @@ def _key(line: Line) -> tuple:
   return line['model'], line['benchmark']
 
 
-def table(lines: Sequence[Line]) -> rich.table.Table:
-  """Results for a terminal, in percent."""
+def tables(lines: Sequence[Line]) -> Iterator[rich.table.Table]:
+  """Results for a terminal, a table for each model, in percent."""
   ks = sorted({int(k) for line in lines for k in line['pass']} - {1})
-  shown = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-  for name in ('model', 'benchmark'):
-    shown.add_column(name, overflow='fold')
-  columns = ['problems', 'mean@n', '95%', *(f'pass@{k}' for k in ks)]
-  columns += ['n', 'cut', 'no answer', 'no verdict', 'tokens']
-  for name in columns:
-    shown.add_column(name, justify='right', no_wrap=True)
-  for line in lines:
-    mean = line['mean']
-    shown.add_row(
-      line['model'],
-      line['benchmark'],
-      f'{line["problems"]:,}',
-      _percent(mean['value']),
-      f'{_percent(mean["low"])}-{_percent(mean["high"])}',
-      *(_percent(line['pass'].get(str(k), {}).get('value')) for k in ks),
-      str(line['samples']),
-      f'{line["truncated"]:.0%}',
-      f'{line["no_answer"]:.0%}',
-      f'{line["no_verdict"]:,}',
-      f'{line["tokens"]:,.0f}',
-    )
-  return shown
+  names = ['benchmark', 'problems', 'n', 'mean@n', '95%']
+  names += [f'pass@{k}' for k in ks]
+  names += ['cut', 'no\nanswer', 'no\nverdict', 'tokens']
+  for model in dict.fromkeys(line['model'] for line in lines):
+    shown = rich.table.Table(
+      title=model, title_justify='left', title_style='bold',
+      box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
+    for name in names:
+      justify = 'left' if name == 'benchmark' else 'right'
+      shown.add_column(name, justify=justify, no_wrap=True)
+    for line in lines:
+      if line['model'] == model:
+        shown.add_row(*_row(line, ks))
+    yield shown
+
+
+def _row(line: Line, ks: Sequence[int]) -> list[str]:
+  mean = line['mean']
+  return [
+    line['benchmark'],
+    f'{line["problems"]:,}',
+    str(line['samples']),
+    _percent(mean['value']),
+    f'{_percent(mean["low"])}-{_percent(mean["high"])}',
+    *(_percent(line['pass'].get(str(k), {}).get('value')) for k in ks),
+    f'{line["truncated"]:.0%}',
+    f'{line["no_answer"]:.0%}',
+    f'{line["no_verdict"]:,}',
+    f'{line["tokens"]:,.0f}',
+  ]
 
 
 def _percent(value: float | None) -> str:

@@ -13,10 +13,11 @@ and for `number`, where the right answer is known to be one, also
   so she has 72 clips left.          the last number of all
 
 and of what was found only the number is kept, for '72 clips' is no formula:
-without currency, thousands commas, unit, percent sign, or the left side of an
-equation. A mixed number is the sum that it means, '1.5 million' the product. If
-numbers that differ are left ('18 or 20', '3 hours and 20 minutes') nothing is
-dropped, and it is wrong unless it equals the right one as it stands.
+without currency, thousands commas, unit, percent sign, the left side of an
+equation, or a remark ('72, as 48 + 24 is'). A mixed number is the sum that it
+means, '1.5 million' the product. If numbers that differ are left ('18 or 20',
+'3 hours and 20 minutes') nothing is dropped, and it is wrong unless it equals
+the right one as it stands.
 """
 
 import fractions
@@ -33,6 +34,7 @@ _SAID = re.compile(
   re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r'[.!?](?=\s|\*|$)')
+_REMARK = re.compile(r',(?=\s)|[;(]|\b(?:since|because|as|which)\b')
 _NUMBER = re.compile(
   r'(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?'
   r'(?<=\d)(?:\s*/\s*\d+)?(?:\s+(?:thousand|million|billion)\b)?'
@@ -83,8 +85,8 @@ def _found(text: str) -> Answer:
 
 def _number(text: str) -> str:
   """The one number of a text; the text as it is, if there is not just one."""
-  right = text.rpartition('=')[2]
-  for part in (text, right):
+  before = _REMARK.split(text, maxsplit=1)[0]
+  for part in (text, text.rpartition('=')[2], before):
     numbers = _numbers(part)
     if numbers and len(set(numbers)) == 1:
       return numbers[0]

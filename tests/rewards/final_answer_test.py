@@ -1,8 +1,17 @@
 r"""What is said without a box, and what is a number in it."""
 
+import functools
+import json
+import pathlib
+
+import numpy as np
 import pytest
 
+from rlpt_jax.core.types import Example
 from rlpt_jax.rewards.final_answer import final_answer
+from rlpt_jax.rewards.math_verifier import MathVerifier
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'gsm8k_judged.jsonl'
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,8 @@ def test_nothing_is_said(completion, reason):
     ('#### 10.00', '10'),
     ('The answer is 5 (five).', '5'),
     ('The answer is 18, that is 18 eggs', '18'),
+    ('The answer is 16 hours, since 400 miles at 25 mph take that.', '16'),
+    ('The answer is 34 (10 of one and 24 of the other).', '34'),
     ('The answer is 18 or 20.', '18 or 20'),
     ('The answer is 3 hours and 20 minutes.', '3 hours and 20 minutes'),
     ('The answer is about three.', 'about three'),
@@ -85,3 +96,46 @@ def test_it_takes_time_linear_in_the_text():
   nines = '9' * 50_000
   final_answer(f'{nines}{" " * 50_000}1 1', number=True)
   final_answer(f'#### {nines} 1/2 and {nines} million', number=True)
+
+
+# What a person says and the scorer does not, and why.
+DISAGREEMENTS = {
+  'forty-two': 'numbers in words are none',
+  '1 080 beetles': 'a blank ends a number',
+  '$990.00 for 5 days': 'the last number is another',
+  '(not $20)': 'the last number is another',
+  'of the 175 balls': 'the last number is another',
+  'it is $1,600 per month now': 'the last number is another',
+  'Question: Tom has 3 apples': 'it runs on, and answers another question',
+}
+
+
+@pytest.mark.slow
+def test_it_agrees_with_a_person_on_100_answers():
+  """To problems of GSM8K's training split, labelled by hand before any of them
+  was scored. There is no answer that only the scorer accepts.
+  """
+  lines = GOLDEN.read_text().splitlines()
+  judged = [json.loads(line) for line in lines]
+  assert len(judged) == 100
+  examples = [
+    Example(np.array([1]), (line['gold'],), 'gsm8k', 'gsm8k', '', 0)
+    for line in judged
+  ]
+  with MathVerifier(
+    num_workers=1, find=functools.partial(final_answer, number=True)
+  ) as verifier:
+    found = verifier(examples, [[line['answer']] for line in judged])
+  differ = {
+    line['answer']: (line['right'], found.reasons_PG[i, 0])
+    for i, line in enumerate(judged)
+    if line['right'] != (found.rewards_PG[i, 0] == 1)
+  }
+  unexplained = {
+    answer: why
+    for answer, why in differ.items()
+    if not any(part in answer for part in DISAGREEMENTS)
+  }
+  assert not unexplained
+  assert len(differ) == len(DISAGREEMENTS)
+  assert all(right for right, _ in differ.values())
