@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import itertools
+import math
 import pathlib
 import re
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -153,7 +156,8 @@ def evaluate(
         tasks.append(task)
     forget_what_is_empty(out)
     runs.check_config(out, sampling | options)
-    for part in settings_lib.objects([task.asked.reward for task in tasks]):
+    judges = [one.reward for one in loaded if isinstance(one, NextSegment)]
+    for part in settings_lib.objects(judges):
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
 
@@ -280,10 +284,7 @@ def answer(
   console: rich.console.Console | None,
 ):
   """Samples and scores what is left of a benchmark, group by group."""
-  asked, parts = task.asked, list(settings_lib.objects(task.asked.reward))
-  # A local judge computes on all hosts.
-  is_local = any(isinstance(part, LocalModel) for part in parts)
-  reward = asked.reward if is_local else on_one_host(asked.reward)
+  asked = task.asked
   with contextlib.ExitStack() as stack:
     write = None
     if console:
@@ -300,37 +301,18 @@ def answer(
         max_new_tokens=sampling['max_new_tokens'],
       )
     )
-    first, waiting = task.done, []
-
-    def score():
-      nonlocal first, waiting
-      examples = asked.examples[first : first + len(waiting)]
-      texts = [[sample.text for sample in group] for group in waiting]
-      scores = questions.decided(reward(examples, texts))
-      for p, group in enumerate(waiting):
-        lines = [
-          line(asked, first + p, g, sample, scores.rewards_PG[p, g],
-               scores.reasons_PG[p, g])
-          for g, sample in enumerate(group)
-        ]  # fmt: skip
+    groups = rollouts.complete(
+      engine,
+      task.requests(sampling),
+      task.tokenizer,
+      stop=tuple(sampling['stop']),
+      on_step=progress.update,
+    )
+    try:
+      for lines in judged(asked, task.done, groups):
         if write:
           write(lines)
         task.tally.add(lines)
-      first, waiting = first + len(waiting), []
-
-    try:
-      for group in rollouts.complete(
-        engine,
-        task.requests(sampling),
-        task.tokenizer,
-        stop=tuple(sampling['stop']),
-        on_step=progress.update,
-      ):
-        waiting.append(group)
-        if len(waiting) == asked.together:
-          score()
-      if waiting:
-        score()
     except FloatingPointError as error:
       raise ValueError(
         f'{task.model}: {error} Is the model whole? Try --dtype=float32.'
@@ -343,14 +325,34 @@ def answer(
   task.done = len(asked.ids)
 
 
+def judged(
+  asked: Questions, first: int, groups: Iterator[list[rollouts.Sample]]
+) -> Iterator[list[Line]]:
+  """The lines of each group, from that of problem `first` on."""
+  parts = settings_lib.objects(asked.reward)
+  # A local judge computes on all hosts.
+  is_local = any(isinstance(part, LocalModel) for part in parts)
+  reward = asked.reward if is_local else on_one_host(asked.reward)
+  while some := list(itertools.islice(groups, asked.together)):
+    examples = asked.examples[first : first + len(some)]
+    texts = [[sample.text for sample in group] for group in some]
+    scores = questions.decided(reward(examples, texts))
+    for group, rewards_G, reasons_G in zip(
+      some, scores.rewards_PG, scores.reasons_PG, strict=True
+    ):
+      verdicts = zip(group, rewards_G, reasons_G, strict=True)
+      yield [line(asked, first, g, *v) for g, v in enumerate(verdicts)]
+      first += 1
+
+
 def line(
-  asked: Questions, p: int, sample_number: int, sample, reward, reason
+  asked: Questions, p: int, g: int, sample: rollouts.Sample, reward, reason
 ) -> Line:
-  """What the file of answers says of a sample."""
+  """What the file of answers says of sample g of problem p."""
   return {
     'problem': asked.ids[p],
-    'sample': sample_number,
-    'reward': None if reward != reward else float(reward),
+    'sample': g,
+    'reward': None if math.isnan(reward) else float(reward),
     'reason': str(reason),
     'right': asked.examples[p].references[0],
     'finish_reason': sample.finish_reason,
