@@ -157,7 +157,7 @@ def test_checkpoints_share_an_engine(data, checkpoints, tmp_path, monkeypatch):
   assert len(engines) == 3
 
 
-@pytest.mark.parametrize('keep', [0, 1, 3.5, 6])
+@pytest.mark.parametrize('keep', [0, 3.5])
 def test_what_is_there_is_not_done_again(keep, data, tmp_path, monkeypatch):
   out = tmp_path / 'out'
   assert _evaluate(out, data, '--benchmarks', 'gsm8k', 'mmlu') == 0
@@ -261,7 +261,8 @@ def test_the_prompt_is_what_the_model_reads(data):
   )  # fmt: skip
   files = model_files.find(RANDOM)
   task = evaluate_lib.Task('a', files, asked, data, ByteTokenizer(), (256,), {})
-  requests = list(task.requests({'seed': 3, 'top_p': 0.5, 'stop': []}))
+  sampling = {'seed': 3, 'max_new_tokens': 5, 'temperature': 0.5, 'stop': []}
+  requests = list(task.requests(sampling))
   assert [r.id for r in requests] == [f'mmlu/{i}' for i in range(4)]
   assert ByteTokenizer().decode(requests[0].prompt_tokens) == asked.prompts[0]
   assert (requests[0].samples, requests[0].seed) == (1, 3)
