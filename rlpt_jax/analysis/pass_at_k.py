@@ -26,8 +26,9 @@ class Estimate:
 def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
   """[P]: 1 - C(n - c, k) / C(n, k), NaN where there are fewer than k samples.
 
-  As a product of k factors, each in [0, 1]: no factorial overflows, and no
-  difference of large logarithms loses digits.
+  As a product of k factors of at most 1: no factorial overflows, and no
+  difference of large logarithms loses digits. From the one that is 0 on, where
+  fewer than k are wrong, the others do not matter.
   """
   if k < 1:
     raise ValueError(f'k={k}: expected at least 1.')
@@ -37,8 +38,7 @@ def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
   i_k = np.arange(k)
   # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i).
   with np.errstate(divide='ignore', invalid='ignore'):
-    factors_Pk = (n_P - c_P)[:, None] - i_k
-    factors_Pk = np.maximum(factors_Pk, 0) / (n_P[:, None] - i_k)
+    factors_Pk = ((n_P - c_P)[:, None] - i_k) / (n_P[:, None] - i_k)
   return np.where(n_P >= k, 1 - factors_Pk.prod(axis=1), np.nan)
 
 

@@ -195,8 +195,10 @@ def evaluate(
       if is_first:
         results.add(out / 'results.jsonl', task.result(k))
   if is_first:
+    # Rather wider than the terminal than without the last digits.
+    wide = rich.console.Console(width=max(console.width, 120), highlight=False)
     for table in results.tables(results.read(out / 'results.jsonl')):
-      console.print(table)
+      wide.print(table)
     seconds = time.monotonic() - started
     print(f'wrote {out / "results.jsonl"}; {seconds:,.1f} s')
 

@@ -146,6 +146,8 @@ def test_tfds_that_is_prepared(tmp_path, monkeypatch):
         row = {'question': f'é{i}', 'choices': ['a', 'b'], 'answer': i}
         yield i, row
 
+  # As in sources_test: of no module, or TFDS looks for checksums beside it.
+  TinyQuestions.__module__ = 'tiny_questions'
   TinyQuestions(data_dir=tmp_path).download_and_prepare()
   found = tables.read_named(f'tfds:{tmp_path}/tiny_questions/1.0.0')
   assert sorted(row.fields['question'] for row in found) == ['é0', 'é1']
