@@ -34,9 +34,14 @@ class State:
 
 
 def make_state(params, optimizer: optax.GradientTransformation) -> State:
+  # All of it placed as an update gives it back: a second one would be compiled
+  # anew for a first state that lay elsewhere.
   init = jax.jit(optimizer.init, out_shardings=shardings(optimizer, params))
-  zero = jnp.zeros((), jnp.int32)
-  return State(params, init(params), zero, zero.copy(), zero.copy())
+  counts = [
+    jax.device_put(jnp.zeros((), jnp.int32), _everywhere(params))
+    for _ in range(3)
+  ]
+  return State(params, init(params), *counts)
 
 
 def shardings(optimizer: optax.GradientTransformation, params):
@@ -44,10 +49,9 @@ def shardings(optimizer: optax.GradientTransformation, params):
 
   Said, for XLA would not know: zeros follow from no parameter.
   """
-  some = jax.tree.leaves(params)[0].sharding
-  if not isinstance(some, NamedSharding):
+  everywhere = _everywhere(params)
+  if everywhere is None:
     return None  # On one device, and free to move with what comes along.
-  everywhere = NamedSharding(some.mesh, PartitionSpec())
   return optax.tree_map_params(
     optimizer,
     lambda _, param: param.sharding,
@@ -55,6 +59,14 @@ def shardings(optimizer: optax.GradientTransformation, params):
     params,
     transform_non_params=lambda _: everywhere,
   )
+
+
+def _everywhere(params) -> NamedSharding | None:
+  """The whole of an array on every device of the parameters' mesh, if any."""
+  some = jax.tree.leaves(params)[0].sharding
+  if not isinstance(some, NamedSharding):
+    return None
+  return NamedSharding(some.mesh, PartitionSpec())
 
 
 def make_update(
