@@ -39,7 +39,8 @@ def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
   # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i).
   with np.errstate(divide='ignore', invalid='ignore'):
     factors_Pk = ((n_P - c_P)[:, None] - i_k) / (n_P[:, None] - i_k)
-  return np.where(n_P >= k, 1 - factors_Pk.prod(axis=1), np.nan)
+    wrong_P = factors_Pk.prod(axis=1)
+  return np.where(n_P >= k, 1 - wrong_P, np.nan)
 
 
 def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:

@@ -27,7 +27,7 @@ _MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
 # The rest is looked at, not taken: 'Answer: The answer is (B)' says it twice.
 _SAID = re.compile(
   r'\b(?:answer|option|choice)s?\b[^\n.:]{0,40}?(?:\bis\b|:|=)[ \t:]*'
-  r'(?!not\b)(?=(?P<rest>[^\n]{1,400}))',
+  r'(?=(?P<rest>[^\n]{1,400}))',
   re.IGNORECASE,
 )
 _RIGHT = re.compile(
