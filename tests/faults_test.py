@@ -5,6 +5,7 @@ started again, each ends as the run that nothing happened to, bit by bit.
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import shutil
@@ -73,6 +74,18 @@ def contents(workdir):
       found[tree] = content['arrays'][tree]
     found['record'] = store.record()[1]
   return found
+
+
+def test_the_whole_run_carries_all_that_a_run_may_carry(whole):
+  lines = [json.loads(line) for line in open(whole[0] / 'metrics.jsonl')]
+  assert lines[-1]['curriculum/skipped_share'] > 0
+  solved = [line['curriculum/solved'] for line in lines]
+  assert 0 < solved[0] < solved[-1]
+  # The mean square goes from step to step, so a std of 1 is that of the first.
+  stds = [line['advantage/std'] for line in lines]
+  assert abs(stds[0] - 1) < 1e-3 < min(abs(std - 1) for std in stds[1:])
+  record = contents(whole[0])['record']
+  assert len(record['solved']) > 0 and record['advantages'] > 0
 
 
 # Killed.

@@ -37,6 +37,7 @@ DOORS = {
   'nltk': 'rlpt_jax/data/',
   'apache_beam': 'rlpt_jax/data/',
   'pyarrow': 'rlpt_jax/data/',
+  'datasets': 'rlpt_jax/data/',
   'zstandard': 'rlpt_jax/data/',
   'orbax': 'rlpt_jax/training/checkpoints.py',
   'optax': 'rlpt_jax/training/',
@@ -55,7 +56,7 @@ DOORS = {
 LAZY = {
   'transformers', 'sentencepiece', 'safetensors', 'gin', 'tyro', 'tensorflow',
   'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam', 'matplotlib',
-  'pyarrow', 'zstandard', 'math_verify', 'sympy',
+  'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

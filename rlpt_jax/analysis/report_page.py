@@ -209,7 +209,6 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
           'kind': line.get('kind') or name.rpartition('/')[2],
           'prompt': line.get('prompt'),
           'references': line.get('references', []),
-          'learned_from': line.get('learned_from'),
           'answers': [],
         }
       )
@@ -229,7 +228,7 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
     **{
       name: line.get(name)
       for name in (
-        'reward', 'reason', 'finish_reason', 'tokens', 'advantage', 'pieces',
+        'reward', 'reason', 'finish_reason', 'tokens', 'advantage', 'token_texts',
         'logprobs', 'entropies',
       )
       if line.get(name) is not None or name == 'reward'

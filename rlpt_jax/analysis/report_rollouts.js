@@ -251,8 +251,8 @@ function groupCard(group, fit) {
         short(meanReward(group))}` : 'no verdict'),
       rewards.length > 1 && spread(group) < 1e-6 ? make('span', {},
         'all alike: nothing to learn from') : null,
-      group.learned_from === false ? make('span', {}, 'not learned from') :
-        null));
+      group.answers.every(({advantage}) => advantage == null) ?
+        make('span', {}, 'not learned from') : null));
   if (group.prompt != null)
     card.append(make('details', {class: 'prompt'}, make('summary', {},
       'prompt: … ', shown(tail(group.prompt))),
@@ -359,7 +359,7 @@ function fold(element, text, before) {
 
 // Colour is the advantage: what the update makes more and less probable.
 function byToken(element, answer) {
-  const {advantage, pieces, logprobs, entropies, text} = answer;
+  const {advantage, token_texts, logprobs, entropies, text} = answer;
   const color = advantage == null ? null : `rgba(var(--${advantage < 0 ?
     'bad' : 'good'}), ${Math.min(0.6, Math.abs(advantage) * 0.3).toFixed(2)})`;
   const note = advantage == null ?
@@ -367,22 +367,22 @@ function byToken(element, answer) {
       'Advantage 0: the update leaves its tokens as they are.' :
       `Each of its tokens is made ${advantage > 0 ? 'more' : 'less'} ` +
       `probable: advantage ${signed(advantage)}.`;
-  const tokens = pieces ?? [text];
+  const tokens = token_texts ?? [text];
   element.append(...tokens.map((piece, i) => {
     const token = shown(piece, 'token');
     if (color) token.style.background = color;
     const said = [];
-    if (pieces && logprobs?.[i] != null) {
+    if (token_texts && logprobs?.[i] != null) {
       const probability = Math.exp(logprobs[i]);
       said.push(`probability ${short(probability)}`);
       if (probability < 0.1) token.classList.add('unsure');
     }
-    if (pieces && entropies?.[i] != null)
+    if (token_texts && entropies?.[i] != null)
       said.push(`entropy ${short(entropies[i])}`);
     if (said.length) token.title = said.join(', ');
     return token;
   }));
-  return make('div', {}, element, make('p', {class: 'note'}, note + (pieces ?
+  return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
     logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
     ' Its tokens were not kept one by one.')));
 }

@@ -14,12 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlpt_jax.core.append_files import not_written
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.programs.collecting import Judged
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.serving.text import Transcript
-
-from rlpt_jax.core.append_files import not_written
 
 FOLDER = 'rollouts'
 

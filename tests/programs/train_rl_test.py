@@ -274,21 +274,6 @@ def short_or_not(examples, completions):
   )(examples, completions)
 
 
-@pytest.mark.slow
-def test_what_is_solved_is_not_sampled_again(task, whole):
-  """Of the run that is killed elsewhere: its record has all of this."""
-  lines = metrics(whole[0])
-  assert lines[-1]['curriculum/skipped_share'] > 0
-  solved = [line['curriculum/solved'] for line in lines]
-  assert 0 < solved[0] < solved[-1] < 24
-  # The mean square goes from step to step, so a std of 1 is that of the first.
-  stds = [line['advantage/std'] for line in lines]
-  np.testing.assert_allclose(stds[0], 1, rtol=1e-3)
-  assert all(abs(std - 1) > 1e-3 for std in stds[1:])
-  record = contents(whole[0])['record']
-  assert len(record['solved']) > 0 and record['advantages'] > 0
-
-
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
