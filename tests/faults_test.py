@@ -77,7 +77,8 @@ def contents(workdir):
 
 
 def test_the_whole_run_carries_all_that_a_run_may_carry(whole):
-  lines = [json.loads(line) for line in open(whole[0] / 'metrics.jsonl')]
+  text = (whole[0] / 'metrics.jsonl').read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
   assert lines[-1]['curriculum/skipped_share'] > 0
   solved = [line['curriculum/solved'] for line in lines]
   assert 0 < solved[0] < solved[-1]

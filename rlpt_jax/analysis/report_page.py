@@ -228,8 +228,8 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
     **{
       name: line.get(name)
       for name in (
-        'reward', 'reason', 'finish_reason', 'tokens', 'advantage', 'token_texts',
-        'logprobs', 'entropies',
+        'reward', 'reason', 'finish_reason', 'tokens', 'advantage',
+        'token_texts', 'logprobs', 'entropies',
       )
       if line.get(name) is not None or name == 'reward'
     },

@@ -317,7 +317,8 @@ def test_answers_and_their_references(show):
 def test_advantage_by_token_on_request(show):
   def lines(step):
     yield answer(
-      'a', 0, 'x', 1.0, 'right', advantage=1.5, token_texts=['It ', 'is ', NASTY],
+      'a', 0, 'x', 1.0, 'right', advantage=1.5,
+      token_texts=['It ', 'is ', NASTY],
       logprobs=[0.0, -3.0, -0.1], entropies=[0.5, 0.5, 0.5],
     )  # fmt: skip
     yield answer('a', 1, 'x', 0.0, 'wrong', advantage=-0.5)
