@@ -236,6 +236,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       record.get('ledger', {}),
       remat=config.compute.remat,
       share_prompt=config.score is scoring.in_groups,
+      has_reference=reference is not None,
       judges=local,
     )
     writer = stack.enter_context(

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from rlpt_jax.models import flops, zoo
 from rlpt_jax.programs.ledger import Ledger
@@ -43,3 +44,18 @@ def test_steps_and_totals():
     MODEL, 7, [2, 2], remat='layer'
   )
   assert ledger.totals['update_flops'] == again['compute/total_update_flops']
+  assert not [name for name in again if 'reference' in name]
+
+
+@pytest.mark.parametrize('share_prompt', [True, False])
+def test_a_reference_is_asked_about_what_is_learned(share_prompt):
+  ledger = Ledger(
+    MODEL, {'reference_tokens': 5}, remat='layer', share_prompt=share_prompt,
+    has_reference=True,
+  )  # fmt: skip
+  found = ledger.add(judged((10, [3, 4]), (7, [2, 2])), [True, False])
+  assert found['compute/reference_tokens'] == 17
+  assert found['compute/total_reference_tokens'] == 22
+  assert found['compute/reference_flops'] == flops.score(
+    MODEL, 10, [3, 4], share_prompt=share_prompt
+  )

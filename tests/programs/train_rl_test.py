@@ -171,6 +171,9 @@ def test_a_kl_in_the_reward(task, tmp_path):
     train_rl(config, workdir=tmp_path / name)
   free, held = (metrics(tmp_path / name) for name in ('free', 'held'))
   assert 'reward/kl/mean' not in free[0]
+  # What the reference computes is in the ledger.
+  assert 'compute/reference_flops' not in free[0]
+  assert 0 < held[0]['compute/reference_flops'] < held[0]['compute/update_flops']
   np.testing.assert_allclose(held[0]['reward/kl/mean'], 0, atol=1e-4)
   np.testing.assert_allclose(
     held[0]['gradient_norm'], free[0]['gradient_norm'], rtol=1e-3
