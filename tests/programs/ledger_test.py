@@ -1,5 +1,6 @@
 """Tokens and operations of steps, and since the beginning."""
 
+import collections
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_steps_and_totals():
   )
   assert ledger.totals['update_flops'] == again['compute/total_update_flops']
   assert not [name for name in again if 'reference' in name]
+
+
+def test_what_a_judge_has_spent_is_counted_once():
+  judges = [SimpleNamespace(spent=collections.Counter()) for _ in range(2)]
+  ledger = Ledger(MODEL, {}, remat='layer', share_prompt=True, judges=judges)
+  for judge, flops_ in zip(judges, (100, 20), strict=True):
+    judge.spent.update(tokens=3, flops=flops_)
+  step = judged((10, [3, 4]))
+  found = ledger.add(step, [True])
+  assert found['compute/judge_tokens'] == 6
+  assert found['compute/judge_flops'] == 120
+  judges[0].spent.update(tokens=1, flops=1)
+  again = ledger.add(step, [True])
+  assert again['compute/judge_tokens'] == 1
+  assert again['compute/total_judge_flops'] == 121
 
 
 @pytest.mark.parametrize('share_prompt', [True, False])
