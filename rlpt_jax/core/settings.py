@@ -80,9 +80,8 @@ def _held(value: Any) -> dict[str, Any]:
     return {
       name: cell.cell_contents for name, cell in zip(names, cells, strict=True)
     }
-  if hasattr(value, 'settings') and not isinstance(value, type):
-    return value.settings()
-  return {}
+  said = getattr(value, 'settings', None)
+  return said() if callable(said) and not isinstance(value, type) else {}
 
 
 def _name(value: Any) -> str:

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from rlpt_jax import core
 from rlpt_jax.core import settings
 from rlpt_jax.rewards import text_match
 from rlpt_jax.training.optimizer import AdamW
@@ -75,6 +76,8 @@ def test_an_object_may_say_what_it_was_started_with():
   ]
   assert first['reward']['match']['find'].endswith('text_match.exact')
   assert settings.described(Judge).endswith('.Judge')
+  # A module of that name is something else.
+  assert settings.described(core) == 'builtins.module'
 
 
 def test_all_that_a_value_holds():
