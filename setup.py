@@ -20,6 +20,7 @@ setuptools.setup(
   package_data={
     'rlpt_jax.data': ['*.json'],
     'rlpt_jax.quickstart': ['*.gin', 'base/*', 'judge/*'],
+    'rlpt_jax.analysis': ['*.css', '*.js'],
   },
   python_requires='>=3.11',
   install_requires=[

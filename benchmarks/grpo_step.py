@@ -153,8 +153,7 @@ def measure(arguments) -> dict:
     ]
     batch = make_batch(
       groups, num_prompts=P, advantages=advantages.group_normalized,
-      reduction=reductions.completion_mean, keeps=advantages.judged,
-      room=bucket,
+      reduction=reductions.completion_mean, room=bucket,
     )  # fmt: skip
     state, said = update(state, batch)
     jax.block_until_ready(said)

@@ -21,7 +21,7 @@ import typing
 
 PROGRAMS = (
   'quickstart', 'prepare', 'preview', 'train_sft', 'train_rl', 'generate',
-  'serve', 'convert',
+  'evaluate', 'report', 'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 USAGE_ERROR = 2
@@ -36,8 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
-  # Orbax warns about what we chose, in every run.
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  # Warnings go to whatever standard error is at the time: a live view has its
+  # own, above which they appear.
+  logging.root.addHandler(logging.lastResort)
+  # Orbax warns about what we chose, in every run, and tells of every fault with
+  # several tracebacks before it raises what we say in one line.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   try:
     if name not in PROGRAMS:
       raise ValueError(
@@ -104,7 +108,7 @@ def _command(program):
   """
   import tyro
 
-  hints, parameters = typing.get_type_hints(program), []
+  hints, parameters, configs = typing.get_type_hints(program), [], {}
   doc = inspect.getdoc(program)
   for parameter in inspect.signature(program).parameters.values():
     hint = hints[parameter.name]
@@ -115,6 +119,10 @@ def _command(program):
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
       shown = tyro.conf.arg(metavar=parameter.name.upper())
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
+    elif typing.get_origin(hint) is list:
+      # Takes several at a time; those that name a gin file are what it says.
+      configs[parameter.name] = _dataclass_in(hint)
+      hint = typing.Annotated[list[list[str]], tyro.conf.UseAppendAction]
     elif len(parameter.name) == 1:
       shown = tyro.conf.arg(aliases=[f'-{parameter.name}'])
       hint = typing.Annotated[hint, shown]
@@ -124,6 +132,14 @@ def _command(program):
     parameters.append(parameter.replace(annotation=hint))
 
   def command(*args, **kwargs):
+    for name, kind in configs.items():
+      kwargs[name] = [
+        read_config(kind, pathlib.Path(value))
+        if kind and value.endswith('.gin')
+        else value
+        for values in kwargs[name]
+        for value in values
+      ]
     if 'config' in hints:
       file, bindings = kwargs.pop('file'), kwargs.pop('bindings')
       config = read_config(hints['config'], file, bindings)
@@ -134,6 +150,13 @@ def _command(program):
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}
   return command
+
+
+def _dataclass_in(hint) -> type | None:
+  """NextSegment of list[str | NextSegment]."""
+  (element,) = typing.get_args(hint)
+  kinds = typing.get_args(element) or (element,)
+  return next(filter(dataclasses.is_dataclass, kinds), None)
 
 
 def _gin_parameters() -> list[inspect.Parameter]:

@@ -36,6 +36,10 @@ def long_run(config: Config, *, workdir: pathlib.Path, n: int = 1):
   print(config, workdir, n)
 
 
+def several(*, things: list[str | Config], n: int = 1):
+  print(things, n)
+
+
 def double(x: int, *, times: int = 2) -> int:
   return x * times
 
@@ -179,6 +183,21 @@ def test_an_option_of_one_letter_has_one_dash(
   file = gin_file('cli_test.Config.steps = 3\n')
   assert cli.main(['cli_test', str(file), '--workdir', 'w', '-n', '7']) == 0
   assert capsys.readouterr().out.strip().endswith('w 7')
+
+
+def test_an_option_takes_several_and_gin_files_among_them(
+  gin_file, with_long_run, monkeypatch, capsys
+):
+  monkeypatch.setattr(sys.modules[__name__], 'cli_test', several)
+  file = str(gin_file('cli_test.Config.steps = 3\n'))
+  arguments = ['cli_test', '--things', 'a', file, '--things', 'b', '-n', '2']
+  assert cli.main(arguments) == 0
+  expected = ['a', Config(steps=3), 'b']
+  assert capsys.readouterr().out.strip() == f'{expected} 2'
+  assert cli.main(['cli_test']) == 0
+  assert capsys.readouterr().out.strip() == '[] 1'
+  assert cli.main(['cli_test', '--things', 'x.gin']) == 2
+  assert 'x.gin: no such gin file' in capsys.readouterr().err
 
 
 def test_functions_come_out_of_gin_as_what_they_are(gin_file):

@@ -38,6 +38,7 @@ DOORS = {
   'nltk': 'rlpt_jax/data/',
   'apache_beam': 'rlpt_jax/data/',
   'pyarrow': 'rlpt_jax/data/',
+  'datasets': 'rlpt_jax/data/',
   'zstandard': 'rlpt_jax/data/',
   'orbax': 'rlpt_jax/training/checkpoints.py',
   'optax': 'rlpt_jax/training/',
@@ -57,7 +58,7 @@ DOORS = {
 LAZY = {
   'transformers', 'sentencepiece', 'tokenizers', 'safetensors', 'gin', 'tyro',
   'tensorflow', 'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam',
-  'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy',
+  'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

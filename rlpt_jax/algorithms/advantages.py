@@ -11,9 +11,19 @@ reductions read it:
 
 A group whose rewards agree teaches nothing, filtered or not: advantages of
 exactly 0, where a rounding error would be divided by a rounding error.
+
+What carries something from step to step is a function too, of two things:
+(rewards_PG, carried) -> (advantages_PG, carried), None at the first step and
+plain numbers after it, to be saved with the run. Its `carries` is True, and
+`Carried` calls both sorts alike.
 """
 
+import dataclasses
+import math
+from collections.abc import Callable
+
 import jax.numpy as jnp
+import numpy as np
 
 
 def judged(rewards_PG):
@@ -79,6 +89,61 @@ def batch_normalized(rewards_PG, *, eps=1e-4):
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   return advantages_PG / (_rms(advantages_PG, kept_PG) + eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningNormalized:
+  """A = (r - mean(group)) / (std of those differences in all steps + eps).
+
+  `batch_normalized` with a standard deviation that small batches do not shake:
+  ScaleRL (arXiv 2510.13786, Section 4) as TRL has it, where the mean square is
+  a moving average, `rate` for each completion in turn, flat groups left out
+  (0.001: half of it is of the last 700 completions). Here it begins at the mean
+  of the first batch, where TRL has its first completion, all of a batch are
+  divided by what it is after the batch, and no verdict is no completion.
+  """
+
+  rate: float = 0.001
+  eps: float = 1e-4
+
+  carries = True
+
+  def __post_init__(self):
+    if not 0 < self.rate <= 1:
+      raise ValueError(
+        f'RunningNormalized.rate={self.rate}: expected more than 0, at most 1.'
+      )
+
+  def __call__(self, rewards_PG, mean_square: float | None):
+    advantages_PG, kept_PG = map(np.asarray, _center(rewards_PG))
+    squares_C = np.square(advantages_PG[kept_PG], dtype=np.float64)
+    if len(squares_C) and mean_square is None:
+      mean_square = float(squares_C.mean())
+    elif len(squares_C):
+      # m <- (1 - rate) m + rate a^2, for one a after the other.
+      ages_C = np.arange(len(squares_C))[::-1]
+      mean_square = float(
+        (1 - self.rate) ** len(squares_C) * mean_square
+        + self.rate * np.sum((1 - self.rate) ** ages_C * squares_C)
+      )
+    std = math.sqrt(mean_square or 0.0)
+    return (advantages_PG / (std + self.eps)).astype(np.float32), mean_square
+
+
+class Carried:
+  """An advantage function as rewards_PG -> advantages_PG, whichever its sort.
+
+  value: what it carries; to be saved, and given to the one that goes on.
+  """
+
+  def __init__(self, function: Callable, value: float | None = None):
+    self._function, self.value = function, value
+
+  def __call__(self, rewards_PG):
+    if not getattr(self._function, 'carries', False):
+      return self._function(rewards_PG)
+    advantages_PG, self.value = self._function(rewards_PG, self.value)
+    return advantages_PG
 
 
 def _center(rewards_PG):

@@ -26,6 +26,8 @@ _UNSEEN = re.compile(
   r'\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff'
   r'\U000e0000-\U000e007f]'
 )
+# The same for a page's script, with the flag u.
+UNSEEN_IN_SCRIPT = re.sub(r'\\U([0-9a-f]{8})', r'\\u{\1}', _UNSEEN.pattern)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,11 +59,16 @@ class AppendFile:
     os.close(self._descriptor)
 
   def _failed(self, error: OSError, what: str) -> OSError:
-    return OSError(
-      error.errno,
-      f'{self._path}: {what} could not be written ({error.strerror}). Mend '
-      'that and start again: the run goes on at its newest checkpoint.',
-    )
+    return not_written(self._path, error, f'{what} could not be written')
+
+
+def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
+  """The error of a run that can be mended and started again."""
+  return OSError(
+    error.errno,
+    f'{path}: {what} ({error.strerror}). Mend that and start again: the run '
+    'goes on at its newest checkpoint.',
+  )
 
 
 def _sync_directory(path: pathlib.Path):

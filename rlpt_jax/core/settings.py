@@ -2,7 +2,8 @@
 
 Dataclasses become their fields, functions their names with all that was bound
 to them, also what a function made them remember: text_match(prefix) differs
-from text_match(exact).
+from text_match(exact). Of another object only the class is known, for addresses
+differ, unless it says by a method `settings` what its answers depend on.
 """
 
 import dataclasses
@@ -17,42 +18,56 @@ import numpy as np
 MISSING = 'nothing'
 
 
-def described(value: Any) -> Any:
-  """As JSON has it: equal for what is set alike, in whatever process."""
+def described(value: Any, inside: tuple = ()) -> Any:
+  """As JSON has it: equal for what is set alike, in whatever process.
+
+  inside: what holds the value. A function that calls itself holds itself; there
+    its name is enough.
+  """
   if value is None or isinstance(value, bool | int | float | str):
     return value
   if isinstance(value, pathlib.PurePath):
     return str(value)
   if isinstance(value, np.ndarray | np.generic):
     return value.tolist()
+  name = _name(value)
+  if any(value is x for x in inside):
+    return name
+  part = functools.partial(described, inside=(*inside, value))
   if isinstance(value, Mapping):
-    return {str(name): described(x) for name, x in value.items()}
+    return {str(key): part(x) for key, x in value.items()}
   if isinstance(value, list | tuple):
-    return [described(x) for x in value]
+    return [part(x) for x in value]
   if isinstance(value, set | frozenset):
-    return sorted(described(x) for x in value)
-  thing = value.func if isinstance(value, functools.partial) else value
-  # Of objects that are no dataclass only the class: addresses differ.
-  if not hasattr(thing, '__qualname__'):
-    thing = type(thing)
-  return _named(thing, _held(value))
+    return sorted(part(x) for x in value)
+  held = {str(key): part(x) for key, x in _held(value).items()}
+  return {'is': name} | held if held else name
 
 
-def objects(value: Any) -> Iterator[Any]:
-  """The value and all that it holds: what is to be closed is among them."""
-  yield value
-  if isinstance(value, Mapping):
-    held = value.values()
-  elif isinstance(value, list | tuple | set | frozenset):
-    held = value
-  else:
-    held = _held(value).values()
-  for x in held:
-    yield from objects(x)
+def objects(value: Any) -> list[Any]:
+  """The value and all that it holds, each once: what is to be closed is among
+  them.
+  """
+  found, left = {}, [value]
+  while left:
+    x = left.pop()
+    if id(x) in found:
+      continue
+    found[id(x)] = x
+    if isinstance(x, Mapping):
+      held = x.values()
+    elif isinstance(x, list | tuple | set | frozenset):
+      held = x
+    else:
+      held = _held(x).values()
+    left.extend(reversed([*held]))
+  return list(found.values())
 
 
 def _held(value: Any) -> dict[str, Any]:
-  """Fields of a dataclass, what is bound to a function or remembered by it."""
+  """Fields of a dataclass, what is bound to a function or remembered by it, and
+  what an object says of itself.
+  """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     names = [field.name for field in dataclasses.fields(value) if field.init]
     return {name: getattr(value, name) for name in names}
@@ -65,14 +80,15 @@ def _held(value: Any) -> dict[str, Any]:
     return {
       name: cell.cell_contents for name, cell in zip(names, cells, strict=True)
     }
-  return {}
+  said = getattr(value, 'settings', None)
+  return said() if callable(said) and not isinstance(value, type) else {}
 
 
-def _named(thing, fields: Mapping) -> Any:
-  name = f'{thing.__module__}.{thing.__qualname__}'
-  if not fields:
-    return name
-  return {'is': name} | {str(k): described(v) for k, v in fields.items()}
+def _name(value: Any) -> str:
+  thing = value.func if isinstance(value, functools.partial) else value
+  if not hasattr(thing, '__qualname__'):
+    thing = type(thing)
+  return f'{thing.__module__}.{thing.__qualname__}'
 
 
 def flat(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -94,7 +94,8 @@ class PlainView:
 
   def show(self, step: int, values: Mapping[str, float]):
     self._pace.tick(step)
-    self._unseen = values
+    # What is not measured at every step has its place in the next line.
+    self._unseen = {**(self._unseen or {}), **values}
     now = time.monotonic()
     if now >= self._next_s:
       self._next_s = now + self._every_s

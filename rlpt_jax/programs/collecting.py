@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,37 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.programs import rollouts
 from rlpt_jax.programs.rollouts import Sample
 from rlpt_jax.rewards.scores import Reward, Scores
+from rlpt_jax.sampling import requests
 from rlpt_jax.sampling.engine import Engine
-from rlpt_jax.sampling.requests import Request
 from rlpt_jax.training.experience import Group
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interruption:
+  """Makes a model that thinks for too long answer (ScaleRL, section 4).
+
+  phrase: what is said for it, after a number of tokens drawn evenly from
+    `after`, both ends included. Nothing of it is learned from.
+  answer: tokens that it has left then.
+  unless: who has said this is not interrupted. It is looked for as its tokens,
+    so it should be one that the tokenizer always writes alike.
+  """
+
+  phrase: str = (
+    'Okay, time is up. Let me stop thinking and formulate a final answer now. '
+    '</think>'
+  )
+  after: tuple[int, int] = (10240, 12288)
+  answer: int = 2048
+  unless: str = '</think>'
+
+  def in_tokens(self, tokenizer: Tokenizer) -> requests.Interruption:
+    return requests.Interruption(
+      phrase=tuple(tokenizer.encode(self.phrase)),
+      after=tuple(self.after),
+      answer=self.answer,
+      unless=tuple(tokenizer.encode(self.unless)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +61,7 @@ class Sampling:
   top_p: float = 1.0
   min_p: float = 0.0
   stop: tuple[str, ...] = ()
+  interruption: Interruption | None = None
 
   def __post_init__(self):
     for name in ('samples', 'max_new_tokens'):
@@ -55,6 +84,20 @@ class Sampling:
         'with the whole distribution. Filters are for Config.held_out_sampling.'
       )
 
+  def interrupted(self, tokenizer: Tokenizer) -> requests.Interruption | None:
+    """The interruption in tokens; raises where they leave no room for it."""
+    if self.interruption is None:
+      return None
+    found = self.interruption.in_tokens(tokenizer)
+    longest = found.after[1] + len(found.phrase) + found.answer
+    if self.max_new_tokens < longest:
+      raise ValueError(
+        f'Sampling.max_new_tokens={self.max_new_tokens}: expected at least '
+        f'{longest}: {found.after[1]} tokens before the interruption, '
+        f'{len(found.phrase)} of its phrase, {found.answer} of an answer.'
+      )
+    return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
@@ -63,37 +106,39 @@ class Judged:
   examples: Sequence[Example]
   samples: Sequence[Sequence[Sample]]
   scores: Scores
+  # Those of the scores, as they are learned from: NaN where they are not.
+  rewards_PG: np.ndarray
 
   @property
   def flat(self) -> np.ndarray:
-    """[P]: True where all verdicts of a group agree, or there is none."""
-    return ~np.asarray(varies(self.scores.rewards_PG))
+    """[P]: True where all verdicts of a group that are learned from agree, or
+    there is none.
+    """
+    left_out_PG = np.isnan(self.rewards_PG)
+    verdicts_PG = np.where(left_out_PG, np.nan, self.scores.rewards_PG)
+    return ~np.asarray(varies(verdicts_PG))
+
+  @property
+  def truncated_PG(self) -> np.ndarray:
+    """True where a completion has no end of its own."""
+    return np.array(
+      [
+        [sample.finish_reason == 'length' for sample in group]
+        for group in self.samples
+      ]
+    )
+
+  def without(self, where_PG: np.ndarray) -> 'Judged':
+    """Not to be learned from, as if there were no verdict."""
+    rewards_PG = np.where(where_PG, np.float32(np.nan), self.rewards_PG)
+    return dataclasses.replace(self, rewards_PG=rewards_PG)
 
   def group(self, p: int) -> Group:
     return Group(
       self.examples[p].prompt_tokens,
       [sample.completion for sample in self.samples[p]],
-      self.scores.rewards_PG[p],
+      self.rewards_PG[p],
     )
-
-  def lines(self, learned: Sequence[bool]) -> Iterator[dict[str, Any]]:
-    """What a file of rollouts says of each completion."""
-    for p, (example, group) in enumerate(
-      zip(self.examples, self.samples, strict=True)
-    ):
-      for g, sample in enumerate(group):
-        completion = sample.completion
-        yield {
-          'example': example.id,
-          'sample': g,
-          'completion': sample.text,
-          'reward': _number(self.scores.rewards_PG[p, g]),
-          'reason': str(self.scores.reasons_PG[p, g]),
-          'finish_reason': sample.finish_reason,
-          'tokens': len(completion.tokens),
-          'learned_from': bool(learned[p]),
-          'references': list(example.references),
-        }
 
 
 def judge(
@@ -111,8 +156,9 @@ def judge(
 
   names: of the random numbers: another name, other samples.
   """
-  requests = [
-    Request(
+  interruption = sampling.interrupted(tokenizer)
+  asked = [
+    requests.Request(
       prompt_tokens=tuple(example.prompt_tokens.tolist()),
       id=name,
       samples=sampling.samples,
@@ -123,17 +169,32 @@ def judge(
       top_p=sampling.top_p,
       min_p=sampling.min_p,
       stops=tuple((eos,) for eos in tokenizer.eos_ids),
+      interruption=interruption,
     )
     for example, name in zip(examples, names, strict=True)
   ]
   with timers('rollout'):
     groups = list(
-      rollouts.complete(engine, requests, tokenizer, stop=sampling.stop)
+      rollouts.complete(engine, asked, tokenizer, stop=sampling.stop)
     )
   with timers('reward'):
     texts = [[sample.text for sample in group] for group in groups]
     scores = reward(examples, texts)
-  return Judged(examples, groups, scores)
+  return Judged(examples, groups, scores, scores.rewards_PG)
+
+
+def check_verdicts(scores: Scores):
+  """Raises where there is none: a judge that is broken, whatever it says, must
+  not use up the data.
+  """
+  if not np.isnan(scores.rewards_PG).all():
+    return
+  said = ', '.join(f'{n:,} {reason}' for reason, n in scores.counts().items())
+  raise ValueError(
+    f'none of {scores.rewards_PG.size:,} completions has a verdict ({said}); '
+    'nothing was learned from them. Mend the reward and start again: the run '
+    'goes on at its newest checkpoint, with the same prompts.'
+  )
 
 
 def together(parts: Sequence[Judged]) -> Judged:
@@ -144,6 +205,7 @@ def together(parts: Sequence[Judged]) -> Judged:
     [example for part in parts for example in part.examples],
     [group for part in parts for group in part.samples],
     _joined([part.scores for part in parts]),
+    np.concatenate([part.rewards_PG for part in parts]),
   )
 
 
@@ -161,14 +223,10 @@ def _joined(scores: Sequence[Scores]) -> Scores:
 
 def metrics(judged_: Judged, version: int) -> dict[str, float]:
   """What a step says of its rollouts; shares are of all completions."""
-  rewards_PG = judged_.scores.rewards_PG
-  reasons = judged_.scores.counts()
-  count = rewards_PG.size
+  scores = judged_.scores
+  rewards_PG = scores.rewards_PG
   completions = [s.completion for group in judged_.samples for s in group]
   lengths = np.array([len(c.tokens) for c in completions])
-  cut = sum(
-    s.finish_reason == 'length' for group in judged_.samples for s in group
-  )
   stale = np.concatenate([version - c.versions for c in completions])
   found = {
     **_reward_metrics('reward', rewards_PG),
@@ -177,8 +235,12 @@ def metrics(judged_: Judged, version: int) -> dict[str, float]:
     'length/mean': float(lengths.mean()),
     'length/p50': float(np.median(lengths)),
     'length/p99': float(np.quantile(lengths, 0.99)),
-    'truncated_share': cut / count,
-    'format_failure_share': _share(reasons, 'format/', count),
+    'truncated_share': float(judged_.truncated_PG.mean()),
+    'interrupted_share': float(
+      np.mean([not c.is_own.all() for c in completions])
+    ),
+    'format_failure_share': _share(scores, lambda r: r.startswith('format/')),
+    'short_share': _share(scores, lambda r: r == 'short'),
     'no_verdict_share': float(np.mean(~np.asarray(judged(rewards_PG)))),
     'staleness/mean': float(stale.mean()),
     'staleness/max': int(stale.max()),
@@ -187,11 +249,25 @@ def metrics(judged_: Judged, version: int) -> dict[str, float]:
   for kind in sorted(set(kinds.tolist())):
     of_kind = rewards_PG[kinds == kind]
     found[f'pass_rate/{kind}'] = mean(of_kind > 0, of=of_kind)
-  for name, part in judged_.scores.parts.items():
+  found |= _reason_metrics('reason', scores)
+  for name, part in scores.parts.items():
     found |= _reward_metrics(f'reward/{name}', part.rewards_PG)
-  for reason, times in sorted(reasons.items()):
-    found[f'reason/{reason}'] = times / count
+    found |= _reason_metrics(f'reason/{name}', part)
   return found
+
+
+def speed(judged_: Judged, timing: dict[str, float]) -> dict[str, float]:
+  """Sampled tokens over the time of everything, and of sampling alone."""
+  tokens = sum(
+    len(sample.completion.tokens)
+    for group in judged_.samples
+    for sample in group
+  )
+  rollout_s = max(timing['timing/rollout_s'], 1e-9)
+  return {
+    'timing/tokens_per_s': tokens / timing['timing/step_s'],
+    'timing/rollout_tokens_per_s': tokens / rollout_s,
+  }
 
 
 def mean(values_PG: np.ndarray, of: np.ndarray | None = None) -> float:
@@ -209,12 +285,23 @@ def _reward_metrics(name: str, rewards_PG: np.ndarray) -> dict[str, float]:
   }
 
 
-def _share(reasons: dict[str, int], prefix: str, count: int) -> float:
-  return sum(n for r, n in reasons.items() if r.startswith(prefix)) / count
+def _reason_metrics(name: str, scores: Scores) -> dict[str, float]:
+  count = scores.rewards_PG.size
+  reasons = sorted(scores.counts().items())
+  return {f'{name}/{reason}': times / count for reason, times in reasons}
 
 
-def _number(x) -> float | None:
-  return None if np.isnan(x) else float(x)
+def _share(scores: Scores, is_one: Callable[[str], bool]) -> float:
+  return float(np.mean(_where(scores, is_one)))
+
+
+def _where(scores: Scores, is_one: Callable[[str], bool]) -> np.ndarray:
+  """[P, G]: True for a reason, also of a part that a sum does not name."""
+  found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
+  for part in scores.parts.values():
+    if part.rewards_PG.shape == found_PG.shape:
+      found_PG = found_PG | _where(part, is_one)
+  return found_PG
 
 
 class Drawn:

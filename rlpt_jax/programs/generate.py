@@ -17,6 +17,8 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.programs import asked as asked_lib
 from rlpt_jax.programs import model_files, prompt_files, rollouts
 from rlpt_jax.programs.asked import Asked
+from rlpt_jax.programs.group_files import GroupFile, Line
+from rlpt_jax.programs.one_host import broadcast
 from rlpt_jax.programs.progress import Progress
 from rlpt_jax.programs.prompt_files import Prompt
 from rlpt_jax.sampling import plan as plan_lib
@@ -137,11 +139,11 @@ def generate(
 
   # What is done already, by an earlier run with the same settings.
   is_first = jax.process_index() == 0  # The one that reads and writes OUT.
-  tally = prompt_files.Tally()
+  file, tally = GroupFile(out), prompt_files.Tally()
   if is_first and not overwrite:
-    prompt_files.check_settings(out, settings)
-    tally = prompt_files.finished(out, asked.prompts, n)
-  tally.prompts = _from_first_process(tally.prompts)
+    file.check_settings(settings)
+    tally = prompt_files.finished(file, asked.prompts, n)
+  tally.prompts = broadcast(tally.prompts)
   if tally.prompts == len(asked.prompts):
     if is_first:
       print(f'{out}: complete already, nothing to do: {summary(tally)}')
@@ -171,7 +173,7 @@ def generate(
   params = files.load_params(layout=decoder.layout, dtype=dtype)
   settings['weights'] = fingerprint(params)
   if is_first and not overwrite:
-    prompt_files.check_settings(out, settings)
+    file.check_settings(settings)
 
   requests = (
     Request(
@@ -195,7 +197,7 @@ def generate(
       write = None
       if is_first:
         write = stack.enter_context(
-          prompt_files.appending(out, settings, after=tally.num_bytes)
+          file.appending(settings, after=tally.num_bytes)
         )
       engine = stack.enter_context(Engine(decoder, params, plan, consume=True))
       progress = stack.enter_context(
@@ -269,9 +271,7 @@ def plan_for(
   )
 
 
-def line(
-  prompt: Prompt, number: int, sample: rollouts.Sample
-) -> prompt_files.Line:
+def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
   """What the completions file says of a sample."""
   completion = sample.completion
   return {
@@ -305,11 +305,3 @@ def summary(tally: prompt_files.Tally) -> str:
 def _short(x_T: np.ndarray) -> list[float]:
   """The shortest numbers that are these of float32."""
   return [float(str(x)) for x in x_T]
-
-
-def _from_first_process(count: int) -> int:
-  if jax.process_count() == 1:
-    return count
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.broadcast_one_to_all(np.int32(count)))

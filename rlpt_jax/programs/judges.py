@@ -11,13 +11,15 @@ the run, and counts what it computes.
 import abc
 import collections
 import dataclasses
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import local_judge, model_files
 from rlpt_jax.rewards import likelihood
+from rlpt_jax.rewards.remote import Remote
 from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
@@ -125,3 +127,13 @@ def by_likelihood(read: Reading, **options) -> Reward:
   files = model_files.find(read.model)
   encode = files.load_tokenizer(read.tokenizer).encode
   return likelihood.likelihood(read, encode=encode, **options)
+
+
+def counts(parts: Iterable[Any]) -> dict[str, int]:
+  """What remote judges counted since the start: 'requests', 'cached', ..."""
+  return {
+    f'timing/judge/{name}': count
+    for part in parts
+    if isinstance(part, Remote)
+    for name, count in sorted(part.counts.items())
+  }

@@ -1,27 +1,33 @@
-"""A reward that one host of a pod asks for all."""
+"""What one host of a pod does for all of them."""
 
+import functools
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from rlpt_jax.rewards.scores import Reward
 
+def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
+  """The function, called by the first process; the others hear what it gives.
 
-def on_one_host(reward: Reward) -> Reward:
-  """The reward, asked by the first process; the others hear what it says.
+  A reward's server would be asked by every host otherwise, and hosts that hear
+  different answers part ways, as do hosts of which one sees a file sooner. What
+  it raises, all raise: none waits for the others.
 
-  A server would be asked by every host otherwise, and hosts that hear different
-  answers part ways. What it raises, all raise: none waits for the others.
+  called_by_all: the others call it too, for it computes on their devices, but
+    take what the first has: beside a local judge there may be a server.
   """
   if jax.process_count() == 1:
-    return reward
+    return function
 
-  def asked(examples, completions):
+  @functools.wraps(function)
+  def called(*args: Any):
     found = None
-    if jax.process_index() == 0:
+    if called_by_all or jax.process_index() == 0:
       try:
-        found = reward(examples, completions)
+        found = function(*args)
       except Exception as error:
         found = error
     found = broadcast(found)
@@ -29,11 +35,13 @@ def on_one_host(reward: Reward) -> Reward:
       raise found
     return found
 
-  return asked
+  return called
 
 
 def broadcast(value):
   """What the first process has; of the others nothing is looked at."""
+  if jax.process_count() == 1:
+    return value
   from jax.experimental import multihost_utils
 
   data = np.frombuffer(pickle.dumps(value), np.uint8)

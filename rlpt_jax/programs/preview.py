@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 
-from rlpt_jax.analysis import page, terminal
+from rlpt_jax.analysis import preview_page, terminal
 from rlpt_jax.analysis.views import View
 from rlpt_jax.data.config import Component, Data, described
 from rlpt_jax.data.loader import Loader
@@ -46,7 +46,9 @@ def preview(
       'read from': config.cache_dir or 'the corpora, nothing is prepared',
       'seed': str(config.seed),
     }
-    html.write_text(page.preview_page(views, names, facts), encoding='utf-8')
+    html.write_text(
+      preview_page.preview_page(views, names, facts), encoding='utf-8'
+    )
     print(f'wrote {html}')
   for line in loader.faults():
     print(f'dropped: {line}')

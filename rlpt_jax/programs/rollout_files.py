@@ -8,12 +8,98 @@ import gzip
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
+
+from rlpt_jax.core.append_files import not_written
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.programs.collecting import Judged
+from rlpt_jax.rewards.scores import Scores
+from rlpt_jax.serving.text import Transcript
 
 FOLDER = 'rollouts'
+
+
+def lines(
+  judged: Judged,
+  advantages_PG: np.ndarray,
+  tokenizer: Tokenizer,
+  step: int,
+  *,
+  with_tokens: bool = False,
+) -> Iterator[dict[str, Any]]:
+  """What there is to say of each completion of a step.
+
+  advantages_PG: NaN, and null in the file, for what is not in the loss.
+  with_tokens: also the text of each token and its log-probability when sampled,
+    null for what an interruption put there.
+  """
+  components = {
+    name: _rows(name, part, judged)
+    for name, part in judged.scores.parts.items()
+  }
+  for p, (example, group) in enumerate(
+    zip(judged.examples, judged.samples, strict=True)
+  ):
+    prompt = tokenizer.decode(example.prompt_tokens, keep_special=True)
+    for g, sample in enumerate(group):
+      completion = sample.completion
+      line = {
+        'step': step,
+        'example': example.id,
+        'kind': example.kind,
+        'sample': g,
+        'prompt': prompt,
+        'completion': sample.text,
+        'references': list(example.references),
+        'reward': _number(judged.scores.rewards_PG[p, g]),
+        'reason': str(judged.scores.reasons_PG[p, g]),
+        'components': {
+          name: {
+            'reward': _number(part.rewards_PG[row, g]),
+            'reason': str(part.reasons_PG[row, g]),
+          }
+          for name, (part, rows) in components.items()
+          if (row := rows.get(p)) is not None
+        },
+        'advantage': _number(advantages_PG[p, g]),
+        'finish_reason': sample.finish_reason,
+        'tokens': len(completion.tokens),
+        'interrupted': not completion.is_own.all(),
+      }
+      if with_tokens:
+        line['token_texts'] = _token_texts(tokenizer, example, completion)
+        line['logprobs'] = [
+          round(float(x), 4) if own else None
+          for x, own in zip(completion.logprobs, completion.is_own, strict=True)
+        ]
+      yield line
+
+
+def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:
+  """The part, and {prompt: its row}; that of a kind has the kind's alone."""
+  prompts = range(len(judged.examples))
+  if len(part.rewards_PG) < len(judged.examples):
+    prompts = [p for p in prompts if judged.examples[p].kind == name]
+  return part, {p: row for row, p in enumerate(prompts)}
+
+
+def _token_texts(tokenizer: Tokenizer, example, completion) -> list[str]:
+  """The parts of its text; '' for a token that is only some of a character."""
+  prompt = tuple(example.prompt_tokens.tolist())
+  piece = Transcript(tokenizer, prompt, with_tokens=True).add(completion)
+  starts = [token.offset for token in piece.tokens]
+  ends = [*starts, len(piece.text)][1:]
+  return [
+    piece.text[start:end] for start, end in zip(starts, ends, strict=True)
+  ]
+
+
+def _number(x) -> float | None:
+  return None if np.isnan(x) else float(x)
 
 
 def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
@@ -21,15 +107,19 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
   if jax.process_index() != 0:
     return
   folder = workdir / FOLDER
-  folder.mkdir(exist_ok=True)
   text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
   # Half a surrogate pair is no UTF-8; as an escape it is JSON.
   data = text.encode('utf-8', 'backslashreplace')
   path = folder / f'{step:08}.jsonl.gz'
   fresh = path.with_suffix('.new')
-  # No time in it: the same lines are the same file.
-  fresh.write_bytes(gzip.compress(data, compresslevel=6, mtime=0))
-  os.replace(fresh, path)
+  try:
+    folder.mkdir(exist_ok=True)
+    # No time in it: the same lines are the same file.
+    fresh.write_bytes(gzip.compress(data, compresslevel=6, mtime=0))
+    os.replace(fresh, path)
+  except OSError as error:
+    fresh.unlink(missing_ok=True)
+    raise not_written(path, error, 'could not be written') from None
 
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):

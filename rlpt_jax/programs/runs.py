@@ -23,6 +23,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface
 from rlpt_jax.programs import model_files
 from rlpt_jax.programs.model_files import ModelFiles
+from rlpt_jax.programs.one_host import on_one_host
 from rlpt_jax.training import learner
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
@@ -39,6 +40,13 @@ def check_config(
   may_change: names of settings that do not change what a run computes, or only
     how far it goes.
   """
+  # Another process would find the file that the first has just written.
+  on_one_host(_check_config)(workdir, config, may_change)
+
+
+def _check_config(
+  workdir: pathlib.Path, config: Any, may_change: Sequence[str]
+):
   wanted = _fixed(settings.described(config), may_change)
   path = workdir / CONFIG
   if path.exists():
@@ -53,23 +61,23 @@ def check_config(
         f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
         'Go on with those, or choose another workdir.'
       )
-    return
-  if (workdir / CHECKPOINTS).exists():
+  elif (workdir / CHECKPOINTS).exists():
     raise ValueError(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
       'they were made with. Choose another workdir.'
     )
-  if jax.process_index() == 0:
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      fresh = path.with_suffix('.new')
-      fresh.write_text(json.dumps(wanted, indent=2) + '\n')
-      os.replace(fresh, path)
-    except OSError as error:
-      raise ValueError(
-        f'{workdir}: cannot be written to ({error.strerror}). Choose another '
-        'workdir.'
-      ) from error
+  # Again where it is there: what cannot be written to is known now, and not
+  # when something has been computed.
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix('.new')
+    fresh.write_text(json.dumps(wanted, indent=2) + '\n')
+    os.replace(fresh, path)
+  except OSError as error:
+    raise ValueError(
+      f'{workdir}: cannot be written to ({error.strerror}). Choose another '
+      'workdir, or mend this one.'
+    ) from error
 
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:

@@ -5,14 +5,15 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import jax
+import numpy as np
 
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
 from rlpt_jax.core import compilations, settings
-from rlpt_jax.core.layout import Axes, Layout
+from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.types import Batch
@@ -21,12 +22,19 @@ from rlpt_jax.data.loader import Loader
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import collecting, model_files, rollout_files, runs
+from rlpt_jax.programs import (
+  collecting,
+  judges,
+  model_files,
+  rollout_files,
+  runs,
+)
 from rlpt_jax.programs.collecting import Drawn, Judged, Sampling
-from rlpt_jax.programs.judges import LocalModel
+from rlpt_jax.programs.curriculum import Curriculum
+from rlpt_jax.programs.held_out import HeldOut
 from rlpt_jax.programs.ledger import Ledger
 from rlpt_jax.programs.one_host import on_one_host
-from rlpt_jax.rewards.remote import Remote
+from rlpt_jax.programs.reference import Reference, put
 from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
@@ -43,7 +51,8 @@ SHOWN = (
   ('pass', 'pass_rate', '.3f'),
   ('flat', 'flat_group_share', '.2f'),
   ('length', 'length/mean', '.0f'),
-  ('cut', 'truncated_share', '.2f'),
+  ('truncated', 'truncated_share', '.2f'),
+  ('too short', 'short_share', '.2f'),
   ('entropy', 'entropy', '.3f'),
   ('gradient', 'gradient_norm', '.3f'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
@@ -51,7 +60,8 @@ SHOWN = (
 # Settings that do not change what a run computes, or only how far it goes.
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
-  'sampler_layout', 'rollouts_last', 'rollouts_every', 'max_skipped',
+  'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
+  'max_skipped',
 )  # fmt: skip
 
 
@@ -67,12 +77,17 @@ class Config:
   flat_groups: groups whose rewards agree teach nothing. 'keep' counts them in
     the denominators of the loss, 'drop' does not (ScaleRL), 'refill' samples
     other prompts in their place (DAPO), up to `refill_rounds` times.
+  truncated: 'drop' leaves completions without an end out of their groups and of
+    the loss (ScaleRL); to 'keep' them teaches with their reward.
+  max_pass_rate: examples that reach it are not sampled again (curriculum.py).
   score: in_groups computes a prompt once for its group, in_rows for each row.
   kl: an estimate from algorithms/kl.py, times `kl_weight` in the loss; the
     reference is the model that the run began with.
+  reward_kl_weight: of k1 to the same reference, in the reward.
   held_out: what the policy is tried on before the first step and after every
     `held_out_every` of them, with the same reward.
   slots: completions that run at the same time; None: all of a batch.
+  rollout_tokens: the files of rollouts have every token and its probability.
   max_skipped: updates that are not finite, in a row, before the run stops.
   """
 
@@ -89,9 +104,12 @@ class Config:
   reduction: Callable = reductions.completion_mean
   flat_groups: Literal['keep', 'drop', 'refill'] = 'keep'
   refill_rounds: int = 4
+  truncated: Literal['keep', 'drop'] = 'keep'
+  max_pass_rate: float | None = None
   score: Callable = scoring.in_groups
   kl: Callable | None = None
   kl_weight: float = 0.0
+  reward_kl_weight: float = 0.0
   held_out: Data | None = None
   held_out_examples: int = 64
   held_out_every: int = 50
@@ -107,6 +125,7 @@ class Config:
   keep_every: int | None = None
   rollouts_last: int = 100
   rollouts_every: int | None = 50
+  rollout_tokens: bool = False
   max_skipped: int = 5
   seed: int = 0
 
@@ -121,6 +140,25 @@ class Config:
       raise ValueError(
         f'Config.flat_groups={self.flat_groups!r}: expected keep, drop or '
         'refill.'
+      )
+    if self.truncated not in ('keep', 'drop'):
+      raise ValueError(
+        f'Config.truncated={self.truncated!r}: expected keep or drop.'
+      )
+    if not (self.max_pass_rate is None or 0 < self.max_pass_rate <= 1):
+      raise ValueError(
+        f'Config.max_pass_rate={self.max_pass_rate}: expected a share, more '
+        'than 0 and at most 1, or None.'
+      )
+    if bool(self.kl) != bool(self.kl_weight):
+      raise ValueError(
+        f'Config.kl={self.kl} with kl_weight={self.kl_weight}: expected both '
+        'or neither; without the other, each does nothing.'
+      )
+    if self.kl and self.reward_kl_weight:
+      raise ValueError(
+        f'Config.kl and reward_kl_weight={self.reward_kl_weight}: expected one '
+        'of the two, the KL in the loss or in the reward.'
       )
     runs.check_microbatches(self, 'prompts')
 
@@ -158,21 +196,30 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       store, files, decoder.layout, optimizer, seed=config.seed
     )
     first_step = int(state.step)
-    with_reference = None
-    if config.kl:
-      began = files.load_params(layout=decoder.layout, seed=config.seed)
-      with_reference = with_reference_of(began, score)
+    reference = None
+    if config.kl or config.reward_kl_weight:
+      reference = Reference(
+        files.load_params(layout=decoder.layout, seed=config.seed),
+        score, decoder.layout, num_microbatches=config.num_microbatches,
+      )  # fmt: skip
 
     loader = Loader(config.data, 1, position=record.get('position'))
     stack.callback(loader.close)
     tokenizer = loader.tokenizer
     files.check_tokenizer(tokenizer)
+    examples = stack.enter_context(contextlib.closing(iter(loader)))
+    curriculum = Curriculum(config.max_pass_rate, record.get('solved', ''))
     drawn = Drawn(
-      stack.enter_context(contextlib.closing(iter(loader))),
+      curriculum.unsolved(examples),
       count=record.get('drawn', 0),
       position=loader.position,
     )
-    held_out = read_held_out(config)
+    carried = advantages.Carried(config.advantages, record.get('advantages'))
+    held_out = None
+    if config.held_out:
+      held_out = HeldOut(
+        config.held_out, config.held_out_examples, config.held_out_sampling
+      )
     sampler = Decoder(
       files.config, config.compute, config.sampler_layout.layout()
     )
@@ -183,9 +230,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     for part in parts:  # Judges, and pools of processes.
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
-    judges = [part for part in parts if isinstance(part, LocalModel)]
+    local = [part for part in parts if isinstance(part, judges.LocalModel)]
     # A local judge computes on all hosts.
-    reward = config.reward if judges else on_one_host(config.reward)
+    reward = on_one_host(config.reward, called_by_all=bool(local))
     judge = functools.partial(
       collecting.judge, engine, tokenizer, reward, seed=config.seed
     )
@@ -194,7 +241,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       record.get('ledger', {}),
       remat=config.compute.remat,
       share_prompt=config.score is scoring.in_groups,
-      judges=judges,
+      has_reference=reference is not None,
+      judges=local,
     )
     writer = stack.enter_context(
       Writer(
@@ -209,6 +257,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         'position': drawn.position,
         'drawn': drawn.count,
         'ledger': ledger.totals,
+        'solved': curriculum.record,
+        'advantages': carried.value,
       }
       writer.sync()  # In this order: core/metrics.py.
       runs.save(store, state, files, record)
@@ -216,15 +266,17 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     for step in range(first_step, config.num_steps):
       metrics = {}
       if held_out and step == 0:
-        metrics |= evaluate(config, judge, held_out, timers, 'held_out_before')
-      collected = collect(config, judge, drawn, timers)
+        metrics |= held_out.metrics('held_out_before', judge, timers)
+      collected = collect(
+        config, judge, drawn, curriculum, carried, reference, timers
+      )
       if collected is None:
         print(f'the data ended before step {step}: {drawn.count:,} examples')
         break
       with timers('update'):
         batch = put(decoder.layout, collected.batch)
-        if with_reference:
-          batch = with_reference(batch)
+        if config.kl:
+          batch = reference.beside(batch)
         state, said = update(state, batch)
         jax.block_until_ready(said['loss'])
       runs.check_skipped(config.max_skipped, step, said)
@@ -232,25 +284,30 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         engine.publish(state.params)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
-        metrics |= evaluate(config, judge, held_out, timers, 'held_out')
+        metrics |= held_out.metrics('held_out', judge, timers)
       metrics |= collecting.metrics(collected.judged, engine.version - 1)
       metrics |= said | ledger.add(collected.judged, collected.learned)
+      metrics |= collected.advantages() | curriculum.metrics()
 
       with timers('save'):
-        lines = collected.judged.lines(collected.learned)
+        lines = rollout_files.lines(
+          collected.judged, collected.advantages_PG, tokenizer, step,
+          with_tokens=config.rollout_tokens,
+        )  # fmt: skip
         rollout_files.write(workdir, step, lines)
         rollout_files.prune(
           workdir, step, last=config.rollouts_last, every=config.rollouts_every
         )
+      store.check()
       told = preempted(step)
       timing = timers.lap()
       writer.write(
         step,
         metrics,
         timing
-        | speed(collected, timing)
+        | collecting.speed(collected.judged, timing)
         | runs.memory()
-        | of_judges(parts)
+        | judges.counts(parts)
         | {'timing/compilations': compiled.count},
       )
       if told or (step + 1) % config.save_every == 0:
@@ -267,12 +324,28 @@ class Collected:
   """What a step learns from."""
 
   judged: Judged  # All that was sampled.
-  learned: list[bool]  # Which of it is in the loss.
+  learned: list[bool]  # Which groups are in the loss.
   batch: Batch
+  advantages_PG: np.ndarray  # Of all; NaN: not in the loss.
+
+  def advantages(self) -> dict[str, float]:
+    """The mean and the standard deviation of those in the loss."""
+    there = self.advantages_PG[~np.isnan(self.advantages_PG)]
+    there = there.astype(np.float64) if there.size else np.zeros(1)
+    return {
+      'advantage/mean': float(there.mean()),
+      'advantage/std': float(there.std()),
+    }
 
 
 def collect(
-  config: Config, judge, drawn: Drawn, timers: Timers
+  config: Config,
+  judge,
+  drawn: Drawn,
+  curriculum: Curriculum,
+  carried: advantages.Carried,
+  reference: Reference | None,
+  timers: Timers,
 ) -> Collected | None:
   """Samples until there are groups enough; None where the data has ended."""
   keeps_flat = config.flat_groups == 'keep'
@@ -282,81 +355,44 @@ def collect(
     examples, names = drawn.take(missing)
     if not examples:
       break
-    parts.append(judge(config.sampling, examples, names, timers))
-    missing -= len(examples) if keeps_flat else int((~parts[-1].flat).sum())
+    part = judge(config.sampling, examples, names, timers)
+    curriculum.note(examples, part.scores.rewards_PG)
+    if config.truncated == 'drop':
+      part = part.without(part.truncated_PG)
+    parts.append(part)
+    missing -= len(examples) if keeps_flat else int((~part.flat).sum())
   if not parts:
     return None
   judged = collecting.together(parts)
+  collecting.check_verdicts(judged.scores)
   learned = [keeps_flat or not flat for flat in judged.flat]
+  judged = judged.without(~np.array(learned)[:, None])
+  if config.reward_kl_weight:
+    with timers('reward'):
+      judged = reference.penalized(
+        judged, config.reward_kl_weight, config.prompts
+      )
   # Those that are learned from first; of the others what there is room for, so
   # that a batch without any of the former has groups too.
   order = sorted(range(len(learned)), key=lambda p: not learned[p])
+  del order[config.prompts :]
   batch = make_batch(
-    [judged.group(p) for p in order[: config.prompts]],
+    [judged.group(p) for p in order],
     num_prompts=config.prompts,
-    advantages=config.advantages,
+    advantages=carried,
     reduction=config.reduction,
-    keeps=keeps_judged if keeps_flat else keeps_varied,
     room=bucket,
   )
-  return Collected(judged, learned, batch)
-
-
-def keeps_judged(rewards_PG):
-  """[P, G]: all completions with a verdict."""
-  return advantages.judged(rewards_PG)
-
-
-def keeps_varied(rewards_PG):
-  """[P, G]: those of groups that teach something."""
-  varies_P = advantages.varies(rewards_PG)
-  return advantages.judged(rewards_PG) & varies_P[:, None]
-
-
-def read_held_out(config: Config):
-  """(examples, names) that the policy is tried on."""
-  if config.held_out is None:
-    return None
-  loader = Loader(config.held_out, config.held_out_examples)
-  with contextlib.closing(iter(loader)) as batches:
-    examples = next(batches).examples
-  loader.close()
-  return examples, [f'held_out/{example.id}' for example in examples]
-
-
-def evaluate(
-  config: Config, judge, held_out, timers: Timers, name: str
-) -> dict[str, float]:
-  """The reward on examples that are not learned from."""
-  found = judge(
-    config.held_out_sampling, *held_out, lambda part: timers('held_out')
-  )
-  rewards_PG = found.scores.rewards_PG
-  return {
-    f'{name}/reward': collecting.mean(rewards_PG),
-    f'{name}/pass_rate': collecting.mean(rewards_PG > 0, of=rewards_PG),
-  }
-
-
-def with_reference_of(params, score):
-  """Adds to a batch what the model that the run began with thinks of it."""
-
-  @jax.jit
-  def reference(params, batch: Batch):
-    shape = batch.tokens_PGT.shape
-    tokens_BT = batch.tokens_PGT.reshape(-1, shape[-1])
-    present_BT = batch.present_PGT.reshape(-1, shape[-1])
-    logprobs_BT, _ = score(
-      params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
-    )
-    return logprobs_BT.reshape(shape)
-
-  return lambda batch: (batch, reference(params, batch))
+  advantages_PG = np.full_like(judged.rewards_PG, np.nan)
+  advantages_PG[order] = batch.advantages_PG[: len(order)]
+  advantages_PG[np.isnan(judged.rewards_PG)] = np.nan
+  return Collected(judged, learned, batch, advantages_PG)
 
 
 def plan_for(config: Config, tokenizer) -> Plan:
   """Room for a batch and for what is held out."""
   tried = (config.sampling, config.held_out_sampling)
+  forced = [x for s in tried if (x := s.interrupted(tokenizer))]
   return Plan(
     slots=config.slots or config.prompts * config.sampling.samples,
     group=max(sampling.samples for sampling in tried),
@@ -364,37 +400,8 @@ def plan_for(config: Config, tokenizer) -> Plan:
     max_new_tokens=max(sampling.max_new_tokens for sampling in tried),
     cache_dtype=config.cache_dtype,
     sizes=Sizes(
-      stops=max(1, len(tokenizer.eos_ids)), stop_tokens=1, phrase_tokens=1
+      stops=max(1, len(tokenizer.eos_ids)),
+      stop_tokens=max([1, *(len(x.unless) for x in forced)]),
+      phrase_tokens=max([1, *(len(x.phrase) for x in forced)]),
     ),
   )
-
-
-def put(layout: Layout, batch: Batch) -> Batch:
-  """The batch on its devices, prompts split among them."""
-  return jax.tree.map(
-    lambda x: layout.put(x, 'batch', *[None] * (x.ndim - 1)), batch
-  )
-
-
-def speed(collected: Collected, timing: dict[str, float]) -> dict[str, float]:
-  """Sampled tokens over the time of everything, and of sampling alone."""
-  tokens = sum(
-    len(sample.completion.tokens)
-    for group in collected.judged.samples
-    for sample in group
-  )
-  return {
-    'timing/tokens_per_s': tokens / timing['timing/step_s'],
-    'timing/rollout_tokens_per_s': tokens
-    / max(timing['timing/rollout_s'], 1e-9),
-  }
-
-
-def of_judges(parts: Sequence) -> dict[str, int]:
-  """What remote judges counted since the start: 'requests', 'cached', ..."""
-  return {
-    f'timing/judge/{name}': count
-    for part in parts
-    if isinstance(part, Remote)
-    for name, count in sorted(part.counts.items())
-  }

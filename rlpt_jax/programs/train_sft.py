@@ -157,6 +157,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         with timers('held_out'):
           metrics['held_out/loss'] = jax.jit(loss)(state.params, held_out)[0]
       metrics |= said | count(files.config, config, loaded.examples, totals)
+      store.check()
       told = preempted(step)
       timing = timers.lap()
       tokens = metrics['compute/tokens']

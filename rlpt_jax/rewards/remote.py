@@ -41,6 +41,7 @@ from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
 
 PROBE = 'Say 1.'
 MAX_ANSWER = 4 * 2**20  # Bytes. A longer one is no answer.
+REMIND_S = 60.0  # Between two lines that say that it is waited for.
 SHORTEST_SECRET = 8  # 'EMPTY' is what servers without keys are given.
 MISTAKES = frozenset({401, 403, 404, 405, 407})
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
@@ -134,7 +135,7 @@ class Patience:
   first_delay: float = 0.5
   longest_delay: float = 30.0
   open_after: int = 10
-  wait: float = 900.0
+  wait: float = 3600.0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -194,6 +195,11 @@ class Remote:
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
     self._calls: set[_Call] = set()
     self._closed = False
+
+  def settings(self) -> dict[str, Any]:
+    """What its answers depend on, wherever it is: core/settings.py."""
+    asked = self.endpoint
+    return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
 
   def __call__(self, prompts: Sequence[str]) -> list[str | None]:
     if self._closed:
@@ -321,13 +327,20 @@ class Remote:
   async def _probe(self, batch: '_Batch'):
     """Asks until something is answered."""
     since, times = time.monotonic(), 0
+    said, clock = since, time.strftime('%H:%M:%S')
     logger.warning(
-      '%s: %d requests failed in a row (%s); waiting for it, %g s at most',
-      self.endpoint.url, self._faults_in_a_row, self._last_fault.detail,
-      self.patience.wait,
+      '%s: %d requests failed in a row (%s); waiting for it since %s, %g s at '
+      'most', self.endpoint.url, self._faults_in_a_row, self._last_fault.detail,
+      clock, self.patience.wait,
     )  # fmt: skip
     while self._is_down():
       now = time.monotonic()
+      if now - said >= REMIND_S:
+        said = now
+        logger.warning(
+          '%s: waiting for it since %s, %.0f of %g s (%s)', self.endpoint.url,
+          clock, now - since, self.patience.wait, self._last_fault.detail,
+        )  # fmt: skip
       delay = max(self.patience.delay(times), self._not_before - now)
       if now + delay - since > self.patience.wait:
         raise self._unavailable(now - since)

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import logging
 import pathlib
+import re
 import signal
 import zlib
 from collections.abc import Callable, Iterator
@@ -78,6 +79,7 @@ class Store:
       cleanup_tmp_directories=not read_only,
     )
     self._read_only = read_only
+    self._saving = None  # The step of the last save, which may still go on.
     self._manager = ocp.CheckpointManager(self.directory, options=options)
     self._handler = ocp.PyTreeCheckpointHandler()
 
@@ -89,8 +91,8 @@ class Store:
 
   def close(self):
     """Waits for the last save and lets go of the directory."""
-    self._manager.close()
-    self._handler.close()
+    with contextlib.closing(self._handler), self._said():
+      self._manager.close()
 
   def steps(self) -> list[int]:
     """Of the whole checkpoints that are there, oldest first."""
@@ -118,8 +120,31 @@ class Store:
     items[RECORD] = ocp.args.JsonSave(
       {'content': content, 'crc32': _crc32(content)}
     )
-    if not self._manager.save(step, args=ocp.args.Composite(**items)):
-      raise ValueError(f'{self.directory}: orbax did not save step {step}.')
+    with self._said():
+      self._manager.wait_until_finished()
+      self._saving = step
+      if not self._manager.save(step, args=ocp.args.Composite(**items)):
+        raise ValueError('orbax did not')
+
+  def check(self):
+    """Raises if a save behind the loop has failed, which would be known only
+    when the next one is due, many steps later. Waits for nothing.
+    """
+    if not self._manager.is_saving_in_progress():
+      with self._said():
+        self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _said(self) -> Iterator[None]:
+    """What a save raises says in one line what to do."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      raise OSError(
+        f'{self.directory}: step {self._saving} could not be saved '
+        f'({_why(error)}). Mend that and start again: the run goes on at the '
+        'checkpoint before.'
+      ) from error
 
   def restore(
     self, trees: dict[str, Any], *, step: int | None = None
@@ -382,6 +407,13 @@ def _paths(tree) -> Iterator[tuple[str, Any]]:
 
 def _join(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _why(error: Exception) -> str:
+  """What the file system said; tensorstore wraps much around it."""
+  said = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+  found = re.search(r"([^:]+) \[os_error_code='\d+'", said)
+  return found[1].strip() if found else said[:200]
 
 
 def _crc32(content) -> int:

@@ -19,7 +19,10 @@ class Sampled(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """A prompt, its completions and the reward of each, NaN without a verdict."""
+  """A prompt, its completions and the reward of each.
+
+  NaN: there is no verdict, or it is not to be learned from.
+  """
 
   prompt_tokens: Sequence[int]
   completions: Sequence[Sampled]
@@ -32,7 +35,6 @@ def make_batch(
   num_prompts: int,
   advantages: Callable,
   reduction: Callable,
-  keeps: Callable,
   room: Callable[[int], int],
 ) -> Batch:
   """The batch of some groups, of a shape that hardly changes from step to step.
@@ -41,7 +43,6 @@ def make_batch(
     have no token in the loss, which change nothing.
   advantages: rewards_PG -> advantages_PG.
   reduction: (mask_BT, group size) -> weights_BT.
-  keeps: rewards_PG -> True where a completion is in the loss, [P, G].
   room: for so many tokens, a length among few.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
@@ -67,7 +68,7 @@ def make_batch(
       own_PGT[p, g, :length] = completion.is_own
       behavior_PGT[p, g, :length] = completion.logprobs
   # A failure is not a zero: it leaves the loss, and its denominators.
-  mask_PGT = own_PGT & np.asarray(keeps(rewards_PG))[..., None]
+  mask_PGT = own_PGT & ~np.isnan(rewards_PG)[..., None]
   weights_BT = reduction(mask_PGT.reshape(P * G, T), G)
   return Batch(
     prompts_PS=prompts_PS,

@@ -34,9 +34,14 @@ class State:
 
 
 def make_state(params, optimizer: optax.GradientTransformation) -> State:
+  # All of it placed as an update gives it back: a second one would be compiled
+  # anew for a first state that lay elsewhere.
   init = jax.jit(optimizer.init, out_shardings=shardings(optimizer, params))
-  zero = jnp.zeros((), jnp.int32)
-  return State(params, init(params), zero, zero.copy(), zero.copy())
+  counts = [
+    jax.device_put(jnp.zeros((), jnp.int32), _everywhere(params))
+    for _ in range(3)
+  ]
+  return State(params, init(params), *counts)
 
 
 def shardings(optimizer: optax.GradientTransformation, params):
@@ -44,10 +49,9 @@ def shardings(optimizer: optax.GradientTransformation, params):
 
   Said, for XLA would not know: zeros follow from no parameter.
   """
-  some = jax.tree.leaves(params)[0].sharding
-  if not isinstance(some, NamedSharding):
+  everywhere = _everywhere(params)
+  if everywhere is None:
     return None  # On one device, and free to move with what comes along.
-  everywhere = NamedSharding(some.mesh, PartitionSpec())
   return optax.tree_map_params(
     optimizer,
     lambda _, param: param.sharding,
@@ -55,6 +59,14 @@ def shardings(optimizer: optax.GradientTransformation, params):
     params,
     transform_non_params=lambda _: everywhere,
   )
+
+
+def _everywhere(params) -> NamedSharding | None:
+  """The whole of an array on every device of the parameters' mesh, if any."""
+  some = jax.tree.leaves(params)[0].sharding
+  if not isinstance(some, NamedSharding):
+    return None
+  return NamedSharding(some.mesh, PartitionSpec())
 
 
 def make_update(
@@ -118,12 +130,12 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 
   zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
   zeros = jnp.zeros(()), zeros
-  parts = jax.tree.map(functools.partial(_split, M=num_microbatches), batch)
+  parts = jax.tree.map(functools.partial(split, M=num_microbatches), batch)
   (loss, grads), rows = jax.lax.scan(add, zeros, parts)
-  return (loss, jax.tree.map(_join, rows)), grads
+  return (loss, jax.tree.map(join, rows)), grads
 
 
-def _split(x, M):
+def split(x, M):
   """[M, rows / M, ...]: every M-th row, so that a device keeps those it has."""
   rows, *rest = x.shape
   if rows % M:
@@ -134,5 +146,6 @@ def _split(x, M):
   return jnp.swapaxes(x.reshape(rows // M, M, *rest), 0, 1)
 
 
-def _join(x):
+def join(x):
+  """[rows, ...] of what `split` made."""
   return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

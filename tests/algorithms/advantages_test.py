@@ -1,5 +1,7 @@
 """Advantages by hand, and what must hold for any rewards."""
 
+import json
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -97,6 +99,64 @@ def test_batch_normalized_has_a_standard_deviation_of_one(rewards_PG):
   hypothesis.assume(kept_PG.any())
   found = np.asarray(lib.batch_normalized(rewards_PG, eps=0))
   np.testing.assert_allclose(found[np.asarray(kept_PG)].std(), 1, atol=1e-5)
+
+
+def test_running_normalized():
+  # Centered: +-1/2, a flat group, +-3/2: a mean square of 5/4.
+  running = lib.RunningNormalized(rate=0.5, eps=0)
+  first = np.array([[1, 0, NAN], [2, 2, 2], [NAN, 3, 0]])
+  found, carried = running(first, None)
+  np.testing.assert_allclose(found, lib.batch_normalized(first, eps=0))
+  assert carried == 1.25
+  # Two squares of 1/4, one after the other: 5/4 -> 3/4 -> 1/2.
+  found, carried = running(np.array([[1, 0]]), carried)
+  assert carried == 0.5
+  np.testing.assert_allclose(found, [[0.5**0.5, -(0.5**0.5)]], rtol=1e-6)
+  # Nothing to learn from: nothing changes.
+  found, carried = running(np.array([[1, 1], [NAN, 0]]), carried)
+  assert carried == 0.5 and not found.any()
+  # eps is added to the std: 1/2 / (1/2 + 1/2).
+  found, _ = lib.RunningNormalized(eps=0.5)(np.array([[1, 0]]), None)
+  np.testing.assert_allclose(found, [[0.5, -0.5]])
+  with pytest.raises(ValueError, match='rate=0: expected more than 0'):
+    lib.RunningNormalized(rate=0)
+
+
+def test_running_normalized_follows_completion_by_completion():
+  rng, carried, expected = np.random.default_rng(0), None, None
+  running = lib.RunningNormalized(rate=0.01)
+  for _ in range(3):
+    rewards_PG = rng.normal(size=(4, 5)).astype(np.float32)
+    centered = np.asarray(lib.group_centered(rewards_PG)).ravel()
+    _, carried = running(rewards_PG, carried)
+    if expected is None:
+      expected = (centered**2).mean()
+    else:
+      for a in centered:
+        expected = 0.99 * expected + 0.01 * a**2
+    np.testing.assert_allclose(carried, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('split', [1, 3])
+def test_what_is_carried_goes_on_from_a_record(split):
+  rng = np.random.default_rng(1)
+  batches = rng.normal(size=(5, 2, 4)).astype(np.float32)
+  whole = lib.Carried(lib.RunningNormalized())
+  expected = [whole(rewards_PG) for rewards_PG in batches]
+  first = lib.Carried(lib.RunningNormalized())
+  found = [first(rewards_PG) for rewards_PG in batches[:split]]
+  again = lib.Carried(
+    lib.RunningNormalized(), json.loads(json.dumps(first.value))
+  )
+  found += [again(rewards_PG) for rewards_PG in batches[split:]]
+  np.testing.assert_array_equal(found, expected)
+  assert again.value == whole.value
+
+
+def test_most_functions_carry_nothing():
+  carried = lib.Carried(lib.group_centered)
+  np.testing.assert_allclose(carried(np.array([[1, 0]])), [[0.5, -0.5]])
+  assert carried.value is None
 
 
 def test_varies():

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from rlpt_jax import core
 from rlpt_jax.core import settings
 from rlpt_jax.rewards import text_match
 from rlpt_jax.training.optimizer import AdamW
@@ -58,6 +59,27 @@ def test_functions_are_what_was_bound_to_them():
   assert method['self']['learning_rate'] == 1.0
 
 
+def test_an_object_may_say_what_it_was_started_with():
+  class Judge:
+    def __init__(self, model):
+      self._model = model
+
+    def settings(self):
+      return {'model': self._model, 'find': text_match.exact}
+
+  first, other = (
+    settings.described(config(reward=text_match.text_match(Judge(name))))
+    for name in ('small', 'large')
+  )
+  assert settings.differences(first, other) == [
+    "reward.match.model was 'small', now 'large'"
+  ]
+  assert first['reward']['match']['find'].endswith('text_match.exact')
+  assert settings.described(Judge).endswith('.Judge')
+  # A module of that name is something else.
+  assert settings.described(core) == 'builtins.module'
+
+
 def test_all_that_a_value_holds():
   class Open:
     def close(self):
@@ -68,3 +90,20 @@ def test_all_that_a_value_holds():
   found = list(settings.objects({'a': [config(reward=reward)], 'b': other}))
   assert [x for x in found if isinstance(x, Open)] == [held, other]
   assert AdamW(learning_rate=1e-3) in found
+
+
+def test_what_holds_itself_ends():
+  def reward(examples, completions):
+    return reward(examples[1:], completions[1:]) if examples else other
+
+  other, names = AdamW(learning_rate=1.0), ['a']
+  names.append(names)
+  found = settings.described(config(reward=reward, names=names))
+  name = f'{__name__}.test_what_holds_itself_ends.<locals>.reward'
+  assert found['reward']['is'] == found['reward']['reward'] == name
+  assert found['reward']['other']['learning_rate'] == 1.0
+  assert found['names'] == ['a', 'builtins.list']
+  # Twice side by side is not one inside the other.
+  assert len(set(map(str, settings.described([other, other])))) == 1
+  assert settings.objects([reward, reward]).count(reward) == 1
+  assert settings.objects([reward, names]).count(other) == 1

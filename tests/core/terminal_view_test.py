@@ -244,6 +244,21 @@ def test_a_table_has_the_first_step_and_the_last(capsys, monkeypatch):
   assert rows == ['step', '1/11', '4/11', '7/11', '10/11', '11/11']
 
 
+def test_a_table_has_what_was_measured_since_its_last_line(capsys, monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
+  shown = [('x', 'x', 'd'), ('held out', 'h', 'd')]
+  view = terminal_view.PlainView(Pace(0, 6, lambda: clock[0]), shown, 10)
+  for step in range(6):
+    clock[0] += 5
+    view.show(step, {'x': step} | ({'h': 7} if step == 1 else {}))
+  rows = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
+  # Step 2 has the measurement of step 1; those after it have none.
+  assert [row[:3] for row in rows] == [
+    ['1/6', '0', '-'], ['3/6', '2', '7'], ['5/6', '4', '-'],
+  ]  # fmt: skip
+
+
 def test_a_table_repeats_its_header(capsys, monkeypatch):
   rows = table(
     capsys, monkeypatch, every_s=0, steps=5, seconds=1, header_every=2

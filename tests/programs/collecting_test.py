@@ -1,14 +1,16 @@
 """What a step says of its rollouts, by hand."""
 
-import json
+import dataclasses
 import math
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.programs import collecting
-from rlpt_jax.programs.collecting import Drawn, Judged
+from rlpt_jax.programs.collecting import Drawn, Interruption, Judged, Sampling
 from rlpt_jax.rewards.scores import Scores
 
 NAN = math.nan
@@ -19,10 +21,11 @@ def example(number, kind='asr'):
   return Example(tokens, ('next',), kind, 'corpus', f'd{number}', 3)
 
 
-def sample(length, version=0, finish_reason='stop'):
+def sample(length, version=0, finish_reason='stop', forced=0):
   completion = SimpleNamespace(
-    tokens=np.zeros(length, np.int32), versions=np.full(length, version)
-  )
+    tokens=np.zeros(length, np.int32), versions=np.full(length, version),
+    is_own=np.arange(length) >= forced,
+  )  # fmt: skip
   return SimpleNamespace(
     completion=completion, text='x' * length, finish_reason=finish_reason
   )
@@ -33,14 +36,19 @@ def scores(rewards_PG, reasons_PG, **parts):
 
 
 def judged():
+  found = scores(
+    [[1.0, 0.0], [0.5, NAN]],
+    [['right', 'format/open'], ['partly', 'judge/failed']],
+    length=scores([[0.1, 0.3], [0.5, 0.7]], [['scored'] * 2] * 2),
+  )
   return Judged(
     [example(0), example(1, 'msr')],
-    [[sample(2), sample(4, finish_reason='length')], [sample(6), sample(8)]],
-    scores(
-      [[1.0, 0.0], [0.5, NAN]],
-      [['right', 'format/open'], ['partly', 'judge/failed']],
-      length=scores([[0.1, 0.3], [0.5, 0.7]], [['scored'] * 2] * 2),
-    ),
+    [
+      [sample(2), sample(4, finish_reason='length')],
+      [sample(6, forced=1), sample(8)],
+    ],
+    found,
+    found.rewards_PG,
   )
 
 
@@ -58,9 +66,12 @@ def test_metrics_of_a_step():
     'length/mean': 5.0,
     'length/p50': 5.0,
     'truncated_share': 0.25,
+    'interrupted_share': 0.25,
+    'short_share': 0.0,
     'format_failure_share': 0.25,
     'no_verdict_share': 0.25,
     'reason/judge/failed': 0.25,
+    'reason/length/scored': 1.0,
     'staleness/mean': 3.0,
     'staleness/max': 3,
   }
@@ -68,11 +79,73 @@ def test_metrics_of_a_step():
     np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
 
 
+def of(found, finish_reason='stop'):
+  """Completions of one prompt with some scores."""
+  samples = [sample(1, finish_reason=finish_reason) for _ in range(2)]
+  return Judged([example(0)], [samples], found, found.rewards_PG)
+
+
+def test_reasons_in_the_parts_of_a_sum_are_seen_too():
+  """combine.weighted says 'scored', whatever its parts say."""
+  words = scores([[0.0, 0.0]], [['short', 'format/open']])
+  both = scores([[0.0, 0.5]], [['scored', 'scored']], judge=words)
+  found = collecting.metrics(of(both), version=0)
+  assert found['short_share'] == found['format_failure_share'] == 0.5
+  assert found['reason/judge/short'] == 0.5
+  # Once, though the parts of a kind say it again.
+  again = scores([[0.0, 0.0]], [['short', 'right']], asr=words)
+  found = collecting.metrics(of(again), version=0)
+  assert found['short_share'] == found['reason/short'] == 0.5
+
+
+def test_what_is_left_out_is_not_compared():
+  found = judged()
+  assert found.flat.tolist() == [False, True]
+  assert found.truncated_PG.tolist() == [[False, True], [False, False]]
+  left = found.without(found.truncated_PG)
+  np.testing.assert_array_equal(left.rewards_PG, [[1, NAN], [0.5, NAN]])
+  # One of the group is left, and agrees with itself.
+  assert left.flat.tolist() == [True, True]
+  np.testing.assert_array_equal(left.group(0).rewards_G, [1, NAN])
+  # What the reward said stays.
+  assert collecting.metrics(left, 0)['reward/mean'] == 0.5
+  # Another scale of what is learned from does not make them differ.
+  rewards_PG = np.array([[0.9, 0.4], [0.5, 0.4]], np.float32)
+  same = of(scores([[1, 1], [0, 1]], [['right'] * 2] * 2))
+  penalized = Judged(same.examples, same.samples, same.scores, rewards_PG)
+  assert penalized.flat.tolist() == [True, False]
+
+
+def test_an_interruption_is_text_until_it_is_sampled():
+  sampling = Sampling(
+    max_new_tokens=16,
+    interruption=Interruption(
+      phrase='So:</t>', after=[3, 5], answer=4, unless='</t>'
+    ),
+  )
+  found = sampling.interrupted(ByteTokenizer())
+  assert bytes(found.phrase) == b'So:</t>' and bytes(found.unless) == b'</t>'
+  assert (found.after, found.answer) == ((3, 5), 4)
+  assert Sampling().interrupted(ByteTokenizer()) is None
+  # 5 tokens, 7 of the phrase, 4 of the answer.
+  short = dataclasses.replace(sampling, max_new_tokens=15)
+  with pytest.raises(
+    ValueError, match='max_new_tokens=15: expected at least 1'
+  ):
+    short.interrupted(ByteTokenizer())
+
+
+def test_speed():
+  found = collecting.speed(
+    judged(), {'timing/step_s': 10.0, 'timing/rollout_s': 4.0}
+  )
+  assert found == {
+    'timing/tokens_per_s': 2.0, 'timing/rollout_tokens_per_s': 5.0
+  }  # fmt: skip
+
+
 def test_without_any_verdict_there_is_no_mean():
-  nothing = Judged(
-    [example(0)], [[sample(1), sample(1)]],
-    scores([[NAN, NAN]], [['judge/failed'] * 2]),
-  )  # fmt: skip
+  nothing = of(scores([[NAN, NAN]], [['judge/failed'] * 2]))
   found = collecting.metrics(nothing, version=0)
   assert math.isnan(found['reward/mean']) and math.isnan(found['pass_rate'])
   assert found['no_verdict_share'] == found['flat_group_share'] == 1
@@ -91,27 +164,10 @@ def test_rounds_become_one():
   other = Judged(
     one.examples, one.samples,
     scores(one.scores.rewards_PG, one.scores.reasons_PG, rare=one.scores),
+    one.rewards_PG,
   )  # fmt: skip
   mixed = collecting.together([one, other]).scores.parts
   assert mixed['rare'].rewards_PG.shape == (2, 2)
-
-
-def test_lines_are_json_and_say_what_was_learned_from():
-  lines = list(judged().lines([True, False]))
-  assert json.loads(json.dumps(lines)) == lines
-  assert [line['learned_from'] for line in lines] == [True, True, False, False]
-  assert lines[3]['reward'] is None
-  assert lines[1] | {'completion': '', 'references': []} == {
-    'example': 'corpus/d0/3/asr',
-    'sample': 1,
-    'completion': '',
-    'reward': 0.0,
-    'reason': 'format/open',
-    'finish_reason': 'length',
-    'tokens': 4,
-    'learned_from': True,
-    'references': [],
-  }
 
 
 def test_examples_are_drawn_in_order_each_with_a_name():
@@ -133,3 +189,18 @@ def test_examples_are_drawn_in_order_each_with_a_name():
   assert len(examples) == len(names) == 2
   assert drawn.take(1) == ([], [])
   assert (drawn.count, drawn.position) == (12, 'after 4')
+
+
+def test_a_step_without_any_verdict_is_none():
+  collecting.check_verdicts(judged().scores)
+  broken = scores(
+    [[NAN, NAN], [NAN, NAN]],
+    [['judge/failed', 'judge/failed'], ['judge/failed', 'judge/both']],
+  )
+  with pytest.raises(ValueError) as caught:
+    collecting.check_verdicts(broken)
+  assert str(caught.value) == (
+    'none of 4 completions has a verdict (3 judge/failed, 1 judge/both); '
+    'nothing was learned from them. Mend the reward and start again: the run '
+    'goes on at its newest checkpoint, with the same prompts.'
+  )

@@ -14,7 +14,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import judges, local_judge
-from rlpt_jax.rewards import extract, judge, likelihood
+from rlpt_jax.rewards import extract, judge, likelihood, remote
 
 CONFIG = zoo.get('tiny_llama')
 EXAMPLE = Example(np.array([1], np.int32), ('a b. ', 'c'), 'asr', 'c', 'd', 0)
@@ -118,3 +118,12 @@ def test_another_models_tokenizer_is_refused(model, monkeypatch):
     ValueError, match='its vocabulary has 259 tokens, the tok'
   ):
     small([[1]], [[2]])
+
+
+def test_what_remote_judges_counted():
+  server = remote.Remote(remote.Endpoint(url='http://localhost:1', model='m'))
+  server.counts['requests'] += 3
+  reward = judge.by_answer(server)
+  found = judges.counts(settings.objects(reward))
+  assert found['timing/judge/requests'] == 3
+  server.close()

@@ -6,10 +6,9 @@ whichever: a reward of a third. The rest is left to learn from the reward.
 
 import dataclasses
 import json
-import pathlib
 import random
-import sys
 
+from rlpt_jax.algorithms.advantages import RunningNormalized
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.sources import Files
@@ -35,7 +34,11 @@ def write(folder):
     folder / 'chats.jsonl',
     [{'prompt': f'{q}=', 'response': rng.choice(q)} for q in questions * 2],
   )
-  for name, some in (('train', questions[64:]), ('held_out', questions[:64])):
+  parts = {
+    'train': questions[64:], 'held_out': questions[:64],
+    'few': questions[64:88],
+  }  # fmt: skip
+  for name, some in parts.items():
     _write(
       folder / f'{name}.jsonl',
       [{'question': q, 'answer': max(q)} for q in some],
@@ -85,21 +88,25 @@ def learning(folder, model, **changes) -> train_rl.Config:
   return train_rl.Config(**options | changes)
 
 
-def short(folder, model) -> train_rl.Config:
-  """A run with everything in it that a run may be killed in."""
-  return learning(
-    folder,
-    model,
-    num_steps=8,
-    prompts=4,
-    flat_groups='refill',
-    num_microbatches=2,
-    held_out_every=3,
-    held_out_examples=8,
-    save_every=2,
-    rollouts_last=3,
-    rollouts_every=2,
-  )
+def short(folder, model, **changes) -> train_rl.Config:
+  """A run with everything in it that a run may be killed in: it goes through
+  its data several times, less of it each time.
+  """
+  options = {
+    'data': questions(folder, 'few'),
+    'advantages': RunningNormalized(),
+    'max_pass_rate': 0.7,
+    'num_steps': 8,
+    'prompts': 4,
+    'flat_groups': 'refill',
+    'num_microbatches': 2,
+    'held_out_every': 3,
+    'held_out_examples': 8,
+    'save_every': 2,
+    'rollouts_last': 3,
+    'rollouts_every': 2,
+  }
+  return learning(folder, model, **options | changes)
 
 
 def by_length(examples, completions):
@@ -118,12 +125,3 @@ def two_steps(folder):
     held_out_every=1, held_out_examples=8,
   )  # fmt: skip
   return cold, warm
-
-
-if __name__ == '__main__':
-  # As a process of its own, to be killed.
-  folder, model, workdir = map(pathlib.Path, sys.argv[1:])
-  try:
-    train_rl.train_rl(short(folder, model), workdir=workdir)
-  except ValueError as error:
-    sys.exit(f'refused: {error}')

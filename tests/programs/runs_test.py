@@ -1,7 +1,10 @@
 """A run's folder."""
 
 import dataclasses
+import errno
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -38,6 +41,22 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match='cannot be written to'):
     runs.check_config(tmp_path / 'file' / 'run', Config())
+
+
+@pytest.mark.parametrize('code', [errno.EROFS, errno.ENOSPC])
+def test_nor_is_a_run_that_is_there_gone_on_with(code, tmp_path, monkeypatch):
+  runs.check_config(tmp_path, Config())
+
+  def refuse(*_):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', refuse)
+  with pytest.raises(ValueError) as caught:
+    runs.check_config(tmp_path, Config())
+  assert str(caught.value) == (
+    f'{tmp_path}: cannot be written to ({os.strerror(code)}). Choose another '
+    'workdir, or mend this one.'
+  )
 
 
 @pytest.mark.parametrize('value', [0, -1, 2.5, None])

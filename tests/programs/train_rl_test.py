@@ -1,16 +1,9 @@
-"""Learning from rewards: that it learns, and that it can be killed anywhere."""
+"""Learning from rewards: that it learns. Faults: tests/faults_test.py."""
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-import pathlib
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +14,12 @@ from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import scoring
 from rlpt_jax.programs import model_files, rollout_files
-from rlpt_jax.programs.collecting import Sampling
+from rlpt_jax.programs.collecting import Interruption, Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import scores
-from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, Store
+from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -86,98 +77,6 @@ def test_what_is_broken_does_not_learn(change, task, tmp_path):
     assert max(line['gradient_norm'] for line in lines) == 0
   else:
     assert np.mean(rewards[-5:]) < 0.5
-
-
-def run(task, workdir):
-  """As a process of its own."""
-  command = [sys.executable, '-m', 'tests.programs.learning_task']
-  return subprocess.Popen(
-    [*command, *task, workdir], cwd=ROOT, start_new_session=True,
-    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
-
-
-def contents(workdir):
-  """Digests of what a repeated run must repeat, weights and all."""
-  paths = [workdir / 'metrics.jsonl', *(workdir / 'rollouts').iterdir()]
-  found = {
-    str(path.relative_to(workdir)): hashlib.sha256(
-      path.read_bytes()
-    ).hexdigest()
-    for path in paths
-  }
-  with Store(workdir / 'checkpoints', read_only=True) as store:
-    found['steps'] = store.steps()
-    for tree in ('params', 'optimizer', 'counts'):
-      content = store._read_record(store.steps()[-1])
-      found[tree] = content['arrays'][tree]
-    found['record'] = store.record()[1]
-  return found
-
-
-@pytest.fixture(scope='module')
-def whole(task, tmp_path_factory):
-  """(folder of a run that nobody stops, its seconds)."""
-  workdir, started = tmp_path_factory.mktemp('whole') / 'run', time.monotonic()
-  process = run(task, workdir)
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  return workdir, time.monotonic() - started
-
-
-# More of them where there is time: RLPT_KILLS=20 pytest -k killed.
-KILLS = int(os.environ.get('RLPT_KILLS', 2))
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(task, whole, tmp_path):
-  expected, seconds = contents(whole[0]), whole[1]
-  rng = random.Random(7)
-  workdir, kills, steps = tmp_path / '0', 0, []
-  while kills < KILLS:
-    process = run(task, workdir)
-    try:
-      # From before the first step to the last save.
-      process.communicate(timeout=rng.uniform(0.2, 1.0) * seconds)
-    except subprocess.TimeoutExpired:
-      os.killpg(process.pid, signal.SIGKILL)
-      process.communicate()
-      kills += 1
-      path = workdir / 'metrics.jsonl'
-      steps.append(len(path.read_text().splitlines()) if path.exists() else 0)
-      continue
-    assert process.returncode == 0
-    assert contents(workdir) == expected
-    workdir = tmp_path / f'{kills}'
-  process = run(task, workdir)
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  assert contents(workdir) == expected
-  print(f'killed {kills} times, with so many lines of metrics: {steps}')
-
-
-@pytest.mark.slow
-def test_a_run_that_is_told_to_leave_saves_and_goes_on(task, whole, tmp_path):
-  process = run(task, tmp_path / 'run')
-  metrics_file = tmp_path / 'run' / 'metrics.jsonl'
-  while not metrics_file.exists() or not metrics_file.read_text():
-    assert process.poll() is None
-    time.sleep(0.02)
-  process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate()
-  assert process.returncode == EXIT_PREEMPTED, errors
-  assert 'told to leave: saved after step' in errors
-  with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
-    saved = store.steps()[-1]
-  assert 0 < saved < 8
-  assert len(metrics(tmp_path / 'run')) == saved
-  process = run(task, tmp_path / 'run')
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
-  found, expected = contents(tmp_path / 'run'), contents(whole[0])
-  # It has a checkpoint more.
-  assert found.pop('steps')[-1] == expected.pop('steps')[-1]
-  assert found == expected
 
 
 def weights_of(workdir):
@@ -258,6 +157,42 @@ def test_a_kl_holds_it_back(task, tmp_path):
   assert moved('held') < moved('free')
 
 
+@pytest.mark.slow
+def test_a_kl_in_the_reward(task, tmp_path):
+  """Its own component, 0 while there is no distance, and it holds back."""
+  options = {'num_steps': 4, 'held_out': None, 'rollouts_every': 1}
+  for name, weight in (('free', 0.0), ('held', 3.0)):
+    config = learning_task.learning(
+      *task,
+      **options,
+      reward_kl_weight=weight,
+      advantages=advantages.group_centered,
+    )
+    train_rl(config, workdir=tmp_path / name)
+  free, held = (metrics(tmp_path / name) for name in ('free', 'held'))
+  assert 'reward/kl/mean' not in free[0]
+  # What the reference computes is in the ledger.
+  assert 'compute/reference_flops' not in free[0]
+  assert (
+    0 < held[0]['compute/reference_flops'] < held[0]['compute/update_flops']
+  )
+  np.testing.assert_allclose(held[0]['reward/kl/mean'], 0, atol=1e-4)
+  np.testing.assert_allclose(
+    held[0]['gradient_norm'], free[0]['gradient_norm'], rtol=1e-3
+  )
+  # The reward is still that of the task.
+  assert held[0]['reward/mean'] == held[0]['reason/right']
+  assert held[-1]['reward/kl/mean'] < -0.01
+  lines = rollout_files.read(tmp_path / 'held/rollouts/00000003.jsonl.gz')
+  groups = {}
+  for line in lines:
+    total = line['reward'] + line['components']['kl']['reward']
+    groups.setdefault(line['example'], []).append((total, line['advantage']))
+  for group in groups.values():
+    totals, found = np.array(group).T
+    np.testing.assert_allclose(found, totals - totals.mean(), atol=1e-5)
+
+
 def named(tree):
   return [
     ([key.key for key in path], np.asarray(x))
@@ -276,7 +211,7 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
     train_rl(config, workdir=workdir)
     (line,) = metrics(workdir)
     lines = rollout_files.read(workdir / 'rollouts' / '00000000.jsonl.gz')
-    learned = {x['example'] for x in lines if x['learned_from']}
+    learned = {x['example'] for x in lines if x['advantage'] is not None}
     found[flat_groups] = (len(learned), len(lines) // 8, line)
   learned, sampled, line = found['keep']
   assert learned == sampled == 8 and 0 < line['flat_group_share'] < 1
@@ -289,6 +224,61 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
   assert sampled == learned + flat
 
 
+def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
+  """Half of the completions end before it; what it says is in no loss."""
+  interruption = Interruption(phrase='=', after=(1, 2), answer=2, unless='')
+  config = learning_task.learning(
+    *task, num_steps=1, held_out=None, rollouts_every=1, rollout_tokens=True,
+    sampling=Sampling(
+      samples=8, max_new_tokens=5, interruption=interruption
+    ),
+  )  # fmt: skip
+  train_rl(config, workdir=tmp_path)
+  (line,) = metrics(tmp_path)
+  rollouts = rollout_files.read(tmp_path / 'rollouts' / '00000000.jsonl.gz')
+  assert 0.2 < line['interrupted_share'] < 0.8
+  forced = 0
+  for rollout in rollouts:
+    places = [i for i, x in enumerate(rollout['logprobs']) if x is None]
+    assert rollout['interrupted'] == bool(places)
+    # Bytes before it that are no character become a mark when it comes.
+    assert all(rollout['token_texts'][i].endswith('=') for i in places)
+    forced += len(places)
+  assert line['tokens_in_loss'] == sum(x['tokens'] for x in rollouts) - forced
+  # Nor does what was not sampled count as a gap to the sampler.
+  assert line['sampler/gap_max'] < 1e-4
+
+
+def test_completions_without_an_end_are_left_out_where_they_are_dropped(
+  task, tmp_path
+):
+  config = learning_task.learning(
+    *task, num_steps=1, held_out=None, rollouts_every=1, truncated='drop',
+    reward=short_or_not, sampling=Sampling(samples=8, max_new_tokens=1),
+  )  # fmt: skip
+  train_rl(config, workdir=tmp_path)
+  (line,) = metrics(tmp_path)
+  rollouts = rollout_files.read(tmp_path / 'rollouts' / '00000000.jsonl.gz')
+  cut = [x['finish_reason'] == 'length' for x in rollouts]
+  # The cold start says a digit first: nearly nothing has ended by then.
+  assert line['truncated_share'] == np.mean(cut) > 0.9
+  assert [x['advantage'] is None for x in rollouts] == cut
+  assert line['tokens_in_loss'] == len(cut) - sum(cut)
+  # What the reward says of them is still there.
+  assert line['short_share'] == np.mean(
+    [x['reason'] == 'short' for x in rollouts]
+  )
+  assert 0 < line['short_share'] < 1
+
+
+def short_or_not(examples, completions):
+  return scores.each(
+    lambda example, text: scores.Verdict(
+      float(text > '5'), 'short' if text < '3' else 'scored'
+    )
+  )(examples, completions)
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -297,6 +287,14 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
     ({'prompts': 9, 'num_microbatches': 2}, 'expected a divisor of prompts=9'),
     ({'flat_groups': 'no'}, 'expected keep, drop or refill'),
     ({'num_steps': 0}, r'Config\.num_steps=0'),
+    ({'truncated': 'no'}, 'expected keep or drop'),
+    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a share'),
+    ({'kl': kl.k3}, 'kl_weight=0.0: expected both or neither'),
+    ({'kl_weight': 0.1}, 'Config.kl=None with kl_weight=0.1'),
+    (
+      {'kl': kl.k3, 'kl_weight': 0.1, 'reward_kl_weight': 1.0},
+      'in the loss or in the reward',
+    ),
   ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_is_refused(change, message, tmp_path):

@@ -7,6 +7,7 @@ import datetime
 import email.utils
 import logging
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import traceback
 
 import pytest
 
+from rlpt_jax.core import settings
 from rlpt_jax.rewards import remote as lib
+from rlpt_jax.rewards.judge import by_answer
 from tests.rewards import judges
 from tests.rewards.judges import verdict
 from tests.serving import toy
@@ -101,6 +104,24 @@ def test_our_own_server():
     with lib.Remote(endpoint) as client:
       with pytest.raises(ValueError, match=r'HTTP 401.*\$JUDGE_KEY'):
         client(['Is it right?'])
+
+
+def test_a_run_with_another_judge_is_another_run():
+  """The same model elsewhere or asked with more patience is the same judge."""
+
+  def described(url='http://a:1/v1', model='m', wait=1.0, **fields):
+    endpoint = lib.Endpoint(url=url, model=model, **fields)
+    with lib.Remote(endpoint, lib.Patience(wait=wait)) as client:
+      return settings.described(by_answer(client))
+
+  usual = described()
+  assert described(url='http://b:2/v1', wait=9.0) == usual
+  for change, path in (
+    ({'model': 'other'}, 'model'), ({'chat': False}, 'chat'),
+    ({'fields': {'max_tokens': 8, 'temperature': 0, 'seed': 0}}, 'fields.max'),
+  ):  # fmt: skip
+    (found,) = settings.differences(usual, described(**change))
+    assert re.match(rf'.*\bcomplete\.{path}.* was ', found), found
 
 
 def test_no_more_at_a_time_than_allowed():
@@ -251,7 +272,8 @@ def test_a_thousand_calls_with_random_faults(tmp_path):
 # A judge that is down.
 
 
-def test_a_run_waits_for_a_judge_that_is_down(caplog):
+def test_a_run_waits_for_a_judge_that_is_down(caplog, monkeypatch):
+  monkeypatch.setattr(lib, 'REMIND_S', 0.4)
   with (
     judges.running() as judge,
     _client(judge, open_after=5, concurrency=4, longest_delay=0.1) as client,
@@ -268,9 +290,12 @@ def test_a_run_waits_for_a_judge_that_is_down(caplog):
     assert _failures(client) == {}
   said = [record.getMessage() for record in caplog.records]
   assert 'requests failed in a row (ClientConnectorError' in said[0]
-  assert 'waiting for it, 20 s at most' in said[0]
-  assert 'answers again after 1 s' in said[1]
-  assert len(said) == 2
+  since = re.search(r'waiting for it since (..:..:..), 20 s at most', said[0])
+  for reminder in said[1:-1]:
+    assert reminder.startswith(f'{judge.url}: waiting for it since {since[1]},')
+    assert re.search(r'[01] of 20 s \(ClientConnectorError', reminder)
+  assert 'answers again after 1 s' in said[-1]
+  assert len(said) in (3, 4)
 
 
 def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path):

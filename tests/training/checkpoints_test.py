@@ -1,7 +1,9 @@
 """Checkpoints survive what happens to them: faults, kills, other meshes."""
 
+import contextlib
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -189,6 +191,45 @@ def test_a_second_damage_of_the_same_step(tmp_path):
       assert store.restore(_abstract(_trees())).step == 1
       store.save(2, _trees(2), {})
   assert (tmp_path / 'damaged_2_again').exists()
+
+
+@contextlib.contextmanager
+def _full_disk():
+  """Files end after 100 bytes; tensorstore's too."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('told_by', ['close', 'check', 'save'])
+def test_a_full_disk_is_one_line_and_the_one_before_stays(told_by, tmp_path):
+  directory, trees = _saved(tmp_path / 'run', [1]), _trees(2)
+  store = Store(directory, keep_last=1)
+  with _full_disk():
+    with pytest.raises(OSError) as caught:
+      store.save(2, trees, {})
+      if told_by == 'check':
+        for _ in range(1000):  # It does not wait.
+          store.check()
+          time.sleep(0.01)
+      elif told_by == 'save':
+        store.save(3, trees, {})
+      else:
+        store.close()
+    with contextlib.suppress(OSError):  # As often as it is asked.
+      store.close()
+  assert str(caught.value) == (
+    f'{directory}: step 2 could not be saved (File too large). Mend that and '
+    'start again: the run goes on at the checkpoint before.'
+  )
+  with Store(directory, keep_last=1) as store:
+    assert store.steps() == [1]
+    _assert_equal(store.restore(_abstract(trees)).trees, _trees(1))
+    store.save(2, trees, {})
+  assert sorted(p.name for p in directory.iterdir()) == ['2']
 
 
 @pytest.mark.parametrize(

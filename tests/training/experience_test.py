@@ -1,5 +1,6 @@
 """Completions and rewards as arrays, by hand."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -26,7 +27,6 @@ def batch(groups, **changes):
     'num_prompts': 3,
     'advantages': advantages.group_centered,
     'reduction': reductions.token_mean,
-    'keeps': advantages.judged,
     'room': lambda n: 4 if n <= 4 else 8,
   }
   return make_batch(groups, **options | changes)
@@ -63,12 +63,9 @@ def test_everything_in_its_place():
   np.testing.assert_allclose(found.weights_PGT, 0.2 * found.mask_PGT)
 
 
-def test_flat_groups_leave_the_denominators_where_they_are_dropped():
-  def varied(rewards_PG):
-    kept_PG = advantages.judged(rewards_PG)
-    return kept_PG & advantages.varies(rewards_PG)[:, None]
-
-  found = batch(GROUPS, keeps=varied)
+def test_what_is_not_to_be_learned_from_leaves_the_denominators():
+  dropped = dataclasses.replace(GROUPS[1], rewards_G=np.full(2, np.nan))
+  found = batch([GROUPS[0], dropped])
   assert found.mask_PGT.sum(-1).tolist() == [[3, 1], [0, 0], [0, 0]]
   np.testing.assert_allclose(found.weights_PGT.sum(), 1, rtol=1e-6)
   np.testing.assert_allclose(found.weights_PGT[0, 0, 0], 0.25)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from rlpt_jax.core import compilations
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.training import learner as lib
 
@@ -116,6 +117,16 @@ def test_the_state_is_donated():
   state = lib.make_state(_params(), optimizer)
   update(state, _batch())
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_a_second_update_is_not_compiled_again(one_device):
+  optimizer = optax.adam(0.1)
+  update = lib.make_update(_loss, optimizer, _measure)
+  params = {'w': one_device.put(jnp.arange(4.0), None)}
+  state, _ = update(lib.make_state(params, optimizer), _batch())
+  with compilations.counted() as compiled:
+    update(state, _batch())
+  assert compiled.count == 0
 
 
 def test_gradients_of_microbatches_are_added_in_float32():

@@ -1,0 +1,303 @@
+"""What a page draws of runs: which curves, what each is, and where it begins.
+
+A run of N steps has N + 1 positions: position p is the policy after p updates.
+What step s says of its rollouts and of its update is at position s, for that is
+the policy that was sampled; what it says of held-out examples, which are tried
+after the update, is at s + 1, and what was measured before the first step at 0.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.analysis.plots import short
+
+Columns = Mapping[str, np.ndarray]  # Key -> a number for each step, or NaN.
+
+BEFORE, HELD_OUT = 'held_out_before/', 'held_out/'
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """`key` is that of metrics.jsonl; `meaning` is for a stranger."""
+
+  key: str
+  title: str
+  meaning: str
+  log: bool = False  # Whether sizes matter more than differences.
+
+
+# {} is the rest of the key.
+MAIN = (
+  Curve(
+    'reward/mean', 'Reward',
+    'The mean reward of the answers that a step sampled and learned from. '
+    'Good: it rises, then levels off.',
+  ),
+  Curve(
+    'held_out/reward', 'Held-out reward',
+    'The same reward on examples that are never learned from. Good: it rises '
+    'with the training reward; where only that one rises, the policy learns '
+    'its examples by heart.',
+  ),
+  Curve(
+    'held_out/loss', 'Held-out loss',
+    'How surprising text is that is never learned from. Good: it falls; where '
+    'it turns up again, training has gone on for too long.',
+  ),
+  Curve(
+    'pass_rate/{}', 'Accuracy: {}',
+    'The share of answers to {} examples with a reward above 0. Good: it rises '
+    'for every task, not for one at the cost of another.',
+  ),
+  Curve(
+    'length/mean', 'Response length',
+    'Tokens of an answer, in the mean. Good: steady, or growing while the '
+    'reward grows; a jump up to the limit or down to nothing is a bad sign.',
+  ),
+  Curve(
+    'entropy', 'Entropy',
+    'How undecided the policy is about its next token, in nats. Good: it falls '
+    'slowly; near 0 all answers are alike and nothing more is learned.',
+  ),
+  Curve(
+    'sampler/gap_mean', 'Sampler-learner gap',
+    'How far sampler and learner disagree about the log-probability of a '
+    'sampled token. Good: near 0 (1e-5 in float32, 1e-2 in bfloat16) and flat; '
+    'look here first when a run goes wrong.',
+    log=True,
+  ),
+  Curve(
+    'loss', 'Loss',
+    'What an update minimizes. On plain text it should fall; with rewards it '
+    'stays near 0 and says little, but must not jump.',
+  ),
+  Curve(
+    'gradient_norm', 'Gradient norm',
+    'How strongly a batch pulls at the weights. Good: bounded, without spikes '
+    'that grow.',
+  ),
+)  # fmt: skip
+MORE = (
+  Curve(
+    'pass_rate', 'Accuracy: all tasks',
+    'The share of all answers with a reward above 0. Good: it rises.',
+  ),
+  Curve(
+    'held_out/pass_rate', 'Held-out accuracy',
+    'The share of answers to held-out examples with a reward above 0. Good: '
+    'it rises.',
+  ),
+  Curve(
+    'flat_group_share', 'Flat groups',
+    'Groups whose answers all got the same reward; they teach nothing. Good: '
+    'well below 1.',
+  ),
+  Curve(
+    'truncated_share', 'Cut answers',
+    'Answers that reached the limit of tokens before they ended. Good: near 0.',
+  ),
+  Curve(
+    'format_failure_share', 'Without a prediction',
+    'Answers in which no prediction was found, whatever they meant. Good: it '
+    'falls to 0 soon.',
+  ),
+  Curve(
+    'no_verdict_share', 'Without a verdict',
+    'Answers of which the judge said nothing that could be read; they are left '
+    'out. Good: 0.',
+  ),
+  Curve(
+    'reward/std', 'Spread of the reward',
+    'The standard deviation of the reward over a batch. Good: above 0, or '
+    'there is nothing to learn from.',
+  ),
+  Curve(
+    'sampler/gap_max', 'Largest sampler-learner gap',
+    'The token of a batch about which sampler and learner disagree most. Good: '
+    'no spikes.',
+    log=True,
+  ),
+  Curve(
+    'clip_share', 'Clipped tokens',
+    'Tokens to which the loss gives no gradient because their probability has '
+    'moved too far. Good: 0 on-policy, a few hundredths otherwise.',
+  ),
+  Curve(
+    'learning_rate', 'Learning rate',
+    'The size of an update as the schedule has it.',
+  ),
+  Curve(
+    'timing/tokens_per_s', 'Tokens a second',
+    'Tokens sampled (or learned, on plain text) over the time of a whole step. '
+    'Good: high and steady.',
+  ),
+  Curve(
+    'reward/{}/mean', 'Part of the reward: {}',
+    'The mean of one of the parts that the reward is combined from.',
+  ),
+  Curve(
+    'reason/{}', 'Answers that are: {}',
+    'The share of answers to which the reward gave this reason.',
+  ),
+)  # fmt: skip
+# Tasks, for those who do not know their names.
+KINDS = {
+  'asr': 'asr (the next segment)',
+  'msr': 'msr (a missing segment)',
+  'rlvr': 'rlvr (questions)',
+}
+PARTS = (
+  'rollout', 'reward', 'update', 'data', 'publish', 'held_out', 'save', 'idle',
+)  # fmt: skip
+TIME = (
+  'Where the seconds of a step go. Good: most of it is rollout and update; '
+  'idle is what no part accounts for, such as compilation in the first steps.'
+)
+
+
+def panels(
+  curves: Sequence[Curve], runs: Sequence[Columns]
+) -> list[dict[str, Any]]:
+  """Those that any run has values for, as a page wants them, in that order."""
+  keys = dict.fromkeys(key for run in runs for key in run)
+  found = []
+  for curve in curves:
+    start, rest, end = curve.key.partition('{}')
+    matches = [curve.key] if curve.key in keys else []
+    if rest:
+      matches = sorted(
+        key
+        for key in keys
+        if key.startswith(start) and key.endswith(end) and _rest(curve, key)
+      )
+    for key in matches:
+      if any(np.isfinite(run[key]).any() for run in runs if key in run):
+        name = _rest(curve, key)
+        name = KINDS.get(name, name)
+        title, meaning = (
+          text.replace('{}', name) for text in (curve.title, curve.meaning)
+        )
+        found.append(
+          {'key': key, 'title': title, 'meaning': meaning, 'log': curve.log}
+        )
+  return found
+
+
+def _rest(curve: Curve, key: str) -> str:
+  start, _, end = curve.key.partition('{}')
+  return key[len(start) : len(key) - len(end)]
+
+
+def time_parts(columns: Columns) -> list[str]:
+  """Keys of the parts of a step's time, which sum to it, in their order."""
+  found = [
+    key
+    for key in columns
+    if key.startswith('timing/')
+    and key.endswith('_s')
+    and not key.endswith(('/step_s', 'per_s'))
+    and np.nanmax(columns[key], initial=0) > 0
+  ]
+  order = [f'timing/{name}_s' for name in PARTS]
+  return sorted(found, key=lambda key: (*order, key).index(key))
+
+
+def axes(columns: Columns) -> dict[str, np.ndarray]:
+  """Step, compute and time at every position, of those that are known."""
+  found = {'step': np.append(columns['step'], columns['step'][-1:] + 1)}
+  totals = [
+    values
+    for key, values in columns.items()
+    if key.startswith('compute/total_') and key.endswith('flops')
+  ]
+  if totals:
+    found['compute'] = np.append(0, np.nansum(totals, axis=0))
+  if 'timing/step_s' in columns:
+    seconds = np.nan_to_num(columns['timing/step_s'])
+    found['time'] = np.append(0, np.cumsum(seconds))
+  return found
+
+
+def series(columns: Columns, key: str) -> np.ndarray:
+  """The values of a curve at all positions, NaN where there is none."""
+  values, none = columns[key], [np.nan]
+  if not key.startswith(HELD_OUT):
+    return np.concatenate([values, none])
+  before = columns.get(key.replace(HELD_OUT, BEFORE))
+  return np.concatenate([none if before is None else before[:1], values])
+
+
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+  """Means of at most so many stretches of neighbours."""
+  if len(values) <= most:
+    return values
+  edges = np.linspace(0, len(values), most + 1).astype(int)
+  known = np.isfinite(values)
+  total = np.add.reduceat(np.where(known, values, 0.0), edges[:-1])
+  count = np.add.reduceat(known.astype(int), edges[:-1])
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
+  """As JSON has them."""
+  return [
+    float(f'{value:.{digits}g}') if math.isfinite(value) else None
+    for value in values
+  ]
+
+
+def facts(columns: Columns) -> dict[str, str]:
+  """The numbers that matter of a run, as a reader wants them."""
+  found = {}
+  for name in ('reward', 'pass_rate', 'loss'):
+    key = HELD_OUT + name
+    if key in columns:
+      known = series(columns, key)
+      known = known[np.isfinite(known)]
+      if len(known):
+        what = {'pass_rate': 'accuracy'}.get(name, name)
+        found[f'held-out {what}'] = _from_to(known[0], known[-1])
+  for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
+    if key in columns and not (name == 'loss' and 'reward/mean' in columns):
+      found[name] = _from_to(*ends(columns[key]))
+  found['steps'] = f'{len(columns["step"]):,}'
+  for kind, text in (
+    ('rollout_tokens', 'tokens sampled'),
+    ('tokens', 'tokens learned'),
+  ):
+    total = columns.get(f'compute/total_{kind}')
+    if total is not None:
+      found[text] = short(float(total[-1]))
+  along = axes(columns)
+  if 'compute' in along:
+    found['FLOPs'] = f'{along["compute"][-1]:.3g}'.replace('e+', 'e')
+  if 'time' in along:
+    found['wall time'] = duration(float(along['time'][-1]))
+  return found
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+  """The mean of the first tenth and of the last, at most 20 values each."""
+  known = values[np.isfinite(values)]
+  if not len(known):
+    return math.nan, math.nan
+  count = min(20, max(1, len(known) // 10))
+  return float(known[:count].mean()), float(known[-count:].mean())
+
+
+def _from_to(before: float, after: float) -> str:
+  return f'{before:.3f} → {after:.3f}'
+
+
+def duration(seconds: float) -> str:
+  """'42 s', '3 min 5 s', '2 h 10 min'."""
+  seconds = round(seconds)
+  if seconds < 60:
+    return f'{seconds} s'
+  if seconds < 3600:
+    return f'{seconds // 60} min {seconds % 60} s'
+  return f'{seconds // 3600} h {seconds % 3600 // 60} min'

@@ -1,0 +1,78 @@
+"""How often one of k samples is right, and how sure the numbers are.
+
+n samples of a problem, c of them right: 1 - C(n - c, k) / C(n, k) is the
+unbiased estimate of pass@k (Chen et al., 2107.03374; RLPT 2509.19249, section
+4.2, with n = 64).
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+Z = 1.959964  # A normal variable is within it 95 times of 100.
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean over problems, with its interval of 95%; NaN where there is none."""
+
+  mean: float
+  low: float
+  high: float
+  problems: int  # That have a value.
+
+
+def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
+  """[P]: 1 - C(n - c, k) / C(n, k), NaN where there are fewer than k samples.
+
+  As a product of k factors of at most 1: no factorial overflows, and no
+  difference of large logarithms loses digits. From the one that is 0 on, where
+  fewer than k are wrong, the others do not matter.
+  """
+  if k < 1:
+    raise ValueError(f'k={k}: expected at least 1.')
+  n_P, c_P = np.asarray(n_P, np.float64), np.asarray(c_P, np.float64)
+  if ((c_P < 0) | (c_P > n_P)).any():
+    raise ValueError(f'{c_P} right of {n_P}: expected none to all of them.')
+  i_k = np.arange(k)
+  # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i).
+  with np.errstate(divide='ignore', invalid='ignore'):
+    factors_Pk = ((n_P - c_P)[:, None] - i_k) / (n_P[:, None] - i_k)
+    wrong_P = factors_Pk.prod(axis=1)
+  return np.where(n_P >= k, 1 - wrong_P, np.nan)
+
+
+def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
+  """The mean of a value in [0, 1] of each problem; NaN has none.
+
+  samples: of each problem, that its value is a mean over.
+
+  The interval is Wilson's, for as many independent trials as would have the
+  variance that the problems' values show: samples of one problem are no
+  independent trials, and with none of 200 problems right the truth need not be
+  0, as the normal interval would have it. Trials are at least as many as
+  problems, and at most as many as samples.
+  """
+  values_P = np.asarray(values_P, np.float64)
+  values_P = values_P[~np.isnan(values_P)]
+  count = len(values_P)
+  if not count:
+    return Estimate(math.nan, math.nan, math.nan, 0)
+  mean = float(np.clip(values_P.mean(), 0, 1))
+  trials = float(count)
+  if count > 1:
+    variance = float(values_P.var(ddof=1)) / count
+    if variance > 0:
+      trials = mean * (1 - mean) / variance
+    trials = min(max(trials, count), count * max(samples, 1))
+  return Estimate(mean, *wilson(mean, trials), count)
+
+
+def wilson(mean: float, trials: float) -> tuple[float, float]:
+  """Wilson's interval (1927) of 95% for a share of so many trials."""
+  z2 = Z * Z / trials
+  middle = (mean + z2 / 2) / (1 + z2)
+  half = Z / (1 + z2) * math.sqrt(mean * (1 - mean) / trials + z2 / trials / 4)
+  # Rounding must not put the mean outside.
+  return min(mean, max(0.0, middle - half)), max(mean, min(1.0, middle + half))

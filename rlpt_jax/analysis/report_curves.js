@@ -1,0 +1,303 @@
+// Curves of all runs: one cross-hair, at the same place on each of them.
+const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
+const DASHES = ['', '7 3', '2 3', '9 3 2 3'];
+const AXES = {step: 'step', compute: 'compute (FLOPs)', time: 'wall time'};
+let panels = [], cross = null;  // An x value, or null: the end of each run.
+
+const isOn = (i) => !state.off.split(',').includes(String(i));
+
+function startCurves() {
+  curveTools();
+  panels = [];
+  byId('main-panels').replaceChildren(...data.main.map(linePanel),
+    ...data.runs.flatMap((run, i) =>
+      Object.keys(run.time).length ? [timePanel(run, i)] : []));
+  byId('more-panels').replaceChildren(...data.more.map(linePanel));
+  byId('more').hidden = !data.more.length;
+  draw();
+}
+
+function curveTools() {
+  const legend = make('fieldset', {'aria-label': 'runs'}, ...data.runs.map(
+    (run, i) => make('label', {}, make('input', {type: 'checkbox',
+      name: 'run', value: i, checked: isOn(i), change: toggle}), ' ',
+      lineSample(i), shown(run.name))));
+  const axes = Object.keys(AXES).filter((x) => data.runs.some((r) => r.x[x]));
+  if (!axes.includes(state.x)) state.x = 'step';
+  const along = make('fieldset', {'aria-label': 'horizontal axis'},
+    'along ', ...axes.map((x) => make('label', {}, make('input', {
+      type: 'radio', name: 'x', value: x, checked: state.x === x,
+      change: () => set({x})}), ' ' + AXES[x])));
+  const smooth = make('label', {}, 'smoothing ', make('input', {type: 'range',
+    name: 'smooth', min: 0, max: 0.95, step: 0.05, value: state.smooth,
+    input: (event) => set({smooth: event.target.value})}));
+  const tools = byId('curve-tools');
+  tools.replaceChildren(legend, along, smooth);
+  tools.hidden = false;
+}
+
+const lineSample = (i) => make('svg', {class: 'sample', viewBox: '0 0 34 16',
+  'aria-hidden': 'true'}, make('path', {class: `line run-${i % 8}`,
+  d: 'M0 8H34', 'stroke-dasharray': DASHES[i % 4] || null,
+  style: 'stroke-width: 3'}));
+
+function toggle() {
+  const boxes = [...byId('curve-tools').querySelectorAll('[name=run]')];
+  set({off: boxes.flatMap((box, i) => box.checked ? [] : [i]).join(',')});
+}
+
+function set(changes) {
+  Object.assign(state, changes);
+  if ('x' in changes) cross = null;
+  writeAddress();
+  draw();
+}
+
+function linePanel({key, title, meaning, log}) {
+  return panel(title, meaning, (frame) => drawLines(frame, key, log));
+}
+
+function timePanel(run, i) {
+  const title = make('span', {}, 'Time of a step: ',
+    make('span', {class: `swatch run-${i % 8}`}), shown(run.name));
+  return panel(title, data.time, (frame) => drawParts(frame, run, i));
+}
+
+function panel(title, meaning, drawInto) {
+  const svg = make('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0,
+    role: 'img', 'aria-label': typeof title === 'string' ? title :
+      title.textContent});
+  const readout = make('output', {class: 'readout', 'aria-live': 'off'});
+  const heading = make('h3', {});
+  heading.append(typeof title === 'string' ? shown(title) : title);
+  const figure = make('figure', {class: 'panel'}, heading,
+    make('p', {}, shown(meaning)), svg, readout);
+  const frame = {figure, svg, readout, draw: () => drawInto(frame)};
+  svg.addEventListener('pointermove', (event) => {
+    const box = svg.getBoundingClientRect();
+    const at = (event.clientX - box.left) / box.width * WIDTH;
+    point(frame.scale ? frame.scale.back(at) : null);
+  });
+  svg.addEventListener('pointerleave', () => point(null));
+  svg.addEventListener('blur', () => point(null));
+  svg.addEventListener('keydown', (event) => {
+    const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (!by || !frame.scale) return;
+    event.preventDefault();
+    readout.setAttribute('aria-live', 'polite');
+    const {low, high} = frame.scale;
+    const size = state.x === 'step' ? Math.max(1, Math.round(
+      (high - low) / 100)) : (high - low) / 100;
+    const from = cross ?? (by > 0 ? low - size : high + size);
+    point(Math.min(high, Math.max(low, from + by * size)));
+  });
+  panels.push(frame);
+  return figure;
+}
+
+function draw() {
+  document.querySelectorAll('.run').forEach((card, i) =>
+    card.classList.toggle('off', !isOn(i)));
+  for (const frame of panels) frame.draw();
+  point(cross);
+}
+
+function point(x) {
+  cross = x;
+  for (const frame of panels) frame.read?.();
+}
+
+// Known points of a run's series: [xs, ys].
+function points(run, values) {
+  const along = run.x[state.x], xs = [], ys = [];
+  if (along && values)
+    values.forEach((y, i) => {
+      if (y != null) xs.push(along[i]), ys.push(y);
+    });
+  return [xs, ys];
+}
+
+// A running mean that forgets, without the pull of where it began.
+function smoothed(ys, weight) {
+  let sum = 0, count = 0;
+  return ys.map((y) => {
+    sum = sum * weight + y;
+    count = count * weight + 1;
+    return sum / count;
+  });
+}
+
+function drawLines(frame, key, log) {
+  const lines = [];
+  data.runs.forEach((run, i) => {
+    if (!isOn(i)) return;
+    const [xs, ys] = points(run, run.series[key]);
+    if (xs.length)
+      // What is measured now and then is not smoothed.
+      lines.push({i, xs, ys, isFew: xs.length < run.x.step.length / 3});
+  });
+  const ys = lines.flatMap((line) => line.ys);
+  const scale = frame.scale = scales(lines.flatMap((l) => l.xs), ys,
+    log && Math.min(...range(ys)) > 0);
+  if (!scale) return empty(frame);
+  const marks = grid(scale);
+  for (const {i, xs, ys, isFew} of lines) {
+    const means = isFew ? ys : smoothed(ys, +state.smooth);
+    const look = {class: `raw run-${i % 8}${isFew ? ' few' : ''}`, d: xs.map((x, n) =>
+      `M${scale.x(x)} ${scale.y(ys[n])}h0`).join('')};
+    marks.push(make('path', look), make('path', {
+      class: `line run-${i % 8}`, 'stroke-dasharray': DASHES[i % 4] || null,
+      d: 'M' + xs.map((x, n) => `${scale.x(x)} ${scale.y(means[n])}`)
+        .join('L')}));
+  }
+  const line = crossLine();
+  frame.svg.replaceChildren(...marks, line);
+  frame.read = () => {
+    const words = lines.map(({i, xs, ys}) => {
+      const n = cross == null ? xs.length - 1 : nearest(xs, cross);
+      return make('span', {}, make('span', {class: `swatch run-${i % 8}`}),
+        shown(data.runs[i].name), short(n < 0 ? null : ys[n]));
+    });
+    frame.readout.replaceChildren(at(scale, line), ...words);
+  };
+}
+
+// The last measurement up to x; none beyond the end of a run.
+function nearest(xs, x) {
+  let low = 0, high = xs.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] <= x) low = middle + 1;
+    else high = middle;
+  }
+  const last = xs[xs.length - 1];
+  const slack = (last - xs[0]) / Math.max(1, xs.length - 1);
+  return x > last + slack ? -1 : Math.max(0, low - 1);
+}
+
+function drawParts(frame, run, i) {
+  const names = data.parts.filter((name) => name in run.time);
+  const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
+  const sums = along.map((_, n) => names.reduce(
+    (sum, name) => sum + (run.time[name][n] ?? 0), 0));
+  if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
+  // One step that compiles must not hide all others.
+  const sorted = [...sums].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
+  const top = Math.min(sorted[sorted.length - 1], usual);
+  const scale = frame.scale = scales(edges, [0, top]);
+  const marks = grid(scale);
+  let below = along.map(() => 0);
+  const color = (name) => `run-${data.parts.indexOf(name) % 8}`;
+  names.forEach((name) => {
+    const above = below.map((y, n) => y + (run.time[name][n] ?? 0));
+    // A step is as wide as it was long, or as much as it computed.
+    const edge = (ys) => ys.flatMap((y, n) => [n, n + 1].map((m) =>
+      `${scale.x(edges[m])} ${scale.y(Math.min(y, top))}`));
+    marks.push(make('path', {class: `part ${color(name)}`,
+      d: `M${[...edge(above), ...edge(below).reverse()].join('L')}Z`}));
+    below = above;
+  });
+  const line = crossLine();
+  frame.svg.replaceChildren(...marks, line);
+  frame.read = () => {
+    const n = cross == null ? -1 : nearest(along, cross);
+    const label = (name) => name.replace(/^timing\/|_s$/g, '');
+    const mean = (name) => run.time[name].reduce((a, b) => a + (b ?? 0), 0) /
+      along.length;
+    frame.readout.replaceChildren(
+      cross == null ? make('span', {class: 'at'}, 'mean') : at(scale, line),
+      ...names.map((name) => make('span', {},
+        make('span', {class: 'swatch ' + color(name)}), label(name) + ' ' + (
+          cross == null ? short(mean(name)) :
+            n < 0 ? '–' : short(run.time[name][n])) + ' s')));
+    if (cross == null) line.setAttribute('visibility', 'hidden');
+  };
+}
+
+function empty(frame) {
+  frame.svg.replaceChildren(make('text', {x: WIDTH / 2, y: HEIGHT / 2,
+    'text-anchor': 'middle'}, 'nothing to show of the chosen runs'));
+  frame.read = null;
+  frame.readout.replaceChildren();
+}
+
+function at(scale, line) {
+  const there = cross != null && cross >= scale.low && cross <= scale.high;
+  line.setAttribute('visibility', there ? 'visible' : 'hidden');
+  if (there)
+    line.setAttribute('transform', `translate(${scale.x(cross)} 0)`);
+  const where = {step: (x) => 'step ' + Math.round(x), time: duration,
+    compute: (x) => short(x) + ' FLOPs'}[state.x];
+  return make('span', {class: 'at'}, cross == null ? 'last' : where(cross));
+}
+
+const crossLine = () => make('line', {class: 'cross', x1: 0, x2: 0, y1: TOP,
+  y2: HEIGHT - BOTTOM, visibility: 'hidden'});
+
+function range(values) {
+  let low = Infinity, high = -Infinity;
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
+function scales(xs, ys, log = false) {
+  if (!xs.length) return null;
+  let [low, high] = range(xs), [bottom, top] = range(ys);
+  const f = log ? Math.log10 : (y) => y;
+  bottom = f(bottom), top = f(top);
+  if (low === high) high = low + 1;
+  const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 0.5;
+  // 0 belongs to the picture where it is near.
+  bottom = !log && bottom >= 0 && bottom < top * 0.5 ? 0 : bottom - room;
+  top += room;
+  const width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
+  const round = (value) => Math.round(value * 10) / 10;
+  // Powers of ten, or where those are too few whatever is round.
+  let levels = ticks(bottom, top, 4);
+  if (log) levels = levels.map((y) => +(10 ** y).toPrecision(1));
+  return {low, high, levels: [...new Set(levels)],
+    x: (x) => round(LEFT + (x - low) / (high - low) * width),
+    y: (y) => round(TOP + (top - f(y)) / (top - bottom) * height),
+    back: (at) => Math.min(high, Math.max(low,
+      low + (at - LEFT) / width * (high - low)))};
+}
+
+// About so many round numbers between two.
+function ticks(low, high, count) {
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const size = [1, 2, 5, 10].find((n) => n * power >= rough) * power;
+  const found = [];
+  for (let n = Math.ceil(low / size); n * size <= high; n++)
+    found.push(n * size);
+  return found;
+}
+
+function grid(scale) {
+  const marks = [];
+  for (const y of scale.levels)
+    marks.push(make('path', {class: 'grid',
+      d: `M${LEFT} ${scale.y(y)}H${WIDTH - RIGHT}`}), make('text', {
+      x: LEFT - 5, y: scale.y(y) + 4, 'text-anchor': 'end'}, short(y)));
+  const hour = 3600, unit = state.x !== 'time' ? [1, ''] :
+    scale.high > 2 * hour ? [hour, ' h'] : scale.high > 120 ? [60, ' min'] :
+      [1, ' s'];
+  for (const x of ticks(scale.low / unit[0], scale.high / unit[0], 4)) {
+    const at = scale.x(x * unit[0]);
+    marks.push(make('text', {x: at, y: HEIGHT - 6, 'text-anchor':
+      at > WIDTH - 30 ? 'end' : 'middle'}, short(x) + unit[1]));
+  }
+  return marks;
+}
+
+function duration(seconds) {
+  if (seconds < 60) return short(seconds) + ' s';
+  if (seconds < 3600)
+    return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${
+    Math.round(seconds % 3600 / 60)} min`;
+}

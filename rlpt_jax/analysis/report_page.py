@@ -1,0 +1,241 @@
+"""Runs side by side on a page: figures, curves, settings, every rollout.
+
+Rollouts are packed step by step, and a browser unpacks the step that is looked
+at; so a page may have hundreds of thousands of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.analysis import curves, views
+from rlpt_jax.analysis.page import asset, packed, parts, shown
+
+_MOST_POINTS = 2000  # Of a curve; more are averaged.
+_SCRIPTS = ('report.js', 'report_curves.js', 'report_rollouts.js')
+_ABSENT = '—'  # Of a setting that a run does not have.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run: what it measured, how it was set, and what it sampled."""
+
+  name: str
+  columns: curves.Columns  # Of one length; 'step' is among them.
+  settings: Mapping[str, Any]  # Path -> value.
+  # (step, its rollouts: lines of rollout_files, and `answer` where there is
+  # one: (start, end) of what was judged, in code points of the completion).
+  rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
+  note: str = ''  # On what was left out.
+
+
+def report_page(runs: Sequence[Run], title: str) -> Iterator[str]:
+  """The page, piece by piece: it may be large."""
+  return parts(
+    title,
+    _body(runs, title),
+    style=asset('report.css'),
+    script=asset(*_SCRIPTS),
+  )
+
+
+def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
+  yield (
+    f'<h1>{shown(title)}</h1>\n<p class="intro">What these training runs '
+    'measured and sampled. Held-out examples are never learned from: their '
+    'reward before the first step and after the last says what was learned. '
+    'Of other numbers, the mean of the first steps and of the last.</p>\n'
+    '<nav aria-label="parts of this page"><a href="#curves">Curves</a> '
+    '<a href="#settings">Settings</a> <a href="#rollouts">Rollouts</a></nav>\n'
+    '<noscript><p>Curves and rollouts need JavaScript; nothing is fetched.</p>'
+    '</noscript>\n<section class="runs" aria-label="runs">\n'
+  )
+  yield from (_card(i, run) for i, run in enumerate(runs))
+  yield (
+    '</section>\n<section id="curves"><h2>Curves</h2>\n<p class="intro">Faint '
+    'dots are what was measured, lines are smoothed. Point at a curve, or '
+    'choose one with Tab and move with the arrow keys, to read all runs '
+    'there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
+    '<div class="panels" id="main-panels"></div>\n<details id="more"><summary>'
+    'More curves</summary><div class="panels" id="more-panels"></div>'
+    '</details></section>\n'
+  )
+  yield _settings(runs)
+  yield (
+    '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
+    'that a step sampled: a prompt, what really follows, and the answers of '
+    'its group beside each other, with a blue bar where the reward is above 0. '
+    '<mark class="answer">This</mark> was judged, <mark class="reference">this'
+    '</mark> is the reference that it comes closest to.</p>\n'
+    '<form class="tools" id="rollout-tools" hidden></form>\n'
+    '<p id="rollout-note" class="intro"></p>\n'
+    '<output id="rollout-count"></output><div id="groups"></div></section>\n'
+  )
+  index = []
+  for i, run in enumerate(runs):
+    index.append([])
+    for step, lines in run.rollouts:
+      found = groups(lines())
+      rewards = [x['reward'] for group in found for x in group['answers']]
+      known = [reward for reward in rewards if reward is not None]
+      mean = float(np.mean(known)) if known else None
+      index[-1].append({'step': step, 'count': len(rewards), 'reward': mean})
+      yield packed(f'rollouts-{i}-{step}', found)
+  yield packed('data', _data(runs, index))
+
+
+def _card(i: int, run: Run) -> str:
+  items = ''.join(
+    f'<div><dt>{name}</dt><dd>{value}</dd></div>\n'
+    for name, value in curves.facts(run.columns).items()
+  )
+  return (
+    f'<article class="run" data-run="{i}"><h3><span class="swatch run-{i % 8}">'
+    f'</span>{shown(run.name)}</h3>\n<dl>\n{items}</dl></article>\n'
+  )
+
+
+def _settings(runs: Sequence[Run]) -> str:
+  """A table of those that differ, and folded one of those that do not."""
+  paths = list(dict.fromkeys(path for run in runs for path in run.settings))
+  differ, same, partly = [], [], []
+  for path in paths:
+    values = [_value(run.settings, path) for run in runs]
+    if len({*values} - {_ABSENT}) > 1:
+      differ.append((path, values))
+    else:
+      (partly if _ABSENT in values else same).append((path, values))
+  head = ''.join(
+    f'<th scope="col"><span class="swatch run-{i % 8}"></span>'
+    f'{shown(run.name)}</th>'
+    for i, run in enumerate(runs)
+  )
+  if differ:
+    table = _table(f'<th scope="col">setting</th>{head}', differ)
+  else:
+    table = '<p class="intro">None, or there is one run.</p>'
+  some = _table(f'<th scope="col">setting</th>{head}', partly)
+  alike = _table(
+    '<th scope="col">setting</th><th scope="col">value</th>',
+    [(path, values[:1]) for path, values in same],
+  )
+  return (
+    '<section id="settings"><h2>Settings that differ</h2>\n'
+    f'{table}\n{_folded("Only some runs have", some, len(partly))}'
+    f'{_folded("The same for all", alike, len(same))}</section>\n'
+  )
+
+
+def _folded(what: str, table: str, count: int) -> str:
+  if not count:
+    return ''
+  return f'<details><summary>{what}: {count}</summary>{table}</details>\n'
+
+
+def _value(settings: Mapping[str, Any], path: str) -> str:
+  return str(settings[path]) if path in settings else _ABSENT
+
+
+def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+  body = ''.join(
+    f'<tr><th scope="row">{shown(path)}</th>'
+    + ''.join(f'<td>{shown(value)}</td>' for value in values)
+    + '</tr>\n'
+    for path, values in rows
+  )
+  return (
+    '<div class="wide" tabindex="0" role="region" aria-label="settings">'
+    f'<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
+    '</div>'
+  )
+
+
+def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
+  columns = [run.columns for run in runs]
+  main = curves.panels(curves.MAIN, columns)
+  more = curves.panels(curves.MORE, columns)
+  keys = [panel['key'] for panel in (*main, *more)]
+  # All runs in one order, each part in one colour.
+  every = {key: None for run in columns for key in curves.time_parts(run)}
+  return {
+    'main': main,
+    'more': more,
+    'time': curves.TIME,
+    'parts': curves.time_parts({key: np.ones(1) for key in every}),
+    'unseen': views.UNSEEN_IN_SCRIPT,
+    'runs': [
+      {
+        'name': run.name,
+        'note': run.note,
+        'steps': len(run.columns['step']),
+        'points': _MOST_POINTS,
+        'x': {
+          name: curves.numbers(curves.thinned(values, _MOST_POINTS), digits=9)
+          for name, values in curves.axes(run.columns).items()
+        },
+        'series': _series(
+          run.columns, [key for key in keys if key in run.columns]
+        ),
+        'time': _series(run.columns, curves.time_parts(run.columns)),
+        'rollouts': kept,
+      }
+      for run, kept in zip(runs, index, strict=True)
+    ],
+  }
+
+
+def _series(columns: curves.Columns, keys: Sequence[str]) -> dict[str, list]:
+  return {
+    key: curves.numbers(
+      curves.thinned(curves.series(columns, key), _MOST_POINTS)
+    )
+    for key in keys
+  }
+
+
+def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Lines of a file of rollouts by prompt, what a group shares said once."""
+  found = []
+  for line in lines:
+    name, sample = line['example'], line.get('sample', 0)
+    last = found[-1] if found else None
+    # The same example may come again in another round.
+    if not last or last['example'] != name or sample <= last['last']:
+      found.append(
+        {
+          'example': name,
+          'kind': line.get('kind') or name.rpartition('/')[2],
+          'prompt': line.get('prompt'),
+          'references': line.get('references', []),
+          'answers': [],
+        }
+      )
+    found[-1]['last'] = sample
+    found[-1]['answers'].append(_answer(line))
+  for group in found:
+    del group['last']
+  return found
+
+
+def _answer(line: dict[str, Any]) -> dict[str, Any]:
+  text, span = line['completion'], line.get('answer')
+  return {
+    'sample': line.get('sample', 0),
+    'text': text,
+    'answer': span and [_utf16_length(text[:end]) for end in span],
+    **{
+      name: line.get(name)
+      for name in (
+        'reward', 'reason', 'finish_reason', 'tokens', 'advantage',
+        'token_texts', 'logprobs', 'entropies',
+      )
+      if line.get(name) is not None or name == 'reward'
+    },
+  }  # fmt: skip
+
+
+def _utf16_length(text: str) -> int:
+  """As a script counts."""
+  return len(text.encode('utf-16-le', 'surrogatepass')) // 2

@@ -1,0 +1,392 @@
+// Rollouts of the step that is chosen, a page of groups at a time.
+const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
+let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
+
+const REWARDS = {
+  '': ['any', () => true],
+  above: ['above 0', (r) => r > 0],
+  zero: ['0 or below', (r) => r != null && r <= 0],
+  none: ['no verdict', (r) => r == null],
+};
+const ORDERS = {
+  '': ['as sampled', null],
+  low: ['lowest reward first', (group) => meanReward(group)],
+  high: ['highest reward first', (group) => -meanReward(group)],
+  mixed: ['most divided first', (group) => -spread(group)],
+};
+
+function known(group) {
+  return group.answers.map((x) => x.reward).filter((r) => r != null);
+}
+
+function meanReward(group) {
+  const rewards = known(group);
+  return rewards.reduce((a, b) => a + b, 0) / Math.max(1, rewards.length);
+}
+
+function spread(group) {
+  const mean = meanReward(group), rewards = known(group);
+  return rewards.reduce((sum, r) => sum + (r - mean) ** 2, 0) /
+    Math.max(1, rewards.length);
+}
+
+async function startRollouts() {
+  const withSome = data.runs.findIndex((run) => run.rollouts.length);
+  if (withSome < 0) {
+    byId('rollout-note').textContent =
+      'None of these runs kept rollouts; train_rl does, train_sft has none.';
+    byId('rollout-tools').hidden = true;
+    return;
+  }
+  if (!data.runs[state.run]?.rollouts.length) state.run = String(withSome);
+  await load();
+}
+
+const kept = () => data.runs[state.run].rollouts;
+
+// The step that is asked for, or the nearest that is kept.
+function place() {
+  const steps = kept().map((entry) => entry.step);
+  if (state.step === '') return steps.length - 1;
+  const away = steps.map((step) => Math.abs(step - Number(state.step)));
+  return Math.max(0, away.indexOf(Math.min(...away)));
+}
+
+async function load() {
+  const {step} = kept()[place()];
+  const id = `rollouts-${state.run}-${step}`;
+  if (loaded !== id) {
+    byId('rollout-count').textContent = `unpacking step ${step} …`;
+    groups = [];
+    const found = await unpacked(id);
+    if (id !== `rollouts-${state.run}-${kept()[place()].step}`) return;
+    groups = found;
+    groups.forEach((group, i) => group.number = i + 1);
+    loaded = id;
+  }
+  rolloutTools();
+  say(step);
+  filter();
+  const chosen = byId(`group-${state.group}`);
+  if (chosen && state.at === 'rollouts') chosen.scrollIntoView();
+}
+
+function say(step) {
+  const answers = groups.flatMap((group) => group.answers);
+  const words = [data.runs[state.run].note];
+  if (!answers.length) words.push('No rollout was kept of this step.');
+  else if (groups.every((group) => group.prompt == null))
+    words.push('This run kept no prompts beside its rollouts.');
+  byId('rollout-note').textContent = words.filter(Boolean).join(' ');
+}
+
+function choose(changes) {
+  Object.assign(state, {group: '', at: 'rollouts'}, changes);
+  writeAddress();
+  if ('run' in changes || 'step' in changes) return load();
+  filter();
+}
+
+function counted(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1]);
+}
+
+function rolloutTools() {
+  const tools = byId('rollout-tools');
+  if (stepsOf !== state.run) stepTools(tools);
+  const at = place(), {step, reward} = kept()[at];
+  const {back, steps, on, find} = tools.elements;
+  steps.value = at;
+  steps.setAttribute('aria-valuetext', `step ${step}`);
+  // A button that has the focus keeps it only where it can be used.
+  back.setAttribute('aria-disabled', at === 0);
+  on.setAttribute('aria-disabled', at === kept().length - 1);
+  tools.querySelector('.steps output').value = `step ${step}` +
+    (reward == null ? '' : ` · mean reward ${short(reward)}`);
+  if (document.activeElement !== find) filterTools(tools);
+  tools.hidden = false;
+}
+
+// They stay while steps are gone through: what is dragged must not be replaced.
+function stepTools(tools) {
+  stepsOf = state.run;
+  const runs = data.runs.flatMap((run, i) => run.rollouts.length ?
+    [[String(i), plain(run.name)]] : []);
+  const last = kept().length - 1;
+  const go = (to) => choose(
+    {step: String(kept()[Math.min(last, Math.max(0, to))].step)});
+  tools.replaceChildren(
+    ...(runs.length > 1 ? [choice('run', 'run', runs,
+      (run) => choose({run}))] : []),
+    make('span', {class: 'steps'},
+      make('button', {type: 'button', name: 'back', 'aria-label':
+        'step before', click: () => go(place() - 1)}, '◀'),
+      make('input', {type: 'range', name: 'steps', 'aria-label': 'step',
+        min: 0, max: last, input: (event) => go(+event.target.value)}),
+      make('button', {type: 'button', name: 'on', 'aria-label': 'step after',
+        click: () => go(place() + 1)}, '▶'),
+      make('output', {})),
+    make('span', {class: 'filters'}));
+}
+
+function filterTools(tools) {
+  const answers = groups.flatMap((group) => group.answers);
+  const some = (name, label, values) => {
+    const counts = counted(values);
+    // What is asked for is said, also where there is none of it.
+    if (state[name] && !counts.some(([value]) => value === state[name]))
+      counts.push([state[name], 0]);
+    return choice(name, label, [['', 'all'], ...counts.map(([value, count]) =>
+      [value, `${plain(value)} (${count})`])],
+      (value) => choose({[name]: value}));
+  };
+  const search = make('input', {type: 'search', name: 'find',
+    placeholder: 'search', 'aria-label': 'search', value: state.find,
+    input: later(() => choose({find: search.value}))});
+  tools.querySelector('.filters').replaceChildren(
+    some('kind', 'task', groups.map((group) => group.kind)),
+    choice('reward', 'reward', Object.entries(REWARDS).map(
+      ([value, [text]]) => [value, text]), (reward) => choose({reward})),
+    some('finish', 'ended by', answers.map((x) => x.finish_reason ?? '?')),
+    some('reason', 'reason', answers.map((x) => x.reason ?? '?')),
+    choice('order', 'order', Object.entries(ORDERS).map(
+      ([value, [text]]) => [value, text]), (order) => choose({order})),
+    make('label', {}, make('input', {type: 'checkbox', name: 'tokens',
+      checked: state.tokens !== '', change: (event) => choose(
+        {tokens: event.target.checked ? 'on' : ''})}), ' advantage by token'),
+    search);
+}
+
+const plain = (text) => text.replace(unseen, spelled);
+
+let waiting;
+const later = (act) => () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(act, 150);
+};
+
+const escapedPattern = (words) => words.replace(/[.*+?^${}()|[\]\\\/]/g, '\\$&');
+
+// Groups with an answer that is asked for, and which answers are.
+function filter() {
+  const words = state.find.trim();
+  const has = new RegExp(escapedPattern(words), 'iu');
+  const [, ofReward] = REWARDS[state.reward] ?? REWARDS[''];
+  matches = [];
+  let count = 0;
+  for (const group of groups) {
+    if (state.kind && group.kind !== state.kind) continue;
+    const around = words && [group.example, group.prompt ?? '',
+      ...group.references].some((text) => has.test(text));
+    const fit = group.answers.map((x) => ofReward(x.reward) &&
+      (!state.finish || (x.finish_reason ?? '?') === state.finish) &&
+      (!state.reason || (x.reason ?? '?') === state.reason) &&
+      (!words || around || has.test(x.text)));
+    const some = fit.filter(Boolean).length;
+    count += some;
+    if (some) matches.push([group, fit]);
+  }
+  const [, key] = ORDERS[state.order] ?? ORDERS[''];
+  if (key) matches.sort((a, b) => key(a[0]) - key(b[0]));
+  const total = groups.reduce((sum, group) => sum + group.answers.length, 0);
+  byId('rollout-count').textContent = `${count.toLocaleString('en')} of ${
+    total.toLocaleString('en')} answers, in ${matches.length.toLocaleString(
+    'en')} of ${groups.length.toLocaleString('en')} groups`;
+  byId('groups').replaceChildren();
+  drawn = 0;
+  // Down to the group that the address names.
+  const wanted = matches.findIndex(([g]) => String(g.number) === state.group);
+  more(Math.max(PAGE, wanted + 1));
+}
+
+function more(count) {
+  byId('more-groups')?.remove();
+  const next = matches.slice(drawn, drawn + count);
+  byId('groups').append(...next.map(([group, fit]) => groupCard(group, fit)));
+  drawn += next.length;
+  if (drawn < matches.length)
+    byId('groups').append(make('p', {id: 'more-groups', class: 'tools'},
+      make('button', {type: 'button', click: () => {
+        const first = drawn;
+        more(PAGE);
+        byId('groups').children[first]?.querySelector('a')?.focus();
+      }}, `${matches.length - drawn} more groups`)));
+  highlight();
+}
+
+function highlight() {
+  if (!self.Highlight) return;
+  const words = state.find.trim(), ranges = [];
+  const pattern = new RegExp(escapedPattern(words), 'giu');
+  const nodes = document.createTreeWalker(byId('groups'),
+    NodeFilter.SHOW_TEXT);
+  while (words && nodes.nextNode() && ranges.length < 2000) {
+    const node = nodes.currentNode;
+    if (!node.parentElement.closest('bdi')) continue;
+    for (const match of node.data.matchAll(pattern)) {
+      ranges.push(new StaticRange({startContainer: node,
+        startOffset: match.index, endContainer: node,
+        endOffset: match.index + match[0].length}));
+      const folded = node.parentElement.closest('details');
+      if (folded) folded.open = true;
+    }
+  }
+  CSS.highlights.set('found', new Highlight(...ranges));
+}
+
+function groupCard(group, fit) {
+  const link = make('a', {href: `#group-${group.number}`, click: (event) => {
+    event.preventDefault();
+    choose({group: String(group.number)});
+    byId(`group-${group.number}`)?.scrollIntoView();
+  }}, `Group ${group.number}`);
+  const rewards = known(group);
+  const card = make('article', {id: `group-${group.number}`, class:
+    `group${String(group.number) === state.group ? ' chosen' : ''}`},
+    make('header', {}, make('h3', {}, link), shown(group.kind),
+      shown(group.example),
+      make('span', {}, rewards.length ? `mean reward ${
+        short(meanReward(group))}` : 'no verdict'),
+      rewards.length > 1 && spread(group) < 1e-6 ? make('span', {},
+        'all alike: nothing to learn from') : null,
+      group.answers.every(({advantage}) => advantage == null) ?
+        make('span', {}, 'not learned from') : null));
+  if (group.prompt != null)
+    card.append(make('details', {class: 'prompt'}, make('summary', {},
+      'prompt: … ', shown(tail(group.prompt))),
+      make('div', {class: 'text'}, shown(group.prompt))));
+  if (group.references.length) card.append(references(group));
+  card.append(make('div', {class: 'answers'}, ...group.answers.map(
+    (answer, i) => answerCard(answer, group, fit[i], card))));
+  return card;
+}
+
+const tail = (text) => text.trimEnd().slice(-90).replace(/\s+/g, ' ')
+  .replace(/^[\udc00-\udfff]/, '');
+
+function references(group) {
+  const label = group.references.length > 1 ?
+    'what really follows; underlined: the segment that is asked for' :
+    'reference';
+  return make('div', {class: 'references'}, make('h4', {}, label),
+    make('div', {class: 'text'}, ...group.references.map((text, i) =>
+      shown(text, i || group.references.length === 1 ? '' : 'asked'))));
+}
+
+function answerCard(answer, group, fits, card) {
+  const r = answer.reward;
+  const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
+  const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
+    'no verdict' : `reward ${short(r)}`));
+  if (answer.reason) facts.append(shown(answer.reason));
+  if (answer.finish_reason)
+    facts.append(shown(answer.finish_reason === 'length' ?
+      'cut: length' : `ended: ${answer.finish_reason}`,
+      answer.finish_reason === 'length' ? 'warn' : ''));
+  if (answer.tokens != null)
+    facts.append(make('span', {}, `${answer.tokens} tokens`));
+  if (answer.advantage != null)
+    facts.append(make('span', {}, `advantage ${signed(answer.advantage)}`));
+  const near = closest(answer, group.references);
+  const element = make('div', {class: `answer ${look}${fits ? '' : ' other'}`},
+    facts, completion(answer));
+  if (near)
+    element.append(make('h4', {}, group.references.length > 1 ?
+      `closest reference: segment${near > 1 ? 's 1 to ' + near : ' 1'}` :
+      'reference'), make('div', {class: 'text'}, shown(
+      group.references.slice(0, near).join('').trim(), 'closest')));
+  const mark = (on) => card.querySelectorAll('.references bdi').forEach(
+    (bdi, i) => bdi.classList.toggle('near', on && i < near));
+  element.addEventListener('pointerenter', () => mark(true));
+  element.addEventListener('pointerleave', () => mark(false));
+  return element;
+}
+
+const signed = (x) => (x > 0 ? '+' : '') + short(x);
+
+// How many of the first segments an answer is most like, by their words: for
+// the eye, the verdict is the judge's.
+function closest(answer, references) {
+  if (!answer.answer || !references.length) return 0;
+  const words = (text) => text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
+  const left = new Map();
+  const said = words(answer.text.slice(...answer.answer));
+  for (const word of said) left.set(word, (left.get(word) ?? 0) + 1);
+  let best = 1, score = 0, common = 0, count = 0;
+  references.forEach((text, i) => {
+    for (const word of words(text)) {
+      count++;
+      if (left.get(word)) common++, left.set(word, left.get(word) - 1);
+    }
+    const f1 = 2 * common / Math.max(1, said.length + count);
+    if (f1 > score) best = i + 1, score = f1;
+  });
+  return best;
+}
+
+function completion(answer) {
+  const element = make('div', {class: 'text'}), {text} = answer;
+  if (state.tokens) return byToken(element, answer);
+  if (!text) return make('p', {class: 'note'}, 'an empty answer');
+  const [start, end] = answer.answer ?? [text.length, text.length];
+  fold(element, text.slice(0, start), true);
+  if (end > start)
+    element.append(make('mark', {class: 'answer'},
+      shown(text.slice(start, end))));
+  fold(element, text.slice(end), false);
+  return element;
+}
+
+// A long text keeps its end in sight where an answer follows, or its beginning.
+function fold(element, text, before) {
+  if (text.length <= IN_SIGHT * 5 / 4) {
+    if (text) element.append(shown(text, 'around'));
+    return;
+  }
+  let cut = before ? text.length - IN_SIGHT : IN_SIGHT;
+  const blank = text.slice(cut, cut + 40).search(/\s/);
+  if (blank >= 0) cut += blank + 1;
+  else if (/[\udc00-\udfff]/.test(text[cut])) cut++;
+  const hidden = before ? text.slice(0, cut) : text.slice(cut);
+  const rest = shown(before ? text.slice(cut) : text.slice(0, cut), 'around');
+  const folded = make('details', {class: 'folded'}, make('summary', {},
+    `… ${hidden.length.toLocaleString('en')} more characters …`),
+    shown(hidden, 'around'));
+  element.append(...(before ? [folded, rest] : [rest, folded]));
+}
+
+// Colour is the advantage: what the update makes more and less probable.
+function byToken(element, answer) {
+  const {advantage, token_texts, logprobs, entropies, text} = answer;
+  const color = advantage == null ? null : `rgba(var(--${advantage < 0 ?
+    'bad' : 'good'}), ${Math.min(0.6, Math.abs(advantage) * 0.3).toFixed(2)})`;
+  const note = advantage == null ?
+    'This file has no advantage for this answer.' : advantage === 0 ?
+      'Advantage 0: the update leaves its tokens as they are.' :
+      `Each of its tokens is made ${advantage > 0 ? 'more' : 'less'} ` +
+      `probable: advantage ${signed(advantage)}.`;
+  const tokens = token_texts ?? [text];
+  element.append(...tokens.map((piece, i) => {
+    const token = shown(piece, 'token');
+    if (color) token.style.background = color;
+    const said = [];
+    if (token_texts && logprobs?.[i] != null) {
+      const probability = Math.exp(logprobs[i]);
+      said.push(`probability ${short(probability)}`);
+      if (probability < 0.1) token.classList.add('unsure');
+    }
+    if (token_texts && entropies?.[i] != null)
+      said.push(`entropy ${short(entropies[i])}`);
+    if (said.length) token.title = said.join(', ');
+    return token;
+  }));
+  return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
+    logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
+    ' Its tokens were not kept one by one.')));
+}
+
+byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());
+byId('curve-tools').addEventListener('submit', (e) => e.preventDefault());
+start();

@@ -1,0 +1,355 @@
+r"""Benchmarks: rows of their public schemas, as problems.
+
+A row of `ROWS` says where a benchmark is published, which of its fields become
+the question and the right answer, and what scores an answer. How many samples
+are drawn is the paper's protocol (RLPT 2509.19249, section 4.2: 64 for
+mathematics); its prompts are not stated, ours are below: no examples, reasoning
+first, the result in \boxed{}.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import string
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from rlpt_jax.data import prompts, tables
+from rlpt_jax.data.order import permute
+from rlpt_jax.data.tables import Row
+
+Scorer = Literal['math', 'number', 'choice', 'brackets']
+
+CHOICE = """\
+{question}
+
+{options}
+
+Please reason step by step, and put the letter of the right option within \
+\\boxed{{}}."""
+
+# The question of KOR-Bench says itself that the answer goes into [[ ]].
+RULE = """\
+### Rule
+
+{rule}
+
+### Question
+
+{question}
+
+Please apply the rule above, whatever else you know, and reason step by step."""
+
+
+class Problem(NamedTuple):
+  """A question, and what an answer is compared with."""
+
+  id: str
+  prompt: str
+  references: tuple[str, ...]  # As the scorer wants them.
+  group: str = ''  # The subject, say: means are also by that.
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """Where a benchmark is, and what its rows mean.
+
+  make: a row's problem; None for what cannot be asked: it has a picture, say.
+  """
+
+  name: str
+  repo: str  # On the Hugging Face hub.
+  split: str
+  fields: str  # For people: what a row must have.
+  scorer: Scorer
+  make: Callable[['Fields', str], Problem | None]
+  config: str = ''
+  samples: int = 1
+  gather: Callable[[list[Row]], list[Row]] = lambda rows: rows
+
+  @property
+  def named(self) -> str:
+    parts = ['hf', self.repo, self.config, self.split]
+    return ':'.join(filter(None, parts))
+
+
+class Fields:
+  """The fields of a row, by any of the names that they are published under."""
+
+  def __init__(self, row: Row, benchmark: str, expected: str):
+    self._row, self._benchmark, self._expected = row, benchmark, expected
+
+  def get(self, *names: str, default: Any = None) -> Any:
+    for name in names:
+      if self._row.fields.get(name) is not None:
+        return self._row.fields[name]
+    return default
+
+  def __call__(self, *names: str) -> Any:
+    found = self.get(*names)
+    if found is None or found == '':
+      has = ', '.join(map(str, self._row.fields)) or 'none'
+      self.fail(f'no {" or ".join(names)} in its fields ({has})')
+    return found
+
+  def text(self, *names: str) -> str:
+    found = self(*names)
+    if isinstance(found, (list, dict)):
+      self.fail(f'{names[0]} is a {type(found).__name__}, no text')
+    if isinstance(found, float) and found.is_integer():
+      found = int(found)  # A table of numbers says 25.0 for an answer of 25.
+    return str(found).strip()
+
+  def texts(self, *names: str) -> list[str]:
+    found = self(*names)
+    if not isinstance(found, (list, tuple)) or not 1 < len(found) <= 26:
+      self.fail(f'{names[0]} is {str(found)[:60]!r}, not a list of options')
+    return [str(option).strip() for option in found]
+
+  def fail(self, what: str):
+    raise ValueError(
+      f'{self._row.where}: {what}; {self._benchmark} expects {self._expected}.'
+    )
+
+
+def maths(fields: Fields, id: str) -> Problem:
+  """Problems with an answer that stands for itself."""
+  question = fields.text('problem', 'question', 'Problem', 'Question')
+  answer = fields.text('answer', 'Answer', 'final_answer')
+  group = str(fields.get('subject', 'level', default=''))
+  return Problem(id, _boxed(question), (answer,), group)
+
+
+def gsm8k(fields: Fields, id: str) -> Problem:
+  """The answer is what follows '####' in the worked solution."""
+  worked = fields.text('answer')
+  _, mark, gold = worked.rpartition('####')
+  gold = gold.strip().replace(',', '').lstrip('$')
+  if not mark or not gold:
+    fields.fail(f'the answer ends in {worked[-40:]!r}, not in #### RESULT')
+  return Problem(id, _boxed(fields.text('question')), (gold,))
+
+
+def olympiad(fields: Fields, id: str) -> Problem | None:
+  """Open questions in words alone; several answers are joined by commas."""
+  has_picture = any(fields.get(f'image_{i}') for i in range(1, 10))
+  answers = fields.get('final_answer')
+  if has_picture or not answers:  # A proof, which nothing here can judge.
+    return None
+  if isinstance(answers, str):
+    answers = [answers]
+  gold = ', '.join(str(answer).strip().strip('$').strip() for answer in answers)
+  context = str(fields.get('context', default='') or '').strip()
+  question = '\n\n'.join(filter(None, [context, fields.text('question')]))
+  if unit := fields.get('unit'):
+    question += f'\n\nGive the answer in {unit}, without the unit.'
+  group = str(fields.get('subfield', 'subject', default=''))
+  return Problem(id, _boxed(question), (gold,), group)
+
+
+def mmlu(fields: Fields, id: str) -> Problem:
+  options = fields.texts('choices')
+  gold = _letter(fields, fields('answer'), options)
+  group = str(fields.get('subject', default=''))
+  return _choice(id, fields.text('question'), options, gold, group)
+
+
+def mmlu_pro(fields: Fields, id: str) -> Problem:
+  options = fields.texts('options')
+  gold = fields.get('answer_index')
+  gold = _letter(fields, fields('answer') if gold is None else gold, options)
+  group = str(fields.get('category', default=''))
+  return _choice(id, fields.text('question'), options, gold, group)
+
+
+def super_gpqa(fields: Fields, id: str) -> Problem:
+  options = fields.texts('options')
+  gold = _letter(fields, fields('answer_letter'), options)
+  group = str(fields.get('discipline', default=''))
+  return _choice(id, fields.text('question'), options, gold, group)
+
+
+def gpqa(fields: Fields, id: str) -> Problem:
+  """The options come in an order that follows from the question alone."""
+  question = fields.text('Question')
+  right = fields.text('Correct Answer')
+  wrong = [fields.text(f'Incorrect Answer {i}') for i in (1, 2, 3)]
+  listed = [right, *wrong]
+  places = [permute(i, 4, question) for i in range(4)]
+  options = [listed[places.index(place)] for place in range(4)]
+  group = str(fields.get('High-level domain', default=''))
+  return _choice(id, question, options, 'ABCD'[places[0]], group)
+
+
+def kor(fields: Fields, id: str) -> Problem:
+  group = str(fields.get('category', default=''))
+  prompt = RULE.format(
+    rule=fields.text('rule_content'), question=fields.text('question')
+  )
+  return Problem(id, prompt, (fields.text('answer'),), group)
+
+
+def kor_rows(rows: list[Row]) -> list[Row]:
+  """CATEGORY/sample and CATEGORY/rule, joined by rule_id; joined rows stay."""
+  rules, samples = {}, []
+  for row in rows:
+    file = pathlib.PurePath(row.file)
+    if 'title' in row.fields and 'rule_content' in row.fields:
+      rules[file.parent.name, str(row.fields.get('idx'))] = row.fields
+    elif 'rule_content' in row.fields or file.name.startswith('sample'):
+      samples.append(row)
+  joined = []
+  for row in samples:
+    category = pathlib.PurePath(row.file).parent.name
+    fields = {**row.fields}
+    if 'rule_content' not in fields:
+      key = category, str(fields.get('rule_id'))
+      if key not in rules:
+        raise ValueError(
+          f'{row.where}: no rule {key[1]} in a file rule.jsonl beside it; '
+          'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
+        )
+      fields['rule_content'] = rules[key]['rule_content']
+      fields['category'] = category  # A cipher's own is 'Encryption'.
+    joined.append(row._replace(fields=fields))
+  return joined
+
+
+def _boxed(question: str) -> str:
+  return prompts.RLVR.replace('{question}', question)
+
+
+def _choice(id, question, options: Sequence[str], gold: str, group: str):
+  lines = [
+    f'{letter}. {option}'
+    for letter, option in zip(string.ascii_uppercase, options, strict=False)
+  ]
+  prompt = CHOICE.format(question=question, options='\n'.join(lines))
+  return Problem(id, prompt, (gold, *options), group)
+
+
+def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
+  """The letter of an answer that is a number from 0, or a letter."""
+  letters = string.ascii_uppercase[: len(options)]
+  said = str(answer).strip()
+  if said.isdigit() and int(said) < len(options):
+    return letters[int(said)]
+  if len(said) == 1 and said.upper() in letters:
+    return said.upper()
+  fields.fail(f'{answer!r} is the answer to {len(options)} options')
+
+
+_MATHS = {'scorer': 'math', 'make': maths, 'samples': 64}
+
+ROWS = (
+  Benchmark(
+    'mmlu', 'cais/mmlu', 'test', 'question, choices, answer (0 to 3), subject',
+    'choice', mmlu, config='all',
+  ),
+  Benchmark(
+    'mmlu_pro', 'TIGER-Lab/MMLU-Pro', 'test',
+    'question, options, answer (a letter), answer_index, category',
+    'choice', mmlu_pro,
+  ),
+  Benchmark(
+    'gpqa_diamond', 'Idavidrein/gpqa', 'train',
+    'Question, Correct Answer, Incorrect Answer 1 to 3',
+    'choice', gpqa, config='gpqa_diamond',
+  ),
+  Benchmark(
+    'supergpqa', 'm-a-p/SuperGPQA', 'train',
+    'question, options, answer_letter, discipline', 'choice', super_gpqa,
+  ),
+  Benchmark(
+    'kor_bench', 'm-a-p/KOR-Bench', '',
+    'rule_content, question, answer ([[...]]), category, or the folders of '
+    'its repository: CATEGORY/sample.jsonl, CATEGORY/rule.jsonl',
+    'brackets', kor, gather=kor_rows,
+  ),
+  Benchmark(
+    'olympiad_bench', 'Hothan/OlympiadBench', 'train',
+    'question, final_answer (a list), unit, context, subfield',
+    'math', olympiad, config='OE_TO_maths_en_COMP',
+  ),
+  Benchmark(
+    'gsm8k', 'openai/gsm8k', 'test', 'question, answer (ends in #### RESULT)',
+    'number', gsm8k, config='main', samples=64,
+  ),
+  Benchmark(
+    'math500', 'HuggingFaceH4/MATH-500', 'test', 'problem, answer, subject',
+    **_MATHS,
+  ),
+  Benchmark('amc23', 'math-ai/amc23', 'test', 'question, answer', **_MATHS),
+  Benchmark(
+    'minerva', 'math-ai/minervamath', 'test', 'question, answer', **_MATHS
+  ),
+  Benchmark(
+    'aime24', 'HuggingFaceH4/aime_2024', 'train', 'problem, answer', **_MATHS
+  ),
+  Benchmark('aime25', 'math-ai/aime25', 'test', 'problem, answer', **_MATHS),
+)  # fmt: skip
+NAMES = tuple(row.name for row in ROWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A benchmark's problems, and where they are from."""
+
+  benchmark: Benchmark
+  problems: list[Problem]
+  place: str
+  left_out: int  # Rows that are no question for a model of text.
+
+
+def load(name: str, folder: pathlib.Path | None, place: str = '') -> Loaded:
+  """The problems of a benchmark: at `place`, or else in the folder of all."""
+  benchmark = get(name)
+  rows, place = _rows(benchmark, folder, place)
+  problems = [
+    benchmark.make(Fields(row, name, benchmark.fields), f'{name}/{i}')
+    for i, row in enumerate(benchmark.gather(rows))
+  ]
+  kept = [problem for problem in problems if problem is not None]
+  if not kept:
+    raise ValueError(
+      f'{name}: no problems in {place}; expected rows with {benchmark.fields}.'
+    )
+  return Loaded(benchmark, kept, place, len(problems) - len(kept))
+
+
+def get(name: str) -> Benchmark:
+  for row in ROWS:
+    if row.name == name:
+      return row
+  raise ValueError(
+    f'{name!r} is no benchmark: expected one of {", ".join(NAMES)}, or a .gin '
+    'file of held-out text.'
+  )
+
+
+def _rows(
+  benchmark: Benchmark, folder: pathlib.Path | None, place: str
+) -> tuple[list[Row], str]:
+  if tables.is_named(place):
+    return tables.read_named(place), place
+  tried = [pathlib.Path(place)] if place else []
+  if folder and not place:
+    tried = [folder / f'{benchmark.name}{s}' for s in ('', *tables.SUFFIXES)]
+  for path in tried:
+    files = tables.find(path, benchmark.config, benchmark.split)
+    if files:
+      return tables.read(files), str(path)
+  if not place and importlib.util.find_spec('datasets'):
+    return tables.read_named(benchmark.named), benchmark.named
+  where, which = folder or 'DATA', ''
+  if benchmark.split:
+    which = f'{benchmark.config} {benchmark.split}'.strip()
+    which = f'the {which} split of '
+  raise ValueError(
+    f'{benchmark.name}: no data{f" at {place}" if place else ""}. Put {which}'
+    f'https://huggingface.co/datasets/{benchmark.repo} (fields: '
+    f'{benchmark.fields}) at {where}/{benchmark.name}.jsonl, or .json, '
+    f'.parquet, .csv, or a clone of it at {where}/{benchmark.name}/, and pass '
+    f'--data={where}; or say where it is: {benchmark.name}=PATH, '
+    f'{benchmark.name}=tfds:NAME; or pip install datasets.'
+  )

@@ -1,0 +1,144 @@
+"""Files of answers that a run which is killed and started again goes on with.
+
+Such a file grows by whole groups, the n lines of one question, in the order of
+the questions; beside it, FILE.run.json says what it is made with. So what it
+holds says what is done: a run that ended at any moment goes on from there.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupFile:
+  """A .jsonl file of groups, and what is said where it cannot be used."""
+
+  path: pathlib.Path
+  program: str = 'rlpt generate'  # Who writes it,
+  advice: str = 'take another --out, or --overwrite'  # and what helps.
+
+  @property
+  def settings_path(self) -> pathlib.Path:
+    return self.path.with_name(f'{self.path.name}.run.json')
+
+  def check_settings(self, settings: Line):
+    """Raises where the file was begun with others."""
+    if not self.path.exists() or not self.path.stat().st_size:
+      return  # Nothing is lost.
+    try:
+      found = json.loads(self.settings_path.read_text())
+    except FileNotFoundError:
+      raise ValueError(
+        f'{self.path}: exists and has no {self.settings_path.name} beside it, '
+        f'so it was not written by {self.program}. {self._advice}.'
+      ) from None
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f'{self.settings_path}: not JSON: {error}. {self._advice}.'
+      ) from error
+    changed = [
+      f'{name} was {json.dumps(found.get(name), ensure_ascii=False)}, '
+      f'now {json.dumps(value, ensure_ascii=False)}'
+      for name, value in settings.items()
+      if found.get(name) != value
+    ]
+    if changed:
+      raise ValueError(
+        f'{self.path}: begun with other settings: {"; ".join(changed)}. Go on '
+        f'with those, {self.advice} to begin again.'
+      )
+
+  def groups(
+    self, expected: Sequence[Line], n: int, needed: Sequence[str] = ()
+  ) -> Iterator[tuple[list[Line], int]]:
+    """Yields (lines, bytes up to their end) of whole groups of `n` lines, each
+    with the fields that are `expected` of its group and those that are needed.
+
+    What follows them, a run that ended left there: less than a group, of which
+    the last line may be half a line.
+    """
+    lines, count, num_bytes = [], 0, 0
+    if not self.path.exists():
+      return
+    with self.path.open('rb') as file:
+      for number, data in enumerate(file, 1):
+        if not data.endswith(b'\n'):
+          return
+        num_bytes += len(data)
+        lines.append(_line(data))
+        fields = {'sample': len(lines) - 1}
+        if count < len(expected):
+          fields |= expected[count]
+        # Past the last group there is nothing that would be expected.
+        if count == len(expected) or not _holds(lines[-1], fields, needed):
+          raise ValueError(
+            f'{self.path}:{number}: not what {self.program} wrote there. Was '
+            f'the file edited? Undo that, {self.advice}.'
+          )
+        if len(lines) == n:
+          yield lines, num_bytes
+          lines, count = [], count + 1
+
+  @contextlib.contextmanager
+  def appending(
+    self, settings: Line, *, after: int
+  ) -> Iterator[Callable[[list[Line]], None]]:
+    """Yields write(lines), which adds a group after the first `after` bytes.
+
+    A group that is written is out of our hands: it survives a kill -9.
+    """
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    with self.path.open('ab') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f'{self.path}: another {self.program} is writing it. Wait for that '
+          'one, or take another --out.'
+        ) from None
+      except OSError:
+        pass  # Some network file systems have no locks.
+      file.truncate(after)
+      if not after:  # In this order: settings are those of what is there.
+        fresh = self.settings_path.with_suffix('.new')
+        fresh.write_text(json.dumps(settings, indent=2) + '\n')
+        fresh.replace(self.settings_path)
+
+      def write(lines: list[Line]):
+        file.write(b''.join(map(encoded, lines)))
+        file.flush()
+
+      yield write
+      os.fsync(file.fileno())
+
+  @property
+  def _advice(self) -> str:
+    return self.advice[0].upper() + self.advice[1:]
+
+
+def _line(data: bytes) -> Line | None:
+  try:
+    return json.loads(data)
+  except ValueError:  # Not JSON or not UTF-8.
+    return None
+
+
+def _holds(line: Line | None, fields: Line, needed: Sequence[str]) -> bool:
+  if not isinstance(line, dict) or not {*fields, *needed} <= line.keys():
+    return False
+  return all(line[name] == value for name, value in fields.items())
+
+
+def encoded(line: Line) -> bytes:
+  """A line of such a file."""
+  text = json.dumps(line, ensure_ascii=False) + '\n'
+  # Half a surrogate pair is no UTF-8; as an escape it is JSON.
+  return text.encode('utf-8', 'backslashreplace')

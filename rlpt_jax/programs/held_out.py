@@ -1,0 +1,31 @@
+"""Examples that are not learned from, on which a policy is tried."""
+
+import contextlib
+
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.data.config import Data
+from rlpt_jax.data.loader import Loader
+from rlpt_jax.programs.collecting import Sampling, mean
+
+
+class HeldOut:
+  """The first examples of some data; each time the same, sampled alike."""
+
+  def __init__(self, data: Data, count: int, sampling: Sampling):
+    self._sampling = sampling
+    loader = Loader(data, count)
+    with contextlib.closing(iter(loader)) as batches:
+      self.examples = next(batches).examples
+    loader.close()
+
+  def metrics(self, name: str, judge, timers: Timers) -> dict[str, float]:
+    """The reward of them; `judge` is collecting.judge of a run."""
+    names = [f'held_out/{example.id}' for example in self.examples]
+    found = judge(
+      self._sampling, self.examples, names, lambda part: timers('held_out')
+    )
+    rewards_PG = found.scores.rewards_PG
+    return {
+      f'{name}/reward': mean(rewards_PG),
+      f'{name}/pass_rate': mean(rewards_PG > 0, of=rewards_PG),
+    }

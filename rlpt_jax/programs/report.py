@@ -1,0 +1,210 @@
+"""Shows runs side by side, rollouts too: one page that opens offline."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.analysis import report_page
+from rlpt_jax.analysis.report_page import Run
+from rlpt_jax.core import settings
+from rlpt_jax.core.metrics import METRICS, TIMING
+from rlpt_jax.programs import rollout_files, runs
+from rlpt_jax.rewards import extract
+
+# What precedes the answer that each of these finds, and never follows it.
+MARKS = {
+  extract.prediction: extract.START,
+  extract.boxed: r'\boxed',
+  extract.after_thinking: '</think>',
+}
+
+
+def report(
+  workdirs: tuple[pathlib.Path, ...],
+  *,
+  out: pathlib.Path = pathlib.Path('report.html'),
+  max_mib: int = 200,
+):
+  """Shows runs side by side, rollouts too: one page that opens offline.
+
+  Args:
+    workdirs: Folders of runs, of train_rl or of train_sft; also of runs that
+      are under way.
+    out: The page.
+    max_mib: Of the page, about. Beyond it rollouts of some steps are left out,
+      evenly, and the page says so.
+  """
+  if not workdirs:
+    raise ValueError('no WORKDIR: expected the folders of one or more runs.')
+  names = distinct_names(workdirs)
+  room = max(max_mib, 0) * 2**20 / len(workdirs)
+  found = [
+    read(workdir, name, room)
+    for workdir, name in zip(workdirs, names, strict=True)
+  ]
+  title = f'Report: {", ".join(names)}'
+  fresh = out.with_name(f'{out.name}.new')
+  with open(fresh, 'w', encoding='utf-8') as file:
+    file.writelines(report_page.report_page(found, title))
+  os.replace(fresh, out)
+  for run in found:
+    print(
+      f'{run.name}: {len(run.columns["step"]):,} steps, rollouts of '
+      f'{len(run.rollouts):,}. {run.note}'.rstrip()
+    )
+  print(f'wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)')
+
+
+def read(workdir: pathlib.Path, name: str, room: float) -> Run:
+  """A run's folder; of its rollouts what has room in so many bytes."""
+  columns = read_columns(workdir)
+  config = read_config(workdir)
+  find, mark = finder(config)
+  files = sorted((workdir / rollout_files.FOLDER).glob('*.jsonl.gz'))
+  kept = evenly(files, [path.stat().st_size for path in files], room)
+  note = ''
+  if len(kept) < len(files):
+    note = (
+      f'Of {len(files):,} steps with rollouts {len(kept):,} are here; '
+      '--max_mib has room for more.'
+    )
+  return Run(
+    name=name,
+    columns=columns,
+    settings=dict(settings.flat(config)),
+    rollouts=[
+      (
+        int(path.name.partition('.')[0]),
+        functools.partial(read_rollouts, path, find, mark),
+      )
+      for path in kept
+    ],
+    note=note,
+  )
+
+
+def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  """A column for each key of metrics and timing; NaN where a step lacks it."""
+  path = workdir / METRICS
+  if not path.is_file():
+    raise ValueError(
+      f'{workdir}: no {METRICS} there; expected the folder of a run, the '
+      '--workdir of rlpt train_rl or rlpt train_sft.'
+    )
+  lines = {line['step']: line for line in read_lines(path)}
+  if not lines:
+    raise ValueError(
+      f'{path}: has no step yet. Wait for the first, or leave this run out.'
+    )
+  if (workdir / TIMING).is_file():
+    for line in read_lines(workdir / TIMING):
+      # A run may be between its two lines of a step.
+      if line['step'] in lines:
+        lines[line['step']] |= line
+  steps = [lines[step] for step in sorted(lines)]
+  keys = {key: None for line in steps for key in line}
+  return {
+    key: np.array([number(line.get(key)) for line in steps]) for key in keys
+  }
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The whole lines of a file that a run may be writing to."""
+  whole, _, _ = path.read_bytes().rpartition(b'\n')
+  found = []
+  for i, line in enumerate(whole.splitlines(), 1):
+    try:
+      found.append(json.loads(line))
+      found[-1]['step'] + 0  # Every line has it.
+    except (ValueError, KeyError, TypeError):
+      raise ValueError(
+        f'{path}, line {i}: expected a JSON object with a "step", found '
+        f'{line[:60]!r}.'
+      ) from None
+  return found
+
+
+def number(value: Any) -> float:
+  """NaN for what is none: null, and the few arrays that runs write."""
+  return float(value) if isinstance(value, bool | int | float) else np.nan
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  path = workdir / runs.CONFIG
+  if not path.is_file():
+    return {}
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path}: not JSON: {error}.') from None
+
+
+def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:
+  """(what finds the answer in a completion, what precedes it) of a run: the
+  first of the functions of rewards/extract.py that its reward names.
+  """
+  names = {f'{f.__module__}.{f.__qualname__}': f for f in MARKS}
+  flat = dict(settings.flat(config.get('reward')))
+  for path, value in flat.items():
+    if isinstance(value, str) and value in names:
+      find = names[value]
+      thinking = flat.get(path.removesuffix('.is') + '.thinking', False)
+      return functools.partial(find, thinking=thinking), MARKS[find]
+  return extract.prediction, MARKS[extract.prediction]
+
+
+def read_rollouts(
+  path: pathlib.Path, find: extract.Extract, mark: str
+) -> list[dict[str, Any]]:
+  """The completions of a step, each with the place of its answer."""
+  try:
+    lines = rollout_files.read(path)
+  except FileNotFoundError:  # A run under way drops old ones.
+    return []
+  except (OSError, EOFError, ValueError) as error:
+    raise ValueError(
+      f'{path}: cannot be read ({error}). Remove it to go without.'
+    ) from None
+  for line in lines:
+    line['answer'] = place(line['completion'], find, mark)
+  return lines
+
+
+def place(completion: str, find: Callable, mark: str) -> tuple[int, int] | None:
+  """(start, end) of the answer in a completion."""
+  answer = find(completion).text
+  if not answer:
+    return None
+  # After the mark, which may have a short answer in its own letters.
+  marked = completion.rfind(mark)
+  start = completion.find(answer, marked + len(mark) if marked >= 0 else 0)
+  return (start, start + len(answer)) if start >= 0 else None
+
+
+def evenly(
+  files: Sequence[pathlib.Path], sizes: Sequence[int], room: float
+) -> list[pathlib.Path]:
+  """All files, or evenly as many as have room; the first and the last stay."""
+  # Base64 makes four bytes of three.
+  share = min(1.0, room / max(1, sum(sizes) * 4 / 3))
+  count = max(int(len(files) * share), min(2, len(files)))
+  chosen = np.linspace(0, len(files) - 1, count).round().astype(int)
+  return [files[i] for i in chosen] if count else []
+
+
+def distinct_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
+  """The shortest ends of the paths that tell the runs apart."""
+  paths = [workdir.resolve() for workdir in workdirs]
+  if len({*paths}) < len(paths):
+    twice = next(path for path in paths if paths.count(path) > 1)
+    raise ValueError(f'{twice} is given twice; expected each run once.')
+  for length in range(1, max(len(path.parts) for path in paths) + 1):
+    names = ['/'.join(path.parts[-length:]) for path in paths]
+    if len({*names}) == len(names):
+      return names
+  raise AssertionError('paths that differ have names that differ')

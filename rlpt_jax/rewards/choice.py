@@ -1,0 +1,143 @@
+r"""The letter that a completion chooses of several options.
+
+Thinking ends first (`extract.after_thinking`). Then the first rule that finds
+anything says it; of everything said twice, the last counts:
+
+  \boxed{B}, \boxed{\text{(B)}}, \boxed{B. Paris}, \boxed{Paris}
+  The answer is (B).   Answer: **B**   The correct option is B   answer is Paris
+  (B) or **B** or B., alone on a line
+  (B), where no other rule applies
+  ..., so it is B.     the letter that ends the text
+  Paris                the last line names one option, and no other
+
+A letter without a mark within a sentence is no choice: 'A' is an article and
+'I' a pronoun. What is boxed and is no option is wrong, whatever is said
+elsewhere; where no rule finds anything there is no answer, `format/missing`.
+"""
+
+import re
+import string
+
+from rlpt_jax.rewards import extract, scores
+from rlpt_jax.rewards.extract import Answer
+from rlpt_jax.rewards.scores import Reward, Verdict
+
+_FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mathit|bf|rm)\b\s*')
+_MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
+# The rest is looked at, not taken: 'Answer: The answer is (B)' says it twice.
+_SAID = re.compile(
+  r'\b(?:answer|option|choice)s?\b[^\n.:]{0,40}?(?:\bis\b|:|=)[ \t:]*'
+  r'(?=(?P<rest>[^\n]{1,400}))',
+  re.IGNORECASE,
+)
+_RIGHT = re.compile(
+  r'(?<![A-Za-z0-9])(?P<rest>[A-Z])[)\]*]{0,4}'
+  r'\s+is\s+(?:the\s+)?(?:correct|right|best)\b'
+)
+_LEADING = re.compile(
+  r'(?i:the\s+)?(?i:option|choice|answer)?\s*[(\[{$*_`"\']{0,4}'
+  r'([A-Z])(?![A-Za-z0-9\'’])'
+)
+_ALONE = re.compile(r'^[ (\[$*_`]{0,8}([A-Z])[)\]$*_`. ]{0,8}$', re.MULTILINE)
+_BRACKETED = re.compile(r'[(\[*]([A-Z])[)\]*]')
+_LAST = re.compile(r'(?<![A-Za-z0-9])([A-Z])[)\]$*_`.\s]*\Z')
+
+
+def choice(*, thinking: bool = False) -> Reward:
+  """1 for the letter references[0]; the rest of the references are the options'
+  texts, in the order of their letters. `thinking`: see `extract`.
+  """
+
+  def judge(example, completion: str) -> Verdict:
+    gold, *options = example.references
+    answer = letter(completion, options, thinking=thinking)
+    if answer.text is None:
+      return Verdict(0.0, answer.reason)
+    return Verdict(*((1.0, 'right') if answer.text == gold else (0.0, 'wrong')))
+
+  return scores.each(judge)
+
+
+def letter(
+  completion: str, options: list[str], *, thinking: bool = False
+) -> Answer:
+  """The letter that is chosen; '' for something that is no option."""
+  text, reason = extract.after_thinking(completion, thinking=thinking)
+  if text is None:
+    return Answer(None, reason)
+  letters = string.ascii_uppercase[: len(options)]
+  boxed = extract.boxed(text)
+  if boxed.reason != 'format/missing':
+    if boxed.text is None:
+      return boxed
+    return Answer(_named(boxed.text, letters, options) or '')
+  for find in (_said, _alone, _bracketed, _last, _option):
+    if found := find(text, letters, options):
+      return Answer(found)
+  return Answer(None, 'format/missing')
+
+
+def _said(text: str, letters: str, options: list[str]) -> str | None:
+  said = sorted(
+    (match.start('rest'), match['rest'])
+    for pattern in (_SAID, _RIGHT)
+    for match in pattern.finditer(text)
+  )
+  for _, rest in reversed(said):
+    if found := _named(rest, letters, options):
+      return found
+  return None
+
+
+def _alone(text: str, letters: str, options: list[str]) -> str | None:
+  return _last_of(_ALONE, text, letters)
+
+
+def _bracketed(text: str, letters: str, options: list[str]) -> str | None:
+  return _last_of(_BRACKETED, text, letters)
+
+
+def _last(text: str, letters: str, options: list[str]) -> str | None:
+  return _last_of(_LAST, text[-200:], letters)
+
+
+def _option(text: str, letters: str, options: list[str]) -> str | None:
+  """The one option that the last line names."""
+  lines = text.strip().splitlines()
+  line = f' {_plain(lines[-1])} ' if lines else ''
+  named = [
+    i for i, option in enumerate(options) if f' {_plain(option)} ' in line
+  ]
+  # '12' is also in '12 apples', if both are options.
+  named = [
+    i
+    for i in named
+    if not any(
+      i != j and f' {_plain(options[i])} ' in f' {_plain(options[j])} '
+      for j in named
+    )
+  ]
+  return letters[named[0]] if len(named) == 1 else None
+
+
+def _named(text: str, letters: str, options: list[str]) -> str | None:
+  """The letter of what is said to be the answer: a letter, or an option."""
+  text = _FONT.sub('', text).strip()
+  match = _LEADING.match(text)
+  if match and match[1] in letters:
+    # 'A dog' may be what an option says.
+    is_article = re.match(r'[AI]\s+[a-z]', text)
+    return (is_article and _option(text, letters, options)) or match[1]
+  lower = text.strip(_MARKS)  # 'the answer is b'
+  if len(lower) == 1 and lower.upper() in letters:
+    return lower.upper()
+  return _option(text, letters, options)
+
+
+def _last_of(pattern: re.Pattern, text: str, letters: str) -> str | None:
+  found = [m[1] for m in pattern.finditer(text) if m[1] in letters]
+  return found[-1] if found else None
+
+
+def _plain(text: str) -> str:
+  return ' '.join(_FONT.sub('', text).casefold().strip(_MARKS).split())

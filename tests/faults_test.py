@@ -1,0 +1,300 @@
+"""Runs that are killed, told to leave, or whose disk is full or judge is down:
+started again, each ends as the run that nothing happened to, bit by bit.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+
+import pytest
+
+from rlpt_jax.programs.collecting import Sampling
+from rlpt_jax.programs.train_rl import train_rl
+from rlpt_jax.rewards import extract, judge, remote
+from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, Store
+from tests import mortal
+from tests.mortal import Fate, Span
+from tests.programs import learning_task
+from tests.rewards import judges
+
+pytestmark = pytest.mark.slow
+
+# More of them where there is time: RLPT_KILLS=20 pytest -n0 -s -k killed.
+KILLS = int(os.environ.get('RLPT_KILLS', 3))
+IN_ONE_WORKDIR = 7
+# Where a run is killed, the first of them first.
+PARTS = (
+  'commit', 'update', 'rollout', 'metrics', 'held_out', 'checkpoint', 'publish',
+  'rollout file', 'reward', 'sync', 'start', 'data',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def run():
+  with mortal.running() as run:
+    yield run
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return learning_task.write(tmp_path_factory.mktemp('task'))
+
+
+@pytest.fixture(scope='module')
+def whole(run, folder, tmp_path_factory):
+  """(folder of a run that nothing happens to, its spans)."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  return workdir, finished(run('train_rl', folder, workdir))
+
+
+def finished(end: mortal.End) -> list[Span]:
+  assert end.status == 0, end.error + end.stderr
+  return end.spans
+
+
+def contents(workdir):
+  """Digests of what a repeated run must repeat, weights and all."""
+  paths = [workdir / 'metrics.jsonl', *workdir.glob('rollouts/*')]
+  found = {
+    str(path.relative_to(workdir)): hashlib.sha256(
+      path.read_bytes()
+    ).hexdigest()
+    for path in paths
+  }
+  with Store(workdir / 'checkpoints', read_only=True) as store:
+    found['steps'] = store.steps()
+    for tree in ('params', 'optimizer', 'counts'):
+      content = store._read_record(store.steps()[-1])
+      found[tree] = content['arrays'][tree]
+    found['record'] = store.record()[1]
+  return found
+
+
+def test_the_whole_run_carries_all_that_a_run_may_carry(whole):
+  text = (whole[0] / 'metrics.jsonl').read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  assert max(line['curriculum/skipped_share'] for line in lines) > 0
+  solved = [line['curriculum/solved'] for line in lines]
+  assert solved[0] < solved[-1]
+  # The mean square goes from step to step, so a std of 1 is that of the first.
+  stds = [line['advantage/std'] for line in lines]
+  assert abs(stds[0] - 1) < 1e-3 < min(abs(std - 1) for std in stds[1:])
+  record = contents(whole[0])['record']
+  assert len(record['solved']) > 0 and record['advantages'] > 0
+
+
+# Killed.
+
+
+def drawn(spans: list[Span], count: int) -> list[tuple[Span, float]]:
+  """(span, after how many seconds in it): all parts in turn, at any step; in
+  an order in which a run that is killed at one still comes to the next.
+  """
+  rng, first = random.Random(7), {}
+  for span in spans:
+    first.setdefault((span.part, span.step), span)
+  by_part = {part: [] for part in PARTS if part in {s.part for s in spans}}
+  for span in first.values():
+    if span.part in by_part:
+      by_part[span.part].append(span)
+  for some in by_part.values():
+    rng.shuffle(some)
+  # A run begins as often as it is killed.
+  by_part['start'] *= count
+  found = []
+  while len(found) < count:
+    for some in by_part.values():
+      if some and len(found) < count:
+        span = some.pop()
+        found.append((span, rng.uniform(0, span.end_s - span.start_s)))
+  moments = []
+  for i in range(0, count, IN_ONE_WORKDIR):
+    end = max(span.end_s for span in spans)
+    moments += sorted(
+      found[i : i + IN_ONE_WORKDIR],
+      key=lambda one: (
+        rng.uniform(one[0].start_s, end)
+        if one[0].part == 'start'
+        else one[0].start_s
+      ),
+    )
+  return moments
+
+
+@pytest.mark.parametrize('program', ['train_rl', 'train_sft'])
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
+  program, run, folder, whole, tmp_path
+):
+  original, spans, kills = *whole, KILLS
+  if program == 'train_sft':
+    original, kills = tmp_path / 'whole', -(-KILLS // 3)
+    spans = finished(run(program, folder, original))
+  expected = contents(original)
+  lines = (original / 'metrics.jsonl').read_bytes()
+  print(f'\n{program}: where it was killed, what there was then')
+  print(f'{"part":>14} step  after ms  of ms  lines  checkpoints')
+  for i, (span, after_s) in enumerate(drawn(spans, kills)):
+    workdir = tmp_path / str(i // IN_ONE_WORKDIR)
+    end = run(program, folder, workdir, Fate(span.part, span.step, after_s))
+    assert end.status == -signal.SIGKILL, (span, end.error, end.stderr)
+    found = b''
+    with contextlib.suppress(FileNotFoundError):
+      found = (workdir / 'metrics.jsonl').read_bytes()
+    # What there is, is right already.
+    assert lines.startswith(found)
+    steps = sorted(p.name for p in workdir.glob('checkpoints/[0-9]*'))
+    print(
+      f'{span.part:>14} {"-" if span.step is None else span.step:>4}'
+      f'{after_s * 1e3:>10.1f}{(span.end_s - span.start_s) * 1e3:>7.1f}'
+      f'{found.count(10):>7}  {" ".join(steps)}'
+    )
+  for workdir in tmp_path.glob('[0-9]*'):
+    finished(run(program, folder, workdir))
+    assert contents(workdir) == expected
+
+
+def test_a_run_that_is_told_to_leave_saves_and_goes_on(
+  run, folder, whole, tmp_path
+):
+  end = run('train_rl', folder, tmp_path, Fate('rollout', 2, kind='TERM'))
+  assert end.status == EXIT_PREEMPTED, end.error + end.stderr
+  assert 'told to leave: saved after step 2' in end.stderr
+  with Store(tmp_path / 'checkpoints', read_only=True) as store:
+    assert store.steps() == [2, 3]
+  assert len((tmp_path / 'metrics.jsonl').read_bytes().splitlines()) == 3
+  finished(run('train_rl', folder, tmp_path))
+  assert contents(tmp_path) == contents(whole[0])
+
+
+# The disk.
+
+
+def test_a_full_disk_stops_a_run_with_one_line(run, folder, whole, tmp_path):
+  checkpoints = tmp_path / 'checkpoints'
+  for part, step, message in (
+    ('rollout file', 1, '00000001.jsonl.gz: could not be written (File too'),
+    ('commit', 1, f'{checkpoints}: step 2 could not be saved (File too large)'),
+    ('metrics', 3, 'metrics.jsonl: step 3 could not be written (File too'),
+    ('checkpoint', 5, f'{checkpoints}: step 6 could not be saved (File too'),
+  ):
+    end = run('train_rl', folder, tmp_path, Fate(part, step, kind='FULL'))
+    assert end.status == 2, end.stderr
+    assert message in end.error and len(end.error.splitlines()) == 1, part
+    assert 'Mend that and start again: the run goes on at' in end.error
+    assert not list(tmp_path.glob('rollouts/*.new'))
+  finished(run('train_rl', folder, tmp_path))
+  assert contents(tmp_path) == contents(whole[0])
+
+
+# The judge.
+
+
+class Events:
+  """What is to happen before the judge is asked about the n-th batch."""
+
+  def __init__(self):
+    self.at, self.batches = {}, itertools.count()
+
+  def next(self):
+    self.at.get(next(self.batches), lambda: None)()
+
+
+def of_remote_judge(server, events: Events):
+  patience = remote.Patience(
+    first_delay=0.01, longest_delay=0.1, open_after=3, wait=2.0
+  )
+  endpoint = remote.Endpoint(url=server.url, model='judge')
+  ask = judge.by_answer(
+    remote.Remote(endpoint, patience), reference=judge.asked,
+    find=extract.after_thinking, min_share=0,
+  )  # fmt: skip
+
+  def reward(examples, completions):
+    events.next()
+    return ask(examples, completions)
+
+  return reward
+
+
+def test_a_judge_that_is_down_or_broken_uses_up_no_data(
+  folder, tmp_path, caplog
+):
+  """It refuses connections for a while, then says nothing of use, then is gone
+  for longer than the run waits.
+  """
+
+  def sensible(prompt, nth):
+    return ('say', f'Score: {len(prompt) % 2}')
+
+  def train(name, events):
+    config = learning_task.short(
+      folder, mortal.RANDOM, reward=of_remote_judge(server, events),
+      sampling=Sampling(samples=2, max_new_tokens=3), flat_groups='keep',
+      held_out=None, num_steps=4,
+    )  # fmt: skip
+    train_rl(config, workdir=tmp_path / name)
+
+  def goes_for_a_while():
+    server.stop()
+    threading.Timer(0.7, server.start).start()
+
+  def breaks():
+    server.act = lambda *_: ('say', 'As a language model')
+
+  with judges.running(sensible) as server:
+    train('whole', Events())
+    events = Events()
+    events.at = {1: goes_for_a_while, 2: breaks}
+    with pytest.raises(ValueError, match='of 8 completions has a verdict') as e:
+      train('run', events)
+    assert '(8 judge/unparsable)' in str(e.value)
+    said = [r.getMessage() for r in caplog.records if 'waiting' in r.msg]
+    assert f'{server.url}: ' in said[0] and 'waiting for it since' in said[0]
+    server.act, events = sensible, Events()
+    events.at = {1: server.stop}
+    with pytest.raises(remote.Unavailable, match='start the run again') as e:
+      train('run', events)
+    assert len(str(e.value).splitlines()) == 1 and server.url in str(e.value)
+    lines = (tmp_path / 'run' / 'metrics.jsonl').read_bytes().splitlines()
+    assert len(lines) == 3
+    server.start()
+    train('run', Events())
+  assert contents(tmp_path / 'run') == contents(tmp_path / 'whole')
+
+
+# The workdir.
+
+
+def test_a_workdir_that_others_have_been_at(run, folder, whole, tmp_path):
+  workdir = shutil.copytree(whole[0], tmp_path / 'run')
+  path = workdir / 'metrics.jsonl'
+  lines = path.read_bytes()
+  path.write_bytes(lines[:-20])
+  end = run('train_rl', folder, workdir)
+  assert (end.status, end.error) == (
+    2,
+    f'{path}: the line of step 7 is missing, but the run goes on at step 8. '
+    'Restore a checkpoint that goes on at step 7 or before, or choose another '
+    'workdir.',
+  )
+  path.write_bytes(lines)
+  # What kills leave behind, and a checkpoint of which half is gone.
+  (workdir / 'config.new').write_text('{')
+  (workdir / 'rollouts' / '00000007.jsonl.new').write_bytes(b'half')
+  checkpoints = workdir / 'checkpoints'
+  (checkpoints / '7.orbax-checkpoint-tmp' / 'params').mkdir(parents=True)
+  shutil.rmtree(checkpoints / '8' / 'params')
+  end = run('train_rl', folder, workdir)
+  finished(end)
+  assert f'{checkpoints}: step 8 is damaged' in end.stderr
+  assert contents(workdir) == contents(whole[0])
+  assert sorted(path.name for path in checkpoints.iterdir()) == [
+    '6', '8', 'assets', 'damaged_8'
+  ]  # fmt: skip
+  assert not list(workdir.glob('**/*.new'))

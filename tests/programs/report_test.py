@@ -1,0 +1,177 @@
+"""`rlpt report`: folders of runs to one page."""
+
+import functools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from rlpt_jax import cli
+from rlpt_jax.programs import report, rollout_files
+from rlpt_jax.programs.train_rl import train_rl
+from rlpt_jax.programs.train_sft import train_sft
+from rlpt_jax.rewards import extract
+from tests.programs import learning_task
+
+NAN = np.nan
+START, END = extract.START, extract.END
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run of three steps, the last of which is being written."""
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  lines = [
+    {'step': 0, 'reward/mean': 0.25, 'held_out_before/reward': 0.1},
+    {'step': 1, 'reward/mean': None, 'skipped': True, 'array': [1, 2]},
+    {'step': 2, 'reward/mean': 0.75, 'held_out/reward': 0.6},
+  ]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (workdir / 'metrics.jsonl').write_text(text + '{"step": 3, "rew')
+  (workdir / 'timing.jsonl').write_text(
+    '{"step": 0, "timing/step_s": 2.0}\n{"step": 3, "timing/step_s": 1.0}\n'
+  )
+  (workdir / 'config.json').write_text('{"seed": 1, "optimizer": {"b1": 0.9}}')
+  for step in range(3):
+    line = {
+      'example': 'a/b/0/asr',
+      'sample': 0,
+      'completion': f'so {START} It rained. {END}',
+      'reward': 1.0,
+    }
+    rollout_files.write(workdir, step, [line])
+  return workdir
+
+
+def test_columns_of_whole_lines(workdir):
+  found = report.read_columns(workdir)
+  expected = {
+    'step': [0, 1, 2],
+    'reward/mean': [0.25, NAN, 0.75],
+    'held_out_before/reward': [0.1, NAN, NAN],
+    'held_out/reward': [NAN, NAN, 0.6],
+    'skipped': [NAN, 1, NAN],
+    'array': [NAN, NAN, NAN],
+    'timing/step_s': [2, NAN, NAN],
+  }
+  assert found.keys() == expected.keys()
+  for key, values in expected.items():
+    np.testing.assert_array_equal(found[key], values)
+
+
+def test_a_page(workdir, tmp_path, capsys):
+  out = tmp_path / 'page.html'
+  assert cli.main(['report', str(workdir), '--out', str(out)]) == 0
+  said = capsys.readouterr().out
+  assert 'run: 3 steps, rollouts of 3.\n' in said
+  assert f'wrote {out} (' in said
+  page = out.read_text()
+  assert page.startswith('<!doctype html>') and 'optimizer.b1' in page
+  assert re.findall('id="(rollouts-.*?)"', page) == [
+    'rollouts-0-0', 'rollouts-0-1', 'rollouts-0-2',
+  ]  # fmt: skip
+  # Room for none: the first step and the last stay.
+  arguments = ['report', str(workdir), '--out', str(out), '--max_mib', '0']
+  assert cli.main(arguments) == 0
+  assert 'Of 3 steps with rollouts 2 are here' in capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+  assert cli.main(['report', *map(str, arguments)]) == cli.USAGE_ERROR
+  return capsys.readouterr().err
+
+
+def test_what_is_no_run_is_refused(workdir, tmp_path, capsys):
+  assert 'no WORKDIR: expected the folders' in refused(capsys)
+  assert 'no metrics.jsonl there' in refused(capsys, tmp_path)
+  assert 'is given twice' in refused(capsys, workdir, workdir / '.')
+  metrics = workdir / 'metrics.jsonl'
+  metrics.write_text('{"step": 0}\n[3]\n')
+  assert 'metrics.jsonl, line 2: expected a JSON' in refused(capsys, workdir)
+  metrics.write_text('')
+  assert 'has no step yet' in refused(capsys, workdir)
+  metrics.write_text('{"step": 0}\n')
+  (workdir / 'rollouts' / '00000001.jsonl.gz').write_bytes(b'nothing')
+  assert '00000001.jsonl.gz: cannot be read' in refused(capsys, workdir)
+  assert not (tmp_path / 'report.html').exists()
+
+
+def test_rollouts_that_a_run_drops_are_none(workdir):
+  path = workdir / 'rollouts' / '00000009.jsonl.gz'
+  assert report.read_rollouts(path, *report.finder({})) == []
+
+
+def test_the_answer_has_its_place(workdir):
+  path = workdir / 'rollouts' / '00000001.jsonl.gz'
+  (line,) = report.read_rollouts(path, *report.finder({}))
+  start, end = line['answer']
+  assert line['completion'][start:end] == 'It rained.'
+
+
+@pytest.mark.parametrize(
+  'find, text, answer',
+  [
+    (extract.prediction, f'a {START}a{END} a', (23, 24)),
+    (extract.prediction, f'a {START}a', None),
+    (extract.boxed, r'7 \boxed{7} 7', (9, 10)),
+    (extract.after_thinking, '7 </think>7', (10, 11)),
+    (extract.after_thinking, '7', (0, 1)),
+    (functools.partial(extract.after_thinking, thinking=True), '7', None),
+  ],
+)
+def test_the_place_of_an_answer(find, text, answer):
+  mark = report.MARKS[getattr(find, 'func', find)]
+  assert report.place(text, find, mark) == answer
+
+
+def test_the_function_that_finds_answers_is_the_rewards():
+  assert report.finder({}) == (extract.prediction, START)
+  name = 'rlpt_jax.rewards.extract.'
+  config = {'reward': {'is': 'f', 'find': f'{name}boxed'}}
+  find, mark = report.finder(config)
+  assert find.func is extract.boxed and mark == r'\boxed'
+  bound = {'is': f'{name}after_thinking', 'thinking': True}
+  find, _ = report.finder({'reward': {'parts': [{'find': bound}]}})
+  assert find.func is extract.after_thinking
+  assert find.keywords == {'thinking': True}
+
+
+def test_evenly_as_many_as_have_room():
+  files, sizes = [*'abcdefghi'], [3] * 9  # 36 bytes in base64.
+  assert report.evenly(files, sizes, 36) == files
+  assert report.evenly(files, sizes, 20) == ['a', 'c', 'e', 'g', 'i']
+  assert report.evenly(files, sizes, 0) == ['a', 'i']
+  assert report.evenly(['a'], [3], 0) == ['a']
+  assert report.evenly([], [], 9) == []
+
+
+def test_names_tell_runs_apart(tmp_path):
+  paths = [tmp_path / 'x' / 'run', tmp_path / 'y' / 'run']
+  assert report.distinct_names(paths) == ['x/run', 'y/run']
+  assert report.distinct_names([*paths[:1], tmp_path / 'z']) == ['run', 'z']
+
+
+@pytest.mark.slow
+def test_real_runs(browser, tmp_path):
+  """Whatever train_sft and train_rl write is on the page."""
+  cold, warm = learning_task.two_steps(learning_task.write(tmp_path / 'task'))
+  train_sft(cold, workdir=tmp_path / 'sft')
+  train_rl(warm, workdir=tmp_path / 'rl')
+  out = tmp_path / 'page.html'
+  report.report((tmp_path / 'rl', tmp_path / 'sft'), out=out)
+  browser.open(out)
+  browser.wait('loaded')
+  found = browser.evaluate("""
+    return {answers: document.querySelectorAll('div.answer').length,
+      titles: [...document.querySelectorAll('#main-panels h3')].map(
+      (e) => e.textContent)}
+  """)
+  assert browser.console == []
+  assert found['answers'] == 64
+  assert found['titles'] == [
+    'Reward', 'Held-out reward', 'Held-out loss', 'Accuracy: rlvr (questions)',
+    'Response length', 'Entropy', 'Sampler-learner gap', 'Loss',
+    'Gradient norm', 'Time of a step: rl', 'Time of a step: sft',
+  ]  # fmt: skip
