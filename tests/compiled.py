@@ -1,0 +1,15 @@
+"""Where the tests keep what they compile."""
+
+import hashlib
+import pathlib
+import platform
+
+
+def folder() -> pathlib.Path:
+  """Of programs compiled on processors like this one."""
+  about, processor = pathlib.Path('/proc/cpuinfo'), platform.machine()
+  if about.exists():  # What it can do is in the machine code.
+    lines = about.read_text().splitlines()
+    processor += next((x for x in lines if x.startswith('flags')), '')
+  kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
+  return pathlib.Path.home() / '.cache' / 'rlpt_jax' / 'tests' / kind
