@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from rlpt_jax import cli
 from rlpt_jax.algorithms import policy
-from rlpt_jax.core import weights
+from rlpt_jax.core import settings, weights
 from rlpt_jax.core.layout import MESH_AXES, Axes, Layout
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Batch
@@ -255,6 +255,20 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
   )  # fmt: skip
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, stored[1])
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)
+
+
+@pytest.mark.parametrize('experiment', ['rl/rlpt', 'rl/rlvr', 'sft/sft'])
+def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  found = []
+  for layout in ('v5e_64', 'v5p_32', 'h100_8'):
+    config, _ = _config(f'{experiment}_qwen3_4b_base', layout)
+    program = train_sft if experiment == 'sft/sft' else train_rl
+    described = settings.described(config)
+    for name in program.MAY_CHANGE:
+      del described[name]
+    found.append(described)
+  assert found[0] == found[1] == found[2]
 
 
 def _plan(config):
