@@ -1,7 +1,9 @@
 """Devices and reference models that several tests share."""
 
+import hashlib
 import os
 import pathlib
+import platform
 
 # Before jax starts: eight devices for the sharding tests, and machine code that
 # is compiled fast rather than fast, which halves the time of the whole suite.
@@ -10,12 +12,23 @@ os.environ['XLA_FLAGS'] = ' '.join((
   '--xla_backend_optimization_level=0',
   os.environ.get('XLA_FLAGS', ''),
 ))  # fmt: skip
-# Many tests, processes of their own too, compile the same programs: once is
-# enough, and the next run finds them.
-os.environ.setdefault(
-  'JAX_COMPILATION_CACHE_DIR',
-  str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'),
-)
+
+
+def _compiled() -> pathlib.Path:
+  """Where programs compiled on processors like this one are kept.
+
+  Many tests, processes of their own too, compile the same ones: once is enough,
+  and the next run finds them, in another clone too.
+  """
+  about, processor = pathlib.Path('/proc/cpuinfo'), platform.machine()
+  if about.exists():  # What it can do is in the machine code.
+    lines = about.read_text().splitlines()
+    processor += next((x for x in lines if x.startswith('flags')), '')
+  kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
+  return pathlib.Path.home() / '.cache' / 'rlpt_jax' / 'tests' / kind
+
+
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_compiled()))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'

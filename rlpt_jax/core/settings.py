@@ -2,7 +2,8 @@
 
 Dataclasses become their fields, functions their names with all that was bound
 to them, also what a function made them remember: text_match(prefix) differs
-from text_match(exact).
+from text_match(exact). Of another object only the class is known, for addresses
+differ, unless it says by a method `settings` what its answers depend on.
 """
 
 import dataclasses
@@ -64,7 +65,9 @@ def objects(value: Any) -> list[Any]:
 
 
 def _held(value: Any) -> dict[str, Any]:
-  """Fields of a dataclass, what is bound to a function or remembered by it."""
+  """Fields of a dataclass, what is bound to a function or remembered by it, and
+  what an object says of itself.
+  """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     names = [field.name for field in dataclasses.fields(value) if field.init]
     return {name: getattr(value, name) for name in names}
@@ -77,12 +80,12 @@ def _held(value: Any) -> dict[str, Any]:
     return {
       name: cell.cell_contents for name, cell in zip(names, cells, strict=True)
     }
-  return {}
+  said = getattr(value, 'settings', None)
+  return said() if callable(said) and not isinstance(value, type) else {}
 
 
 def _name(value: Any) -> str:
   thing = value.func if isinstance(value, functools.partial) else value
-  # Of objects that are no dataclass only the class: addresses differ.
   if not hasattr(thing, '__qualname__'):
     thing = type(thing)
   return f'{thing.__module__}.{thing.__qualname__}'

@@ -64,12 +64,27 @@ def update(
   share_prompt: bool = True,
 ) -> int:
   """Of the gradient of the log-probabilities of completions of one prompt."""
-  times = 1 if share_prompt else len(completions)
-  layers = times * forward(config, prompt)
-  # The last token of a completion predicts nothing.
-  layers += sum(
-    forward(config, max(n - 1, 0), context=prompt) for n in completions
-  )
+  layers = _layers(config, prompt, completions, share_prompt)
   again = layers if remat == 'layer' else 0
   # Logits are never kept: their gradient computes them again.
   return 3 * layers + again + 4 * head(config) * sum(completions)
+
+
+def score(
+  config: DecoderConfig,
+  prompt: int,
+  completions: list[int],
+  *,
+  share_prompt: bool = True,
+) -> int:
+  """Of those log-probabilities themselves, by a model that does not learn."""
+  layers = _layers(config, prompt, completions, share_prompt)
+  return layers + head(config) * sum(completions)
+
+
+def _layers(config, prompt: int, completions: list[int], share_prompt: bool):
+  times = 1 if share_prompt else len(completions)
+  # The last token of a completion predicts nothing.
+  return times * forward(config, prompt) + sum(
+    forward(config, max(n - 1, 0), context=prompt) for n in completions
+  )

@@ -1,7 +1,7 @@
 """From hidden states to log-probabilities, float32 from end to end.
 
 Logits of all positions never exist together: `score` walks over a few positions
-at a time and computes them again in the backward pass.
+at a time and, unless those are all, computes them again in the backward pass.
 """
 
 import jax
@@ -47,6 +47,9 @@ def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
   B, T = targets_BT.shape
   chunk = min(decoder.compute.head_chunk, T)
   num_chunks = -(-T // chunk)
+  if num_chunks == 1:
+    # The backward pass, which begins here, needs room for them anyway.
+    return score_chunk(params, hidden_BTD, targets_BT)
   padding = ((0, 0), (0, num_chunks * chunk - T))
 
   def chunks(x):  # [B, T, ...] -> [num_chunks, B, chunk, ...]

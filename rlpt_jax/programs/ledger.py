@@ -9,7 +9,8 @@ from rlpt_jax.programs.judges import LocalModel
 
 
 class Ledger:
-  """Tokens and operations of rollouts, judges and updates, by models/flops.py.
+  """Tokens and operations of rollouts, judges and updates, by models/flops.py;
+  and of the reference, where there is one to keep near to.
 
   Operations that are needed, not those that padding adds. Of judges those of
   local models alone: a server does not say. Held-out evaluation is not counted,
@@ -23,10 +24,11 @@ class Ledger:
     *,
     remat: str,
     share_prompt: bool,
+    has_reference: bool = False,
     judges: Sequence[LocalModel] = (),
   ):
     self._model, self._remat, self._judges = model, remat, judges
-    self._share_prompt = share_prompt
+    self._share_prompt, self._has_reference = share_prompt, has_reference
     self.totals = dict(totals)
 
   def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
@@ -35,6 +37,8 @@ class Ledger:
       'rollout_tokens': 0, 'judge_tokens': 0, 'update_tokens': 0,
       'rollout_flops': 0, 'judge_flops': 0, 'update_flops': 0,
     }  # fmt: skip
+    if self._has_reference:
+      step |= {'reference_tokens': 0, 'reference_flops': 0}
     for judge in self._judges:
       step['judge_tokens'] += judge.spent['tokens']
       step['judge_flops'] += judge.spent['flops']
@@ -52,6 +56,11 @@ class Ledger:
           self._model, prompt, lengths,
           remat=self._remat, share_prompt=self._share_prompt,
         )  # fmt: skip
+      if is_learned and self._has_reference:
+        step['reference_tokens'] += prompt + sum(lengths)
+        step['reference_flops'] += flops.score(
+          self._model, prompt, lengths, share_prompt=self._share_prompt
+        )
     for name, value in step.items():
       self.totals[name] = self.totals.get(name, 0) + value
     return {f'compute/{name}': value for name, value in step.items()} | {

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 
-def on_one_host(function: Callable) -> Callable:
+def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
   """The function, called by the first process; the others hear what it gives.
 
   A reward's server would be asked by every host otherwise, and hosts that hear
   different answers part ways, as do hosts of which one sees a file sooner. What
   it raises, all raise: none waits for the others.
+
+  called_by_all: the others call it too, for it computes on their devices, but
+    take what the first has: beside a local judge there may be a server.
   """
   if jax.process_count() == 1:
     return function
@@ -22,7 +25,7 @@ def on_one_host(function: Callable) -> Callable:
   @functools.wraps(function)
   def called(*args: Any):
     found = None
-    if jax.process_index() == 0:
+    if called_by_all or jax.process_index() == 0:
       try:
         found = function(*args)
       except Exception as error:

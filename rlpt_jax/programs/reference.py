@@ -59,7 +59,8 @@ class Reference:
 
     PPO's RLHF (arXiv 2402.03300, Eq 2 sums the same by tokens), with the
     log-probabilities that the sampler had. Scores stay what they are, with a
-    part more, 'kl': what was added, so never more than 0 in the mean.
+    part more, 'kl': what was added, so never more than 0 in the mean; nothing
+    is learned from a completion of which that is not finite.
     num_prompts: as many at a time as a batch has, to compile once.
     """
     P = len(judged.examples)
@@ -69,10 +70,10 @@ class Reference:
         for first in range(0, P, num_prompts)
       ]
     )
-    added_PG = np.where(
-      np.isnan(judged.rewards_PG), np.nan, -weight * sums_PG
-    ).astype(np.float32)
-    part = Scores(added_PG, np.full(added_PG.shape, 'k1'))
+    # Infinite where it could not have said that; a mean of it would stay.
+    known_PG = ~np.isnan(judged.rewards_PG) & np.isfinite(sums_PG)
+    added_PG = np.where(known_PG, -weight * sums_PG, np.nan).astype(np.float32)
+    part = Scores(added_PG, np.where(known_PG, 'k1', 'left out'))
     scores = dataclasses.replace(
       judged.scores, parts={**judged.scores.parts, 'kl': part}
     )

@@ -150,6 +150,11 @@ class Config:
         f'Config.max_pass_rate={self.max_pass_rate}: expected a share, more '
         'than 0 and at most 1, or None.'
       )
+    if bool(self.kl) != bool(self.kl_weight):
+      raise ValueError(
+        f'Config.kl={self.kl} with kl_weight={self.kl_weight}: expected both '
+        'or neither; without the other, each does nothing.'
+      )
     if self.kl and self.reward_kl_weight:
       raise ValueError(
         f'Config.kl and reward_kl_weight={self.reward_kl_weight}: expected one '
@@ -227,7 +232,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         stack.callback(part.close)
     local = [part for part in parts if isinstance(part, judges.LocalModel)]
     # A local judge computes on all hosts.
-    reward = config.reward if local else on_one_host(config.reward)
+    reward = on_one_host(config.reward, called_by_all=bool(local))
     judge = functools.partial(
       collecting.judge, engine, tokenizer, reward, seed=config.seed
     )
@@ -236,6 +241,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       record.get('ledger', {}),
       remat=config.compute.remat,
       share_prompt=config.score is scoring.in_groups,
+      has_reference=reference is not None,
       judges=local,
     )
     writer = stack.enter_context(

@@ -30,6 +30,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rlpt_jax.rewards import extract, math_worker, scores
 from rlpt_jax.rewards.process_pool import ProcessPool
@@ -67,7 +68,7 @@ class MathVerifier:
       )
     if num_workers is None:
       num_workers = min(_num_processors(), 16)
-    self._find = find
+    self._find, self._limits = find, (cpu_seconds, memory_mb)
     self._pool = ProcessPool(
       # -P: what lies beside the worker's file is not what it imports.
       [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
@@ -76,6 +77,13 @@ class MathVerifier:
       # More than both wall-clock limits of a worker.
       patience=20 * cpu_seconds + 10,
     )  # fmt: skip
+
+  def settings(self) -> dict[str, Any]:
+    """What its verdicts depend on: core/settings.py."""
+    cpu_seconds, memory_mb = self._limits
+    return {
+      'cpu_seconds': cpu_seconds, 'memory_mb': memory_mb, 'find': self._find,
+    }  # fmt: skip
 
   def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)

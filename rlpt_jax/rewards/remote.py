@@ -196,6 +196,11 @@ class Remote:
     self._calls: set[_Call] = set()
     self._closed = False
 
+  def settings(self) -> dict[str, Any]:
+    """What its answers depend on, wherever it is: core/settings.py."""
+    asked = self.endpoint
+    return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
+
   def __call__(self, prompts: Sequence[str]) -> list[str | None]:
     if self._closed:
       raise RuntimeError(f'{self.endpoint.url}: asked after it was closed.')

@@ -112,7 +112,7 @@ def decode_chunk(
   recent = caches.context(
     caches.empty(decoder, B, steps, decoder.compute.dtype), jnp.zeros((B,), int)
   )
-  keys_B = logits_lib.row_keys(slots.key_words_BC)
+  keys_B2 = logits_lib.row_keys(slots.key_words_BC)
   one_token_B1 = jnp.ones((B, 1), jnp.int32)
 
   def unfinished(carry):
@@ -125,7 +125,7 @@ def decode_chunk(
       decoder, params, token_B[:, None], one_token_B1, before, (recent, i)
     )
     logits_BV = head.logits(decoder, params, out.hidden_BTD)[:, 0]
-    token_B, report = _advance(slots, report, logits_BV, keys_B, i)
+    token_B, report = _advance(slots, report, logits_BV, keys_B2, i)
     return i + 1, token_B, out.cache, report
 
   start = (0, slots.token_B, recent, _empty_report(slots, B, steps))
@@ -153,12 +153,12 @@ def _empty_report(slots: Slots, B: int, steps: int) -> Report:
   )
 
 
-def _advance(slots: Slots, report: Report, logits_BV, keys_B, i):
+def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
   """(the next token of each row, the report with it)."""
   alive_B = _alive(slots, report)
   position_B = slots.sampled_B + i
   token_B, logprob_B = logits_lib.choose(
-    logits_BV, keys_B, position_B, slots.settings
+    logits_BV, keys_B2, position_B, slots.settings
   )
   # An interruption says its phrase in place of the policy.
   in_phrase_B = position_B - report.interrupt_B

@@ -6,7 +6,6 @@ sort: that is slow everywhere, and a gather where the vocabulary is split.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +23,29 @@ class Settings:
 
 
 def row_keys(words_BC):
-  """[B] keys from the words of `Request.key_words`."""
-  # By name: with the default that some set on TPUs, a row's numbers depend on
-  # the rows beside it.
-  new_key = functools.partial(jax.random.key, impl='threefry2x32')
-  keys_B = jax.vmap(new_key)(words_BC[:, 0])
-  for i in range(1, words_BC.shape[1]):
-    keys_B = jax.vmap(jax.random.fold_in)(keys_B, words_BC[:, i])
-  return keys_B
+  """[B, 2] words, the key of each row, from those of `Request.key_words`."""
+  seed_B, high_B, low_B, sample_B = words_BC.astype(jnp.uint32).T
+  return jnp.stack(threefry((seed_B, sample_B), (high_B, low_B)), axis=-1)
 
 
-def choose(logits_BV, keys_B, position_B, settings: Settings):
+def threefry(key, counter):
+  """Two random words for two words of a counter: Threefry-2x32, 20 rounds.
+
+  Salmon et al. 2011, and what jax.random is made of. Its own on a CPU is a loop
+  over the rounds that no vector instruction is used in, and xors the two words
+  to one: seven times slower, and a tenth of a step of decoding.
+  """
+  keys = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
+  a, b = counter[0] + keys[0], counter[1] + keys[1]
+  for i in range(5):
+    for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+      a = a + b
+      b = a ^ (b << turn | b >> (32 - turn))
+    a, b = a + keys[(i + 1) % 3], b + keys[(i + 2) % 3] + jnp.uint32(i + 1)
+  return a, b
+
+
+def choose(logits_BV, keys_B2, position_B, settings: Settings):
   """(a token of each row, its log-probability).
 
   Of the distribution that was sampled from: at the temperature and among the
@@ -49,7 +60,7 @@ def choose(logits_BV, keys_B, position_B, settings: Settings):
   # The largest sum of logit and Gumbel noise falls on a token with its
   # probability. Compared with a search in cumulated probabilities, a rounding
   # error in the logits changes the token as rarely as can be.
-  noise_BV = _gumbel(jax.vmap(jax.random.fold_in)(keys_B, position_B), kept_BV)
+  noise_BV = _gumbel(keys_B2, position_B, kept_BV.shape[-1])
   noise_BV = jnp.where(greedy_B[:, None], 0.0, noise_BV)
   token_B = argmax(kept_BV + noise_BV)
   logprob_B = logprob(kept_BV, token_B)
@@ -129,15 +140,23 @@ def _float_of(order_B):
   return jax.lax.bitcast_convert_type(bits_B, jnp.float32)
 
 
-def _gumbel(keys_B, like_BV):
-  V = like_BV.shape[-1]
-  bits_BV = jax.vmap(lambda key: jax.random.bits(key, (V,)))(keys_B)
-  # Where uniform numbers are small the noise is large, and there they must be
-  # fine: jax.random.gumbel has steps of 2^-23 for them, which halves what a
-  # token of probability 1e-7 gets, and there are 10^5 of those.
-  steps_BV = (bits_BV >> 1).astype(jnp.int32).astype(jnp.float32)
-  uniform_BV = jnp.minimum((steps_BV + 0.5) * 2.0**-31, 1 - 2.0**-24)
-  noise_BV = -jnp.log(-jnp.log1p(-uniform_BV))
+def _gumbel(keys_B2, position_B, V: int):
+  """Noise of V tokens a row: a counter is a position and a pair of tokens."""
+  pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
+  key = (keys_B2[:, :1], keys_B2[:, 1:])
+  words = threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))
+
+  def noise(bits_BC):
+    # Where uniform numbers are small the noise is large, and there they must be
+    # fine: jax.random.gumbel has steps of 2^-23 for them, which halves what a
+    # token of probability 1e-7 gets, and there are 10^5 of those.
+    steps_BC = (bits_BC >> 1).astype(jnp.int32).astype(jnp.float32)
+    uniform_BC = jnp.minimum((steps_BC + 0.5) * 2.0**-31, 1 - 2.0**-24)
+    return -jnp.log(-jnp.log1p(-uniform_BC))
+
+  # The tokens of a pair lie half a vocabulary apart: side by side they would
+  # not be computed in vectors.
+  noise_BV = jnp.concatenate([noise(bits_BC) for bits_BC in words], -1)[:, :V]
   # Made once: what reads it would otherwise make it again for each reader,
   # and on a CPU without vector instructions.
   return jax.lax.optimization_barrier(noise_BV)

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from rlpt_jax import core
 from rlpt_jax.core import settings
 from rlpt_jax.rewards import text_match
 from rlpt_jax.training.optimizer import AdamW
@@ -56,6 +57,27 @@ def test_functions_are_what_was_bound_to_them():
   assert settings.described(AdamW) == 'rlpt_jax.training.optimizer.AdamW'
   method = settings.described(AdamW(learning_rate=1.0).__post_init__)
   assert method['self']['learning_rate'] == 1.0
+
+
+def test_an_object_may_say_what_it_was_started_with():
+  class Judge:
+    def __init__(self, model):
+      self._model = model
+
+    def settings(self):
+      return {'model': self._model, 'find': text_match.exact}
+
+  first, other = (
+    settings.described(config(reward=text_match.text_match(Judge(name))))
+    for name in ('small', 'large')
+  )
+  assert settings.differences(first, other) == [
+    "reward.match.model was 'small', now 'large'"
+  ]
+  assert first['reward']['match']['find'].endswith('text_match.exact')
+  assert settings.described(Judge).endswith('.Judge')
+  # A module of that name is something else.
+  assert settings.described(core) == 'builtins.module'
 
 
 def test_all_that_a_value_holds():

@@ -59,6 +59,12 @@ def test_a_rollout_and_an_update_by_hand():
   layers = 3 * W + 6 * key + W + 4 * key
   assert flops.update(config, 3, [2]) == 3 * layers + 4 * 2 * h
   assert flops.update(config, 3, [2], remat='layer') == 4 * layers + 8 * h
+  # Forward alone, and tokens that are read once.
+  assert flops.score(config, 3, [2]) == layers + 2 * h
+  assert flops.score(config, 3, [2, 2]) == layers + W + 4 * key + 4 * h
+  assert flops.score(config, 3, [2, 2], share_prompt=False) == (
+    2 * flops.score(config, 3, [2])
+  )
   shared = flops.update(config, 3, [2, 2])
   alone = flops.update(config, 3, [2, 2], share_prompt=False)
   assert alone == 2 * flops.update(config, 3, [2])

@@ -1,8 +1,10 @@
 """Tokens and operations of steps, and since the beginning."""
 
+import collections
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from rlpt_jax.models import flops, zoo
 from rlpt_jax.programs.ledger import Ledger
@@ -43,3 +45,33 @@ def test_steps_and_totals():
     MODEL, 7, [2, 2], remat='layer'
   )
   assert ledger.totals['update_flops'] == again['compute/total_update_flops']
+  assert not [name for name in again if 'reference' in name]
+
+
+def test_what_a_judge_has_spent_is_counted_once():
+  judges = [SimpleNamespace(spent=collections.Counter()) for _ in range(2)]
+  ledger = Ledger(MODEL, {}, remat='layer', share_prompt=True, judges=judges)
+  for judge, flops_ in zip(judges, (100, 20), strict=True):
+    judge.spent.update(tokens=3, flops=flops_)
+  step = judged((10, [3, 4]))
+  found = ledger.add(step, [True])
+  assert found['compute/judge_tokens'] == 6
+  assert found['compute/judge_flops'] == 120
+  judges[0].spent.update(tokens=1, flops=1)
+  again = ledger.add(step, [True])
+  assert again['compute/judge_tokens'] == 1
+  assert again['compute/total_judge_flops'] == 121
+
+
+@pytest.mark.parametrize('share_prompt', [True, False])
+def test_a_reference_is_asked_about_what_is_learned(share_prompt):
+  ledger = Ledger(
+    MODEL, {'reference_tokens': 5}, remat='layer', share_prompt=share_prompt,
+    has_reference=True,
+  )  # fmt: skip
+  found = ledger.add(judged((10, [3, 4]), (7, [2, 2])), [True, False])
+  assert found['compute/reference_tokens'] == 17
+  assert found['compute/total_reference_tokens'] == 22
+  assert found['compute/reference_flops'] == flops.score(
+    MODEL, 10, [3, 4], share_prompt=share_prompt
+  )

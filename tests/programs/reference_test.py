@@ -74,6 +74,19 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
     found.scores.rewards_PG, judged().scores.rewards_PG
   )
   assert found.flat.tolist() == judged().flat.tolist()
+  assert part.counts() == {'k1': 3, 'left out': 3}
+
+
+@pytest.mark.parametrize('logprob', [-np.inf, NAN])
+def test_what_the_reference_could_not_say_is_not_learned_from(logprob):
+  params = jnp.array([0.0, -1.0, -2.0, logprob])
+  found = Reference(params, score, LAYOUT, num_microbatches=1).penalized(
+    judged(), 0.1, 4
+  )
+  np.testing.assert_allclose(
+    found.rewards_PG, [[0.8, NAN], [0.95, NAN], [NAN, NAN]], rtol=1e-6
+  )
+  assert np.isnan(found.scores.parts['kl'].rewards_PG[0, 1])
 
 
 def test_a_batch_with_the_logprobs_of_the_reference():

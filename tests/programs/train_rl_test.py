@@ -171,6 +171,11 @@ def test_a_kl_in_the_reward(task, tmp_path):
     train_rl(config, workdir=tmp_path / name)
   free, held = (metrics(tmp_path / name) for name in ('free', 'held'))
   assert 'reward/kl/mean' not in free[0]
+  # What the reference computes is in the ledger.
+  assert 'compute/reference_flops' not in free[0]
+  assert (
+    0 < held[0]['compute/reference_flops'] < held[0]['compute/update_flops']
+  )
   np.testing.assert_allclose(held[0]['reward/kl/mean'], 0, atol=1e-4)
   np.testing.assert_allclose(
     held[0]['gradient_norm'], free[0]['gradient_norm'], rtol=1e-3
@@ -284,7 +289,12 @@ def short_or_not(examples, completions):
     ({'num_steps': 0}, r'Config\.num_steps=0'),
     ({'truncated': 'no'}, 'expected keep or drop'),
     ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a share'),
-    ({'kl': kl.k3, 'reward_kl_weight': 1.0}, 'in the loss or in the reward'),
+    ({'kl': kl.k3}, 'kl_weight=0.0: expected both or neither'),
+    ({'kl_weight': 0.1}, 'Config.kl=None with kl_weight=0.1'),
+    (
+      {'kl': kl.k3, 'kl_weight': 0.1, 'reward_kl_weight': 1.0},
+      'in the loss or in the reward',
+    ),
   ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_is_refused(change, message, tmp_path):

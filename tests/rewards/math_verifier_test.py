@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from rlpt_jax.core import settings
 from rlpt_jax.rewards import extract, math_verifier
 from rlpt_jax.rewards.math_verifier import MAX_CHARACTERS, MathVerifier
 from tests.rewards.math_worker_test import SLOW, busy
@@ -93,8 +94,16 @@ def test_a_group_that_says_the_same_is_asked_once(verifier, monkeypatch):
   assert found.rewards_PG.tolist() == [[1, 0, 0, 1], [1, 0, 0, 0]]
 
 
-def test_another_way_to_find_the_answer():
-  with MathVerifier(num_workers=1, find=extract.prediction) as verifier:
+def test_another_way_to_find_the_answer(verifier):
+  usual = settings.described(verifier)
+  with MathVerifier(
+    num_workers=1, cpu_seconds=0.5, memory_mb=512, find=extract.prediction
+  ) as verifier:
+    # A run that asks it in the one way does not go on in the other.
+    assert settings.differences(usual, settings.described(verifier)) == [
+      "find was 'rlpt_jax.rewards.extract.boxed', now "
+      "'rlpt_jax.rewards.extract.prediction'"
+    ]
     found = verifier(
       [example('5')], [[f'{extract.START}10/2{extract.END}', r'\boxed{5}']]
     )

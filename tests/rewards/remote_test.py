@@ -17,7 +17,9 @@ import traceback
 
 import pytest
 
+from rlpt_jax.core import settings
 from rlpt_jax.rewards import remote as lib
+from rlpt_jax.rewards.judge import by_answer
 from tests.rewards import judges
 from tests.rewards.judges import verdict
 from tests.serving import toy
@@ -102,6 +104,24 @@ def test_our_own_server():
     with lib.Remote(endpoint) as client:
       with pytest.raises(ValueError, match=r'HTTP 401.*\$JUDGE_KEY'):
         client(['Is it right?'])
+
+
+def test_a_run_with_another_judge_is_another_run():
+  """The same model elsewhere or asked with more patience is the same judge."""
+
+  def described(url='http://a:1/v1', model='m', wait=1.0, **fields):
+    endpoint = lib.Endpoint(url=url, model=model, **fields)
+    with lib.Remote(endpoint, lib.Patience(wait=wait)) as client:
+      return settings.described(by_answer(client))
+
+  usual = described()
+  assert described(url='http://b:2/v1', wait=9.0) == usual
+  for change, path in (
+    ({'model': 'other'}, 'model'), ({'chat': False}, 'chat'),
+    ({'fields': {'max_tokens': 8, 'temperature': 0, 'seed': 0}}, 'fields.max'),
+  ):  # fmt: skip
+    (found,) = settings.differences(usual, described(**change))
+    assert re.match(rf'.*\bcomplete\.{path}.* was ', found), found
 
 
 def test_no_more_at_a_time_than_allowed():

@@ -8,6 +8,7 @@ as the last that a filter keeps all stay in.
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -244,8 +245,26 @@ def test_the_size_of_a_batch_changes_no_token():
 
 @functools.partial(jax.jit, static_argnums=2)
 def _noise(words_BC, position_B, size):
-  keys_B = jax.vmap(jax.random.fold_in)(lib.row_keys(words_BC), position_B)
-  return lib._gumbel(keys_B, jnp.zeros((len(words_BC), size)))
+  return lib._gumbel(lib.row_keys(words_BC), position_B, size)
+
+
+def test_threefry_is_threefry():
+  # The known answers of Random123, the authors' own library.
+  for word, expected in (
+    (0, (0x6B200159, 0x99BA4EFE)),
+    (0xFFFFFFFF, (0x1CB996FC, 0xBB002BE7)),
+  ):
+    word = jnp.uint32(word)
+    assert tuple(map(int, lib.threefry((word, word), (word, word)))) == expected
+  rng = np.random.default_rng(0)
+  key_2, counter_X = (
+    jnp.asarray(rng.integers(0, 2**32, size, dtype=np.uint32))
+    for size in (2, 200)
+  )
+  found = lib.threefry(tuple(key_2), tuple(jnp.split(counter_X, 2)))
+  np.testing.assert_array_equal(
+    jnp.concatenate(found), jax.extend.random.threefry_2x32(key_2, counter_X)
+  )
 
 
 def test_streams_of_different_rows_are_not_related():
