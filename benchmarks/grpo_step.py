@@ -31,7 +31,7 @@ STARTED = time.time()  # Before anything is imported.
 def main(arguments):
   folder = arguments.folder.absolute()
   ours = [
-    sys.executable, str(pathlib.Path(__file__).absolute()), '--folder',
+    arguments.ours, str(pathlib.Path(__file__).absolute()), '--folder',
     str(folder), '--size', arguments.size, '--one',
     '--num_microbatches', str(arguments.num_microbatches),
     *(['--unroll'] if arguments.unroll else []),
@@ -223,6 +223,10 @@ if __name__ == '__main__':
   )
   parser.add_argument('--folder', type=pathlib.Path, required=True)
   parser.add_argument('--size', choices=['tiny', 'small'], default='tiny')
+  parser.add_argument(
+    '--ours', help='python of ours; best one without torch, as users have it',
+    default=sys.executable,
+  )  # fmt: skip
   parser.add_argument('--trl', help='python of TRL')
   parser.add_argument('--tunix', help='python of Tunix')
   parser.add_argument('--rounds', type=int, default=2)

@@ -2,8 +2,8 @@
 
 A program is a function of the same name in `rlpt_jax/programs/`, and its
 signature is its command line. If its first parameter is a `config`, gin builds
-that from a file and bindings: `rlpt train_rl FILE.gin [BINDING ...]
---workdir=DIR`. The only module that knows gin.
+that from files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING ...]
+--workdir=DIR`; what comes later wins. The only module that knows gin.
 """
 
 import ast
@@ -30,8 +30,8 @@ USAGE_ERROR = 2
 def main(argv: list[str] | None = None) -> int:
   """Runs one program; returns the exit status."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  show_traceback = '--traceback' in argv
-  argv = [arg for arg in argv if arg != '--traceback']
+  show_traceback, distributed = '--traceback' in argv, '--distributed' in argv
+  argv = [arg for arg in argv if arg not in ('--traceback', '--distributed')]
   if not argv or argv[0] in ('-h', '--help'):
     print(usage())
     return 0 if argv else USAGE_ERROR
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
       raise ValueError(
         f'{name!r} is no program: expected one of {", ".join(PROGRAMS)}.'
       )
+    if distributed:
+      join_others()
     run(name, arguments)
   except (ValueError, OSError) as error:
     # What a user can cause is a ValueError with a message for the user, or
@@ -77,9 +79,23 @@ def usage() -> str:
   lines += [
     '',
     'rlpt PROGRAM --help says what a program takes; --traceback, with any',
-    'program, shows where an error comes from.',
+    'program, shows where an error comes from. Started on every host of a pod,',
+    'or by srun on every node, --distributed makes one run of them all.',
   ]
   return '\n'.join(lines)
+
+
+def join_others():
+  """Meets the other processes of this run, as a TPU pod or Slurm names them."""
+  import jax
+
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      f'--distributed: the other processes were not met ({error}). Expected a '
+      'host of a TPU pod, or a task of srun.'
+    ) from error
 
 
 def summary(name: str) -> str:
@@ -167,7 +183,7 @@ def _gin_parameters() -> list[inspect.Parameter]:
   ]
   bindings = typing.Annotated[
     tyro.conf.Positional[tuple[str, ...]],
-    tyro.conf.arg(metavar='[BINDING ...]'),
+    tyro.conf.arg(metavar='[FILE.gin | BINDING ...]'),
   ]
   either = inspect.Parameter.POSITIONAL_OR_KEYWORD
   return [
@@ -182,7 +198,8 @@ def _with_gin_arguments(doc: str) -> str:
 
 Args:
   file: A gin file; experiments/ has some.
-  bindings: Settings that come after the file's, say Config.seed=1.
+  bindings: What comes after it and wins: more gin files, a layout say, and
+    settings like Config.seed=1.
 {arguments}"""
 
 
@@ -192,11 +209,15 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   gin files register dynamically: each begins with `from __gin__ import
   dynamic_registration` and imports what it configures, so that no class of ours
   needs a decorator and a name that does not exist is an error. Bindings see the
-  imports of the file and of what it includes.
+  imports of the files and of what they include. A binding that names a gin file
+  stands for its lines.
   """
   import gin
 
-  lines = [*_lines_of_gin(file), *bindings]
+  lines = _lines_of_gin(file)
+  for binding in bindings:
+    is_file = binding.endswith('.gin') and '=' not in binding
+    lines += _lines_of_gin(pathlib.Path(binding)) if is_file else [binding]
   imports = [line for line in lines if re.match(r'(from|import)\b', line)]
   rest = [line for line in lines if line not in imports]
   try:

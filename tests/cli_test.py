@@ -166,13 +166,38 @@ def test_a_long_run_takes_a_gin_file_and_bindings(
   assert f'Config(steps=3, inner=Inner(rate=0.5)) {workdir}' in out
 
 
+def test_distributed_meets_the_others_before_the_program_runs(
+  gin_file, with_long_run, capsys, monkeypatch
+):
+  import jax
+
+  met = []
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda: met.append(1))
+  file = str(gin_file('cli_test.Config.steps = 3\n'))
+  arguments = ['cli_test', file, '--workdir', 'w']
+  assert cli.main(arguments) == 0
+  assert not met
+  assert cli.main([*arguments, '--distributed']) == 0
+  assert met
+
+  def fail():
+    raise ValueError('coordinator_address should be defined.')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', fail)
+  capsys.readouterr()
+  assert cli.main([*arguments, '--distributed']) == cli.USAGE_ERROR
+  captured = capsys.readouterr()
+  assert 'Expected a host of a TPU pod, or a task of srun.' in captured.err
+  assert not captured.out
+
+
 def test_the_help_of_a_long_run(with_long_run, capsys):
   with pytest.raises(SystemExit):
     cli.main(['cli_test', '--help'])
   out = capsys.readouterr().out
   assert 'Runs for long.' in out
   assert 'And says more about it.' in out
-  assert 'FILE.gin [BINDING ...]' in out
+  assert 'FILE.gin [FILE.gin | BINDING ...]' in out
   assert '--workdir' in out
   assert 'How often.' in out
 
@@ -232,6 +257,13 @@ def test_includes_and_later_bindings_win(
   assert cli.read_config(Config, file) == Config(steps=2)
   bindings = ('cli_test.Config.steps = 9',)
   assert cli.read_config(Config, file, bindings) == Config(steps=9)
+  # And more files, in their order.
+  more = str(gin_file('cli_test.Config.steps = 4\n', name='more.gin'))
+  assert cli.read_config(Config, file, (more,)) == Config(steps=4)
+  assert cli.read_config(Config, file, (more, *bindings)) == Config(steps=9)
+  assert cli.read_config(Config, file, (*bindings, more)) == Config(steps=4)
+  with pytest.raises(ValueError, match=r'none\.gin: no such gin file'):
+    cli.read_config(Config, file, ('none.gin',))
   # What one run configured is not there for the next.
   with pytest.raises(ValueError, match='steps'):
     cli.read_config(Config, gin_file('cli_test.Inner.rate = 1.0\n'))

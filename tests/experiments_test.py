@@ -1,19 +1,83 @@
-"""Every gin file of experiments/ is one that its program reads."""
+"""Every gin file of experiments/ is one that its program reads; the paper's
+runs trace on every layout, at their real sizes, and fit its chips.
+"""
 
+import dataclasses
+import functools
 import importlib
+import math
 import pathlib
 import re
 import typing
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from rlpt_jax import cli
+from rlpt_jax.algorithms import policy
+from rlpt_jax.core import settings, weights
+from rlpt_jax.core.layout import MESH_AXES, Axes, Layout
+from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.core.types import Batch
+from rlpt_jax.models import attention, zoo
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Decoder
+from rlpt_jax.programs import train_rl, train_sft
+from rlpt_jax.sampling import caches, chunks, plan
+from rlpt_jax.sampling.decode import bucket
+from rlpt_jax.sampling.table import Table
+from rlpt_jax.training.learner import State, make_update
+from rlpt_jax.training.optimizer import make_optimizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'experiments').rglob('*.gin'))
+PARTS = ('layouts', 'models')  # Not runs, but what runs are given.
+RUNS = [file for file in FILES if file.parent.name not in PARTS]
+GB = 10**9
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda file: file.name)
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  chips: int
+  platform: str
+  gb: int  # Of a chip.
+
+
+MACHINES = {
+  'v5e_64': Machine(64, 'tpu', 16),
+  'v5p_32': Machine(16, 'tpu', 95),
+  'h100_8': Machine(8, 'gpu', 80),
+  'h200_1': Machine(1, 'gpu', 141),
+  'cpu': Machine(1, 'cpu', 16),
+}
+# File in experiments/models -> the same in the zoo.
+MODELS = {
+  'llama32_3b': 'llama32_3b',
+  'qwen3_4b_base': 'qwen3_4b',
+  'qwen3_8b_base': 'qwen3_8b',
+  'tiny_qwen3': 'tiny_qwen3',
+}
+TOO_LARGE = {('qwen3_8b_base', 'h200_1')} | {
+  (model, 'cpu') for model in MODELS if model != 'tiny_qwen3'
+}
+# Each model, each method and each layout once or more, not all of all.
+TRACED = [
+  ('rl/rlpt_qwen3_8b_base', 'v5e_64'),
+  ('rl/rlpt_qwen3_8b_base', 'v5p_32'),
+  ('rl/rlvr_llama32_3b', 'h100_8'),
+  ('rl/rlpt_qwen3_4b_base', 'h200_1'),
+  ('rl/rlpt_tiny_qwen3', 'cpu'),
+  ('sft/sft_qwen3_8b_base', 'h100_8'),
+  ('sft/sft_qwen3_4b_base', 'v5e_64'),
+  ('sft/sft_llama32_3b', 'v5p_32'),
+]
+
+
+@pytest.mark.parametrize('file', RUNS, ids=lambda file: file.name)
 def test_gin_files(file, monkeypatch):
   monkeypatch.chdir(ROOT)
   text = file.read_text()
@@ -24,3 +88,245 @@ def test_gin_files(file, monkeypatch):
   module = importlib.import_module(f'rlpt_jax.programs.{program}')
   kind = typing.get_type_hints(getattr(module, program))['config']
   assert isinstance(cli.read_config(kind, pathlib.Path(path)), kind)
+
+
+def test_parts_are_known_here():
+  for part, known in (('layouts', MACHINES), ('models', MODELS)):
+    found = {file.stem for file in FILES if file.parent.name == part}
+    assert found == set(known)
+
+
+@functools.cache
+def _config(experiment, machine):
+  """(config, name of the model): an experiment with a layout behind it."""
+  folder, name = experiment.split('/')
+  kind = {'rl': train_rl.Config, 'sft': train_sft.Config}[folder]
+  method, model = name.split('_', 1)
+  more = [f'experiments/layouts/{machine}.gin']
+  if model == 'tiny_qwen3':  # No run of its own, but any with it behind.
+    more.append(f'experiments/models/{model}.gin')
+    experiment = f'{folder}/{method}_qwen3_4b_base'
+  file = pathlib.Path(f'experiments/{experiment}.gin')
+  return cli.read_config(kind, file, tuple(more)), model
+
+
+def _layout(axes: Axes, machine: Machine) -> Layout:
+  """A layout of chips that are not here: enough to trace."""
+  sizes = {axis: getattr(axes, axis) for axis in MESH_AXES}
+  known = math.prod(size for size in sizes.values() if size != -1)
+  sizes = {
+    axis: machine.chips // known if size == -1 else size
+    for axis, size in sizes.items()
+  }
+  assert math.prod(sizes.values()) == machine.chips, sizes
+  mesh = AbstractMesh(
+    tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 4
+  )
+  return Layout(mesh, machine.platform)
+
+
+def _decoder(config, model, axes, machine) -> Decoder:
+  layout = _layout(axes, machine)
+  return Decoder(zoo.get(MODELS[model]), config.compute, layout)
+
+
+def _shape(*shape, dtype=jnp.int32):
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _updated(config, decoder, loss, measure, batch):
+  """(state before, what an update of it and a batch gives)."""
+  specs = decoder_lib.specs(decoder.config)
+  optimizer = make_optimizer(config.optimizer, specs)
+  params = weights.shapes(specs, layout=decoder.layout)
+  count = _shape()
+  state = State(
+    params, jax.eval_shape(optimizer.init, params), count, count, count
+  )
+  update = make_update(
+    loss, optimizer, measure, num_microbatches=config.num_microbatches
+  )
+  return state, jax.eval_shape(update, state, batch)
+
+
+def _batch(config) -> Batch:
+  P, G = config.prompts, config.sampling.samples
+  S = bucket(config.max_prompt_tokens)
+  T = bucket(config.sampling.max_new_tokens)
+  row, real, mask = (
+    _shape(P, G, T, dtype=dtype) for dtype in (jnp.int32, jnp.float32, bool)
+  )
+  return Batch(
+    prompts_PS=_shape(P, S), prompt_mask_PS=_shape(P, S), tokens_PGT=row,
+    present_PGT=mask, mask_PGT=mask,
+    behavior_PGT=real, advantages_PG=_shape(P, G, dtype=jnp.float32),
+    weights_PGT=real,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def picked(monkeypatch):
+  """The kernels of attention that were picked; XLA's is traced in their place.
+
+  cuDNN cannot be traced where it is not, splash reads its whole mask for that.
+  lowering_test has the real ones.
+  """
+  names = set()
+
+  def noting(name):
+    def kernel(*arguments, layout):
+      names.add(name)
+      return attention.xla_attention(*arguments, layout=layout)
+
+    return kernel
+
+  monkeypatch.setattr(
+    attention, 'KERNELS', {name: noting(name) for name in attention.KERNELS}
+  )
+  return names
+
+
+@pytest.mark.parametrize(('experiment', 'layout'), TRACED, ids=str)
+def test_an_update_traces_on_its_layout(
+  experiment, layout, monkeypatch, picked
+):
+  monkeypatch.chdir(ROOT)
+  (config, model), machine = _config(experiment, layout), MACHINES[layout]
+  decoder = _decoder(config, model, config.layout, machine)
+  if isinstance(config, train_sft.Config):
+    rows = config.batch_size, config.data.task.row_tokens
+    batch = {'tokens_BT': _shape(*rows), 'segments_BT': _shape(*rows)}
+    batch['weights_BT'] = _shape(*rows, dtype=jnp.float32)
+    loss = functools.partial(train_sft.loss_of_rows, decoder)
+    measure = train_sft.measure
+  else:
+    score = functools.partial(
+      config.score, decoder, temperature=config.sampling.temperature
+    )
+    loss, batch = policy.make_loss(score, config.loss), _batch(config)
+    measure = policy.measure
+  state, (after, said) = _updated(config, decoder, loss, measure, batch)
+  sizes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+  assert sizes(after) == sizes(state)
+  assert said['loss'].shape == ()
+  # XLA's attention would hold the scores of all pairs of tokens.
+  kernel = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'xla'}
+  assert picked == {kernel[machine.platform]}
+
+
+@pytest.mark.parametrize(
+  ('experiment', 'layout'), [x for x in TRACED if x[0][:2] == 'rl'], ids=str
+)
+def test_a_chunk_of_decoding_traces_on_its_layout(
+  experiment, layout, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
+  (config, model), machine = _config(experiment, layout), MACHINES[layout]
+  decoder = _decoder(config, model, config.sampler_layout, machine)
+  shape = plan.fitted(_plan(config), decoder.layout)
+  memory = plan.check(
+    dataclasses.replace(shape, memory=machine.gb * GB), decoder
+  )
+  assert memory.gathered == 0  # Decoding reads every weight at every token.
+  specs = decoder_lib.specs(decoder.config)
+  params = jax.eval_shape(
+    decoder_lib.unstack, weights.shapes(specs, dtype=config.compute.dtype)
+  )
+  stored = [
+    jax.eval_shape(
+      functools.partial(
+        caches.empty, decoder, rows, length, shape.dtype(decoder)
+      )
+    )
+    for rows, length in (
+      (shape.num_prompts, shape.prefix_length), (shape.slots, shape.own_length),
+    )
+  ]  # fmt: skip
+  readers = Readers(
+    np.zeros((shape.num_prompts, shape.group), np.int32),
+    np.zeros(shape.slots, np.int32),
+  )
+  slots = Table(shape.slots, shape.sizes).slots(
+    np.zeros(shape.num_prompts, np.int32), readers
+  )
+  own, report = jax.eval_shape(
+    functools.partial(chunks.decode_chunk, decoder, steps=shape.chunk),
+    params, *stored, slots,
+  )  # fmt: skip
+  assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, stored[1])
+  assert report.tokens_BT.shape == (shape.slots, shape.chunk)
+
+
+@pytest.mark.parametrize('experiment', ['rl/rlpt', 'rl/rlvr', 'sft/sft'])
+def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  found = []
+  for layout in ('v5e_64', 'v5p_32', 'h100_8'):
+    config, _ = _config(f'{experiment}_qwen3_4b_base', layout)
+    program = train_sft if experiment == 'sft/sft' else train_rl
+    described = settings.described(config)
+    for name in program.MAY_CHANGE:
+      del described[name]
+    found.append(described)
+  assert found[0] == found[1] == found[2]
+
+
+def _plan(config):
+  return train_rl.plan_for(config, ByteTokenizer())
+
+
+def _learner(config, decoder: Decoder) -> dict[str, float]:
+  """GB of each chip: arithmetic, as in the heads of experiments/layouts/."""
+  c, layout = decoder.config, decoder.layout
+  mesh, itemsize = layout.mesh.shape, jnp.dtype(config.compute.dtype).itemsize
+  shards = {
+    name: math.prod(layout.weight_sharding(spec.shape, spec.axes).shard_shape(
+      spec.shape))
+    for name, spec in weights.named(decoder_lib.specs(c))
+  }  # fmt: skip
+  P, G = config.prompts // config.num_microbatches, config.sampling.samples
+  S = bucket(config.max_prompt_tokens)
+  T = bucket(config.sampling.max_new_tokens)
+
+  def share(rows):
+    return layout.sharding((rows,), ('batch',)).shard_shape((rows,))[0]
+
+  tokens, prompt_tokens = share(P * G) * T, share(P) * S
+  kv = 2 * c.num_kv_heads * c.head_dim / mesh['tensor']
+  wide = (3 * c.mlp_dim + 4 * c.num_heads * c.head_dim) / mesh['tensor']
+  head = c.vocab_size * c.embed_dim / mesh['tensor']
+  chunk = share(P * G) * config.compute.head_chunk * c.vocab_size
+  # Inputs of the layers, of which remat keeps nothing else; the prompts' keys
+  # and values and their gradients.
+  kept = c.num_layers * itemsize
+  kept *= (tokens + prompt_tokens) * c.embed_dim + 2 * prompt_tokens * kv
+  return {
+    # float32: parameters, two moments, a gradient and the sum of gradients.
+    'state': 20 * sum(shards.values()) / GB,
+    'kept': kept / GB,
+    # A layer, and the head with its gradient and the embedding's.
+    'at work': (
+      itemsize * tokens * wide + 12 * head + 16 * chunk / mesh['tensor']
+    ) / GB,
+  }  # fmt: skip
+
+
+def test_what_is_planned_fits_the_chips(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  print(f'\n{"GB of a chip":28}  state   kept  at work  sampler  all  of')
+  for layout, machine in MACHINES.items():
+    for model in MODELS:
+      config, _ = _config(f'rl/rlpt_{model}', layout)
+      learner = _learner(
+        config, _decoder(config, model, config.layout, machine)
+      )
+      sampler = _decoder(config, model, config.sampler_layout, machine)
+      shape = plan.fitted(_plan(config), sampler.layout)
+      sampling = plan.memory(shape, sampler).total / GB
+      total = sum(learner.values()) + sampling
+      numbers = ''.join(f'{x:8.1f}' for x in (*learner.values(), sampling))
+      fits = total <= 0.9 * machine.gb  # The rest is XLA's and the runtime's.
+      print(
+        f'{layout:8} {model:18} {numbers} {total:8.1f} {machine.gb:4} {fits}'
+      )
+      assert fits == ((model, layout) not in TOO_LARGE), (layout, model)

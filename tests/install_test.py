@@ -34,7 +34,7 @@ def test_an_empty_environment_and_no_extras(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
-  run(python, '-m', 'pip', 'install', '--quiet', source)
+  run(python, '-m', 'pip', 'install', '--quiet', '--no-compile', source)
   modules = run(python, '-c', IMPORT_ALL).split()
   assert 'rlpt_jax.programs.convert' in modules
   assert 'usage: rlpt' in run(environment / 'bin' / 'rlpt', '--help')

@@ -25,18 +25,18 @@ def in_groups(
   prefix = decoder_lib.forward(
     decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32)
   )
-  # The last token of a completion predicts nothing.
+  # The last token of a completion predicts nothing. It goes along: a length of
+  # 8,191 would fit no kernel, and XLA's attention holds all scores at once.
   rest = decoder_lib.forward(
-    decoder, params, tokens_BT[:, :-1], mask_BT[:, :-1].astype(jnp.int32),
-    (prefix.cache,),
-  )  # fmt: skip
+    decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,)
+  )
   # Its first token is predicted by the last of the prompt.
   last_P = jnp.maximum(prompt_mask_PS.astype(jnp.int32).sum(1) - 1, 0)
   last_P1D = jnp.take_along_axis(
     prefix.hidden_BTD, last_P[:, None, None], axis=1
   )
   hidden_BTD = jnp.concatenate(
-    [jnp.repeat(last_P1D, G, axis=0), rest.hidden_BTD], axis=1
+    [jnp.repeat(last_P1D, G, axis=0), rest.hidden_BTD[:, :-1]], axis=1
   )
   return head.score(
     decoder, params, hidden_BTD, tokens_BT, temperature=temperature
@@ -61,10 +61,10 @@ def in_rows(
   tokens_BX = jnp.concatenate([moved_BS, tokens_BT], axis=1)
   mask_BX = jnp.concatenate([place_BS >= 0, mask_BT > 0], axis=1)
   out = decoder_lib.forward(
-    decoder, params, tokens_BX[:, :-1], mask_BX[:, :-1].astype(jnp.int32)
+    decoder, params, tokens_BX, mask_BX.astype(jnp.int32)
   )
   return head.score(
-    decoder, params, out.hidden_BTD[:, S - 1 :], tokens_BT,
+    decoder, params, out.hidden_BTD[:, S - 1 : -1], tokens_BT,
     temperature=temperature,
   )  # fmt: skip
 

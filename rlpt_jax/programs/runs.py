@@ -56,6 +56,8 @@ def _check_config(
       raise ValueError(
         f'{path}: not JSON: {error}. Choose another workdir.'
       ) from error
+    # Of a run that an earlier version began, more may be written there.
+    found = _fixed(found, may_change)
     if changed := settings.differences(found, wanted):
       raise ValueError(
         f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '

@@ -61,7 +61,7 @@ SHOWN = (
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
   'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
-  'max_skipped',
+  'max_skipped', 'num_microbatches', 'slots',
 )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ SHOWN = (
 )
 # Settings that do not change what a run computes, or only how far it goes.
 MAY_CHANGE = (
-  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout', 'max_skipped',
+  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
+  'num_microbatches', 'max_skipped',
 )  # fmt: skip
 
 

@@ -108,6 +108,6 @@ def test_an_update_is_what_xla_counts(one_device):
   )  # fmt: skip
   c = decoder.config
   key = 4 * c.num_layers * c.num_heads * c.head_dim
-  unseen = key * (S * (S - 1) // 2 + G * (T - 1) * (T - 2) // 2)
+  unseen = key * (S * (S - 1) // 2 + G * T * (T - 1) // 2)
   expected = P * (flops.update(c, S, [T] * G) + 3 * unseen)
   assert 0.95 * expected < found < 1.25 * expected

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# A judge behind a URL, on a machine of its own:
+#   launch/judge_server.sh [--dry_run] rlpt|vllm MODEL [MORE OPTIONS]
+# It is what remote.Endpoint names: url http://THIS_MACHINE:8000/v1, model judge.
+# PORT (8000) and HOST (127.0.0.1) are where it listens; with another HOST give
+# it a token, TOKEN_ENV being the variable that holds it.
+set -euo pipefail
+
+dry_run=
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+if [ $# -lt 2 ]; then
+  echo 'judge_server.sh: expected rlpt or vllm, and a model.' >&2
+  exit 2
+fi
+server=$1 model=$2
+shift 2
+host=${HOST:-127.0.0.1} port=${PORT:-8000}
+case $server in
+  rlpt)
+    command=("${RLPT:-.venv/bin/rlpt}" serve "$model" --name judge
+      --host "$host" --port "$port" --dtype bfloat16 --max_prompt_tokens 2048
+      ${TOKEN_ENV:+--token_env "$TOKEN_ENV"} "$@")
+    ;;
+  vllm)
+    # It reads its token from VLLM_API_KEY: on a command line all would see it.
+    if [ -n "${TOKEN_ENV:-}" ] && [ -z "$dry_run" ]; then
+      export VLLM_API_KEY=${!TOKEN_ENV}
+    fi
+    command=(vllm serve "$model" --served-model-name judge --host "$host"
+      --port "$port" "$@")
+    ;;
+  *)
+    echo "judge_server.sh: $server: expected rlpt or vllm." >&2
+    exit 2
+    ;;
+esac
+printf '%q ' "${command[@]}"
+echo
+[ -n "$dry_run" ] || exec "${command[@]}"
