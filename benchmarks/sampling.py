@@ -306,6 +306,13 @@ def measure_peers(arguments) -> dict:
   if arguments.only:
     kept = {'ours', *arguments.only.split(',')}
     commands = {name: x for name, x in commands.items() if name in kept}
+  # Now, and not when the others have been measured.
+  for name, (command, _) in commands.items():
+    if command[0] is None:
+      option = '--tunix' if name == 'tunix' else '--trl'
+      raise SystemExit(
+        f'{name}: its python is not known: give {option}, or --only the others.'
+      )
   rates = {name: [] for name in commands}
   for _ in range(arguments.rounds):
     for name, (command, field) in commands.items():
