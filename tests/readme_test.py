@@ -1,5 +1,6 @@
 """Documentation is run: bash and python blocks of every page are tests.
 
+The blocks of a page run one after the other in one folder, as a reader would.
 Blocks marked `console` are for the reader's machine: they install something,
 or run these tests.
 """
@@ -15,45 +16,67 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(p for p in ROOT.glob('*.md'))
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
-BLOCKS = [
-  pytest.param(language, code, id=f'{page.name}-{language}-{i}')
-  for page in PAGES
-  for i, (language, code) in enumerate(
-    re.findall(r'^```(bash|python)\n(.*?)^```', page.read_text(), re.S | re.M)
+BLOCKS = {
+  page: re.findall(
+    r'^```(bash|python)\n(.*?)^```', page.read_text(), re.S | re.M
   )
-]
+  for page in PAGES
+}
+LINKING = [*PAGES, ROOT / 'benchmarks/README.md', ROOT / 'launch/README.md']
+
+
+def name(page):
+  return str(page.relative_to(ROOT))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('language', 'code'), BLOCKS)
-def test_block_runs(language, code, tmp_path):
-  command = {
-    'bash': ['bash', '-euo', 'pipefail', '-c', code],
-    'python': [sys.executable, '-c', code],
-  }[language]
+@pytest.mark.parametrize('page', [p for p in PAGES if BLOCKS[p]], ids=name)
+def test_blocks_run(page, tmp_path):
   # The rlpt of this environment, and of this checkout.
   binaries = str(pathlib.Path(sys.executable).parent)
   path = f'{binaries}{os.pathsep}{os.environ["PATH"]}'
-  done = subprocess.run(
-    command, cwd=tmp_path, capture_output=True, text=True,
-    env=os.environ | {'PATH': path, 'PYTHONPATH': str(ROOT)},
-  )  # fmt: skip
-  assert done.returncode == 0, done.stdout + done.stderr
+  for language, code in BLOCKS[page]:
+    command = {
+      'bash': ['bash', '-euo', 'pipefail', '-c', code],
+      'python': [sys.executable, '-c', code],
+    }[language]
+    done = subprocess.run(
+      command, cwd=tmp_path, capture_output=True, text=True,
+      env=os.environ | {'PATH': path, 'PYTHONPATH': str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, code + done.stdout + done.stderr
 
 
 def test_there_are_blocks():
-  assert len(BLOCKS) >= 2
+  assert sum(map(len, BLOCKS.values())) >= 10
+  assert len(BLOCKS[ROOT / 'README.md']) >= 2
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', LINKING, ids=name)
 def test_links_lead_somewhere(page):
-  for target in re.findall(r'\]\((?!http)([^)#]+)', page.read_text()):
-    assert (page.parent / target).exists(), target
+  links = re.findall(r'\]\((?!http)([^)#]*)#?([^)]*)\)', page.read_text())
+  for target, section in links:
+    path = page.parent / target if target else page
+    assert path.exists(), target
+    assert not section or section in sections(path), f'{target}#{section}'
+
+
+def sections(page):
+  """What the headings of a page are called in links."""
+  headings = re.findall(r'^#+ (.+)$', page.read_text(), re.M)
+  kept = (re.sub(r'[^\w\- ]', '', heading.lower()) for heading in headings)
+  return [heading.replace(' ', '-') for heading in kept]
+
+
+def test_every_page_is_linked_from_readme():
+  text = (ROOT / 'README.md').read_text()
+  for page in (ROOT / 'docs').rglob('*.md'):
+    assert f']({name(page)}' in text, page
 
 
 def test_every_program_is_in_the_table():
   from rlpt_jax import cli
 
   text = (ROOT / 'README.md').read_text()
-  for name in cli.PROGRAMS:
-    assert f'| `rlpt {name}' in text, name
+  for program in cli.PROGRAMS:
+    assert f'| `rlpt {program}' in text, program
