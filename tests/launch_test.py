@@ -5,7 +5,9 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -141,6 +143,30 @@ def test_a_crash_is_tried_again_and_75_is_not(
   result = _run(tmp_path, 'gpu.sh', 'train_rl', RLPT=str(tool))
   assert result.returncode == status
   assert len((tmp_path / 'calls').read_text().split()) == times
+
+
+@pytest.mark.parametrize('saves', [True, False])
+def test_a_run_that_is_told_to_leave_is_waited_for_and_left(saves, tmp_path):
+  tool = tmp_path / 'rlpt'
+  tool.write_text(
+    '#!/bin/bash\necho x >>calls\n'
+    + ('trap "told=1" TERM\n' if saves else '')
+    + 'touch started\nfor _ in {1..20}; do sleep 0.1; done\n'
+    'exit "${told:+75}"\n'
+  )
+  tool.chmod(0o755)
+  script = subprocess.Popen(
+    ['bash', str(ROOT / 'launch/gpu.sh'), 'train_rl'],
+    cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    env={'PATH': os.environ['PATH'], 'RLPT': str(tool)},
+  )  # fmt: skip
+  while not (tmp_path / 'started').exists():
+    time.sleep(0.05)
+  for _ in range(2):  # Twice, as people do.
+    script.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+  assert script.wait(timeout=30) == (75 if saves else 128 + signal.SIGTERM)
+  assert len((tmp_path / 'calls').read_text().split()) == 1
 
 
 @pytest.mark.parametrize('status', [0, 1, 75])
