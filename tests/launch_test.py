@@ -108,21 +108,57 @@ def test_a_pod_runs_one_command_on_all_hosts(tmp_path, no_tools):
   command = shlex.split(result.stdout.splitlines()[-1])
   assert '--worker=all' in command
   (remote,) = (x for x in command if x.startswith('--command='))
-  expected = ['cd', 'rlpt', '&&', '.venv/bin/rlpt', *RUN, '--distributed']
-  assert shlex.split(remote.removeprefix('--command=')) == expected
+  command = shlex.split(remote.removeprefix('--command='))
+  assert command[:4] == ['cd', 'rlpt', '&&', 'exec']
+  assert command[4:] == ['.venv/bin/rlpt', *RUN, '--distributed']
 
 
-def test_what_is_ready_is_not_deleted(tmp_path):
-  tool = tmp_path / 'gcloud'
-  tool.write_text(
+@pytest.mark.parametrize(
+  ('listed', 'queued', 'verbs', 'status'),
+  [
+    ('other PREEMPTED\nn READY', '', ['ssh'], 0),
+    ('n PREEMPTED', '', ['delete', 'create', 'scp', 'ssh', 'ssh'], 0),
+    ('n2 READY', '', ['create', 'scp', 'ssh', 'ssh'], 0),
+    ('n REPAIRING', '', [], 75),
+    ('n WAITING_FOR_RESOURCES', '1', [], 75),
+    ('n SUSPENDED', '1', ['delete', 'create'], 75),
+    ('n ACTIVE', '1', ['scp', 'ssh', 'ssh'], 0),
+    (None, '', [], 1),  # No answer is not a machine that is gone.
+  ],
+  ids=str,
+)
+def test_only_what_is_gone_is_deleted(listed, queued, verbs, status, tmp_path):
+  (tmp_path / 'git').write_text('#!/bin/sh\n')
+  (tmp_path / 'gcloud').write_text(
     f'#!/bin/sh\necho "$4" >>{tmp_path}/said\n'
-    'if [ "$4" = describe ]; then echo READY; fi\n'
+    + 'if [ "$4" = list ]; then\n'
+    + ('exit 1\n' if listed is None else f"echo '{listed}'\n")
+    + 'fi\n'
   )
-  tool.chmod(0o755)
-  arguments = ('resume', '--', *RUN)
-  result = _run(tmp_path, 'tpu_vm.sh', *arguments, path=f'{tmp_path}:', **TPU)
-  assert result.returncode == 0, result.stderr
-  assert (tmp_path / 'said').read_text().split() == ['describe', 'ssh']
+  for name in ('git', 'gcloud'):
+    (tmp_path / name).chmod(0o755)
+  arguments, environment = ('resume', '--', *RUN), TPU | {'QUEUED': queued}
+  result = _run(
+    tmp_path, 'tpu_vm.sh', *arguments, path=f'{tmp_path}:', **environment
+  )
+  assert result.returncode == status, result.stderr
+  assert (tmp_path / 'said').read_text().split() == ['list', *verbs]
+
+
+def test_what_the_hosts_share_is_linked(tmp_path, no_tools):
+  shared = tmp_path / 'a disk'
+  result = _run(
+    tmp_path, 'tpu_vm.sh', 'setup', '--dry_run', path=no_tools,
+    SHARED=str(shared), **TPU,
+  )  # fmt: skip
+  (remote,) = re.findall(r'--command=.*', result.stdout.splitlines()[-1])
+  (remote,) = shlex.split(remote)
+  links = remote[remote.index('mkdir -p /') :].removeprefix('--command=')
+  (tmp_path / 'there').mkdir()
+  for _ in range(2):  # It may be set up again.
+    subprocess.run(['bash', '-c', links], cwd=tmp_path / 'there', check=True)
+  for name in ('models', 'data', 'cache', 'runs'):
+    assert (tmp_path / 'there' / name).resolve() == shared / name
 
 
 @pytest.mark.parametrize(
@@ -191,6 +227,7 @@ def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
     ('judge_server.sh', ('rlpt',), 'expected rlpt or vllm, and a model'),
     ('judge_server.sh', ('tgi', 'm'), 'tgi: expected rlpt or vllm'),
     ('tpu_vm.sh', ('run', '--dry_run'), 'expected -- and what rlpt is to do'),
+    ('tpu_vm.sh', ('resume',), 'expected -- and what rlpt is to do'),
     ('tpu_vm.sh', ('start', '--dry_run'), 'start: expected create, setup'),
     ('tpu_vm.sh', ('create', '--dryrun'), '--dryrun: expected --dry_run'),
   ],
