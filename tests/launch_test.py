@@ -68,9 +68,15 @@ TPU = {'NAME': 'n', 'ZONE': 'z', 'TYPE': 'v5litepod-64', 'VERSION': 'v'}
       ['srun', '--kill-on-bad-exit=0', 'rlpt', *RUN, '--distributed'],
     ),
     (
-      'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'), {},
-      'vllm serve m --served-model-name judge --host 127.0.0.1 --port 8000 '
+      'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'),
+      {'JUDGE_NAME': 'mine'},
+      'vllm serve m --served-model-name mine --host 127.0.0.1 --port 8000 '
       '--seed 1',
+    ),
+    (
+      'judge_server.sh', ('--dry_run', 'rlpt', 'm'), {'TOKEN_ENV': 'T'},
+      'rlpt serve m --name judge --host 127.0.0.1 --port 8000 --dtype bfloat16 '
+      '--max_prompt_tokens 2048 --token_env T',
     ),
     (
       'tpu_vm.sh', ('create', '--dry_run'), TPU | {'SPOT': '1'},
@@ -205,18 +211,31 @@ def test_a_run_that_is_told_to_leave_is_waited_for_and_left(saves, tmp_path):
   assert len((tmp_path / 'calls').read_text().split()) == 1
 
 
-@pytest.mark.parametrize('status', [0, 1, 75])
-def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
+@pytest.mark.parametrize(
+  ('status', 'state', 'queued'),
+  [
+    (0, 'RUNNING', False),
+    (1, 'RUNNING', False),
+    (75, 'RUNNING', True),
+    (75, '', True),
+    (75, 'COMPLETING', False),  # Cancelled, by who wants it no more.
+  ],
+)
+def test_slurm_queues_again_what_was_told_to_leave(
+  status, state, queued, tmp_path
+):
   for name, code in (('srun', status), ('scontrol', 0)):
     tool = tmp_path / name
     tool.write_text(f'#!/bin/sh\necho "{name} $*" >>calls\nexit {code}\n')
-    tool.chmod(0o755)
+  (tmp_path / 'squeue').write_text(f'#!/bin/sh\necho {state}\n')
+  for name in ('srun', 'scontrol', 'squeue'):
+    (tmp_path / name).chmod(0o755)
   result = _run(
     tmp_path, 'slurm.sbatch', 'train_rl', path=f'{tmp_path}:', SLURM_JOB_ID='7'
   )
   assert result.returncode == status
   called = (tmp_path / 'calls').read_text().splitlines()
-  assert called[1:] == (['scontrol requeue 7'] if status == 75 else [])
+  assert called[1:] == (['scontrol requeue 7'] if queued else [])
 
 
 @pytest.mark.parametrize(
@@ -226,6 +245,7 @@ def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
     ('slurm.sbatch', ('--dry_run',), 'expected what rlpt is to do'),
     ('judge_server.sh', ('rlpt',), 'expected rlpt or vllm, and a model'),
     ('judge_server.sh', ('tgi', 'm'), 'tgi: expected rlpt or vllm'),
+    ('judge_server.sh', ('vllm', 'm'), 'T: expected the token'),
     ('tpu_vm.sh', ('run', '--dry_run'), 'expected -- and what rlpt is to do'),
     ('tpu_vm.sh', ('resume',), 'expected -- and what rlpt is to do'),
     ('tpu_vm.sh', ('start', '--dry_run'), 'start: expected create, setup'),
@@ -234,7 +254,7 @@ def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
   ids=str,
 )
 def test_a_mistake_is_said_in_one_line(script, arguments, message, tmp_path):
-  result = _run(tmp_path, script, *arguments, **TPU)
+  result = _run(tmp_path, script, *arguments, TOKEN_ENV='T', **TPU)
   assert result.returncode == 2
   assert message in result.stderr
   assert len(result.stderr.splitlines()) == 1
