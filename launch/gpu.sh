@@ -22,20 +22,22 @@ printf '%q ' "${command[@]}"
 echo
 [ -z "$dry_run" ] || exit 0
 
-# What tells this script to leave, tells the run.
-trap 'kill -TERM "$run" 2>/dev/null || true' TERM INT
+# What tells this script to leave, tells the run, which is not begun again then.
+told=
+trap 'told=1; kill -TERM "$run" 2>/dev/null || true' TERM INT
 for try in $(seq "${TRIES:-3}"); do
   "${command[@]}" &
   run=$!
-  status=0
-  wait "$run" || status=$?
-  if kill -0 "$run" 2>/dev/null; then # The trap ended the first wait.
+  while true; do
     status=0
     wait "$run" || status=$?
-  fi
+    # A signal ends the wait, each time, but not the run.
+    kill -0 "$run" 2>/dev/null || break
+  done
   case $status in
     0 | 2 | 75 | 130) exit "$status" ;;
   esac
+  [ -z "$told" ] || exit "$status"
   echo "try $try ended with status $status" >&2
 done
 exit "$status"

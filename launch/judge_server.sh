@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A judge behind a URL, on a machine of its own:
 #   launch/judge_server.sh [--dry_run] rlpt|vllm MODEL [MORE OPTIONS]
-# It is what remote.Endpoint names: url http://THIS_MACHINE:8000/v1, model judge.
-# PORT (8000) and HOST (127.0.0.1) are where it listens; with another HOST give
-# it a token, TOKEN_ENV being the variable that holds it.
+# It is what remote.Endpoint names: url http://THIS_MACHINE:8000/v1, model judge,
+# or JUDGE_NAME. PORT (8000) and HOST are where it listens: 127.0.0.1, this
+# machine alone; HOST=0.0.0.0 for a run elsewhere. Give it a token then, TOKEN_ENV
+# being the variable that holds it, here and as remote.Endpoint.key_env.
 set -euo pipefail
 
 dry_run=
@@ -17,19 +18,24 @@ if [ $# -lt 2 ]; then
 fi
 server=$1 model=$2
 shift 2
-host=${HOST:-127.0.0.1} port=${PORT:-8000}
+name=${JUDGE_NAME:-judge} host=${HOST:-127.0.0.1} port=${PORT:-8000}
 case $server in
   rlpt)
-    command=("${RLPT:-.venv/bin/rlpt}" serve "$model" --name judge
+    command=("${RLPT:-.venv/bin/rlpt}" serve "$model" --name "$name"
       --host "$host" --port "$port" --dtype bfloat16 --max_prompt_tokens 2048
       ${TOKEN_ENV:+--token_env "$TOKEN_ENV"} "$@")
     ;;
   vllm)
     # It reads its token from VLLM_API_KEY: on a command line all would see it.
     if [ -n "${TOKEN_ENV:-}" ] && [ -z "$dry_run" ]; then
+      # Without one it would ask for none.
+      if [ -z "${!TOKEN_ENV:-}" ]; then
+        echo "judge_server.sh: $TOKEN_ENV: expected the token in it." >&2
+        exit 2
+      fi
       export VLLM_API_KEY=${!TOKEN_ENV}
     fi
-    command=(vllm serve "$model" --served-model-name judge --host "$host"
+    command=(vllm serve "$model" --served-model-name "$name" --host "$host"
       --port "$port" "$@")
     ;;
   *)

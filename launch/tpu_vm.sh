@@ -1,25 +1,31 @@
 #!/usr/bin/env bash
-# A TPU VM, one host or a pod: create, setup, run, resume, delete.
+# A TPU VM, one host or a pod: create, setup, run, stop, resume, delete.
 set -euo pipefail
+
+EXIT_AGAIN=75
 
 usage() {
   cat <<'TEXT'
-usage: launch/tpu_vm.sh create|setup|run|resume|status|delete [--dry_run] [-- RLPT ARGUMENTS]
+usage: launch/tpu_vm.sh create|setup|run|stop|resume|status|delete [--dry_run] [-- RLPT ARGUMENTS]
 
   create   asks for the TPU; with SPOT=1 as a spot VM, with QUEUED=1 in a queue
-  setup    copies this checkout to every host and installs it
+  setup    copies the last commit of this checkout to every host, installs it
   run      rlpt on every host, as one run: the arguments come after --
-  resume   create, setup and run again after a preemption; a run goes on
+  stop     has the run save after its step and leave with 75
+  resume   create, setup and run again after a preemption; a run goes on. 75:
+           the TPU is not there yet, the same command again
   status   says what is there, and so what is paid for
   delete   gives it back
 
 environment: NAME and ZONE; TYPE (v5litepod-64, v5p-32, ...), VERSION
   (v2-alpha-tpuv5-lite, v2-alpha-tpuv5, ...); PROJECT, SPOT, QUEUED if wanted.
+  SHARED: a folder on a disk that you have mounted on all hosts; setup makes
+  models, data, cache and runs links to what is there.
 example:
   NAME=rlpt ZONE=us-west4-a TYPE=v5litepod-64 VERSION=v2-alpha-tpuv5-lite \
     launch/tpu_vm.sh run --dry_run -- train_rl \
     experiments/rl/rlpt_qwen3_4b_base.gin experiments/layouts/v5e_64.gin \
-    --workdir /mnt/shared/runs/rlpt
+    --workdir runs/rlpt
 TEXT
 }
 
@@ -71,23 +77,47 @@ create() {
 }
 
 setup() {
-  # What git knows, no runs and no models: those are on the shared disk.
-  local archive
+  # What is committed, no runs and no models: those are on the shared disk.
+  local archive install folder
   archive=${TMPDIR:-/tmp}/rlpt-$NAME.tar.gz
+  if [ -z "$dry_run" ] && [ -n "$(git -C "$here" status --porcelain)" ]; then
+    echo 'warning: what is not committed is not copied.' >&2
+  fi
   do_it git -C "$here" archive --format=tar.gz "--output=$archive" HEAD
   do_it gcloud compute tpus tpu-vm scp "$archive" "$NAME:rlpt.tar.gz" \
     "${where[@]}" --worker=all
-  on_all_hosts 'mkdir -p rlpt && tar -xzf rlpt.tar.gz -C rlpt && cd rlpt && python3 -m venv .venv && .venv/bin/pip install --quiet --editable ".[tpu]"'
+  # The machines' own Python is 3.10, too old, and may lack venv: uv brings one.
+  install='mkdir -p rlpt && tar -xzf rlpt.tar.gz -C rlpt && cd rlpt'
+  install+=' && python3 -m pip install --quiet --user uv'
+  install+=' && python3 -m uv venv --quiet --allow-existing --python 3.11 .venv'
+  install+=' && python3 -m uv pip install --quiet --editable ".[tpu]"'
+  if [ -n "${SHARED:-}" ]; then
+    for folder in models data cache runs; do
+      printf -v folder 'mkdir -p %q && ln -sfn %q .' "$SHARED/$folder"{,}
+      install+=" && $folder"
+    done
+  fi
+  on_all_hosts "$install"
+}
+
+check_arguments() {
+  if [ ${#arguments[@]} -eq 0 ]; then
+    echo "tpu_vm.sh: $verb: expected -- and what rlpt is to do." >&2
+    exit 2
+  fi
 }
 
 run() {
-  if [ ${#arguments[@]} -eq 0 ]; then
-    echo 'tpu_vm.sh: run: expected -- and what rlpt is to do.' >&2
-    exit 2
-  fi
+  check_arguments
   local quoted
   printf -v quoted '%q ' "${arguments[@]}"
-  on_all_hosts "cd rlpt && .venv/bin/rlpt $quoted--distributed"
+  # exec: no shell in between that SIGTERM would end instead.
+  on_all_hosts "cd rlpt && exec .venv/bin/rlpt $quoted--distributed"
+}
+
+stop() {
+  # The brackets: the shell that runs pkill has them, and is not meant.
+  on_all_hosts "pkill -TERM -f '[.]venv/bin/rlpt '"
 }
 
 delete() {
@@ -106,36 +136,50 @@ status() {
 }
 
 look_at_state() {
-  local command=(gcloud compute tpus tpu-vm describe "$NAME" "${where[@]}"
-    '--format=value(state)')
+  # Of all that is there: where that cannot be asked the script ends, and does
+  # not take it for a machine that is gone.
+  local kind=tpu-vm field=state
+  if [ -n "${QUEUED:-}" ]; then
+    kind=queued-resources field=state.state
+  fi
+  local command=(gcloud compute tpus "$kind" list "${where[@]}"
+    "--format=value(name.basename(),$field)")
   if [ -n "$dry_run" ]; then
     printf '%q ' "${command[@]}" >&2
     echo >&2
+    echo PREEMPTED
   else
-    "${command[@]}" 2>/dev/null || true
+    "${command[@]}" | awk -v name="$NAME" '$1 == name { print $2 }'
   fi
 }
 
-case $verb in
-  create | setup | run | status | delete) "$verb" ;;
-  resume)
-    # What was preempted stays as a name until it is deleted; what is READY is
-    # not to be deleted.
-    state=$(look_at_state)
-    if [ "$state" != READY ]; then
-      echo "it is ${state:-not there}: deleted, and asked for again"
-      delete || true
+resume() {
+  check_arguments
+  local state
+  state=$(look_at_state)
+  case $state in
+    READY) ;;
+    ACTIVE) setup ;; # It may have come out of the queue just now.
+    '' | PREEMPTED | TERMINATED | SUSPENDED | FAILED)
+      echo "it is ${state:-not there}: asked for again"
+      # What was preempted stays as a name until it is deleted.
+      [ -z "$state" ] || delete
       create
-      if [ -n "${QUEUED:-}" ]; then
-        echo 'when it is ACTIVE: setup, and run with the same arguments'
-        exit 0
-      fi
+      [ -z "${QUEUED:-}" ] || exit "$EXIT_AGAIN"
       setup
-    fi
-    run
-    ;;
+      ;;
+    *)
+      echo "it is $state: nothing is deleted or run; try again later" >&2
+      exit "$EXIT_AGAIN"
+      ;;
+  esac
+  run
+}
+
+case $verb in
+  create | setup | run | stop | resume | status | delete) "$verb" ;;
   *)
-    echo "tpu_vm.sh: $verb: expected create, setup, run, resume, status or delete." >&2
+    echo "tpu_vm.sh: $verb: expected create, setup, run, stop, resume, status or delete." >&2
     exit 2
     ;;
 esac

@@ -90,7 +90,9 @@ def join_others():
   import jax
 
   try:
-    jax.distributed.initialize()
+    # Of Slurm JAX would take one GPU for each process, its own number; here a
+    # process has all that it sees: none is named.
+    jax.distributed.initialize(local_device_ids=[])
   except (ValueError, RuntimeError) as error:
     raise ValueError(
       f'--distributed: the other processes were not met ({error}). Expected a '

@@ -1,9 +1,11 @@
 """The command line: help in about a second, errors in one line, gin files."""
 
 import dataclasses
+import os
 import pathlib
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -174,7 +176,7 @@ def test_distributed_meets_the_others_before_the_program_runs(
   import jax
 
   met = []
-  monkeypatch.setattr(jax.distributed, 'initialize', lambda: met.append(1))
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: met.append(1))
   file = str(gin_file('cli_test.Config.steps = 3\n'))
   arguments = ['cli_test', file, '--workdir', 'w']
   assert cli.main(arguments) == 0
@@ -182,7 +184,7 @@ def test_distributed_meets_the_others_before_the_program_runs(
   assert cli.main([*arguments, '--distributed']) == 0
   assert met
 
-  def fail():
+  def fail(**_):
     raise ValueError('coordinator_address should be defined.')
 
   monkeypatch.setattr(jax.distributed, 'initialize', fail)
@@ -191,6 +193,24 @@ def test_distributed_meets_the_others_before_the_program_runs(
   captured = capsys.readouterr()
   assert 'Expected a host of a TPU pod, or a task of srun.' in captured.err
   assert not captured.out
+
+
+def test_a_task_of_srun_has_all_gpus_of_its_node():
+  script = """
+from jax._src import xla_bridge
+from rlpt_jax import cli
+cli.join_others()
+assert xla_bridge.CUDA_VISIBLE_DEVICES.value == 'all'
+"""
+  slurm = {
+    'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': '1', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0',
+  }  # fmt: skip
+  environment = os.environ | slurm | {'JAX_PLATFORMS': 'cpu'}
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    environment['JAX_COORDINATOR_PORT'] = str(free.getsockname()[1])
+  subprocess.run([sys.executable, '-c', script], check=True, env=environment)
 
 
 def test_the_help_of_a_long_run(with_long_run, capsys):

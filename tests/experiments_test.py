@@ -257,6 +257,28 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)
 
 
+@pytest.mark.parametrize(('layout', 'slots'), [('v5p_32', 256), ('h100_8', 64)])
+def test_scalerl_fits_where_its_header_says(layout, slots, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  config = cli.read_config(
+    train_rl.Config,
+    pathlib.Path('experiments/rl/scalerl_qwen3_8b.gin'),
+    (
+      f'experiments/layouts/{layout}.gin',
+      'train_rl.Config.num_microbatches=48',
+      f'train_rl.Config.slots={slots}',
+      'collecting.Sampling.max_new_tokens=14417',  # The phrase in bytes.
+    ),
+  )
+  machine, model = MACHINES[layout], 'qwen3_8b_base'
+  learner = _decoder(config, model, config.layout, machine)
+  sampler = _decoder(config, model, config.sampler_layout, machine)
+  shape = plan.fitted(_plan(config), sampler.layout)
+  total = sum(_learner(config, learner).values())
+  total += plan.memory(shape, sampler).total / GB
+  assert total <= 0.9 * machine.gb
+
+
 @pytest.mark.parametrize('experiment', ['rl/rlpt', 'rl/rlvr', 'sft/sft'])
 def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
   monkeypatch.chdir(ROOT)

@@ -5,7 +5,9 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -66,9 +68,15 @@ TPU = {'NAME': 'n', 'ZONE': 'z', 'TYPE': 'v5litepod-64', 'VERSION': 'v'}
       ['srun', '--kill-on-bad-exit=0', 'rlpt', *RUN, '--distributed'],
     ),
     (
-      'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'), {},
-      'vllm serve m --served-model-name judge --host 127.0.0.1 --port 8000 '
+      'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'),
+      {'JUDGE_NAME': 'mine'},
+      'vllm serve m --served-model-name mine --host 127.0.0.1 --port 8000 '
       '--seed 1',
+    ),
+    (
+      'judge_server.sh', ('--dry_run', 'rlpt', 'm'), {'TOKEN_ENV': 'T'},
+      'rlpt serve m --name judge --host 127.0.0.1 --port 8000 --dtype bfloat16 '
+      '--max_prompt_tokens 2048 --token_env T',
     ),
     (
       'tpu_vm.sh', ('create', '--dry_run'), TPU | {'SPOT': '1'},
@@ -106,21 +114,57 @@ def test_a_pod_runs_one_command_on_all_hosts(tmp_path, no_tools):
   command = shlex.split(result.stdout.splitlines()[-1])
   assert '--worker=all' in command
   (remote,) = (x for x in command if x.startswith('--command='))
-  expected = ['cd', 'rlpt', '&&', '.venv/bin/rlpt', *RUN, '--distributed']
-  assert shlex.split(remote.removeprefix('--command=')) == expected
+  command = shlex.split(remote.removeprefix('--command='))
+  assert command[:4] == ['cd', 'rlpt', '&&', 'exec']
+  assert command[4:] == ['.venv/bin/rlpt', *RUN, '--distributed']
 
 
-def test_what_is_ready_is_not_deleted(tmp_path):
-  tool = tmp_path / 'gcloud'
-  tool.write_text(
+@pytest.mark.parametrize(
+  ('listed', 'queued', 'verbs', 'status'),
+  [
+    ('other PREEMPTED\nn READY', '', ['ssh'], 0),
+    ('n PREEMPTED', '', ['delete', 'create', 'scp', 'ssh', 'ssh'], 0),
+    ('n2 READY', '', ['create', 'scp', 'ssh', 'ssh'], 0),
+    ('n REPAIRING', '', [], 75),
+    ('n WAITING_FOR_RESOURCES', '1', [], 75),
+    ('n SUSPENDED', '1', ['delete', 'create'], 75),
+    ('n ACTIVE', '1', ['scp', 'ssh', 'ssh'], 0),
+    (None, '', [], 1),  # No answer is not a machine that is gone.
+  ],
+  ids=str,
+)
+def test_only_what_is_gone_is_deleted(listed, queued, verbs, status, tmp_path):
+  (tmp_path / 'git').write_text('#!/bin/sh\n')
+  (tmp_path / 'gcloud').write_text(
     f'#!/bin/sh\necho "$4" >>{tmp_path}/said\n'
-    'if [ "$4" = describe ]; then echo READY; fi\n'
+    + 'if [ "$4" = list ]; then\n'
+    + ('exit 1\n' if listed is None else f"echo '{listed}'\n")
+    + 'fi\n'
   )
-  tool.chmod(0o755)
-  arguments = ('resume', '--', *RUN)
-  result = _run(tmp_path, 'tpu_vm.sh', *arguments, path=f'{tmp_path}:', **TPU)
-  assert result.returncode == 0, result.stderr
-  assert (tmp_path / 'said').read_text().split() == ['describe', 'ssh']
+  for name in ('git', 'gcloud'):
+    (tmp_path / name).chmod(0o755)
+  arguments, environment = ('resume', '--', *RUN), TPU | {'QUEUED': queued}
+  result = _run(
+    tmp_path, 'tpu_vm.sh', *arguments, path=f'{tmp_path}:', **environment
+  )
+  assert result.returncode == status, result.stderr
+  assert (tmp_path / 'said').read_text().split() == ['list', *verbs]
+
+
+def test_what_the_hosts_share_is_linked(tmp_path, no_tools):
+  shared = tmp_path / 'a disk'
+  result = _run(
+    tmp_path, 'tpu_vm.sh', 'setup', '--dry_run', path=no_tools,
+    SHARED=str(shared), **TPU,
+  )  # fmt: skip
+  (remote,) = re.findall(r'--command=.*', result.stdout.splitlines()[-1])
+  (remote,) = shlex.split(remote)
+  links = remote[remote.index('mkdir -p /') :].removeprefix('--command=')
+  (tmp_path / 'there').mkdir()
+  for _ in range(2):  # It may be set up again.
+    subprocess.run(['bash', '-c', links], cwd=tmp_path / 'there', check=True)
+  for name in ('models', 'data', 'cache', 'runs'):
+    assert (tmp_path / 'there' / name).resolve() == shared / name
 
 
 @pytest.mark.parametrize(
@@ -143,18 +187,55 @@ def test_a_crash_is_tried_again_and_75_is_not(
   assert len((tmp_path / 'calls').read_text().split()) == times
 
 
-@pytest.mark.parametrize('status', [0, 1, 75])
-def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
+@pytest.mark.parametrize('saves', [True, False])
+def test_a_run_that_is_told_to_leave_is_waited_for_and_left(saves, tmp_path):
+  tool = tmp_path / 'rlpt'
+  tool.write_text(
+    '#!/bin/bash\necho x >>calls\n'
+    + ('trap "told=1" TERM\n' if saves else '')
+    + 'touch started\nfor _ in {1..20}; do sleep 0.1; done\n'
+    'exit "${told:+75}"\n'
+  )
+  tool.chmod(0o755)
+  script = subprocess.Popen(
+    ['bash', str(ROOT / 'launch/gpu.sh'), 'train_rl'],
+    cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    env={'PATH': os.environ['PATH'], 'RLPT': str(tool)},
+  )  # fmt: skip
+  while not (tmp_path / 'started').exists():
+    time.sleep(0.05)
+  for _ in range(2):  # Twice, as people do.
+    script.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+  assert script.wait(timeout=30) == (75 if saves else 128 + signal.SIGTERM)
+  assert len((tmp_path / 'calls').read_text().split()) == 1
+
+
+@pytest.mark.parametrize(
+  ('status', 'state', 'queued'),
+  [
+    (0, 'RUNNING', False),
+    (1, 'RUNNING', False),
+    (75, 'RUNNING', True),
+    (75, '', True),
+    (75, 'COMPLETING', False),  # Cancelled, by who wants it no more.
+  ],
+)
+def test_slurm_queues_again_what_was_told_to_leave(
+  status, state, queued, tmp_path
+):
   for name, code in (('srun', status), ('scontrol', 0)):
     tool = tmp_path / name
     tool.write_text(f'#!/bin/sh\necho "{name} $*" >>calls\nexit {code}\n')
-    tool.chmod(0o755)
+  (tmp_path / 'squeue').write_text(f'#!/bin/sh\necho {state}\n')
+  for name in ('srun', 'scontrol', 'squeue'):
+    (tmp_path / name).chmod(0o755)
   result = _run(
     tmp_path, 'slurm.sbatch', 'train_rl', path=f'{tmp_path}:', SLURM_JOB_ID='7'
   )
   assert result.returncode == status
   called = (tmp_path / 'calls').read_text().splitlines()
-  assert called[1:] == (['scontrol requeue 7'] if status == 75 else [])
+  assert called[1:] == (['scontrol requeue 7'] if queued else [])
 
 
 @pytest.mark.parametrize(
@@ -164,14 +245,16 @@ def test_slurm_queues_again_what_was_told_to_leave(status, tmp_path):
     ('slurm.sbatch', ('--dry_run',), 'expected what rlpt is to do'),
     ('judge_server.sh', ('rlpt',), 'expected rlpt or vllm, and a model'),
     ('judge_server.sh', ('tgi', 'm'), 'tgi: expected rlpt or vllm'),
+    ('judge_server.sh', ('vllm', 'm'), 'T: expected the token'),
     ('tpu_vm.sh', ('run', '--dry_run'), 'expected -- and what rlpt is to do'),
+    ('tpu_vm.sh', ('resume',), 'expected -- and what rlpt is to do'),
     ('tpu_vm.sh', ('start', '--dry_run'), 'start: expected create, setup'),
     ('tpu_vm.sh', ('create', '--dryrun'), '--dryrun: expected --dry_run'),
   ],
   ids=str,
 )
 def test_a_mistake_is_said_in_one_line(script, arguments, message, tmp_path):
-  result = _run(tmp_path, script, *arguments, **TPU)
+  result = _run(tmp_path, script, *arguments, TOKEN_ENV='T', **TPU)
   assert result.returncode == 2
   assert message in result.stderr
   assert len(result.stderr.splitlines()) == 1

@@ -18,6 +18,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+# Some templates write what day it is. It is always that which Llama 3.2's has
+# without a clock: with one, prompts would be others tomorrow, and a run could
+# not go on. The plus keeps a line break with which a template begins.
+ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 
 
@@ -254,6 +258,7 @@ class HuggingFaceTokenizer:
       ),
       add_generation_prompt=add_generation_prompt,
       tokenize=False,
+      chat_template=ONE_DAY + self._tokenizer.get_chat_template(),
     )
     inserted = {mark: self.encode(text) for text, mark in marks.items()}
     inserted.update(literal or {})

@@ -425,6 +425,17 @@ def test_chat_looks_into_parts_and_tools(trimmed, tmp_path):
   assert tokenizer.decode(ids) == ''.join(map(json.dumps, parts))
 
 
+def test_a_chat_is_the_same_tomorrow(trimmed, tmp_path):
+  shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
+  (tmp_path / 'chat_template.jinja').write_text(
+    "\n{% macro day() %}{{ strftime_now('%d %B') }}{% endmacro %}"
+    '{% if strftime_now is defined %}{{ day() }}{% endif %}'
+  )
+  tokenizer = tokenizer_lib.load(tmp_path)
+  ids = tokenizer.encode_chat([{'role': 'user', 'content': 'Hi'}])
+  assert tokenizer.decode(ids) == '\n26 Jul 2024'
+
+
 # Errors.
 
 
