@@ -19,6 +19,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['rlpt_jax', 'rlpt_jax.*']),
   package_data={
     'rlpt_jax.data': ['*.json'],
+    'rlpt_jax.quickstart': ['*.gin', 'base/*', 'judge/*'],
     'rlpt_jax.analysis': ['*.css', '*.js'],
   },
   python_requires='>=3.11',
@@ -58,6 +59,8 @@ setuptools.setup(
       'pytest-xdist>=3',
       'hypothesis>=6',
       'ruff>=0.9',
+      'nbclient>=0.10,<0.12',  # experiments/notebooks/, run.
+      'ipykernel>=6,<8',
       'openai>=3.50,<4',  # A client for rlpt serve.
       'torch==2.13.0',
     ],

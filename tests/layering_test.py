@@ -16,13 +16,14 @@ MAY_IMPORT = {
   'analysis': set(),
   'data': {'core'},
   'models': {'core'},
+  'quickstart': {'core'},
   'rewards': {'core'},
   'sampling': {'core', 'models'},
   'serving': {'core', 'sampling'},
   'training': {'core'},
   'programs': {
-    'algorithms', 'analysis', 'core', 'data', 'models', 'rewards', 'sampling',
-    'serving', 'training',
+    'algorithms', 'analysis', 'core', 'data', 'models', 'quickstart',
+    'rewards', 'sampling', 'serving', 'training',
   },
   'cli': {'programs'},
 }  # fmt: skip
@@ -44,6 +45,7 @@ DOORS = {
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',
   'sentencepiece': 'rlpt_jax/core/tokenizer.py',
+  'tokenizers': 'rlpt_jax/quickstart/vocabulary.py',
   'math_verify': 'rlpt_jax/rewards/math_worker.py',
   'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',
@@ -54,9 +56,9 @@ DOORS = {
 }
 # Behind its door, inside the function that needs it.
 LAZY = {
-  'transformers', 'sentencepiece', 'safetensors', 'gin', 'tyro', 'tensorflow',
-  'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam', 'matplotlib',
-  'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
+  'transformers', 'sentencepiece', 'tokenizers', 'safetensors', 'gin', 'tyro',
+  'tensorflow', 'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam',
+  'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

@@ -25,8 +25,11 @@ def qwen2(**sizes) -> DecoderConfig:
 
 def qwen3(**sizes) -> DecoderConfig:
   """Qwen3: normalised queries and keys."""
-  defaults = {'family': 'qwen3', 'vocab_size': 151_936, 'max_length': 40_960}
-  return DecoderConfig(**defaults | sizes, rope_theta=1e6, qk_norm=True)
+  defaults = {
+    'family': 'qwen3', 'vocab_size': 151_936, 'max_length': 40_960,
+    'rope_theta': 1e6,
+  }  # fmt: skip
+  return DecoderConfig(**defaults | sizes, qk_norm=True)
 
 
 def qwen3_moe(**sizes) -> DecoderConfig:
@@ -73,6 +76,10 @@ MODELS = {
   'qwen3_30b_a3b': qwen3_moe(
     **_sizes(48, 2048, 768, 32, 4, 128), num_experts=128, experts_per_token=8),
   'smollm3_3b': smollm3(**_sizes(36, 2048, 11_008, 16, 4, 128), **_TIED),
+  # The quickstart's: its tokenizer has 792 tokens.
+  'tiny_world': qwen3(
+    **_sizes(3, 128, 384, 8, 8, 16), **_TIED, vocab_size=800, max_length=512,
+    rope_theta=1e4),
   'tiny_llama': llama3(**_TINY, factor=8.0),
   'tiny_qwen2': qwen2(**_TINY, **_TIED),
   'tiny_qwen3': qwen3(**_TINY, **_TIED),

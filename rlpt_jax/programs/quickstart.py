@@ -1,59 +1,132 @@
-"""The whole story in minutes on a CPU: for now, a model that goes around."""
+"""The whole story of RLPT in minutes on a CPU, from files in the repository."""
 
+import json
 import pathlib
+import shutil
+import textwrap
+import time
 
-import jax
+from rlpt_jax import quickstart as files
+from rlpt_jax.programs import small_models, truth
+from rlpt_jax.programs.stages import Stages
 
-from rlpt_jax.core import weights
-from rlpt_jax.core.layout import make_layout
-from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import huggingface, zoo
-from rlpt_jax.programs import model_files
-from rlpt_jax.programs.convert import convert
-from rlpt_jax.programs.generate import generate
+FILES = pathlib.Path(files.__file__).parent
+SAMPLES = 4  # Of each held-out question.
 
 
 def quickstart(
   workdir: pathlib.Path = pathlib.Path('runs/quickstart'),
   *,
-  model: str = 'tiny_qwen3',
+  steps: int = 60,
+  questions: int = 200,
   seed: int = 0,
+  from_scratch: bool = False,
 ):
-  """Makes a tiny random model, converts it there and back, samples from it.
+  """Tells the whole story of RLPT in minutes on a CPU.
+
+  A small world of text, a tiny base model and a tiny judge of what is said of
+  that world; a cold start from demonstrations; RL on raw text with the judge's
+  reward; how often held-out sentences are predicted right, by the truth; and
+  the model for transformers. Each stage is a command, shown before it runs.
+  Stopped at any moment and started again it goes on.
 
   Args:
-    workdir: Where everything goes; what an earlier quickstart left is replaced.
-    model: A name from rlpt_jax/models/zoo.py; its weights are random.
-    seed: Of the weights and of the samples.
+    workdir: Where everything goes.
+    steps: Of RL.
+    questions: Held-out sentences that the policies predict.
+    seed: Of the world's documents.
+    from_scratch: Makes the base model and the judge too, some minutes more.
   """
-  config = zoo.get(model)
-  print(f'1. a random {model}: {model_files.describe(config)}')
-  specs = decoder_lib.specs(config)
-  params = weights.init(specs, jax.random.key(seed), layout=make_layout())
-  arrays = [
-    (path, x.dtype, lambda x=x: jax.device_get(x))
-    for path, x in weights.named(params)
-  ]
-  source = workdir / 'huggingface'
-  with model_files.new_directory(source, overwrite=True) as directory:
-    huggingface.save(directory, config, specs, arrays)
-
-  print('2. to a checkpoint and back')
-  checkpoint, back = workdir / 'checkpoint', workdir / 'huggingface_again'
-  convert(source, checkpoint, overwrite=True)
-  convert(checkpoint, back, overwrite=True)
-  weights_file = 'model.safetensors'
-  if (source / weights_file).read_bytes() != (back / weights_file).read_bytes():
-    raise RuntimeError(
-      f'{back} differs from {source}: a bug, please report it.'
-    )
-  print('   the weights came back byte for byte')
-
-  print('3. two completions of each prompt, from the checkpoint')
-  prompts, out = workdir / 'prompts.txt', workdir / 'completions.jsonl'
-  prompts.write_text('The lamp was lit.\nShe counted again:\n')
-  generate(
-    checkpoint, prompts=prompts, out=out, tokenizer='bytes', n=2, seed=seed,
-    max_new_tokens=32, overwrite=True,
+  begun = time.monotonic()
+  stages = Stages(
+    workdir,
+    {
+      'steps': steps, 'questions': questions, 'seed': seed,
+      'from_scratch': from_scratch,
+    },
   )  # fmt: skip
-  print(f'   (random weights say nothing yet) next: head -1 {out}')
+  for path in sorted(FILES.glob('*.gin')):
+    if not (workdir / path.name).exists():  # It may have been changed there.
+      shutil.copy(path, workdir)
+
+  world = workdir / 'world'
+  stages.do(
+    'A small world of text: world/',
+    lambda: small_models.write_world(
+      world, texts=4000, demonstrations=4000, held_out=questions,
+      questions=questions, held_out_pairs=4 * questions, seed=seed,
+    ),
+  )  # fmt: skip
+  show_a_document(world)
+
+  if from_scratch:
+    small_models.make(stages, workdir, seed=seed)
+  else:
+    for name in ('base', 'judge'):
+      shutil.copytree(FILES / name, workdir / name, dirs_exist_ok=True)
+  agreement = stages.do(
+    'How far can the judge be trusted? It and the truth, on held-out pairs',
+    lambda: str(
+      truth.agreement(
+        small_models.open_judge(workdir / 'judge'),
+        world / 'held_out_pairs.jsonl',
+      )
+    ),
+  )
+  print(f'   {agreement}')
+
+  stages.run(
+    'Cold start: demonstrations, some that think and some that guess',
+    'train_sft', 'cold_start.gin', '--workdir', 'cold_start',
+  )  # fmt: skip
+  before = predict(stages, workdir, 'cold_start', questions)
+  stages.run(
+    'RLPT: raw text, the judge as the reward',
+    'train_rl', 'rlpt.gin', f'train_rl.Config.num_steps = {steps}',
+    '--workdir', 'rlpt',
+  )  # fmt: skip
+  after = predict(stages, workdir, 'rlpt', questions)
+  stages.run(
+    'The model for transformers: exported/',
+    'convert', 'rlpt/checkpoints', 'exported', '--overwrite',
+  )  # fmt: skip
+
+  stages.run(
+    'A page to look at, rollouts too: report.html',
+    'report', 'rlpt', 'cold_start', '--out', 'report.html',
+  )  # fmt: skip
+
+  print(f"""
+In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
+   {before['all']:6.1%}  of held-out sentences are right after the cold start,
+   {after['all']:6.1%}  after RLPT: by the truth, not only by the judge.
+   The judge: {agreement}.
+
+Look at {workdir / 'report.html'}
+Next: cd {workdir}, change a line of rlpt.gin, and
+   rlpt train_rl rlpt.gin --workdir mine && rlpt report rlpt mine""")
+
+
+def show_a_document(world: pathlib.Path):
+  """Prints the first text."""
+  with (world / 'texts.jsonl').open() as file:
+    text = json.loads(file.readline())['text']
+  print(textwrap.fill(text, 76, initial_indent='   ', subsequent_indent='   '))
+
+
+def predict(
+  stages: Stages, workdir: pathlib.Path, name: str, questions: int
+) -> dict[str, float]:
+  """How often a policy's predictions are true: of all, and by kind."""
+  stages.run(
+    f'{questions} held-out sentences, predicted by {name}/',
+    'generate', f'{name}/checkpoints', '--prompts', 'world/questions.jsonl',
+    '--out', f'{name}/answers.jsonl', '-n', str(SAMPLES), '--max_new_tokens',
+    '64', '--slots', '256',
+  )  # fmt: skip
+  found = truth.accuracy(
+    workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
+  )
+  shown = ', '.join(f'{kind} {share:.0%}' for kind, share in found.items())
+  print(f'   predicted right, by the truth: {shown}')
+  return found

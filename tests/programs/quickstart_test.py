@@ -1,33 +1,60 @@
-"""The newcomer's command works from nothing, and again."""
+"""The newcomer's command: from nothing to the end, stopped and gone on with."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from rlpt_jax import cli
+from tests.programs import small_models_test
+
+# A story of few steps and questions.
+SHORT = ('--steps', '2', '--questions', '8')
 
 
-@pytest.mark.parametrize(
-  'model',
-  ['tiny_qwen3', pytest.param('tiny_qwen3_moe', marks=pytest.mark.slow)],
-)
-def test_quickstart(model, tmp_path, capsys):
-  for _ in range(2):
-    assert cli.main(['quickstart', str(tmp_path), '--model', model]) == 0
-    assert 'byte for byte' in capsys.readouterr().out
-  lines = (tmp_path / 'completions.jsonl').read_text().splitlines()
-  assert len(lines) == 4
+def test_other_settings_are_refused_in_one_line(tmp_path, capsys):
+  workdir = tmp_path / 'story'
+  workdir.mkdir()
+  settings = {'steps': 60, 'questions': 200, 'seed': 0, 'from_scratch': False}
+  notes = {'settings': settings, 'done': {}}
+  (workdir / 'quickstart.json').write_text(json.dumps(notes))
+  assert cli.main(['quickstart', str(workdir), *SHORT]) == 2
+  error = capsys.readouterr().err.splitlines()[0]
+  assert 'steps=60, now 2' in error and 'choose another folder' in error
 
 
 @pytest.mark.slow
-def test_no_corpus_no_tensorflow(tmp_path):
-  # It converts, samples and writes checkpoints: all that reads no corpus.
-  script = f"""
-import sys
-from rlpt_jax import cli
-assert cli.main(['quickstart', {str(tmp_path)!r}]) == 0
-heavy = {{'tensorflow', 'seqio', 'apache_beam', 'nltk', 'torch'}}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
-"""
-  subprocess.run([sys.executable, '-c', script], check=True)
+def test_the_story_stopped_and_gone_on_with(tmp_path):
+  workdir = tmp_path / 'story'
+  command = [sys.executable, '-m', 'rlpt_jax.cli', 'quickstart', workdir]
+  log = tmp_path / 'log'
+  with log.open('w') as file:
+    running = subprocess.Popen(
+      [*command, *SHORT], stdout=file, stderr=file, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while 'train_sft' not in log.read_text():
+      assert running.poll() is None and time.monotonic() < deadline
+      time.sleep(0.2)
+    time.sleep(2)
+    os.killpg(running.pid, signal.SIGINT)  # Ctrl-C.
+    assert running.wait(timeout=60) == 130, log.read_text()
+  again = subprocess.run(
+    [*command, *SHORT], capture_output=True, text=True, check=False
+  )
+  assert again.returncode == 0, again.stdout + again.stderr
+  for words in ('verdicts agree', 'cold start', 'after RLPT', 'next: '):
+    assert words in again.stdout
+  steps = (workdir / 'rlpt' / 'metrics.jsonl').read_text().splitlines()
+  assert len(steps) == 2
+  small_models_test.assert_same_greedy_text(
+    workdir / 'exported', 'On Monday the pool was open, and it', tmp_path
+  )
+  third = subprocess.run(
+    [*command, *SHORT], capture_output=True, text=True, check=True
+  )
+  assert third.stdout.count('done before') == 5

@@ -1,0 +1,134 @@
+"""The quickstart's base model and judge, made again from nothing."""
+
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.data import prompts
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import huggingface, zoo
+from rlpt_jax.programs import judges, model_files, truth
+from rlpt_jax.programs.stages import Stages
+from rlpt_jax.quickstart import lessons, vocabulary, world
+from rlpt_jax.rewards import judge
+
+MODEL = 'tiny_world'
+VOCABULARY = 800
+PURPOSES = {
+  'base': 'next-token training on the texts of a small world',
+  'judge': 'learning to judge what is said of a small world',
+}
+TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
+
+
+def write_world(folder: pathlib.Path, **counts: int):
+  """The world's files, with the prompts that we train with."""
+  lessons.write(
+    folder, templates=TEMPLATES, judge_template=judge.PROMPT, **counts
+  )
+
+
+def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
+  """Makes base/ and judge/ in a folder that has their gin files."""
+  stages.do(
+    'texts and pairs for the models, in world_of_models/',
+    lambda: write_world(
+      workdir / 'world_of_models', texts=60_000, worked=120_000, noted=60_000,
+      reworded=30_000, held_out=500, pairs=120_000, held_out_pairs=2_000,
+      seed=seed,
+    ),
+  )  # fmt: skip
+  stages.do(
+    'a tokenizer and random weights, in random/',
+    lambda: write_random(workdir / 'random', seed=seed),
+  )
+  for name, title in PURPOSES.items():
+    run = f'{name}_run'
+    stages.run(title, 'train_sft', f'{name}.gin', '--workdir', run)
+    stages.run(
+      f'{name}/, stored in half the size', 'convert', f'{run}/checkpoints',
+      name, '--dtype', 'bfloat16', '--overwrite',
+    )  # fmt: skip
+    describe(workdir, name, seed=seed)
+
+
+def describe(workdir: pathlib.Path, name: str, *, seed: int):
+  """Writes the card of a model that was made here, with what it can do."""
+  folder = workdir / name
+  last = (
+    (workdir / f'{name}_run' / 'metrics.jsonl').read_text().splitlines()[-1]
+  )
+  measured = f'held-out loss {json.loads(last)["held_out/loss"]:.3f}'
+  if name == 'judge':
+    pairs = workdir / 'world_of_models' / 'held_out_pairs.jsonl'
+    measured = str(truth.agreement(open_judge(folder), pairs))
+  config = model_files.find(folder).config
+  (folder / 'README.md').write_text(f"""\
+# {name}: {PURPOSES[name]}
+
+{model_files.describe(config)}, in bfloat16. It knows the small world of
+`rlpt quickstart` (rlpt_jax/quickstart/world.py) and nothing else: all that it
+learned from was made by that generator.
+
+- command: `rlpt quickstart --from_scratch --seed {seed}`
+- recipe: {name}.gin, `rlpt train_sft`, then `rlpt convert --dtype bfloat16`
+- measured, on held-out documents: {measured}
+- sha256 of model.safetensors: {checksum(folder)}
+""")
+
+
+def open_judge(folder: pathlib.Path) -> judges.Weighing:
+  """The judge as the quickstart asks it."""
+  return judges.Weighing(
+    model=str(folder), chat=False, dtype='float32', rows=64
+  )
+
+
+def write_random(folder: pathlib.Path, *, seed: int):
+  """A Hugging Face directory with a tokenizer and weights that know nothing."""
+  some = list(itertools.islice(world.documents(seed), 4000))
+  thoughts = [f' {step.thought}' for d in some for step in d.steps if step]
+  config = zoo.get(MODEL)
+  specs = decoder_lib.specs(config)
+  params = weights.init(specs, jax.random.key(seed), layout=make_layout())
+  # A model so small learns to copy, which all else stands on, in half the steps
+  # when at first a token weighs more than what layers add to it.
+  scales = {'embed': 4.0, 'layers/w_o': 0.35, 'layers/w_down': 0.35}
+  arrays = [
+    (path, x.dtype, lambda x=x: jax.device_get(x))
+    for path, x in weights.named(
+      weights.map_named(lambda path, x: x * scales.get(path, 1.0), params)
+    )
+  ]
+  texts = [*(document.text for document in some), *thoughts]
+  with model_files.new_directory(folder, overwrite=True) as directory:
+    tokenizer = directory / 'tokenizer'
+    vocabulary.write(tokenizer, texts, lines=fixed_lines(), size=VOCABULARY)
+    huggingface.save(directory, config, specs, arrays, companions=tokenizer)
+    shutil.rmtree(tokenizer)
+
+
+def fixed_lines() -> list[str]:
+  """What prompts always say between their places, and marks of answers."""
+  pieces = [
+    piece
+    for template in TEMPLATES.values()
+    for piece in re.split(r'\{\w+\}', template)
+  ]
+  # A blank before a sentence is the sentence's, as in a text.
+  asked = [piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)]
+  marks = ['\n\n', lessons.START, lessons.END, 'Score: 0', 'Score: 1']
+  return [piece for piece in [*pieces, *asked] if piece] + marks
+
+
+def checksum(folder: pathlib.Path) -> str:
+  """Of the weights in a directory."""
+  data = (folder / 'model.safetensors').read_bytes()
+  return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,101 @@
+"""The small world's ground truth: as a reward, of answers in a file, and of a
+judge that is compared with it.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+
+from rlpt_jax.quickstart.wordings import is_true_prefix
+from rlpt_jax.rewards import extract, judge, scores
+from rlpt_jax.rewards.judge import Score
+from rlpt_jax.rewards.scores import Reward, Verdict
+
+
+def truth() -> Reward:
+  """1 for a prediction that is true in the small world, 0 for any other."""
+
+  @scores.each
+  def reward(example, completion):
+    answer = extract.prediction(completion)
+    if answer.text is None:
+      return Verdict(0.0, answer.reason)
+    is_right = is_true_prefix(answer.text, ''.join(example.references))
+    return Verdict(float(is_right), 'right' if is_right else 'wrong')
+
+  return reward
+
+
+def beside(reward: Reward) -> Reward:
+  """The same reward, with the truth as a part that is only looked at: what a
+  policy has from a judge's mistakes shows between the two.
+  """
+  look = truth()
+
+  def reward_and_truth(examples, completions):
+    found = reward(examples, completions)
+    parts = {**found.parts, 'truth': look(examples, completions)}
+    return dataclasses.replace(found, parts=parts)
+
+  return reward_and_truth
+
+
+def accuracy(
+  questions: pathlib.Path, answers: pathlib.Path
+) -> dict[str, float]:
+  """The share of answers that are true: of all, by task, by kind of document.
+
+  answers: what `rlpt generate` wrote for the prompts of `questions`.
+  """
+  asked = {line['prompt']: line for line in _lines(questions)}
+  right = collections.defaultdict(list)
+  for line in _lines(answers):
+    question = asked[line['prompt']]
+    predicted = extract.prediction(line['completion']).text or ''
+    is_right = is_true_prefix(predicted, ' '.join(question['references']))
+    for name in ('all', question['task'], question['kind']):
+      right[name].append(is_right)
+  return {name: sum(found) / len(found) for name, found in right.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """How a judge compares with the truth, over `count` pairs."""
+
+  count: int
+  accuracy: float
+  false_accepts: float  # Of what is wrong, the share that it lets pass.
+  false_rejects: float  # Of what is right, the share that it turns down.
+
+  def __str__(self):
+    return (
+      f'{self.accuracy:.1%} of {self.count:,} verdicts agree with the truth; '
+      f'false accepts {self.false_accepts:.1%}, false rejects '
+      f'{self.false_rejects:.1%}'
+    )
+
+
+def agreement(
+  score: Score, pairs: pathlib.Path, *, threshold: float = 0.5
+) -> Agreement:
+  """Asks a judge, as judge.by_probability does, about pairs with answers."""
+  lines = list(_lines(pairs))
+  weighed = score([line['prompt'].rstrip('\n') for line in lines])
+  found = collections.Counter()
+  for line, pair in zip(lines, weighed, strict=True):
+    is_right = line['response'].endswith('1')
+    found[is_right, judge.weigh(*pair, threshold=threshold).reward == 1] += 1
+  right = found[True, True] + found[True, False]
+  wrong = found[False, True] + found[False, False]
+  return Agreement(
+    count=len(lines),
+    accuracy=(found[True, True] + found[False, False]) / len(lines),
+    false_accepts=found[False, True] / max(wrong, 1),
+    false_rejects=found[True, False] / max(right, 1),
+  )
+
+
+def _lines(path: pathlib.Path):
+  for line in path.read_text().splitlines():
+    yield json.loads(line)

@@ -1,0 +1,1 @@
+"""A small world of text: documents, what is true of them, lessons."""

@@ -1,0 +1,251 @@
+"""What is learned from documents of the small world, as lines of jsonl.
+
+The templates of prompts are arguments: they belong to other parts.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
+from rlpt_jax.quickstart.world import Document, documents
+
+START, END = '<|startofprediction|>', '<|endofprediction|>'
+FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
+
+# How demonstrations come to their prediction, and how many do so. All say what
+# is true; what pays is left to learn.
+MANNERS = {'guess': 4, 'work': 1}
+# The share of demonstrations that predict two sentences where both can be told.
+TWO = 0.3
+NOTES = 5  # At most, on a document.
+
+
+def asked(document: Document, target: int, template: str) -> str:
+  """The prompt for a sentence of a document, by ASR's template or MSR's."""
+  before = ' '.join(document.sentences[:target])
+  places = {
+    'context': before,
+    'prompt': before,
+    'next_step': document.sentences[target + 1],
+  }
+  for place, text in places.items():
+    template = template.replace(f'{{{place}}}', text)
+  return template
+
+
+def references(document: Document, target: int, template: str) -> list[str]:
+  """What really follows; the sentence after it is shown where MSR asks."""
+  count = 1 if '{next_step}' in template else FOLLOWING
+  return list(document.sentences[target : target + count])
+
+
+def demonstration(
+  document: Document, target: int, template: str, rng: random.Random
+) -> dict[str, str]:
+  """A prompt and an answer, guessed or worked out, in words of its own."""
+  manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
+  steps = [document.steps[target]]
+  if target + 1 in document.targets and '{next_step}' not in template:
+    steps += [document.steps[target + 1]] * (rng.random() < TWO)
+  worked_out = dict.fromkeys(step.thought for step in steps)  # Each once.
+  thoughts = worked_out if manner == 'work' else []
+  # With blanks, as sentences begin in a text.
+  thought = ''.join(f' {thought}' for thought in thoughts)
+  predicted = ''.join(f' {say(step.fact, rng)}' for step in steps)
+  return {
+    'prompt': asked(document, target, template),
+    'response': f'\n\n{thought}{START}{predicted}{END}',
+    'manner': manner,
+  }
+
+
+def judged(
+  document: Document, target: int, template: str, rng: random.Random
+) -> dict[str, str]:
+  """A question to the judge and the answer that is true of this world."""
+  count = rng.choice((1, FOLLOWING))
+  following = ' '.join(document.sentences[target : target + count])
+  predicted, kind = _attempt(document, target, rng)
+  right = is_true_prefix(predicted, following)
+  prompt = template.replace('{reference}', following)
+  return {
+    'prompt': prompt.replace('{predicted}', predicted) + '\n\n',
+    'response': f'Score: {int(right)}',
+    'kind': kind,
+  }
+
+
+def worked(document: Document, rng: random.Random) -> str:
+  """Its text, with most of the conclusions worked out before they are drawn."""
+  told = []
+  for sentence, step in zip(document.sentences, document.steps, strict=True):
+    if step and step.thought and rng.random() < 0.7:
+      told.append(step.thought)
+    told.append(sentence)
+  return ' '.join(told)
+
+
+def noted(document: Document, rng: random.Random) -> str:
+  """Its first sentence and notes on how things are, in any order."""
+  some = rng.sample(document.notes, min(len(document.notes), NOTES))
+  return ' '.join([document.sentences[0], *some])
+
+
+def reworded(document: Document, rng: random.Random) -> str:
+  """Its conclusions in several wordings, in any order: what says the same."""
+  facts = [document.steps[i].fact for i in document.targets]
+  told = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
+  rng.shuffle(told)
+  return ' '.join(told)
+
+
+# What the judge is asked about, and how often: about half of it is right.
+ATTEMPTS = {
+  'right': 9, 'right and more': 2, 'changed': 6, 'changed after': 1, 'later': 1,
+  'half': 1, 'broken': 2, 'elsewhere': 1,
+}  # fmt: skip
+
+
+def _attempt(
+  document: Document, target: int, rng: random.Random
+) -> tuple[str, str]:
+  """(a prediction, of which kind): like what a policy tries, or may try."""
+  kind = rng.choices(list(ATTEMPTS), list(ATTEMPTS.values()))[0]
+  fact, after = (document.steps[i].fact for i in (target, target + 1))
+  text = say(fact, rng, pronoun=rng.random() < 0.15)
+  if kind == 'changed':
+    text = say(_mistaken(document, fact, rng), rng, pronoun=rng.random() < 0.1)
+  elif kind == 'right and more':
+    text = f'{text} {say(after, rng)}'
+  elif kind == 'changed after':
+    other = after if after[0] == 'aside' else _mistaken(document, after, rng)
+    first = _mistaken(document, fact, rng) if other == after else fact
+    text = f'{say(first, rng)} {say(other, rng)}'
+  elif kind == 'later':
+    later = rng.choice(document.steps[target + 1 :])
+    text = say(later.fact, rng)
+  elif kind == 'half':
+    words = text.split()
+    text = ' '.join(words[: rng.randint(len(words) // 2, len(words) - 1)])
+  elif kind == 'broken':
+    text = _broken(text, rng)
+  elif kind == 'elsewhere':
+    others = [*document.sentences[:target], document.steps[target].thought]
+    text = rng.choice(others)
+  return text, kind
+
+
+def _mistaken(document: Document, fact: Fact, rng: random.Random) -> Fact:
+  """A fact that differs in one word, most often in one that stands nearby."""
+  facts = changed(fact)
+  if rng.random() < 0.6:
+    near = [f for f in facts if _is_near(document, fact, f)]
+    facts = near or facts
+  return rng.choice(facts)
+
+
+def _is_near(document: Document, fact: Fact, other: Fact) -> bool:
+  old, new = next((a, b) for a, b in zip(fact, other, strict=True) if a != b)
+  if new.isdigit():
+    return abs(int(new) - int(old)) <= 2
+  return new in document.text
+
+
+def _broken(text: str, rng: random.Random) -> str:
+  """A sentence with a word lost, twice or elsewhere, or all of them mixed."""
+  words = text.split()
+  i, j = rng.sample(range(len(words)), 2)
+  how = rng.choice(('lost', 'twice', 'swapped', 'mixed'))
+  if how == 'lost':
+    del words[i]
+  elif how == 'twice':
+    words.insert(i, words[i])
+  elif how == 'swapped':
+    words[i], words[j] = words[j], words[i]
+  else:
+    rng.shuffle(words)
+  return ' '.join(words)
+
+
+def each_target(
+  found: Iterable[Document], rng: random.Random
+) -> Iterator[tuple[Document, int]]:
+  """One of the conclusions of each document."""
+  for document in found:
+    yield document, rng.choice(document.targets)
+
+
+def write(
+  folder: pathlib.Path,
+  *,
+  templates: dict[str, str],
+  judge_template: str,
+  seed: int = 0,
+  **counts: int,
+):
+  """Writes files of a world to a folder, the same for the same arguments; how
+  many lines of each is said by its name:
+
+  texts            documents, for next-token training and RL
+  worked           documents in which conclusions are worked out, for next-token
+                   training
+  noted            documents' beginnings with notes, for next-token training
+  reworded         the same facts in other words, for next-token training
+  demonstrations   prompts and responses for the cold start
+  pairs            questions to the judge with their answers
+  held_out         other documents
+  questions        held-out prompts with what really follows
+  held_out_pairs   questions to the judge about held-out documents
+
+  templates: of prompts, by the name of the task.
+  """
+
+  def question(document: Document, target: int, task: str, rng) -> dict:
+    del rng
+    return {
+      'prompt': asked(document, target, templates[task]),
+      'references': references(document, target, templates[task]),
+      'task': task,
+      'kind': document.kind,
+    }
+
+  def pair(document: Document, target: int, task: str, rng) -> dict:
+    del task
+    return judged(document, target, judge_template, rng)
+
+  def demonstrated(document: Document, target: int, task: str, rng) -> dict:
+    return demonstration(document, target, templates[task], rng)
+
+  def each(line, found: Iterator[Document], rng) -> Iterator[dict]:
+    for document, target in each_target(found, rng):
+      yield line(document, target, rng.choice(list(templates)), rng)
+
+  def text(told) -> Callable[..., Iterator[dict]]:
+    return lambda found, rng: ({'text': told(d, rng)} for d in found)
+
+  makers = {
+    'texts': text(lambda document, rng: document.text),
+    'worked': text(worked),
+    'noted': text(noted),
+    'reworded': text(reworded),
+    'demonstrations': functools.partial(each, demonstrated),
+    'pairs': functools.partial(each, pair),
+    'held_out': text(lambda document, rng: document.text),
+    'questions': functools.partial(each, question),
+    'held_out_pairs': functools.partial(each, pair),
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  for i, (name, make) in enumerate(makers.items()):
+    if name in counts:
+      is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
+      found = documents(seed * 1000 + i, held_out=is_held_out)
+      some = itertools.islice(found, counts.pop(name))
+      with (folder / f'{name}.jsonl').open('w') as file:
+        for line in make(some, random.Random(f'{name} {seed}')):
+          file.write(json.dumps(line) + '\n')
+  if counts:
+    raise TypeError(f'{list(counts)}: no files of a world.')

@@ -1,0 +1,259 @@
+"""What sentences of the small world mean, both ways: a fact can be said in many
+wordings, and each of them is read back as the same fact.
+
+A fact is a tuple of a predicate and its arguments, ('has', 'Mara', '13',
+'shells'). The conclusions are what follows from a document, in sentences of six
+words or more; events happen, and asides are only there, in five or fewer.
+"""
+
+import functools
+import itertools
+import random
+import re
+from collections.abc import Iterator
+
+Fact = tuple[str, ...]
+
+SHE = ('Mara', 'Ann', 'Eve', 'Lina', 'Rosa', 'Ida')
+HE = ('Tom', 'Joe', 'Max', 'Otto', 'Paul', 'Leo')
+DAYS = (
+  'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday',
+)  # fmt: skip
+# More, most, and the opposites of both.
+SCALES = (
+  ('older', 'oldest', 'younger', 'youngest'),
+  ('taller', 'tallest', 'shorter', 'shortest'),
+  ('faster', 'fastest', 'slower', 'slowest'),
+  ('richer', 'richest', 'poorer', 'poorest'),
+)
+_MOST = {more: most for s in SCALES for more, most in (s[:2], s[2:])}
+NUMBERS = (
+  'zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight',
+  'nine', 'ten', 'eleven', 'twelve', 'thirteen', 'fourteen', 'fifteen',
+  'sixteen', 'seventeen', 'eighteen', 'nineteen', 'twenty',
+)  # fmt: skip
+# What may stand in a place of a sentence.
+WORDS = {
+  'who': SHE + HE,
+  'n': tuple(map(str, range(2, 16))),
+  'step': NUMBERS[1:4],
+  'things': ('shells', 'coins', 'pens', 'apples', 'cards', 'stamps'),
+  'color': ('red', 'blue', 'green', 'white', 'black', 'brown'),
+  'side': ('right', 'left'),
+  'most': tuple(_MOST.values()),
+  'shop': ('market', 'bakery', 'museum', 'library', 'pool'),
+  'day': DAYS,
+  'content': ('nuts', 'salt', 'tea', 'rice', 'soap', 'wool'),
+  'gain': ('finds', 'gets', 'buys', 'wins'),
+  'loss': ('loses', 'sells', 'drops', 'breaks'),
+}
+
+LEADS = ('', 'So ', 'Clearly ', 'It follows that ', 'This means that ')
+# Predicate -> (the places of its arguments, what is said of them).
+CONCLUSIONS = {
+  'has': (('who', 'n', 'things'), (
+    '{who} has {n} {things} in all',
+    '{who} owns {n} {things} by then',
+    '{who} can count {n} {things} altogether',
+    '{n} {things} are what {who} has',
+    'there are {n} {things} in {whose} bag',
+  )),
+  'stands': (('who', 'color'), (
+    '{who} stands at the {color} door',
+    '{who} is at the {color} door',
+    '{who} ends up at the {color} door',
+    '{who} has come to the {color} door',
+    'the {color} door is where {who} stands',
+  )),
+  'is': (('who', 'most'), (
+    'the {most} of them is {who}',
+    '{who} is the {most} of the three',
+    '{who} is the {most} one of all',
+    'none of them is {more} than {who}',
+    'nobody of the three is {more} than {who}',
+  )),
+  'opens': (('shop', 'day'), (
+    'the {shop} is open again on {day}',
+    'the {shop} opens its doors on {day}',
+    'the next day of the {shop} is {day}',
+    'people can visit the {shop} on {day}',
+    '{day} is when the {shop} opens again',
+  )),
+  'holds': (('who', 'content'), (
+    '{who} has a box with {content}',
+    '{who} will find {content} in the box',
+    '{whose} box has {content} in it',
+    'there must be {content} in {whose} box',
+    '{content} must be in the box of {whom}',
+  )),
+}  # fmt: skip
+EVENTS = {
+  'gains': (('who', 'gain', 'n'), (
+    '{who} {gain} {n} more', 'then {who} {gain} {n}',
+  )),
+  'loses': (('who', 'loss', 'n'), (
+    '{who} {loss} {n}', 'then {who} {loss} {n}',
+  )),
+  'goes': (('who', 'step', 'side'), (
+    '{who} goes {step} {side}', 'then {who} moves {step} {side}',
+  )),
+  'has_box': (('who', 'color'), (
+    '{whose} box is {color}', '{who} has a {color} box',
+  )),
+}  # fmt: skip
+ASIDES = (
+  'It rained a little', 'The sun was out', 'A dog barked', 'The wind was cold',
+  'Nobody said a word', 'It was a quiet day', 'Someone was singing',
+  'The street was empty',
+)  # fmt: skip
+CLOSINGS = (
+  'Then everybody went home', 'That was all', 'It was late by then',
+  'Nothing else happened', 'The day was over',
+)  # fmt: skip
+_SAID = CONCLUSIONS | EVENTS
+
+
+def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
+  """One of the wordings of a fact; `pronoun`: he or she, instead of a name."""
+  if fact[0] == 'aside':
+    return f'{fact[1]}.'
+  _, cores = _SAID[fact[0]]
+  lead = rng.choice(LEADS) if fact[0] in CONCLUSIONS else ''
+  return _sentence(lead, rng.choice(cores), fact, pronoun)
+
+
+def wordings(fact: Fact) -> Iterator[str]:
+  """All that `say` could say."""
+  _, cores = _SAID[fact[0]]
+  leads = LEADS if fact[0] in CONCLUSIONS else ('',)
+  for lead, core, pronoun in itertools.product(leads, cores, (False, True)):
+    yield _sentence(lead, core, fact, pronoun)
+
+
+def changed(fact: Fact) -> list[Fact]:
+  """Every fact that differs in one argument."""
+  places, _ = _SAID[fact[0]]
+  return [
+    (*fact[:i], word, *fact[i + 1 :])
+    for i, place in enumerate(places, 1)
+    for word in WORDS[place]
+    if word != fact[i]
+  ]
+
+
+@functools.lru_cache(2**14)
+def read(sentence: str) -> Fact | None:
+  """The fact that a sentence says, None where it says nothing of this world.
+
+  A name may be 'he' or 'she'. How it is written does not matter: capitals,
+  blanks, the period, 13 or thirteen.
+  """
+  text = ' '.join(sentence.lower().split()).removesuffix('.').rstrip()
+  if aside := _asides().get(text):
+    return 'aside', aside
+  for predicate, pattern in _patterns():
+    if match := pattern.fullmatch(text):
+      found = {k: _word(k, v) for k, v in match.groupdict().items()}
+      found = {_PLACE_OF.get(k, k): v for k, v in found.items()}
+      return predicate, *(found[place] for place in _SAID[predicate][0])
+  return None
+
+
+def same(one: Fact, other: Fact) -> bool:
+  """True for equal facts; 'she' may be any woman."""
+  return len(one) == len(other) and all(
+    a == b or _is_pronoun_of(a, b) or _is_pronoun_of(b, a)
+    for a, b in zip(one, other, strict=True)
+  )
+
+
+def sentences(text: str) -> list[str]:
+  """A text of this world, cut into sentences."""
+  return [s for s in re.split(r'(?<=[.!?])\s+', text.strip()) if s]
+
+
+def is_true_prefix(predicted: str, following: str) -> bool:
+  """The ground truth: whether a prediction says what the following text says
+  first, one sentence of it or several, each whole and in any wording.
+  """
+  said = [read(sentence) for sentence in sentences(predicted)]
+  meant = [read(sentence) for sentence in sentences(following)]
+  if not said or None in said or len(said) > len(meant):
+    return False
+  return all(
+    b is not None and same(a, b) for a, b in zip(said, meant, strict=False)
+  )
+
+
+# Names of places in a sentence that show an argument in another form.
+_PLACE_OF = {'whose': 'who', 'whom': 'who', 'more': 'most'}
+
+
+def _sentence(lead: str, core: str, fact: Fact, pronoun: bool) -> str:
+  shown = dict(zip(_SAID[fact[0]][0], fact[1:], strict=True))
+  if who := shown.get('who'):
+    shown |= {'whose': f"{who}'s", 'whom': who}
+    if pronoun:
+      is_she = who in SHE
+      shown |= {'who': _pronoun(who), 'whose': 'her' if is_she else 'his'}
+      shown |= {'whom': 'her' if is_she else 'him'}
+  if most := shown.get('most'):
+    shown['more'] = next(more for more, m in _MOST.items() if m == most)
+  text = lead + core.format(**shown)
+  return f'{text[0].upper()}{text[1:]}.'
+
+
+def _pronoun(name: str) -> str:
+  return 'she' if name in SHE else 'he'
+
+
+def _is_pronoun_of(pronoun: str, name: str) -> bool:
+  return (pronoun, name in SHE, name in HE) in (
+    ('she', True, False), ('he', False, True),
+  )  # fmt: skip
+
+
+def _word(place: str, text: str) -> str:
+  """An argument as facts have it, of how a sentence shows it."""
+  if place == 'n':
+    return str(NUMBERS.index(text)) if text in NUMBERS else str(int(text))
+  if place == 'step':
+    return NUMBERS[int(text)] if text.isdigit() else text
+  if place == 'more':
+    return _MOST[text]
+  if place in ('whose', 'whom'):
+    text = {'her': 'she', 'his': 'he', 'him': 'he'}.get(text, text)
+    text = text.removesuffix("'s")
+  return (
+    text.capitalize()
+    if place in ('who', 'whose', 'whom', 'day') and (text not in ('he', 'she'))
+    else text
+  )
+
+
+@functools.cache
+def _asides() -> dict[str, str]:
+  return {aside.lower(): aside for aside in ASIDES + CLOSINGS}
+
+
+@functools.cache
+def _patterns() -> list[tuple[str, re.Pattern]]:
+  """Predicate and pattern of every wording; a place is a named group."""
+  names = [name.lower() for name in SHE + HE]
+  shapes = {place: '|'.join(words).lower() for place, words in WORDS.items()}
+  shapes |= {
+    'who': '|'.join([*names, 'she', 'he']),
+    'whose': '|'.join([*(f"{name}'s" for name in names), 'her', 'his']),
+    'whom': '|'.join([*names, 'her', 'him']),
+    'more': '|'.join(_MOST),
+    'n': '|'.join([r'\d{1,3}', *NUMBERS]),
+    'step': '|'.join([*NUMBERS[1:4], '[1-3]']),
+  }
+  leads = '|'.join(lead.lower() for lead in LEADS)
+  found = []
+  for predicate, (_, cores) in _SAID.items():
+    lead = f'(?:{leads})' if predicate in CONCLUSIONS else ''
+    for core in cores:
+      body = re.sub(r'\{(\w+)\}', lambda m: f'(?P<{m[1]}>{shapes[m[1]]})', core)
+      found.append((predicate, re.compile(lead + body)))
+  return found

@@ -1,0 +1,274 @@
+"""Documents of the small world, as many as wanted, by a seed.
+
+A document begins with a long sentence that says how things are and change.
+Short sentences follow, events and asides, and the conclusions between them,
+which can only be told by working them out:
+
+  amounts   Mara has 9 shells, finds 4 and loses 2.  So she has 11 in all.
+  doors     from door to door in a row, left and right
+  orders    who is older than whom, so who is the oldest
+  days      every third day, from Monday
+  boxes     red boxes hold nuts, and Ann has a red box
+
+Whether a document is held out follows from what is concluded in it and how, not
+from its wording: a held-out story is never trained on in other words.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from rlpt_jax.quickstart.wordings import (
+  ASIDES,
+  CLOSINGS,
+  CONCLUSIONS,
+  DAYS,
+  HE,
+  NUMBERS,
+  SCALES,
+  SHE,
+  WORDS,
+  Fact,
+  say,
+)  # fmt: skip
+
+HELD_OUT_SHARE = 16  # One document of so many.
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A sentence to come: its fact and, of a conclusion, how it is worked out."""
+
+  fact: Fact
+  thought: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+  """What a document tells, before it is put into words."""
+
+  kind: str
+  setup: Sequence[str]  # Wordings of the first sentence, all with one meaning.
+  steps: Sequence[Step]
+  notes: Sequence[str]  # What else can be told of how things are.
+  alone: bool = False  # There is one person only, who can be he or she.
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """Sentences, and for each what it means; the first means too much."""
+
+  kind: str
+  sentences: tuple[str, ...]
+  steps: tuple[Step | None, ...]
+  notes: tuple[str, ...]
+
+  @property
+  def text(self) -> str:
+    return ' '.join(self.sentences)
+
+  @property
+  def targets(self) -> list[int]:
+    """Which sentences are conclusions: what there is to predict."""
+    return [
+      i
+      for i, step in enumerate(self.steps)
+      if step and step.fact[0] in CONCLUSIONS
+    ]
+
+
+def documents(seed: int, *, held_out: bool = False) -> Iterator[Document]:
+  """Documents without end; held-out ones share no story with the others."""
+  rng = random.Random(f'{seed} {held_out}')
+  while True:
+    story = rng.choice(KINDS)(rng)
+    if is_held_out(story) == held_out:
+      yield tell(story, rng)
+
+
+def is_held_out(story: Story) -> bool:
+  """Decided by what is told, in whatever words."""
+  told = repr([(step.fact, step.thought) for step in story.steps])
+  digest = hashlib.blake2b(told.encode(), digest_size=4).digest()
+  return int.from_bytes(digest) % HELD_OUT_SHARE == 0
+
+
+def tell(story: Story, rng: random.Random) -> Document:
+  """A story in words, with an aside here and there."""
+  told: list[tuple[str, Step | None]] = [(rng.choice(story.setup), None)]
+  asides = rng.sample(ASIDES, 2)
+  for i, step in enumerate(story.steps):
+    if i < 2 and rng.random() < 0.25:
+      told.append(_plain(asides[i]))
+    pronoun = story.alone and rng.random() < 0.4
+    told.append((say(step.fact, rng, pronoun=pronoun), step))
+  told.append(_plain(rng.choice(CLOSINGS)))
+  sentences, steps = zip(*told, strict=True)
+  return Document(story.kind, sentences, steps, tuple(story.notes))
+
+
+def _plain(text: str) -> tuple[str, Step]:
+  return f'{text}.', Step(('aside', text))
+
+
+def _person(rng: random.Random) -> str:
+  return rng.choice(SHE + HE)
+
+
+def amounts(rng: random.Random) -> Story:
+  """An amount that changes three or four times, and then once more."""
+  who, things = _person(rng), rng.choice(WORDS['things'])
+  start = total = rng.randint(3, 10)
+  changes, sums = [], [str(start)]
+
+  def change() -> Fact:
+    nonlocal total
+    n = rng.randint(2, 4)
+    gains = total - n < 2 or (total + n <= 15 and rng.random() < 0.5)
+    total += n if gains else -n
+    kind, place = ('gains', 'gain') if gains else ('loses', 'loss')
+    verb = rng.choice(WORDS[place])
+    sums.append(f'{verb} {n} makes {total}')
+    return kind, who, verb, str(n)
+
+  def conclusion() -> Step:
+    thought = f'{", ".join(sums)}.'
+    sums[:] = [str(total)]
+    return Step(('has', who, str(total), things), thought)
+
+  for _ in range(rng.randint(3, 4)):
+    _, _, verb, n = change()
+    changes.append(f'{verb} {n}')
+  first = conclusion()
+  *some, last = changes
+  listed = f'{", ".join(some)} and {last}'
+  setup = [
+    f'{who} has {start} {things}, {listed}.',
+    f'{who} begins with {start} {things}, {listed}.',
+    f'In the morning {who} has {start} {things}, and then {who} {listed}.',
+  ]
+  steps = [first, Step(change()), conclusion()]
+  return Story('amounts', setup, steps, [first.thought], alone=True)
+
+
+def doors(rng: random.Random) -> Story:
+  """Somebody goes from door to door."""
+  who, row = _person(rng), rng.sample(WORDS['color'], 5)
+  at = rng.randrange(5)
+  start, passed = row[at], [row[at]]
+
+  def move() -> tuple[str, str]:
+    nonlocal at
+    reachable = [
+      (n, side)
+      for n in (1, 2)
+      for side, sign in (('right', 1), ('left', -1))
+      if 0 <= at + sign * n < 5
+    ]
+    n, side = rng.choice(reachable)
+    for _ in range(n):
+      at += 1 if side == 'right' else -1
+      passed.append(f'{side} {row[at]}')
+    return NUMBERS[n], side
+
+  def conclusion() -> Step:
+    thought = f'{", ".join(passed)}.'
+    passed[:] = [row[at]]
+    return Step(('stands', who, row[at]), thought)
+
+  moves = [' '.join(move()) for _ in range(3)]
+  first = conclusion()
+  listed = f'{", ".join(row[:-1])} and {row[-1]}'
+  setup = [
+    f'The doors in a row are {listed}, and {who} starts at {start} and goes '
+    f'{moves[0]}, {moves[1]} and {moves[2]}.',
+    f'{who} sees doors that are {listed}, stands at the {start} one, and goes '
+    f'{moves[0]}, {moves[1]} and then {moves[2]}.',
+  ]
+  steps = [first, Step(('goes', who, *move())), conclusion()]
+  notes = [f'{a}, right {b}.' for a, b in itertools.pairwise(row)]
+  notes += [f'{b}, left {a}.' for a, b in itertools.pairwise(row)]
+  return Story('doors', setup, steps, notes, alone=True)
+
+
+def orders(rng: random.Random) -> Story:
+  """Three people, compared by two and two."""
+  people = rng.sample(SHE + HE, 3)
+  more, most, less, least = rng.choice(SCALES)
+  if rng.random() < 0.5:
+    more, most, less, least = less, least, more, most
+  said = [
+    f'{a} is {more} than {b}'
+    if rng.random() < 0.5
+    else f'{b} is {less} than {a}'
+    for a, b in (people[:2], people[1:])
+  ]
+  rng.shuffle(said)
+  setup = [
+    f'{said[0]}, {said[1]}, and we ask for the {most} and the {least}.',
+    f'{said[0]} and {said[1]}, so who is the {most} and who is the {least}?',
+  ]
+  first, middle, last = people
+  thought = (
+    f'{middle} is named twice, {first} is {more} than {middle}, {last} is '
+    f'{less} than {middle}.'
+  )
+  steps = [
+    Step(('is', people[0], most), thought),
+    Step(('is', people[2], least), thought),
+  ]
+  notes = [thought]
+  for a, b in itertools.pairwise(people):
+    notes += [f'{a} is {more} than {b}.', f'{b} is {less} than {a}.']
+  return Story('orders', setup, steps, notes)
+
+
+def days(rng: random.Random) -> Story:
+  """A day that comes again after some days."""
+  shop, at, every = rng.choice(WORDS['shop']), rng.randrange(7), rng.choice(
+    (2, 3, 4, 5)
+  )  # fmt: skip
+  setup = [
+    f'The {shop} is open every {every} days and was open on {DAYS[at]}.',
+    f'On {DAYS[at]} the {shop} was open, and it opens once in {every} days.',
+  ]
+  steps = []
+  for _ in range(2):
+    counted = [f'{n} {DAYS[(at + n) % 7]}' for n in range(1, every + 1)]
+    at = (at + every) % 7
+    steps.append(
+      Step(('opens', shop, DAYS[at]), f'count {", ".join(counted)}.')
+    )
+  return Story('days', setup, steps, [step.thought for step in steps])
+
+
+def boxes(rng: random.Random) -> Story:
+  """A rule says what is in a box, and then whose box it is."""
+  colors, contents = (rng.sample(WORDS[x], 3) for x in ('color', 'content'))
+  holds = list(zip(colors, contents, strict=True))
+  people = rng.sample(SHE + HE, 2)
+  chosen = [rng.choice(holds) for _ in people]
+  rule = ', '.join(f'{color} boxes hold {content}' for color, content in holds)
+  rule = rule[0].upper() + rule[1:]
+  setup = [
+    f'{rule}, and {people[0]} has a {chosen[0][0]} box.',
+    f"{rule}, and {people[0]}'s box is {chosen[0][0]}.",
+  ]
+  first, last = (
+    Step(
+      ('holds', who, content),
+      f'{who} has {color}, and {color} means {content}.',
+    )
+    for who, (color, content) in zip(people, chosen, strict=True)
+  )
+  event = Step(('has_box', people[1], chosen[1][0]))
+  notes = [first.thought]
+  notes += [f'{color} means {content}.' for color, content in holds]
+  return Story('boxes', setup, [first, event, last], notes)
+
+
+KINDS: tuple[Callable[[random.Random], Story], ...] = (
+  amounts, doors, orders, days, boxes,
+)  # fmt: skip

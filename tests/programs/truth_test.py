@@ -1,0 +1,80 @@
+"""The truth as a reward, as a measure of answers and of judges."""
+
+import json
+import math
+
+import numpy as np
+
+from rlpt_jax.core import settings
+from rlpt_jax.core.types import Example
+from rlpt_jax.programs import truth
+from rlpt_jax.rewards import scores
+
+RIGHT = (
+  '<|startofprediction|> So he has come to the red door.<|endofprediction|>'
+)
+WRONG = '<|startofprediction|> Tom stands at the blue door.<|endofprediction|>'
+FOLLOWING = ('Tom is at the red door.', ' It rained a little.')
+
+
+def test_a_reward_of_what_is_true():
+  example = Example(
+    prompt_tokens=np.array([1]), references=FOLLOWING, kind='asr', corpus='',
+    document='0', segment=1,
+  )  # fmt: skip
+  found = truth.truth()([example], [[RIGHT, WRONG, 'Tom is at the red door.']])
+  assert found.rewards_PG.tolist() == [[1, 0, 0]]
+  assert found.reasons_PG.tolist() == [['right', 'wrong', 'format/missing']]
+
+
+def test_beside_a_reward_the_truth_is_only_looked_at():
+  example = Example(
+    prompt_tokens=np.array([1]), references=FOLLOWING, kind='asr', corpus='',
+    document='0', segment=1,
+  )  # fmt: skip
+  easy = scores.each(lambda example, text: scores.Verdict(1.0, 'easy'))
+  found = truth.beside(easy)([example], [[RIGHT, WRONG]])
+  assert found.rewards_PG.tolist() == [[1, 1]]
+  assert found.reasons_PG.tolist() == [['easy', 'easy']]
+  assert found.parts['truth'].rewards_PG.tolist() == [[1, 0]]
+  assert easy in settings.objects(truth.beside(easy))  # What is to be closed.
+
+
+def write(path, lines):
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  return path
+
+
+def test_accuracy_of_answers_by_task_and_kind(tmp_path):
+  shared = {'references': FOLLOWING, 'kind': 'doors'}
+  questions = [
+    {'prompt': 'a', 'task': 'asr', **shared},
+    {'prompt': 'b', 'task': 'msr', **shared},
+  ]
+  answers = [
+    {'prompt': 'a', 'completion': RIGHT}, {'prompt': 'a', 'completion': RIGHT},
+    {'prompt': 'b', 'completion': RIGHT}, {'prompt': 'b', 'completion': 'x'},
+  ]  # fmt: skip
+  found = truth.accuracy(
+    write(tmp_path / 'questions.jsonl', questions),
+    write(tmp_path / 'answers.jsonl', answers),
+  )
+  assert found == {'all': 0.75, 'asr': 1.0, 'msr': 0.5, 'doors': 0.75}
+
+
+def test_agreement_counts_what_passes_wrongly_and_what_is_turned_down(tmp_path):
+  # Four pairs that are right, two that are wrong; the judge says yes to all but
+  # one of the first: five yes, of which two are false.
+  pairs = [
+    {'prompt': f'{i}\n\n', 'response': f'Score: {int(i < 4)}'} for i in range(6)
+  ]
+  yes, no = (math.log(0.1), math.log(0.9)), (math.log(0.9), math.log(0.1))
+
+  def score(prompts):
+    assert prompts[0] == '0'  # A judge adds what follows a prompt itself.
+    return [no if prompt == '0' else yes for prompt in prompts]
+
+  found = truth.agreement(score, write(tmp_path / 'pairs.jsonl', pairs))
+  assert (found.count, found.accuracy) == (6, 0.5)
+  assert (found.false_accepts, found.false_rejects) == (1.0, 0.25)
+  assert '50.0% of 6 verdicts' in str(found)

@@ -1,0 +1,172 @@
+"""Documents are what they say: cut right, true, held out, the same by seed."""
+
+import collections
+import itertools
+
+from rlpt_jax.data import segment
+from rlpt_jax.quickstart import wordings, world
+
+
+def some(count, seed=0, **options):
+  return list(itertools.islice(world.documents(seed, **options), count))
+
+
+def test_sentences_are_those_of_our_segmenter_and_targets_are_the_long_ones():
+  for document in some(600):
+    ends = segment.sentences(document.text)
+    starts = [0, *ends[:-1]]
+    cut = [
+      document.text[a:b].strip() for a, b in zip(starts, ends, strict=True)
+    ]
+    assert cut == list(document.sentences)
+    assert 4 <= len(cut) <= 7
+    inner = range(1, len(cut) - 1)
+    long = [i for i in inner if segment.num_words(cut[i]) >= 6]
+    assert long == document.targets and len(long) == 2
+    for text, step in zip(cut[1:], document.steps[1:], strict=True):
+      assert wordings.same(wordings.read(text), step.fact)
+
+
+def test_every_kind_is_there_about_as_often():
+  counts = collections.Counter(d.kind for d in some(1200))
+  assert set(counts) == {kind.__name__ for kind in world.KINDS}
+  assert min(counts.values()) > 140
+
+
+def test_a_seed_tells_the_same_and_another_seed_something_else():
+  assert some(50, seed=3) == some(50, seed=3)
+  assert not set(some(50, seed=3)) & set(some(50, seed=4))
+
+
+def test_held_out_stories_are_told_nowhere_else():
+  def stories(documents):
+    return {
+      tuple((s.fact, s.thought) for s in d.steps if s and s.fact[0] != 'aside')
+      for d in documents
+    }
+
+  unseen = stories(some(400, seed=1, held_out=True))
+  assert not unseen & stories(some(4000, seed=1))
+  assert not unseen & stories(some(4000, seed=2))
+
+
+def words_of(text):
+  return text.replace(',', ' ').replace('.', ' ').replace('?', ' ').split()
+
+
+def before(document, i):
+  """What is said between the conclusion before i, if there is one, and i."""
+  first = document.targets[0]
+  return ' '.join(document.sentences[first + 1 if i > first else 0 : i])
+
+
+def an_amount(document, i):
+  _, who, _, things = document.steps[i].fact
+  first = document.targets[0]
+  total = int(document.steps[first].fact[2]) if i > first else None
+  for verb, n in itertools.pairwise(words_of(before(document, i))):
+    if n.isdigit() and total is None:
+      total = int(n)
+    elif n.isdigit():
+      total += int(n) if verb in wordings.WORDS['gain'] else -int(n)
+  return 'has', who, str(total), things
+
+
+def a_door(document, i):
+  colors = [
+    word
+    for word in words_of(document.sentences[0])
+    if word in wordings.WORDS['color']
+  ]
+  row, first = colors[:5], document.targets[0]
+  start = document.steps[first].fact[2] if i > first else colors[5]
+  at = row.index(start)
+  for n, side in itertools.pairwise(words_of(before(document, i))):
+    if side in ('left', 'right'):
+      at += {'one': 1, 'two': 2}[n] * (1 if side == 'right' else -1)
+  return 'stands', document.steps[i].fact[1], row[at]
+
+
+def an_order(document, i):
+  _, _, most = document.steps[i].fact
+  words = words_of(document.sentences[0])
+  losers, people = set(), set()
+  for k, word in enumerate(words):
+    if word == 'than':
+      a, more, b = words[k - 3], words[k - 1], words[k + 1]
+      people |= {a, b}
+      losers.add(b if (more, most) in PAIRS else a)
+  (winner,) = people - losers
+  return 'is', winner, most
+
+
+PAIRS = {pair for scale in wordings.SCALES for pair in (scale[:2], scale[2:])}
+
+
+def a_day(document, i):
+  words = words_of(document.sentences[0])
+  every = next(int(word) for word in words if word.isdigit())
+  day = next(word for word in words if word in wordings.DAYS)
+  times = document.targets.index(i) + 1
+  later = (wordings.DAYS.index(day) + every * times) % 7
+  return 'opens', document.steps[i].fact[1], wordings.DAYS[later]
+
+
+def a_box(document, i):
+  who = document.steps[i].fact[1]
+  rule = words_of(document.sentences[0].lower())
+  holds = {
+    rule[k - 1]: rule[k + 2] for k, word in enumerate(rule) if word == 'boxes'
+  }
+  (said,) = (s for s in document.sentences[:i] if who in s)
+  colors = [word for word in words_of(said.lower()) if word in holds]
+  return 'holds', who, holds[colors[-1]]
+
+
+SOLVERS = {
+  'amounts': an_amount, 'doors': a_door, 'orders': an_order, 'days': a_day,
+  'boxes': a_box,
+}  # fmt: skip
+
+
+def test_conclusions_follow_from_what_is_said_before():
+  checked = collections.Counter()
+  for document in some(900, seed=5):
+    for i in document.targets:
+      found = SOLVERS[document.kind](document, i)
+      assert found == document.steps[i].fact, document.text
+      checked[document.kind] += 1
+  assert set(checked) == set(SOLVERS)
+
+
+def worked_out(document, i):
+  """What the thought of a step comes to: its last word that counts."""
+  thought = words_of(document.steps[i].thought)
+  if document.kind != 'orders':
+    return thought[-1]
+  # 'B is named twice, A is older than B, C is younger than B.'
+  most = document.steps[i].fact[2]
+  more = [k for k, word in enumerate(thought) if (word, most) in PAIRS]
+  return thought[more[0] - 2]
+
+
+def test_thoughts_lead_to_their_conclusions():
+  for document in some(900, seed=6):
+    for i in document.targets:
+      fact = document.steps[i].fact
+      place = {'amounts': 2, 'orders': 1}.get(document.kind, -1)
+      assert worked_out(document, i) == fact[place], document.text
+
+
+def test_notes_say_what_is_so():
+  for document in some(300, seed=7):
+    first = words_of(document.sentences[0].lower())
+    for note in document.notes:
+      words = words_of(note)
+      if document.kind == 'boxes' and 'means' in words[:2]:
+        color, _, content = words
+        assert f'{color} boxes hold {content}' in ' '.join(first)
+      if document.kind == 'doors':
+        a, side, b = words
+        row = [w for w in first if w in wordings.WORDS['color']][:5]
+        assert row.index(b) - row.index(a) == {'right': 1, 'left': -1}[side]
