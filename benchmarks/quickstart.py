@@ -74,11 +74,13 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     f'train_sft.Config.num_steps = {steps}',
     f'train_sft.Config.batch_size = {ROWS}',
     f'train_sft.Config.seed = {seed}',
+    f'optimizer.AdamW.num_steps = {steps}',
     'optimizer.AdamW.warmup_steps = 5',
   )
   train(
     'base.gin', 'base', 'ntp_first', *longer,
     "texts/sources.Files.files = 'more/texts.jsonl'",
+    'learned/config.Data.corpora = [@texts/sources.Files()]',
     "optimizer.AdamW.schedule = 'constant'",
     'optimizer.AdamW.learning_rate = 3e-4',
     'train_sft.Config.held_out = None',
@@ -96,10 +98,12 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
       str(SAMPLES), '--max_new_tokens', '64', '--slots', '256',
     )  # fmt: skip
   questions = workdir / 'world' / 'questions.jsonl'
-  return {
+  found = {
     name: truth.accuracy(questions, workdir / name / 'answers.jsonl')['all']
     for name in ('cold_start', 'rlpt', 'ntp', 'sft')
   }
+  print(f'seed {seed}: {found}, {steps} steps of ntp and of sft', flush=True)
+  return found
 
 
 def rlpt(workdir: pathlib.Path, *command: str):

@@ -58,7 +58,7 @@ def demonstration(
   predicted = ''.join(f' {say(step.fact, rng)}' for step in steps)
   return {
     'prompt': asked(document, target, template),
-    'response': f'\n\n{thought}{START}{predicted}{END}',
+    'response': f'{thought}{START}{predicted}{END}',
     'manner': manner,
   }
 
