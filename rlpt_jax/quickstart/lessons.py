@@ -203,6 +203,23 @@ def write(
 
   templates: of prompts, by the name of the task.
   """
+  folder.mkdir(parents=True, exist_ok=True)
+  for i, (name, make) in enumerate(_files(templates, judge_template).items()):
+    if name in counts:
+      is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
+      found = documents(seed * 1000 + i, held_out=is_held_out)
+      some = itertools.islice(found, counts.pop(name))
+      with (folder / f'{name}.jsonl').open('w') as file:
+        for line in make(some, random.Random(f'{name} {seed}')):
+          file.write(json.dumps(line) + '\n')
+  if counts:
+    raise TypeError(f'{list(counts)}: no files of a world.')
+
+
+def _files(
+  templates: dict[str, str], judge_template: str
+) -> dict[str, Callable[[Iterator[Document], random.Random], Iterator[dict]]]:
+  """How documents become the lines of each file."""
 
   def question(document: Document, target: int, task: str, rng) -> dict:
     del rng
@@ -227,7 +244,7 @@ def write(
   def text(told) -> Callable[..., Iterator[dict]]:
     return lambda found, rng: ({'text': told(d, rng)} for d in found)
 
-  makers = {
+  return {
     'texts': text(lambda document, rng: document.text),
     'worked': text(worked),
     'noted': text(noted),
@@ -238,14 +255,3 @@ def write(
     'questions': functools.partial(each, question),
     'held_out_pairs': functools.partial(each, pair),
   }
-  folder.mkdir(parents=True, exist_ok=True)
-  for i, (name, make) in enumerate(makers.items()):
-    if name in counts:
-      is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
-      found = documents(seed * 1000 + i, held_out=is_held_out)
-      some = itertools.islice(found, counts.pop(name))
-      with (folder / f'{name}.jsonl').open('w') as file:
-        for line in make(some, random.Random(f'{name} {seed}')):
-          file.write(json.dumps(line) + '\n')
-  if counts:
-    raise TypeError(f'{list(counts)}: no files of a world.')
