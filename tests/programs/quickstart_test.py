@@ -47,7 +47,7 @@ def test_the_story_stopped_and_gone_on_with(tmp_path):
     [*command, *SHORT], capture_output=True, text=True, check=False
   )
   assert again.returncode == 0, again.stdout + again.stderr
-  for words in ('verdicts agree', 'cold start', 'after RLPT', 'next: '):
+  for words in ('verdicts agree', 'cold start', 'after RLPT', 'Next: '):
     assert words in again.stdout
   steps = (workdir / 'rlpt' / 'metrics.jsonl').read_text().splitlines()
   assert len(steps) == 2
@@ -57,4 +57,4 @@ def test_the_story_stopped_and_gone_on_with(tmp_path):
   third = subprocess.run(
     [*command, *SHORT], capture_output=True, text=True, check=True
   )
-  assert third.stdout.count('done before') == 5
+  assert third.stdout.count('done before') == 6
