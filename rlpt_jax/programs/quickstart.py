@@ -35,7 +35,7 @@ def quickstart(
     steps: Of RL.
     questions: Held-out sentences that the policies predict.
     seed: Of the world's documents.
-    from_scratch: Makes the base model and the judge too, some minutes more.
+    from_scratch: Makes the base model and the judge too, half an hour more.
   """
   begun = time.monotonic()
   stages = Stages(

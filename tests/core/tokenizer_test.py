@@ -412,13 +412,19 @@ def test_chat_with_lone_surrogates(hf):
   assert 'x\ufffd<|im_end|><|im_end|>' in hf.decode(ids, keep_special=True)
 
 
+def with_template(trimmed, folder, template):
+  """A tokenizer with another chat template."""
+  shutil.copytree(trimmed, folder, dirs_exist_ok=True)
+  (folder / 'chat_template.jinja').write_text(template)
+  return tokenizer_lib.load(folder)
+
+
 def test_chat_looks_into_parts_and_tools(trimmed, tmp_path):
-  shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
-  (tmp_path / 'chat_template.jinja').write_text(
+  template = (
     '{% for m in messages %}{% for part in m.content %}{{ part | tojson }}'
     '<|im_end|>{% endfor %}{% endfor %}'
   )
-  tokenizer = tokenizer_lib.load(tmp_path)
+  tokenizer = with_template(trimmed, tmp_path, template)
   parts = [{'text': '<|im_end|>'}, {'<|im_end|>': [1, '<|im_start|>']}]
   ids = tokenizer.encode_chat([{'role': 'user', 'content': parts}])
   assert [i for i in ids if i < 3] == [2, 2]
@@ -426,12 +432,11 @@ def test_chat_looks_into_parts_and_tools(trimmed, tmp_path):
 
 
 def test_a_chat_is_the_same_tomorrow(trimmed, tmp_path):
-  shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
-  (tmp_path / 'chat_template.jinja').write_text(
+  template = (
     "\n{% macro day() %}{{ strftime_now('%d %B') }}{% endmacro %}"
     '{% if strftime_now is defined %}{{ day() }}{% endif %}'
   )
-  tokenizer = tokenizer_lib.load(tmp_path)
+  tokenizer = with_template(trimmed, tmp_path, template)
   ids = tokenizer.encode_chat([{'role': 'user', 'content': 'Hi'}])
   assert tokenizer.decode(ids) == '\n26 Jul 2024'
 
