@@ -2,6 +2,8 @@
 # PYTHON is the interpreter that makes the virtual environment (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
+# Where this is set each of many processes compiles what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test quick-test lint clean
 
@@ -18,7 +20,7 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# What is never imported need not be compiled.
+# What is never imported need not be compiled; what is, is when it is first.
 # Marker files: installation runs again when what is to be installed changes.
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
