@@ -13,6 +13,7 @@ that ends a document. Only a program (by id) and a chat template place those.
 import copy
 import itertools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -152,6 +153,8 @@ class HuggingFaceTokenizer:
   """The tokenizer.json of a Hugging Face directory, with its chat template."""
 
   def __init__(self, directory: str | pathlib.Path):
+    # That there is no torch is no news: its tokenizers are all that we use.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers
 
     directory = pathlib.Path(directory)
