@@ -4,7 +4,7 @@ A document begins with a long sentence that says how things are and change.
 Short sentences follow, events and asides, and the conclusions between them,
 which can only be told by working them out:
 
-  amounts   Mara has 9 shells, finds 4 and loses 2.  So she has 11 in all.
+  amounts   Mara has 9 shells, finds 4, loses 2 and wins 3, so 14 in all
   doors     from door to door in a row, left and right
   orders    who is older than whom, so who is the oldest
   days      every third day, from Monday
