@@ -2,19 +2,22 @@
 that a story which was interrupted goes on.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rlpt_jax
 
 NOTES = 'quickstart.json'
+GOES_ON = 'the same command goes on here'
 
 
 class Stages:
@@ -64,13 +67,14 @@ class Stages:
     # This package, wherever it is, and not what lies in the folder.
     paths = [str(pathlib.Path(rlpt_jax.__file__).parents[1])]
     paths += filter(None, [os.environ.get('PYTHONPATH')])
-    status = subprocess.call(
-      [sys.executable, '-m', 'rlpt_jax.cli', *command],
-      cwd=self._workdir,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-    )
+    with sigterm_interrupts():
+      status = subprocess.call(
+        [sys.executable, '-m', 'rlpt_jax.cli', *command],
+        cwd=self._workdir,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+      )
     if status in (130, 75):  # Interrupted, or told to leave.
-      raise KeyboardInterrupt('the same command goes on here')
+      raise KeyboardInterrupt(GOES_ON)
     if status:
       raise ValueError(
         f'{title}: {shown} in {self._workdir} failed with status {status}; '
@@ -89,3 +93,20 @@ class Stages:
     fresh = self._path.with_suffix('.new')
     fresh.write_text(json.dumps(self._notes, indent=2) + '\n')
     os.replace(fresh, self._path)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+  """Takes SIGTERM for Ctrl-C: what would die of it leaves a command behind, in
+  a folder in which the next one begins the same.
+  """
+
+  def interrupt(number, frame):
+    del number, frame
+    raise KeyboardInterrupt(GOES_ON)
+
+  before = signal.signal(signal.SIGTERM, interrupt)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
