@@ -49,19 +49,19 @@ class Stages:
 
   def do(self, title: str, work: Callable[[], Any]) -> Any:
     """What `work` returns (JSON), or returned when this stage was done."""
-    key = self._begin(title)
+    self._announce(title)
     done = self._notes['done']
-    if key not in done:
-      done[key] = work()
+    if title not in done:
+      done[title] = work()
       self._save()
-    return done[key]
+    return done[title]
 
   def run(self, title: str, *command: str):
     """Runs `rlpt COMMAND` in the folder, in sight."""
     shown = shlex.join(['rlpt', *command])
-    key = self._begin(title)
+    self._announce(title)
     print(f'   $ {shown}', flush=True)
-    if self._notes['done'].get(key) == shown:
+    if self._notes['done'].get(title) == shown:
       print('   done before')
       return
     # This package, wherever it is, and not what lies in the folder.
@@ -80,14 +80,13 @@ class Stages:
         f'{title}: {shown} in {self._workdir} failed with status {status}; '
         'what it said is above. Mend that and start again: it goes on here.'
       )
-    self._notes['done'][key] = shown
+    self._notes['done'][title] = shown
     self._save()
 
-  def _begin(self, title: str) -> str:
+  def _announce(self, title: str):
     self._count += 1
     seconds = time.monotonic() - self._begun
     print(f'\n{self._count}. {title}  [{seconds:.0f} s]', flush=True)
-    return title
 
   def _save(self):
     fresh = self._path.with_suffix('.new')
