@@ -59,7 +59,7 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
   steps = round(spent / (row * ROWS * 0.95 * ROW_TOKENS))
   # Fresh ones, as many as will be read.
   small_models.write_world(
-    workdir / 'more', texts=steps * ROWS * 3, held_out=0, pairs=0,
+    workdir / 'more', texts=steps * ROWS * 3,
     demonstrations=steps * ROWS * 3, seed=seed + 1000,
   )  # fmt: skip
 

@@ -3,7 +3,7 @@
 #   launch/gpu.sh [--dry_run] train_rl experiments/rl/rlpt_qwen3_4b_base.gin \
 #     experiments/layouts/h100_8.gin --workdir runs/rlpt
 # 75 is a run that was told to leave and saved: this script leaves with it.
-# A crash is tried again, TRIES times (3); 2 is a mistake in the command.
+# What crashes is tried TRIES times (3); 2 is a mistake in the command.
 set -euo pipefail
 
 dry_run=

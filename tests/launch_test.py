@@ -159,7 +159,7 @@ def test_what_the_hosts_share_is_linked(tmp_path, no_tools):
   )  # fmt: skip
   (remote,) = re.findall(r'--command=.*', result.stdout.splitlines()[-1])
   (remote,) = shlex.split(remote)
-  links = remote[remote.index('mkdir -p /') :].removeprefix('--command=')
+  links = remote[remote.index('mkdir -p /') :]
   (tmp_path / 'there').mkdir()
   for _ in range(2):  # It may be set up again.
     subprocess.run(['bash', '-c', links], cwd=tmp_path / 'there', check=True)

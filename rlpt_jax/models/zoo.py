@@ -76,7 +76,7 @@ MODELS = {
   'qwen3_30b_a3b': qwen3_moe(
     **_sizes(48, 2048, 768, 32, 4, 128), num_experts=128, experts_per_token=8),
   'smollm3_3b': smollm3(**_sizes(36, 2048, 11_008, 16, 4, 128), **_TIED),
-  # The quickstart's: its tokenizer has 792 tokens.
+  # The quickstart's: its tokenizer has 748 tokens.
   'tiny_world': qwen3(
     **_sizes(3, 128, 384, 8, 8, 16), **_TIED, vocab_size=800, max_length=512,
     rope_theta=1e4),

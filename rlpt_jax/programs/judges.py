@@ -2,7 +2,7 @@
 
   train_rl.Config.reward = @judge.by_probability()
   judge.by_probability.score = @judges.Weighing()
-  judges.Weighing.model = 'models/Qwen3-4B'
+  judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 
 Each has the weights, the tokenizer and the layout of its own, on the devices of
 the run, and counts what it computes.

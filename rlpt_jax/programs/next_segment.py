@@ -14,7 +14,7 @@ predicted. A gin file says more than a glob does:
   next_segment.NextSegment.data = @config.Data()
   next_segment.NextSegment.reward = @judge.by_probability()
   judge.by_probability.score = @judges.Weighing()
-  judges.Weighing.model = 'Qwen3-4B'
+  judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 """
 
 import contextlib

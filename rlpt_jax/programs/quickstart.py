@@ -8,6 +8,7 @@ import time
 
 from rlpt_jax import quickstart as files
 from rlpt_jax.programs import small_models, truth
+from rlpt_jax.programs.generate import check_options
 from rlpt_jax.programs.stages import Stages
 
 FILES = pathlib.Path(files.__file__).parent
@@ -37,6 +38,7 @@ def quickstart(
     seed: Of the world's documents.
     from_scratch: Makes the base model and the judge too, half an hour more.
   """
+  check_options(steps=(steps, 1, None), questions=(questions, 1, None))
   begun = time.monotonic()
   stages = Stages(
     workdir,

@@ -107,7 +107,7 @@ def read(path: pathlib.Path) -> list[Line]:
   if not path.exists():
     return []
   try:
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    lines = [json.loads(text) for text in path.read_bytes().splitlines()]
     [_key(line) for line in lines]
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(

@@ -2,19 +2,22 @@
 that a story which was interrupted goes on.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rlpt_jax
 
 NOTES = 'quickstart.json'
+GOES_ON = 'the same command goes on here'
 
 
 class Stages:
@@ -46,46 +49,63 @@ class Stages:
 
   def do(self, title: str, work: Callable[[], Any]) -> Any:
     """What `work` returns (JSON), or returned when this stage was done."""
-    key = self._begin(title)
+    self._announce(title)
     done = self._notes['done']
-    if key not in done:
-      done[key] = work()
+    if title not in done:
+      done[title] = work()
       self._save()
-    return done[key]
+    return done[title]
 
   def run(self, title: str, *command: str):
     """Runs `rlpt COMMAND` in the folder, in sight."""
     shown = shlex.join(['rlpt', *command])
-    key = self._begin(title)
+    self._announce(title)
     print(f'   $ {shown}', flush=True)
-    if self._notes['done'].get(key) == shown:
+    if self._notes['done'].get(title) == shown:
       print('   done before')
       return
     # This package, wherever it is, and not what lies in the folder.
     paths = [str(pathlib.Path(rlpt_jax.__file__).parents[1])]
     paths += filter(None, [os.environ.get('PYTHONPATH')])
-    status = subprocess.call(
-      [sys.executable, '-m', 'rlpt_jax.cli', *command],
-      cwd=self._workdir,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-    )
+    with sigterm_interrupts():
+      status = subprocess.call(
+        [sys.executable, '-m', 'rlpt_jax.cli', *command],
+        cwd=self._workdir,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+      )
     if status in (130, 75):  # Interrupted, or told to leave.
-      raise KeyboardInterrupt('the same command goes on here')
+      raise KeyboardInterrupt(GOES_ON)
     if status:
       raise ValueError(
         f'{title}: {shown} in {self._workdir} failed with status {status}; '
         'what it said is above. Mend that and start again: it goes on here.'
       )
-    self._notes['done'][key] = shown
+    self._notes['done'][title] = shown
     self._save()
 
-  def _begin(self, title: str) -> str:
+  def _announce(self, title: str):
     self._count += 1
     seconds = time.monotonic() - self._begun
     print(f'\n{self._count}. {title}  [{seconds:.0f} s]', flush=True)
-    return title
 
   def _save(self):
     fresh = self._path.with_suffix('.new')
     fresh.write_text(json.dumps(self._notes, indent=2) + '\n')
     os.replace(fresh, self._path)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+  """Takes SIGTERM for Ctrl-C: what would die of it leaves a command behind, in
+  a folder in which the next one begins the same.
+  """
+
+  def interrupt(number, frame):
+    del number, frame
+    raise KeyboardInterrupt(GOES_ON)
+
+  before = signal.signal(signal.SIGTERM, interrupt)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -46,12 +46,19 @@ def accuracy(
 ) -> dict[str, float]:
   """The share of answers that are true: of all, by task, by kind of document.
 
-  answers: what `rlpt generate` wrote for the prompts of `questions`.
+  answers: what `rlpt generate` wrote for the prompts of `questions`: of each,
+  in their order, as many. Equal prompts may go on in different ways.
   """
-  asked = {line['prompt']: line for line in _lines(questions)}
+  asked, told = list(_lines(questions)), list(_lines(answers))
+  each = max(len(told) // len(asked), 1)
+  wanted = [question for question in asked for _ in range(each)]
+  if [x['prompt'] for x in wanted] != [x['prompt'] for x in told]:
+    raise ValueError(
+      f'{answers}: not the answers to {questions}; expected as many to each of '
+      'its prompts, in their order. Let `rlpt generate` write them again.'
+    )
   right = collections.defaultdict(list)
-  for line in _lines(answers):
-    question = asked[line['prompt']]
+  for question, line in zip(wanted, told, strict=True):
     predicted = extract.prediction(line['completion']).text or ''
     is_right = is_true_prefix(predicted, ' '.join(question['references']))
     for name in ('all', question['task'], question['kind']):
@@ -97,5 +104,6 @@ def agreement(
 
 
 def _lines(path: pathlib.Path):
-  for line in path.read_text().splitlines():
-    yield json.loads(line)
+  # Not splitlines: what a model said may hold other separators.
+  with path.open(encoding='utf-8') as file:
+    yield from map(json.loads, file)

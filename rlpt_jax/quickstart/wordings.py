@@ -224,11 +224,8 @@ def _word(place: str, text: str) -> str:
   if place in ('whose', 'whom'):
     text = {'her': 'she', 'his': 'he', 'him': 'he'}.get(text, text)
     text = text.removesuffix("'s")
-  return (
-    text.capitalize()
-    if place in ('who', 'whose', 'whom', 'day') and (text not in ('he', 'she'))
-    else text
-  )
+  is_name = place in ('who', 'whose', 'whom', 'day')
+  return text.capitalize() if is_name and text not in ('he', 'she') else text
 
 
 @functools.cache

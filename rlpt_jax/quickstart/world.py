@@ -4,7 +4,7 @@ A document begins with a long sentence that says how things are and change.
 Short sentences follow, events and asides, and the conclusions between them,
 which can only be told by working them out:
 
-  amounts   Mara has 9 shells, finds 4 and loses 2.  So she has 11 in all.
+  amounts   Mara has 9 shells, finds 4, loses 2 and wins 3, so 14 in all
   doors     from door to door in a row, left and right
   orders    who is older than whom, so who is the oldest
   days      every third day, from Monday
@@ -32,7 +32,7 @@ from rlpt_jax.quickstart.wordings import (
   WORDS,
   Fact,
   say,
-)  # fmt: skip
+)
 
 HELD_OUT_SHARE = 16  # One document of so many.
 
@@ -227,9 +227,8 @@ def orders(rng: random.Random) -> Story:
 
 def days(rng: random.Random) -> Story:
   """A day that comes again after some days."""
-  shop, at, every = rng.choice(WORDS['shop']), rng.randrange(7), rng.choice(
-    (2, 3, 4, 5)
-  )  # fmt: skip
+  shop, at = rng.choice(WORDS['shop']), rng.randrange(7)
+  every = rng.choice((2, 3, 4, 5))
   setup = [
     f'The {shop} is open every {every} days and was open on {DAYS[at]}.',
     f'On {DAYS[at]} the {shop} was open, and it opens once in {every} days.',

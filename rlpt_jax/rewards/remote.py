@@ -60,8 +60,9 @@ class Endpoint:
   url: with its version, 'http://judge:8000/v1'.
   chat: the prompt is a user's message; False: it is what a base model goes on
     from.
-  fields: the rest of the request. Reasoning models want another limit, and
-    some servers a switch: {'chat_template_kwargs': {'enable_thinking': False}}.
+  fields: the rest of the request, all of it: what is set takes the place of
+    these. Reasoning models want another limit, and some servers a switch:
+    {..., 'chat_template_kwargs': {'enable_thinking': False}}.
   key_env: the environment variable with the key, if one is asked for.
   """
 

@@ -73,12 +73,12 @@ def test_what_answers_lack_is_counted():
 
 def test_a_line_takes_the_place_of_the_one_before(tmp_path):
   path = tmp_path / 'results.jsonl'
-  for i, (model, benchmark) in enumerate(['ax', 'ay', 'bx', 'ax']):
+  for i, (model, benchmark) in enumerate(['ax', 'ay', '\u2028x', 'ax']):
     line = {'model': model, 'benchmark': benchmark, 'i': i}
     lines = results.add(path, line)
   assert [line['i'] for line in lines] == [3, 1, 2]
   assert results.read(path) == lines
-  assert [json.loads(x) for x in path.read_text().splitlines()] == lines
+  assert [json.loads(x) for x in path.read_bytes().splitlines()] == lines
   assert [x.name for x in tmp_path.iterdir()] == ['results.jsonl']
   path.write_text('{"model": 1}\n')
   with pytest.raises(ValueError, match=r'results\.jsonl: not what rlpt evalua'):

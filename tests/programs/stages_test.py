@@ -1,5 +1,12 @@
 """What is done is not done again; other settings are refused; one goes on."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
 
 from rlpt_jax.programs import stages as stages_lib
@@ -48,3 +55,32 @@ def test_a_command_runs_in_the_folder_once_and_says_so(tmp_path, monkeypatch):
   assert len(ran) == 3  # Interrupted, failed, done; then not again.
   assert ran[0][0] == ['-m', 'rlpt_jax.cli', 'preview', 'a.gin']
   assert ran[0][1] == tmp_path
+
+
+def test_sigterm_leaves_no_command_behind(tmp_path, monkeypatch):
+  sleeper, begun = tmp_path / 'sleeper', []
+  sleeper.write_text('#!/bin/sh\nexec sleep 60\n')
+  sleeper.chmod(0o755)
+
+  class Popen(subprocess.Popen):
+    def __init__(self, *args, **options):
+      super().__init__(*args, **options)
+      begun.append(self)
+
+  def terminate():
+    while not begun:
+      time.sleep(0.1)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(sys, 'executable', str(sleeper))
+  monkeypatch.setattr(subprocess, 'Popen', Popen)
+  stages = Stages(tmp_path / 'story', {})
+  before = signal.getsignal(signal.SIGTERM)
+  thread = threading.Thread(target=terminate)
+  thread.start()
+  with pytest.raises(KeyboardInterrupt, match='goes on here'):
+    stages.run('a title', 'preview', 'a.gin')
+  thread.join()
+  assert begun[0].wait(timeout=30) == -signal.SIGKILL
+  assert signal.getsignal(signal.SIGTERM) is before

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 
 from rlpt_jax.core import settings
 from rlpt_jax.core.types import Example
@@ -41,7 +42,9 @@ def test_beside_a_reward_the_truth_is_only_looked_at():
 
 
 def write(path, lines):
-  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  path.write_text(
+    ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+  )
   return path
 
 
@@ -52,14 +55,31 @@ def test_accuracy_of_answers_by_task_and_kind(tmp_path):
     {'prompt': 'b', 'task': 'msr', **shared},
   ]
   answers = [
-    {'prompt': 'a', 'completion': RIGHT}, {'prompt': 'a', 'completion': RIGHT},
-    {'prompt': 'b', 'completion': RIGHT}, {'prompt': 'b', 'completion': 'x'},
-  ]  # fmt: skip
+    {'prompt': 'a', 'completion': RIGHT},
+    {'prompt': 'a', 'completion': RIGHT},
+    {'prompt': 'b', 'completion': RIGHT},
+    {'prompt': 'b', 'completion': 'x\u2028\x85'},
+  ]
   found = truth.accuracy(
     write(tmp_path / 'questions.jsonl', questions),
     write(tmp_path / 'answers.jsonl', answers),
   )
   assert found == {'all': 0.75, 'asr': 1.0, 'msr': 0.5, 'doors': 0.75}
+
+
+def test_equal_prompts_have_answers_of_their_own(tmp_path):
+  one = {'prompt': 'a', 'task': 'asr', 'kind': 'doors'}
+  other = one | {'references': ['Tom is at the blue door.']}
+  questions = write(
+    tmp_path / 'questions.jsonl', [one | {'references': FOLLOWING}, other]
+  )
+  answers = [{'prompt': 'a', 'completion': text} for text in (RIGHT, WRONG)]
+  path = tmp_path / 'answers.jsonl'
+  assert truth.accuracy(questions, write(path, answers))['all'] == 1.0
+  assert truth.accuracy(questions, write(path, answers[::-1]))['all'] == 0.0
+  for wrong in ([], answers[:1], [*answers, answers[0]]):
+    with pytest.raises(ValueError, match='not the answers to'):
+      truth.accuracy(questions, write(path, wrong))
 
 
 def test_agreement_counts_what_passes_wrongly_and_what_is_turned_down(tmp_path):
