@@ -7,6 +7,8 @@ const REWARDS = {
   above: ['above 0', (r) => r > 0],
   zero: ['0 or below', (r) => r != null && r <= 0],
   none: ['no verdict', (r) => r == null],
+  apart: ['verdicts differ', (r, parts) => parts.some(
+    ([, part]) => differs(part, r))],
 };
 const ORDERS = {
   '': ['as sampled', null],
@@ -147,8 +149,10 @@ function filterTools(tools) {
     input: later(() => choose({find: search.value}))});
   tools.querySelector('.filters').replaceChildren(
     some('kind', 'task', groups.map((group) => group.kind)),
-    choice('reward', 'reward', Object.entries(REWARDS).map(
-      ([value, [text]]) => [value, text]), (reward) => choose({reward})),
+    choice('reward', 'reward', Object.entries(REWARDS).flatMap(
+      ([value, [text]]) => value !== 'apart' || state.reward === value ||
+        answers.some((x) => x.parts.length) ? [[value, text]] : []),
+    (reward) => choose({reward})),
     some('finish', 'ended by', answers.map((x) => x.finish_reason ?? '?')),
     some('reason', 'reason', answers.map((x) => x.reason ?? '?')),
     choice('order', 'order', Object.entries(ORDERS).map(
@@ -180,7 +184,7 @@ function filter() {
     if (state.kind && group.kind !== state.kind) continue;
     const around = words && [group.example, group.prompt ?? '',
       ...group.references].some((text) => has.test(text));
-    const fit = group.answers.map((x) => ofReward(x.reward) &&
+    const fit = group.answers.map((x) => ofReward(x.reward, x.parts) &&
       (!state.finish || (x.finish_reason ?? '?') === state.finish) &&
       (!state.reason || (x.reason ?? '?') === state.reason) &&
       (!words || around || has.test(x.text)));
@@ -281,6 +285,11 @@ function answerCard(answer, group, fits, card) {
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
   if (answer.reason) facts.append(shown(answer.reason));
+  // The parts of a reward, or what is only looked at beside it.
+  for (const [name, reward, reason] of answer.parts)
+    facts.append(make('span', {class: differs(reward, r) ? 'warn' : ''},
+      shown(name), `: ${reward == null ? 'no verdict' : short(reward)} `,
+      shown(reason)));
   if (answer.finish_reason)
     facts.append(shown(answer.finish_reason === 'length' ?
       'cut: length' : `ended: ${answer.finish_reason}`,
@@ -303,6 +312,8 @@ function answerCard(answer, group, fits, card) {
   element.addEventListener('pointerleave', () => mark(false));
   return element;
 }
+
+const differs = (a, b) => a != null && b != null && a > 0 !== b > 0;
 
 const signed = (x) => (x > 0 ? '+' : '') + short(x);
 
@@ -384,7 +395,7 @@ function byToken(element, answer) {
   }));
   return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
     logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
-    ' Its tokens were not kept one by one.')));
+    ' Its tokens were not kept one by one: Config.rollout_tokens does.')));
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());
