@@ -1,6 +1,7 @@
 // Rollouts of the step that is chosen, a page of groups at a time.
 const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
 let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
+let ends = new Map();
 
 const REWARDS = {
   '': ['any', () => true],
@@ -64,6 +65,7 @@ async function load() {
     if (id !== `rollouts-${state.run}-${kept()[place()].step}`) return;
     groups = found;
     groups.forEach((group, i) => group.number = i + 1);
+    ends = endings(groups);
     loaded = id;
   }
   rolloutTools();
@@ -259,7 +261,7 @@ function groupCard(group, fit) {
         make('span', {}, 'not learned from') : null));
   if (group.prompt != null)
     card.append(make('details', {class: 'prompt'}, make('summary', {},
-      'prompt: … ', shown(tail(group.prompt))),
+      'prompt: … ', shown(tail(group))),
       make('div', {class: 'text'}, shown(group.prompt))));
   if (group.references.length) card.append(references(group));
   card.append(make('div', {class: 'answers'}, ...group.answers.map(
@@ -267,8 +269,33 @@ function groupCard(group, fit) {
   return card;
 }
 
-const tail = (text) => text.trimEnd().slice(-90).replace(/\s+/g, ' ')
-  .replace(/^[\udc00-\udfff]/, '');
+const wordsOf = (text) => text.match(/\S+|\s+/g) ?? [];
+
+// With how many words all prompts of a task end: the question of the task.
+function endings(groups) {
+  const found = new Map();
+  for (const kind of new Set(groups.map((group) => group.kind))) {
+    const [first, ...others] = groups.filter((group) =>
+      group.kind === kind && group.prompt != null).map((group) =>
+      wordsOf(group.prompt).reverse());
+    if (others.length)
+      found.set(kind, Math.min(...others.map((words) => {
+        const apart = first.findIndex((word, n) => word !== words[n]);
+        return apart < 0 ? 0 : apart;
+      })));
+  }
+  return found;
+}
+
+// The end of what is a prompt's own.
+function tail({kind, prompt}) {
+  const words = wordsOf(prompt);
+  const text = words.slice(0, words.length - (ends.get(kind) ?? 0)).join('')
+    .trim().replace(/\s+/g, ' ');
+  if (text.length <= 90) return text;
+  return text.slice(-90).replace(/^\S{0,20} /, '')
+    .replace(/^[\udc00-\udfff]/, '');
+}
 
 function references(group) {
   const label = group.references.length > 1 ?
@@ -395,7 +422,7 @@ function byToken(element, answer) {
   }));
   return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
     logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
-    ' Its tokens were not kept one by one: Config.rollout_tokens does.')));
+    ' Its tokens were not kept one by one: Config.rollout_tokens keeps them.')));
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());

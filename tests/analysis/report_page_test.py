@@ -318,6 +318,24 @@ def test_answers_and_their_references(show):
   }
 
 
+def test_a_prompt_in_short_is_not_what_all_end_with(show):
+  def lines(step):
+    for i, text in enumerate(['It rained.', 'It was dry. So it burned.']):
+      prompt = f'## Text ##: {text}\n\n<MASK>\n\n{i} left.\n\n## Fill it.'
+      yield answer(f'a/{i}', 0, 'x', 1.0, 'right', kind='msr', prompt=prompt)
+    yield answer('b', 0, 'x', 1.0, 'right', kind='__proto__', prompt='Why?')
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    return [...document.querySelectorAll('.prompt summary')].map(
+      (e) => e.textContent)""")
+  assert found == [
+    'prompt: … ## Text ##: It rained. <MASK> 0',
+    'prompt: … ## Text ##: It was dry. So it burned. <MASK> 1',
+    'prompt: … Why?',
+  ]
+
+
 def test_advantage_by_token_on_request(show):
   def lines(step):
     yield answer(
