@@ -86,6 +86,8 @@ def refused(capsys, *arguments):
 def test_what_is_no_run_is_refused(workdir, tmp_path, capsys):
   assert 'no WORKDIR: expected the folders' in refused(capsys)
   assert 'no metrics.jsonl there' in refused(capsys, tmp_path)
+  folder = f'{tmp_path}: a folder; expected a file'
+  assert folder in refused(capsys, workdir, '--out', tmp_path)
   assert 'is given twice' in refused(capsys, workdir, workdir / '.')
   metrics = workdir / 'metrics.jsonl'
   metrics.write_text('{"step": 0}\n[3]\n')
