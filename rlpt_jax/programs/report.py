@@ -54,9 +54,12 @@ def report(
   title = f'Report: {", ".join(names)}'
   out.parent.mkdir(parents=True, exist_ok=True)
   fresh = out.with_name(f'{out.name}.new')
-  with open(fresh, 'w', encoding='utf-8') as file:
-    file.writelines(report_page.report_page(found, title))
-  os.replace(fresh, out)
+  try:
+    with open(fresh, 'w', encoding='utf-8') as file:
+      file.writelines(report_page.report_page(found, title))
+    os.replace(fresh, out)
+  finally:  # Of a page that failed nothing stays.
+    fresh.unlink(missing_ok=True)
   for run in found:
     print(
       f'{run.name}: {len(run.columns["step"]):,} steps, rollouts of '
