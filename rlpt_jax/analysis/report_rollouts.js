@@ -371,8 +371,9 @@ function completion(answer) {
   const [start, end] = answer.answer ?? [text.length, text.length];
   fold(element, text.slice(0, start), true);
   if (end > start)
-    element.append(make('mark', {class: 'answer'},
-      shown(text.slice(start, end))));
+    // A line may end between a tag and the answer: they have no blank there.
+    element.append(make('wbr'), make('mark', {class: 'answer'},
+      shown(text.slice(start, end))), make('wbr'));
   fold(element, text.slice(end), false);
   return element;
 }
