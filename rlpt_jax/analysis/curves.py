@@ -270,6 +270,9 @@ def facts(columns: Columns) -> dict[str, str]:
       if len(known):
         what = {'pass_rate': 'accuracy'}.get(name, name).replace('/', ': ')
         found[f'held-out {what}'] = _from_to(known[0], known[-1])
+  # Of rewards of 0 and 1 it is the same.
+  if found.get('held-out accuracy') == found.get('held-out reward'):
+    found.pop('held-out accuracy', None)
   for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
     if key in columns and not (name == 'loss' and 'reward/mean' in columns):
       found[name] = _from_to(*ends(columns[key]))

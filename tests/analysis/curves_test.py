@@ -99,6 +99,15 @@ def test_facts():
   }
 
 
+def test_an_accuracy_that_is_the_reward_is_not_said_twice():
+  name = 'held-out accuracy'
+  same = COLUMNS | {'held_out/pass_rate': COLUMNS['held_out/reward']}
+  same['held_out_before/pass_rate'] = COLUMNS['held_out_before/reward']
+  assert name not in curves.facts(same)
+  other = same | {'held_out/pass_rate': np.array([NAN, 0.3, NAN, 0.7])}
+  assert curves.facts(other)[name] == '0.100 → 0.700'
+
+
 @pytest.mark.parametrize(
   'seconds, text',
   [(41.6, '42 s'), (185, '3 min 5 s'), (7800, '2 h 10 min')],
