@@ -18,9 +18,14 @@ fi
 # JAX leaves a quarter of a GPU to others unless told; there are none.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 command=("${RLPT:-.venv/bin/rlpt}" "$@")
+printf '%s ' "XLA_PYTHON_CLIENT_MEM_FRACTION=$XLA_PYTHON_CLIENT_MEM_FRACTION"
 printf '%q ' "${command[@]}"
 echo
 [ -z "$dry_run" ] || exit 0
+if ! command -v "${command[0]}" >/dev/null; then
+  echo "gpu.sh: ${command[0]}: not there; install first, or set RLPT." >&2
+  exit 2
+fi
 
 # What tells this script to leave, tells the run, which is not begun again then.
 told=

@@ -45,4 +45,9 @@ case $server in
 esac
 printf '%q ' "${command[@]}"
 echo
-[ -n "$dry_run" ] || exec "${command[@]}"
+[ -z "$dry_run" ] || exit 0
+if ! command -v "${command[0]}" >/dev/null; then
+  echo "judge_server.sh: ${command[0]}: not there; install it first." >&2
+  exit 2
+fi
+exec "${command[@]}"

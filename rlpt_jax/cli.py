@@ -135,7 +135,10 @@ def _command(program):
       parameters += _gin_parameters()
       continue
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-      shown = tyro.conf.arg(metavar=parameter.name.upper())
+      metavar = parameter.name.upper()
+      if typing.get_origin(hint) is tuple:  # WORKDIR ..., of workdirs.
+        metavar = f'{metavar.removesuffix("S")} ...'
+      shown = tyro.conf.arg(metavar=metavar)
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
     elif typing.get_origin(hint) is list:
       # Takes several at a time; those that name a gin file are what it says.
@@ -164,7 +167,8 @@ def _command(program):
       return program(config, *args, **kwargs)
     return program(*args, **kwargs)
 
-  command.__doc__ = doc
+  # tyro keeps the ends of lines; those of an argument are ours, to be wrapped.
+  command.__doc__ = re.sub(r'\n {4,}(?=\S)', ' ', doc or '')
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}
   return command

@@ -95,6 +95,15 @@ def test_a_program_says_what_it_takes(name, capsys):
   assert f'usage: rlpt {name}' in capsys.readouterr().out
 
 
+def test_help_is_wrapped_where_the_terminal_ends(capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '200')
+  with pytest.raises(SystemExit):
+    cli.main(['report', '--help'])
+  said = capsys.readouterr().out
+  assert 'usage: rlpt report [-h] WORKDIR ... [--out PATH]' in said
+  assert 'also of runs that are under way.' in said
+
+
 def test_convert_takes_a_source_and_a_destination(capsys):
   with pytest.raises(SystemExit):
     cli.main(['convert', '--help'])

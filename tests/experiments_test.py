@@ -257,6 +257,21 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)
 
 
+@pytest.mark.parametrize('model', [x for x in MODELS if x != 'tiny_qwen3'])
+def test_rlvr_computes_what_rlpt_does(model, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  experiments = f'rl/rlpt_{model}', f'rl/rlvr_{model}'
+  # So the trace of one is that of both.
+  assert any(traced in experiments for traced, _ in TRACED)
+  found = []
+  for experiment in experiments:
+    config, _ = _config(experiment, 'v5p_32')
+    found.append(settings.described(config))
+    for name in ('data', 'reward'):
+      del found[-1][name]
+  assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(('layout', 'slots'), [('v5p_32', 256), ('h100_8', 64)])
 def test_scalerl_fits_where_its_header_says(layout, slots, monkeypatch):
   monkeypatch.chdir(ROOT)

@@ -56,16 +56,17 @@ def no_tools(tmp_path):
   assert not (tmp_path / 'called').exists()
 
 
+MEMORY = 'XLA_PYTHON_CLIENT_MEM_FRACTION=0.92'
 TPU = {'NAME': 'n', 'ZONE': 'z', 'TYPE': 'v5litepod-64', 'VERSION': 'v'}
 
 
 @pytest.mark.parametrize(
   ('script', 'arguments', 'environment', 'expected'),
   [
-    ('gpu.sh', ('--dry_run', *RUN), {}, ['rlpt', *RUN]),
+    ('gpu.sh', ('--dry_run', *RUN), {}, [MEMORY, 'rlpt', *RUN]),
     (
       'slurm.sbatch', ('--dry_run', *RUN), {},
-      ['srun', '--kill-on-bad-exit=0', 'rlpt', *RUN, '--distributed'],
+      [MEMORY, 'srun', '--kill-on-bad-exit=0', 'rlpt', *RUN, '--distributed'],
     ),
     (
       'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'),
@@ -257,6 +258,17 @@ def test_a_mistake_is_said_in_one_line(script, arguments, message, tmp_path):
   result = _run(tmp_path, script, *arguments, TOKEN_ENV='T', **TPU)
   assert result.returncode == 2
   assert message in result.stderr
+  assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('script', 'arguments'),
+  [('gpu.sh', RUN), ('judge_server.sh', ('rlpt', 'm'))],
+)
+def test_what_is_not_installed_is_no_crash(script, arguments, tmp_path):
+  result = _run(tmp_path, script, *arguments, RLPT='no/rlpt')
+  assert result.returncode == 2
+  assert 'no/rlpt: not there' in result.stderr
   assert len(result.stderr.splitlines()) == 1
 
 

@@ -44,6 +44,12 @@ MAIN = (
     'its examples by heart.',
   ),
   Curve(
+    'held_out/reward/{}', 'Held-out reward: {}',
+    'One of the parts of the held-out reward, or what is only looked at beside '
+    'it. Good: it rises with the whole; where the whole rises without it, the '
+    'policy may have found out how to be rewarded for less.',
+  ),
+  Curve(
     'held_out/loss', 'Held-out loss',
     'How surprising text is that is never learned from. Good: it falls; where '
     'it turns up again, training has gone on for too long.',
@@ -137,7 +143,8 @@ MORE = (
   ),
   Curve(
     'reward/{}/mean', 'Part of the reward: {}',
-    'The mean of one of the parts that the reward is combined from.',
+    'The mean of one of the parts that the reward is combined from, or of what '
+    'is only looked at beside it.',
   ),
   Curve(
     'reason/{}', 'Answers that are: {}',
@@ -253,14 +260,19 @@ def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 def facts(columns: Columns) -> dict[str, str]:
   """The numbers that matter of a run, as a reader wants them."""
   found = {}
-  for name in ('reward', 'pass_rate', 'loss'):
+  parts = sorted(key for key in columns if key.startswith(f'{HELD_OUT}reward/'))
+  names = ['reward', *(key.removeprefix(HELD_OUT) for key in parts)]
+  for name in (*names, 'pass_rate', 'loss'):
     key = HELD_OUT + name
     if key in columns:
       known = series(columns, key)
       known = known[np.isfinite(known)]
       if len(known):
-        what = {'pass_rate': 'accuracy'}.get(name, name)
+        what = {'pass_rate': 'accuracy'}.get(name, name).replace('/', ': ')
         found[f'held-out {what}'] = _from_to(known[0], known[-1])
+  # Of rewards of 0 and 1 it is the same.
+  if found.get('held-out accuracy') == found.get('held-out reward'):
+    found.pop('held-out accuracy', None)
   for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
     if key in columns and not (name == 'loss' and 'reward/mean' in columns):
       found[name] = _from_to(*ends(columns[key]))

@@ -67,8 +67,10 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
     'that a step sampled: a prompt, what really follows, and the answers of '
     'its group beside each other, with a blue bar where the reward is above 0. '
-    '<mark class="answer">This</mark> was judged, <mark class="reference">this'
-    '</mark> is the reference that it comes closest to.</p>\n'
+    'Right and wrong is the verdict that was rewarded, and a judge errs; what '
+    'else the run asked, the truth say, follows it. <mark class="answer">This'
+    '</mark> was judged, <mark class="reference">this</mark> is the reference '
+    'that it comes closest to.</p>\n'
     '<form class="tools" id="rollout-tools" hidden></form>\n'
     '<p id="rollout-note" class="intro"></p>\n'
     '<output id="rollout-count"></output><div id="groups"></div></section>\n'
@@ -233,6 +235,10 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
       )
       if line.get(name) is not None or name == 'reward'
     },
+    'parts': [
+      [name, part['reward'], part['reason']]
+      for name, part in line.get('components', {}).items()
+    ],
   }  # fmt: skip
 
 

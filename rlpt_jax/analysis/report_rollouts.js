@@ -1,12 +1,15 @@
 // Rollouts of the step that is chosen, a page of groups at a time.
 const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
 let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
+let ends = new Map();
 
 const REWARDS = {
   '': ['any', () => true],
   above: ['above 0', (r) => r > 0],
   zero: ['0 or below', (r) => r != null && r <= 0],
   none: ['no verdict', (r) => r == null],
+  apart: ['verdicts differ', (r, parts) => parts.some(
+    ([, part]) => differs(part, r))],
 };
 const ORDERS = {
   '': ['as sampled', null],
@@ -62,6 +65,7 @@ async function load() {
     if (id !== `rollouts-${state.run}-${kept()[place()].step}`) return;
     groups = found;
     groups.forEach((group, i) => group.number = i + 1);
+    ends = endings(groups);
     loaded = id;
   }
   rolloutTools();
@@ -147,8 +151,10 @@ function filterTools(tools) {
     input: later(() => choose({find: search.value}))});
   tools.querySelector('.filters').replaceChildren(
     some('kind', 'task', groups.map((group) => group.kind)),
-    choice('reward', 'reward', Object.entries(REWARDS).map(
-      ([value, [text]]) => [value, text]), (reward) => choose({reward})),
+    choice('reward', 'reward', Object.entries(REWARDS).flatMap(
+      ([value, [text]]) => value !== 'apart' || state.reward === value ||
+        answers.some((x) => x.parts.length) ? [[value, text]] : []),
+    (reward) => choose({reward})),
     some('finish', 'ended by', answers.map((x) => x.finish_reason ?? '?')),
     some('reason', 'reason', answers.map((x) => x.reason ?? '?')),
     choice('order', 'order', Object.entries(ORDERS).map(
@@ -180,7 +186,7 @@ function filter() {
     if (state.kind && group.kind !== state.kind) continue;
     const around = words && [group.example, group.prompt ?? '',
       ...group.references].some((text) => has.test(text));
-    const fit = group.answers.map((x) => ofReward(x.reward) &&
+    const fit = group.answers.map((x) => ofReward(x.reward, x.parts) &&
       (!state.finish || (x.finish_reason ?? '?') === state.finish) &&
       (!state.reason || (x.reason ?? '?') === state.reason) &&
       (!words || around || has.test(x.text)));
@@ -255,7 +261,7 @@ function groupCard(group, fit) {
         make('span', {}, 'not learned from') : null));
   if (group.prompt != null)
     card.append(make('details', {class: 'prompt'}, make('summary', {},
-      'prompt: … ', shown(tail(group.prompt))),
+      'prompt: … ', shown(tail(group))),
       make('div', {class: 'text'}, shown(group.prompt))));
   if (group.references.length) card.append(references(group));
   card.append(make('div', {class: 'answers'}, ...group.answers.map(
@@ -263,8 +269,33 @@ function groupCard(group, fit) {
   return card;
 }
 
-const tail = (text) => text.trimEnd().slice(-90).replace(/\s+/g, ' ')
-  .replace(/^[\udc00-\udfff]/, '');
+const wordsOf = (text) => text.match(/\S+|\s+/g) ?? [];
+
+// With how many words all prompts of a task end: the question of the task.
+function endings(groups) {
+  const found = new Map();
+  for (const kind of new Set(groups.map((group) => group.kind))) {
+    const [first, ...others] = groups.filter((group) =>
+      group.kind === kind && group.prompt != null).map((group) =>
+      wordsOf(group.prompt).reverse());
+    if (others.length)
+      found.set(kind, Math.min(...others.map((words) => {
+        const apart = first.findIndex((word, n) => word !== words[n]);
+        return apart < 0 ? 0 : apart;
+      })));
+  }
+  return found;
+}
+
+// The end of what is a prompt's own.
+function tail({kind, prompt}) {
+  const words = wordsOf(prompt);
+  const text = words.slice(0, words.length - (ends.get(kind) ?? 0)).join('')
+    .trim().replace(/\s+/g, ' ');
+  if (text.length <= 90) return text;
+  return text.slice(-90).replace(/^\S{0,20} /, '')
+    .replace(/^[\udc00-\udfff]/, '');
+}
 
 function references(group) {
   const label = group.references.length > 1 ?
@@ -281,6 +312,11 @@ function answerCard(answer, group, fits, card) {
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
   if (answer.reason) facts.append(shown(answer.reason));
+  // The parts of a reward, or what is only looked at beside it.
+  for (const [name, reward, reason] of answer.parts)
+    facts.append(make('span', {class: differs(reward, r) ? 'warn' : ''},
+      shown(name), `: ${reward == null ? 'no verdict' : short(reward)} `,
+      shown(reason)));
   if (answer.finish_reason)
     facts.append(shown(answer.finish_reason === 'length' ?
       'cut: length' : `ended: ${answer.finish_reason}`,
@@ -303,6 +339,8 @@ function answerCard(answer, group, fits, card) {
   element.addEventListener('pointerleave', () => mark(false));
   return element;
 }
+
+const differs = (a, b) => a != null && b != null && a > 0 !== b > 0;
 
 const signed = (x) => (x > 0 ? '+' : '') + short(x);
 
@@ -333,8 +371,9 @@ function completion(answer) {
   const [start, end] = answer.answer ?? [text.length, text.length];
   fold(element, text.slice(0, start), true);
   if (end > start)
-    element.append(make('mark', {class: 'answer'},
-      shown(text.slice(start, end))));
+    // A line may end between a tag and the answer: they have no blank there.
+    element.append(make('wbr'), make('mark', {class: 'answer'},
+      shown(text.slice(start, end))), make('wbr'));
   fold(element, text.slice(end), false);
   return element;
 }
@@ -384,7 +423,7 @@ function byToken(element, answer) {
   }));
   return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
     logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
-    ' Its tokens were not kept one by one.')));
+    ' Its tokens were not kept one by one: Config.rollout_tokens keeps them.')));
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());

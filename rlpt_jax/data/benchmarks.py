@@ -343,8 +343,9 @@ def _rows(
     return tables.read_named(benchmark.named), benchmark.named
   where, which = folder or 'DATA', ''
   if benchmark.split:
-    which = f'{benchmark.config} {benchmark.split}'.strip()
-    which = f'the {which} split of '
+    which = f'the {benchmark.split} split of '
+    if benchmark.config:
+      which += f'{benchmark.config!r} in '
   raise ValueError(
     f'{benchmark.name}: no data{f" at {place}" if place else ""}. Put {which}'
     f'https://huggingface.co/datasets/{benchmark.repo} (fields: '

@@ -448,8 +448,9 @@ def _prepared(builder: str, data_dir: str | None) -> Any:
   except (ValueError, OSError, tf.errors.OpError) as error:
     first_line = str(error).partition('\n')[0]
     raise ValueError(
-      f'{builder}: no TFDS dataset in {data_dir} ({first_line}). Give its name '
-      'and data_dir, or the directory with its dataset_info.json.'
+      f'{builder}: no TFDS dataset in {data_dir or "its usual folder"} '
+      f'({first_line}). Give its name and data_dir, or the directory with its '
+      'dataset_info.json.'
     ) from error
   if not found.info.splits:
     raise ValueError(

@@ -19,7 +19,7 @@ class HeldOut:
     loader.close()
 
   def metrics(self, name: str, judge, timers: Timers) -> dict[str, float]:
-    """The reward of them; `judge` is collecting.judge of a run."""
+    """Their reward and its parts; `judge` is collecting.judge of a run."""
     names = [f'held_out/{example.id}' for example in self.examples]
     found = judge(
       self._sampling, self.examples, names, lambda part: timers('held_out')
@@ -28,4 +28,8 @@ class HeldOut:
     return {
       f'{name}/reward': mean(rewards_PG),
       f'{name}/pass_rate': mean(rewards_PG > 0, of=rewards_PG),
+      **{
+        f'{name}/reward/{part}': mean(scores.rewards_PG)
+        for part, scores in found.scores.parts.items()
+      },
     }

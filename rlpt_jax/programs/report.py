@@ -41,6 +41,10 @@ def report(
   """
   if not workdirs:
     raise ValueError('no WORKDIR: expected the folders of one or more runs.')
+  if out.is_dir():
+    raise ValueError(
+      f'{out}: a folder; expected a file, {out / "report.html"}.'
+    )
   names = distinct_names(workdirs)
   room = max(max_mib, 0) * 2**20 / len(workdirs)
   found = [
@@ -48,10 +52,14 @@ def report(
     for workdir, name in zip(workdirs, names, strict=True)
   ]
   title = f'Report: {", ".join(names)}'
+  out.parent.mkdir(parents=True, exist_ok=True)
   fresh = out.with_name(f'{out.name}.new')
-  with open(fresh, 'w', encoding='utf-8') as file:
-    file.writelines(report_page.report_page(found, title))
-  os.replace(fresh, out)
+  try:
+    with open(fresh, 'w', encoding='utf-8') as file:
+      file.writelines(report_page.report_page(found, title))
+    os.replace(fresh, out)
+  finally:  # Of a page that failed nothing stays.
+    fresh.unlink(missing_ok=True)
   for run in found:
     print(
       f'{run.name}: {len(run.columns["step"]):,} steps, rollouts of '

@@ -11,6 +11,8 @@ COLUMNS = {
   'reward/mean': np.array([0.0, 0.5, NAN, 1.0]),
   'held_out_before/reward': np.array([0.1, NAN, NAN, NAN]),
   'held_out/reward': np.array([NAN, 0.3, NAN, 0.6]),
+  'held_out_before/reward/truth': np.array([0.2, NAN, NAN, NAN]),
+  'held_out/reward/truth': np.array([NAN, 0.3, NAN, 0.5]),
   'pass_rate/asr': np.array([0.0, 0.5, 0.5, 1.0]),
   'pass_rate/new': np.array([0.0, 0.5, 0.5, 1.0]),
   'reward/judge/mean': np.ones(4),
@@ -29,10 +31,12 @@ COLUMNS = {
 def test_panels_are_those_with_values_in_their_order():
   found = curves.panels(curves.MAIN, [{'step': np.arange(4.0)}, COLUMNS])
   assert [panel['key'] for panel in found] == [
-    'reward/mean', 'held_out/reward', 'pass_rate/asr', 'pass_rate/new',
+    'reward/mean', 'held_out/reward', 'held_out/reward/truth', 'pass_rate/asr',
+    'pass_rate/new',
   ]  # fmt: skip
   assert [panel['title'] for panel in found[2:]] == [
-    'Accuracy: asr (the next segment)', 'Accuracy: new',
+    'Held-out reward: truth', 'Accuracy: asr (the next segment)',
+    'Accuracy: new',
   ]  # fmt: skip
   more = curves.panels(curves.MORE, [COLUMNS])
   assert 'reward/judge/mean' in [panel['key'] for panel in more]
@@ -86,12 +90,22 @@ def test_numbers_are_json():
 def test_facts():
   assert curves.facts(COLUMNS) == {
     'held-out reward': '0.100 → 0.600',
+    'held-out reward: truth': '0.200 → 0.500',
     'reward': '0.000 → 1.000',
     'steps': '4',
     'tokens sampled': '4.2k',
     'FLOPs': '1.2e07',
     'wall time': '1 min 22 s',
   }
+
+
+def test_an_accuracy_that_is_the_reward_is_not_said_twice():
+  name = 'held-out accuracy'
+  same = COLUMNS | {'held_out/pass_rate': COLUMNS['held_out/reward']}
+  same['held_out_before/pass_rate'] = COLUMNS['held_out_before/reward']
+  assert name not in curves.facts(same)
+  other = same | {'held_out/pass_rate': np.array([NAN, 0.3, NAN, 0.7])}
+  assert curves.facts(other)[name] == '0.100 → 0.700'
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,11 @@ def rollouts(step):
   for kind in ('asr', 'msr'):
     example = f'wiki/a.txt@{step}/{kind}'
     shared = {'kind': kind, 'prompt': f'What follows? ({kind}, {step})'}
+    truth = {'truth': {'reward': 0.0, 'reason': 'wrong'}}
     yield answer(
-      example, 0, 'Lobsters are blue.', 1.0, 'right', advantage=1.5, **shared
-    )
+      example, 0, 'Lobsters are blue.', 1.0, 'right', advantage=1.5,
+      components=truth, **shared,
+    )  # fmt: skip
     yield answer(
       example, 1, 'Lobsters are blue. They turn red.', 1.0, 'right', **shared
     )
@@ -222,7 +224,8 @@ def test_rollouts_are_filtered(show):
     };
     found.all = view();
     for (const [name, value] of [['kind', 'msr'], ['reward', 'above'],
-        ['reward', 'none'], ['finish', 'stop'], ['reason', 'wrong']]) {
+        ['reward', 'none'], ['reward', 'apart'], ['finish', 'stop'],
+        ['reason', 'wrong']]) {
       select(name, value);
       found[value] = view();
       select(name, '');
@@ -250,6 +253,7 @@ def test_rollouts_are_filtered(show):
     'msr': expected(4, ['group-2']),
     'above': expected(4, other=4),
     'none': expected(2, other=6),
+    'apart': expected(2, other=6),
     'stop': expected(6, other=2),
     'wrong': expected(2, other=6),
     'find': expected(8),  # It is in the references, too.
@@ -306,12 +310,30 @@ def test_answers_and_their_references(show):
   assert found == {
     'prompt': ['What follows? (asr, 20)'],
     'asked': [blue],
-    'facts': ['reward 1rightended: stop9 tokensadvantage +1.5'],
+    'facts': ['reward 1righttruth: 0 wrongended: stop9 tokensadvantage +1.5'],
     'judged': [blue, blue + red, 'We eat.'],
     # Of 'We eat.' all three together have the most words.
     'closest': [blue, blue + red, blue + red + eat],
     'looks': ['above', 'above', 'zero', 'none'],
   }
+
+
+def test_a_prompt_in_short_is_not_what_all_end_with(show):
+  def lines(step):
+    for i, text in enumerate(['It rained.', 'It was dry. So it burned.']):
+      prompt = f'## Text ##: {text}\n\n<MASK>\n\n{i} left.\n\n## Fill it.'
+      yield answer(f'a/{i}', 0, 'x', 1.0, 'right', kind='msr', prompt=prompt)
+    yield answer('b', 0, 'x', 1.0, 'right', kind='__proto__', prompt='Why?')
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    return [...document.querySelectorAll('.prompt summary')].map(
+      (e) => e.textContent)""")
+  assert found == [
+    'prompt: … ## Text ##: It rained. <MASK> 0',
+    'prompt: … ## Text ##: It was dry. So it burned. <MASK> 1',
+    'prompt: … Why?',
+  ]
 
 
 def test_advantage_by_token_on_request(show):
@@ -352,6 +374,7 @@ def test_nothing_breaks_out(show):
         'answer': (len(NASTY), 2 * len(NASTY)),
         'reward': 1.0,
         'reason': NASTY,
+        'components': {NASTY: {'reward': 0.0, 'reason': NASTY}},
         'finish_reason': NASTY,
         'references': [NASTY, NASTY],
         'prompt': NASTY,

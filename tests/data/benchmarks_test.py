@@ -200,7 +200,7 @@ def test_data_that_is_not_there(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match='gsm8k: no data') as error:
     benchmarks.load('gsm8k', tmp_path)
   assert str(error.value) == (
-    'gsm8k: no data. Put the main test split of '
+    "gsm8k: no data. Put the test split of 'main' in "
     'https://huggingface.co/datasets/openai/gsm8k (fields: question, answer '
     f'(ends in #### RESULT)) at {tmp_path}/gsm8k.jsonl, or .json, .parquet, '
     f'.csv, or a clone of it at {tmp_path}/gsm8k/, and pass --data={tmp_path}; '

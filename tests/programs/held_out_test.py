@@ -21,7 +21,13 @@ def test_the_same_examples_each_time(tmp_path):
     with timers('rollout'):
       timed.append(True)
     rewards_PG = np.array([[1, 0], [-1, np.nan], [0, 2]], np.float32)
-    return SimpleNamespace(scores=Scores(rewards_PG, np.full((3, 2), 'x')))
+    reasons_PG = np.full((3, 2), 'x')
+    part = Scores(
+      np.array([[1, 0], [0, np.nan], [0, 1]], np.float32), reasons_PG
+    )
+    return SimpleNamespace(
+      scores=Scores(rewards_PG, reasons_PG, {'truth': part})
+    )
 
   @contextlib.contextmanager
   def timers(name):
@@ -34,6 +40,7 @@ def test_the_same_examples_each_time(tmp_path):
   # Five verdicts.
   assert found == {
     'before/reward': pytest.approx(0.4), 'before/pass_rate': 0.4,
+    'before/reward/truth': pytest.approx(0.4),
   }  # fmt: skip
   assert asked[0] == asked[1] and asked[0][0] is sampling
   assert asked[0][2] == [f'held_out/{name}' for name in asked[0][1]]

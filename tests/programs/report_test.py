@@ -83,9 +83,12 @@ def refused(capsys, *arguments):
   return capsys.readouterr().err
 
 
-def test_what_is_no_run_is_refused(workdir, tmp_path, capsys):
+def test_what_is_no_run_is_refused(workdir, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   assert 'no WORKDIR: expected the folders' in refused(capsys)
   assert 'no metrics.jsonl there' in refused(capsys, tmp_path)
+  folder = f'{tmp_path}: a folder; expected a file'
+  assert folder in refused(capsys, workdir, '--out', tmp_path)
   assert 'is given twice' in refused(capsys, workdir, workdir / '.')
   metrics = workdir / 'metrics.jsonl'
   metrics.write_text('{"step": 0}\n[3]\n')
@@ -95,7 +98,7 @@ def test_what_is_no_run_is_refused(workdir, tmp_path, capsys):
   metrics.write_text('{"step": 0}\n')
   (workdir / 'rollouts' / '00000001.jsonl.gz').write_bytes(b'nothing')
   assert '00000001.jsonl.gz: cannot be read' in refused(capsys, workdir)
-  assert not (tmp_path / 'report.html').exists()
+  assert not [*tmp_path.glob('report.html*')]
 
 
 def test_rollouts_that_a_run_drops_are_none(workdir):
