@@ -7,6 +7,7 @@ rollouts/       what was sampled, a file for every step that is kept
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ from rlpt_jax.training import learner
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
-CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
+CONFIG, CHECKPOINTS, LOCK = 'config.json', 'checkpoints', '.lock'
 
 
 def check_config(
@@ -80,6 +81,28 @@ def _check_config(
       f'{workdir}: cannot be written to ({error.strerror}). Choose another '
       'workdir, or mend this one.'
     ) from error
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps any other process out of a run's folder while this one is in it."""
+  with contextlib.ExitStack() as stack:
+
+    def lock():
+      file = stack.enter_context((workdir / LOCK).open('w'))
+      try:
+        # A process's own: what it forked and left behind does not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except (BlockingIOError, PermissionError):
+        raise ValueError(
+          f'{workdir}: another process is at this run. Wait until it ends, or '
+          'choose another workdir.'
+        ) from None
+      except OSError:
+        pass  # Some network file systems have no locks.
+
+    on_one_host(lock)()
+    yield
 
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:

@@ -187,6 +187,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   )
   timers = Timers('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
+    stack.enter_context(runs.alone(workdir))
     store = stack.enter_context(
       runs.checkpoints(
         workdir, files, keep_last=config.keep_last, keep_every=config.keep_every

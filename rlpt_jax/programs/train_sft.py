@@ -104,8 +104,10 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   update = make_update(
     loss, optimizer, measure, num_microbatches=config.num_microbatches
   )
+  try_on = jax.jit(loss)
   timers = Timers('data', 'update', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
+    stack.enter_context(runs.alone(workdir))
     store = stack.enter_context(
       runs.checkpoints(
         workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
@@ -137,12 +139,11 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       writer.sync()  # In this order: core/metrics.py.
       runs.save(store, state, files, {'position': position, 'totals': totals})
 
+    said = None
     for step in range(first_step, config.num_steps):
       metrics = {'learning_rate': float(rates(step))}
       if held_out and step == 0:
-        metrics['held_out_before/loss'] = jax.jit(loss)(state.params, held_out)[
-          0
-        ]
+        metrics['held_out_before/loss'] = try_on(state.params, held_out)[0]
       with timers('data'):
         loaded = next(batches, None)
         if loaded is None:
@@ -151,12 +152,13 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         position = loaded.position
         batch = put(layout, loaded.examples, config.batch_size)
       with timers('update'):
-        state, said = update(state, batch)
-        runs.check_skipped(config.max_skipped, step, said)
+        before, (state, said) = said, update(state, batch)
+        if before:  # Of this one one would have to wait, devices idle.
+          runs.check_skipped(config.max_skipped, step - 1, before)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
         with timers('held_out'):
-          metrics['held_out/loss'] = jax.jit(loss)(state.params, held_out)[0]
+          metrics['held_out/loss'] = try_on(state.params, held_out)[0]
       metrics |= said | count(files.config, config, loaded.examples, totals)
       store.check()
       told = preempted(step)

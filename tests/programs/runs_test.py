@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,23 @@ def test_nor_is_a_run_that_is_there_gone_on_with(code, tmp_path, monkeypatch):
 def test_what_must_be_positive(value):
   with pytest.raises(ValueError, match=r'Config\.num_steps=.*at least 1'):
     runs.check_positive(Config(num_steps=value), 'num_steps')
+
+
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
+  code = (
+    'import pathlib, sys, time; from rlpt_jax.programs import runs\n'
+    'with runs.alone(pathlib.Path(sys.argv[1])): print(1, flush=True); '
+    'time.sleep(600)'
+  )
+  first = subprocess.Popen(
+    [sys.executable, '-c', code, tmp_path], stdout=subprocess.PIPE
+  )
+  first.stdout.readline()
+  with pytest.raises(ValueError, match='another process is at this run'):
+    with runs.alone(tmp_path):
+      pass
+  first.kill()  # Kill -9: nobody tidies up.
+  first.wait()
+  for _ in range(2):
+    with runs.alone(tmp_path):
+      pass

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,6 +62,21 @@ def test_it_stops_and_goes_on_bit_by_bit(folder, tmp_path):
   # Once more, and it has nothing to do.
   train_sft.train_sft(config, workdir=tmp_path / 'parts')
   assert len(metrics(tmp_path / 'parts')) == 6
+
+
+def test_updates_that_are_not_finite_stop_the_run(
+  folder, tmp_path, monkeypatch
+):
+  sound = train_sft.loss_of_rows
+
+  def broken(*args):
+    loss, rows = sound(*args)
+    return loss + jnp.inf, rows
+
+  monkeypatch.setattr(train_sft, 'loss_of_rows', broken)
+  config = learning_task.cold_start(folder, num_steps=9, max_skipped=2)
+  with pytest.raises(ValueError, match='step 1: 2 updates in a row had a loss'):
+    train_sft.train_sft(config, workdir=tmp_path)
 
 
 @pytest.mark.slow
