@@ -220,10 +220,13 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   """
   import gin
 
-  lines = _lines_of_gin(file)
+  lines, where = _lines_of_gin(file), str(file)
   for binding in bindings:
-    is_file = binding.endswith('.gin') and '=' not in binding
-    lines += _lines_of_gin(pathlib.Path(binding)) if is_file else [binding]
+    if binding.endswith('.gin') and '=' not in binding:
+      lines += _lines_of_gin(pathlib.Path(binding))
+      where += f' with {binding}'
+    else:
+      lines.append(binding)
   imports = [line for line in lines if re.match(r'(from|import)\b', line)]
   rest = [line for line in lines if line not in imports]
   try:
@@ -233,13 +236,13 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   except (
     ValueError, AttributeError, ImportError, NameError, SyntaxError,
   ) as error:  # fmt: skip
-    raise ValueError(f'{file}: {" ".join(str(error).split())}') from error
+    raise ValueError(f'{where}: {" ".join(str(error).split())}') from error
   try:
     config = configured()
   except (TypeError, RuntimeError) as error:
-    raise ValueError(f'{file}: {" ".join(str(error).split())}') from error
+    raise ValueError(f'{where}: {" ".join(str(error).split())}') from error
   if unset := list(_unset(config, kind.__name__)):
-    raise ValueError(f'{file}: {", ".join(unset)} must be set.')
+    raise ValueError(f'{where}: {", ".join(unset)} must be set.')
   return _free_of_gin(config)
 
 

@@ -317,6 +317,13 @@ def test_a_gin_file_with_a_mistake_names_it(text, message, gin_file):
   assert '\n' not in str(error.value)
 
 
+def test_a_mistake_in_a_second_gin_file_names_that_too(gin_file):
+  file = gin_file('cli_test.Config.steps = 3\n')
+  more = str(gin_file('cli_test.Config.stops = 3\n', name='more.gin'))
+  with pytest.raises(ValueError, match=r'run\.gin with \S*more\.gin: .*stops'):
+    cli.read_config(Config, file, (more,))
+
+
 def test_a_gin_file_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match='no such gin file'):
     cli.read_config(Config, tmp_path / 'x.gin')

@@ -35,7 +35,7 @@ def quickstart(
     workdir: Where everything goes.
     steps: Of RL.
     questions: Held-out sentences that the policies predict.
-    seed: Of the world's documents.
+    seed: Of the world's documents, of training and of sampling.
     from_scratch: Makes the base model and the judge too, half an hour more.
   """
   check_options(steps=(steps, 1, None), questions=(questions, 1, None))
@@ -79,13 +79,14 @@ def quickstart(
 
   stages.run(
     'Cold start: demonstrations, some that think and some that guess',
-    'train_sft', 'cold_start.gin', '--workdir', 'cold_start',
+    'train_sft', 'cold_start.gin', f'train_sft.Config.seed = {seed}',
+    '--workdir', 'cold_start',
   )  # fmt: skip
   before = predict(stages, workdir, 'cold_start', questions)
   stages.run(
     'RLPT: raw text, the judge as the reward',
     'train_rl', 'rlpt.gin', f'train_rl.Config.num_steps = {steps}',
-    '--workdir', 'rlpt',
+    f'train_rl.Config.seed = {seed}', '--workdir', 'rlpt',
   )  # fmt: skip
   after = predict(stages, workdir, 'rlpt', questions)
   stages.run(
