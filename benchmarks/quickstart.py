@@ -86,7 +86,10 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     'train_sft.Config.held_out = None',
     "config.Data.tokenizer = 'base'",
   )  # fmt: skip
-  train('cold_start.gin', 'ntp_first/checkpoints', 'ntp')
+  train(
+    'cold_start.gin', 'ntp_first/checkpoints', 'ntp',
+    f'train_sft.Config.seed = {seed}',
+  )  # fmt: skip
   train(
     'cold_start.gin', 'cold_start/checkpoints', 'sft', *longer,
     "demonstrations/sources.Files.files = 'more/demonstrations.jsonl'",
@@ -98,11 +101,14 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
       str(SAMPLES), '--max_new_tokens', '64', '--slots', '256',
     )  # fmt: skip
   questions = workdir / 'world' / 'questions.jsonl'
-  found = {
-    name: truth.accuracy(questions, workdir / name / 'answers.jsonl')['all']
-    for name in ('cold_start', 'rlpt', 'ntp', 'sft')
-  }
-  print(f'seed {seed}: {found}, {steps} steps of ntp and of sft', flush=True)
+  print(f'seed {seed}: {steps} steps of ntp and of sft', flush=True)
+  found = {}
+  for name in ('cold_start', 'rlpt', 'ntp', 'sft'):
+    both = questions, workdir / name / 'answers.jsonl'
+    shares = truth.accuracy(*both)
+    shown = ', '.join(f'{kind} {share:.1%}' for kind, share in shares.items())
+    print(f'   {name}: {shown}\n      {truth.manners(*both)}', flush=True)
+    found[name] = shares['all']
   return found
 
 

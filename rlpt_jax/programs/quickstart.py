@@ -127,9 +127,9 @@ def predict(
     '--out', f'{name}/answers.jsonl', '-n', str(SAMPLES), '--max_new_tokens',
     '64', '--slots', '256',
   )  # fmt: skip
-  found = truth.accuracy(
-    workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
-  )
+  both = workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
+  found = truth.accuracy(*both)
   shown = ', '.join(f'{kind} {share:.0%}' for kind, share in found.items())
-  print(f'   predicted right, by the truth: {shown}')
+  print(f'   right, by the truth: {shown}')
+  print(f'   {truth.manners(*both)}')
   return found

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 
 from rlpt_jax.quickstart.wordings import is_true_prefix
 from rlpt_jax.rewards import extract, judge, scores
@@ -49,6 +50,50 @@ def accuracy(
   answers: what `rlpt generate` wrote for the prompts of `questions`: of each,
   in their order, as many. Equal prompts may go on in different ways.
   """
+  right = collections.defaultdict(list)
+  for question, _, is_right in _checked(questions, answers):
+    for name in ('all', question['task'], question['kind']):
+      right[name].append(is_right)
+  return {name: sum(found) / len(found) for name, found in right.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manners:
+  """How answers come to their prediction, and which of them are right."""
+
+  predict: float  # The share with a prediction at all.
+  think: float  # The share that says something before it.
+  right_thinking: float
+  right_guessing: float
+
+  def __str__(self):
+    return (
+      f'{self.predict:.0%} of answers have a prediction; '
+      f'{self.think:.0%} think first and are right in '
+      f'{self.right_thinking:.0%}, the others in {self.right_guessing:.0%}'
+    )
+
+
+def manners(questions: pathlib.Path, answers: pathlib.Path) -> Manners:
+  """Whether it pays to think, by the same files."""
+  predict, right = [], {True: [], False: []}
+  for _, completion, is_right in _checked(questions, answers):
+    predict.append(extract.prediction(completion).text is not None)
+    thought, *_ = completion.partition(extract.START)
+    # A tag too many is no thought.
+    right[len(thought.split()) > 2].append(is_right)
+  return Manners(
+    predict=sum(predict) / len(predict),
+    think=len(right[True]) / len(predict),
+    right_thinking=sum(right[True]) / max(len(right[True]), 1),
+    right_guessing=sum(right[False]) / max(len(right[False]), 1),
+  )
+
+
+def _checked(
+  questions: pathlib.Path, answers: pathlib.Path
+) -> Iterator[tuple[dict, str, bool]]:
+  """(question, completion, whether it is true) of every answer."""
   asked, told = list(_lines(questions)), list(_lines(answers))
   each = max(len(told) // len(asked), 1)
   wanted = [question for question in asked for _ in range(each)]
@@ -57,13 +102,10 @@ def accuracy(
       f'{answers}: not the answers to {questions}; expected as many to each of '
       'its prompts, in their order. Let `rlpt generate` write them again.'
     )
-  right = collections.defaultdict(list)
   for question, line in zip(wanted, told, strict=True):
     predicted = extract.prediction(line['completion']).text or ''
-    is_right = is_true_prefix(predicted, ' '.join(question['references']))
-    for name in ('all', question['task'], question['kind']):
-      right[name].append(is_right)
-  return {name: sum(found) / len(found) for name, found in right.items()}
+    references = ' '.join(question['references'])
+    yield question, line['completion'], is_true_prefix(predicted, references)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,28 @@ def test_accuracy_of_answers_by_task_and_kind(tmp_path):
   assert found == {'all': 0.75, 'asr': 1.0, 'msr': 0.5, 'doors': 0.75}
 
 
+def test_whether_it_pays_to_think(tmp_path):
+  question = {
+    'prompt': 'a', 'task': 'asr', 'kind': 'doors', 'references': FOLLOWING
+  }  # fmt: skip
+  said = [
+    f'It is so and so. {RIGHT}', f'It is so and so. {WRONG}', RIGHT, WRONG,
+    # Tags and no prediction; no thought either.
+    '<|endofprediction|>', '<|startofprediction|>', WRONG, WRONG,
+  ]  # fmt: skip
+  found = truth.manners(
+    write(tmp_path / 'questions.jsonl', [question]),
+    write(
+      tmp_path / 'answers.jsonl',
+      [{'prompt': 'a', 'completion': completion} for completion in said],
+    ),
+  )
+  assert found == truth.Manners(
+    predict=6 / 8, think=2 / 8, right_thinking=1 / 2, right_guessing=1 / 6
+  )
+  assert '25% think first and are right in 50%, the others in 17%' in str(found)
+
+
 def test_equal_prompts_have_answers_of_their_own(tmp_path):
   one = {'prompt': 'a', 'task': 'asr', 'kind': 'doors'}
   other = one | {'references': ['Tom is at the blue door.']}
