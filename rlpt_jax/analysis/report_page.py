@@ -5,13 +5,14 @@ at; so a page may have hundreds of thousands of them.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rlpt_jax.analysis import curves, views
-from rlpt_jax.analysis.page import asset, packed, parts, shown
+from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 
 _MOST_POINTS = 2000  # Of a curve; more are averaged.
 _SCRIPTS = ('report.js', 'report_curves.js', 'report_rollouts.js')
@@ -143,7 +144,7 @@ def _value(settings: Mapping[str, Any], path: str) -> str:
 def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
   body = ''.join(
     f'<tr><th scope="row">{shown(path)}</th>'
-    + ''.join(f'<td>{shown(value)}</td>' for value in values)
+    + ''.join(map(_cell, values))
     + '</tr>\n'
     for path, values in rows
   )
@@ -152,6 +153,23 @@ def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     f'<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
     '</div>'
   )
+
+
+def _cell(value: str) -> str:
+  name = _short_name(value)
+  # Names that differ may be alike in short.
+  title = f' title="{escaped(value)}"' if name != value else ''
+  return f'<td{title}>{shown(name)}</td>'
+
+
+def _short_name(value: str) -> str:
+  """Of a class or function its name in a gin file, `optimizer.AdamW`; of what a
+  function made, the maker's. Other values are as they are.
+  """
+  if not re.fullmatch(r'\w+(\.[\w<>]+)+', value):
+    return value
+  name, _, _ = value.partition('.<locals>')
+  return re.sub(r'^rlpt_jax\.\w+\.(?=\w+\.)', '', name)
 
 
 def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:

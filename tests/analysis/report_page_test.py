@@ -132,6 +132,24 @@ def test_settings_that_differ():
   assert 'extra' in some and 'seed' in same
 
 
+@pytest.mark.parametrize(
+  'value, name',
+  [
+    ('rlpt_jax.training.optimizer.AdamW', 'optimizer.AdamW'),
+    ('rlpt_jax.rewards.judge.judged.<locals>.reward', 'judge.judged'),
+    ('my.rewards.made.<locals>.again.<locals>.<lambda>', 'my.rewards.made'),
+    ('rlpt_jax.models', 'rlpt_jax.models'),
+    ('0.5', '0.5'),
+    ('out of f.<locals>.g', 'out of f.<locals>.g'),
+  ],
+)
+def test_a_name_in_short_keeps_the_whole_one_in_reach(value, name):
+  source = ''.join(report_page.report_page([run('a', f=value)], 'x'))
+  shown = page.shown(name)
+  title = f' title="{page.escaped(value)}"' if name != value else ''
+  assert f'<td{title}>{shown}</td>' in source
+
+
 def test_nothing_is_fetched():
   source = ''.join(report_page.report_page([run('a')], 'x'))
   assert "default-src 'none'" in source

@@ -129,6 +129,17 @@ def test_the_place_of_an_answer(find, text, answer):
   assert report.place(text, find, mark) == answer
 
 
+def test_what_a_setting_is_stands_under_its_own_path():
+  optimizer = {'is': 'optimizer.AdamW', 'b1': 0.9}
+  config = {'is': 'train_rl.Config', 'optimizer': optimizer, 'is_odd': 1}
+  assert report.named(config) == {
+    'program': 'train_rl.Config',
+    'optimizer': 'optimizer.AdamW',
+    'optimizer.b1': 0.9,
+    'is_odd': 1,
+  }
+
+
 def test_the_function_that_finds_answers_is_the_rewards():
   assert report.finder({}) == (extract.prediction, START)
   name = 'rlpt_jax.rewards.extract.'
