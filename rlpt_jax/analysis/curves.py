@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlpt_jax.analysis.glossary import KINDS
 from rlpt_jax.analysis.plots import short
 
 Columns = Mapping[str, np.ndarray]  # Key -> a number for each step, or NaN.
@@ -151,12 +152,6 @@ MORE = (
     'The share of answers to which the reward gave this reason.',
   ),
 )  # fmt: skip
-# Tasks, for those who do not know their names.
-KINDS = {
-  'asr': 'asr (the next segment)',
-  'msr': 'msr (a missing segment)',
-  'rlvr': 'rlvr (questions)',
-}
 PARTS = (
   'rollout', 'reward', 'update', 'data', 'publish', 'held_out', 'save', 'idle',
 )  # fmt: skip
@@ -184,7 +179,8 @@ def panels(
     for key in matches:
       if any(np.isfinite(run[key]).any() for run in runs if key in run):
         name = _rest(curve, key)
-        name = KINDS.get(name, name)
+        if name in KINDS:
+          name = f'{name} ({KINDS[name]})'
         title, meaning = (
           text.replace('{}', name) for text in (curve.title, curve.meaning)
         )

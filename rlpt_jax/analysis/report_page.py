@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import curves, views
+from rlpt_jax.analysis import curves, glossary, views
 from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 
 _MOST_POINTS = 2000  # Of a curve; more are averaged.
@@ -68,10 +68,12 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
     'that a step sampled: a prompt, what really follows, and the answers of '
     'its group beside each other, with a blue bar where the reward is above 0. '
-    'Right and wrong is the verdict that was rewarded, and a judge errs; what '
-    'else the run asked, the truth say, follows it. <mark class="answer">This'
-    '</mark> was judged, <mark class="reference">this</mark> is the reference '
-    'that it comes closest to.</p>\n'
+    '<mark class="answer">This</mark> was judged. Right and wrong is the '
+    'verdict that was rewarded, and a judge errs; what else the run asked, the '
+    'truth say, follows it. <mark class="reference">This</mark> is the '
+    'reference that an answer is closest to in words.</p>\n'
+    '<details id="words" hidden><summary>What the words mean</summary>'
+    '<dl></dl></details>\n'
     '<form class="tools" id="rollout-tools" hidden></form>\n'
     '<p id="rollout-note" class="intro"></p>\n'
     '<output id="rollout-count"></output><div id="groups"></div></section>\n'
@@ -184,6 +186,14 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
     'more': more,
     'time': curves.TIME,
     'parts': curves.time_parts({key: np.ones(1) for key in every}),
+    'words': {
+      'kinds': glossary.KINDS,
+      'reasons': glossary.REASONS,
+      'endings': glossary.ENDINGS,
+      'advantage': glossary.ADVANTAGE,
+      'part': glossary.PART,
+      'example': glossary.EXAMPLE,
+    },
     'unseen': views.UNSEEN_IN_SCRIPT,
     'runs': [
       {

@@ -82,6 +82,28 @@ function say(step) {
   else if (groups.every((group) => group.prompt == null))
     words.push('This run kept no prompts beside its rollouts.');
   byId('rollout-note').textContent = words.filter(Boolean).join(' ');
+  glossary(answers);
+}
+
+// The words of this step: a finger cannot point, as a mouse can, to read them.
+function glossary(answers) {
+  const parts = answers.flatMap((x) => x.parts);
+  const said = {
+    kinds: groups.map((group) => group.kind),
+    endings: answers.map((x) => x.finish_reason),
+    reasons: [...answers.map((x) => x.reason),
+      ...parts.map(([, , reason]) => reason)],
+  };
+  const rows = Object.entries(said).flatMap(([of, words]) =>
+    [...new Set(words)].map((word) => [word, meaning(of, word)]));
+  rows.push(...new Map(parts.map(([name]) => [name, data.words.part])));
+  if (answers.some((x) => x.advantage != null))
+    rows.push(['advantage', data.words.advantage]);
+  if (groups.length) rows.unshift([groups[0].example, data.words.example]);
+  byId('words').querySelector('dl').replaceChildren(...rows.flatMap(
+    ([word, meant]) => meant ? [make('div', {}, make('dt', {}, shown(word)),
+      make('dd', {}, meant))] : []));
+  byId('words').hidden = !rows.length;
 }
 
 function choose(changes) {
@@ -251,8 +273,9 @@ function groupCard(group, fit) {
   const rewards = known(group);
   const card = make('article', {id: `group-${group.number}`, class:
     `group${String(group.number) === state.group ? ' chosen' : ''}`},
-    make('header', {}, make('h3', {}, link), shown(group.kind),
-      shown(group.example),
+    make('header', {}, make('h3', {}, link),
+      explained(group.kind, meaning('kinds', group.kind)),
+      explained(group.example, data.words.example),
       make('span', {}, rewards.length ? `mean reward ${
         short(meanReward(group))}` : 'no verdict'),
       rewards.length > 1 && spread(group) < 1e-6 ? make('span', {},
@@ -311,20 +334,24 @@ function answerCard(answer, group, fits, card) {
   const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
-  if (answer.reason) facts.append(shown(answer.reason));
+  if (answer.reason)
+    facts.append(explained(answer.reason, meaning('reasons', answer.reason)));
   // The parts of a reward, or what is only looked at beside it.
   for (const [name, reward, reason] of answer.parts)
     facts.append(make('span', {class: differs(reward, r) ? 'warn' : ''},
-      shown(name), `: ${reward == null ? 'no verdict' : short(reward)} `,
-      shown(reason)));
+      explained(name, data.words.part),
+      `: ${reward == null ? 'no verdict' : short(reward)} `,
+      explained(reason, meaning('reasons', reason))));
   if (answer.finish_reason)
-    facts.append(shown(answer.finish_reason === 'length' ?
+    facts.append(explained(answer.finish_reason === 'length' ?
       'cut: length' : `ended: ${answer.finish_reason}`,
+      meaning('endings', answer.finish_reason),
       answer.finish_reason === 'length' ? 'warn' : ''));
   if (answer.tokens != null)
     facts.append(make('span', {}, `${answer.tokens} tokens`));
   if (answer.advantage != null)
-    facts.append(make('span', {}, `advantage ${signed(answer.advantage)}`));
+    facts.append(explained(`advantage ${signed(answer.advantage)}`,
+      data.words.advantage));
   const near = closest(answer, group.references);
   const element = make('div', {class: `answer ${look}${fits ? '' : ' other'}`},
     facts, completion(answer));

@@ -9,7 +9,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from rlpt_jax.analysis import page, report_page, views
+from rlpt_jax.analysis import glossary, page, report_page, views
 from rlpt_jax.analysis.report_page import Run
 
 START, END = '<|startofprediction|>', '<|endofprediction|>'
@@ -334,6 +334,38 @@ def test_answers_and_their_references(show):
     'closest': [blue, blue + red, blue + red + eat],
     'looks': ['above', 'above', 'zero', 'none'],
   }
+
+
+def test_short_words_say_what_they_mean(show):
+  def lines(step):
+    for kind in ('asr', '__proto__', NASTY):
+      yield answer(
+        kind, 0, 'x', 0.0, 'format/open', kind=kind, advantage=-1.0,
+        components={'truth': {'reward': 1.0, 'reason': 'truth/right'}},
+      )  # fmt: skip
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    const words = (what) => Object.fromEntries([...document.querySelectorAll(
+      what)].map((e) => [e.textContent, e.title || null]));
+    return {kinds: words('.group > header bdi:first-of-type'),
+      facts: words('.group:first-child .facts bdi'),
+      legend: [...document.querySelectorAll('#words dt')].map(
+        (e) => e.textContent)};
+  """)
+  assert found == {
+    'kinds': {'asr': glossary.KINDS['asr'], '__proto__': None, VISIBLE: None},
+    'facts': {
+      'format/open': glossary.REASONS['format/open'],
+      'truth': glossary.PART,
+      'truth/right': glossary.REASONS['right'],
+      'ended: stop': glossary.ENDINGS['stop'],
+      'advantage -1': glossary.ADVANTAGE,
+    },
+    'legend': [
+      'asr', 'asr', 'stop', 'format/open', 'truth/right', 'truth', 'advantage',
+    ],
+  }  # fmt: skip
 
 
 def test_a_prompt_in_short_is_not_what_all_end_with(show):
