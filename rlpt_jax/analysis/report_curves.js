@@ -12,8 +12,9 @@ function startCurves() {
   byId('main-panels').replaceChildren(...data.main.map(linePanel),
     ...data.runs.flatMap((run, i) =>
       Object.keys(run.time).length ? [timePanel(run, i)] : []));
-  byId('more-panels').replaceChildren(...data.more.map(linePanel));
-  byId('more').hidden = !data.more.length;
+  byId('more-panels').replaceChildren(...data.more.map(linePanel),
+    ...data.runs.flatMap(verdictPanels));
+  byId('more').hidden = !byId('more-panels').children.length;
   draw();
 }
 
@@ -58,10 +59,24 @@ function linePanel({key, title, meaning, log}) {
 }
 
 function timePanel(run, i) {
-  const title = make('span', {}, 'Time of a step: ',
-    make('span', {class: `swatch run-${i % 8}`}), shown(run.name));
-  return panel(title, data.time, (frame) => drawParts(frame, run, i));
+  const stack = {values: run.time, order: data.parts, unit: ' s',
+    label: (name) => name.replace(/^timing\/|_s$/g, '')};
+  return panel(titled('Time of a step: ', run, i), data.time,
+    (frame) => drawParts(frame, run, i, stack));
 }
+
+function verdictPanels(run, i) {
+  return Object.entries(run.verdicts).map(([part, values]) => {
+    const what = part ? `Verdicts, ${plain(part)}: ` : 'Verdicts: ';
+    const stack = {values, order: data.reasons, unit: '', top: 1,
+      label: (name) => explained(name, meaning('reasons', name))};
+    return panel(titled(what, run, i), data.verdicts,
+      (frame) => drawParts(frame, run, i, stack));
+  });
+}
+
+const titled = (what, run, i) => make('span', {}, what,
+  make('span', {class: `swatch run-${i % 8}`}), shown(run.name));
 
 function panel(title, meaning, drawInto) {
   const svg = make('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0,
@@ -175,22 +190,24 @@ function nearest(xs, x) {
   return x > last + slack ? -1 : Math.max(0, low - 1);
 }
 
-function drawParts(frame, run, i) {
-  const names = data.parts.filter((name) => name in run.time);
+// Parts on top of each other. Shares, of which `top` is the whole, are smoothed:
+// of few answers they jump.
+function drawParts(frame, run, i, {values, order, label, unit, top}) {
+  const names = order.filter((name) => Object.hasOwn(values, name));
   const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
-  const sums = along.map((_, n) => names.reduce(
-    (sum, name) => sum + (run.time[name][n] ?? 0), 0));
   if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
-  // One step that compiles must not hide all others.
-  const sorted = [...sums].sort((a, b) => a - b);
-  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
-  const top = Math.min(sorted[sorted.length - 1], usual);
+  const heights = new Map(names.map((name) => {
+    const ys = along.map((_, n) => values[name][n] ?? 0);
+    return [name, top ? smoothed(ys, +state.smooth) : ys];
+  }));
+  top ??= usualTop(along.map((_, n) => names.reduce(
+    (sum, name) => sum + heights.get(name)[n], 0)));
   const scale = frame.scale = scales(edges, [0, top]);
   const marks = grid(scale);
   let below = along.map(() => 0);
-  const color = (name) => `run-${data.parts.indexOf(name) % 8}`;
+  const color = (name) => `run-${order.indexOf(name) % 8}`;
   names.forEach((name) => {
-    const above = below.map((y, n) => y + (run.time[name][n] ?? 0));
+    const above = below.map((y, n) => y + heights.get(name)[n]);
     // A step is as wide as it was long, or as much as it computed.
     const edge = (ys) => ys.flatMap((y, n) => [n, n + 1].map((m) =>
       `${scale.x(edges[m])} ${scale.y(Math.min(y, top))}`));
@@ -202,17 +219,23 @@ function drawParts(frame, run, i) {
   frame.svg.replaceChildren(...marks, line);
   frame.read = () => {
     const n = cross == null ? -1 : nearest(along, cross);
-    const label = (name) => name.replace(/^timing\/|_s$/g, '');
-    const mean = (name) => run.time[name].reduce((a, b) => a + (b ?? 0), 0) /
+    const mean = (name) => values[name].reduce((a, b) => a + (b ?? 0), 0) /
       along.length;
     frame.readout.replaceChildren(
       cross == null ? make('span', {class: 'at'}, 'mean') : at(scale, line),
       ...names.map((name) => make('span', {},
-        make('span', {class: 'swatch ' + color(name)}), label(name) + ' ' + (
+        make('span', {class: 'swatch ' + color(name)}), label(name), ' ' + (
           cross == null ? short(mean(name)) :
-            n < 0 ? '–' : short(run.time[name][n])) + ' s')));
+            n < 0 ? '–' : short(values[name][n])) + unit)));
     if (cross == null) line.setAttribute('visibility', 'hidden');
   };
+}
+
+// One step that compiles must not hide all others.
+function usualTop(sums) {
+  const sorted = sums.sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
+  return Math.min(sorted[sorted.length - 1], usual);
 }
 
 function empty(frame) {

@@ -179,6 +179,7 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   main = curves.panels(curves.MAIN, columns)
   more = curves.panels(curves.MORE, columns)
   keys = [panel['key'] for panel in (*main, *more)]
+  verdicts = [curves.verdicts(run) for run in columns]
   # All runs in one order, each part in one colour.
   every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
@@ -186,6 +187,13 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
     'more': more,
     'time': curves.TIME,
     'parts': curves.time_parts({key: np.ones(1) for key in every}),
+    'verdicts': curves.VERDICTS,
+    'reasons': curves.reasons(
+      reason
+      for parts in verdicts
+      for shares in parts.values()
+      for reason in shares
+    ),
     'words': {
       'kinds': glossary.KINDS,
       'reasons': glossary.REASONS,
@@ -209,9 +217,12 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
           run.columns, [key for key in keys if key in run.columns]
         ),
         'time': _series(run.columns, curves.time_parts(run.columns)),
+        'verdicts': {
+          part: _series(shares, [*shares]) for part, shares in said.items()
+        },
         'rollouts': kept,
       }
-      for run, kept in zip(runs, index, strict=True)
+      for run, said, kept in zip(runs, verdicts, index, strict=True)
     ],
   }
 

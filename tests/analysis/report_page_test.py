@@ -1,5 +1,6 @@
 """The report in a browser: curves and rollouts, and nothing gets out."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -192,6 +193,41 @@ def test_curves_of_all_runs(show):
     'address': '#off=1',
     'compute': '15T FLOPsa0.5',
   }  # fmt: skip
+
+
+def test_verdicts_are_one_picture_of_shares(show):
+  along = np.arange(30)
+  shares = {
+    'reason/right': along / 40,
+    'reason/format/open': np.where(along < 10, 0.25, np.nan),
+    'reason/wrong': 1 - along / 40 - np.where(along < 10, 0.25, 0),
+    'reward/truth/mean': along / 30,
+    'reason/truth/right': np.ones(30),
+  }
+  with_some = run('a')
+  with_some = dataclasses.replace(with_some, columns=with_some.columns | shares)
+  browser = show([run('b'), with_some], address='#smooth=0')
+  found = browser.evaluate("""
+    const figures = [...document.querySelectorAll('#more-panels figure')];
+    const titles = figures.map((e) => e.querySelector('h3').textContent);
+    const figure = figures[titles.indexOf('Verdicts: a')];
+    point(4);
+    const parts = [...figure.querySelectorAll('.part')];
+    const top = Math.min(...parts.map((e) => e.getBBox().y));
+    return {titles, readout: figure.querySelector('.readout').textContent,
+      one: Math.abs(top - panels.find((x) => x.figure === figure).scale.y(1)),
+      meant: figure.querySelector('.readout bdi').title};
+  """)
+  assert found.pop('one') < 0.2  # Of 190: they sum to 1 at every step.
+  assert found == {
+    'titles': [
+      'Part of the reward: truth',
+      'Verdicts: a',
+      'Verdicts, truth: a',
+    ],
+    'readout': 'step 4right 0.1wrong 0.65format/open 0.25',
+    'meant': glossary.REASONS['right'],
+  }
 
 
 def test_the_keyboard_moves_along_a_curve(show):
