@@ -101,7 +101,7 @@ function short(value) {
   if (value == null) return '–';
   const size = Math.abs(value);
   if (size === 0) return '0';
-  if (size >= 1e15 || size < 1e-3) return value.toExponential(2);
+  if (size >= 1e15 || size < 1e-3) return (+value.toPrecision(3)).toExponential();
   for (const [unit, letter] of LETTERS)
     if (size >= unit) return +(value / unit).toPrecision(3) + letter;
   return String(+value.toPrecision(3));

@@ -2,6 +2,7 @@
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 const DASHES = ['', '7 3', '2 3', '9 3 2 3'];
 const AXES = {step: 'step', compute: 'compute (FLOPs)', time: 'wall time'};
+const AXES_IN_SHORT = {step: 'step', compute: 'FLOPs', time: 'time'};
 let panels = [], cross = null;  // An x value, or null: the end of each run.
 
 const isOn = (i) => !state.off.split(',').includes(String(i));
@@ -12,8 +13,8 @@ function startCurves() {
   byId('main-panels').replaceChildren(...data.main.map(linePanel),
     ...data.runs.flatMap((run, i) =>
       Object.keys(run.time).length ? [timePanel(run, i)] : []));
-  byId('more-panels').replaceChildren(...data.more.map(linePanel),
-    ...data.runs.flatMap(verdictPanels));
+  byId('more-panels').replaceChildren(...data.runs.flatMap(verdictPanels),
+    ...data.more.map(linePanel));
   byId('more').hidden = !byId('more-panels').children.length;
   draw();
 }
@@ -273,16 +274,15 @@ function scales(xs, ys, log = false) {
   const f = log ? Math.log10 : (y) => y;
   bottom = f(bottom), top = f(top);
   if (low === high) high = low + 1;
-  const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 0.5;
+  // What is always 0 stands on the ground of 0 to 1.
+  const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 1;
   // 0 belongs to the picture where it is near.
-  bottom = !log && bottom >= 0 && bottom < top * 0.5 ? 0 : bottom - room;
+  bottom = !log && bottom >= 0 && bottom <= top * 0.5 ? 0 : bottom - room;
   top += room;
   const width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
   const round = (value) => Math.round(value * 10) / 10;
-  // Powers of ten, or where those are too few whatever is round.
-  let levels = ticks(bottom, top, 4);
-  if (log) levels = levels.map((y) => +(10 ** y).toPrecision(1));
-  return {low, high, levels: [...new Set(levels)],
+  return {low, high, levels: log ? logTicks(bottom, top) :
+    ticks(bottom, top, 4),
     x: (x) => round(LEFT + (x - low) / (high - low) * width),
     y: (y) => round(TOP + (top - f(y)) / (top - bottom) * height),
     back: (at) => Math.min(high, Math.max(low,
@@ -300,8 +300,16 @@ function ticks(low, high, count) {
   return found;
 }
 
+// Of what is between two powers of ten: round numbers where it is less than one
+// of them, or else about so many powers as there is room for.
+function logTicks(low, high) {
+  if (high - low < 1) return ticks(10 ** low, 10 ** high, 4);
+  return [...new Set(ticks(low, high, 4).map(
+    (y) => +(10 ** y).toPrecision(1)))];
+}
+
 function grid(scale) {
-  const marks = [];
+  const marks = [make('text', {x: 2, y: HEIGHT - 6}, AXES_IN_SHORT[state.x])];
   for (const y of scale.levels)
     marks.push(make('path', {class: 'grid',
       d: `M${LEFT} ${scale.y(y)}H${WIDTH - RIGHT}`}), make('text', {

@@ -221,13 +221,31 @@ def test_verdicts_are_one_picture_of_shares(show):
   assert found.pop('one') < 0.2  # Of 190: they sum to 1 at every step.
   assert found == {
     'titles': [
-      'Part of the reward: truth',
-      'Verdicts: a',
-      'Verdicts, truth: a',
+      'Verdicts: a', 'Verdicts, truth: a', 'Part of the reward: truth',
     ],
     'readout': 'step 4right 0.1wrong 0.65format/open 0.25',
     'meant': glossary.REASONS['right'],
-  }
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'key, values, labels',
+  [
+    # Always the same, and within a decade, over one, over many.
+    ('no_verdict_share', [0.0, 0.0], ['0', '0.5', '1']),
+    ('sampler/gap_mean', [3e-7, 6e-7], ['3e-7', '4e-7', '5e-7', '6e-7']),
+    ('sampler/gap_mean', [1e-7, 2e-6], ['1e-7', '3e-7', '1e-6']),
+    ('sampler/gap_mean', [1e-7, 1e-2], ['1e-6', '1e-4', '0.01']),
+  ],
+)
+def test_axes_have_numbers_that_differ(show, key, values, labels):
+  columns = {'step': np.arange(2.0), key: np.array(values)}
+  browser = show([Run('a', columns, {})], ready='panels.length')
+  found = browser.evaluate("""
+    return [...document.querySelectorAll('.panel text')].map(
+      (e) => e.textContent)""")
+  assert found[0] == 'step'
+  assert found[1 : len(labels) + 1] == labels
 
 
 def test_the_keyboard_moves_along_a_curve(show):
