@@ -1,5 +1,5 @@
 // Rollouts of the step that is chosen, a page of groups at a time.
-const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
+const PAGE = 5, IN_SIGHT = 300;  // Groups; characters of a long text.
 let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
 let ends = new Map();
 
@@ -234,13 +234,15 @@ function more(count) {
   const next = matches.slice(drawn, drawn + count);
   byId('groups').append(...next.map(([group, fit]) => groupCard(group, fit)));
   drawn += next.length;
-  if (drawn < matches.length)
+  const left = matches.length - drawn;
+  if (left)
     byId('groups').append(make('p', {id: 'more-groups', class: 'tools'},
       make('button', {type: 'button', click: () => {
         const first = drawn;
         more(PAGE);
         byId('groups').children[first]?.querySelector('a')?.focus();
-      }}, `${matches.length - drawn} more groups`)));
+      }}, `${Math.min(PAGE, left)} more groups`),
+      left > PAGE ? make('small', {}, `of ${left}`) : null));
   highlight();
 }
 
@@ -355,11 +357,11 @@ function answerCard(answer, group, fits, card) {
   const near = closest(answer, group.references);
   const element = make('div', {class: `answer ${look}${fits ? '' : ' other'}`},
     facts, completion(answer));
-  if (near)
-    element.append(make('h4', {}, group.references.length > 1 ?
-      `closest reference: segment${near > 1 ? 's 1 to ' + near : ' 1'}` :
-      'reference'), make('div', {class: 'text'}, shown(
-      group.references.slice(0, near).join('').trim(), 'closest')));
+  // The first segment stands above all answers.
+  if (near > 1)
+    element.append(make('h4', {}, `closest in words: segments 1 to ${near}`),
+      make('div', {class: 'text'}, shown(
+        group.references.slice(0, near).join('').trim(), 'closest')));
   const mark = (on) => card.querySelectorAll('.references bdi').forEach(
     (bdi, i) => bdi.classList.toggle('near', on && i < near));
   element.addEventListener('pointerenter', () => mark(true));

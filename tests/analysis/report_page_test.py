@@ -333,6 +333,28 @@ def test_rollouts_are_filtered(show):
   }
 
 
+def test_groups_are_shown_a_few_at_a_time(show):
+  def lines(step):
+    for i in range(12):
+      yield answer(f'{i}', 0, 'x', 1.0, 'right')
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    const found = [];
+    for (;;) {
+      found.push([document.querySelectorAll('.group').length,
+        byId('more-groups')?.textContent ?? '', document.activeElement.text]);
+      if (!byId('more-groups')) return found;
+      byId('more-groups').querySelector('button').click();
+    }
+  """)
+  assert found == [
+    [5, '5 more groupsof 7', ''],
+    [10, '2 more groups', 'Group 6'],
+    [12, '', 'Group 11'],
+  ]
+
+
 def test_a_view_is_shared_by_its_address(show):
   address = '#run=1&step=11&kind=msr&reward=zero&group=2&at=rollouts&x=time'
   browser = show([run('a'), run('b')], address=address)
@@ -374,6 +396,7 @@ def test_answers_and_their_references(show):
       prompt: texts('.prompt .text'), asked: texts('.asked'),
       facts: texts('.facts').slice(0, 1),
       judged: texts('mark.answer'), closest: texts('.closest'),
+      labels: texts('.answer h4'),
       looks: [...card.querySelectorAll('div.answer')].flatMap((e) =>
         ['above', 'zero', 'none'].filter((c) => e.classList.contains(c))),
     };
@@ -384,8 +407,10 @@ def test_answers_and_their_references(show):
     'asked': [blue],
     'facts': ['reward 1righttruth: 0 wrongended: stop9 tokensadvantage +1.5'],
     'judged': [blue, blue + red, 'We eat.'],
-    # Of 'We eat.' all three together have the most words.
-    'closest': [blue, blue + red, blue + red + eat],
+    # Of 'We eat.' all three together have the most words. The first segment
+    # stands above.
+    'closest': [blue + red, blue + red + eat],
+    'labels': [f'closest in words: segments 1 to {n}' for n in (2, 3)],
     'looks': ['above', 'above', 'zero', 'none'],
   }
 
