@@ -289,11 +289,11 @@ function scales(xs, ys, log = false) {
       low + (at - LEFT) / width * (high - low)))};
 }
 
-// About so many round numbers between two.
+// About so many round numbers between two; of four or more at least two.
 function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const size = [1, 2, 5, 10].find((n) => n * power >= rough) * power;
+  const size = [1, 2, 5, 10].find((n) => n * power >= rough * 0.75) * power;
   const found = [];
   for (let n = Math.ceil(low / size); n * size <= high; n++)
     found.push(n * size);

@@ -232,7 +232,8 @@ def test_verdicts_are_one_picture_of_shares(show):
   'key, values, labels',
   [
     # Always the same, and within a decade, over one, over many.
-    ('no_verdict_share', [0.0, 0.0], ['0', '0.5', '1']),
+    ('no_verdict_share', [0.0, 0.0], ['0', '0.2', '0.4', '0.6', '0.8', '1']),
+    ('sampler/gap_mean', [4.6e-7, 5.4e-7], ['4.6e-7', '4.8e-7', '5e-7']),
     ('sampler/gap_mean', [3e-7, 6e-7], ['3e-7', '4e-7', '5e-7', '6e-7']),
     ('sampler/gap_mean', [1e-7, 2e-6], ['1e-7', '3e-7', '1e-6']),
     ('sampler/gap_mean', [1e-7, 1e-2], ['1e-6', '1e-4', '0.01']),
