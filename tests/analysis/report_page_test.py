@@ -578,6 +578,21 @@ def test_nothing_is_wider_than_the_window(show, width):
   assert browser.evaluate(script) <= width
 
 
+def test_names_of_settings_stay_beside_their_values(show):
+  many = [run(f'run {i}', level=i) for i in range(8)]
+  browser = show(many, size=(390, 900))
+  scrolled, moved = browser.evaluate("""
+    const wide = document.querySelector('.wide');
+    const left = () => wide.querySelector('tbody th').getBoundingClientRect()
+      .left;
+    const before = left();
+    wide.scrollLeft = 200;
+    return [wide.scrollLeft, left() - before];
+  """)
+  assert scrolled == 200
+  assert abs(moved) < 1  # A border is half of the cell beside it.
+
+
 def test_a_hundred_thousand_rollouts(show, tmp_path, monkeypatch):
   """Of 200 steps: the page opens, and another step is there at once."""
 
