@@ -69,18 +69,18 @@ async function load() {
     loaded = id;
   }
   rolloutTools();
-  say(step);
   filter();
   const chosen = byId(`group-${state.group}`);
   if (chosen && state.at === 'rollouts') chosen.scrollIntoView();
 }
 
-function say(step) {
+function say() {
   const answers = groups.flatMap((group) => group.answers);
   const words = [data.runs[state.run].note];
   if (!answers.length) words.push('No rollout was kept of this step.');
   else if (groups.every((group) => group.prompt == null))
     words.push('This run kept no prompts beside its rollouts.');
+  if (state.tokens) words.push(TOKENS);
   byId('rollout-note').textContent = words.filter(Boolean).join(' ');
   glossary(answers);
 }
@@ -183,7 +183,7 @@ function filterTools(tools) {
       ([value, [text]]) => [value, text]), (order) => choose({order})),
     make('label', {}, make('input', {type: 'checkbox', name: 'tokens',
       checked: state.tokens !== '', change: (event) => choose(
-        {tokens: event.target.checked ? 'on' : ''})}), ' advantage by token'),
+        {tokens: event.target.checked ? 'on' : ''})}), ' token by token'),
     search);
 }
 
@@ -199,6 +199,7 @@ const escapedPattern = (words) => words.replace(/[.*+?^${}()|[\]\\\/]/g, '\\$&')
 
 // Groups with an answer that is asked for, and which answers are.
 function filter() {
+  say();
   const words = state.find.trim();
   const has = new RegExp(escapedPattern(words), 'iu');
   const [, ofReward] = REWARDS[state.reward] ?? REWARDS[''];
@@ -425,7 +426,10 @@ function fold(element, text, before) {
   element.append(...(before ? [folded, rest] : [rest, folded]));
 }
 
-// Colour is the advantage: what the update makes more and less probable.
+const TOKENS = 'Coloured by the advantage, which all tokens of an answer share: ' +
+  'blue is made more probable by the update, orange less. Bold: what was ' +
+  'judged. Underlined: it had a probability below 0.1.';
+
 function byToken(element, answer) {
   const {advantage, token_texts, logprobs, entropies, text} = answer;
   const color = advantage == null ? null : `rgba(var(--${advantage < 0 ?
@@ -435,9 +439,13 @@ function byToken(element, answer) {
       'Advantage 0: the update leaves its tokens as they are.' :
       `Each of its tokens is made ${advantage > 0 ? 'more' : 'less'} ` +
       `probable: advantage ${signed(advantage)}.`;
-  const tokens = token_texts ?? [text];
+  const tokens = token_texts ?? [text], [from, to] = answer.answer ?? [0, 0];
+  let start = 0;
   element.append(...tokens.map((piece, i) => {
     const token = shown(piece, 'token');
+    const end = start + piece.length;
+    if (token_texts && start < to && end > from) token.classList.add('judged');
+    start = end;
     if (color) token.style.background = color;
     const said = [];
     if (token_texts && logprobs?.[i] != null) {
@@ -447,12 +455,28 @@ function byToken(element, answer) {
     }
     if (token_texts && entropies?.[i] != null)
       said.push(`entropy ${short(entropies[i])}`);
+    // Of a character in several tokens the last one has the text.
+    if (!piece) said.push('a part of the character that follows');
     if (said.length) token.title = said.join(', ');
     return token;
   }));
-  return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
-    logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
-    ' Its tokens were not kept one by one: Config.rollout_tokens keeps them.')));
+  const card = make('div', {}, element, make('p', {class: 'note'}, note +
+    (token_texts ? '' : ' Its tokens were not kept one by one: ' +
+      'Config.rollout_tokens keeps them.')));
+  if (token_texts && logprobs) card.append(tokenReadout(element));
+  return card;
+}
+
+// What is said of the token that is pointed at, with a finger too.
+function tokenReadout(element) {
+  const output = make('output', {class: 'note', 'aria-live': 'off'},
+    'Point at a token to read its probability.');
+  element.addEventListener('pointerover', ({target}) => {
+    const token = target.closest('.token');
+    if (token?.title)
+      output.replaceChildren(shown(token.textContent), `: ${token.title}`);
+  });
+  return output;
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());

@@ -494,6 +494,35 @@ def test_advantage_by_token_on_request(show):
   assert 'no advantage for this answer' in unknown['note']
 
 
+def test_a_token_that_is_pointed_at_is_read(show):
+  def lines(step):
+    texts = ['so ', '', '😀', 'Lobsters ', 'are blue.', ' ', NASTY]
+    yield answer(
+      'a', 0, 'x', 1.0, 'right', advantage=1.5, completion=''.join(texts),
+      answer=(4, 22), token_texts=texts, logprobs=[-1.0] * 7,
+    )  # fmt: skip
+
+  browser = show([run('a', lines=lines)], address='#tokens=on')
+  found = browser.evaluate("""
+    const tokens = [...document.querySelectorAll('.token')];
+    const read = (token) => {
+      token.dispatchEvent(new Event('pointerover', {bubbles: true}));
+      return document.querySelector('output.note').textContent;
+    };
+    return {judged: tokens.flatMap((e) => e.classList.contains('judged') ?
+        [e.textContent] : []), read: tokens.map(read),
+      width: tokens[1].getBoundingClientRect().width > 3,
+      note: byId('rollout-note').textContent};
+  """)
+  rest = 'probability 0.368'
+  assert found['judged'] == ['Lobsters ', 'are blue.']
+  assert found['read'][0] == f'so : {rest}'
+  assert found['read'][1] == f': {rest}, a part of the character that follows'
+  assert found['read'][-1] == f'{VISIBLE}: {rest}'
+  assert found['width']
+  assert 'Bold: what was judged' in found['note']
+
+
 def test_nothing_breaks_out(show):
   def lines(step):
     for sample in range(2):
