@@ -80,7 +80,7 @@ function say() {
   if (!answers.length) words.push('No rollout was kept of this step.');
   else if (groups.every((group) => group.prompt == null))
     words.push('This run kept no prompts beside its rollouts.');
-  if (state.tokens) words.push(TOKENS);
+  if (state.tokens && answers.some((x) => x.token_texts)) words.push(TOKENS);
   byId('rollout-note').textContent = words.filter(Boolean).join(' ');
   glossary(answers);
 }
@@ -95,7 +95,8 @@ function glossary(answers) {
       ...parts.map(([, , reason]) => reason)],
   };
   const rows = Object.entries(said).flatMap(([of, words]) =>
-    [...new Set(words)].map((word) => [word, meaning(of, word)]));
+    [...new Set(words)].map((word) => [of === 'endings' ? ended(word) : word,
+      meaning(of, word)]));
   rows.push(...new Map(parts.map(([name]) => [name, data.words.part])));
   if (answers.some((x) => x.advantage != null))
     rows.push(['advantage', data.words.advantage]);
@@ -273,11 +274,11 @@ function groupCard(group, fit) {
     choose({group: String(group.number)});
     byId(`group-${group.number}`)?.scrollIntoView();
   }}, `Group ${group.number}`);
-  const rewards = known(group);
+  const rewards = known(group), meant = meaning('kinds', group.kind);
   const card = make('article', {id: `group-${group.number}`, class:
     `group${String(group.number) === state.group ? ' chosen' : ''}`},
     make('header', {}, make('h3', {}, link),
-      explained(group.kind, meaning('kinds', group.kind)),
+      shown(group.kind + (meant ? ` (${meant})` : '')),
       explained(group.example, data.words.example),
       make('span', {}, rewards.length ? `mean reward ${
         short(meanReward(group))}` : 'no verdict'),
@@ -346,8 +347,7 @@ function answerCard(answer, group, fits, card) {
       `: ${reward == null ? 'no verdict' : short(reward)} `,
       explained(reason, meaning('reasons', reason))));
   if (answer.finish_reason)
-    facts.append(explained(answer.finish_reason === 'length' ?
-      'cut: length' : `ended: ${answer.finish_reason}`,
+    facts.append(explained(ended(answer.finish_reason),
       meaning('endings', answer.finish_reason),
       answer.finish_reason === 'length' ? 'warn' : ''));
   if (answer.tokens != null)
@@ -369,6 +369,8 @@ function answerCard(answer, group, fits, card) {
   element.addEventListener('pointerleave', () => mark(false));
   return element;
 }
+
+const ended = (how) => how === 'length' ? 'cut: length' : `ended: ${how}`;
 
 const differs = (a, b) => a != null && b != null && a > 0 !== b > 0;
 

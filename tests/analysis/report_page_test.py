@@ -428,13 +428,13 @@ def test_short_words_say_what_they_mean(show):
   found = browser.evaluate("""
     const words = (what) => Object.fromEntries([...document.querySelectorAll(
       what)].map((e) => [e.textContent, e.title || null]));
-    return {kinds: words('.group > header bdi:first-of-type'),
+    return {kinds: Object.keys(words('.group > header bdi:first-of-type')),
       facts: words('.group:first-child .facts bdi'),
       legend: [...document.querySelectorAll('#words dt')].map(
         (e) => e.textContent)};
   """)
   assert found == {
-    'kinds': {'asr': glossary.KINDS['asr'], '__proto__': None, VISIBLE: None},
+    'kinds': ['asr (the next segment)', '__proto__', VISIBLE],
     'facts': {
       'format/open': glossary.REASONS['format/open'],
       'truth': glossary.PART,
@@ -443,7 +443,8 @@ def test_short_words_say_what_they_mean(show):
       'advantage -1': glossary.ADVANTAGE,
     },
     'legend': [
-      'asr', 'asr', 'stop', 'format/open', 'truth/right', 'truth', 'advantage',
+      'asr', 'asr', 'ended: stop', 'format/open', 'truth/right', 'truth',
+      'advantage',
     ],
   }  # fmt: skip
 
