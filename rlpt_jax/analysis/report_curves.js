@@ -2,7 +2,8 @@
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 const DASHES = ['', '7 3', '2 3', '9 3 2 3'];
 const AXES = {step: 'step', compute: 'compute (FLOPs)', time: 'wall time'};
-const AXES_IN_SHORT = {step: 'step', compute: 'FLOPs', time: 'time'};
+// Numbers of a time have units.
+const AXES_IN_SHORT = {step: 'step', compute: 'FLOPs', time: ''};
 let panels = [], cross = null;  // An x value, or null: the end of each run.
 
 const isOn = (i) => !state.off.split(',').includes(String(i));
