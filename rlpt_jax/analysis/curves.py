@@ -8,11 +8,13 @@ after the update, is at s + 1, and what was measured before the first step at 0.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlpt_jax.analysis.glossary import KINDS, REASONS
 from rlpt_jax.analysis.plots import short
 
 Columns = Mapping[str, np.ndarray]  # Key -> a number for each step, or NaN.
@@ -146,23 +148,17 @@ MORE = (
     'The mean of one of the parts that the reward is combined from, or of what '
     'is only looked at beside it.',
   ),
-  Curve(
-    'reason/{}', 'Answers that are: {}',
-    'The share of answers to which the reward gave this reason.',
-  ),
 )  # fmt: skip
-# Tasks, for those who do not know their names.
-KINDS = {
-  'asr': 'asr (the next segment)',
-  'msr': 'msr (a missing segment)',
-  'rlvr': 'rlvr (questions)',
-}
 PARTS = (
   'rollout', 'reward', 'update', 'data', 'publish', 'held_out', 'save', 'idle',
 )  # fmt: skip
 TIME = (
   'Where the seconds of a step go. Good: most of it is rollout and update; '
   'idle is what no part accounts for, such as compilation in the first steps.'
+)
+VERDICTS = (
+  'Why answers have their reward, as shares of all. Good: right grows, and '
+  'what begins with format/ is soon gone.'
 )
 
 
@@ -184,7 +180,8 @@ def panels(
     for key in matches:
       if any(np.isfinite(run[key]).any() for run in runs if key in run):
         name = _rest(curve, key)
-        name = KINDS.get(name, name)
+        if name in KINDS:
+          name = f'{name} ({KINDS[name]})'
         title, meaning = (
           text.replace('{}', name) for text in (curve.title, curve.meaning)
         )
@@ -211,6 +208,30 @@ def time_parts(columns: Columns) -> list[str]:
   ]
   order = [f'timing/{name}_s' for name in PARTS]
   return sorted(found, key=lambda key: (*order, key).index(key))
+
+
+def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
+  """{part of the reward: {reason: its share}}, '' for the reward itself. What a
+  step does not name is 0 there, if it names any.
+  """
+  found, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
+  for key in columns:
+    if key.startswith('reason/'):
+      reason = key.removeprefix('reason/')
+      part = next((p for p in parts if reason.startswith(f'{p}/')), '')
+      reason = reason.removeprefix(f'{part}/') if part else reason
+      found.setdefault(part, {})[reason] = columns[key]
+  for shares in found.values():
+    known = np.any([np.isfinite(values) for values in shares.values()], axis=0)
+    for reason, values in shares.items():
+      shares[reason] = np.where(known, np.nan_to_num(values), np.nan)
+  return dict(sorted(found.items()))
+
+
+def reasons(names: Iterable[str]) -> list[str]:
+  """From what is wished for to what should not be, and then the unknown."""
+  order = [*REASONS]
+  return sorted({*names}, key=lambda x: ((*order, x).index(x), x))
 
 
 def axes(columns: Columns) -> dict[str, np.ndarray]:

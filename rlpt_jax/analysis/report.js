@@ -65,6 +65,20 @@ function shown(text, classes) {
   return element;
 }
 
+// What a short word means, where that is known: `kinds`, `reasons`, `endings`.
+function meaning(of, name) {
+  const known = (word) => Object.hasOwn(data.words[of], word) ?
+    data.words[of][word] : null;
+  // A part's reason is said behind the part.
+  return name && (known(name) ?? known(name.replace(/^[^/]*\//, '')));
+}
+
+function explained(text, meant, classes = '') {
+  const element = shown(text, meant ? `${classes} word`.trim() : classes);
+  if (meant) element.title = meant;
+  return element;
+}
+
 function spelled(character) {
   const code = character.codePointAt(0), hex = code.toString(16);
   if (character === '\r') return '\\r';
@@ -87,7 +101,7 @@ function short(value) {
   if (value == null) return '–';
   const size = Math.abs(value);
   if (size === 0) return '0';
-  if (size >= 1e15 || size < 1e-3) return value.toExponential(2);
+  if (size >= 1e15 || size < 1e-3) return (+value.toPrecision(3)).toExponential();
   for (const [unit, letter] of LETTERS)
     if (size >= unit) return +(value / unit).toPrecision(3) + letter;
   return String(+value.toPrecision(3));

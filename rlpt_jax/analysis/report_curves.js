@@ -2,6 +2,8 @@
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 const DASHES = ['', '7 3', '2 3', '9 3 2 3'];
 const AXES = {step: 'step', compute: 'compute (FLOPs)', time: 'wall time'};
+// Numbers of a time have units.
+const AXES_IN_SHORT = {step: 'step', compute: 'FLOPs', time: ''};
 let panels = [], cross = null;  // An x value, or null: the end of each run.
 
 const isOn = (i) => !state.off.split(',').includes(String(i));
@@ -12,8 +14,9 @@ function startCurves() {
   byId('main-panels').replaceChildren(...data.main.map(linePanel),
     ...data.runs.flatMap((run, i) =>
       Object.keys(run.time).length ? [timePanel(run, i)] : []));
-  byId('more-panels').replaceChildren(...data.more.map(linePanel));
-  byId('more').hidden = !data.more.length;
+  byId('more-panels').replaceChildren(...data.runs.flatMap(verdictPanels),
+    ...data.more.map(linePanel));
+  byId('more').hidden = !byId('more-panels').children.length;
   draw();
 }
 
@@ -58,10 +61,24 @@ function linePanel({key, title, meaning, log}) {
 }
 
 function timePanel(run, i) {
-  const title = make('span', {}, 'Time of a step: ',
-    make('span', {class: `swatch run-${i % 8}`}), shown(run.name));
-  return panel(title, data.time, (frame) => drawParts(frame, run, i));
+  const stack = {values: run.time, order: data.parts, unit: ' s',
+    label: (name) => name.replace(/^timing\/|_s$/g, '')};
+  return panel(titled('Time of a step: ', run, i), data.time,
+    (frame) => drawParts(frame, run, i, stack));
 }
+
+function verdictPanels(run, i) {
+  return Object.entries(run.verdicts).map(([part, values]) => {
+    const what = part ? `Verdicts, ${plain(part)}: ` : 'Verdicts: ';
+    const stack = {values, order: data.reasons, unit: '', top: 1,
+      label: (name) => explained(name, meaning('reasons', name))};
+    return panel(titled(what, run, i), data.verdicts,
+      (frame) => drawParts(frame, run, i, stack));
+  });
+}
+
+const titled = (what, run, i) => make('span', {}, what,
+  make('span', {class: `swatch run-${i % 8}`}), shown(run.name));
 
 function panel(title, meaning, drawInto) {
   const svg = make('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0,
@@ -175,22 +192,24 @@ function nearest(xs, x) {
   return x > last + slack ? -1 : Math.max(0, low - 1);
 }
 
-function drawParts(frame, run, i) {
-  const names = data.parts.filter((name) => name in run.time);
+// Parts on top of each other. Shares, of which `top` is the whole, are smoothed:
+// of few answers they jump.
+function drawParts(frame, run, i, {values, order, label, unit, top}) {
+  const names = order.filter((name) => Object.hasOwn(values, name));
   const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
-  const sums = along.map((_, n) => names.reduce(
-    (sum, name) => sum + (run.time[name][n] ?? 0), 0));
   if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
-  // One step that compiles must not hide all others.
-  const sorted = [...sums].sort((a, b) => a - b);
-  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
-  const top = Math.min(sorted[sorted.length - 1], usual);
+  const heights = new Map(names.map((name) => {
+    const ys = along.map((_, n) => values[name][n] ?? 0);
+    return [name, top ? smoothed(ys, +state.smooth) : ys];
+  }));
+  top ??= usualTop(along.map((_, n) => names.reduce(
+    (sum, name) => sum + heights.get(name)[n], 0)));
   const scale = frame.scale = scales(edges, [0, top]);
   const marks = grid(scale);
   let below = along.map(() => 0);
-  const color = (name) => `run-${data.parts.indexOf(name) % 8}`;
+  const color = (name) => `run-${order.indexOf(name) % 8}`;
   names.forEach((name) => {
-    const above = below.map((y, n) => y + (run.time[name][n] ?? 0));
+    const above = below.map((y, n) => y + heights.get(name)[n]);
     // A step is as wide as it was long, or as much as it computed.
     const edge = (ys) => ys.flatMap((y, n) => [n, n + 1].map((m) =>
       `${scale.x(edges[m])} ${scale.y(Math.min(y, top))}`));
@@ -202,17 +221,23 @@ function drawParts(frame, run, i) {
   frame.svg.replaceChildren(...marks, line);
   frame.read = () => {
     const n = cross == null ? -1 : nearest(along, cross);
-    const label = (name) => name.replace(/^timing\/|_s$/g, '');
-    const mean = (name) => run.time[name].reduce((a, b) => a + (b ?? 0), 0) /
+    const mean = (name) => values[name].reduce((a, b) => a + (b ?? 0), 0) /
       along.length;
     frame.readout.replaceChildren(
       cross == null ? make('span', {class: 'at'}, 'mean') : at(scale, line),
       ...names.map((name) => make('span', {},
-        make('span', {class: 'swatch ' + color(name)}), label(name) + ' ' + (
+        make('span', {class: 'swatch ' + color(name)}), label(name), ' ' + (
           cross == null ? short(mean(name)) :
-            n < 0 ? '–' : short(run.time[name][n])) + ' s')));
+            n < 0 ? '–' : short(values[name][n])) + unit)));
     if (cross == null) line.setAttribute('visibility', 'hidden');
   };
+}
+
+// One step that compiles must not hide all others.
+function usualTop(sums) {
+  const sorted = sums.sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
+  return Math.min(sorted[sorted.length - 1], usual);
 }
 
 function empty(frame) {
@@ -250,35 +275,42 @@ function scales(xs, ys, log = false) {
   const f = log ? Math.log10 : (y) => y;
   bottom = f(bottom), top = f(top);
   if (low === high) high = low + 1;
-  const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 0.5;
+  // What is always 0 stands on the ground of 0 to 1.
+  const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 1;
   // 0 belongs to the picture where it is near.
-  bottom = !log && bottom >= 0 && bottom < top * 0.5 ? 0 : bottom - room;
+  bottom = !log && bottom >= 0 && bottom <= top * 0.5 ? 0 : bottom - room;
   top += room;
   const width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
   const round = (value) => Math.round(value * 10) / 10;
-  // Powers of ten, or where those are too few whatever is round.
-  let levels = ticks(bottom, top, 4);
-  if (log) levels = levels.map((y) => +(10 ** y).toPrecision(1));
-  return {low, high, levels: [...new Set(levels)],
+  return {low, high, levels: log ? logTicks(bottom, top) :
+    ticks(bottom, top, 4),
     x: (x) => round(LEFT + (x - low) / (high - low) * width),
     y: (y) => round(TOP + (top - f(y)) / (top - bottom) * height),
     back: (at) => Math.min(high, Math.max(low,
       low + (at - LEFT) / width * (high - low)))};
 }
 
-// About so many round numbers between two.
+// About so many round numbers between two; of four or more at least two.
 function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const size = [1, 2, 5, 10].find((n) => n * power >= rough) * power;
+  const size = [1, 2, 5, 10].find((n) => n * power >= rough * 0.75) * power;
   const found = [];
   for (let n = Math.ceil(low / size); n * size <= high; n++)
     found.push(n * size);
   return found;
 }
 
+// Of what is between two powers of ten: round numbers where it is less than one
+// of them, or else about so many powers as there is room for.
+function logTicks(low, high) {
+  if (high - low < 1) return ticks(10 ** low, 10 ** high, 4);
+  return [...new Set(ticks(low, high, 4).map(
+    (y) => +(10 ** y).toPrecision(1)))];
+}
+
 function grid(scale) {
-  const marks = [];
+  const marks = [make('text', {x: 2, y: HEIGHT - 6}, AXES_IN_SHORT[state.x])];
   for (const y of scale.levels)
     marks.push(make('path', {class: 'grid',
       d: `M${LEFT} ${scale.y(y)}H${WIDTH - RIGHT}`}), make('text', {

@@ -5,13 +5,14 @@ at; so a page may have hundreds of thousands of them.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import curves, views
-from rlpt_jax.analysis.page import asset, packed, parts, shown
+from rlpt_jax.analysis import curves, glossary, views
+from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 
 _MOST_POINTS = 2000  # Of a curve; more are averaged.
 _SCRIPTS = ('report.js', 'report_curves.js', 'report_rollouts.js')
@@ -67,10 +68,13 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
     'that a step sampled: a prompt, what really follows, and the answers of '
     'its group beside each other, with a blue bar where the reward is above 0. '
-    'Right and wrong is the verdict that was rewarded, and a judge errs; what '
-    'else the run asked, the truth say, follows it. <mark class="answer">This'
-    '</mark> was judged, <mark class="reference">this</mark> is the reference '
-    'that it comes closest to.</p>\n'
+    '<mark class="answer">This</mark> was judged. Right and wrong is the '
+    'verdict that was rewarded, and a judge errs; what else the run asked, the '
+    'truth say, follows it. <mark class="reference">This</mark> is what an '
+    'answer is closest to in words, where that is more than the first '
+    'segment; it is for the eye, and no verdict.</p>\n'
+    '<details id="words" hidden><summary>What the words mean</summary>'
+    '<dl></dl></details>\n'
     '<form class="tools" id="rollout-tools" hidden></form>\n'
     '<p id="rollout-note" class="intro"></p>\n'
     '<output id="rollout-count"></output><div id="groups"></div></section>\n'
@@ -143,7 +147,7 @@ def _value(settings: Mapping[str, Any], path: str) -> str:
 def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
   body = ''.join(
     f'<tr><th scope="row">{shown(path)}</th>'
-    + ''.join(f'<td>{shown(value)}</td>' for value in values)
+    + ''.join(map(_cell, values))
     + '</tr>\n'
     for path, values in rows
   )
@@ -154,11 +158,29 @@ def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
   )
 
 
+def _cell(value: str) -> str:
+  name = _short_name(value)
+  # Names that differ may be alike in short.
+  title = f' title="{escaped(value)}"' if name != value else ''
+  return f'<td{title}>{shown(name)}</td>'
+
+
+def _short_name(value: str) -> str:
+  """Of a class or function its name in a gin file, `optimizer.AdamW`; of what a
+  function made, the maker's. Other values are as they are.
+  """
+  if not re.fullmatch(r'\w+(\.[\w<>]+)+', value):
+    return value
+  name, _, _ = value.partition('.<locals>')
+  return re.sub(r'^rlpt_jax\.\w+\.(?=\w+\.)', '', name)
+
+
 def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   columns = [run.columns for run in runs]
   main = curves.panels(curves.MAIN, columns)
   more = curves.panels(curves.MORE, columns)
   keys = [panel['key'] for panel in (*main, *more)]
+  verdicts = [curves.verdicts(run) for run in columns]
   # All runs in one order, each part in one colour.
   every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
@@ -166,6 +188,21 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
     'more': more,
     'time': curves.TIME,
     'parts': curves.time_parts({key: np.ones(1) for key in every}),
+    'verdicts': curves.VERDICTS,
+    'reasons': curves.reasons(
+      reason
+      for parts in verdicts
+      for shares in parts.values()
+      for reason in shares
+    ),
+    'words': {
+      'kinds': glossary.KINDS,
+      'reasons': glossary.REASONS,
+      'endings': glossary.ENDINGS,
+      'advantage': glossary.ADVANTAGE,
+      'part': glossary.PART,
+      'example': glossary.EXAMPLE,
+    },
     'unseen': views.UNSEEN_IN_SCRIPT,
     'runs': [
       {
@@ -181,9 +218,12 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
           run.columns, [key for key in keys if key in run.columns]
         ),
         'time': _series(run.columns, curves.time_parts(run.columns)),
+        'verdicts': {
+          part: _series(shares, [*shares]) for part, shares in said.items()
+        },
         'rollouts': kept,
       }
-      for run, kept in zip(runs, index, strict=True)
+      for run, said, kept in zip(runs, verdicts, index, strict=True)
     ],
   }
 

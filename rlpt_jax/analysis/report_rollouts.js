@@ -1,5 +1,5 @@
 // Rollouts of the step that is chosen, a page of groups at a time.
-const PAGE = 20, IN_SIGHT = 300;  // Groups; characters of a long text.
+const PAGE = 5, IN_SIGHT = 300;  // Groups; characters of a long text.
 let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
 let ends = new Map();
 
@@ -69,19 +69,42 @@ async function load() {
     loaded = id;
   }
   rolloutTools();
-  say(step);
   filter();
   const chosen = byId(`group-${state.group}`);
   if (chosen && state.at === 'rollouts') chosen.scrollIntoView();
 }
 
-function say(step) {
+function say() {
   const answers = groups.flatMap((group) => group.answers);
   const words = [data.runs[state.run].note];
   if (!answers.length) words.push('No rollout was kept of this step.');
   else if (groups.every((group) => group.prompt == null))
     words.push('This run kept no prompts beside its rollouts.');
+  if (state.tokens && answers.some((x) => x.token_texts)) words.push(TOKENS);
   byId('rollout-note').textContent = words.filter(Boolean).join(' ');
+  glossary(answers);
+}
+
+// The words of this step: a finger cannot point, as a mouse can, to read them.
+function glossary(answers) {
+  const parts = answers.flatMap((x) => x.parts);
+  const said = {
+    kinds: groups.map((group) => group.kind),
+    endings: answers.map((x) => x.finish_reason),
+    reasons: [...answers.map((x) => x.reason),
+      ...parts.map(([, , reason]) => reason)],
+  };
+  const rows = Object.entries(said).flatMap(([of, words]) =>
+    [...new Set(words)].map((word) => [of === 'endings' ? ended(word) : word,
+      meaning(of, word)]));
+  rows.push(...new Map(parts.map(([name]) => [name, data.words.part])));
+  if (answers.some((x) => x.advantage != null))
+    rows.push(['advantage', data.words.advantage]);
+  if (groups.length) rows.unshift([groups[0].example, data.words.example]);
+  byId('words').querySelector('dl').replaceChildren(...rows.flatMap(
+    ([word, meant]) => meant ? [make('div', {}, make('dt', {}, shown(word)),
+      make('dd', {}, meant))] : []));
+  byId('words').hidden = !rows.length;
 }
 
 function choose(changes) {
@@ -161,7 +184,7 @@ function filterTools(tools) {
       ([value, [text]]) => [value, text]), (order) => choose({order})),
     make('label', {}, make('input', {type: 'checkbox', name: 'tokens',
       checked: state.tokens !== '', change: (event) => choose(
-        {tokens: event.target.checked ? 'on' : ''})}), ' advantage by token'),
+        {tokens: event.target.checked ? 'on' : ''})}), ' token by token'),
     search);
 }
 
@@ -177,6 +200,7 @@ const escapedPattern = (words) => words.replace(/[.*+?^${}()|[\]\\\/]/g, '\\$&')
 
 // Groups with an answer that is asked for, and which answers are.
 function filter() {
+  say();
   const words = state.find.trim();
   const has = new RegExp(escapedPattern(words), 'iu');
   const [, ofReward] = REWARDS[state.reward] ?? REWARDS[''];
@@ -212,13 +236,15 @@ function more(count) {
   const next = matches.slice(drawn, drawn + count);
   byId('groups').append(...next.map(([group, fit]) => groupCard(group, fit)));
   drawn += next.length;
-  if (drawn < matches.length)
+  const left = matches.length - drawn;
+  if (left)
     byId('groups').append(make('p', {id: 'more-groups', class: 'tools'},
       make('button', {type: 'button', click: () => {
         const first = drawn;
         more(PAGE);
         byId('groups').children[first]?.querySelector('a')?.focus();
-      }}, `${matches.length - drawn} more groups`)));
+      }}, `${Math.min(PAGE, left)} more groups`),
+      left > PAGE ? make('small', {}, `of ${left}`) : null));
   highlight();
 }
 
@@ -248,11 +274,12 @@ function groupCard(group, fit) {
     choose({group: String(group.number)});
     byId(`group-${group.number}`)?.scrollIntoView();
   }}, `Group ${group.number}`);
-  const rewards = known(group);
+  const rewards = known(group), meant = meaning('kinds', group.kind);
   const card = make('article', {id: `group-${group.number}`, class:
     `group${String(group.number) === state.group ? ' chosen' : ''}`},
-    make('header', {}, make('h3', {}, link), shown(group.kind),
-      shown(group.example),
+    make('header', {}, make('h3', {}, link),
+      shown(group.kind + (meant ? ` (${meant})` : '')),
+      explained(group.example, data.words.example),
       make('span', {}, rewards.length ? `mean reward ${
         short(meanReward(group))}` : 'no verdict'),
       rewards.length > 1 && spread(group) < 1e-6 ? make('span', {},
@@ -311,34 +338,39 @@ function answerCard(answer, group, fits, card) {
   const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
-  if (answer.reason) facts.append(shown(answer.reason));
+  if (answer.reason)
+    facts.append(explained(answer.reason, meaning('reasons', answer.reason)));
   // The parts of a reward, or what is only looked at beside it.
   for (const [name, reward, reason] of answer.parts)
     facts.append(make('span', {class: differs(reward, r) ? 'warn' : ''},
-      shown(name), `: ${reward == null ? 'no verdict' : short(reward)} `,
-      shown(reason)));
+      explained(name, data.words.part),
+      `: ${reward == null ? 'no verdict' : short(reward)} `,
+      explained(reason, meaning('reasons', reason))));
   if (answer.finish_reason)
-    facts.append(shown(answer.finish_reason === 'length' ?
-      'cut: length' : `ended: ${answer.finish_reason}`,
+    facts.append(explained(ended(answer.finish_reason),
+      meaning('endings', answer.finish_reason),
       answer.finish_reason === 'length' ? 'warn' : ''));
   if (answer.tokens != null)
     facts.append(make('span', {}, `${answer.tokens} tokens`));
   if (answer.advantage != null)
-    facts.append(make('span', {}, `advantage ${signed(answer.advantage)}`));
+    facts.append(explained(`advantage ${signed(answer.advantage)}`,
+      data.words.advantage));
   const near = closest(answer, group.references);
   const element = make('div', {class: `answer ${look}${fits ? '' : ' other'}`},
     facts, completion(answer));
-  if (near)
-    element.append(make('h4', {}, group.references.length > 1 ?
-      `closest reference: segment${near > 1 ? 's 1 to ' + near : ' 1'}` :
-      'reference'), make('div', {class: 'text'}, shown(
-      group.references.slice(0, near).join('').trim(), 'closest')));
+  // The first segment stands above all answers.
+  if (near > 1)
+    element.append(make('h4', {}, `closest in words: segments 1 to ${near}`),
+      make('div', {class: 'text'}, shown(
+        group.references.slice(0, near).join('').trim(), 'closest')));
   const mark = (on) => card.querySelectorAll('.references bdi').forEach(
     (bdi, i) => bdi.classList.toggle('near', on && i < near));
   element.addEventListener('pointerenter', () => mark(true));
   element.addEventListener('pointerleave', () => mark(false));
   return element;
 }
+
+const ended = (how) => how === 'length' ? 'cut: length' : `ended: ${how}`;
 
 const differs = (a, b) => a != null && b != null && a > 0 !== b > 0;
 
@@ -396,7 +428,10 @@ function fold(element, text, before) {
   element.append(...(before ? [folded, rest] : [rest, folded]));
 }
 
-// Colour is the advantage: what the update makes more and less probable.
+const TOKENS = 'Coloured by the advantage, which all tokens of an answer share: ' +
+  'blue is made more probable by the update, orange less. Bold: what was ' +
+  'judged. Underlined: it had a probability below 0.1.';
+
 function byToken(element, answer) {
   const {advantage, token_texts, logprobs, entropies, text} = answer;
   const color = advantage == null ? null : `rgba(var(--${advantage < 0 ?
@@ -406,9 +441,13 @@ function byToken(element, answer) {
       'Advantage 0: the update leaves its tokens as they are.' :
       `Each of its tokens is made ${advantage > 0 ? 'more' : 'less'} ` +
       `probable: advantage ${signed(advantage)}.`;
-  const tokens = token_texts ?? [text];
+  const tokens = token_texts ?? [text], [from, to] = answer.answer ?? [0, 0];
+  let start = 0;
   element.append(...tokens.map((piece, i) => {
     const token = shown(piece, 'token');
+    const end = start + piece.length;
+    if (token_texts && start < to && end > from) token.classList.add('judged');
+    start = end;
     if (color) token.style.background = color;
     const said = [];
     if (token_texts && logprobs?.[i] != null) {
@@ -418,12 +457,28 @@ function byToken(element, answer) {
     }
     if (token_texts && entropies?.[i] != null)
       said.push(`entropy ${short(entropies[i])}`);
+    // Of a character in several tokens the last one has the text.
+    if (!piece) said.push('a part of the character that follows');
     if (said.length) token.title = said.join(', ');
     return token;
   }));
-  return make('div', {}, element, make('p', {class: 'note'}, note + (token_texts ?
-    logprobs ? ' Underlined: probability below 0.1. Point at a token.' : '' :
-    ' Its tokens were not kept one by one: Config.rollout_tokens keeps them.')));
+  const card = make('div', {}, element, make('p', {class: 'note'}, note +
+    (token_texts ? '' : ' Its tokens were not kept one by one: ' +
+      'Config.rollout_tokens keeps them.')));
+  if (token_texts && logprobs) card.append(tokenReadout(element));
+  return card;
+}
+
+// What is said of the token that is pointed at, with a finger too.
+function tokenReadout(element) {
+  const output = make('output', {class: 'note', 'aria-live': 'off'},
+    'Point at a token to read its probability.');
+  element.addEventListener('pointerover', ({target}) => {
+    const token = target.closest('.token');
+    if (token?.title)
+      output.replaceChildren(shown(token.textContent), `: ${token.title}`);
+  });
+  return output;
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());

@@ -84,7 +84,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   return Run(
     name=name,
     columns=columns,
-    settings=dict(settings.flat(config)),
+    settings=named(config),
     rollouts=[
       (
         int(path.name.partition('.')[0]),
@@ -150,6 +150,16 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path}: not JSON: {error}.') from None
+
+
+def named(config: dict[str, Any]) -> dict[str, Any]:
+  """Path -> value. What a thing is stands under the path of the thing: a reader
+  of a table looks for `optimizer`, not for `optimizer.is`.
+  """
+  return {
+    'program' if path == 'is' else path.removesuffix('.is'): value
+    for path, value in settings.flat(config)
+  }
 
 
 def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:

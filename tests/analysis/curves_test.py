@@ -43,7 +43,7 @@ def test_panels_are_those_with_values_in_their_order():
 
 
 def test_every_curve_says_what_good_looks_like():
-  plain = {'learning_rate', 'reward/{}/mean', 'reason/{}'}
+  plain = {'learning_rate', 'reward/{}/mean'}
   for curve in (*curves.MAIN, *curves.MORE):
     assert ('Good:' in curve.meaning or curve.key == 'loss') != (
       curve.key in plain
@@ -74,6 +74,25 @@ def test_time_parts_sum_to_the_step():
   assert parts == ['timing/update_s', 'timing/idle_s']
   total = sum(COLUMNS[key] for key in parts)
   np.testing.assert_array_equal(total, COLUMNS['timing/step_s'])
+
+
+def test_verdicts_of_a_step_sum_to_one():
+  found = curves.verdicts(
+    {
+      'reward/mean': np.zeros(3),
+      'reward/truth/mean': np.zeros(3),
+      'reason/format/open': np.array([0.25, NAN, NAN]),
+      'reason/right': np.array([0.75, 1.0, NAN]),
+      'reason/truth/wrong': np.array([NAN, 1.0, 1.0]),
+    }
+  )
+  assert [*found] == ['', 'truth']
+  assert [*found['truth']] == ['wrong']
+  np.testing.assert_array_equal(found['']['format/open'], [0.25, 0, NAN])
+  np.testing.assert_array_equal(found['']['right'], [0.75, 1, NAN])
+  assert curves.reasons(['new', 'format/open', 'judge/new', 'right']) == [
+    'right', 'format/open', 'judge/new', 'new',
+  ]  # fmt: skip
 
 
 def test_thinned_are_means_of_neighbours():

@@ -1,5 +1,6 @@
 """The report in a browser: curves and rollouts, and nothing gets out."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -9,7 +10,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from rlpt_jax.analysis import page, report_page, views
+from rlpt_jax.analysis import glossary, page, report_page, views
 from rlpt_jax.analysis.report_page import Run
 
 START, END = '<|startofprediction|>', '<|endofprediction|>'
@@ -132,6 +133,24 @@ def test_settings_that_differ():
   assert 'extra' in some and 'seed' in same
 
 
+@pytest.mark.parametrize(
+  'value, name',
+  [
+    ('rlpt_jax.training.optimizer.AdamW', 'optimizer.AdamW'),
+    ('rlpt_jax.rewards.judge.judged.<locals>.reward', 'judge.judged'),
+    ('my.rewards.made.<locals>.again.<locals>.<lambda>', 'my.rewards.made'),
+    ('rlpt_jax.models', 'rlpt_jax.models'),
+    ('0.5', '0.5'),
+    ('out of f.<locals>.g', 'out of f.<locals>.g'),
+  ],
+)
+def test_a_name_in_short_keeps_the_whole_one_in_reach(value, name):
+  source = ''.join(report_page.report_page([run('a', f=value)], 'x'))
+  shown = page.shown(name)
+  title = f' title="{page.escaped(value)}"' if name != value else ''
+  assert f'<td{title}>{shown}</td>' in source
+
+
 def test_nothing_is_fetched():
   source = ''.join(report_page.report_page([run('a')], 'x'))
   assert "default-src 'none'" in source
@@ -174,6 +193,60 @@ def test_curves_of_all_runs(show):
     'address': '#off=1',
     'compute': '15T FLOPsa0.5',
   }  # fmt: skip
+
+
+def test_verdicts_are_one_picture_of_shares(show):
+  along = np.arange(30)
+  shares = {
+    'reason/right': along / 40,
+    'reason/format/open': np.where(along < 10, 0.25, np.nan),
+    'reason/wrong': 1 - along / 40 - np.where(along < 10, 0.25, 0),
+    'reward/truth/mean': along / 30,
+    'reason/truth/right': np.ones(30),
+  }
+  with_some = run('a')
+  with_some = dataclasses.replace(with_some, columns=with_some.columns | shares)
+  browser = show([run('b'), with_some], address='#smooth=0')
+  found = browser.evaluate("""
+    const figures = [...document.querySelectorAll('#more-panels figure')];
+    const titles = figures.map((e) => e.querySelector('h3').textContent);
+    const figure = figures[titles.indexOf('Verdicts: a')];
+    point(4);
+    const parts = [...figure.querySelectorAll('.part')];
+    const top = Math.min(...parts.map((e) => e.getBBox().y));
+    return {titles, readout: figure.querySelector('.readout').textContent,
+      one: Math.abs(top - panels.find((x) => x.figure === figure).scale.y(1)),
+      meant: figure.querySelector('.readout bdi').title};
+  """)
+  assert found.pop('one') < 0.2  # Of 190: they sum to 1 at every step.
+  assert found == {
+    'titles': [
+      'Verdicts: a', 'Verdicts, truth: a', 'Part of the reward: truth',
+    ],
+    'readout': 'step 4right 0.1wrong 0.65format/open 0.25',
+    'meant': glossary.REASONS['right'],
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'key, values, labels',
+  [
+    # Always the same, and within a decade, over one, over many.
+    ('no_verdict_share', [0.0, 0.0], ['0', '0.2', '0.4', '0.6', '0.8', '1']),
+    ('sampler/gap_mean', [4.6e-7, 5.4e-7], ['4.6e-7', '4.8e-7', '5e-7']),
+    ('sampler/gap_mean', [3e-7, 6e-7], ['3e-7', '4e-7', '5e-7', '6e-7']),
+    ('sampler/gap_mean', [1e-7, 2e-6], ['1e-7', '3e-7', '1e-6']),
+    ('sampler/gap_mean', [1e-7, 1e-2], ['1e-6', '1e-4', '0.01']),
+  ],
+)
+def test_axes_have_numbers_that_differ(show, key, values, labels):
+  columns = {'step': np.arange(2.0), key: np.array(values)}
+  browser = show([Run('a', columns, {})], ready='panels.length')
+  found = browser.evaluate("""
+    return [...document.querySelectorAll('.panel text')].map(
+      (e) => e.textContent)""")
+  assert found[0] == 'step'
+  assert found[1 : len(labels) + 1] == labels
 
 
 def test_the_keyboard_moves_along_a_curve(show):
@@ -261,6 +334,28 @@ def test_rollouts_are_filtered(show):
   }
 
 
+def test_groups_are_shown_a_few_at_a_time(show):
+  def lines(step):
+    for i in range(12):
+      yield answer(f'{i}', 0, 'x', 1.0, 'right')
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    const found = [];
+    for (;;) {
+      found.push([document.querySelectorAll('.group').length,
+        byId('more-groups')?.textContent ?? '', document.activeElement.text]);
+      if (!byId('more-groups')) return found;
+      byId('more-groups').querySelector('button').click();
+    }
+  """)
+  assert found == [
+    [5, '5 more groupsof 7', ''],
+    [10, '2 more groups', 'Group 6'],
+    [12, '', 'Group 11'],
+  ]
+
+
 def test_a_view_is_shared_by_its_address(show):
   address = '#run=1&step=11&kind=msr&reward=zero&group=2&at=rollouts&x=time'
   browser = show([run('a'), run('b')], address=address)
@@ -302,6 +397,7 @@ def test_answers_and_their_references(show):
       prompt: texts('.prompt .text'), asked: texts('.asked'),
       facts: texts('.facts').slice(0, 1),
       judged: texts('mark.answer'), closest: texts('.closest'),
+      labels: texts('.answer h4'),
       looks: [...card.querySelectorAll('div.answer')].flatMap((e) =>
         ['above', 'zero', 'none'].filter((c) => e.classList.contains(c))),
     };
@@ -312,10 +408,45 @@ def test_answers_and_their_references(show):
     'asked': [blue],
     'facts': ['reward 1righttruth: 0 wrongended: stop9 tokensadvantage +1.5'],
     'judged': [blue, blue + red, 'We eat.'],
-    # Of 'We eat.' all three together have the most words.
-    'closest': [blue, blue + red, blue + red + eat],
+    # Of 'We eat.' all three together have the most words. The first segment
+    # stands above.
+    'closest': [blue + red, blue + red + eat],
+    'labels': [f'closest in words: segments 1 to {n}' for n in (2, 3)],
     'looks': ['above', 'above', 'zero', 'none'],
   }
+
+
+def test_short_words_say_what_they_mean(show):
+  def lines(step):
+    for kind in ('asr', '__proto__', NASTY):
+      yield answer(
+        kind, 0, 'x', 0.0, 'format/open', kind=kind, advantage=-1.0,
+        components={'truth': {'reward': 1.0, 'reason': 'truth/right'}},
+      )  # fmt: skip
+
+  browser = show([run('a', lines=lines)])
+  found = browser.evaluate("""
+    const words = (what) => Object.fromEntries([...document.querySelectorAll(
+      what)].map((e) => [e.textContent, e.title || null]));
+    return {kinds: Object.keys(words('.group > header bdi:first-of-type')),
+      facts: words('.group:first-child .facts bdi'),
+      legend: [...document.querySelectorAll('#words dt')].map(
+        (e) => e.textContent)};
+  """)
+  assert found == {
+    'kinds': ['asr (the next segment)', '__proto__', VISIBLE],
+    'facts': {
+      'format/open': glossary.REASONS['format/open'],
+      'truth': glossary.PART,
+      'truth/right': glossary.REASONS['right'],
+      'ended: stop': glossary.ENDINGS['stop'],
+      'advantage -1': glossary.ADVANTAGE,
+    },
+    'legend': [
+      'asr', 'asr', 'ended: stop', 'format/open', 'truth/right', 'truth',
+      'advantage',
+    ],
+  }  # fmt: skip
 
 
 def test_a_prompt_in_short_is_not_what_all_end_with(show):
@@ -362,6 +493,35 @@ def test_advantage_by_token_on_request(show):
   assert less['tokens'][0][1] == 'rgba(var(--bad), 0.15)'
   assert 'tokens were not kept one by one' in less['note']
   assert 'no advantage for this answer' in unknown['note']
+
+
+def test_a_token_that_is_pointed_at_is_read(show):
+  def lines(step):
+    texts = ['so ', '', '😀', 'Lobsters ', 'are blue.', ' ', NASTY]
+    yield answer(
+      'a', 0, 'x', 1.0, 'right', advantage=1.5, completion=''.join(texts),
+      answer=(4, 22), token_texts=texts, logprobs=[-1.0] * 7,
+    )  # fmt: skip
+
+  browser = show([run('a', lines=lines)], address='#tokens=on')
+  found = browser.evaluate("""
+    const tokens = [...document.querySelectorAll('.token')];
+    const read = (token) => {
+      token.dispatchEvent(new Event('pointerover', {bubbles: true}));
+      return document.querySelector('output.note').textContent;
+    };
+    return {judged: tokens.flatMap((e) => e.classList.contains('judged') ?
+        [e.textContent] : []), read: tokens.map(read),
+      width: tokens[1].getBoundingClientRect().width > 3,
+      note: byId('rollout-note').textContent};
+  """)
+  rest = 'probability 0.368'
+  assert found['judged'] == ['Lobsters ', 'are blue.']
+  assert found['read'][0] == f'so : {rest}'
+  assert found['read'][1] == f': {rest}, a part of the character that follows'
+  assert found['read'][-1] == f'{VISIBLE}: {rest}'
+  assert found['width']
+  assert 'Bold: what was judged' in found['note']
 
 
 def test_nothing_breaks_out(show):
@@ -446,6 +606,21 @@ def test_nothing_is_wider_than_the_window(show, width):
   browser = show(many, size=(width, 900))
   script = 'return document.documentElement.scrollWidth'
   assert browser.evaluate(script) <= width
+
+
+def test_names_of_settings_stay_beside_their_values(show):
+  many = [run(f'run {i}', level=i) for i in range(8)]
+  browser = show(many, size=(390, 900))
+  scrolled, moved = browser.evaluate("""
+    const wide = document.querySelector('.wide');
+    const left = () => wide.querySelector('tbody th').getBoundingClientRect()
+      .left;
+    const before = left();
+    wide.scrollLeft = 200;
+    return [wide.scrollLeft, left() - before];
+  """)
+  assert scrolled == 200
+  assert abs(moved) < 1  # A border is half of the cell beside it.
 
 
 def test_a_hundred_thousand_rollouts(show, tmp_path, monkeypatch):

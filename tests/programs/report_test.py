@@ -1,5 +1,6 @@
 """`rlpt report`: folders of runs to one page."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -129,6 +130,17 @@ def test_the_place_of_an_answer(find, text, answer):
   assert report.place(text, find, mark) == answer
 
 
+def test_what_a_setting_is_stands_under_its_own_path():
+  optimizer = {'is': 'optimizer.AdamW', 'b1': 0.9}
+  config = {'is': 'train_rl.Config', 'optimizer': optimizer, 'is_odd': 1}
+  assert report.named(config) == {
+    'program': 'train_rl.Config',
+    'optimizer': 'optimizer.AdamW',
+    'optimizer.b1': 0.9,
+    'is_odd': 1,
+  }
+
+
 def test_the_function_that_finds_answers_is_the_rewards():
   assert report.finder({}) == (extract.prediction, START)
   name = 'rlpt_jax.rewards.extract.'
@@ -161,18 +173,25 @@ def test_real_runs(browser, tmp_path):
   """Whatever train_sft and train_rl write is on the page."""
   cold, warm = learning_task.two_steps(learning_task.write(tmp_path / 'task'))
   train_sft(cold, workdir=tmp_path / 'sft')
+  warm = dataclasses.replace(warm, rollout_tokens=True)
   train_rl(warm, workdir=tmp_path / 'rl')
   out = tmp_path / 'page.html'
   report.report((tmp_path / 'rl', tmp_path / 'sft'), out=out)
   browser.open(out)
   browser.wait('loaded')
   found = browser.evaluate("""
-    return {answers: document.querySelectorAll('div.answer').length,
+    byId('rollout-tools').elements.tokens.click();
+    byId('more-groups').querySelector('button').click();
+    return {missing: groups.flatMap((group) => group.answers).reduce(
+        (count, answer) => count + answer.tokens, 0) -
+        document.querySelectorAll('.token[title*=probability]').length,
+      answers: document.querySelectorAll('div.answer').length,
       titles: [...document.querySelectorAll('#main-panels h3')].map(
       (e) => e.textContent)}
   """)
   assert browser.console == []
   assert found['answers'] == 64
+  assert found['missing'] == 0
   assert found['titles'] == [
     'Reward', 'Held-out reward', 'Held-out loss', 'Accuracy: rlvr (questions)',
     'Response length', 'Entropy', 'Sampler-learner gap', 'Loss',
