@@ -21,7 +21,6 @@ from rlpt_jax.rewards import judge
 
 MODEL = 'tiny_world'
 VOCABULARY = 800
-MODELS_SEED = 500  # Added to the seed: RL reads documents that are new to all.
 PURPOSES = {
   'base': 'next-token training on the texts of a small world',
   'judge': 'learning to judge what is said of a small world',
@@ -42,8 +41,8 @@ def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
     'texts and pairs for the models, in world_of_models/',
     lambda: write_world(
       workdir / 'world_of_models', texts=60_000, worked=120_000, noted=60_000,
-      reworded=30_000, exercises=60_000, held_out=500, pairs=120_000,
-      held_out_pairs=2_000, seed=seed + MODELS_SEED,
+      reworded=30_000, held_out=500, pairs=120_000, held_out_pairs=2_000,
+      seed=seed,
     ),
   )  # fmt: skip
   stages.do(

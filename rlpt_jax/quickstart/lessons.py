@@ -95,15 +95,6 @@ def noted(document: Document, rng: random.Random) -> str:
   return ' '.join([document.sentences[0], *some])
 
 
-def exercise(
-  document: Document, target: int, template: str, rng: random.Random
-) -> dict[str, str]:
-  """A question with its solution, as a page of text: no tags, no guesses."""
-  step = document.steps[target]
-  question = asked(document, target, template)
-  return {'text': f'{question} {step.thought} {say(step.fact, rng)}'}
-
-
 def reworded(document: Document, rng: random.Random) -> str:
   """Its conclusions in several wordings, in any order: what says the same."""
   facts = [document.steps[i].fact for i in document.targets]
@@ -203,7 +194,6 @@ def write(
   worked           documents in which conclusions are worked out, for next-token
                    training
   noted            documents' beginnings with notes, for next-token training
-  exercises        questions with solutions, for next-token training
   reworded         the same facts in other words, for next-token training
   demonstrations   prompts and responses for the cold start
   pairs            questions to the judge with their answers
@@ -251,9 +241,6 @@ def _files(
     for document, target in each_target(found, rng):
       yield line(document, target, rng.choice(list(templates)), rng)
 
-  def solved(document: Document, target: int, task: str, rng) -> dict:
-    return exercise(document, target, templates[task], rng)
-
   def text(told) -> Callable[..., Iterator[dict]]:
     return lambda found, rng: ({'text': told(d, rng)} for d in found)
 
@@ -267,5 +254,4 @@ def _files(
     'held_out': text(lambda document, rng: document.text),
     'questions': functools.partial(each, question),
     'held_out_pairs': functools.partial(each, pair),
-    'exercises': functools.partial(each, solved),
   }

@@ -8,7 +8,7 @@ which can only be told by working them out:
   doors     from door to door in a row, left and right
   orders    who is older than whom, so who is the oldest
   days      every third day, from Monday
-  boxes     red ones hold nuts, and Ann has a red one
+  boxes     red boxes hold nuts, and Ann has a red box
 
 Whether a document is held out follows from what is concluded in it and how, not
 from its wording: a held-out story is never trained on in other words.
@@ -249,20 +249,22 @@ def boxes(rng: random.Random) -> Story:
   holds = list(zip(colors, contents, strict=True))
   people = rng.sample(SHE + HE, 2)
   chosen = [rng.choice(holds) for _ in people]
-  rule = ', '.join(f'{color} {content}' for color, content in holds)
+  rule = ', '.join(f'{color} boxes hold {content}' for color, content in holds)
+  rule = rule[0].upper() + rule[1:]
   setup = [
-    f'By the color of a box one knows what it holds, {rule}, and {people[0]} '
-    f'has a {chosen[0][0]} box.',
-    f"What a box holds goes by its color, {rule}, and {people[0]}'s box is "
-    f'{chosen[0][0]}.',
+    f'{rule}, and {people[0]} has a {chosen[0][0]} box.',
+    f"{rule}, and {people[0]}'s box is {chosen[0][0]}.",
   ]
   first, last = (
-    Step(('holds', who, content), f'{who} has {color} {content}.')
+    Step(
+      ('holds', who, content),
+      f'{who} has {color}, and {color} means {content}.',
+    )
     for who, (color, content) in zip(people, chosen, strict=True)
   )
   event = Step(('has_box', people[1], chosen[1][0]))
   notes = [first.thought]
-  notes += [f'{color} {content}.' for color, content in holds]
+  notes += [f'{color} means {content}.' for color, content in holds]
   return Story('boxes', setup, [first, event, last], notes)
 
 
