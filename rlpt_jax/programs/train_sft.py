@@ -141,7 +141,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
 
     said = None
     for step in range(first_step, config.num_steps):
-      metrics = {'learning_rate': float(rates(step))}
+      metrics = {'learning_rate': rates(step)}
       if held_out and step == 0:
         metrics['held_out_before/loss'] = try_on(state.params, held_out)[0]
       with timers('data'):
