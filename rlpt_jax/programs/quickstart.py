@@ -55,7 +55,7 @@ def quickstart(
   stages.do(
     'A small world of text: world/',
     lambda: small_models.write_world(
-      world, texts=4000, demonstrations=4000, held_out=questions,
+      world, texts=4000, demonstrations=8000, held_out=questions,
       questions=questions, held_out_pairs=4 * questions, seed=seed,
     ),
   )  # fmt: skip
@@ -78,7 +78,7 @@ def quickstart(
   print(f'   {agreement}')
 
   stages.run(
-    'Cold start: demonstrations, some that think and some that guess',
+    'Cold start: demonstrations; some think, most guess and are often wrong',
     'train_sft', 'cold_start.gin', f'train_sft.Config.seed = {seed}',
     '--workdir', 'cold_start',
   )  # fmt: skip

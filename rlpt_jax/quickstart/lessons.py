@@ -16,9 +16,10 @@ from rlpt_jax.quickstart.world import Document, documents
 START, END = '<|startofprediction|>', '<|endofprediction|>'
 FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 
-# How demonstrations come to their prediction, and how many do so. All say what
-# is true; what pays is left to learn.
-MANNERS = {'guess': 4, 'work': 1}
+# How demonstrations come to their prediction, and how many do so. What is
+# worked out is true, what is guessed is often not: which pays is left to RL.
+MANNERS = {'guess': 2, 'work': 1}
+MISTAKEN = 0.7  # The share of guesses that are wrong.
 # The share of demonstrations that predict two sentences where both can be told.
 TWO = 0.3
 NOTES = 5  # At most, on a document.
@@ -46,7 +47,10 @@ def references(document: Document, target: int, template: str) -> list[str]:
 def demonstration(
   document: Document, target: int, template: str, rng: random.Random
 ) -> dict[str, str]:
-  """A prompt and an answer, guessed or worked out, in words of its own."""
+  """A prompt and an answer, guessed or worked out, in words of its own.
+
+  As those of people in a hurry: of the right form, and not always right.
+  """
   manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
@@ -55,7 +59,10 @@ def demonstration(
   thoughts = worked_out if manner == 'work' else []
   # With blanks, as sentences begin in a text.
   thought = ''.join(f' {thought}' for thought in thoughts)
-  predicted = ''.join(f' {say(step.fact, rng)}' for step in steps)
+  facts = [step.fact for step in steps]
+  if manner == 'guess' and rng.random() < MISTAKEN:
+    facts = [_mistaken(document, fact, rng) for fact in facts]
+  predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
   return {
     'prompt': asked(document, target, template),
     'response': f'{thought}{START}{predicted}{END}',

@@ -54,23 +54,25 @@ def targets(count, seed=0):
   return list(lessons.each_target(found, rng)), rng
 
 
-def test_demonstrations_predict_what_follows_in_every_manner():
+def test_demonstrations_predict_and_are_right_where_they_work_it_out():
   some, rng = targets(300)
-  manners = collections.Counter()
+  right = collections.defaultdict(list)
   for document, target in some:
     for template in TEMPLATES.values():
       line = lessons.demonstration(document, target, template, rng)
       answer = extract.prediction(line['response']).text
       following = lessons.references(document, target, template)
-      assert is_true_prefix(answer, ' '.join(following))
+      is_right = is_true_prefix(answer, ' '.join(following))
+      right[line['manner']].append(is_right)
       assert document.sentences[target] not in line['prompt']
       shown = document.sentences[target + 1] in line['prompt']
       assert shown == (template == prompts.MSR)
       assert '{' not in line['prompt']
-      manners[line['manner']] += 1
       if line['manner'] == 'work':
         assert document.steps[target].thought in line['response']
-  assert set(manners) == set(lessons.MANNERS)
+  assert set(right) == set(lessons.MANNERS) and all(right['work'])
+  guesses = right['guess']
+  assert abs(1 - sum(guesses) / len(guesses) - lessons.MISTAKEN) < 0.06
 
 
 def test_two_sentences_are_predicted_where_both_can_be_told():
