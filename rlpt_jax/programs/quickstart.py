@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 import textwrap
 import time
 
@@ -33,9 +34,9 @@ def quickstart(
 
   Args:
     workdir: Where everything goes.
-    steps: Of RL.
+    steps: Steps of RL.
     questions: Held-out sentences that the policies predict.
-    seed: Of the world's documents, of training and of sampling.
+    seed: Seed of the world's documents, of training and of sampling.
     from_scratch: Makes the base model and the judge too, half an hour more.
   """
   check_options(steps=(steps, 1, None), questions=(questions, 1, None))
@@ -99,6 +100,8 @@ def quickstart(
     'report', 'rlpt', 'cold_start', '--out', 'report.html',
   )  # fmt: skip
 
+  # As it can be typed, also where the environment is not active.
+  rlpt = shutil.which('rlpt') or pathlib.Path(sys.executable).with_name('rlpt')
   print(f"""
 In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
    {before['all']:6.1%}  of held-out sentences are right after the cold start,
@@ -106,8 +109,9 @@ In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
    The judge: {agreement}.
 
 Look at {workdir / 'report.html'}
-Next: cd {workdir}, change a line of rlpt.gin, and
-   rlpt train_rl rlpt.gin --workdir mine && rlpt report rlpt mine""")
+Next: cd {workdir}, change a line of rlpt.gin (samples = 4, say), and
+   {rlpt} train_rl rlpt.gin --workdir mine
+   {rlpt} report rlpt mine""")
 
 
 def show_a_document(world: pathlib.Path):
@@ -129,7 +133,8 @@ def predict(
   )  # fmt: skip
   both = workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
   found = truth.accuracy(*both)
-  shown = ', '.join(f'{kind} {share:.0%}' for kind, share in found.items())
+  names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)
+  shown = ', '.join(f'{name} {found[name]:.0%}' for name in names)
   print(f'   right, by the truth: {shown}')
   print(f'   {truth.manners(*both)}')
   return found
