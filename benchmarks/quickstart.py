@@ -20,7 +20,7 @@ import sys
 
 from rlpt_jax.models import flops
 from rlpt_jax.programs import model_files, small_models, truth
-from rlpt_jax.programs.quickstart import FILES, SAMPLES, quickstart
+from rlpt_jax.programs.quickstart import FILES, answering, quickstart
 
 ROW_TOKENS, ROWS = 128, 16
 
@@ -95,11 +95,7 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     "demonstrations/sources.Files.files = 'more/demonstrations.jsonl'",
   )  # fmt: skip
   for name in ('ntp', 'sft'):
-    rlpt(
-      workdir, 'generate', f'{name}/checkpoints', '--prompts',
-      'world/questions.jsonl', '--out', f'{name}/answers.jsonl', '-n',
-      str(SAMPLES), '--max_new_tokens', '64', '--slots', '256',
-    )  # fmt: skip
+    rlpt(workdir, *answering(name))
   questions = workdir / 'world' / 'questions.jsonl'
   print(f'seed {seed}: {steps} steps of ntp and of sft', flush=True)
   found = {}

@@ -121,16 +121,22 @@ def show_a_document(world: pathlib.Path):
   print(textwrap.fill(text, 76, initial_indent='   ', subsequent_indent='   '))
 
 
+def answering(name: str) -> tuple[str, ...]:
+  """The command by which a policy answers the held-out questions."""
+  return (
+    'generate', f'{name}/checkpoints', '--prompts', 'world/questions.jsonl',
+    '--out', f'{name}/answers.jsonl', '-n', str(SAMPLES),
+    '--max_new_tokens', '64', '--slots', '256',
+  )  # fmt: skip
+
+
 def predict(
   stages: Stages, workdir: pathlib.Path, name: str, questions: int
 ) -> dict[str, float]:
   """How often a policy's predictions are true: of all, and by kind."""
   stages.run(
-    f'{questions} held-out sentences, predicted by {name}/',
-    'generate', f'{name}/checkpoints', '--prompts', 'world/questions.jsonl',
-    '--out', f'{name}/answers.jsonl', '-n', str(SAMPLES), '--max_new_tokens',
-    '64', '--slots', '256',
-  )  # fmt: skip
+    f'{questions} held-out sentences, predicted by {name}/', *answering(name)
+  )
   both = workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
   found = truth.accuracy(*both)
   names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)

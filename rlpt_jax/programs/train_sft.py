@@ -153,7 +153,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         batch = put(layout, loaded.examples, config.batch_size)
       with timers('update'):
         before, (state, said) = said, update(state, batch)
-        if before:  # Of this one one would have to wait, devices idle.
+        if before:  # For this one it would have to wait, devices idle.
           runs.check_skipped(config.max_skipped, step - 1, before)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
@@ -176,6 +176,8 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       if told and not is_last:
         print(f'told to leave: saved after step {step}', file=sys.stderr)
         raise SystemExit(EXIT_PREEMPTED)
+    if said:
+      runs.check_skipped(config.max_skipped, int(state.step) - 1, said)
     save(state)
 
 

@@ -104,7 +104,7 @@ def _checked(
     )
   for question, line in zip(wanted, told, strict=True):
     predicted = extract.prediction(line['completion']).text or ''
-    references = ' '.join(question['references'])
+    references = ' '.join(question['references'])  # Bare sentences.
     yield question, line['completion'], is_true_prefix(predicted, references)
 
 
