@@ -263,6 +263,7 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _answer(line: dict[str, Any]) -> dict[str, Any]:
   text, span = line['completion'], line.get('answer')
+  verdicts = [line, *line.get('components', {}).values()]
   return {
     'sample': line.get('sample', 0),
     'text': text,
@@ -278,6 +279,12 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
     'parts': [
       [name, part['reward'], part['reason']]
       for name, part in line.get('components', {}).items()
+    ],
+    # Where the judge's answer could not be read, a person may.
+    'unread': [
+      verdict['judge_answer']
+      for verdict in verdicts
+      if verdict.get('reward') is None and 'judge_answer' in verdict
     ],
   }  # fmt: skip
 

@@ -358,6 +358,9 @@ function answerCard(answer, group, fits, card) {
   const near = closest(answer, group.references);
   const element = make('div', {class: `answer ${look}${fits ? '' : ' other'}`},
     facts, completion(answer));
+  for (const text of answer.unread)
+    element.append(make('p', {class: 'note'}, 'the judge answered: ',
+      text ? shown(text) : '(nothing)'));
   // The first segment stands above all answers.
   if (near > 1)
     element.append(make('h4', {}, `closest in words: segments 1 to ${near}`),

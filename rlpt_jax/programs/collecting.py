@@ -218,6 +218,21 @@ def _joined(scores: Sequence[Scores]) -> Scores:
       name: _joined([each.parts[name] for each in scores if name in each.parts])
       for name in names
     },
+    _joined_answers(scores),
+  )
+
+
+def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
+  if all(each.answers_PG is None for each in scores):
+    return None
+  # A round in which the judge was not asked has none.
+  return np.concatenate(
+    [
+      np.full(each.rewards_PG.shape, None)
+      if each.answers_PG is None
+      else each.answers_PG
+      for each in scores
+    ]
   )
 
 

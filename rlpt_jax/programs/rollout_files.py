@@ -55,13 +55,9 @@ def lines(
         'prompt': prompt,
         'completion': sample.text,
         'references': list(example.references),
-        'reward': _number(judged.scores.rewards_PG[p, g]),
-        'reason': str(judged.scores.reasons_PG[p, g]),
+        **_verdict(judged.scores, p, g),
         'components': {
-          name: {
-            'reward': _number(part.rewards_PG[row, g]),
-            'reason': str(part.reasons_PG[row, g]),
-          }
+          name: _verdict(part, row, g)
           for name, (part, rows) in components.items()
           if (row := rows.get(p)) is not None
         },
@@ -77,6 +73,17 @@ def lines(
           for x, own in zip(completion.logprobs, completion.is_own, strict=True)
         ]
       yield line
+
+
+def _verdict(scores: Scores, p: int, g: int) -> dict[str, Any]:
+  """The reward, its reason, and what a judge answered, if one was asked."""
+  said = {
+    'reward': _number(scores.rewards_PG[p, g]),
+    'reason': str(scores.reasons_PG[p, g]),
+  }
+  if scores.answers_PG is not None and scores.answers_PG[p, g] is not None:
+    said['judge_answer'] = scores.answers_PG[p, g]
+  return said
 
 
 def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:

@@ -100,7 +100,9 @@ def by_answer(
   """The reward that reads the score in what the judge says."""
 
   def verdicts(questions: list[str]) -> list[Verdict]:
-    return [read(answer) for answer in complete(questions)]
+    return [
+      read(answer)._replace(answer=answer) for answer in complete(questions)
+    ]
 
   return _judged(verdicts, reference, find, min_share, prompt)
 

@@ -21,12 +21,14 @@ class Scores:
   """Rewards, NaN where there is no verdict, and a word or two for each.
 
   The reasons are few and fixed, to be counted: 'right', 'format/empty'. `parts`
-  holds what these scores were combined from, by name.
+  holds what these scores were combined from, by name. `answers_PG` holds what a
+  judge answered, word for word, and None where it was not asked.
   """
 
   rewards_PG: np.ndarray  # float32
   reasons_PG: np.ndarray  # str
   parts: Mapping[str, 'Scores'] = dataclasses.field(default_factory=dict)
+  answers_PG: np.ndarray | None = None  # object
 
   def __post_init__(self):
     assert self.rewards_PG.dtype == np.float32, self.rewards_PG.dtype
@@ -48,10 +50,11 @@ Reward = Callable[[Sequence[Example], Sequence[Sequence[str]]], Scores]
 
 
 class Verdict(NamedTuple):
-  """On one completion: NaN if there is none, and why."""
+  """On one completion: NaN if there is none, why, and a judge's answer."""
 
   reward: float
   reason: str
+  answer: str | None = None
 
 
 def each(judge: Callable[[Example, str], Verdict]) -> Reward:
@@ -74,7 +77,12 @@ def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:
   shape = (num_prompts, len(verdicts) // max(num_prompts, 1))
   rewards = np.array([verdict.reward for verdict in verdicts], np.float32)
   reasons = np.array([verdict.reason for verdict in verdicts], np.str_)
-  return Scores(rewards.reshape(shape), reasons.reshape(shape))
+  answers_PG = None
+  if any(verdict.answer is not None for verdict in verdicts):
+    answers_PG = np.array([v.answer for v in verdicts], object).reshape(shape)
+  return Scores(
+    rewards.reshape(shape), reasons.reshape(shape), answers_PG=answers_PG
+  )
 
 
 def check_groups(

@@ -524,6 +524,20 @@ def test_a_token_that_is_pointed_at_is_read(show):
   assert 'Bold: what was judged' in found['note']
 
 
+def test_the_judges_answer_is_there_where_it_gave_no_verdict():
+  line = answer('a', 0, 'Blue.', None, 'judge/both', judge_answer='0 or 1')
+  line['components'] = {
+    'kind': {'reward': 1.0, 'reason': 'right', 'judge_answer': 'Score: 1'},
+    'strict': {
+      'reward': None,
+      'reason': 'judge/unparsable',
+      'judge_answer': '',
+    },
+    'truth': {'reward': None, 'reason': 'gold/empty'},
+  }
+  assert report_page._answer(line)['unread'] == ['0 or 1', '']
+
+
 def test_nothing_breaks_out(show):
   def lines(step):
     for sample in range(2):
@@ -534,7 +548,9 @@ def test_nothing_breaks_out(show):
         'answer': (len(NASTY), 2 * len(NASTY)),
         'reward': 1.0,
         'reason': NASTY,
-        'components': {NASTY: {'reward': 0.0, 'reason': NASTY}},
+        'components': {
+          NASTY: {'reward': None, 'reason': NASTY, 'judge_answer': NASTY}
+        },
         'finish_reason': NASTY,
         'references': [NASTY, NASTY],
         'prompt': NASTY,
@@ -557,6 +573,7 @@ def test_nothing_breaks_out(show):
     return {ran: window.ran ?? null, images: document.images.length,
       scripts: has('script:not([type])'), title: document.title,
       answers: has('div.answer'),
+      unread: document.querySelector('.answer .note').textContent,
       texts: [...new Set([...document.querySelectorAll('h1 bdi, .run h3 bdi, '
         + '.group > header bdi:first-of-type, div mark.answer, '
         + '.references bdi, th bdi, .prompt .text, .facts bdi')].map(
@@ -571,6 +588,7 @@ def test_nothing_breaks_out(show):
     'scripts': 1,
     'title': VISIBLE,
     'answers': 2,
+    'unread': f'the judge answered: {VISIBLE}',
   }
 
 

@@ -170,6 +170,17 @@ def test_rounds_become_one():
   assert mixed['rare'].rewards_PG.shape == (2, 2)
 
 
+def test_answers_of_a_judge_are_kept_from_round_to_round():
+  silent, asked = judged(), judged()
+  answers_PG = np.array([['Score: 1', None], ['Score: 0', '?']], object)
+  asked = dataclasses.replace(
+    asked, scores=dataclasses.replace(asked.scores, answers_PG=answers_PG)
+  )
+  assert collecting.together([silent, silent]).scores.answers_PG is None
+  found = collecting.together([silent, asked]).scores.answers_PG
+  assert found.tolist() == [[None] * 2] * 2 + answers_PG.tolist()
+
+
 def test_examples_are_drawn_in_order_each_with_a_name():
   loaded = [
     SimpleNamespace(examples=[example(i % 2)], position=f'after {i}')

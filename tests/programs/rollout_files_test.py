@@ -1,5 +1,6 @@
 """Files of what was sampled."""
 
+import dataclasses
 import errno
 import json
 import pathlib
@@ -127,6 +128,26 @@ def test_a_line_says_what_was_asked_said_and_thought_of_it():
     'msr': {'reward': 0.75, 'reason': 'partly'},
     'length': {'reward': 3.0, 'reason': 'long'},
   }
+
+
+def test_a_line_has_what_the_judge_answered():
+  step = judged()
+  answers_PG = np.array([['Score: 1', ''], [None, 'Dunno']], object)
+  msr = dataclasses.replace(
+    step.scores.parts['msr'], answers_PG=np.array([[None, 'Hm']], object)
+  )
+  parts = {**step.scores.parts, 'msr': msr}
+  found = dataclasses.replace(step.scores, answers_PG=answers_PG, parts=parts)
+  step = dataclasses.replace(step, scores=found)
+  lines = list(rollout_files.lines(step, ADVANTAGES_PG, ByteTokenizer(), 12))
+  assert [line.get('judge_answer') for line in lines] == [
+    'Score: 1', '', None, 'Dunno'
+  ]  # fmt: skip
+  # Who was not asked has no answer, and that of a part is with the part.
+  assert 'judge_answer' not in lines[2]
+  assert lines[3]['components']['msr'] == {
+    'reward': 0.75, 'reason': 'partly', 'judge_answer': 'Hm'
+  }  # fmt: skip
 
 
 def test_a_line_has_its_tokens_where_they_are_asked_for():

@@ -252,6 +252,19 @@ def test_reading_takes_linear_time(piece):
   assert time.monotonic() - since < 1
 
 
+def test_what_the_judge_answered_is_kept():
+  judge = Judge(lambda question: f'Well... {_predicted(question)}')
+  texts = [_said('the cat sat'), 'no tags', _said('the cat sat')]
+  found = lib.by_answer(judge)([_example()], [texts])
+  assert found.answers_PG.tolist() == [
+    ['Well... the cat sat', None, 'Well... the cat sat']
+  ]
+  # Nothing is kept of what nobody answered, or was not asked.
+  assert lib.by_answer(Judge())([_example()], [['x', 'y']]).answers_PG is None
+  silent = lib.by_answer(Judge(lambda _: None))([_example()], [texts])
+  assert silent.answers_PG is None
+
+
 def test_no_verdict_is_not_a_zero():
   answers = iter(['Score: 1', None, 'perhaps', 'Score: 0'])
   texts = [_said(f'the cat sat {word}') for word in 'abcd']
