@@ -251,7 +251,7 @@ def test_a_judge_that_is_down_or_broken_uses_up_no_data(
     train('whole', Events())
     events = Events()
     events.at = {1: goes_for_a_while, 2: breaks}
-    with pytest.raises(ValueError, match='of 8 completions has a verdict') as e:
+    with pytest.raises(ValueError, match='8 of 8 verdicts are missing') as e:
       train('run', events)
     assert '(8 judge/unparsable)' in str(e.value)
     said = [r.getMessage() for r in caplog.records if 'waiting' in r.msg]

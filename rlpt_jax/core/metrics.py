@@ -54,6 +54,7 @@ class Writer:
     first_step: int,
     num_steps: int,
     shown: Sequence[terminal_view.Shown] = (),
+    alarms: Sequence[terminal_view.Shown] = (),
     tensorboard: bool = True,
     every_s: float = 10.0,
   ):
@@ -61,6 +62,7 @@ class Writer:
 
     shown: (label, key, format) of what the terminal shows; without any it
       shows nothing.
+    alarms: What it shows beside that where it is not 0.
     every_s: Between two lines where standard output is not a terminal.
     """
     self._next_step, self._pending = first_step, None
@@ -86,6 +88,7 @@ class Writer:
           first_step=first_step,
           num_steps=num_steps,
           shown=shown,
+          alarms=alarms,
           every_s=every_s,
         )
       opened.pop_all()

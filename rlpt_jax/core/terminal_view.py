@@ -29,9 +29,13 @@ def make(
   first_step: int,
   num_steps: int,
   shown: Sequence[Shown],
+  alarms: Sequence[Shown] = (),
   every_s: float = 10.0,
 ) -> 'LiveView | PlainView':
-  """A panel where standard output is a terminal, else a line every so often."""
+  """A panel where standard output is a terminal, else a line every so often.
+
+  alarms: what is shown only where it is not 0.
+  """
   pace = Pace(first_step, num_steps)
   if sys.stdout.isatty():
     import rich.console
@@ -39,8 +43,8 @@ def make(
     console = rich.console.Console(highlight=False)
     # A dumb terminal cannot move its cursor, an old one has no blocks.
     if console.is_interactive and console.encoding.startswith('utf'):
-      return LiveView(console, title, pace, shown)
-  return PlainView(pace, shown, every_s)
+      return LiveView(console, title, pace, shown, alarms)
+  return PlainView(pace, shown, every_s, alarms)
 
 
 class Pace:
@@ -87,8 +91,15 @@ class PlainView:
   The first step and the last always have a line.
   """
 
-  def __init__(self, pace: Pace, shown: Sequence[Shown], every_s: float):
-    self._pace, self._shown, self._every_s = pace, tuple(shown), every_s
+  def __init__(
+    self,
+    pace: Pace,
+    shown: Sequence[Shown],
+    every_s: float,
+    alarms: Sequence[Shown] = (),
+  ):
+    self._pace, self._shown, self._alarms = pace, tuple(shown), tuple(alarms)
+    self._every_s = every_s
     self._step_width = max(len('step'), 2 * len(str(pace.num_steps)) + 1)
     self._lines, self._next_s, self._unseen = 0, -math.inf, None
 
@@ -112,31 +123,42 @@ class PlainView:
     numbers = [_number(self._unseen, *rest) for _, *rest in self._shown]
     if self._lines % HEADER_EVERY == 0:
       self._print_row(['step', *names, 'left'])
-    self._print_row([step, *numbers, self._pace.left()])
+    raised = [
+      f'{label} {_number(self._unseen, key, format_spec)}'
+      for label, key, format_spec in _raised(self._alarms, self._unseen)
+    ]
+    self._print_row([step, *numbers, self._pace.left()], raised)
     self._lines, self._unseen = self._lines + 1, None
 
-  def _print_row(self, cells: list[str]):
+  def _print_row(self, cells: list[str], raised: Sequence[str] = ()):
     widths = [max(NUMBER_WIDTH, len(label)) for label, *_ in self._shown]
     widths = [self._step_width, *widths, NUMBER_WIDTH]
     row = [
       f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True)
     ]
-    print('  '.join(row), flush=True)
+    print('  '.join([*row, *raised]), flush=True)
 
 
 class LiveView:
   """A panel that is redrawn in its place; what is printed appears above it."""
 
-  def __init__(self, console, title: str, pace: Pace, shown: Sequence[Shown]):
+  def __init__(
+    self,
+    console,
+    title: str,
+    pace: Pace,
+    shown: Sequence[Shown],
+    alarms: Sequence[Shown] = (),
+  ):
     import rich.live
 
     # rich would end the process when its reader is gone.
     console.on_broken_pipe = _raise_broken_pipe
     self._console, self._title = console, title
-    self._pace, self._shown = pace, tuple(shown)
+    self._pace, self._shown, self._alarms = pace, tuple(shown), tuple(alarms)
     self._values = {}
     self._history = {
-      key: collections.deque(maxlen=HISTORY) for _, key, _ in shown
+      key: collections.deque(maxlen=HISTORY) for _, key, _ in (*shown, *alarms)
     }
     self._next_s = 0.0
     self._live = rich.live.Live(
@@ -203,7 +225,8 @@ class LiveView:
     """The metrics from left to right, as many beside each other as fit."""
     import rich.text
 
-    cells = [self._cell(*entry) for entry in self._shown]
+    raised = _raised(self._alarms, self._values)
+    cells = [self._cell(*entry) for entry in (*self._shown, *raised)]
     across = max(1, min(width // CELL_WIDTH, len(cells)))
     label_width = max((len(label) for label, _, _ in cells), default=0)
     number_width = max([NUMBER_WIDTH, *(len(n) for _, n, _ in cells)])
@@ -216,7 +239,9 @@ class LiveView:
         cells[first : first + across]
       ):
         row.append(' ' * gap if column else '')
-        row.append(f'{label:<{label_width}}', 'bright_black')
+        is_raised = first + column >= len(self._shown)
+        style = 'bold red' if is_raised else 'bright_black'
+        row.append(f'{label:<{label_width}}', style)
         row.append(f'  {number:>{number_width}}  ', 'bold')
         row.append(f'{sparkline(history, spark_width):<{spark_width}}', 'cyan')
       yield row
@@ -246,6 +271,12 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return LEVELS[round(share * (len(LEVELS) - 1))]
 
   return ''.join(map(bar, means))
+
+
+def _raised(
+  alarms: Sequence[Shown], values: Mapping[str, float]
+) -> list[Shown]:
+  return [entry for entry in alarms if values.get(entry[1])]
 
 
 def _number(values: Mapping[str, float], key: str, format_spec: str) -> str:

@@ -183,18 +183,19 @@ def judge(
   return Judged(examples, groups, scores, scores.rewards_PG)
 
 
-def check_verdicts(scores: Scores):
-  """Raises where there is none: a judge that is broken, whatever it says, must
-  not use up the data.
+def asked(judged_: Judged) -> np.ndarray:
+  """[P, G]: True where a verdict is to be expected: not where its form has
+  settled it, nor where there is nothing to compare with.
   """
-  if not np.isnan(scores.rewards_PG).all():
-    return
-  said = ', '.join(f'{n:,} {reason}' for reason, n in scores.counts().items())
-  raise ValueError(
-    f'none of {scores.rewards_PG.size:,} completions has a verdict ({said}); '
-    'nothing was learned from them. Mend the reward and start again: the run '
-    'goes on at its newest checkpoint, with the same prompts.'
-  )
+  return ~_where(judged_.scores, _is_settled, _kinds(judged_))
+
+
+def _is_settled(reason: str) -> bool:
+  return reason.startswith('format/') or reason == 'short' or 'gold/' in reason
+
+
+def _kinds(judged_: Judged) -> np.ndarray:
+  return np.array([example.kind for example in judged_.examples])
 
 
 def together(parts: Sequence[Judged]) -> Judged:
@@ -237,9 +238,12 @@ def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
 
 
 def metrics(judged_: Judged, version: int) -> dict[str, float]:
-  """What a step says of its rollouts; shares are of all completions."""
+  """What a step says of its rollouts; shares are of all completions, but that
+  of the unjudged is of those that were asked about.
+  """
   scores = judged_.scores
-  rewards_PG = scores.rewards_PG
+  rewards_PG, kinds = scores.rewards_PG, _kinds(judged_)
+  missing_PG, asked_PG = ~np.asarray(judged(rewards_PG)), asked(judged_)
   completions = [s.completion for group in judged_.samples for s in group]
   lengths = np.array([len(c.tokens) for c in completions])
   stale = np.concatenate([version - c.versions for c in completions])
@@ -254,13 +258,19 @@ def metrics(judged_: Judged, version: int) -> dict[str, float]:
     'interrupted_share': float(
       np.mean([not c.is_own.all() for c in completions])
     ),
-    'format_failure_share': _share(scores, lambda r: r.startswith('format/')),
-    'short_share': _share(scores, lambda r: r == 'short'),
-    'no_verdict_share': float(np.mean(~np.asarray(judged(rewards_PG)))),
+    'format_failure_share': float(
+      np.mean(_where(scores, lambda r: r.startswith('format/'), kinds))
+    ),
+    'short_share': float(
+      np.mean(_where(scores, lambda r: r == 'short', kinds))
+    ),
+    'no_verdict_share': float(np.mean(missing_PG)),
+    'unjudged_share': float(
+      np.sum(missing_PG & asked_PG) / max(np.sum(asked_PG), 1)
+    ),
     'staleness/mean': float(stale.mean()),
     'staleness/max': int(stale.max()),
   }
-  kinds = np.array([example.kind for example in judged_.examples])
   for kind in sorted(set(kinds.tolist())):
     of_kind = rewards_PG[kinds == kind]
     found[f'pass_rate/{kind}'] = mean(of_kind > 0, of=of_kind)
@@ -306,16 +316,17 @@ def _reason_metrics(name: str, scores: Scores) -> dict[str, float]:
   return {f'{name}/{reason}': times / count for reason, times in reasons}
 
 
-def _share(scores: Scores, is_one: Callable[[str], bool]) -> float:
-  return float(np.mean(_where(scores, is_one)))
-
-
-def _where(scores: Scores, is_one: Callable[[str], bool]) -> np.ndarray:
+def _where(
+  scores: Scores, is_one: Callable[[str], bool], kinds: np.ndarray
+) -> np.ndarray:
   """[P, G]: True for a reason, also of a part that a sum does not name."""
   found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
-  for part in scores.parts.values():
-    if part.rewards_PG.shape == found_PG.shape:
-      found_PG = found_PG | _where(part, is_one)
+  for name, part in scores.parts.items():
+    rows = np.ones(len(kinds), bool)
+    if len(part.rewards_PG) < len(kinds):  # Of a kind, which has its name.
+      rows = kinds == name
+    if rows.sum() == len(part.rewards_PG):
+      found_PG[rows] |= _where(part, is_one, kinds[rows])
   return found_PG
 
 

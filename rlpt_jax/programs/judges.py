@@ -129,6 +129,36 @@ def by_likelihood(read: Reading, **options) -> Reward:
   return likelihood.likelihood(read, encode=encode, **options)
 
 
+def cure(reason: str, answer: str | None) -> str:
+  """What the judge answered, and what to change, where that is no verdict."""
+  if 'judge/' not in reason:
+    return 'The reward gave no verdict'
+  if answer is None and reason.endswith('judge/neither'):
+    return (
+      "The judge finds neither 'Score: 0' nor 'Score: 1' probable: take one "
+      'that follows instructions, with chat = False if it has no chat template'
+    )
+  if answer is None:
+    return (
+      'The judge did not answer: timing.jsonl counts why under '
+      'timing/judge/failed, or the question has more than max_prompt_tokens'
+    )
+  text = ' '.join(answer.split())
+  shown = repr(text if len(text) <= 120 else f'{text[:120]}...')
+  found = f"The judge answered {shown}, expected 'Score: 0' or 'Score: 1'"
+  if not text or ('<think>' in text and '</think>' not in text):
+    return (
+      f'{found}: it has no tokens left after it has thought. Give it more '
+      '(max_tokens in Endpoint.fields, or max_new_tokens) or switch its '
+      'thinking off'
+    )
+  return (
+    f'{found}: take a judge that follows instructions, with chat = False if it '
+    'has no chat template (a base model), or give it more tokens (max_tokens '
+    'in Endpoint.fields, or max_new_tokens)'
+  )
+
+
 def counts(parts: Iterable[Any]) -> dict[str, int]:
   """What remote judges counted since the start: 'requests', 'cached', ..."""
   return {

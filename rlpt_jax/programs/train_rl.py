@@ -35,6 +35,7 @@ from rlpt_jax.programs.held_out import HeldOut
 from rlpt_jax.programs.ledger import Ledger
 from rlpt_jax.programs.one_host import on_one_host
 from rlpt_jax.programs.reference import Reference, put
+from rlpt_jax.programs.verdicts import Verdicts
 from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
@@ -57,11 +58,13 @@ SHOWN = (
   ('gradient', 'gradient_norm', '.3f'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
+# Beside them where they are not 0.
+ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
 # Settings that do not change what a run computes, or only how far it goes.
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
   'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
-  'max_skipped', 'num_microbatches', 'slots',
+  'max_skipped', 'max_unjudged', 'num_microbatches', 'slots',
 )  # fmt: skip
 
 
@@ -89,6 +92,8 @@ class Config:
   slots: completions that run at the same time; None: all of a batch.
   rollout_tokens: the files of rollouts have every token and its probability.
   max_skipped: updates that are not finite, in a row, before the run stops.
+  max_unjudged: steps in a row with as good as no verdict of the reward, before
+    the run stops (verdicts.py).
   """
 
   model: str
@@ -127,13 +132,14 @@ class Config:
   rollouts_every: int | None = 50
   rollout_tokens: bool = False
   max_skipped: int = 5
+  max_unjudged: int = 3
   seed: int = 0
 
   def __post_init__(self):
     runs.check_positive(
       self, 'num_steps', 'prompts', 'max_prompt_tokens', 'refill_rounds',
       'held_out_examples', 'held_out_every', 'num_microbatches', 'save_every',
-      'keep_last', 'rollouts_last', 'max_skipped',
+      'keep_last', 'rollouts_last', 'max_skipped', 'max_unjudged',
     )  # fmt: skip
     self.sampling.check_learnable()
     if self.flat_groups not in ('keep', 'drop', 'refill'):
@@ -216,6 +222,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       position=loader.position,
     )
     carried = advantages.Carried(config.advantages, record.get('advantages'))
+    verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
     held_out = None
     if config.held_out:
       held_out = HeldOut(
@@ -247,7 +254,11 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )
     writer = stack.enter_context(
       Writer(
-        workdir, first_step=first_step, num_steps=config.num_steps, shown=SHOWN
+        workdir,
+        first_step=first_step,
+        num_steps=config.num_steps,
+        shown=SHOWN,
+        alarms=ALARMS,
       )
     )
     compiled = stack.enter_context(compilations.counted())
@@ -260,6 +271,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         'ledger': ledger.totals,
         'solved': curriculum.record,
         'advantages': carried.value,
+        'unjudged': verdicts.in_a_row,
       }
       writer.sync()  # In this order: core/metrics.py.
       runs.save(store, state, files, record)
@@ -274,6 +286,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       if collected is None:
         print(f'the data ended before step {step}: {drawn.count:,} examples')
         break
+      verdicts.check(step, collected.judged)
       with timers('update'):
         batch = put(decoder.layout, collected.batch)
         if config.kl:
@@ -365,7 +378,6 @@ def collect(
   if not parts:
     return None
   judged = collecting.together(parts)
-  collecting.check_verdicts(judged.scores)
   learned = [keeps_flat or not flat for flat in judged.flat]
   judged = judged.without(~np.array(learned)[:, None])
   if config.reward_kl_weight:

@@ -1,5 +1,6 @@
 """What a person sees: a screen is emulated as far as the panel uses it."""
 
+import io
 import math
 import os
 import pathlib
@@ -12,6 +13,7 @@ import termios
 import time
 
 import pytest
+import rich.console
 
 from rlpt_jax.core import terminal_view
 from rlpt_jax.core.terminal_view import Pace, sparkline
@@ -257,6 +259,36 @@ def test_a_table_has_what_was_measured_since_its_last_line(capsys, monkeypatch):
   assert [row[:3] for row in rows] == [
     ['1/6', '0', '-'], ['3/6', '2', '7'], ['5/6', '4', '-'],
   ]  # fmt: skip
+
+
+ALARMS = [('no verdict', 'n', '.2f')]
+
+
+def test_an_alarm_is_in_the_table_where_it_is_not_0(capsys):
+  view = terminal_view.PlainView(Pace(0, 9), [('x', 'x', 'd')], 0, ALARMS)
+  for step, values in enumerate(({}, {'n': 0.0}, {'n': 0.53}, {'n': 0.0})):
+    view.show(step, {'x': 1, **values})
+  header, *rows = capsys.readouterr().out.splitlines()
+  assert 'verdict' not in header
+  assert ['no verdict' in row for row in rows] == [False, False, True, False]
+  assert rows[2].endswith('  no verdict 0.53')
+
+
+def test_an_alarm_is_in_the_panel_where_it_is_not_0():
+  console = rich.console.Console(
+    file=io.StringIO(), force_terminal=True, width=80, highlight=False
+  )
+  view = terminal_view.LiveView(
+    console, 'run', Pace(0, 9), [('x', 'x', 'd')], ALARMS
+  )
+  for step, share in enumerate((0.0, 0.53, 0.0)):
+    view.show(step, {'x': 1, 'n': share})
+    with console.capture() as drawn:
+      console.print(view._drawn())
+    assert (
+      ('no verdict' in drawn.get()) == ('0.53' in drawn.get()) == (step == 1)
+    )
+  view.close()
 
 
 def test_a_table_repeats_its_header(capsys, monkeypatch):

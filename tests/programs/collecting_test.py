@@ -202,16 +202,22 @@ def test_examples_are_drawn_in_order_each_with_a_name():
   assert (drawn.count, drawn.position) == (12, 'after 4')
 
 
-def test_a_step_without_any_verdict_is_none():
-  collecting.check_verdicts(judged().scores)
-  broken = scores(
-    [[NAN, NAN], [NAN, NAN]],
-    [['judge/failed', 'judge/failed'], ['judge/failed', 'judge/both']],
+def test_of_whom_a_verdict_is_to_be_expected():
+  """Not of what its form has settled, in whatever part of the reward."""
+  found = judged()  # right, format/open; partly, judge/failed
+  assert collecting.asked(found).tolist() == [[True, False], [True, True]]
+  assert collecting.metrics(found, 0)['unjudged_share'] == 1 / 3
+  # The judge of one kind, weighted with its length.
+  words = scores([[0.0, NAN]], [['short', 'gold/empty']])
+  length = scores([[0.1, 0.2]], [['scored'] * 2])
+  both = scores(
+    [[0.1, NAN]], [['scored', 'judge/gold/empty']], judge=words, length=length
   )
-  with pytest.raises(ValueError) as caught:
-    collecting.check_verdicts(broken)
-  assert str(caught.value) == (
-    'none of 4 completions has a verdict (3 judge/failed, 1 judge/both); '
-    'nothing was learned from them. Mend the reward and start again: the run '
-    'goes on at its newest checkpoint, with the same prompts.'
-  )
+  by_kind = scores(
+    [[0.0, 0.0], [0.1, NAN]],
+    [['wrong', 'format/open'], ['scored', 'judge/gold/empty']],
+    asr=scores([[0.0, 0.0]], [['wrong', 'format/open']]), msr=both,
+  )  # fmt: skip
+  found = dataclasses.replace(found, scores=by_kind)
+  assert collecting.asked(found).tolist() == [[True, False], [False, False]]
+  assert collecting.metrics(found, 0)['unjudged_share'] == 0
