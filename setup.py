@@ -55,8 +55,8 @@ setuptools.setup(
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch exactly: any other spelling may fetch gigabytes of CUDA.
     'test': [
-      'pytest>=8',
-      'pytest-xdist>=3',
+      'pytest>=9',
+      'pytest-xdist>=3.7',
       'hypothesis>=6',
       'ruff>=0.9',
       'nbclient>=0.10,<0.12',  # experiments/notebooks/, run.

@@ -28,7 +28,7 @@ rewards = hnp.arrays(
     st.integers(-8, 8).map(lambda x: x / 4), st.just(float('nan'))
   ),
 )
-few = hypothesis.settings(max_examples=40, deadline=None)
+few = hypothesis.settings(max_examples=40)
 
 
 def test_group_centered():

@@ -20,7 +20,7 @@ REDUCTIONS = {
   'constant': functools.partial(lib.constant, max_tokens=7),
 }
 every_reduction = pytest.mark.parametrize('name', REDUCTIONS)
-few = hypothesis.settings(max_examples=25, deadline=None)
+few = hypothesis.settings(max_examples=25)
 # Any tokens, not only prefixes: text that was put into a completion is masked.
 masks = st.lists(st.booleans(), min_size=P * G * T, max_size=P * G * T).map(
   lambda x: np.array(x).reshape(P * G, T)

@@ -1,9 +1,9 @@
 import dataclasses
 import html.parser
-import time
 
 from rlpt_jax.analysis import preview_page
 from rlpt_jax.analysis.views import View
+from tests.linear import ends_soon
 
 NASTY = (
   '</bdi></script><script>window.ran = 1</script><img src=x '
@@ -150,10 +150,9 @@ def test_nothing_is_fetched():
 
 def test_hundreds_of_long_examples_take_no_time():
   view = dataclasses.replace(ASR, pieces=(('context', 'word ' * 2000),))
-  started = time.perf_counter()
-  source = preview_page.preview_page([view] * 500, 'Heading', {})
+  with ends_soon():
+    source = preview_page.preview_page([view] * 500, 'Heading', {})
   assert len(source) > 5_000_000
-  assert time.perf_counter() - started < 5  # Here 0.1.
 
 
 # In a browser.

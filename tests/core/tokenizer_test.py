@@ -52,7 +52,7 @@ chats = st.lists(
   min_size=1,
   max_size=4,
 )
-quick = hypothesis.settings(max_examples=100, deadline=None)
+quick = hypothesis.settings(max_examples=100)
 
 
 def _byte_level_bpe():

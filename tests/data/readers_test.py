@@ -167,7 +167,7 @@ content = st.lists(
   max_size=60,
 ).map(lambda pieces: ''.join(pieces).encode())
 small = st.integers(1, 40)
-quick = hypothesis.settings(max_examples=300, deadline=None)
+quick = hypothesis.settings(max_examples=300)
 
 
 def in_parts(data, part_bytes, block, **options):

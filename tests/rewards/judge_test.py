@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, remote
 from rlpt_jax.rewards import judge as lib
 from rlpt_jax.rewards.scores import Verdict
+from tests.linear import ends_soon
 from tests.rewards import judges
 
 REFERENCES = ('The cat sat on the mat. ', 'It was warm.', ' It slept.')
@@ -247,9 +247,8 @@ def test_what_is_no_verdict(answer, reason):
   'piece', ['score', 'Score: ', ' ', '*', '<think>', '</think>', '0', '\n']
 )
 def test_reading_takes_linear_time(piece):
-  since = time.monotonic()
-  lib.read(piece * (1_000_000 // len(piece)))
-  assert time.monotonic() - since < 1
+  with ends_soon():
+    lib.read(piece * (1_000_000 // len(piece)))
 
 
 def test_what_the_judge_answered_is_kept():

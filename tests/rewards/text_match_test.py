@@ -3,13 +3,13 @@
 import functools
 import math
 import random
-import time
 
 import numpy as np
 import pytest
 
 from rlpt_jax.rewards import extract, text_match
 from rlpt_jax.rewards.text_match import tokens
+from tests.linear import ends_soon
 from tests.rewards.scores_test import example
 
 A, B, C = 'the road was wet'.split(), 'so he fell'.split(), ['twice']
@@ -200,6 +200,5 @@ def test_a_completion_without_an_answer_is_wrong():
 def test_megabytes_take_no_time(piece):
   """300,000 characters; as many combining marks would take 2 minutes."""
   text = piece * (300_000 // len(piece))
-  start = time.process_time()
-  assert tokens(text) is not None
-  assert time.process_time() - start < 30
+  with ends_soon():
+    assert tokens(text) is not None

@@ -14,7 +14,7 @@ from tests.serving.toy import EOS, served
 MESSAGES = [{'role': 'user', 'content': 'Hi'}]
 
 
-def _read(kind=COMPLETIONS, toy=None, **fields):
+def _read(kind=COMPLETIONS, toy=None, /, **fields):
   start = {'prompt': 'ab'} if kind == COMPLETIONS else {'messages': MESSAGES}
   body = json.dumps({'model': 'toy', **start, **fields}).encode()
   return protocol.read(kind, body, toy or served())
@@ -132,7 +132,7 @@ def test_max_tokens_of_a_chat(fields, expected):
 def test_max_tokens_of_a_completion():
   (request,) = _read(max_tokens=None).requests
   assert request.max_new_tokens == 16
-  (request,) = _read(toy=served(max_new_tokens=9)).requests
+  (request,) = _read(COMPLETIONS, served(max_new_tokens=9)).requests
   assert request.max_new_tokens == 9
 
 
@@ -332,7 +332,8 @@ json_values = st.recursive(
 )
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
+@hypothesis.example(CHAT, {'kind': None})
 @hypothesis.given(
   kind=st.sampled_from([COMPLETIONS, CHAT]),
   fields=st.dictionaries(

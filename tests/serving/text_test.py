@@ -12,7 +12,7 @@ from rlpt_jax.serving.text import Piece, Transcript, lead
 from tests.serving.toy import EOS, completion
 
 BYTES = ByteTokenizer()
-quick = hypothesis.settings(max_examples=150, deadline=None)
+quick = hypothesis.settings(max_examples=150)
 
 
 @pytest.fixture(scope='module')
