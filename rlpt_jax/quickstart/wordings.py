@@ -111,6 +111,7 @@ CLOSINGS = (
   'Nothing else happened', 'The day was over',
 )  # fmt: skip
 _SAID = CONCLUSIONS | EVENTS
+_GAP = re.compile(r'(?<=[.!?])\s+')
 
 
 def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
@@ -169,7 +170,7 @@ def same(one: Fact, other: Fact) -> bool:
 
 def sentences(text: str) -> list[str]:
   """A text of this world, cut into sentences."""
-  return [s for s in re.split(r'(?<=[.!?])\s+', text.strip()) if s]
+  return [s for s in _GAP.split(text.strip()) if s]
 
 
 def is_true_prefix(predicted: str, following: str) -> bool:

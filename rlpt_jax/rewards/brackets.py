@@ -9,14 +9,15 @@ that this one has not: what it accepts there is a lower bound.
 import fractions
 import math
 import re
-import unicodedata
 
-from rlpt_jax.rewards import extract, scores
+from rlpt_jax.rewards import extract, scores, text_match
 from rlpt_jax.rewards.extract import Answer
 from rlpt_jax.rewards.scores import Reward, Verdict
 
 _BRACKETS = re.compile(r'\[\[((?:(?!\[\[|\]\]).)*)\]\]', re.DOTALL)
-_BOXED = re.compile(r'\\boxed\s*{(.*)}\s*\Z', re.DOTALL)
+_BOXED = re.compile(r'\\boxed\s*{')
+_OR = re.compile(r' or |(?<=[\d})])or(?=[\d(\\.-])')
+_RATIONAL = re.compile(r'[+-]?\d{1,30}(\.\d{1,30}|/0*[1-9]\d{0,30})?')
 
 
 def brackets(*, thinking: bool = False) -> Reward:
@@ -57,14 +58,22 @@ def _inside(gold: str) -> str:
 
 def _parts(text: str) -> frozenset:
   """The answers of 'a or b', each as what is compared."""
-  text = unicodedata.normalize('NFKC', _BOXED.sub(r'\1', text)).casefold()
+  text = text_match.normalized(_unboxed(text), 'NFKC').casefold()
   # Between words or numbers; 'or' within a word is none.
-  parts = re.split(r'\s+or\s+|(?<=[\d})])or(?=[\d(\\.-])', text)
+  parts = _OR.split(' '.join(text.split()))
   return frozenset(map(_value, filter(None, map(str.strip, parts))))
+
+
+def _unboxed(text: str) -> str:
+  """The text without the first \\boxed{ if its last mark is a }."""
+  text, opened = text.rstrip(), _BOXED.search(text)
+  if opened is None or not text.endswith('}', opened.end()):
+    return text
+  return text[: opened.start()] + text[opened.end() : -1]
 
 
 def _value(text: str) -> fractions.Fraction | str:
   text = ''.join(text.split()).strip('$"\'')
-  if re.fullmatch(r'[+-]?\d{1,30}(\.\d{1,30}|/0*[1-9]\d{0,30})?', text):
+  if _RATIONAL.fullmatch(text):
     return fractions.Fraction(text)
   return text

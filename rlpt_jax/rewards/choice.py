@@ -35,9 +35,10 @@ _RIGHT = re.compile(
   r'\s+is\s+(?:the\s+)?(?:correct|right|best)\b'
 )
 _LEADING = re.compile(
-  r'(?i:the\s+)?(?i:option|choice|answer)?\s*[(\[{$*_`"\']{0,4}'
+  r'(?i:the )?(?i:option|choice|answer)? ?[(\[{$*_`"\']{0,4}'
   r'([A-Z])(?![A-Za-z0-9\'’])'
 )
+_ARTICLE = re.compile(r'[AI] [a-z]')
 _ALONE = re.compile(r'^[ (\[$*_`]{0,8}([A-Z])[)\]$*_`. ]{0,8}$', re.MULTILINE)
 _BRACKETED = re.compile(r'[(\[*]([A-Z])[)\]*]')
 _LAST = re.compile(r'(?<![A-Za-z0-9])([A-Z])[)\]$*_`.\s]*\Z')
@@ -123,10 +124,11 @@ def _option(text: str, letters: str, options: list[str]) -> str | None:
 def _named(text: str, letters: str, options: list[str]) -> str | None:
   """The letter of what is said to be the answer: a letter, or an option."""
   text = _FONT.sub('', text).strip()
-  match = _LEADING.match(text)
+  spaced = ' '.join(text.split())
+  match = _LEADING.match(spaced)
   if match and match[1] in letters:
     # 'A dog' may be what an option says.
-    is_article = re.match(r'[AI]\s+[a-z]', text)
+    is_article = _ARTICLE.match(spaced)
     return (is_article and _option(text, letters, options)) or match[1]
   lower = text.strip(_MARKS)  # 'the answer is b'
   if len(lower) == 1 and lower.upper() in letters:

@@ -47,6 +47,7 @@ _MIXED_LATEX = re.compile(
 )
 _FRACTION = re.compile(r'\\[dt]?frac\s*{(-?\d+)}\s*{(\d+)}')
 _FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mbox)\s*{([^{}]*)}')
+_DOLLAR = re.compile(r'(-?) ?\$ ?(?=[\d.-])')
 _SPACING = re.compile(r'\\[,;:! ]|\\quad|~')
 _SCALES = {'thousand': 10**3, 'million': 10**6, 'billion': 10**9}
 
@@ -100,15 +101,17 @@ def _numbers(text: str) -> list[str]:
   for pattern in (_MIXED_LATEX, _MIXED):
     text = pattern.sub(_sum, text)
   text = _FRACTION.sub(r' \1/\2 ', text)
-  text = re.sub(r'(-?) ?\$ ?(?=[\d.-])', r' \1', text)
+  text = _DOLLAR.sub(r' \1', text)
   return [_value(match[0]) for match in _NUMBER.finditer(text)]
 
 
 def _value(found: str) -> str:
   number, *scale = found.replace(',', '').split()
   if scale and scale[-1] in _SCALES and len(found) < 100:
-    value = fractions.Fraction(''.join([number, *scale[:-1]]))
-    value *= _SCALES[scale[-1]]
+    over, _, under = ''.join([number, *scale[:-1]]).partition('/')
+    if int(under or 1) == 0:
+      return found  # As it stands: it is no number.
+    value = fractions.Fraction(over) / int(under or 1) * _SCALES[scale[-1]]
     return str(value)
   number = ''.join([number, *scale])
   if '.' in number and '/' not in number:

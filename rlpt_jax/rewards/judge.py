@@ -10,12 +10,16 @@ compares how probable it finds 'Score: 0' and 'Score: 1', and decodes nothing.
 
 What an answer must be to count, once thoughts (up to </think>) are taken away:
 
-  Score: 1   **Score:** 0   - score = 1.   SCORE：1    whatever else is said
-  1   **0**                                           if nothing else is said
+  Score: 1   **Score:** 0   - score = 1.   SCORE：1   "score": 1}   Score -> 1
+  Score: 1, since it says the same.   Score: 0 (it does not)   <score>1</score>
+  1   **0**   - 1.                                     if nothing else is said
 
-Anything else is no verdict: 'Score: 10', 'Score: 0.5', 'Score: 1/2', a thought
-that does not end, and an answer that gives both scores, such as the two lines
-of the prompt repeated. Everything takes time linear in the answer.
+A score ends with its line, or a word goes on that is no part of a number; the
+text around it may say anything else. Every number that is called a score must
+be the same, 0 or 1, and be the whole number. So these are no verdict: 'Score:
+10', '0.5', '1/2', '1 / 10', '1 out of 10', '-1', '0-1', '0 or 1', '1%', a
+thought that does not end, and an answer that gives both scores, such as the two
+lines of the prompt repeated. Everything takes time linear in the answer.
 
 The reasons: 'right' and 'wrong', or 'graded'; 'format/...' where there is no
 prediction and 'short' where it is too short (0, and the judge is not asked);
@@ -70,12 +74,23 @@ additional content. Output format (choose one):
 - Score: 0 or
 - Score: 1"""
 
-# What may stand between the word and the number, and around a bare number.
-_SIGNS = r'\s*_`"\'~#>:：=|({\[\-'
+# What may stand between the word and the number, and before a bare number. A
+# dash that touches the number is a minus.
+_BEFORE = r'(?:[-=]>|[\s*_`"\'|:：=→({\[]|[-–—](?=\s))'
+_AFTER, _BLANK = r'*_`"\')}\]|）】', r'[^\S\n]'
 _SCORE = re.compile(
-  rf'(?<!\w)score[{_SIGNS}]{{0,20}}([01])(?![\w%]|[.,/]\d)', re.IGNORECASE
+  rf'(?<!\w)score>?{_BEFORE}{{0,20}}(?=[^\w\s]{{0,3}}\d)', re.IGNORECASE
 )
-_BARE = re.compile(rf'[{_SIGNS}]*([01])[{_SIGNS}.)}}\]]*')
+# The whole number: its line ends, or a word goes on that is no part of it.
+_NUMBER = re.compile(
+  rf'([01])(?![^\W_])[{_AFTER}]{{0,20}}[.,;!。，；！]{{0,3}}'
+  rf'(?:[{_AFTER}]|{_BLANK}){{0,20}}'
+  rf'(?:[(\[{{]|<[|/]?|[-–—]{{1,3}}(?={_BLANK}))?(?:[*_`"\']|{_BLANK}){{0,20}}'
+  r'(?:$|(?!(?i:out|of|or|to|and|in|on|per|percent|half|plus|minus|times|over|'
+  r'through|vs|x|hundred|thousand|million)\b)[^\W\d_])',
+  re.MULTILINE,
+)
+_BARE = re.compile(rf'\A{_BEFORE}*([01])[\s.{_AFTER}]*\Z')
 _PLACE = re.compile(r'\{(reference|predicted)\}')
 
 
@@ -138,13 +153,15 @@ def read(answer: str | None) -> Verdict:
   said, _ = extract.after_thinking(answer)
   if said is None:
     return Verdict(math.nan, 'judge/unparsable')
-  bare = _BARE.fullmatch(said.strip())
-  found = {bare[1]} if bare else set(_SCORE.findall(said))
-  if len(found) > 1:
+  if bare := _BARE.match(said.strip()):
+    return _of(bare[1] == '1')
+  places = [match.end() for match in _SCORE.finditer(said)]
+  if {'0', '1'} <= {said[place] for place in places}:
     return Verdict(math.nan, 'judge/both')
-  if not found:
+  numbers = [_NUMBER.match(said, place) for place in places]
+  if not numbers or None in numbers:
     return Verdict(math.nan, 'judge/unparsable')
-  return _of(found == {'1'})
+  return _of(numbers[0][1] == '1')
 
 
 def weigh(

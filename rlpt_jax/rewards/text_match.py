@@ -59,10 +59,7 @@ def tokens(
   letters, ligatures and superscripts are plain ones, and dashes are one.
   """
   if not text.isascii():
-    form = 'NFKC' if ignore_form else 'NFC'
-    text = ''.join(
-      unicodedata.normalize(form, piece) for piece in _PIECE.findall(text)
-    )
+    text = normalized(text, 'NFKC' if ignore_form else 'NFC')
     if ignore_form:
       text = text.translate(_DASHES)
   if ignore_case:
@@ -71,6 +68,13 @@ def tokens(
     return _TOKEN.findall(text)
   found = _TOKEN.findall(_HYPHEN.sub(' ', text))
   return [token for token in found if not _is_dropped(token)]
+
+
+def normalized(text: str, form: str) -> str:
+  """The text in a form of Unicode, a long word in pieces."""
+  return ''.join(
+    unicodedata.normalize(form, piece) for piece in _PIECE.findall(text)
+  )
 
 
 def exact(prediction: list[str], references: list[list[str]]) -> float:

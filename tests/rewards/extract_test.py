@@ -1,7 +1,5 @@
 r"""The table of the module's docstring, and texts that nobody would write."""
 
-import time
-
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -133,14 +131,3 @@ def test_an_answer_or_a_reason_whatever_comes(completion):
         assert '</think>' not in text and '<think>' not in text
   text, _ = extract.prediction(completion)
   assert text is None or (START not in text and END not in text)
-
-
-@pytest.mark.parametrize('piece', [*PIECES, r'\boxed{}', START + END, '{}'])
-def test_megabytes_take_no_time(piece):
-  """4 MB of anything: what is quadratic in them would take hours."""
-  text = piece * (4_000_000 // len(piece))
-  start = time.process_time()
-  for end in ('', START, END, r'\boxed{', '}'):
-    extract.prediction(text + end)
-    extract.boxed(text + end)
-  assert time.process_time() - start < 60

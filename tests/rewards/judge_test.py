@@ -11,7 +11,6 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, remote
 from rlpt_jax.rewards import judge as lib
 from rlpt_jax.rewards.scores import Verdict
-from tests.linear import ends_soon
 from tests.rewards import judges
 
 REFERENCES = ('The cat sat on the mat. ', 'It was warm.', ' It slept.')
@@ -215,6 +214,16 @@ def test_options_that_cannot_be(options, message):
     ('**1**', 1), ('1.', 1), ('Score: 1\nScore: 1', 1), ('1, so Score: 1', 1),
     ('<think>Score: 0? No.</think>\nScore: 1', 1), ('is</think>0', 0),
     ('Score: 1' + ' ' * 10, 1), ('Score: 1 <eos>', 1),
+    ('Score: 0<|im_end|>', 0), ('<score>1</score>', 1), ('Score -> 1', 1),
+    ('Score => 0', 0), ('Score - 1', 1), ('Score:\n- 1', 1), ('Score 1', 1),
+    ('- 1', 1), ('* 0', 0), ('"0"', 0), ('(1)', 1), ('[[0]]', 0),
+    ('{"score": 1, "why": "2 of 3 facts"}', 1), ('{"score": "0"}', 0),
+    ('```json\n{"score": 1}\n```', 1), ('| Score | 1 |', 1),
+    ('**Score: 0** – it differs', 0), ('Score: 0 (it differs)', 0),
+    ('Score: 1 because both are 5', 1), ('Score: 1\r\nReason: 5 of 5.', 1),
+    ('Score: 1; the same', 1), ('Score: 1!', 1), ('Score: 1...', 1),
+    ('Score: 1。', 1), ('Score：0，因为不同', 0), ('Score: 1 Score: 1', 1),
+    ('The sentences score well: 5 of 5.\nScore: 1', 1),
   ],
 )  # fmt: skip
 def test_what_parses(answer, score):
@@ -233,7 +242,33 @@ def test_what_parses(answer, score):
     ('a score of 1', 'unparsable'), ('10', 'unparsable'), ('0 1', 'unparsable'),
     ('<think>Score: 1', 'unparsable'), ('Score: one', 'unparsable'),
     ('Score: 1</think>', 'unparsable'),
+    # Another number, or a part of one.
+    ('Score: 1 / 10', 'unparsable'), ('Score: 1/10', 'unparsable'),
+    ('Score: 1 out of 10', 'unparsable'), ('1 out of 10', 'unparsable'),
+    ('Score: 1 Out of ten', 'unparsable'), ('Score: 1 of 1', 'unparsable'),
+    ('Score: 1 (out of 10)', 'unparsable'), ('Score: 1, of 10', 'unparsable'),
+    ('-1', 'unparsable'), ('−1', 'unparsable'), ('+1', 'unparsable'),
+    ('Score: -1', 'unparsable'), ('Score -1', 'unparsable'),
+    ('Score: −1', 'unparsable'), ('Score: –1', 'unparsable'),
+    ('Score: ~1', 'unparsable'), ('Score: >0', 'unparsable'),
+    ('Score > 0', 'unparsable'), ('Score: ≥1', 'unparsable'),
+    ('Score: 1 %', 'unparsable'), ('Score: 1 percent', 'unparsable'),
+    ('Score: 1,000', 'unparsable'), ('Score: 1 000', 'unparsable'),
+    ('Score: 1. 5', 'unparsable'), ('Score: 1²', 'unparsable'),
+    ('Score: 1½', 'unparsable'), ('Score: ١', 'unparsable'),
+    ('Score: 1e3', 'unparsable'), ('Score: 1*2', 'unparsable'),
+    ('Score: 1_000', 'unparsable'), ('Score: 1?', 'unparsable'),
+    # Several, or a range.
+    ('Score: 0-1', 'unparsable'), ('Score: 0 - 1', 'unparsable'),
+    ('Score: 0–1', 'unparsable'), ('Score: 0..1', 'unparsable'),
+    ('Score: 0 to 1', 'unparsable'), ('Score: 0 or 1', 'unparsable'),
+    ('Score: 0, 1', 'unparsable'), ('Score: 0|1', 'unparsable'),
+    ('Score: 0/1', 'unparsable'), ('Score #1: 0', 'unparsable'),
+    ('Score 1: 0', 'unparsable'), ('Score: 1\nScore: 2', 'unparsable'),
+    ('Score: 1\nScore: -1', 'unparsable'),
     ('- Score: 0 or\n- Score: 1', 'both'), ('Score: 1 Score: 0', 'both'),
+    ('Score: 0\nScore: 1', 'both'), ('Score: 0/5\nScore: 1', 'both'),
+    ('Score: 0-1\nScore: 1', 'both'),
     (None, 'failed'),
   ],
 )  # fmt: skip
@@ -241,14 +276,6 @@ def test_what_is_no_verdict(answer, reason):
   found = lib.read(answer)
   assert math.isnan(found.reward)
   assert found.reason == f'judge/{reason}'
-
-
-@pytest.mark.parametrize(
-  'piece', ['score', 'Score: ', ' ', '*', '<think>', '</think>', '0', '\n']
-)
-def test_reading_takes_linear_time(piece):
-  with ends_soon():
-    lib.read(piece * (1_000_000 // len(piece)))
 
 
 def test_what_the_judge_answered_is_kept():

@@ -9,7 +9,6 @@ import pytest
 
 from rlpt_jax.rewards import extract, text_match
 from rlpt_jax.rewards.text_match import tokens
-from tests.linear import ends_soon
 from tests.rewards.scores_test import example
 
 A, B, C = 'the road was wet'.split(), 'so he fell'.split(), ['twice']
@@ -190,15 +189,3 @@ def test_a_completion_without_an_answer_is_wrong():
   assert found.reasons_PG.tolist() == [
     ['format/missing', 'right', 'wrong', 'format/open']
   ]
-
-
-@pytest.mark.parametrize(
-  'piece',
-  ['a', 'a ', '.', '-', 'a-', '1.', '1,1', '你', '\u0301\u0316', 'é', '\ud800',
-   '\ufdfa', '\x00', 'x' * 199 + '\u0301'],
-)  # fmt: skip
-def test_megabytes_take_no_time(piece):
-  """300,000 characters; as many combining marks would take 2 minutes."""
-  text = piece * (300_000 // len(piece))
-  with ends_soon():
-    assert tokens(text) is not None
