@@ -15,11 +15,17 @@ import rich.console
 
 from rlpt_jax.core import settings as settings_lib
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.programs import model_files, questions, results, rollouts, runs
+from rlpt_jax.programs import (
+  judges,
+  model_files,
+  questions,
+  results,
+  rollouts,
+  runs,
+)
 from rlpt_jax.programs.asked import check_tokens, special_ids
 from rlpt_jax.programs.generate import check_options, fingerprint
 from rlpt_jax.programs.group_files import GroupFile, Line
-from rlpt_jax.programs.judges import LocalModel
 from rlpt_jax.programs.model_files import ModelFiles
 from rlpt_jax.programs.next_segment import NextSegment
 from rlpt_jax.programs.one_host import broadcast, on_one_host
@@ -156,10 +162,13 @@ def evaluate(
         tasks.append(task)
     forget_what_is_empty(out)
     runs.check_config(out, sampling | options)
-    judges = [one.reward for one in loaded if isinstance(one, NextSegment)]
-    for part in settings_lib.objects(judges):
+    rewards = [one.reward for one in loaded if isinstance(one, NextSegment)]
+    for part in settings_lib.objects(rewards):
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
+    for reward in rewards:
+      if any(t.left for t in tasks if t.asked.reward is reward):
+        on_one_host(judges.try_out)(reward)
 
     plan = plan_for(tasks, slots=slots, max_new_tokens=max_new_tokens)
     plan = dataclasses.replace(plan, cache_dtype=cache_dtype)
@@ -333,7 +342,7 @@ def judged(
   """The lines of each group, from that of problem `first` on."""
   parts = settings_lib.objects(asked.reward)
   # A local judge computes on all hosts.
-  is_local = any(isinstance(part, LocalModel) for part in parts)
+  is_local = any(isinstance(part, judges.LocalModel) for part in parts)
   reward = asked.reward if is_local else on_one_host(asked.reward)
   while some := list(itertools.islice(groups, asked.together)):
     examples = asked.examples[first : first + len(some)]

@@ -11,9 +11,13 @@ the run, and counts what it computes.
 import abc
 import collections
 import dataclasses
+import inspect
+import logging
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from rlpt_jax.core import settings
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import Compute, Decoder
@@ -24,6 +28,8 @@ from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import Sizes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -44,17 +50,33 @@ class LocalModel(abc.ABC):
   spent: collections.Counter = dataclasses.field(
     init=False, default_factory=collections.Counter
   )
-  _ask = None
+  _ask = _tokenizer = None
+
+  def check(self):
+    """Raises for what can be known before the weights are read."""
+    if self._tokenizer is None:
+      files = model_files.find(self.model)
+      self._tokenizer = files.load_tokenizer(self.tokenizer)
+      files.check_tokenizer(self._tokenizer)
+
+  def _check_chat(self):
+    if self.chat:
+      try:
+        local_judge.question(self._tokenizer, 'Is it?', chat=True)
+      except ValueError as error:
+        raise ValueError(
+          f'{error} A judge without one, a base model, is asked by judges.'
+          f'{type(self).__name__}.chat = False.'
+        ) from error
 
   def __call__(self, *questions):
     if self._ask is None:
-      files = model_files.find(self.model)
+      self.check()
+      files, tokenizer = model_files.find(self.model), self._tokenizer
       decoder = Decoder(
         files.config, Compute(dtype=self.dtype), self.layout.layout()
       )
       params = files.load_params(layout=decoder.layout, dtype=self.dtype)
-      tokenizer = files.load_tokenizer(self.tokenizer)
-      files.check_tokenizer(tokenizer)
 
       def spend(read: int, said: int):
         self.spent['tokens'] += read + said
@@ -79,6 +101,10 @@ class Answering(LocalModel):
   slots: int = 64
   max_new_tokens: int = 16
   _engine = None
+
+  def check(self):
+    super().check()
+    self._check_chat()
 
   def _open(self, decoder, params, tokenizer, spend):
     plan = Plan(
@@ -105,6 +131,10 @@ class Weighing(LocalModel):
 
   rows: int = 16
 
+  def check(self):
+    super().check()
+    self._check_chat()
+
   def _open(self, decoder, params, tokenizer, spend):
     return local_judge.scorer(
       decoder, params, tokenizer, chat=self.chat, rows=self.rows,
@@ -120,6 +150,30 @@ class Reading(LocalModel):
 
   def _open(self, decoder, params, tokenizer, spend):
     return local_judge.reader(decoder, params, rows=self.rows, spend=spend)
+
+
+def try_out(reward: Reward):
+  """Finds out what is wrong with the judges of a reward before anything is
+  sampled. Those behind a URL are asked a few small questions, as the run will
+  ask: it waits for one that is down, warns of an answer that cannot be read,
+  and raises where none can.
+  """
+  for part in settings.objects(reward):
+    if isinstance(part, LocalModel):
+      part.check()
+    elif inspect.isfunction(part) and hasattr(part, 'try_judge'):
+      verdicts = part.try_judge()
+      unread = [v for v in verdicts if math.isnan(v.reward)]
+      if not unread:
+        continue
+      remote = next(x for x in settings.objects(part) if isinstance(x, Remote))
+      problem = (
+        f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
+        f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
+      )
+      if len(unread) == len(verdicts):
+        raise ValueError(f'{problem}. Nothing was sampled.')
+      logger.warning('%s.', problem)
 
 
 def by_likelihood(read: Reading, **options) -> Reward:

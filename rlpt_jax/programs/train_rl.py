@@ -199,6 +199,12 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
       )
     )
+    parts = list(settings.objects(config.reward))
+    for part in parts:  # Judges, and pools of processes.
+      if hasattr(part, 'close') and not isinstance(part, type):
+        stack.callback(part.close)
+    if max(store.steps(), default=0) < config.num_steps:
+      on_one_host(judges.try_out)(config.reward)
     state, record = runs.start(
       store, files, decoder.layout, optimizer, seed=config.seed
     )
@@ -234,10 +240,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     engine = stack.enter_context(
       Engine(sampler, state.params, plan_for(config, tokenizer))
     )
-    parts = list(settings.objects(config.reward))
-    for part in parts:  # Judges, and pools of processes.
-      if hasattr(part, 'close') and not isinstance(part, type):
-        stack.callback(part.close)
     local = [part for part in parts if isinstance(part, judges.LocalModel)]
     # A local judge computes on all hosts.
     reward = on_one_host(config.reward, called_by_all=bool(local))

@@ -74,6 +74,13 @@ additional content. Output format (choose one):
 - Score: 0 or
 - Score: 1"""
 
+# References and predictions to try a judge with: whatever the verdicts are.
+TRIED = (
+  ('The cat sat on the mat. It was warm.', 'The cat sat on the mat.'),
+  ('The cat sat on the mat. It was warm.', 'There was a cat on the mat.'),
+  ('Two and three are five.', 'It rained all day.'),
+)
+
 # What may stand between the word and the number, and before a bare number. A
 # dash that touches the number is a minus.
 _BEFORE = r'(?:[-=]>|[\s*_`"\'|:：=→({\[]|[-–—](?=\s))'
@@ -119,7 +126,15 @@ def by_answer(
       read(answer)._replace(answer=answer) for answer in complete(questions)
     ]
 
-  return _judged(verdicts, reference, find, min_share, prompt)
+  reward = _judged(verdicts, reference, find, min_share, prompt)
+  if hasattr(complete, 'ask_now'):
+    # A judge behind a URL can be tried before anything is sampled.
+    questions = [_filled(prompt, *pair) for pair in TRIED]
+    reward.try_judge = lambda: [
+      read(answer)._replace(answer=answer)
+      for answer in complete.ask_now(questions)
+    ]
+  return reward
 
 
 def by_probability(

@@ -22,21 +22,19 @@ and where a server repeats it, it is cut out of what is kept, raised or logged.
 import asyncio
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import datetime
-import email.utils
-import json
 import logging
 import os
 import pathlib
 import random
+import re
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlpt_jax.rewards import chat_api
 from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
 
 PROBE = 'Say 1.'
@@ -203,13 +201,23 @@ class Remote:
     return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
 
   def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+    prompts = list(prompts)
+    return self._run(lambda: self._answer_all(prompts))
+
+  def ask_now(self, prompts: Sequence[str]) -> list[str]:
+    """The server's own answers, not those of the cache. Waits for one that is
+    down, and raises for one that answers without an answer.
+    """
+    prompts = list(prompts)
+    return self._run(lambda: self._answer_now(prompts))
+
+  def _run(self, main: Callable[[], Any]):
     if self._closed:
       raise RuntimeError(f'{self.endpoint.url}: asked after it was closed.')
-    prompts, call = list(prompts), _Call()
+    call = _Call()
     self._calls.add(call)
     try:
-      ran = self._worker.submit(call.run, lambda: self._answer_all(prompts))
-      return ran.result()
+      return self._worker.submit(call.run, main).result()
     finally:
       # Where this thread was interrupted, the question is withdrawn.
       call.cancel()
@@ -261,6 +269,22 @@ class Remote:
     is_refused = not self._has_answered and len(faults) == len(prompts)
     if is_refused and all(fault.is_refusal for fault in faults):
       raise self._mistake(faults[0])
+    return answers
+
+  async def _answer_now(self, prompts: list[str]) -> list[str]:
+    answers = []
+    async with _session(self.endpoint, self.patience) as session:
+      batch = _Batch(session, self.endpoint, self.patience)
+      for prompt in prompts:
+        found = await self._try(batch, prompt)
+        if isinstance(found, Fault) and not found.is_refusal:
+          # One fault is enough: nothing else is under way that could wait.
+          faults = max(self._faults_in_a_row, self.patience.open_after)
+          self._faults_in_a_row = faults
+          found = await self._ask(batch, prompt)
+        if isinstance(found, Fault):
+          raise self._mistake(found)
+        answers.append(found)
     return answers
 
   def _cached(self, prompt: str) -> str | None:
@@ -330,9 +354,8 @@ class Remote:
     since, times = time.monotonic(), 0
     said, clock = since, time.strftime('%H:%M:%S')
     logger.warning(
-      '%s: %d requests failed in a row (%s); waiting for it since %s, %g s at '
-      'most', self.endpoint.url, self._faults_in_a_row, self._last_fault.detail,
-      clock, self.patience.wait,
+      '%s does not answer (%s); waiting for it since %s, %g s at most',
+      self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
     )  # fmt: skip
     while self._is_down():
       now = time.monotonic()
@@ -367,6 +390,12 @@ class Remote:
 
   def _mistake(self, fault: Fault) -> ValueError:
     asked = self.endpoint
+    if asked.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
+      return ValueError(
+        f'{asked.address}: {fault.detail}. model={asked.model!r} has no chat '
+        'template there: set remote.Endpoint.chat = False for a base model, or '
+        'give the server the template.'
+      )
     key = f', the key in ${asked.key_env}' if asked.key_env else ''
     return ValueError(
       f'{asked.address}: {fault.detail}. Are the address, '
@@ -434,18 +463,16 @@ class _Batch:
       said = f'{type(error).__name__}: {self._clean(str(error))}'
       return Fault('connection', said)
     if status == 200:
-      answer = _text(data)
+      answer = chat_api.answer(data)
       if answer is None:
         return Fault('garbled', f'no answer in {self._excerpt(data)}')
       return self._clean(answer)
     said = f'HTTP {status} {self._excerpt(data)}'
-    return Fault(f'http/{status}', said, status, _seconds(retry_after))
+    return Fault(f'http/{status}', said, status, chat_api.seconds(retry_after))
 
   def _excerpt(self, data: bytes) -> str:
     """The message of an error, or how the body begins, on one line."""
-    text = data.decode(errors='replace')
-    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-      text = str(json.loads(text)['error']['message'])
+    text = chat_api.error_message(data.decode(errors='replace'))
     # Before it is cut, which might leave half a key.
     return repr(' '.join(self._clean(text).split())[:200])
 
@@ -469,32 +496,3 @@ def _cleaner(endpoint: Endpoint) -> Callable[[str], str]:
   if key is None or len(key) < SHORTEST_SECRET:
     return lambda text: text
   return lambda text: text.replace(key, '[key]')
-
-
-def _text(data: bytes) -> str | None:
-  """What an answer says; None if it is not one."""
-  try:
-    choice = json.loads(data)['choices'][0]
-    said = (
-      choice['message']['content'] if 'message' in choice else choice['text']
-    )
-  except (ValueError, TypeError, LookupError, RecursionError):
-    return None
-  if said is None:  # All its tokens went into thinking, say.
-    return ''
-  return said if isinstance(said, str) else None
-
-
-def _seconds(retry_after: str) -> float:
-  """A Retry-After: a number or a date."""
-  try:
-    seconds = float(retry_after)
-  except ValueError:
-    try:
-      when = email.utils.parsedate_to_datetime(retry_after)
-    except ValueError:
-      return 0.0
-    if when.tzinfo is None:
-      when = when.replace(tzinfo=datetime.UTC)
-    seconds = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
-  return seconds if 0 < seconds < float('inf') else 0.0

@@ -1,5 +1,6 @@
 """`rlpt evaluate`: models and benchmarks in, results and answers out."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,8 +20,8 @@ from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.programs import evaluate as evaluate_lib
-from rlpt_jax.programs import model_files, questions
-from rlpt_jax.rewards import scores
+from rlpt_jax.programs import model_files, next_segment, questions
+from rlpt_jax.rewards import judge, remote, scores
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
 
@@ -155,6 +156,22 @@ def test_checkpoints_share_an_engine(data, checkpoints, tmp_path, monkeypatch):
       same = tmp_path / 'both' / path.relative_to(out)
       assert same.read_bytes() == path.read_bytes()
   assert len(engines) == 3
+
+
+def test_a_judge_is_tried_before_a_model_is_loaded(data, tmp_path, monkeypatch):
+  def too_late(*arguments, **options):
+    raise AssertionError('the model was loaded first')
+
+  monkeypatch.setattr(model_files.ModelFiles, 'decoder', too_late)
+  answers = remote.Remote(remote.Endpoint(url='http://judge/v1', model='m'))
+  answers.ask_now = lambda prompts: ['Sure!'] * len(prompts)
+  ships = dataclasses.replace(
+    next_segment.of_files(f'{data}/ships.txt'), reward=judge.by_answer(answers)
+  )
+  with pytest.raises(ValueError, match="answered 'Sure!'"):
+    evaluate_lib.evaluate(
+      (RANDOM,), benchmarks=[ships], out=tmp_path, tokenizer='bytes'
+    )
 
 
 @pytest.mark.parametrize('keep', [0, 3.5])

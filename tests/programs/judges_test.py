@@ -14,7 +14,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import judges, local_judge
-from rlpt_jax.rewards import extract, judge, likelihood, remote
+from rlpt_jax.rewards import combine, extract, judge, likelihood, remote
 
 CONFIG = zoo.get('tiny_llama')
 EXAMPLE = Example(np.array([1], np.int32), ('a b. ', 'c'), 'asr', 'c', 'd', 0)
@@ -118,6 +118,65 @@ def test_another_models_tokenizer_is_refused(model, monkeypatch):
     ValueError, match='its vocabulary has 259 tokens, the tok'
   ):
     small([[1]], [[2]])
+
+
+class Server(remote.Remote):
+  """Answers without a server."""
+
+  def __init__(self, answers):
+    super().__init__(remote.Endpoint(url='http://judge:1/v1', model='m'))
+    self.answers, self.asked = answers, []
+
+  def ask_now(self, prompts):
+    self.asked += prompts
+    return self.answers
+
+
+def of(answers):
+  """(a reward with such a judge inside, the judge)."""
+  server = Server(answers)
+  asked = judge.by_answer(server, prompt=PROMPT)
+  return combine.weighted({'judge': (asked, 1.0)}), server
+
+
+def test_a_judge_is_tried_by_the_question_of_the_run(caplog):
+  reward, server = of(['Score: 1', 'Score: 0', '0'])
+  judges.try_out(reward)
+  cat = 'The cat sat on the mat.'
+  assert server.asked[0] == f'R {cat} It was warm. P {cat}'
+  assert len(server.asked) == 3 and not caplog.records
+  # Rewards without such a judge are not asked at all.
+  judges.try_out(judge.by_answer(lambda questions: 1 / 0))
+
+
+def test_a_judge_that_cannot_be_read_is_no_judge(caplog):
+  for answers, said in (
+    (['Sure!', '', 'Yes.'], "answered 'Sure!', expected 'Score: 0'"),
+    (['', '', ''], 'no tokens left'),
+  ):
+    with pytest.raises(ValueError, match='3 of 3 trial questions') as caught:
+      judges.try_out(of(answers)[0])
+    assert str(caught.value).startswith('http://judge:1/v1/chat/completions: ')
+    assert said in str(caught.value)
+  judges.try_out(of(['Score: 1', 'Score: 1', 'Sure!'])[0])
+  assert (
+    "1 of 3 trial questions got no verdict. The judge answered 'Sure!'"
+    in (caplog.text)
+  )
+
+
+def test_a_local_judge_is_looked_at_before_it_is_loaded(model):
+  options = {**OPTIONS, 'chat': True}
+  weighing = judges.Weighing(model=model, **options)
+  with pytest.raises(ValueError, match=r'template.*judges\.Weighing\.chat = F'):
+    judges.try_out(judge.by_probability(weighing))
+  answering = judges.Answering(model=f'{model}/nowhere', **OPTIONS)
+  with pytest.raises(ValueError, match='nowhere'):
+    judges.try_out(judge.by_answer(answering))
+  # One that only reads has no use for a template.
+  reading = judges.Reading(model=model, **options)
+  judges.try_out(judges.by_likelihood(reading))
+  assert weighing._ask is reading._ask is None
 
 
 def test_what_remote_judges_counted():

@@ -14,10 +14,11 @@ from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import scoring
 from rlpt_jax.programs import model_files, rollout_files
+from rlpt_jax.programs import train_rl as train_rl_lib
 from rlpt_jax.programs.collecting import Interruption, Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
-from rlpt_jax.rewards import scores
+from rlpt_jax.rewards import judge, remote, scores
 from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
 
@@ -315,6 +316,20 @@ def test_another_config_is_refused(task, tmp_path):
   # How far it goes may change.
   train_rl(dataclasses.replace(config, num_steps=2), workdir=tmp_path)
   assert [line['step'] for line in metrics(tmp_path)] == [0, 1]
+
+
+def test_a_judge_is_tried_before_anything_is_loaded(tmp_path, monkeypatch):
+  def too_late(*arguments, **options):
+    raise AssertionError('the model was loaded first')
+
+  monkeypatch.setattr(train_rl_lib.runs, 'start', too_late)
+  answers = remote.Remote(remote.Endpoint(url='http://judge/v1', model='m'))
+  answers.ask_now = lambda prompts: ['Sure!'] * len(prompts)
+  config = learning_task.learning(
+    tmp_path, 'random:tiny_qwen3', reward=judge.by_answer(answers)
+  )
+  with pytest.raises(ValueError, match="answered 'Sure!'"):
+    train_rl(config, workdir=tmp_path)
 
 
 def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):

@@ -3,8 +3,6 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import datetime
-import email.utils
 import logging
 import random
 import re
@@ -224,17 +222,6 @@ def test_retry_after_is_for_all():
   assert len(times) == 10
 
 
-def test_retry_after_as_a_date():
-  now = datetime.datetime.now(datetime.UTC)
-  in_a_minute = email.utils.format_datetime(
-    now + datetime.timedelta(seconds=60), usegmt=True
-  )
-  assert 55 < lib._seconds(in_a_minute) <= 60
-  assert lib._seconds('2.5') == 2.5
-  for odd in ('', 'soon', '-1', 'nan', 'inf', 'Wed, 21 Oct 2015 07:28:00 GMT'):
-    assert lib._seconds(odd) == 0
-
-
 def test_a_thousand_calls_with_random_faults(tmp_path):
   rng = random.Random(0)
   faults = ['drop', 'truncated', 'garbage', 'other_json', 'slow',
@@ -289,7 +276,7 @@ def test_a_run_waits_for_a_judge_that_is_down(caplog, monkeypatch):
     assert 8 <= tries <= 8 + 20
     assert _failures(client) == {}
   said = [record.getMessage() for record in caplog.records]
-  assert 'requests failed in a row (ClientConnectorError' in said[0]
+  assert 'does not answer (ClientConnectorError' in said[0]
   since = re.search(r'waiting for it since (..:..:..), 20 s at most', said[0])
   for reminder in said[1:-1]:
     assert reminder.startswith(f'{judge.url}: waiting for it since {since[1]},')
@@ -361,6 +348,52 @@ def test_while_it_is_down_only_probes_are_sent():
   # 4 opened it, when 3 that had taken their places were on their way.
   assert sum(in_vain.values()) <= 4 + 3
   assert probes > 5
+
+
+# Asked at the start of a run.
+
+
+def test_at_the_start_a_judge_that_is_down_is_waited_for(caplog):
+  def act(prompt, nth):
+    return ('status', 503) if judge.tries[lib.PROBE] < 3 else 'answer'
+
+  with judges.running(act) as judge, _client(judge) as client:
+    assert client.ask_now(['a', 'b']) == [verdict('a'), verdict('b')]
+    # One fault is enough to wait.
+    assert judge.tries == {'a': 2, 'b': 1, lib.PROBE: 3}
+  said = [record.getMessage() for record in caplog.records]
+  assert f"{judge.url} does not answer (HTTP 503 'no'); waiting" in said[0]
+  judge.act = lambda *_: 'drop'
+  with _client(judge, wait=0.05) as client:
+    with _within(2), pytest.raises(lib.Unavailable):
+      client.ask_now(['a'])
+
+
+def test_at_the_start_it_is_the_server_that_is_asked(tmp_path):
+  cache = tmp_path / 'answers.jsonl'
+  with judges.running() as judge, _client(judge, cache=cache) as client:
+    client(['a'])
+    assert client.ask_now(['a']) == [verdict('a')]
+    assert judge.tries == {'a': 2}
+
+
+@pytest.mark.parametrize(
+  ('act', 'message'),
+  [
+    (('status', 400, 'seed: unknown field'), r"400 'seed: unknown.*fields="),
+    (('status', 404, 'no such model'), r"404 'no such model'.*model='org"),
+    (
+      ('status', 400, 'default chat template is no longer allowed'),
+      r"model='org/judge' has no chat template there: .*Endpoint\.chat = False",
+    ),
+  ],
+)
+def test_at_the_start_a_mistake_is_told(act, message):
+  with judges.running(lambda *_: act) as judge, _client(judge) as client:
+    with pytest.raises(ValueError, match=message) as caught:
+      client.ask_now(['a'])
+    assert len(str(caught.value).splitlines()) == 1
+    assert sum(judge.tries.values()) == 1
 
 
 # Mistakes.
