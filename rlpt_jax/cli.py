@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
       )
     if distributed:
       join_others()
-    run(name, arguments)
+    run(name, arguments, alone=not distributed)
   except (ValueError, OSError) as error:
     # What a user can cause is a ValueError with a message for the user, or
     # what the file system says.
@@ -107,11 +107,19 @@ def summary(name: str) -> str:
   return docstring.splitlines()[0]
 
 
-def run(name: str, arguments: list[str]):
-  """Imports a program and calls it with its arguments."""
+def run(name: str, arguments: list[str], *, alone: bool = True):
+  """Imports a program and calls it with its arguments.
+
+  alone: no other process computes with this one. The others might not find what
+    this one has compiled before; on GPUs they compile together or wait.
+  """
   import tyro
 
   module = importlib.import_module(f'{WHERE}.{name}')
+  if alone and 'jax' in sys.modules:
+    from rlpt_jax.core import program_cache
+
+    program_cache.use()
   return tyro.cli(
     _command(getattr(module, name)),
     args=arguments,

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     'algorithms', 'analysis', 'core', 'data', 'models', 'quickstart',
     'rewards', 'sampling', 'serving', 'training',
   },
-  'cli': {'programs'},
+  'cli': {'core', 'programs'},
 }  # fmt: skip
 
 # Library -> where it may be imported, '' for nowhere.
