@@ -33,6 +33,9 @@ class Tokenizer(Protocol):
   bos_id: int | None  # What begins every text, if anything does.
   pad_id: int
   eos_ids: tuple[int, ...]  # All that end a text, the tokenizer's own first.
+  # The most characters of a text that a token stands for; more only where a
+  # tokenizer joins blanks or takes a whole word for unknown.
+  longest_token: int
 
   def encode(self, text: str) -> list[int]:
     """Ids of plain text: none is added, none of them is special."""
@@ -78,6 +81,7 @@ class ByteTokenizer:
   """UTF-8: a byte is its id. Any string comes back as it was."""
 
   vocab_size = 259
+  longest_token = 1
   eos_ids = (256,)
   pad_id = 257
   bos_id = 258
@@ -122,6 +126,8 @@ class SentencePieceTokenizer:
       ) from error
     self._path, self._model = path, model
     self.vocab_size = model.get_piece_size()
+    pieces = model.id_to_piece(list(range(self.vocab_size)))
+    self.longest_token = max(map(len, pieces))
     # SentencePiece says -1 for a symbol that a model lacks.
     self.bos_id = model.bos_id() if model.bos_id() >= 0 else None
     self.eos_ids = (model.eos_id(),) if model.eos_id() >= 0 else ()
@@ -182,7 +188,10 @@ class HuggingFaceTokenizer:
     begins = backend.encode('', add_special_tokens=True).ids
     bos = tokenizer.bos_token_id
     self.bos_id = bos if bos in begins else None
-    self.vocab_size = max(backend.get_vocab().values()) + 1
+    vocabulary = backend.get_vocab()
+    self.vocab_size = max(vocabulary.values()) + 1
+    # Byte-level BPE spells a token with a character for each of its bytes.
+    self.longest_token = max(map(len, vocabulary))
     self._directory, self._tokenizer = directory, tokenizer
 
     # Special is what the file calls so, and what has a role or ends a text: a

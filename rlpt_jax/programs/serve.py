@@ -17,12 +17,15 @@ from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import Sizes
-from rlpt_jax.serving import http
+from rlpt_jax.serving import connections, http
 from rlpt_jax.serving.protocol import Served
 
 # Most calls ask for one answer, so that every slot has a prompt of its own; of
 # those that ask for several, so many share the cache of the prompt.
 GROUP = 4
+# Connections besides those that a completion runs or waits for: clients keep
+# some open between two calls.
+RESTING = 256
 
 
 def serve(
@@ -108,13 +111,20 @@ def serve(
     )
     files.warn_of_length(max_prompt_tokens, max_new_tokens)
     params = files.load_params(layout=decoder.layout, dtype=dtype)
+    limits = http.Limits(connections=room_for(served.max_samples))
     with Engine(decoder, params, plan, consume=True) as engine:
       warm_up(engine)
-      asyncio.run(_run(engine, served, sock, token))
+      asyncio.run(_run(engine, served, sock, token, limits))
   print('stopped')
 
 
-async def _run(engine, served: Served, sock: socket.socket, token: str | None):
+async def _run(
+  engine,
+  served: Served,
+  sock: socket.socket,
+  token: str | None,
+  limits: http.Limits,
+):
   stopped = asyncio.Event()
   for number in (signal.SIGINT, signal.SIGTERM):
     asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -123,8 +133,23 @@ async def _run(engine, served: Served, sock: socket.socket, token: str | None):
     print(f'serving {served.name} at {url(sock)}/v1', flush=True)
 
   await http.run(
-    engine, served, sock, token=token, stopped=stopped, on_ready=on_ready
-  )
+    engine, served, sock,
+    token=token, stopped=stopped, on_ready=on_ready, limits=limits,
+  )  # fmt: skip
+
+
+def room_for(max_samples: int) -> int:
+  """How many connections the server accepts."""
+  wanted = max_samples + RESTING
+  found = connections.most(wanted)
+  if found < max_samples:
+    print(
+      f'warning: at most {found} connections, for the system allows no more '
+      f'open files, while {max_samples} completions may run or wait. Raise '
+      'the limit (ulimit -Hn) if as many clients ask at the same time.',
+      file=sys.stderr,
+    )
+  return found
 
 
 def read_token(variable: str | None) -> str | None:

@@ -1,25 +1,46 @@
 """The routes of OpenAI's API. The only module that knows aiohttp."""
 
 import asyncio
+import concurrent.futures
 import contextlib
+import dataclasses
 import hmac
 import json
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from aiohttp import web
 
 from rlpt_jax.serving import answers, protocol
+from rlpt_jax.serving.connections import Connections
 from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError, Query, Served
 from rlpt_jax.serving.text import Piece, Transcript
 from rlpt_jax.serving.worker import Job, Worker
 
-MAX_BODY = 8 * 2**20
+LONG_BODY = 2**16  # Bytes; longer ones are understood one after the other.
 GRACE = 3.0  # Seconds that what runs has to finish when the server stops.
 BACKLOG = 1024  # A queue that is full says so; a refused connection does not.
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """How much of a server its clients may hold.
+
+  connections: beyond them an idle one gives way to the next.
+  patience: seconds for which it does not.
+  seconds: for the headers of a request (also how long a connection may rest
+    between two), as many for its body, and for each piece of a stream.
+  body: bytes of one request; bodies: of all that are being read.
+  """
+
+  connections: int = 512
+  patience: float = 0.5
+  seconds: float = 60.0
+  body: int = 8 * 2**20
+  bodies: int = 64 * 2**20
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -59,27 +80,38 @@ async def run(
   token: str | None,
   stopped: asyncio.Event,
   on_ready: Callable[[], None],
+  limits: Limits = Limits(),
 ):
   """Serves until `stopped`; RuntimeError if the engine fails before that."""
-  with Worker(engine, max_samples=served.max_samples) as worker:
-    server = Server(served, worker, token=token)
+  connections = Connections(limits.connections, patience=limits.patience)
+  with (
+    Worker(engine, max_samples=served.max_samples) as worker,
+    Server(served, worker, connections, token=token, limits=limits) as server,
+  ):
     runner = web.AppRunner(
       server.app(),
       access_log=None,
       handler_cancellation=True,  # Of those whose client has hung up.
       shutdown_timeout=1.0,
+      # Headers are due by then: aiohttp closes what has sent no whole request.
+      keepalive_timeout=limits.seconds,
     )
     await runner.setup()
     try:
-      site = web.SockSite(runner, sock, backlog=BACKLOG)
-      await site.start()
+      sock.setblocking(False)
+      sock.listen(BACKLOG)
+      accepting = asyncio.ensure_future(connections.accept(sock, runner.server))
       on_ready()
       stopping = asyncio.ensure_future(stopped.wait())
       await asyncio.wait(
-        [stopping, worker.failed], return_when=asyncio.FIRST_COMPLETED
+        [stopping, worker.failed, accepting],
+        return_when=asyncio.FIRST_COMPLETED,
       )
       stopping.cancel()
-      await site.stop()
+      accepting.cancel()
+      with contextlib.suppress(asyncio.CancelledError):
+        await accepting
+      sock.close()
       await worker.drain(GRACE)
     finally:
       await runner.cleanup()
@@ -93,12 +125,29 @@ async def run(
 class Server:
   """The handlers, and what they share."""
 
-  def __init__(self, served: Served, worker: Worker, *, token: str | None):
+  def __init__(
+    self,
+    served: Served,
+    worker: Worker,
+    connections: Connections,
+    *,
+    token: str | None,
+    limits: Limits,
+  ):
     self._served, self._worker, self._token = served, worker, token
+    self._connections, self._limits = connections, limits
     self._created = int(time.time())
+    self._bodies = 0  # Bytes of all that are being read.
+    self._long = concurrent.futures.ThreadPoolExecutor(1, 'long_bodies')
+
+  def __enter__(self) -> 'Server':
+    return self
+
+  def __exit__(self, *_):
+    self._long.shutdown(cancel_futures=True)
 
   def app(self) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[self._answer])
+    app = web.Application(middlewares=[self._answer])
     app.add_routes([
       web.post('/v1/completions', self._completions),
       web.post('/v1/chat/completions', self._chat),
@@ -120,12 +169,15 @@ class Server:
       answer = _of_aiohttp(request, error)
     except Exception as error:
       answer = _as_answer(error)
-    return web.Response(
+    response = web.Response(
       body=_json(answers.error(answer)),
       status=answer.status,
       content_type='application/json',
       headers=answer.headers,
     )
+    if answer.status in (401, 408):
+      response.force_close()  # The rest of the body is not waited for.
+    return response
 
   def _authorize(self, request: web.Request):
     if self._token is None or request.path == '/health':
@@ -170,20 +222,72 @@ class Server:
         f'Content-Type is {request.content_type}: expected application/json.',
         status=415,
       )
-    body = await request.read()
-    # A long prompt takes a while: the others go on meanwhile.
-    query = await asyncio.to_thread(protocol.read, kind, body, self._served)
-    job = self._worker.submit(query.requests)
+    with self._connections.busy(request.transport):
+      query = await self._read(request, kind)
+      job = self._worker.submit(query.requests)
+      try:
+        await job.next()  # Accepted: only now is it known that it is no error.
+        answer = answers.Answer(query, self._served)
+        transcripts = self._transcripts(query)
+        pieces = self._pieces(job, transcripts)
+        if query.stream:
+          seconds = self._limits.seconds
+          return await _stream(request, answer, transcripts, pieces, seconds)
+        return await _whole(answer, transcripts, pieces)
+      finally:
+        self._worker.cancel(job)  # Of a client that has hung up, say.
+
+  async def _read(self, request: web.Request, kind: str) -> Query:
+    """What a body asks for; the others go on while a long one is read."""
+    with self._room_for_body(request):
+      try:
+        async with asyncio.timeout(self._limits.seconds):
+          body = await self._body(request)
+      except TimeoutError:
+        raise ApiError(
+          f'The body did not come within {self._limits.seconds:g} seconds.',
+          status=408,
+        ) from None
+      executor = self._long if len(body) > LONG_BODY else None
+      return await asyncio.get_running_loop().run_in_executor(
+        executor, protocol.read, kind, body, self._served
+      )
+
+  @contextlib.contextmanager
+  def _room_for_body(self, request: web.Request) -> Iterator[None]:
+    size = request.content_length
+    if size is None or 'Content-Encoding' in request.headers:
+      size = self._limits.body  # It is not known before it is there.
+    if size > self._limits.body:
+      raise self._too_large()
+    if self._bodies + size > self._limits.bodies:
+      raise ApiError(
+        f'{self._bodies:,} bytes of requests are being read: expected at most '
+        f'{self._limits.bodies:,} with yours. Try again later.',
+        status=429,
+        code='queue_full',
+        headers={'Retry-After': '1'},
+      )
+    self._bodies += size
     try:
-      await job.next()  # Accepted: only now is it known that this is no error.
-      answer = answers.Answer(query, self._served)
-      transcripts = self._transcripts(query)
-      pieces = self._pieces(job, transcripts)
-      if query.stream:
-        return await _stream(request, answer, transcripts, pieces)
-      return await _whole(answer, transcripts, pieces)
+      yield
     finally:
-      self._worker.cancel(job)  # Of a client that has hung up, say.
+      self._bodies -= size
+
+  async def _body(self, request: web.Request) -> bytearray:
+    # Not by request.read, which would keep it until the answer is complete.
+    body = bytearray()
+    async for data in request.content.iter_any():
+      body += data
+      if len(body) > self._limits.body:
+        raise self._too_large()
+    return body
+
+  def _too_large(self) -> ApiError:
+    return ApiError(
+      f'The body is too large: expected at most {self._limits.body} bytes.',
+      status=413,
+    )
 
   def _transcripts(self, query: Query) -> list[Transcript]:
     return [
@@ -227,7 +331,9 @@ async def _whole(answer, transcripts, pieces) -> web.Response:
   return _ok(answer.whole(joined, _num_tokens(transcripts)))
 
 
-async def _stream(request, answer, transcripts, pieces) -> web.StreamResponse:
+async def _stream(
+  request, answer, transcripts, pieces, seconds: float
+) -> web.StreamResponse:
   response = web.StreamResponse(
     headers={
       'Content-Type': 'text/event-stream; charset=utf-8',
@@ -236,7 +342,12 @@ async def _stream(request, answer, transcripts, pieces) -> web.StreamResponse:
   )
 
   async def send(data: bytes):
-    await response.write(b'data: ' + data + b'\n\n')
+    try:
+      async with asyncio.timeout(seconds):
+        await response.write(b'data: ' + data + b'\n\n')
+    except TimeoutError:  # The client does not read what it has asked for.
+      request.transport.abort()
+      raise ConnectionAbortedError from None
 
   with contextlib.suppress(ConnectionError):  # The client has gone.
     await response.prepare(request)
@@ -275,7 +386,6 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
   messages = {
     404: f'{request.path}: no such route; expected one below /v1.',
     405: f'{request.path}: no {request.method} here; see Allow.',
-    413: f'The body is too large: expected at most {MAX_BODY} bytes.',
   }
   allow = error.headers.get('Allow')
   return ApiError(

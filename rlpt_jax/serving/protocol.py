@@ -84,6 +84,11 @@ class Served:
   max_samples: int  # Of one call: all that run or wait at the same time.
   group: int  # Samples of a prompt that the engine runs as one request.
 
+  @property
+  def max_prompt_characters(self) -> int:
+    """The longest text that there is room for, were its tokens the longest."""
+    return self.max_prompt_tokens * self.tokenizer.longest_token
+
 
 @dataclasses.dataclass(frozen=True)
 class Query:
@@ -99,7 +104,7 @@ class Query:
   with_top_logprobs: bool  # One: that of the token itself, which is greedy.
 
 
-def read(kind: str, body: bytes, served: Served) -> Query:
+def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
   """The query that a body of JSON asks for, or an ApiError."""
   fields = _parse(body)
   _check_model(fields.get('model'), served)
@@ -164,7 +169,7 @@ def _draw_seed() -> int:
   return int.from_bytes(os.urandom(4), 'little')
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes | bytearray) -> dict[str, Any]:
   def refuse(constant: str):
     raise ValueError(f'{constant} is no JSON')
 
@@ -317,6 +322,9 @@ def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
       f'{len(prompts)}. Ask for them in several calls.',
       param='prompt',
     )
+  # All of them first: to encode a text takes much longer than to measure it.
+  for p in prompts:
+    _check_length(len(p), 'prompt', served)
   tokenizer = served.tokenizer
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   tokens = [
@@ -340,6 +348,9 @@ def _chat(fields: dict[str, Any], served: Served) -> list[list[int]]:
   if not isinstance(messages, list) or not messages:
     raise _expected('messages', 'a list of at least one message', messages)
   chat = [_message(m, f'messages[{i}]') for i, m in enumerate(messages)]
+  # A token at least for each message, whatever the template makes of it.
+  lengths = [max(1, len(m['role'] + m['content'])) for m in chat]
+  _check_length(sum(lengths), 'messages', served)
   try:
     tokens = served.tokenizer.encode_chat(chat)
   except Exception as error:  # A template refuses in its own way.
@@ -377,6 +388,19 @@ def _message(message: Any, where: str) -> dict[str, str]:
       )
     texts.append(part)
   return {'role': role, 'content': ''.join(texts)}
+
+
+def _check_length(characters: int, param: str, served: Served):
+  """Raises for a text that is too long, whatever its tokens are."""
+  if characters > served.max_prompt_characters:
+    raise ApiError(
+      f'{param}: {characters:,} characters, expected at most '
+      f'{served.max_prompt_tokens:,} tokens, which have no more than '
+      f'{served.max_prompt_characters:,}. Shorten it, or start the server with '
+      'a larger --max_prompt_tokens.',
+      param=param,
+      code='context_length_exceeded',
+    )
 
 
 def _check_tokens(tokens: list[int], param: str, served: Served):

@@ -183,6 +183,25 @@ def test_bytes_decode_anything():
   assert tokenizer.pad_id == 257
 
 
+@quick
+@hypothesis.given(about_models)
+def test_no_token_is_longer_than_the_longest(hf, exact_model, text):
+  for tokenizer in (
+    tokenizer_lib.load('bytes'),
+    tokenizer_lib.load(exact_model),
+    hf,
+  ):
+    assert len(text) <= len(tokenizer.encode(text)) * tokenizer.longest_token
+
+
+def test_the_longest_token_is_one_of_the_vocabulary(hf, exact_model):
+  for tokenizer in (tokenizer_lib.load(exact_model), hf):
+    longest = tokenizer.longest_token
+    texts = (tokenizer.decode([i]) for i in range(tokenizer.vocab_size))
+    # Special tokens say nothing, and a blank is part of some.
+    assert max(map(len, texts)) <= longest <= len('<|endoftext|>')
+
+
 # SentencePiece.
 
 

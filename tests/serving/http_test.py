@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
 
 import openai
 import pytest
@@ -273,7 +274,7 @@ def test_models_and_health(client, server):
     ({'temperature': -1.0}, 400, 'temperature', None, 'expected'),
     ({'model': 'x'}, 404, 'model', 'model_not_found', "expected 'toy'"),
     ({'prompt': 'x' * 500}, 400, 'prompt', 'context_length_exceeded',
-     '501 tokens, expected at most 100'),
+     '500 characters, expected at most 100 tokens'),
     ({'prompt': 'never'}, 400, None, None, 'this cannot be served'),
     ({'prompt': 'never', 'stream': True}, 400, None, None, 'cannot be served'),
   ],
@@ -311,7 +312,7 @@ def test_a_chat_without_a_template():
     ('POST', '/v1/completions', b'{}', {'Content-Encoding': 'gzip'}, 400, ''),
     ('POST', '/v1/completions', b' ' * (8 * 2**20 + 1), {}, 413, 'at most 83'),
     ('POST', '/v1/completions', b'{"model": "toy", "prompt": "%s"}'
-     % (b'x' * 2**22), {}, 400, '4194305 tokens, expected at most 100'),
+     % (b'x' * 2**22), {}, 400, '4,194,304 characters, expected at most 100'),
     ('POST', '/v1/chat/completions', b'{"model": "toy"}', {}, 400, 'messages'),
     ('GET', '/v1/completions', None, {}, 405, 'no GET here'),
     ('POST', '/v1/models', b'', {}, 405, 'no POST here'),
@@ -370,7 +371,7 @@ def _socket(server, body: dict):
   """A socket with a call sent."""
   host, port = server.url.removeprefix('http://').split(':')
   data = json.dumps(body).encode()
-  sock = socket.create_connection((host, int(port)))
+  sock = socket.create_connection((host, int(port)), timeout=5)
   head = (
     'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json'
     f'\r\nContent-Length: {len(data)}\r\n\r\n'
@@ -432,6 +433,150 @@ def test_half_a_call_is_none():
     with _client(server) as client:
       _complete(client)
   assert len(server.engine.submitted) == 1
+
+
+# Those who hold what others need.
+
+CHUNKED = (
+  b'POST /v1/completions HTTP/1.1\r\nHost: x\r\n'
+  b'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n'
+)
+HALF = b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Half: '
+HEAD = (
+  b'POST /v1/completions HTTP/1.1\r\nHost: x\r\n'
+  b'Content-Type: application/json\r\nContent-Length: %d\r\n\r\n'
+)
+
+
+@contextlib.contextmanager
+def _sockets(server, data: bytes, count: int = 1):
+  """Sockets of clients that send the data, and no more."""
+  host, port = server.url.removeprefix('http://').split(':')
+  with contextlib.ExitStack() as stack:
+    opened = []
+    for _ in range(count):
+      sock = socket.create_connection((host, int(port)), timeout=5)
+      opened.append(stack.enter_context(sock))
+      sock.sendall(data)
+    yield opened
+
+
+def test_who_has_no_token_keeps_nobody_out(capfd):
+  limits = {'token': 'mine', 'connections': 4, 'patience': 0.0}
+  with toy.running(**limits) as server:
+    with _sockets(server, HALF, 40), _client(server, 'mine') as client:
+      assert _complete(client).choices[0].text == ' ba/0/7/1'
+    # Nor who asks for what needs no token, over and over.
+    with _sockets(server, b'GET /health HTTP/1.1\r\nHost: x\r\n\r\n', 40):
+      with _client(server, 'mine') as client:
+        assert _complete(client).choices[0].text == ' ba/0/7/1'
+  assert capfd.readouterr().err == ''
+
+
+def test_who_is_answered_does_not_give_way():
+  limits = {'connections': 2, 'patience': 0.0}
+  engine = _endless(say=lambda *_: LONG, chunk=20)
+  with toy.running(engine, **limits) as server, _client(server) as client:
+    stream = _complete(client, max_tokens=150, stream=True)
+    next(iter(stream))
+    with _sockets(server, HALF, 10):
+      assert len(_streamed(stream)[0]) + 20 == 150
+
+
+def test_half_a_head_is_not_waited_for():
+  with toy.running(seconds=0.05) as server:
+    with _sockets(server, HALF) as (sock,):
+      assert sock.recv(100) == b''
+
+
+def test_half_a_body_is_not_waited_for():
+  with toy.running(seconds=0.05) as server:
+    with _sockets(server, HEAD % 100 + b'{"model"') as (sock,):
+      answer = sock.recv(1000)
+      assert b' 408 ' in answer and b'Connection: close' in answer
+      assert b'did not come within 0.05 seconds' in answer
+    assert _raw(server, 'GET', '/health')[0] == 200
+
+
+def test_a_stream_that_nobody_reads_is_not_waited_for(monkeypatch, caplog):
+  from aiohttp import web
+
+  async def full(*_):  # As where the client's buffers are.
+    await asyncio.Event().wait()
+
+  monkeypatch.setattr(web.StreamResponse, 'write', full)
+  body = {'model': 'toy', 'prompt': 'a', 'max_tokens': 10_000, 'stream': True}
+  with toy.running(_endless(), PATIENT, seconds=0.05) as server:
+    with contextlib.closing(_socket(server, body)) as sock:
+      with contextlib.suppress(ConnectionResetError):
+        while sock.recv(1000):
+          pass
+    toy.eventually(lambda: server.engine.is_idle)
+  assert server.engine.cancelled == [(0, None)]
+  assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+  ('token', 'length', 'status', 'message'),
+  [
+    ('mine', 2**20, b' 401 ', b'Expected'),
+    (None, 2**23 + 1, b' 413 ', b'expected at most 8388608 bytes'),
+  ],
+)
+def test_a_body_that_is_not_taken_is_not_read(token, length, status, message):
+  with toy.running(token=token) as server:
+    with _sockets(server, HEAD % length) as (sock,):  # It never comes.
+      answer = sock.recv(1000)
+  assert status in answer and message in answer
+
+
+def test_all_bodies_together_have_a_limit():
+  with toy.running(bodies=1000) as server, _client(server) as client:
+    with _sockets(server, HEAD % 900 + b'{'):  # 900 bytes are to come.
+      toy.eventually(lambda: _is_refused(client))
+    toy.eventually(lambda: not _is_refused(client))
+    # Nobody knows how long one is that comes in chunks.
+    with _sockets(server, CHUNKED) as (sock,):
+      assert b' 429 ' in sock.recv(1000)
+
+
+def test_a_body_that_turns_out_too_large():
+  with toy.running(body=10) as server:
+    with _sockets(server, CHUNKED + b'b\r\n' + b' ' * 11) as (sock,):
+      answer = sock.recv(1000)
+  assert b' 413 ' in answer and b'expected at most 10 bytes' in answer
+
+
+def _is_refused(client):
+  try:
+    _complete(client, 'x' * 99, max_tokens=1)
+  except openai.RateLimitError as error:
+    assert 'expected at most 1,000 with yours' in str(error)
+    assert error.response.headers['Retry-After'] == '1'
+    return True
+  return False
+
+
+def test_a_long_prompt_keeps_nobody_waiting():
+  began, go_on = threading.Event(), threading.Event()
+
+  class Slow(toy.ChatTokenizer):
+    def encode(self, text):
+      if len(text) > 1000:
+        began.set()
+        assert go_on.wait(5)
+        return []
+      return super().encode(text)
+
+  model = toy.served(Slow(), max_prompt_tokens=10**5)
+  with toy.running(model=model) as server, _client(server) as client:
+    body = json.dumps({'model': 'toy', 'prompt': 'x' * 70_000}).encode()
+    with _sockets(server, HEAD % len(body) + body, 40) as sockets:
+      assert began.wait(5)
+      assert _complete(client).choices[0].text == ' ba/0/7/1'
+      go_on.set()
+      for sock in sockets:
+        assert b' 200 ' in sock.recv(100)
 
 
 # How it ends.

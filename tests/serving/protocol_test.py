@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlpt_jax.serving import protocol
 from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError
-from tests.serving.toy import EOS, served
+from tests.serving.toy import EOS, ChatTokenizer, served
 
 MESSAGES = [{'role': 'user', 'content': 'Hi'}]
 
@@ -271,10 +271,42 @@ def test_a_prompt_that_is_too_long_says_both_numbers():
     (COMPLETIONS, {'prompt': ['a', [1] * 102]}, 102),
     (CHAT, {'messages': [{'role': 'user', 'content': 'x' * 200}]}, 206),
   ):
-    error = _refused(kind, **fields)
+    error = _refused(kind, served(Wide()), **fields)
     assert (error.status, error.code) == (400, 'context_length_exceeded')
     _matches(f'{count} tokens, expected at most 100', error)
   _read(prompt='x' * 99)
+
+
+class Wide(ChatTokenizer):
+  """A token may stand for three characters, so texts are encoded to know."""
+
+  longest_token = 3
+
+
+@pytest.mark.parametrize(
+  ('kind', 'fields', 'characters'),
+  [
+    (COMPLETIONS, {'prompt': 'x' * 301}, 301),
+    (COMPLETIONS, {'prompt': ['a', 'x' * 400]}, 400),
+    (CHAT, {'messages': [{'role': 'u', 'content': 'x' * 300}]}, 301),
+    (CHAT, {'messages': [{'role': 'u', 'content': 'x' * 50}] * 6}, 306),
+    (CHAT, {'messages': [{'role': 'u', 'content': ['']}] * 301}, 301),
+  ],
+)
+def test_a_text_that_cannot_fit_is_not_encoded(kind, fields, characters):
+  class Measured(Wide):
+    def encode(self, text):
+      raise AssertionError('it takes long')
+
+    encode_chat = encode
+
+  error = _refused(kind, served(Measured()), **fields)
+  assert (error.status, error.code) == (400, 'context_length_exceeded')
+  _matches(
+    f'{characters} characters, expected at most 100 tokens, which have no '
+    'more than 300',
+    error,
+  )
 
 
 def test_a_prompt_without_tokens():

@@ -140,7 +140,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(engine=None, model=None, *, token=None):
+def running(engine=None, model=None, *, token=None, **limits):
   """A server of a toy, on a free port; stopped at the end."""
   engine, model = engine or ToyEngine(), model or served()
   ready = threading.Event()
@@ -157,8 +157,10 @@ def running(engine=None, model=None, *, token=None):
     with http.bind('127.0.0.1', 0) as sock:
       state.url = f'http://127.0.0.1:{sock.getsockname()[1]}'
       await http.run(
-        engine, model, sock, token=token, stopped=stopped, on_ready=ready.set
-      )
+        engine, model, sock,
+        token=token, stopped=stopped, on_ready=ready.set,
+        limits=http.Limits(**limits),
+      )  # fmt: skip
 
   def run():
     try:

@@ -1,0 +1,119 @@
+"""Who may hold a connection: as many as there is room for, whoever knocks."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+SPARE_FILES = 64  # Open files of a server besides its connections.
+RETRY = 1.0  # Seconds until the system is asked again for a connection.
+
+
+def most(wanted: int) -> int:
+  """The number of connections wanted, or fewer where the system allows fewer
+  open files; raises the soft limit as far as that takes.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  needed = wanted + SPARE_FILES
+  if soft != resource.RLIM_INFINITY and soft < needed:
+    raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    soft = raised
+  if soft == resource.RLIM_INFINITY:
+    return wanted
+  return max(1, min(wanted, soft - SPARE_FILES))
+
+
+class Connections:
+  """Accepts connections, `most` of them at a time.
+
+  When there are that many, the next takes the place of the one that has been
+  idle for longest. A connection is idle unless a request of it is being
+  answered, so one that sends half a request keeps nobody out. It stays for
+  `patience` seconds in any case: a request may be on its way.
+  """
+
+  def __init__(self, most: int, *, patience: float):
+    self._most, self._patience = most, patience
+    self._busy: set[asyncio.Transport] = set()
+    self._idle: dict[asyncio.Transport, float] = {}  # Since when; oldest first.
+    self._became_idle = asyncio.Event()
+
+  @contextlib.contextmanager
+  def busy(self, transport: asyncio.Transport | None) -> Iterator[None]:
+    """Keeps a connection while one of its requests is answered."""
+    if transport is None:  # The client has gone.
+      yield
+      return
+    self._idle.pop(transport, None)
+    self._busy.add(transport)
+    try:
+      yield
+    finally:
+      self._busy.remove(transport)
+      if not _is_gone(transport):
+        self._idle[transport] = asyncio.get_running_loop().time()
+      self._became_idle.set()
+
+  async def accept(
+    self, listening: socket.socket, protocol: Callable[[], asyncio.Protocol]
+  ):
+    """Accepts connections until it is cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+      try:
+        connection, _ = await loop.sock_accept(listening)
+      except ConnectionAbortedError:  # By the client, while it waited.
+        continue
+      except OSError as error:
+        await self._have_fewer(error)
+        continue
+      try:
+        await self._make_room()
+        transport, _ = await loop.connect_accepted_socket(protocol, connection)
+      except BaseException as error:
+        connection.close()
+        if not isinstance(error, OSError):
+          raise
+      else:
+        self._idle[transport] = loop.time()
+
+  async def _have_fewer(self, error: OSError):
+    """Makes do with fewer connections: something else needs the files."""
+    fewer = max(1, min(self._most, len(self._busy) + len(self._idle)) - 1)
+    if fewer < self._most:
+      self._most = fewer
+      print(
+        f'warning: at most {fewer} connections from now on: the system has no '
+        f'room for more ({error.strerror}).',
+        file=sys.stderr,
+      )
+    await asyncio.sleep(RETRY)
+    await self._make_room()
+
+  async def _make_room(self):
+    loop = asyncio.get_running_loop()
+    while len(self._busy) + len(self._idle) >= self._most:
+      for transport in list(filter(_is_gone, self._idle)):
+        del self._idle[transport]
+      if len(self._busy) + len(self._idle) < self._most:
+        return
+      oldest = next(iter(self._idle), None)
+      wait = None
+      if oldest:
+        wait = self._idle[oldest] + self._patience - loop.time()
+        if wait <= 0:
+          del self._idle[oldest]
+          oldest.abort()
+          return
+      self._became_idle.clear()
+      with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait):
+          await self._became_idle.wait()
+
+
+def _is_gone(transport: asyncio.Transport) -> bool:
+  # Closing is not enough: one that still has to send something keeps its file.
+  return transport.get_extra_info('socket').fileno() < 0
