@@ -25,6 +25,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import NonNegative, PositiveShare
+
 
 def judged(rewards_PG):
   """[P, G]: True where there is a verdict."""
@@ -56,7 +59,7 @@ def group_centered(rewards_PG):
   return advantages_PG
 
 
-def group_normalized(rewards_PG, *, eps=1e-4):
+def group_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
   """A = (r - mean(group)) / (std(group) + eps).
 
   GRPO (arXiv 2402.03300, Section 4.1.2), which has no eps; 1e-4 is TRL's. Std
@@ -79,7 +82,7 @@ def leave_one_out(rewards_PG):
   return advantages_PG * count_P1 / jnp.maximum(count_P1 - 1, 1)
 
 
-def batch_normalized(rewards_PG, *, eps=1e-4):
+def batch_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
   """A = (r - mean(group)) / (std of those differences in the batch + eps).
 
   ScaleRL (arXiv 2510.13786, Section 4), which leaves open whether flat groups
@@ -103,16 +106,13 @@ class RunningNormalized:
   divided by what it is after the batch, and no verdict is no completion.
   """
 
-  rate: float = 0.001
-  eps: float = 1e-4
+  rate: PositiveShare = 0.001
+  eps: NonNegative = 1e-4
 
   carries = True
 
   def __post_init__(self):
-    if not 0 < self.rate <= 1:
-      raise ValueError(
-        f'RunningNormalized.rate={self.rate}: expected more than 0, at most 1.'
-      )
+    checks.check_fields(self)
 
   def __call__(self, rewards_PG, mean_square: float | None):
     advantages_PG, kept_PG = map(np.asarray, _center(rewards_PG))

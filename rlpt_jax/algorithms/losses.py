@@ -10,6 +10,8 @@ advantage. A loss becomes a number by one of reductions.py:
 All log-probabilities are of the distribution at the sampling temperature.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +21,7 @@ from rlpt_jax.algorithms.ratios import (
   token_log_ratio,
   truncated_weight,
 )
+from rlpt_jax.core.checks import NonNegative, Positive
 
 
 def reinforce(logprobs_BT, behavior_BT, advantages_B1, mask_BT):
@@ -36,8 +39,8 @@ def ppo(
   advantages_B1,
   mask_BT,
   *,
-  clip_low=0.2,
-  clip_high=0.2,
+  clip_low: NonNegative = 0.2,
+  clip_high: NonNegative = 0.2,
 ):
   """-min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A).
 
@@ -56,8 +59,8 @@ def gspo(
   advantages_B1,
   mask_BT,
   *,
-  clip_low=3e-4,
-  clip_high=4e-4,
+  clip_low: NonNegative = 3e-4,
+  clip_high: NonNegative = 4e-4,
 ):
   """`ppo` with one ratio for the completion: the geometric mean of the tokens'.
 
@@ -69,7 +72,9 @@ def gspo(
   return _clip(log_ratio_BT, advantages_B1, mask_BT, clip_low, clip_high)
 
 
-def cispo(logprobs_BT, behavior_BT, advantages_B1, mask_BT, *, max_ratio=5.0):
+def cispo(
+  logprobs_BT, behavior_BT, advantages_B1, mask_BT, *, max_ratio: Positive = 5.0
+):
   """-min(ratio, max_ratio) A log pi, the first factor a constant.
 
   MiniMax-M1 (arXiv 2506.13585, Section 3), without its lower bound, as in
@@ -89,8 +94,8 @@ def truncated(
   advantages_B1,
   mask_BT,
   *,
-  loss=ppo,
-  max_weight=2.0,
+  loss: Callable = ppo,
+  max_weight: Positive = 2.0,
 ):
   """min(pi / behavior, max_weight) times `loss` against the learner itself.
 

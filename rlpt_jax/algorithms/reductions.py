@@ -13,6 +13,8 @@ advantages.py says.
 
 import jax.numpy as jnp
 
+from rlpt_jax.core.checks import Count
+
 
 def token_mean(mask_BT, group_size):
   """1 / tokens of the batch: a completion weighs as much as it is long.
@@ -48,7 +50,7 @@ def prompt_mean(mask_BT, group_size):
   return weights_PM.reshape(B, T)
 
 
-def constant(mask_BT, group_size, *, max_tokens):
+def constant(mask_BT, group_size, *, max_tokens: Count):
   """1 / (completions * max_tokens): tokens weigh the same in every batch.
 
   Dr. GRPO (arXiv 2503.20783, Section 3), which leaves out the length; its code

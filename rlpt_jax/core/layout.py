@@ -14,10 +14,14 @@ under two layouts would silently get the first one's shardings.
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
@@ -176,11 +180,14 @@ def make_layout(
 class Axes:
   """How many devices each axis has, as a run configures it; -1: the rest."""
 
-  data: int = 1
-  fsdp: int = -1
-  tensor: int = 1
-  expert: int = 1
-  devices: int | None = None  # The first so many; None: all.
+  data: Count | Literal[-1] = 1
+  fsdp: Count | Literal[-1] = -1
+  tensor: Count | Literal[-1] = 1
+  expert: Count | Literal[-1] = 1
+  devices: Count | None = None  # The first so many; None: all.
+
+  def __post_init__(self):
+    checks.check_fields(self)
 
   def layout(self) -> Layout:
     sizes = dataclasses.asdict(self)

@@ -20,7 +20,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlpt_jax.core import checks
 from rlpt_jax.core import tokenizer as tokenizer_lib
+from rlpt_jax.core.checks import Count, Name, Natural, Seed
 from rlpt_jax.data import segment
 from rlpt_jax.data.cache import digest
 from rlpt_jax.data.records import Stage
@@ -54,47 +56,27 @@ class Data:
 
   corpora: Sequence[Source]
   task: Task | Sequence[Task]
-  tokenizer: str = 'bytes'  # Or the directory of a model's tokenizer.
+  tokenizer: Name = 'bytes'  # Or the directory of a model's tokenizer.
   cache_dir: str = ''  # What `rlpt prepare` fills; '' reads the corpora.
   segmenter: Callable[[str], list[int]] = segment.sentences
-  min_words: int = 4  # Shorter segments are no targets (records.Text).
-  seed: int = 0
-  epochs: int | None = None  # None: without end.
-  window: int = 8192  # Examples shuffled together where there is no cache.
+  min_words: Natural = 4  # Shorter segments are no targets (records.Text).
+  seed: Seed = 0
+  epochs: Count | None = None  # None: without end.
+  window: Count = 8192  # Examples shuffled together where there is no cache.
   strict: bool = False  # The first unusable document ends the run.
 
   def __post_init__(self):
-    if not isinstance(self.corpora, (list, tuple)) or not self.corpora:
-      raise ValueError(
-        f'Data.corpora: expected a list of corpora, found {self.corpora!r}.'
-      )
+    checks.check_fields(self)
+    if not self.corpora:
+      raise checks.wrong(type(self), 'corpora', self.corpora, 'a corpus in it')
     for source in self.corpora:
-      if not hasattr(source, 'parts') or isinstance(source, type):
-        raise ValueError(
-          f'Data.corpora: expected corpora, found {source!r}. In gin a corpus '
-          'is @name/sources.Files(), with the brackets.'
-        )
+      kinds = Task | Sequence[Task] | None
+      checks.check_value(type(source), 'task', source.task, kinds)
     names = [source.name for source in self.corpora]
     if twice := {name for name in names if names.count(name) > 1}:
       raise ValueError(
         f'Data.corpora: {", ".join(sorted(twice))} is the name of two: give '
         'each a name of its own.'
-      )
-    least = {'window': 1, 'epochs': 1, 'min_words': 0, 'seed': None}
-    for name, smallest in least.items():
-      value = getattr(self, name)
-      if name == 'epochs' and value is None:
-        continue
-      if not isinstance(value, int) or (
-        smallest is not None and value < smallest
-      ):
-        more = '' if smallest is None else f' of {smallest} or more'
-        raise ValueError(
-          f'Data.{name}: expected a whole number{more}, found {value!r}.'
-        )
-    if not isinstance(self.cache_dir, str):
-      raise ValueError(
-        f'Data.cache_dir: expected a folder, found {self.cache_dir!r}.'
       )
     object.__setattr__(self, 'cache_dir', os.path.expanduser(self.cache_dir))
 
@@ -133,11 +115,6 @@ def components(
     if not tasks:
       raise ValueError('Data.task: expected a task or several, found none.')
     for task in tasks:
-      if not hasattr(task, 'example') or isinstance(task, type):
-        raise ValueError(
-          f'Data.task: expected a task, found {task!r}. In gin a task is '
-          '@tasks.Asr(), with the brackets.'
-        )
       text = source.text
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
       found.append(Component(source, task, stage))

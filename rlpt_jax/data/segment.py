@@ -26,6 +26,7 @@ import math
 import re
 
 from rlpt_jax.core import tokenizer as tokenizers
+from rlpt_jax.core.checks import Count
 from rlpt_jax.data import blocks, punkt
 
 _CJK = (
@@ -206,7 +207,7 @@ def _is_cjk_end(text, match) -> bool:
 
 
 def tokens(
-  text: str, *, tokenizer: tokenizers.Tokenizer, size: int
+  text: str, *, tokenizer: tokenizers.Tokenizer, size: Count
 ) -> list[int]:
   """Where pieces of at most `size` tokens end, cut between words.
 

@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Bytes, Name, Positive
 from rlpt_jax.data import readers
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.readers import Document, Part
@@ -62,22 +63,21 @@ class Files:
   from its start: many files of some 100 MB are better than one.
   """
 
-  name: str
-  files: str | Sequence[str]
-  text: str | Sequence[str] = 'text'
-  weight: float = 1.0
+  name: Name
+  files: Name | Sequence[Name]
+  text: Name | Sequence[Name] = 'text'
+  weight: Positive = 1.0
   task: Any = None
-  document: str = 'file'
-  max_document_bytes: int = 8 << 20
-  part_bytes: int = 16 << 20
+  document: Name = 'file'
+  max_document_bytes: Bytes = 8 << 20
+  part_bytes: Bytes = 16 << 20
 
   def __post_init__(self):
     _check(self)
     globs = [self.files] if isinstance(self.files, str) else list(self.files)
-    if not globs or not all(isinstance(g, str) and g for g in globs):
-      raise ValueError(
-        f'corpus {self.name}: files={self.files!r}; expected a glob like '
-        "'data/*.jsonl', or several."
+    if not globs:
+      raise checks.wrong(
+        type(self), 'files', self.files, "a glob like 'data/*.jsonl'"
       )
     object.__setattr__(self, 'files', tuple(globs))
     # Any word is a pattern too, but hardly meant to be one.
@@ -165,15 +165,15 @@ class Tfds:
   is downloaded: prepare it with `tfds build` or tfds.load.
   """
 
-  name: str
-  builder: str
-  data_dir: str | None = None
-  split: str = 'train'
-  text: str | Sequence[str] = 'text'
-  weight: float = 1.0
+  name: Name
+  builder: Name
+  data_dir: Name | None = None
+  split: Name = 'train'
+  text: Name | Sequence[Name] = 'text'
+  weight: Positive = 1.0
   task: Any = None
-  max_document_bytes: int = 8 << 20
-  part_bytes: int = 16 << 20
+  max_document_bytes: Bytes = 8 << 20
+  part_bytes: Bytes = 16 << 20
 
   def __post_init__(self):
     _check(self)
@@ -334,27 +334,15 @@ def _counted(
 
 
 def _check(source: Files | Tfds) -> None:
+  checks.check_fields(source)
   if not re.fullmatch('[A-Za-z0-9_]+', source.name):
     raise ValueError(
       f'corpus {source.name!r}: expected a name of letters, digits and _.'
     )
-  texts = fields(source.text) if source.text else []
-  if not texts or not all(isinstance(t, str) and t for t in texts):
-    raise ValueError(
-      f'corpus {source.name}: text={source.text!r}; expected the name of the '
-      'field that holds the text, or of several.'
+  if not source.text:
+    raise checks.wrong(
+      type(source), 'text', source.text, 'the field that holds the text'
     )
-  number = isinstance(source.weight, (int, float))
-  if not number or not 0 < source.weight < math.inf:
-    raise ValueError(
-      f'corpus {source.name}: weight={source.weight!r}; expected > 0. To leave '
-      'a corpus out, take it off the list.'
-    )
-  for size in ('max_document_bytes', 'part_bytes'):
-    if not isinstance(getattr(source, size), int) or getattr(source, size) < 1:
-      raise ValueError(
-        f'corpus {source.name}: {size}={getattr(source, size)!r}; expected > 0.'
-      )
 
 
 def _form(path: str) -> str:

@@ -15,15 +15,20 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Name, Positive, Range
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import prompts, records
 from rlpt_jax.data.order import permute
 from rlpt_jax.data.records import Record
+
+# One token is nothing to predict from the one before it.
+RowTokens = Annotated[int, Range(2, checks.LARGEST)]
 
 _compiled = functools.lru_cache(maxsize=64)(prompts.compiled)
 
@@ -70,9 +75,9 @@ class _Segments:
   document are asked for, chosen by hash, or all of them (None).
   """
 
-  weight: float = 1.0
-  max_prompt_tokens: int = 1024
-  max_targets: int | None = None
+  weight: Positive = 1.0
+  max_prompt_tokens: Count = 1024
+  max_targets: Count | None = None
   chat: bool = False  # The prompt as a user's message in the chat template.
 
   packed = False
@@ -80,7 +85,7 @@ class _Segments:
   name = template = ''
 
   def __post_init__(self):
-    _check_positive(self, 'weight', 'max_prompt_tokens', 'max_targets')
+    checks.check_fields(self)
 
   def stage(self, tokenizer, text, segmenter, min_words):
     self.room(tokenizer)  # Too little is better said now than later.
@@ -140,14 +145,10 @@ class Asr(_Segments):
   paper's "several", for the prefix reward; 1 gives the strict reward.
   """
 
-  following: int = 3
+  following: Count = 3
 
   name = 'asr'
   template = prompts.ASR
-
-  def __post_init__(self):
-    super().__post_init__()
-    _check_positive(self, 'following')
 
   def places(self, record: Record, target: int, tokenizer: Tokenizer):
     return {'context': context(record, target, self.room(tokenizer), tokenizer)}
@@ -178,15 +179,16 @@ class Msr(_Segments):
 
 
 def rlpt(
-  msr_weight: float = 1.0,
-  max_prompt_tokens: int = 1024,
-  max_targets: int | None = None,
-  following: int = 3,
+  msr_weight: Positive = 1.0,
+  max_prompt_tokens: Count = 1024,
+  max_targets: Count | None = None,
+  following: Count = 3,
   chat: bool = False,
 ) -> tuple[Asr, Msr]:
   """ASR and MSR interleaved, `msr_weight` (the paper's lambda) of the second
   for each of the first. The paper states no value; 1 asks for both alike.
   """
+  checks.check_arguments(rlpt, locals())
   shared = {
     'max_prompt_tokens': max_prompt_tokens,
     'max_targets': max_targets,
@@ -247,19 +249,15 @@ def context(
 class _Packed:
   """What Ntp and Sft share."""
 
-  weight: float = 1.0
-  row_tokens: int = 1024
+  weight: Positive = 1.0
+  row_tokens: RowTokens = 1024
 
   packed = True
   selection = ('row_tokens',)
   name = ''
 
   def __post_init__(self):
-    _check_positive(self, 'weight')
-    if self.row_tokens < 2:
-      raise ValueError(
-        f'{self.name}.row_tokens: expected at least 2, found {self.row_tokens}.'
-      )
+    checks.check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,9 +302,9 @@ class Sft(_Packed):
   A conversation longer than a row is left out: cut, it would teach to stop.
   """
 
-  messages: str = 'messages'
-  prompt: str = 'prompt'
-  response: str = 'response'
+  messages: Name = 'messages'
+  prompt: Name = 'prompt'
+  response: Name = 'response'
   chat: bool = False  # Prompt and response, too, through the chat template.
 
   name = 'sft'
@@ -343,10 +341,10 @@ class Sft(_Packed):
 class Rlvr:
   """A question whose answer can be verified (records.Question)."""
 
-  weight: float = 1.0
-  max_prompt_tokens: int = 1024
-  question: str = 'question'
-  answer: str = 'answer'
+  weight: Positive = 1.0
+  max_prompt_tokens: Count = 1024
+  question: Name = 'question'
+  answer: Name = 'answer'
   answer_mark: str = ''
   chat: bool = False
   template: str = prompts.RLVR
@@ -356,7 +354,7 @@ class Rlvr:
   selection = ('max_prompt_tokens', 'chat', 'template')
 
   def __post_init__(self):
-    _check_positive(self, 'weight', 'max_prompt_tokens')
+    checks.check_fields(self)
     if prompts.places(self.template) != ['question']:
       raise ValueError(
         'rlvr.template: expected {question} in it, once, and no other place; '
@@ -402,13 +400,3 @@ def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 def _num_around(tokenizer: Tokenizer) -> int:
   return sum(map(len, _ids_around(tokenizer)))
-
-
-def _check_positive(task: Any, *names: str):
-  for name in names:
-    value = getattr(task, name)
-    number = isinstance(value, (int, float))
-    if value is not None and not (number and value > 0):
-      raise ValueError(
-        f'{task.name}.{name}: expected more than 0, found {value!r}.'
-      )

@@ -3,9 +3,10 @@ both with the place it runs (`Decoder`).
 """
 
 import dataclasses
-import typing
 from typing import Any, Literal
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Natural, NonNegative, Positive
 from rlpt_jax.core.layout import Layout
 
 Family = Literal['llama', 'qwen2', 'qwen3', 'qwen3_moe', 'smollm3']
@@ -15,10 +16,13 @@ Family = Literal['llama', 'qwen2', 'qwen3', 'qwen3_moe', 'smollm3']
 class RopeScaling:
   """Llama 3's stretching of the slow rotations to a longer context."""
 
-  factor: float
-  low_freq_factor: float
-  high_freq_factor: float
-  original_length: int
+  factor: Positive
+  low_freq_factor: Positive
+  high_freq_factor: Positive
+  original_length: Count
+
+  def __post_init__(self):
+    checks.check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,41 +30,27 @@ class DecoderConfig:
   """The mathematics of a decoder. A family is a choice of these fields."""
 
   family: Family
-  vocab_size: int
-  embed_dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int  # Of each expert, where there are experts.
-  max_length: int  # Positions seen in training; nothing enforces it.
-  norm_eps: float = 1e-6
-  rope_theta: float = 10_000.0
+  vocab_size: Count
+  embed_dim: Count
+  num_layers: Count
+  num_heads: Count
+  num_kv_heads: Count
+  head_dim: Count
+  mlp_dim: Count  # Of each expert, where there are experts.
+  max_length: Count  # Positions seen in training; nothing enforces it.
+  norm_eps: NonNegative = 1e-6
+  rope_theta: Positive = 10_000.0
   rope_scaling: RopeScaling | None = None
   rope_layers: tuple[bool, ...] | None = None  # Which rotate; None: all.
   tied_head: bool = False
   qkv_bias: bool = False
   qk_norm: bool = False
-  num_experts: int = 0
-  experts_per_token: int = 0
+  num_experts: Natural = 0
+  experts_per_token: Natural = 0
   normalize_router: bool = False
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type in (bool, float) and not isinstance(value, field.type):
-        raise ValueError(
-          f'{field.name}={value!r}: expected a {field.type.__name__}.'
-        )
-      least = 0 if field.name in ('num_experts', 'experts_per_token') else 1
-      if field.type is int and (not isinstance(value, int) or value < least):
-        raise ValueError(
-          f'{field.name}={value!r}: expected an integer of at least {least}.'
-        )
-    if self.family not in typing.get_args(Family):
-      raise ValueError(
-        f'family={self.family!r}: expected one of {typing.get_args(Family)}.'
-      )
+    checks.check_fields(self)
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads}: expected a multiple of '
@@ -115,15 +105,10 @@ class Compute:
   remat: Literal['none', 'layer', 'dots'] = 'none'
   attention: str = 'auto'
   unroll: bool = False
-  head_chunk: int = 128
+  head_chunk: Count = 128
 
   def __post_init__(self):
-    for name, kind in typing.get_type_hints(type(self)).items():
-      value, allowed = getattr(self, name), typing.get_args(kind)
-      if allowed and value not in allowed:
-        raise ValueError(f'{name}={value!r}: expected one of {allowed}.')
-    if self.head_chunk < 1:
-      raise ValueError(f'head_chunk={self.head_chunk}: expected at least 1.')
+    checks.check_fields(self)
 
   @property
   def precision(self) -> str:

@@ -8,6 +8,15 @@ from typing import Any
 import numpy as np
 
 from rlpt_jax.algorithms.advantages import judged, varies
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import (
+  Count,
+  Name,
+  Natural,
+  NonNegative,
+  PositiveShare,
+  Share,
+)
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
@@ -30,13 +39,20 @@ class Interruption:
     so it should be one that the tokenizer always writes alike.
   """
 
-  phrase: str = (
+  phrase: Name = (
     'Okay, time is up. Let me stop thinking and formulate a final answer now. '
     '</think>'
   )
-  after: tuple[int, int] = (10240, 12288)
-  answer: int = 2048
+  after: tuple[Natural, Natural] = (10240, 12288)
+  answer: Count = 2048
   unless: str = '</think>'
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    if self.after[0] > self.after[1]:
+      raise checks.wrong(
+        type(self), 'after', self.after, 'the smaller number first'
+      )
 
   def in_tokens(self, tokenizer: Tokenizer) -> requests.Interruption:
     return requests.Interruption(
@@ -54,21 +70,17 @@ class Sampling:
   stop: texts that end a completion besides the model's own end.
   """
 
-  samples: int = 8
-  max_new_tokens: int = 1024
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  stop: tuple[str, ...] = ()
+  samples: Count = 8
+  max_new_tokens: Count = 1024
+  temperature: NonNegative = 1.0
+  top_k: Natural = 0
+  top_p: PositiveShare = 1.0
+  min_p: Share = 0.0
+  stop: tuple[Name, ...] = ()
   interruption: Interruption | None = None
 
   def __post_init__(self):
-    for name in ('samples', 'max_new_tokens'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'Sampling.{name}={getattr(self, name)}: expected at least 1.'
-        )
+    checks.check_fields(self)
 
   def check_learnable(self):
     """Raises where the learner would not know how probable a sample was."""

@@ -17,7 +17,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from rlpt_jax.core import settings
+from rlpt_jax.core import checks, settings
+from rlpt_jax.core.checks import Count, Name
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import Compute, Decoder
@@ -41,16 +42,19 @@ class LocalModel(abc.ABC):
   chat: questions go through its chat template.
   """
 
-  model: str
-  tokenizer: str | None = None
+  model: Name
+  tokenizer: Name | None = None
   chat: bool = True
   layout: Axes = Axes(data=-1, fsdp=1)
   dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
-  max_prompt_tokens: int = 2048
+  max_prompt_tokens: Count = 2048
   spent: collections.Counter = dataclasses.field(
     init=False, default_factory=collections.Counter
   )
   _ask = _tokenizer = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
 
   def check(self):
     """Raises for what can be known before the weights are read."""
@@ -98,8 +102,8 @@ class LocalModel(abc.ABC):
 class Answering(LocalModel):
   """Says its verdict: a `Complete` for judge.by_answer."""
 
-  slots: int = 64
-  max_new_tokens: int = 16
+  slots: Count = 64
+  max_new_tokens: Count = 16
   _engine = None
 
   def check(self):
@@ -129,7 +133,7 @@ class Answering(LocalModel):
 class Weighing(LocalModel):
   """Weighs the two verdicts: a `Score` for judge.by_probability."""
 
-  rows: int = 16
+  rows: Count = 16
 
   def check(self):
     super().check()
@@ -146,7 +150,7 @@ class Weighing(LocalModel):
 class Reading(LocalModel):
   """Says how probable texts are: a `Logprob`, with the tokens of its own."""
 
-  rows: int = 16
+  rows: Count = 16
 
   def _open(self, decoder, params, tokenizer, spend):
     return local_judge.reader(decoder, params, rows=self.rows, spend=spend)

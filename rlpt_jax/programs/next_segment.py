@@ -21,6 +21,8 @@ import contextlib
 import dataclasses
 import itertools
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Name
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import tasks
 from rlpt_jax.data.config import Data
@@ -46,17 +48,13 @@ class NextSegment:
 
   data: Data
   reward: Reward = text_match.text_match(text_match.prefix)
-  name: str = NAME
-  examples: int = 1000
-  samples: int = 1
-  together: int = 64
+  name: Name = NAME
+  examples: Count = 1000
+  samples: Count = 1
+  together: Count = 64
 
   def __post_init__(self):
-    for field in ('examples', 'samples', 'together'):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f'NextSegment.{field}={getattr(self, field)}: expected at least 1.'
-        )
+    checks.check_fields(self)
 
 
 def of_files(glob: str, *, chat: bool = False) -> NextSegment:

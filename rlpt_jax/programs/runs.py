@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlpt_jax.core import settings, weights
+from rlpt_jax.core import checks, settings, weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface
@@ -204,16 +204,6 @@ def check_microbatches(config: Any, name: str):
   """Raises where microbatches would not be of one size; `name`: of a batch."""
   size, number = getattr(config, name), config.num_microbatches
   if size % number:
-    raise ValueError(
-      f'Config.num_microbatches={number}: expected a divisor of {name}={size}.'
+    raise checks.wrong(
+      type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
     )
-
-
-def check_positive(config: Any, *names: str):
-  """Raises for a setting that is not at least 1."""
-  for name in names:
-    value = getattr(config, name)
-    if not isinstance(value, int) or value < 1:
-      raise ValueError(
-        f'Config.{name}={value!r}: expected a whole number of at least 1.'
-      )

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
-from rlpt_jax.core import compilations, settings
+from rlpt_jax.core import checks, compilations, settings
+from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.timers import Timers
@@ -96,66 +97,48 @@ class Config:
     the run stops (verdicts.py).
   """
 
-  model: str
+  model: Name
   data: Data
   reward: Reward
   optimizer: AdamW
-  num_steps: int
-  prompts: int = 64
+  num_steps: Count
+  prompts: Count = 64
   sampling: Sampling = Sampling()
-  max_prompt_tokens: int = 1024
+  max_prompt_tokens: Count = 1024
   advantages: Callable = advantages.group_normalized
   loss: Callable = losses.ppo
   reduction: Callable = reductions.completion_mean
   flat_groups: Literal['keep', 'drop', 'refill'] = 'keep'
-  refill_rounds: int = 4
+  refill_rounds: Count = 4
   truncated: Literal['keep', 'drop'] = 'keep'
-  max_pass_rate: float | None = None
+  max_pass_rate: PositiveShare | None = None
   score: Callable = scoring.in_groups
   kl: Callable | None = None
-  kl_weight: float = 0.0
-  reward_kl_weight: float = 0.0
+  kl_weight: NonNegative = 0.0
+  reward_kl_weight: NonNegative = 0.0
   held_out: Data | None = None
-  held_out_examples: int = 64
-  held_out_every: int = 50
+  held_out_examples: Count = 64
+  held_out_every: Count = 50
   held_out_sampling: Sampling = Sampling(samples=1)
   compute: Compute = Compute()
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
-  num_microbatches: int = 1
-  slots: int | None = None
+  num_microbatches: Count = 1
+  slots: Count | None = None
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None
-  save_every: int = 50
-  keep_last: int = 2
-  keep_every: int | None = None
-  rollouts_last: int = 100
-  rollouts_every: int | None = 50
+  save_every: Count = 50
+  keep_last: Count = 2
+  keep_every: Count | None = None
+  rollouts_last: Count = 100
+  rollouts_every: Count | None = 50
   rollout_tokens: bool = False
-  max_skipped: int = 5
-  max_unjudged: int = 3
-  seed: int = 0
+  max_skipped: Count = 5
+  max_unjudged: Count = 3
+  seed: Seed = 0
 
   def __post_init__(self):
-    runs.check_positive(
-      self, 'num_steps', 'prompts', 'max_prompt_tokens', 'refill_rounds',
-      'held_out_examples', 'held_out_every', 'num_microbatches', 'save_every',
-      'keep_last', 'rollouts_last', 'max_skipped', 'max_unjudged',
-    )  # fmt: skip
+    checks.check_fields(self)
     self.sampling.check_learnable()
-    if self.flat_groups not in ('keep', 'drop', 'refill'):
-      raise ValueError(
-        f'Config.flat_groups={self.flat_groups!r}: expected keep, drop or '
-        'refill.'
-      )
-    if self.truncated not in ('keep', 'drop'):
-      raise ValueError(
-        f'Config.truncated={self.truncated!r}: expected keep or drop.'
-      )
-    if not (self.max_pass_rate is None or 0 < self.max_pass_rate <= 1):
-      raise ValueError(
-        f'Config.max_pass_rate={self.max_pass_rate}: expected a share, more '
-        'than 0 and at most 1, or None.'
-      )
     if bool(self.kl) != bool(self.kl_weight):
       raise ValueError(
         f'Config.kl={self.kl} with kl_weight={self.kl_weight}: expected both '

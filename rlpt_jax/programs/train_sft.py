@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlpt_jax.core import compilations
+from rlpt_jax.core import checks, compilations
+from rlpt_jax.core.checks import Count, Name, Seed
 from rlpt_jax.core.layout import Axes, Layout
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.timers import Timers
@@ -60,28 +61,25 @@ class Config:
   max_skipped: updates that are not finite, in a row, before the run stops.
   """
 
-  model: str
+  model: Name
   data: Data
   optimizer: AdamW
-  num_steps: int
-  batch_size: int = 64
+  num_steps: Count
+  batch_size: Count = 64
   held_out: Data | None = None
-  held_out_rows: int = 64
-  held_out_every: int = 100
+  held_out_rows: Count = 64
+  held_out_every: Count = 100
   compute: Compute = Compute()
   layout: Axes = Axes()
-  num_microbatches: int = 1
-  save_every: int = 100
-  keep_last: int = 2
-  keep_every: int | None = None
-  max_skipped: int = 5
-  seed: int = 0
+  num_microbatches: Count = 1
+  save_every: Count = 100
+  keep_last: Count = 2
+  keep_every: Count | None = None
+  max_skipped: Count = 5
+  seed: Seed = 0
 
   def __post_init__(self):
-    runs.check_positive(
-      self, 'num_steps', 'batch_size', 'held_out_rows', 'held_out_every',
-      'num_microbatches', 'save_every', 'keep_last', 'max_skipped',
-    )  # fmt: skip
+    checks.check_fields(self)
     runs.check_microbatches(self, 'batch_size')
 
 

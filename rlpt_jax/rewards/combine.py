@@ -4,11 +4,11 @@ Nothing is caught here: a reward that raises stops the run.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
+from rlpt_jax.core import checks
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, Scores
 
@@ -20,11 +20,9 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
   another reward, on another scale, for some of a group. A part of weight 0 is
   only looked at: it is computed, kept, and cannot take a verdict away.
   """
+  checks.check_arguments(weighted, locals())
   if not rewards:
     raise ValueError('no rewards to combine; expected {name: (reward, weight)}')
-  for name, (_, weight) in rewards.items():
-    if not math.isfinite(weight):
-      raise ValueError(f'{name}: expected a finite weight, found {weight}.')
 
   def combined(examples, completions):
     parts = {
@@ -52,6 +50,7 @@ def by_kind(rewards: Mapping[str, Reward]) -> Reward:
 
   A part holds the rows of its kind alone, in order.
   """
+  checks.check_arguments(by_kind, locals())
 
   def combined(examples, completions):
     scores.check_groups(examples, completions)

@@ -35,6 +35,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import PositiveShare, Share
 from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.scores import Reward, Verdict
@@ -116,10 +118,11 @@ def by_answer(
   *,
   reference: Reference = following,
   find: extract.Extract = extract.prediction,
-  min_share: float = 0.5,
+  min_share: Share = 0.5,
   prompt: str = PROMPT,
 ) -> Reward:
   """The reward that reads the score in what the judge says."""
+  checks.check_arguments(by_answer, locals())
 
   def verdicts(questions: list[str]) -> list[Verdict]:
     return [
@@ -142,18 +145,14 @@ def by_probability(
   *,
   reference: Reference = following,
   find: extract.Extract = extract.prediction,
-  min_share: float = 0.5,
-  threshold: float | None = 0.5,
+  min_share: Share = 0.5,
+  threshold: PositiveShare | None = 0.5,
   prompt: str = PROMPT,
 ) -> Reward:
   """The reward that weighs the two scores: P(1) / (P(0) + P(1)), or, given a
   threshold, 1 where that is at least the threshold and 0 elsewhere.
   """
-  if threshold is not None and not 0 < threshold <= 1:
-    raise ValueError(
-      f'threshold={threshold}: expected a probability, more than 0 and at most '
-      '1, or None for a graded reward.'
-    )
+  checks.check_arguments(by_probability, locals())
 
   def verdicts(questions: list[str]) -> list[Verdict]:
     return [weigh(*pair, threshold=threshold) for pair in score(questions)]
@@ -212,10 +211,6 @@ def _judged(
   prompt: str,
 ) -> Reward:
   """Asks about every prediction that is long enough, once about equal ones."""
-  if not 0 <= min_share <= 1:
-    raise ValueError(
-      f'min_share={min_share}: expected a share of the first segment, 0 to 1.'
-    )
   if missing := {'reference', 'predicted'} - set(_PLACE.findall(prompt)):
     raise ValueError(f'prompt: has no {{{min(missing)}}} to be filled in.')
 

@@ -26,6 +26,7 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 
+from rlpt_jax.core import checks
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.judge import Reference, asked
 from rlpt_jax.rewards.scores import Reward, Verdict
@@ -102,9 +103,10 @@ def likelihood(
   A completion without a prediction gets the least there is, clip[0]: else a
   policy whose gains are negative would do better to leave its tags away.
   """
+  checks.check_arguments(likelihood, locals())
   low, high = clip
-  if not -math.inf < low < high:  # NaN too.
-    raise ValueError(f'clip={clip}: expected a finite bound and a greater one.')
+  if not low < high:
+    raise checks.wrong(likelihood, 'clip', clip, 'a bound and a greater one')
   opened = encode(extract.START)
 
   def reward(examples, completions):

@@ -30,14 +30,18 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Range
 from rlpt_jax.rewards import extract, math_worker, scores
 from rlpt_jax.rewards.process_pool import ProcessPool
 from rlpt_jax.rewards.scores import Scores, Verdict
 
 # A pair of these fits into a pipe: 12 bytes a character of JSON at most.
 MAX_CHARACTERS = 2000
+CpuSeconds = Annotated[float, Range(0.01, 600)]
+Megabytes = Annotated[int, Range(256, 2**20)]  # sympy itself needs some 100.
 _OURS = frozenset({'killed', 'stalled', 'lost'})
 
 
@@ -52,20 +56,12 @@ class MathVerifier:
   def __init__(
     self,
     *,
-    num_workers: int | None = None,
-    cpu_seconds: float = 2.0,
-    memory_mb: int = 1024,
+    num_workers: Count | None = None,
+    cpu_seconds: CpuSeconds = 2.0,
+    memory_mb: Megabytes = 1024,
     find: extract.Extract = extract.boxed,
   ):
-    if not 0.01 <= cpu_seconds <= 600:
-      raise ValueError(
-        f'cpu_seconds: expected 0.01 to 600, found {cpu_seconds}.'
-      )
-    if memory_mb < 256:
-      raise ValueError(
-        f'memory_mb: expected at least 256, found {memory_mb}: sympy itself '
-        'needs some 100.'
-      )
+    checks.check_arguments(type(self), locals())
     if num_workers is None:
       num_workers = min(_num_processors(), 16)
     self._find, self._limits = find, (cpu_seconds, memory_mb)

@@ -34,6 +34,8 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Name, Positive
 from rlpt_jax.rewards import chat_api
 from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
 
@@ -64,15 +66,16 @@ class Endpoint:
   key_env: the environment variable with the key, if one is asked for.
   """
 
-  url: str
-  model: str
+  url: Name
+  model: Name
   chat: bool = True
   fields: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: {'max_tokens': 16, 'temperature': 0, 'seed': 0}
   )
-  key_env: str | None = None
+  key_env: Name | None = None
 
   def __post_init__(self):
+    checks.check_fields(self)
     parts = urllib.parse.urlsplit(self.url)
     if parts.username or parts.password or parts.query:
       raise ValueError(
@@ -80,10 +83,8 @@ class Endpoint:
         'logs; expected an address alone. Give a key by key_env.'
       )
     if parts.scheme not in ('http', 'https') or not parts.hostname:
-      raise ValueError(
-        f'url={self.url!r}: expected an address such as '
-        "'http://127.0.0.1:8000/v1'."
-      )
+      expected = "an address such as 'http://127.0.0.1:8000/v1'"
+      raise checks.wrong(type(self), 'url', self.url, expected)
     if taken := sorted(OURS & self.fields.keys()):
       raise ValueError(
         f'fields: {taken[0]!r} is not for you to set; expected other fields of '
@@ -128,19 +129,16 @@ class Patience:
   wait: for a judge that does not answer at all, before the run stops.
   """
 
-  concurrency: int = 32
-  timeout: float = 60.0
-  attempts: int = 6
-  first_delay: float = 0.5
-  longest_delay: float = 30.0
-  open_after: int = 10
-  wait: float = 3600.0
+  concurrency: Count = 32
+  timeout: Positive = 60.0
+  attempts: Count = 6
+  first_delay: Positive = 0.5
+  longest_delay: Positive = 30.0
+  open_after: Count = 10
+  wait: Positive = 3600.0
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not value > 0:  # NaN too.
-        raise ValueError(f'{field.name}={value}: expected more than 0.')
+    checks.check_fields(self)
 
   def delay(self, times: int) -> float:
     """The longest that is waited after so many faults."""
@@ -181,6 +179,7 @@ class Remote:
     *,
     cache: str | pathlib.Path | None = None,
   ):
+    checks.check_arguments(type(self), locals())
     endpoint.key()  # A key that is missing is known now.
     self.endpoint, self.patience = endpoint, patience or Patience()
     self.counts: collections.Counter[str] = collections.Counter()

@@ -27,6 +27,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import PositiveShare
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.scores import Reward, Verdict
 
@@ -96,7 +98,7 @@ def prefix(
   prediction: list[str],
   references: list[list[str]],
   *,
-  min_share: float = 1.0,
+  min_share: PositiveShare = 1.0,
 ) -> float:
   """1 if the prediction is how the references begin, and is long enough."""
   if not 0 < min_share <= 1:
@@ -146,6 +148,7 @@ def text_match(
 
   NaN only where there is nothing to compare with: a reference without a word.
   """
+  checks.check_arguments(text_match, locals())
 
   def reward(examples, completions):
     scores.check_groups(examples, completions)

@@ -6,6 +6,14 @@ from typing import Literal
 import jax
 import optax
 
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import (
+  Count,
+  Natural,
+  NonNegative,
+  Positive,
+  Share,
+)
 from rlpt_jax.core.weights import ParamSpec
 
 
@@ -18,45 +26,30 @@ class AdamW:
   1e-15: with gradients of many tokens 1e-8 is no longer small.
   """
 
-  learning_rate: float
+  learning_rate: NonNegative
   schedule: Literal['constant', 'cosine', 'linear'] = 'constant'
-  warmup_steps: int = 0
-  num_steps: int | None = None
-  end_share: float = 0.0
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.0
-  clip_norm: float | None = 1.0
+  warmup_steps: Natural = 0
+  num_steps: Count | None = None
+  end_share: Share = 0.0
+  b1: Share = 0.9
+  b2: Share = 0.95
+  eps: Share = 1e-8
+  weight_decay: NonNegative = 0.0
+  clip_norm: Positive | None = 1.0
 
   def __post_init__(self):
-    for name, low, high in (
-      ('learning_rate', 0, float('inf')),
-      ('warmup_steps', 0, float('inf')),
-      ('end_share', 0, 1),
-      ('b1', 0, 1),
-      ('b2', 0, 1),
-      ('eps', 0, 1),
-      ('weight_decay', 0, float('inf')),
-    ):
-      value = getattr(self, name)
-      if not low <= value <= high:
-        raise ValueError(f'{name}={value}: expected {low} to {high}.')
-    if self.schedule not in ('constant', 'cosine', 'linear'):
-      raise ValueError(
-        f'schedule={self.schedule!r}: expected constant, cosine or linear.'
-      )
+    checks.check_fields(self)
     if self.schedule != 'constant' and self.num_steps is None:
-      raise ValueError(f'schedule={self.schedule!r}: it needs num_steps.')
+      raise self._wrong(
+        'num_steps', f'a number, for schedule={self.schedule!r}'
+      )
     if self.num_steps is not None and self.num_steps <= self.warmup_steps:
-      raise ValueError(
-        f'num_steps={self.num_steps}: expected more than '
-        f'warmup_steps={self.warmup_steps}.'
+      raise self._wrong(
+        'num_steps', f'more than warmup_steps={self.warmup_steps}'
       )
-    if self.clip_norm is not None and not self.clip_norm > 0:
-      raise ValueError(
-        f'clip_norm={self.clip_norm}: expected above 0, or None.'
-      )
+
+  def _wrong(self, name: str, expected: str) -> ValueError:
+    return checks.wrong(type(self), name, getattr(self, name), expected)
 
 
 def learning_rates(config: AdamW) -> optax.Schedule:

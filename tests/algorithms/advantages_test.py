@@ -118,7 +118,7 @@ def test_running_normalized():
   # eps is added to the std: 1/2 / (1/2 + 1/2).
   found, _ = lib.RunningNormalized(eps=0.5)(np.array([[1, 0]]), None)
   np.testing.assert_allclose(found, [[0.5, -0.5]])
-  with pytest.raises(ValueError, match='rate=0: expected more than 0'):
+  with pytest.raises(ValueError, match='rate=0: expected a number above 0'):
     lib.RunningNormalized(rate=0)
 
 

@@ -123,15 +123,18 @@ def test_a_store_that_is_not_known():
   ('change', 'message'),
   [
     ({'name': 'my corpus'}, "'my corpus': expected a name of letters"),
-    ({'files': ''}, 'expected a glob'),
+    ({'files': ''}, 'expected text that is not empty, or a list'),
     ({'files': []}, 'expected a glob'),
-    ({'text': ''}, 'expected the name of the field'),
-    ({'weight': 0.0}, r'weight=0\.0; expected > 0'),
+    ({'text': ''}, 'expected text that is not empty, or a list'),
+    ({'weight': 0.0}, r'weight=0\.0: expected a number above 0'),
     ({'weight': float('nan')}, 'weight=nan'),
     ({'document': 'lines'}, "document='lines'; expected 'file', 'line'"),
     ({'document': '^('}, 'or a regular expression'),
-    ({'max_document_bytes': 0}, 'max_document_bytes=0; expected > 0'),
-    ({'part_bytes': 0}, 'part_bytes=0; expected > 0'),
+    (
+      {'max_document_bytes': 0},
+      'max_document_bytes=0: expected a whole number of',
+    ),
+    ({'part_bytes': 0}, 'part_bytes=0: expected a whole number of at least 1'),
   ],
 )
 def test_a_config_that_cannot_work_is_an_error_of_one_line(change, message):

@@ -12,9 +12,9 @@ from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'num_layers': 0}, 'num_layers=0: expected an integer of at least 1'),
-    ({'vocab_size': 1.5}, r'vocab_size=1\.5: expected an integer'),
-    ({'family': 'gpt'}, "family='gpt': expected one of"),
+    ({'num_layers': 0}, 'num_layers=0: expected a whole number of at least 1'),
+    ({'vocab_size': 1.5}, r'vocab_size=1\.5: expected a whole number'),
+    ({'family': 'gpt'}, "family='gpt': expected 'llama', 'qwen2'"),
     ({'num_heads': 3}, 'num_heads=3: expected a multiple of num_kv_heads=2'),
     ({'head_dim': 7}, 'head_dim=7: expected an even size'),
     ({'rope_layers': (True,)}, 'names 1 layers, expected num_layers=2'),
@@ -30,9 +30,9 @@ def test_a_wrong_field_is_named(changes, message):
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'dtype': 'float16'}, "dtype='float16': expected one of"),
-    ({'remat': 'all'}, "remat='all': expected one of"),
-    ({'head_chunk': 0}, 'head_chunk=0: expected at least 1'),
+    ({'dtype': 'float16'}, "dtype='float16': expected 'float32' or 'bfloat16'"),
+    ({'remat': 'all'}, "remat='all': expected 'none', 'layer' or 'dots'"),
+    ({'head_chunk': 0}, 'head_chunk=0: expected a whole number of at least'),
   ],
 )
 def test_a_wrong_way_to_compute_is_named(fields, message):

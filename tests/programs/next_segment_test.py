@@ -68,7 +68,7 @@ text_match.text_match.match = @text_match.overlap
 
 def test_mistakes(ships, tmp_path):
   data = Data([Files('ships', ships)], Asr())
-  with pytest.raises(ValueError, match=r'NextSegment\.samples=0: expected at '):
+  with pytest.raises(ValueError, match=r'NextSegment\.samples=0: expected a '):
     NextSegment(data=data, samples=0)
   (tmp_path / 'short.txt').write_text('Too short.\n')
   short = next_segment.of_files(str(tmp_path / 'short.txt'))

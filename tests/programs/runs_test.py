@@ -61,12 +61,6 @@ def test_nor_is_a_run_that_is_there_gone_on_with(code, tmp_path, monkeypatch):
   )
 
 
-@pytest.mark.parametrize('value', [0, -1, 2.5, None])
-def test_what_must_be_positive(value):
-  with pytest.raises(ValueError, match=r'Config\.num_steps=.*at least 1'):
-    runs.check_positive(Config(num_steps=value), 'num_steps')
-
-
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
   code = (
     'import pathlib, sys, time; from rlpt_jax.programs import runs\n'

@@ -49,7 +49,7 @@ def test_weighted_within_weighted():
 def test_nothing_to_combine():
   with pytest.raises(ValueError, match='no rewards'):
     combine.weighted({})
-  with pytest.raises(ValueError, match='a: expected a finite weight'):
+  with pytest.raises(ValueError, match='a finite number in place of nan'):
     combine.weighted({'a': (FIRST, NAN)})
 
 

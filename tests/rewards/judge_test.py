@@ -189,9 +189,9 @@ def test_answers_that_are_lost_are_noticed():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'min_share': 1.5}, r'min_share=1.5: expected a share'),
+    ({'min_share': 1.5}, r'min_share=1.5: expected a number from 0'),
     ({'prompt': 'Is {predicted} right?'}, r'has no {reference}'),
-    ({'threshold': 0.0}, r'threshold=0.0: expected a probability'),
+    ({'threshold': 0.0}, r'threshold=0.0: expected a number above 0'),
   ],
 )
 def test_options_that_cannot_be(options, message):

@@ -164,10 +164,16 @@ def test_thoughts_of_a_prompt_that_opened_them():
 
 
 @pytest.mark.parametrize(
-  'clip', [(1, 1), (-math.inf, 1), (math.nan, 1), (2, 1)]
+  ('clip', 'message'),
+  [
+    ((1, 1), 'a bound and a greater one'),
+    ((2, 1), 'a bound and a greater one'),
+    ((-math.inf, 1), 'a finite number in place of -inf'),
+    ((math.nan, 1), 'a finite number in place of nan'),
+  ],
 )
-def test_bounds_that_cannot_be(clip):
-  with pytest.raises(ValueError, match='a finite bound and a greater one'):
+def test_bounds_that_cannot_be(clip, message):
+  with pytest.raises(ValueError, match=message):
     lib.likelihood(Model({}), encode=_encode, clip=clip)
 
 

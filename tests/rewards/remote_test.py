@@ -464,7 +464,7 @@ def test_what_cannot_work_is_refused(fields, message, monkeypatch):
 
 @pytest.mark.parametrize('field', ['concurrency', 'timeout', 'wait'])
 def test_patience_is_more_than_nothing(field):
-  with pytest.raises(ValueError, match=f'{field}=0: expected more than 0'):
+  with pytest.raises(ValueError, match=rf'Patience\.{field}=0: expected a '):
     lib.Patience(**{field: 0})
 
 

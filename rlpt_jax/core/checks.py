@@ -1,0 +1,268 @@
+"""What a setting may be: the types and ranges that its annotation states.
+
+  @dataclasses.dataclass(frozen=True)
+  class Sampling:
+    samples: Count = 8
+    top_p: Share = 1.0
+
+    def __post_init__(self):
+      checks.check_fields(self)
+
+`Sampling(samples=0)` then raises one line that names the setting, its value and
+what was expected, whether Python or a gin file made it. Whole numbers are
+written without a point: 1e6 is refused, and the line says 1000000.
+"""
+
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+# No run has more steps, and no prompt more tokens.
+LARGEST = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Finite numbers from `low` to `high`; `above`: without `low` itself."""
+
+  low: float
+  high: float = math.inf
+  above: bool = False
+
+  def __contains__(self, x) -> bool:
+    lowest = self.low < x if self.above else self.low <= x  # Not of NaN.
+    return lowest and x <= self.high and math.isfinite(x)
+
+  def words(self, value: Any) -> str:
+    """'of at least 1', with the bound that this value breaks."""
+    is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+    if self.high >= LARGEST and is_number and value > self.high:
+      return f'of at most {self.high:,}'
+    if self.low < -LARGEST and not is_number:
+      return 'of any size'
+    if self.high >= LARGEST:
+      return f'above {self.low}' if self.above else f'of at least {self.low}'
+    if self.above:
+      return f'above {self.low} and at most {self.high}'
+    return f'from {self.low} to {self.high}'
+
+
+Count = Annotated[int, Range(1, LARGEST)]
+Natural = Annotated[int, Range(0, LARGEST)]
+Bytes = Annotated[int, Range(1, 2**50)]
+Seed = Annotated[int, Range(-(2**31), 2**31 - 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+Name = Annotated[str, 'not empty']
+
+
+class SettingError(ValueError):
+  """A setting that cannot be used, and the class or function that has it."""
+
+  owner: Any = None
+  name: str = ''
+  value: Any = None
+
+
+def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
+  """The error that says what was expected of `owner.name`."""
+  path = f'{title(owner)}.{name}'
+  if inspect.isclass(value) or inspect.isroutine(value):
+    error = SettingError(f'{path}: expected {expected}, found {found(value)}.')
+  else:
+    error = SettingError(f'{path}={found(value)}: expected {expected}.')
+  error.owner, error.name, error.value = owner, name, value
+  return error
+
+
+def title(owner: Any) -> str:
+  """train_rl.Config: as a gin file calls it."""
+  return f'{owner.__module__.rpartition(".")[2]}.{owner.__qualname__}'
+
+
+def found(value: Any) -> str:
+  """A value in some words, whatever it is."""
+  if inspect.isclass(value):
+    name = value.__name__
+    return f'the class {name} itself; write {name}() with the brackets'
+  if inspect.isroutine(value):
+    return f'the function {value.__name__}'
+  text = re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(value).split()))
+  return text if len(text) <= 80 else f'{text[:76]} ...'
+
+
+def check_fields(config: Any):
+  """Raises for the first field of a dataclass that is not as annotated."""
+  hints = _hints(type(config))
+  for field in dataclasses.fields(config):
+    if field.init:
+      check_value(
+        type(config), field.name, getattr(config, field.name), hints[field.name]
+      )
+
+
+def check_arguments(function: Callable, arguments: Mapping[str, Any]):
+  """The same of a function's arguments, those that have annotations."""
+  hints = _hints(inspect.unwrap(function))
+  for name, value in arguments.items():
+    if name in hints:
+      check_value(function, name, value, hints[name])
+
+
+def check_value(owner: Any, name: str, value: Any, hint: Any):
+  """Raises where the value of one setting is not as annotated."""
+  if expected := unlike(value, hint):
+    raise wrong(owner, name, value, expected)
+
+
+@functools.cache
+def _hints(thing: Any) -> dict[str, Any]:
+  if inspect.isclass(thing) and not dataclasses.is_dataclass(thing):
+    thing = thing.__init__
+  try:
+    return typing.get_type_hints(thing, include_extras=True)
+  except (NameError, TypeError):  # A name that is there for type checkers only.
+    return collections.defaultdict(lambda: Any)
+
+
+def unlike(value: Any, hint: Any) -> str:
+  """What was expected of a value; '' where it is that."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _unlike_annotated(value, args[0], args[1:])
+  if origin in (typing.Union, types.UnionType):
+    said = [unlike(value, arg) for arg in args]
+    return '' if '' in said else ', or '.join(dict.fromkeys(said))
+  if origin is typing.Literal:
+    # True == 1, and 1 == 1.0.
+    same = any(type(value) is type(arg) and value == arg for arg in args)
+    *first, last = map(repr, args)
+    words = f'{", ".join(first)} or {last}' if first else last
+    return '' if same else words
+  if hint is Callable or origin is collections.abc.Callable:
+    return _unlike_function(value, hint)
+  if origin is not None:
+    return _unlike_collection(value, origin, args)
+  if hint is None or hint is types.NoneType:
+    return '' if value is None else 'None'
+  if hint in WORDS:
+    return (
+      ''
+      if _is_plain(value, hint)
+      else WORDS[hint] + _without_point(value, hint)
+    )
+  if inspect.isclass(hint) and hint not in (Any, object):
+    return _unlike_class(value, hint)
+  return ''  # Any, and what this module does not know.
+
+
+WORDS = {
+  bool: 'True or False',
+  int: 'a whole number',
+  float: 'a finite number',
+  str: 'text in quotes',
+}
+
+
+def _is_plain(value: Any, kind: type) -> bool:
+  if kind is float:
+    return _is_number(value) and math.isfinite(value)
+  if kind is int:
+    return _is_number(value) and isinstance(value, numbers.Integral)
+  return isinstance(value, kind)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _without_point(value: Any, kind: type) -> str:
+  if kind is int and isinstance(value, float) and value.is_integer():
+    return f' (without a point: {int(value)})'
+  return ''
+
+
+def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
+  said = unlike(value, kind)
+  for mark in marks:
+    if isinstance(mark, Range) and (said or value not in mark):
+      noun = WORDS[kind].replace('finite ', '')
+      return f'{noun} {mark.words(value)}{_without_point(value, kind)}'
+    if mark == 'not empty' and value == '':
+      return 'text that is not empty'
+  return said
+
+
+def _unlike_function(value: Any, hint: Any) -> str:
+  if inspect.isclass(value) or not callable(value):
+    return 'a function'
+  if not inspect.isfunction(value):
+    return ''
+  function = inspect.unwrap(value)
+  if hint is not Callable and _hints(function).get('return') == hint:
+    return f'what {function.__name__}() returns, with the brackets'
+  args = typing.get_args(hint)
+  if args and isinstance(args[0], list):
+    try:
+      inspect.signature(value).bind_partial(*args[0])
+    except TypeError:
+      return f'a function of {len(args[0])} arguments'
+  return ''
+
+
+def _unlike_collection(value: Any, origin: Any, args: tuple) -> str:
+  # A list is taken for a tuple: so they are written in gin files.
+  kinds = (list, tuple) if origin is tuple else origin
+  items, same = [], isinstance(value, kinds)
+  if origin is tuple and args[-1:] == (...,):
+    words = 'a tuple, like (a, b) or (a,)'
+    items = [(x, args[0]) for x in value] if same else []
+  elif origin is tuple:
+    letters = ', '.join('abcdefgh'[: len(args)])
+    words = f'a tuple of {len(args)}, like ({letters})'
+    same = same and len(value) == len(args)
+    items = list(zip(value, args, strict=True)) if same else []
+  elif issubclass(origin, Mapping):
+    words = 'a dict, like {name: value}'
+    if same and args:
+      items = [(x, args[0]) for x in value]
+      items += [(x, args[1]) for x in value.values()]
+  elif issubclass(origin, collections.abc.Iterable):
+    words = 'a list, like [a, b]'
+    same = same and not isinstance(value, str)
+    items = [(x, args[0]) for x in value] if same and args else []
+  else:
+    words = f'a {origin.__name__}'
+  if not same:
+    return words
+  for x, hint in items:
+    if expected := unlike(x, hint):
+      known = ' in place of ' in expected
+      return expected if known else f'{expected} in place of {found(x)}'
+  return ''
+
+
+def _unlike_class(value: Any, kind: type) -> str:
+  article = 'an' if kind.__name__[0] in 'AEIOU' else 'a'
+  if not getattr(kind, '_is_protocol', False):
+    return '' if isinstance(value, kind) else f'{article} {kind.__name__}'
+  has = not inspect.isclass(value) and not inspect.isfunction(value)
+  if has and all(hasattr(value, name) for name in _members(kind)):
+    return ''
+  return f'{article} {kind.__name__}'
+
+
+@functools.cache
+def _members(protocol: type) -> tuple[str, ...]:
+  names = {*protocol.__annotations__, *vars(protocol)}
+  return tuple(sorted(name for name in names if not name.startswith('_')))
