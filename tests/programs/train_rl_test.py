@@ -286,10 +286,10 @@ def short_or_not(examples, completions):
     ({'sampling': Sampling(temperature=0.0)}, 'all samples of a group are one'),
     ({'sampling': Sampling(top_p=0.9)}, 'top_p=0.9.*the whole distribution'),
     ({'prompts': 9, 'num_microbatches': 2}, 'expected a divisor of prompts=9'),
-    ({'flat_groups': 'no'}, 'expected keep, drop or refill'),
+    ({'flat_groups': 'no'}, "expected 'keep', 'drop' or 'refill'"),
     ({'num_steps': 0}, r'Config\.num_steps=0'),
-    ({'truncated': 'no'}, 'expected keep or drop'),
-    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a share'),
+    ({'truncated': 'no'}, "expected 'keep' or 'drop'"),
+    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a number above 0'),
     ({'kl': kl.k3}, 'kl_weight=0.0: expected both or neither'),
     ({'kl_weight': 0.1}, 'Config.kl=None with kl_weight=0.1'),
     (
