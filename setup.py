@@ -28,6 +28,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'tensorstore>=0.1.86,<0.2',  # What Orbax writes with.
     'gin-config>=0.5.0,<0.6',
     'tyro>=1.0,<2',
     'safetensors>=0.6,<1',

@@ -41,6 +41,7 @@ DOORS = {
   'datasets': 'rlpt_jax/data/',
   'zstandard': 'rlpt_jax/data/',
   'orbax': 'rlpt_jax/training/checkpoints.py',
+  'tensorstore': 'rlpt_jax/training/written.py',
   'optax': 'rlpt_jax/training/',
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',

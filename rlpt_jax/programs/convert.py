@@ -51,8 +51,7 @@ def _to_checkpoint(model: model_files.ModelFiles, directory, dtype: str):
   specs = decoder_lib.specs(model.config)
   params = huggingface.open_params(model.path, specs)
   params = weights.map_named(lambda _, array: _cast(array, dtype), params)
-  # Written while we wait: saving behind our back would hold every array.
-  with Store(directory, asynchronous=False) as store:
+  with Store(directory) as store:
     store.save(0, {'params': params}, {'model': model.config.to_dict()})
   assets = directory / model_files.ASSETS
   assets.mkdir()

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_policies
 
 from rlpt_jax.core.weights import LazyArray
-from rlpt_jax.training import fingerprints
+from rlpt_jax.training import inventory, written
 
 # How a run ends that was told to leave and saved first ("try again later").
 EXIT_PREEMPTED = 75
@@ -62,10 +62,11 @@ class Store:
     keep_last: int = 2,
     keep_every: int | None = None,
     read_only: bool = False,
-    asynchronous: bool = True,
   ):
     self.directory = pathlib.Path(directory).absolute()
-    if read_only and not self.directory.is_dir():
+    if not read_only:
+      self.directory.mkdir(parents=True, exist_ok=True)
+    elif not self.directory.is_dir():
       raise ValueError(f'{directory}: no such directory of checkpoints.')
     keep = [ocp_policies.LatestN(keep_last)]
     if keep_every:
@@ -73,14 +74,20 @@ class Store:
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp_policies.AnyPreservationPolicy(keep),
       read_only=read_only,
-      create=not read_only,
-      enable_async_checkpointing=asynchronous,
+      create=False,
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._check_written
+      ),
       # What a killed save left behind; its step was never there.
       cleanup_tmp_directories=not read_only,
     )
     self._read_only = read_only
     self._saving = None  # The step of the last save, which may still go on.
-    self._manager = ocp.CheckpointManager(self.directory, options=options)
+    with contextlib.ExitStack() as opened:
+      # What reads and writes files is given this path, and no other.
+      self._path = opened.enter_context(written.plain_path(self.directory))
+      self._manager = ocp.CheckpointManager(self._path, options=options)
+      self._opened = opened.pop_all()
     self._handler = ocp.PyTreeCheckpointHandler()
 
   def __enter__(self) -> 'Store':
@@ -91,7 +98,7 @@ class Store:
 
   def close(self):
     """Waits for the last save and lets go of the directory."""
-    with contextlib.closing(self._handler), self._said():
+    with self._opened, contextlib.closing(self._handler), self._said():
       self._manager.close()
 
   def steps(self) -> list[int]:
@@ -108,11 +115,13 @@ class Store:
         'steps removed.'
       )
     for name, tree in trees.items():
-      _check_leaves(name, tree)
+      inventory.check_leaves(name, tree)
     # As JSON will give it back: keys are texts, and sort as texts.
     record = json.loads(json.dumps(record))
     content = {
-      'arrays': {name: _describe(tree) for name, tree in trees.items()},
+      'arrays': {
+        name: inventory.describe(tree) for name, tree in trees.items()
+      },
       'versions': {name: _version(name) for name in PACKAGES},
       'record': record,
     }
@@ -133,6 +142,22 @@ class Store:
     if not self._manager.is_saving_in_progress():
       with self._said():
         self._manager.wait_until_finished()
+
+  def _check_written(self):
+    """Raises where what was written could not be read back: Orbax then leaves
+    the step unnamed, and the steps before it where they are.
+    """
+    try:
+      (fresh,) = (
+        path
+        for path in self._path.iterdir()
+        if path.name.startswith(f'{self._saving}.')
+      )
+      content = self._read_content(fresh)
+      for name, arrays in content['arrays'].items():
+        written.check(fresh / name, arrays)
+    except Exception as error:
+      raise ValueError(f'it cannot be read back: {error}') from error
 
   @contextlib.contextmanager
   def _said(self) -> Iterator[None]:
@@ -159,7 +184,9 @@ class Store:
       content = self._try(damage, self._read_record, candidate)
       if content is None:
         continue
-      _check_shapes(self.directory / str(candidate), trees, content['arrays'])
+      inventory.check_shapes(
+        self.directory / str(candidate), trees, content['arrays']
+      )
       found = self._try(damage, self._read_trees, candidate, trees, content)
       # Apart from reading: fingerprints are computed by all processes at once.
       if found is None or not self._try(
@@ -257,9 +284,10 @@ class Store:
     )
 
   def _read_record(self, step: int) -> dict[str, Any]:
-    saved = ocp.JsonCheckpointHandler().restore(
-      self.directory / str(step) / RECORD
-    )
+    return self._read_content(self._path / str(step))
+
+  def _read_content(self, path: pathlib.Path) -> dict[str, Any]:
+    saved = ocp.JsonCheckpointHandler().restore(path / RECORD)
     if saved['crc32'] != _crc32(saved['content']):
       raise ValueError('its record does not match its checksum')
     return saved['content']
@@ -268,7 +296,7 @@ class Store:
     found = {}
     for name, tree in trees.items():
       # In the dtype that was saved: that is what the fingerprint is of.
-      like = _with_saved_dtypes(tree, content['arrays'][name])
+      like = inventory.with_saved_dtypes(tree, content['arrays'][name])
       restore_args = ocp.checkpoint_utils.construct_restore_args(like)
       found[name] = self._read(step, name, like, restore_args)
     return found
@@ -277,13 +305,15 @@ class Store:
     # By the handler: the manager would wait for the other processes, and one
     # that fails to read never comes.
     return self._handler.restore(
-      self.directory / str(step) / tree,
+      self._path / str(step) / tree,
       args=ocp.args.PyTreeRestore(like, restore_args, **options),
     )
 
   def _verify(self, step: int, found: dict[str, Any], content) -> bool:
     for name, tree in found.items():
-      _check_fingerprints(_describe(tree), content['arrays'][name])
+      inventory.check_fingerprints(
+        inventory.describe(tree), content['arrays'][name]
+      )
     return True
 
   def _read_array(self, step: int, tree: str, path: str, content):
@@ -295,8 +325,10 @@ class Store:
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
     )
     found = self._read(step, tree, item, restore_args, partial_restore=True)
-    described = _describe(found)
-    _check_fingerprints(described, {path: content['arrays'][tree][path]})
+    described = inventory.describe(found)
+    inventory.check_fingerprints(
+      described, {path: content['arrays'][tree][path]}
+    )
     (array,) = jax.tree.leaves(found)
     return array
 
@@ -322,91 +354,6 @@ def _all_processes(ok: bool) -> bool:
   from jax.experimental import multihost_utils
 
   return bool(multihost_utils.process_allgather(np.array(ok)).all())
-
-
-# What a record says of arrays.
-
-
-def _describe(tree) -> dict[str, list]:
-  """{path: [shape, dtype, fingerprint]} of every array of a tree."""
-  leaves, prints = dict(_paths(tree)), {}
-  for path, x in leaves.items():
-    if isinstance(x, LazyArray):
-      # Waits for each, so that one of them is in memory at a time.
-      prints[path] = fingerprints.of_host(x.load())
-    elif isinstance(x, np.ndarray):
-      prints[path] = fingerprints.of_host(x)
-    else:
-      prints[path] = fingerprints.of_array(x)
-  prints = jax.device_get(prints)
-  return {
-    path: [list(x.shape), jnp.dtype(x.dtype).name, int(prints[path])]
-    for path, x in leaves.items()
-  }
-
-
-def _check_leaves(name: str, tree):
-  """Raises for a leaf that could not be read back as it is."""
-  for path, leaf in _paths(tree):
-    dtype = getattr(leaf, 'dtype', None)
-    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
-      raise ValueError(
-        f'{name}/{path} is {type(leaf).__name__} {leaf}: expected an array; of '
-        'a random key save jax.random.key_data, of a number jnp.asarray.'
-      )
-    if dtype.itemsize > 4 or 0 in leaf.shape:
-      raise ValueError(
-        f'{name}/{path} is {dtype}{list(leaf.shape)}: expected at most 32 bits '
-        'an element and at least one element.'
-      )
-
-
-def _check_fingerprints(found: dict[str, list], saved: dict[str, list]):
-  changed = [path for path in found if found[path] != saved.get(path)]
-  if changed:
-    raise ValueError(
-      f'{len(changed)} arrays are not what was saved, {changed[0]} first'
-    )
-
-
-def _check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
-  """Raises where a tree is not the one that was saved: no damage, a mistake."""
-  for name, tree in trees.items():
-    if name not in saved:
-      raise ValueError(
-        f'{path}: holds {sorted(saved)}, expected {name!r} among them.'
-      )
-    expected = {leaf: list(x.shape) for leaf, x in _paths(tree)}
-    if odd := sorted(set(expected) ^ set(saved[name])):
-      where = 'checkpoint' if odd[0] in saved[name] else 'model'
-      raise ValueError(
-        f'{path}: {name}/{odd[0]} is in the {where} only ({len(odd)} such '
-        'arrays). Is this the model it was trained with?'
-      )
-    for leaf, shape in expected.items():
-      if saved[name][leaf][0] != shape:
-        raise ValueError(
-          f'{path}: checkpoint has {name}/{leaf} with shape '
-          f'{saved[name][leaf][0]}, the model expects {shape}. Is this the '
-          'model it was trained with?'
-        )
-
-
-def _with_saved_dtypes(tree, saved: dict[str, list]):
-  def like(path, x):
-    dtype = jnp.dtype(saved[_join(path)][1])
-    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
-
-  return jax.tree_util.tree_map_with_path(like, tree)
-
-
-def _paths(tree) -> Iterator[tuple[str, Any]]:
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    yield _join(path), leaf
-
-
-def _join(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _why(error: Exception) -> str:

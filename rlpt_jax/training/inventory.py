@@ -1,0 +1,94 @@
+"""An inventory of arrays: what the record of a checkpoint says of them."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.core.weights import LazyArray
+from rlpt_jax.training import fingerprints
+
+
+def describe(tree) -> dict[str, list]:
+  """{path: [shape, dtype, fingerprint]} of every array of a tree."""
+  leaves, prints = dict(_paths(tree)), {}
+  for path, x in leaves.items():
+    if isinstance(x, LazyArray):
+      # Waits for each, so that one of them is in memory at a time.
+      prints[path] = fingerprints.of_host(x.load())
+    elif isinstance(x, np.ndarray):
+      prints[path] = fingerprints.of_host(x)
+    else:
+      prints[path] = fingerprints.of_array(x)
+  prints = jax.device_get(prints)
+  return {
+    path: [list(x.shape), jnp.dtype(x.dtype).name, int(prints[path])]
+    for path, x in leaves.items()
+  }
+
+
+def check_leaves(name: str, tree):
+  """Raises for a leaf that could not be read back as it is."""
+  for path, leaf in _paths(tree):
+    dtype = getattr(leaf, 'dtype', None)
+    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+      raise ValueError(
+        f'{name}/{path} is {type(leaf).__name__} {leaf}: expected an array; of '
+        'a random key save jax.random.key_data, of a number jnp.asarray.'
+      )
+    if dtype.itemsize > 4 or 0 in leaf.shape:
+      raise ValueError(
+        f'{name}/{path} is {dtype}{list(leaf.shape)}: expected at most 32 bits '
+        'an element and at least one element.'
+      )
+
+
+def check_fingerprints(found: dict[str, list], saved: dict[str, list]):
+  changed = [path for path in found if found[path] != saved.get(path)]
+  if changed:
+    raise ValueError(
+      f'{len(changed)} arrays are not what was saved, {changed[0]} first'
+    )
+
+
+def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
+  """Raises where a tree is not the one that was saved: no damage, a mistake."""
+  for name, tree in trees.items():
+    if name not in saved:
+      raise ValueError(
+        f'{path}: holds {sorted(saved)}, expected {name!r} among them.'
+      )
+    expected = {leaf: list(x.shape) for leaf, x in _paths(tree)}
+    if odd := sorted(set(expected) ^ set(saved[name])):
+      where = 'checkpoint' if odd[0] in saved[name] else 'model'
+      raise ValueError(
+        f'{path}: {name}/{odd[0]} is in the {where} only ({len(odd)} such '
+        'arrays). Is this the model it was trained with?'
+      )
+    for leaf, shape in expected.items():
+      if saved[name][leaf][0] != shape:
+        raise ValueError(
+          f'{path}: checkpoint has {name}/{leaf} with shape '
+          f'{saved[name][leaf][0]}, the model expects {shape}. Is this the '
+          'model it was trained with?'
+        )
+
+
+def with_saved_dtypes(tree, saved: dict[str, list]):
+  def like(path, x):
+    dtype = jnp.dtype(saved[_join(path)][1])
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+
+  return jax.tree_util.tree_map_with_path(like, tree)
+
+
+def _paths(tree) -> Iterator[tuple[str, Any]]:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    yield _join(path), leaf
+
+
+def _join(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')

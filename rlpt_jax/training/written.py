@@ -1,0 +1,107 @@
+"""What a save has put on the disk: whether all of it is there, and a way to it
+from any path.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import tensorstore as ts
+
+# Characters of a path that Orbax and TensorStore take for nothing else.
+PLAIN = re.compile(r'[\w/. -]+')
+LOCK = '.__lock'  # TensorStore's own, wherever it is in a path.
+OWN_DESCRIPTORS = pathlib.Path('/proc/self/fd')
+META = b'/.zarray'
+
+
+@contextlib.contextmanager
+def plain_path(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path to a directory that any library can read and write under.
+
+  Orbax looks for what it has written by a glob of the whole path, so that under
+  `run[1]` it finds nothing, and TensorStore takes a backslash for a slash. Such
+  a directory is reached through a descriptor that holds it open.
+  """
+  if PLAIN.fullmatch(str(directory)) and LOCK not in str(directory):
+    yield directory
+    return
+  if not OWN_DESCRIPTORS.is_dir():
+    raise ValueError(
+      f'{directory}: checkpoints need a path of letters, digits, spaces and '
+      'the signs / . _ - on this system. Choose another folder.'
+    )
+  descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    yield OWN_DESCRIPTORS / str(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def check(directory: pathlib.Path, arrays: dict[str, list]):
+  """Raises unless a tree of arrays can be read back: all of them are in its
+  index, with all their chunks, in files that are long enough.
+
+  Reads the index and asks for the sizes of files; no array is read.
+
+  arrays: path -> [shape, dtype, ...].
+  """
+  base = {'driver': 'file', 'path': f'{directory}/'}
+  files = ts.KvStore.open(base).result()
+  index = ts.KvStore.open({'driver': 'ocdbt', 'base': base}).result()
+  root = ts.ocdbt.dump(files).result()['versions'][-1]['root']['location']
+  chunks, ends = collections.Counter(), {}
+  for key, value in _entries(files, root):
+    chunks[key.rpartition(b'/')[0]] += not key.endswith(META)
+    if value is not None:
+      file, end = _place(value)
+      ends[file] = max(end, ends.get(file, 0))
+  found = collections.Counter()
+  for name, count in chunks.items():
+    meta = json.loads(index.read(name + META).result().value)
+    shape, sizes = meta['shape'], meta['chunks']
+    found[*shape, jnp.dtype(meta['dtype']).name] += 1
+    grid = [math.ceil(n / size) for n, size in zip(shape, sizes, strict=True)]
+    if count != math.prod(grid):
+      raise ValueError(
+        f'{directory.name}/{name.decode()} has {count} of its '
+        f'{math.prod(grid)} chunks'
+      )
+  expected = collections.Counter((*x[0], x[1]) for x in arrays.values())
+  if found != expected:
+    raise ValueError(
+      f'{directory.name} has {found.total()} arrays where {expected.total()} '
+      'were to be written, or others'
+    )
+  for file, end in ends.items():
+    path = directory / file
+    size = path.stat().st_size if path.exists() else 0
+    if size < end:
+      raise ValueError(
+        f'{directory.name}/{file} has {size} of at least {end} bytes'
+      )
+
+
+def _entries(
+  files: ts.KvStore, node: str, prefix: bytes = b''
+) -> Iterator[tuple[bytes, str | None]]:
+  """(key, place of the value; None: in the index itself) below a node."""
+  found = ts.ocdbt.dump(files, node=node).result()
+  for entry in found['entries']:
+    if found['height']:
+      below = prefix + entry['subtree_common_prefix']
+      yield from _entries(files, entry['location'], below)
+    else:
+      yield prefix + entry['key'], entry.get('indirect_value')
+
+
+def _place(value: str) -> tuple[str, int]:
+  """(file, end in it) of 'value:FOLDER/:FILE:OFFSET:LENGTH'."""
+  _, folder, file, offset, length = value.split(':')
+  return folder + file, int(offset) + int(length)
