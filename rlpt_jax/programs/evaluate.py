@@ -160,8 +160,7 @@ def evaluate(
         task.check_settings()
         task.read_done()
         tasks.append(task)
-    forget_what_is_empty(out)
-    runs.check_config(out, sampling | options)
+    runs.check_config(out, sampling | options, is_free=not has_answers(out))
     rewards = [one.reward for one in loaded if isinstance(one, NextSegment)]
     for part in settings_lib.objects(rewards):
       if hasattr(part, 'close') and not isinstance(part, type):
@@ -394,11 +393,10 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
   return found
 
 
-def forget_what_is_empty(out: pathlib.Path):
+def has_answers(out: pathlib.Path) -> bool:
   """Where nothing was answered, any settings will do."""
   files = (out / 'answers').glob('*/*.jsonl')
-  if jax.process_index() == 0 and not any(f.stat().st_size for f in files):
-    (out / runs.CONFIG).unlink(missing_ok=True)
+  return any(file.stat().st_size for file in files)
 
 
 def check_lengths(asked: Questions, files: ModelFiles):

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ import jax.numpy as jnp
 
 from rlpt_jax.core import checks, settings, weights
 from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.metrics import METRICS, TIMING
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface
-from rlpt_jax.programs import model_files
+from rlpt_jax.programs import model_files, rollout_files
 from rlpt_jax.programs.model_files import ModelFiles
 from rlpt_jax.programs.one_host import on_one_host
 from rlpt_jax.training import learner
@@ -30,23 +32,60 @@ from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
 CONFIG, CHECKPOINTS, LOCK = 'config.json', 'checkpoints', '.lock'
+FRESH_ASSETS = '.assets'  # Until they are whole.
 
 
-def check_config(
+@contextlib.contextmanager
+def claimed(
   workdir: pathlib.Path, config: Any, may_change: Sequence[str] = ()
-):
-  """Notes the settings of a new run; raises where they are not those of the run
+) -> Iterator[None]:
+  """Keeps any other process out of a run's folder while this one is in it, and
+  notes the settings of a new run; raises where they are not those of the run
   that is there.
 
   may_change: names of settings that do not change what a run computes, or only
     how far it goes.
   """
+  on_one_host(_make)(workdir)
+  # In this order: a run that has no step yet may be under way.
+  with _alone(workdir):
+    check_config(workdir, config, may_change, is_free=not has_step(workdir))
+    yield
+
+
+def has_step(workdir: pathlib.Path) -> bool:
+  """Whether a run has left anything there that cannot be made again at once."""
+  own = (model_files.ASSETS, FRESH_ASSETS)
+  if any(path.name not in own for path in _inside(workdir / CHECKPOINTS)):
+    return True
+  if any(_inside(workdir / rollout_files.FOLDER)):
+    return True
+  paths = (workdir / METRICS, workdir / TIMING)
+  return any(path.exists() and path.stat().st_size for path in paths)
+
+
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+  return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def check_config(
+  workdir: pathlib.Path,
+  config: Any,
+  may_change: Sequence[str] = (),
+  *,
+  is_free: bool = False,
+):
+  """Notes the settings of what is done in a folder; raises where they are not
+  those that are noted there.
+
+  is_free: nothing was made yet with the settings that are noted.
+  """
   # Another process would find the file that the first has just written.
-  on_one_host(_check_config)(workdir, config, may_change)
+  on_one_host(_check_config)(workdir, config, may_change, is_free)
 
 
 def _check_config(
-  workdir: pathlib.Path, config: Any, may_change: Sequence[str]
+  workdir: pathlib.Path, config: Any, may_change: Sequence[str], is_free: bool
 ):
   wanted = _fixed(settings.described(config), may_change)
   path = workdir / CONFIG
@@ -57,9 +96,17 @@ def _check_config(
       raise ValueError(
         f'{path}: not JSON: {error}. Choose another workdir.'
       ) from error
+    # A model has a config.json too.
+    if not isinstance(found, dict) or (
+      'is' not in found and found.keys() != wanted.keys()
+    ):
+      raise ValueError(
+        f'{path}: expected the settings of a run, found something else. Choose '
+        'another workdir.'
+      )
     # Of a run that an earlier version began, more may be written there.
-    found = _fixed(found, may_change)
-    if changed := settings.differences(found, wanted):
+    changed = settings.differences(_fixed(found, may_change), wanted)
+    if changed and not is_free:
       raise ValueError(
         f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
         'Go on with those, or choose another workdir.'
@@ -71,11 +118,22 @@ def _check_config(
     )
   # Again where it is there: what cannot be written to is known now, and not
   # when something has been computed.
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
+  _make(workdir)
+  with _writable(workdir):
     fresh = path.with_suffix('.new')
     fresh.write_text(json.dumps(wanted, indent=2) + '\n')
     os.replace(fresh, path)
+
+
+def _make(workdir: pathlib.Path):
+  with _writable(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _writable(workdir: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise ValueError(
       f'{workdir}: cannot be written to ({error.strerror}). Choose another '
@@ -84,12 +142,13 @@ def _check_config(
 
 
 @contextlib.contextmanager
-def alone(workdir: pathlib.Path) -> Iterator[None]:
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps any other process out of a run's folder while this one is in it."""
   with contextlib.ExitStack() as stack:
 
     def lock():
-      file = stack.enter_context((workdir / LOCK).open('w'))
+      with _writable(workdir):
+        file = stack.enter_context((workdir / LOCK).open('w'))
       try:
         # A process's own: what it forked and left behind does not hold it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,9 +181,12 @@ def checkpoints(
   directory = workdir / CHECKPOINTS
   with Store(directory, keep_last=keep_last, keep_every=keep_every) as store:
     assets = directory / model_files.ASSETS
-    if jax.process_index() == 0 and not assets.exists():
-      fresh = directory / '.assets'
-      fresh.mkdir(exist_ok=True)
+    # Without a step, what is there may be of a model that was tried before.
+    if jax.process_index() == 0 and not (store.steps() and assets.exists()):
+      fresh = directory / FRESH_ASSETS
+      for old in (fresh, assets):
+        shutil.rmtree(old, ignore_errors=True)
+      fresh.mkdir()
       huggingface.copy_companions(files.assets, fresh, config=True)
       fresh.replace(assets)
     yield store
@@ -145,10 +207,10 @@ def start(
 
 def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
   """Starts to save a state, and what else the run needs to go on; nothing where
-  that state is saved already.
+  that state is saved already, or is the one that a run begins with.
   """
   step = int(state.step)
-  if step in store.steps():
+  if not step or step in store.steps():
     return
   store.save(
     step,

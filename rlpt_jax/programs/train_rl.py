@@ -161,7 +161,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   Args:
     workdir: The run's folder; it gets checkpoints, metrics and rollouts.
   """
-  runs.check_config(workdir, config, MAY_CHANGE)
   files = model_files.find(config.model)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
@@ -176,7 +175,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   )
   timers = Timers('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
-    stack.enter_context(runs.alone(workdir))
+    stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
       runs.checkpoints(
         workdir, files, keep_last=config.keep_last, keep_every=config.keep_every

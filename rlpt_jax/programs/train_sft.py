@@ -92,7 +92,6 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   Args:
     workdir: The run's folder; it gets checkpoints and metrics.
   """
-  runs.check_config(workdir, config, MAY_CHANGE)
   files = model_files.find(config.model)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
   layout = decoder.layout
@@ -105,7 +104,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   try_on = jax.jit(loss)
   timers = Timers('data', 'update', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
-    stack.enter_context(runs.alone(workdir))
+    stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
       runs.checkpoints(
         workdir, files, keep_last=config.keep_last, keep_every=config.keep_every

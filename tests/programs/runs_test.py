@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -61,21 +62,76 @@ def test_nor_is_a_run_that_is_there_gone_on_with(code, tmp_path, monkeypatch):
   )
 
 
+def claim(workdir, **changes):
+  with runs.claimed(workdir, Config(**changes)):
+    return json.loads((workdir / 'config.json').read_text())
+
+
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
+  claim(tmp_path)
+  # What a run does that has no step yet; nothing that is slow to import.
   code = (
-    'import pathlib, sys, time; from rlpt_jax.programs import runs\n'
-    'with runs.alone(pathlib.Path(sys.argv[1])): print(1, flush=True); '
-    'time.sleep(600)'
+    'import fcntl, sys, time; file = open(sys.argv[1], "w"); '
+    'fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); time.sleep(600)'
   )
   first = subprocess.Popen(
-    [sys.executable, '-c', code, tmp_path], stdout=subprocess.PIPE
+    [sys.executable, '-c', code, tmp_path / runs.LOCK], stdout=subprocess.PIPE
   )
   first.stdout.readline()
   with pytest.raises(ValueError, match='another process is at this run'):
-    with runs.alone(tmp_path):
-      pass
+    claim(tmp_path, rate=0.2)
+  assert json.loads((tmp_path / 'config.json').read_text())['rate'] == 0.1
   first.kill()  # Kill -9: nobody tidies up.
   first.wait()
   for _ in range(2):
-    with runs.alone(tmp_path):
-      pass
+    claim(tmp_path)
+
+
+def test_a_folder_without_a_step_is_free(tmp_path):
+  claim(tmp_path)
+  # What a run leaves that ended before its first step.
+  (tmp_path / 'checkpoints' / 'assets').mkdir(parents=True)
+  (tmp_path / 'checkpoints' / '.assets').mkdir()
+  for name in ('metrics.jsonl', 'timing.jsonl'):
+    (tmp_path / name).write_text('')
+  assert claim(tmp_path, rate=0.2)['rate'] == 0.2
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    'metrics.jsonl', 'timing.jsonl', 'rollouts/00000000.jsonl.gz',
+    'checkpoints/0/record', 'checkpoints/damaged_1/record',
+    'checkpoints/1.orbax-checkpoint-tmp/record',
+  ],
+)  # fmt: skip
+def test_a_folder_with_anything_of_a_step_is_not(path, tmp_path):
+  claim(tmp_path)
+  (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / path).write_text('{"step": 0}\n')
+  with pytest.raises(ValueError, match=r'rate was 0\.1, now 0\.2\. Go on'):
+    claim(tmp_path, rate=0.2)
+  assert claim(tmp_path)['rate'] == 0.1
+
+
+@pytest.mark.parametrize('content', ['{"model_type": "qwen3"}', '[]'])
+def test_the_config_of_something_else_is_not_replaced(content, tmp_path):
+  path = tmp_path / 'config.json'
+  path.write_text(content)
+  with pytest.raises(ValueError, match=r'config\.json: expected the settings'):
+    claim(tmp_path)
+  with pytest.raises(ValueError, match=r'config\.json: expected the settings'):
+    runs.check_config(tmp_path, {'n': 1}, is_free=True)
+  assert path.read_text() == content
+
+
+def test_the_tokenizer_of_a_model_that_was_tried_does_not_stay(tmp_path):
+  found = []
+  for name in 'ab':
+    model = tmp_path / name
+    model.mkdir()
+    (model / 'tokenizer.json').write_text(name)
+    files = types.SimpleNamespace(assets=model)
+    with runs.checkpoints(tmp_path, files, keep_last=1, keep_every=None):
+      found.append((tmp_path / 'checkpoints/assets/tokenizer.json').read_text())
+  assert found == ['a', 'b']
