@@ -28,6 +28,7 @@ REASONS = {
   'judge/unparsable': 'the judge gave no score that can be read; left out',
   'judge/both': 'the judge gave two scores; left out',
   'judge/neither': 'no score was probable to the judge; left out',
+  'none': 'the reward gave no number; left out',
   'likelihood/infinite': 'a likelihood that is no number; left out',
   'gold/empty': 'there is nothing to compare with; left out',
   'gold/long': 'what to compare with is too long; left out',

@@ -22,7 +22,7 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.programs import rollouts
 from rlpt_jax.programs.rollouts import Sample
-from rlpt_jax.rewards.scores import Reward, Scores
+from rlpt_jax.rewards.scores import Reward, Scores, ask
 from rlpt_jax.sampling import requests
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.training.experience import Group
@@ -191,8 +191,8 @@ def judge(
     )
   with timers('reward'):
     texts = [[sample.text for sample in group] for group in groups]
-    scores = reward(examples, texts)
-  return Judged(examples, groups, scores, scores.rewards_PG)
+    found = ask(reward, examples, texts)
+  return Judged(examples, groups, found, found.rewards_PG)
 
 
 def asked(judged_: Judged) -> np.ndarray:

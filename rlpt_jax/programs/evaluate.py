@@ -32,6 +32,7 @@ from rlpt_jax.programs.one_host import broadcast, on_one_host
 from rlpt_jax.programs.progress import Progress
 from rlpt_jax.programs.prompt_files import Prompt
 from rlpt_jax.programs.questions import Questions, Scorers
+from rlpt_jax.rewards import scores
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
@@ -346,9 +347,9 @@ def judged(
   while some := list(itertools.islice(groups, asked.together)):
     examples = asked.examples[first : first + len(some)]
     texts = [[sample.text for sample in group] for group in some]
-    scores = questions.decided(reward(examples, texts))
+    found = questions.decided(scores.ask(reward, examples, texts))
     for group, rewards_G, reasons_G in zip(
-      some, scores.rewards_PG, scores.reasons_PG, strict=True
+      some, found.rewards_PG, found.reasons_PG, strict=True
     ):
       verdicts = zip(group, rewards_G, reasons_G, strict=True)
       yield [line(asked, first, g, *v) for g, v in enumerate(verdicts)]

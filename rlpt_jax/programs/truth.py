@@ -35,7 +35,7 @@ def beside(reward: Reward) -> Reward:
   look = truth()
 
   def reward_and_truth(examples, completions):
-    found = reward(examples, completions)
+    found = scores.ask(reward, examples, completions)
     parts = {**found.parts, 'truth': look(examples, completions)}
     return dataclasses.replace(found, parts=parts)
 

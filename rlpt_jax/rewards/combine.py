@@ -26,7 +26,7 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
 
   def combined(examples, completions):
     parts = {
-      name: reward(examples, completions)
+      name: scores.ask(reward, examples, completions)
       for name, (reward, _) in rewards.items()
     }
     first = next(iter(parts.values()))
@@ -66,8 +66,8 @@ def by_kind(rewards: Mapping[str, Reward]) -> Reward:
       rows = [p for p, found in enumerate(kinds) if found == kind]
       if not rows:
         continue
-      part = parts[kind] = reward(
-        [examples[p] for p in rows], [completions[p] for p in rows]
+      part = parts[kind] = scores.ask(
+        reward, [examples[p] for p in rows], [completions[p] for p in rows]
       )
       for p, rewards_G, reasons_G in zip(
         rows, part.rewards_PG, part.reasons_PG, strict=True

@@ -4,12 +4,18 @@ A reward is any callable (examples, completions) -> Scores, for P examples and P
 lists of G completions. Reasons are there because a number cannot say why it is
 0: a run whose reward falls has learnt nothing, or forgotten its tags, or met a
 verifier that is down, and only their counts tell these apart.
+
+Numbers alone do as well, None or NaN for no verdict: P lists of G, an array, or
+one list of all, prompt by prompt, as TRL's rewards return. `ask` makes Scores
+of them; whoever calls a reward calls it by `ask`.
 """
 
 import collections
 import dataclasses
+import inspect
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +76,57 @@ def each(judge: Callable[[Example, str], Verdict]) -> Reward:
     return grouped(verdicts, len(examples))
 
   return reward
+
+
+def ask(
+  reward: Callable,
+  examples: Sequence[Example],
+  completions: Sequence[Sequence[str]],
+) -> Scores:
+  """The scores that a reward gives, also where it returns mere numbers."""
+  found = reward(examples, completions)
+  P, G = len(completions), max(map(len, completions), default=0)
+  if isinstance(found, Scores):
+    if found.rewards_PG.shape != (P, G):
+      what = f'scores of shape {found.rewards_PG.shape}'
+      raise _refused(reward, what, P, G)
+    return found
+  rewards = _numbers(found)
+  if rewards is None or rewards.shape not in ((P, G), (P * G,)):
+    what = f'{" ".join(reprlib.repr(found).split())} ({type(found).__name__}'
+    what += ')' if rewards is None else f' of shape {rewards.shape})'
+    raise _refused(reward, what, P, G)
+  rewards_PG = rewards.reshape(P, G)
+  reasons_PG = np.where(np.isnan(rewards_PG), 'none', 'scored')
+  return Scores(rewards_PG, reasons_PG)
+
+
+def _numbers(found: Any) -> np.ndarray | None:
+  """An array of floats, of lists of them or of an array; None of all else."""
+  if not isinstance(found, list | tuple) and not hasattr(found, '__array__'):
+    return None
+  try:
+    array = np.asarray(found)
+    if array.dtype == object:  # Some are None, which is NaN as a float.
+      if any(isinstance(x, str | bytes) for x in array.flat):
+        return None
+      array = array.astype(np.float32)
+  except (TypeError, ValueError, RuntimeError):  # Of several lengths, say.
+    return None
+  return array.astype(np.float32) if array.dtype.kind in 'biuf' else None
+
+
+def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
+  """Says what a reward returned, and what was expected."""
+  function = inspect.unwrap(getattr(reward, 'func', reward))  # Of a partial.
+  if not hasattr(function, '__qualname__'):
+    function = type(function)
+  name = f'{function.__module__}.{function.__qualname__}'
+  return ValueError(
+    f'the reward {name} returned {what}; expected Scores, or {P} lists of {G} '
+    'numbers, a number or None for each completion, or one list of all '
+    f'{P * G}.'
+  )
 
 
 def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:

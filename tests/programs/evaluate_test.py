@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from rlpt_jax import cli
 from rlpt_jax.core import weights
 from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.core.types import Example
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.programs import evaluate as evaluate_lib
@@ -214,6 +216,22 @@ def test_no_verdict_is_no_zero(data, tmp_path, monkeypatch, capsys):
   before = _files(out)
   assert _evaluate(out, data, '--benchmarks', 'mmlu') == 0
   assert _files(out) == before
+
+
+def test_a_reward_may_return_mere_numbers():
+  example = Example(np.array([1]), ('a',), 'asr', 'corpus', 'd', 0)
+  asked = questions.Questions(
+    'mine', ['p'], ['?'], [example], ['asr'], 2,
+    lambda examples, completions: [1, None],
+  )  # fmt: skip
+  completion = SimpleNamespace(tokens=[1, 2])
+  group = [
+    SimpleNamespace(text=text, completion=completion, finish_reason='stop')
+    for text in 'ab'
+  ]
+  [lines] = evaluate_lib.judged(asked, 0, iter([group]))
+  found = [(line['reward'], line['reason']) for line in lines]
+  assert found == [(1.0, 'scored'), (None, 'none')]
 
 
 def test_other_settings_do_not_mix(data, tmp_path, capsys):

@@ -39,6 +39,9 @@ def test_beside_a_reward_the_truth_is_only_looked_at():
   assert found.reasons_PG.tolist() == [['easy', 'easy']]
   assert found.parts['truth'].rewards_PG.tolist() == [[1, 0]]
   assert easy in settings.objects(truth.beside(easy))  # What is to be closed.
+  numbers = truth.beside(lambda examples, completions: [[0.5, None]])
+  found = numbers([example], [[RIGHT, WRONG]])
+  assert found.reasons_PG.tolist() == [['scored', 'none']]
 
 
 def write(path, lines):

@@ -46,6 +46,18 @@ def test_weighted_within_weighted():
   assert found.parts['in'].parts['a'].counts()['right'] == 1
 
 
+def test_mere_numbers_are_combined_too():
+  def numbers(examples, completions):
+    return [len(text) if text else None for text in completions[0]]
+
+  asked = [example('a', kind='x')], [['b', '', 'ccc', '']]
+  found = combine.weighted({'a': (FIRST, 1.0), 'n': (numbers, 1.0)})(*asked)
+  np.testing.assert_array_equal(found.rewards_PG, [[2, NAN, NAN, NAN]])
+  assert found.reasons_PG.tolist() == [['scored', 'n/none', 'a/slow', 'a/slow']]
+  found = combine.by_kind({'x': numbers})(*asked)
+  np.testing.assert_array_equal(found.rewards_PG, [[1, NAN, 3, NAN]])
+
+
 def test_nothing_to_combine():
   with pytest.raises(ValueError, match='no rewards'):
     combine.weighted({})

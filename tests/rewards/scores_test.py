@@ -1,7 +1,11 @@
 """What rewards return, and what they refuse."""
 
+import functools
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import scores
@@ -60,6 +64,78 @@ def test_what_raises_is_no_reward():
 def test_an_infinite_reward():
   with pytest.raises(ValueError, match=r"infinite.*'much'"):
     scores.each(lambda *_: Verdict(np.inf, 'much'))([example('a')], [['b']])
+
+
+TWO = [example('a'), example('b')], [['x', 'y', 'z'], ['u', 'v', 'w']]
+
+
+@pytest.mark.parametrize(
+  'found',
+  [
+    [[1, 0.5, None], [0, True, np.nan]],
+    ((1, 0.5, None), (0, 1, None)),
+    [1, 0.5, None, 0, 1, None],
+    np.array([[1, 0.5, np.nan], [0, 1, np.nan]]),
+    [np.array([1, 0.5, None]), [np.int8(0), np.float16(1), None]],
+    jnp.array([1, 0.5, np.nan, 0, 1, np.nan]),
+    torch.tensor([[1, 0.5, np.nan], [0, 1, np.nan]]),
+    Scores(
+      np.array([[1, 0.5, np.nan], [0, 1, np.nan]], np.float32),
+      np.array([['scored', 'scored', 'none']] * 2),
+    ),
+  ],
+)
+def test_numbers_are_scores(found):
+  scored = scores.ask(lambda examples, completions: found, *TWO)
+  np.testing.assert_array_equal(
+    scored.rewards_PG, [[1, 0.5, np.nan], [0, 1, np.nan]]
+  )
+  assert scored.rewards_PG.dtype == np.float32
+  assert scored.reasons_PG.tolist() == [['scored', 'scored', 'none']] * 2
+
+
+def test_numbers_of_no_examples():
+  assert scores.ask(lambda *_: [], [], []).rewards_PG.shape == (0, 0)
+  one = [example('a')], [['x', 'y']]
+  assert scores.ask(lambda *_: [1, 2], *one).rewards_PG.tolist() == [[1, 2]]
+  assert scores.ask(lambda *_: [[3, 4]], *one).rewards_PG.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+  ('found', 'shown'),
+  [
+    (None, 'None (NoneType)'),
+    (0.5, '0.5 (float)'),
+    ('right', "'right' (str)"),
+    ({'a': 1}, "{'a': 1} (dict)"),
+    ((x for x in range(6)), r'(generator)'),
+    ([1.0] * 5, '[1.0, 1.0, 1.0, 1.0, 1.0] (list of shape (5,))'),
+    ([[1, 0], [1, 0], [1, 0]], '[1, 0]] (list of shape (3, 2))'),
+    ([[1, 0, 1], [1, 0]], '[[1, 0, 1], [1, 0]] (list)'),
+    (['1', None, '3'] * 2, '(list)'),
+    (['1', '2', '3'] * 2, '(list)'),
+    ([1j] * 6, '(list)'),
+    (np.zeros((3, 2)), '(ndarray of shape (3, 2))'),
+    (np.zeros((1, 2, 3)), '(ndarray of shape (1, 2, 3))'),
+    (
+      Scores(np.zeros((1, 3), np.float32), np.array([['scored'] * 3])),
+      'scores of shape (1, 3)',
+    ),
+  ],
+)  # fmt: skip
+def test_what_is_no_number_is_refused_in_one_line(found, shown):
+  def mine(examples, completions):
+    return found
+
+  with pytest.raises(ValueError) as caught:
+    scores.ask(functools.partial(mine), *TWO)
+  said = str(caught.value)
+  assert said.startswith(f'the reward {__name__}.{mine.__qualname__} returned ')
+  assert shown in said and '\n' not in said
+  assert said.endswith(
+    'expected Scores, or 2 lists of 3 numbers, a number or None for each '
+    'completion, or one list of all 6.'
+  )
 
 
 def test_scores_are_float32():
