@@ -22,7 +22,10 @@ class ProcessPool:
 
   The command says 'ready', then answers every line '<number> <request>' with a
   line '<number> <answer>'. One that dies, or is silent for `patience` seconds,
-  is killed with all it has started, and another takes its place.
+  is killed with all it has started, and another takes its place. A request
+  whose worker died is made again, once, to a worker that was started after
+  that: an older one may be dead as well, of what has nothing to do with the
+  request. One about which a worker was silent is not made again.
 
   There is no thread here, no signal and no fork of this process, which may hold
   JAX: a call waits on pipes. Workers are to end when their stdin does, so that
@@ -39,18 +42,20 @@ class ProcessPool:
     self._command, self._patience = list(command), patience
     self._workers: list[_Worker] = []
     self._lock = threading.Lock()
-    self._failed_starts = 0  # In a row.
+    self._starts = self._failed_starts = 0  # The latter in a row.
     self._closed = False
     try:
       # Now, not when they are asked: they load while the caller does.
       for _ in range(num_workers):
-        self._workers.append(_Worker(self._command))
+        self._workers.append(self._start())
     except BaseException:
       self.close()
       raise
 
   def map(self, requests: Sequence[str]) -> list[str | None]:
-    """Answers in the order of requests; None where two workers were lost."""
+    """Answers in the order of requests; None where a worker was silent, or two
+    died.
+    """
     with self._lock:
       if self._closed:
         raise ValueError('the pool is closed: make another.')
@@ -77,10 +82,10 @@ class ProcessPool:
   def _map(self, requests):
     answers: list[str | None] = [None] * len(requests)
     waiting = collections.deque(range(len(requests)))
-    losses = collections.Counter()
+    lost_at: dict[int, int] = {}  # Task: the workers started by its first loss.
     left = len(requests)
     while left:
-      self._hand_out(waiting, requests)
+      self._hand_out(waiting, requests, lost_at)
       for worker, spoke in self._wait():
         task = worker.task
         try:
@@ -93,21 +98,31 @@ class ProcessPool:
           answer = None
           if task is None:
             continue
-          losses[task] += 1
-          if losses[task] == 1:
+          if spoke and task not in lost_at:
+            lost_at[task] = self._starts
             waiting.appendleft(task)
             continue
         answers[task] = answer
         left -= 1
     return answers
 
-  def _hand_out(self, waiting, requests):
+  def _hand_out(self, waiting, requests, lost_at):
     for i, worker in enumerate(self._workers):
       if waiting and not worker.alive:
-        self._workers[i] = worker = _Worker(self._command)
-      if waiting and worker.ready and worker.task is None:
-        task = waiting.popleft()
-        worker.ask(task, requests[task], self._patience)
+        self._workers[i] = worker = self._start()
+      if not worker.ready or worker.task is not None:
+        continue
+      # Those that were lost stand in front, at most one for each worker.
+      for place, task in enumerate(waiting):
+        if worker.number >= lost_at.get(task, 0):
+          del waiting[place]
+          worker.ask(task, requests[task], self._patience)
+          break
+
+  def _start(self) -> '_Worker':
+    worker = _Worker(self._command, self._starts)
+    self._starts += 1
+    return worker
 
   def _wait(self) -> list[tuple['_Worker', bool]]:
     """Workers that have spoken or died (True), and those who are late."""
@@ -140,7 +155,8 @@ class _Lost(Exception):
 class _Worker:
   """One process, and the request it is at."""
 
-  def __init__(self, command: list[str]):
+  def __init__(self, command: list[str], number: int):
+    self.number = number  # Workers that were started before.
     self.alive, self.ready, self.task = True, False, None
     self.deadline = time.monotonic() + START_SECONDS
     self._rest = b''

@@ -3,13 +3,16 @@
 import gc
 import os
 import pathlib
+import select
 import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from rlpt_jax.rewards import process_pool
 from rlpt_jax.rewards.process_pool import ProcessPool
 
 TOY = r"""
@@ -21,6 +24,8 @@ def once(name):
     return True
   except FileExistsError:
     return False
+if os.path.exists(f'{here}/gate') and not once('first') and once('second'):
+  open(f'{here}/gate').read()
 print('ready', flush=True)
 for line in sys.stdin:
   number, request = line.rstrip('\n').split(' ', 1)
@@ -93,19 +98,34 @@ def test_one_that_kills_two_workers_has_no_answer(tmp_path):
       ]  # fmt: skip
 
 
-def test_one_that_is_silent_is_killed_with_what_it_has_started(tmp_path):
-  with toy(tmp_path, patience=1.0) as pool:
-    assert pool.map(['sleep once:1', 'a']) == ['SLEEP ONCE:1', 'A']
-    for pid in map(int, (tmp_path / 'pids').read_text().split()):
+def test_one_that_is_silent_is_killed_with_what_it_has_started(
+  tmp_path, monkeypatch
+):
+  pids = tmp_path / 'pids'
+
+  def clock():
+    """Goes on when the worker sleeps, and what it has started."""
+    return float(pids.exists() and pids.read_text().endswith('\n'))
+
+  monkeypatch.setattr(process_pool, 'time', SimpleNamespace(monotonic=clock))
+  with toy(tmp_path, patience=0.01, num_workers=1) as pool:
+    # It is not asked again: it would be answered.
+    assert pool.map(['sleep once:1', 'a']) == [None, 'A']
+    for pid in map(int, pids.read_text().split()):
       wait_until(lambda pid=pid: not is_running(pid))
 
 
-def test_a_worker_killed_from_outside(tmp_path):
+def test_workers_killed_from_outside(tmp_path):
+  """One is known to be ready; of the other that is still to be heard."""
+  os.mkfifo(tmp_path / 'gate')
   with toy(tmp_path) as pool:
-    assert pool.map(['a', 'b', 'c']) == ['A', 'B', 'C']
-    for pid in children(os.getpid()):
-      if b'sleep once' in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes():
-        os.kill(pid, signal.SIGKILL)
+    assert pool.map(['a']) == ['A']
+    (tmp_path / 'gate').write_text('')
+    (unheard,) = (worker for worker in pool._workers if not worker.ready)
+    select.select([unheard.stdout], [], [])
+    for worker in pool._workers:
+      os.kill(worker._process.pid, signal.SIGKILL)
+      os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
     assert pool.map(['a', 'b', 'c']) == ['A', 'B', 'C']
 
 
