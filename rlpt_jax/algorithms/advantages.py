@@ -146,6 +146,14 @@ class Carried:
     return advantages_PG
 
 
+def needs_groups(function: Callable) -> bool:
+  """Whether a completion without siblings teaches nothing, whatever its reward:
+  True where the baseline is the group's, so that each is compared with itself.
+  """
+  alone_P1 = np.array([[0.0], [1.0]], np.float32)
+  return not np.any(np.asarray(Carried(function)(alone_P1)))
+
+
 def _center(rewards_PG):
   """(r - mean(group) or 0, True where it counts: judged in a varying group)."""
   rewards_PG = jnp.asarray(rewards_PG, jnp.float32)

@@ -139,6 +139,8 @@ class Config:
   def __post_init__(self):
     checks.check_fields(self)
     self.sampling.check_learnable()
+    if self.sampling.samples == 1:
+      check_alone(self)
     if bool(self.kl) != bool(self.kl_weight):
       raise ValueError(
         f'Config.kl={self.kl} with kl_weight={self.kl_weight}: expected both '
@@ -150,6 +152,20 @@ class Config:
         'of the two, the KL in the loss or in the reward.'
       )
     runs.check_microbatches(self, 'prompts')
+
+
+def check_alone(config: Config):
+  """Raises where one completion of a prompt would teach nothing."""
+  if advantages.needs_groups(config.advantages):
+    why = f'{settings.described(config.advantages)} compares it with its group'
+  elif config.flat_groups != 'keep':
+    why = f'flat_groups={config.flat_groups!r} takes it for a flat group'
+  else:
+    return
+  raise ValueError(
+    'Config.sampling: samples=1: a completion alone teaches nothing, since '
+    f'{why}; expected at least 2.'
+  )
 
 
 def train_rl(config: Config, *, workdir: pathlib.Path):

@@ -195,6 +195,15 @@ def test_a_group_of_one_learns_nothing(function, shape):
   assert not np.any(function(np.ones(shape)))
 
 
+def test_which_functions_need_groups():
+  own = (lib.group_centered, lib.group_normalized, lib.leave_one_out)
+  for function in (*own, lib.batch_normalized, lib.RunningNormalized()):
+    assert lib.needs_groups(function)
+  # REINFORCE, as it is and with the mean of the batch.
+  assert not lib.needs_groups(lambda rewards_PG: rewards_PG)
+  assert not lib.needs_groups(lambda rewards_PG: rewards_PG - rewards_PG.mean())
+
+
 @every_function
 def test_no_verdict_at_all(function):
   assert not np.any(function(np.full((2, 3), NAN)))

@@ -280,10 +280,28 @@ def short_or_not(examples, completions):
   )(examples, completions)
 
 
+def alone(rewards_PG):
+  """REINFORCE with a baseline that is no group's."""
+  return rewards_PG - 0.5
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
     ({'sampling': Sampling(temperature=0.0)}, 'all samples of a group are one'),
+    (
+      {'sampling': Sampling(samples=1)},
+      'samples=1: a completion alone teaches nothing, since '
+      'rlpt_jax.algorithms.advantages.group_normalized compares it with its '
+      'group; expected at least 2',
+    ),
+    (
+      {
+        'sampling': Sampling(samples=1), 'advantages': alone,
+        'flat_groups': 'drop',
+      },
+      "samples=1: .* flat_groups='drop' takes it for a flat group",
+    ),
     ({'sampling': Sampling(top_p=0.9)}, 'top_p=0.9.*the whole distribution'),
     ({'prompts': 9, 'num_microbatches': 2}, 'expected a divisor of prompts=9'),
     ({'flat_groups': 'no'}, "expected 'keep', 'drop' or 'refill'"),
@@ -301,6 +319,13 @@ def short_or_not(examples, completions):
 def test_a_config_that_cannot_be_is_refused(change, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     learning_task.learning(tmp_path, 'random:tiny_qwen3', **change)
+
+
+def test_one_completion_may_teach_without_a_group(tmp_path):
+  learning_task.learning(
+    tmp_path, 'random:tiny_qwen3', sampling=Sampling(samples=1),
+    advantages=alone,
+  )  # fmt: skip
 
 
 def test_another_config_is_refused(task, tmp_path):
