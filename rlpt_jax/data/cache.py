@@ -14,6 +14,7 @@ last: what has its json is done. So preparing can be stopped anywhere.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from rlpt_jax.data import files
 from rlpt_jax.data.records import Record, Stage
 
 SPLIT = 'train'  # SeqIO wants one; a held-out set is a corpus of its own.
@@ -97,10 +99,8 @@ def encode(record: Record) -> bytes:
 
 def decode(data: bytes) -> Record:
   """What `encode` wrote."""
-  import tensorflow as tf
-
   record = {}
-  features = tf.train.Example.FromString(data).features.feature
+  features = _example().FromString(data).features.feature
   for name, feature in features.items():
     if feature.HasField('bytes_list'):
       record[name] = feature.bytes_list.value[0].decode()
@@ -110,6 +110,60 @@ def decode(data: bytes) -> Record:
   return record
 
 
+# tf.train.Example as far as records need it; TensorFlow takes seconds to load.
+_EXAMPLE = """
+  name: "rlpt_jax/example.proto"
+  package: "rlpt_jax"
+  message_type {
+    name: "BytesList"
+    field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+  }
+  message_type {
+    name: "Int64List"
+    field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+  }
+  message_type {
+    name: "Feature"
+    field { name: "bytes_list" number: 1 type_name: ".rlpt_jax.BytesList" }
+    field { name: "int64_list" number: 3 type_name: ".rlpt_jax.Int64List" }
+  }
+  message_type {
+    name: "Features"
+    field {
+      name: "feature" number: 1 label: LABEL_REPEATED
+      type_name: ".rlpt_jax.Features.FeatureEntry"
+    }
+    nested_type {
+      name: "FeatureEntry"
+      field { name: "key" number: 1 type: TYPE_STRING }
+      field { name: "value" number: 2 type_name: ".rlpt_jax.Feature" }
+      options { map_entry: true }
+    }
+  }
+  message_type {
+    name: "Example"
+    field { name: "features" number: 1 type_name: ".rlpt_jax.Features" }
+  }
+"""
+
+
+@functools.cache
+def _example() -> type:
+  """The class of tf.train.Example."""
+  from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+  )
+
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(text_format.Parse(_EXAMPLE, descriptor_pb2.FileDescriptorProto()))
+  return message_factory.GetMessageClass(
+    pool.FindMessageTypeByName('rlpt_jax.Example')
+  )
+
+
 @dataclasses.dataclass
 class Cache:
   """The records of a prepared folder, any of them at once."""
@@ -117,9 +171,7 @@ class Cache:
   folder: str
 
   def __post_init__(self):
-    import tensorflow as tf
-
-    if not tf.io.gfile.exists(os.path.join(self.folder, 'COMPLETED')):
+    if files.size(os.path.join(self.folder, 'COMPLETED')) is None:
       raise ValueError(
         f'{self.folder}: is not prepared, or not to its end. Run `rlpt '
         "prepare` with this gin file, or set cache_dir='' to read the corpus "
@@ -158,13 +210,8 @@ class Cache:
 
   def _open(self, shard: int):
     if shard not in self._files:
-      import tensorflow as tf
-
       path = os.path.join(self.folder, self.manifest['shards'][shard]['name'])
-      # TensorFlow's file reads ahead half a megabyte at every seek: too much
-      # for a disk that answers at once.
-      opened = tf.io.gfile.GFile if '://' in path else open
-      self._files[shard] = opened(path, 'rb')
+      self._files[shard] = files.open_file(path)
       if len(self._files) > OPEN_FILES:
         self._files.popitem(last=False)[1].close()
     self._files.move_to_end(shard)
@@ -180,21 +227,19 @@ def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
   """The index of a part's shard; a ValueError if one of them is not whole."""
-  import tensorflow as tf
-
   path = os.path.join(folder, shard['name'])
-  there = tf.io.gfile.exists(path)
-  found = tf.io.gfile.stat(path).length if there else 'no'
+  found = files.size(path)
   if found != shard['bytes']:
+    found = 'no' if found is None else found
     raise ValueError(
       f'{path}: has {found} bytes, the manifest says {shard["bytes"]}. Run '
       '`rlpt prepare` again: it makes the part again.'
     )
   index = os.path.join(folder, f'index-{part:05d}.npz')
   try:
-    with tf.io.gfile.GFile(index, 'rb') as file:
+    with files.open_file(index) as file:
       arrays = dict(np.load(io.BytesIO(file.read())))
-  except (tf.errors.OpError, zipfile.BadZipFile, ValueError, OSError) as error:
+  except (zipfile.BadZipFile, ValueError, OSError) as error:
     raise _damaged(index, error) from error
   if len(arrays['offsets']) != shard['records']:
     raise _damaged(index, f'{len(arrays["offsets"])} records')
@@ -202,13 +247,11 @@ def check_shard(
 
 
 def read_json(folder: str, name: str) -> Any:
-  import tensorflow as tf
-
   path = os.path.join(folder, name)
   try:
-    with tf.io.gfile.GFile(path) as file:
-      return json.load(file)
-  except (tf.errors.OpError, ValueError) as error:
+    with files.open_file(path) as file:
+      return json.loads(file.read())
+  except (OSError, ValueError) as error:
     raise _damaged(path, error) from error
 
 

@@ -3,6 +3,8 @@
 import functools
 from typing import Any, NamedTuple
 
+from rlpt_jax.data import files
+
 BLOCK = 1 << 20
 FAR = 1 << 30
 
@@ -97,14 +99,12 @@ def _newlines(file: str, end: int) -> int | None:
     return 0
   if end > FAR:
     return None
-  import tensorflow as tf
-
   count = 0
   try:
-    with tf.io.gfile.GFile(file, 'rb') as opened:
+    with files.open_file(file) as opened:
       while end and (block := opened.read(min(BLOCK, end))):
         count += block.count(b'\n')
         end -= len(block)
-  except tf.errors.OpError:  # It vanished: a place is worth no error.
+  except OSError:  # It vanished: a place is worth no error.
     return None
   return count

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlpt_jax.core.types import Example, Rows
-from rlpt_jax.data import config, order, packing, quiet_tensorflow, records
+from rlpt_jax.data import config, order, packing, records
 from rlpt_jax.data.cache import Cache, digest
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.order import Position
@@ -65,7 +65,6 @@ class Loader:
         f'batch_size is {batch_size}: expected a multiple of {hosts}, the '
         'number of hosts.'
       )
-    quiet_tensorflow.load()
     self._batch_size, self._host, self._hosts = batch_size, host, hosts
     self._data = data
     self.tokenizer = config.load_tokenizer(data.tokenizer)

@@ -14,6 +14,7 @@ import importlib.resources
 import json
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 
@@ -158,7 +159,7 @@ def load(language: str) -> Punkt:
 
   'none' knows no words at all, which leaves initials, numbers and case.
   """
-  import nltk
+  nltk = _nltk()
   from nltk.tokenize import punkt
 
   if language == 'none':
@@ -183,6 +184,19 @@ def load(language: str) -> Punkt:
   params = read(json.loads(file.read_text(encoding='utf-8')))
   name = f'punkt_{language}.json, shipped with rlpt_jax'
   return Punkt(name, params, english=english)
+
+
+def _nltk():
+  """NLTK, which loads SciPy for what is not used here: most of its time."""
+  is_free = 'scipy' not in sys.modules
+  if is_free:
+    sys.modules['scipy'] = None  # As if it were not installed.
+  try:
+    import nltk
+  finally:
+    if is_free:
+      del sys.modules['scipy']
+  return nltk
 
 
 def read(tables: dict):

@@ -8,7 +8,7 @@ import tempfile
 
 @functools.cache
 def load():
-  """Imports TensorFlow, once: what reads a corpus calls this first.
+  """Imports TensorFlow, once: what needs it calls this first.
 
   What it says while it loads goes to the file descriptor, whatever its log
   level is set to. It is shown if loading fails.

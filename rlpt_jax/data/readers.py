@@ -1,7 +1,6 @@
 """Bytes -> records of jsonl, txt and parquet, and every way that can fail.
 
-All files are opened by tf.io.gfile, so they may lie in any store it knows. A
-reader holds a block and a document, or a row group, never the file.
+A reader holds a block and a document, or a row group, never the file.
 """
 
 import contextlib
@@ -15,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from rlpt_jax.data import files
 from rlpt_jax.data.faults import BLOCK, Faults, Place, Where
 
 # Of compressed bytes, so that what comes out of one piece stays in bounds:
@@ -64,56 +64,6 @@ class Unreadable(Exception):
 
 def too_long(limit: int) -> str:
   return f'longer than max_document_bytes={limit}'
-
-
-class _File(io.RawIOBase):
-  """A remote or local file; what goes wrong is an OSError."""
-
-  def __init__(self, path: str):
-    import tensorflow as tf
-
-    self._file, self._error = tf.io.gfile.GFile(path, 'rb'), tf.errors.OpError
-    self.seek(0)  # Which opens it: fail now rather than later.
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def read(self, size: int = -1) -> bytes:
-    with self._os_errors():
-      return self._file.read(size)
-
-  def readinto(self, buffer) -> int:
-    data = self.read(len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    with self._os_errors():
-      self._file.seek(offset, whence)
-      return self._file.tell()
-
-  def tell(self) -> int:
-    return self._file.tell()
-
-  def close(self) -> None:
-    if not self.closed:
-      self._file.close()
-    super().close()
-
-  @contextlib.contextmanager
-  def _os_errors(self):
-    try:
-      yield
-    except self._error as error:
-      raise OSError(error.message) from error
-
-
-def open_file(path: str) -> io.RawIOBase:
-  """A file to read, in the forms that Python's and Arrow's readers expect."""
-  return _File(path)
 
 
 def read_jsonl(part: Part, limit: int, faults: Faults) -> Iterator[Document]:
@@ -234,7 +184,7 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
   """From the first line that begins in the part to the end of the file."""
   start, number = part.start, 0
   try:
-    with open_file(part.file) as file:
+    with files.open_file(part.file) as file:
       if start:
         start = _first_line(file, part)
       if start is None:
@@ -255,7 +205,7 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
     raise Unreadable(str(error), where) from error
 
 
-def _first_line(file: io.RawIOBase, part: Part) -> int | None:
+def _first_line(file: io.IOBase, part: Part) -> int | None:
   """Where the first line begins behind the part's start, None if too far."""
   begins = _within(part)
   offset = part.start - 1  # A line begins behind the end of another.
@@ -301,7 +251,7 @@ def _keeping_ends(data: bytes) -> list[bytes]:
   return [*lines, b''] if lines[-1].endswith(b'\n') else lines
 
 
-def _decompressed(file: io.RawIOBase, path: str) -> Iterator[bytes]:
+def _decompressed(file: io.IOBase, path: str) -> Iterator[bytes]:
   """The content in pieces, up to where a compressed file is damaged."""
   if path.endswith('.gz'):
     new, errors = lambda: zlib.decompressobj(wbits=31), zlib.error
@@ -317,7 +267,7 @@ def _decompressed(file: io.RawIOBase, path: str) -> Iterator[bytes]:
 
 
 def _inflated(
-  file: io.RawIOBase,
+  file: io.IOBase,
   piece: int,
   new: Callable[[], Any],
   errors: type[Exception],
@@ -345,7 +295,7 @@ def _inflated(
 
 def row_group_bytes(path: str) -> list[int]:
   """The size of every row group of a parquet file."""
-  with open_file(path) as file:
+  with files.open_file(path) as file:
     metadata = _open_parquet(file).metadata
     groups = range(metadata.num_row_groups)
     return [metadata.row_group(group).total_byte_size for group in groups]
@@ -354,7 +304,7 @@ def row_group_bytes(path: str) -> list[int]:
 def read_parquet(part: Part, faults: Faults) -> Iterator[Document]:
   """The rows of the part's row groups, without the rest of a damaged one."""
   try:
-    with open_file(part.file) as file:
+    with files.open_file(part.file) as file:
       parquet, row = _open_parquet(file), 0
       for group in range(parquet.num_row_groups):
         if part.start <= group < (part.end or math.inf):
@@ -366,7 +316,7 @@ def read_parquet(part: Part, faults: Faults) -> Iterator[Document]:
     raise Unreadable(reason, part.name, note) from error
 
 
-def _open_parquet(file: io.RawIOBase):
+def _open_parquet(file: io.IOBase):
   try:
     import pyarrow.parquet
   except ImportError as error:

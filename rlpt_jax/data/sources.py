@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Bytes, Name, Positive
-from rlpt_jax.data import readers
+from rlpt_jax.data import files, quiet_tensorflow, readers
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.readers import Document, Part
 
@@ -145,7 +145,7 @@ class Files:
       elif path.endswith('.jsonl') or (
         path.endswith('.txt') and self.document != 'file'
       ):
-        with readers.open_file(path) as file:
+        with files.open_file(path) as file:
           size = file.seek(0, os.SEEK_END)
         bounds = [*range(0, size, self.part_bytes), size]
       else:
@@ -213,9 +213,9 @@ class Tfds:
 
   def _rows(self) -> list[tuple[str, int, int]]:
     """(split, first row, end) of what `split` stands for."""
+    splits = self._builder().info.splits
     import tensorflow_datasets as tfds
 
-    splits = self._builder().info.splits
     try:
       split = tfds.core.ReadInstruction.from_spec(self.split)
       pieces = split.to_absolute(splits)
@@ -238,10 +238,10 @@ class Tfds:
     return rows
 
   def _documents(self, part: Part) -> Iterator[Document]:
+    builder, row = self._builder(), part.start
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder, row = self._builder(), part.start
     try:
       dataset = builder.as_dataset(
         split=tfds.core.ReadInstruction(
@@ -355,9 +355,7 @@ def _form(path: str) -> str:
 
 
 def _check_no_directory(path: str) -> None:
-  import tensorflow as tf
-
-  if tf.io.gfile.isdir(path):
+  if files.is_directory(path):
     raise ValueError(
       f"{path}: is a directory; expected files, like '{path}/*.jsonl'."
     )
@@ -365,7 +363,9 @@ def _check_no_directory(path: str) -> None:
 
 def _absolute(glob: str) -> str:
   # As another process sees it, which may work elsewhere.
-  return glob if '://' in glob else os.path.abspath(os.path.expanduser(glob))
+  return (
+    glob if files.is_remote(glob) else os.path.abspath(os.path.expanduser(glob))
+  )
 
 
 def _fixed_directories(glob: str) -> list[str]:
@@ -376,13 +376,11 @@ def _fixed_directories(glob: str) -> list[str]:
 
 
 def _expanded(name: str, glob: str) -> list[str]:
-  import tensorflow as tf
-
   try:
-    paths = tf.io.gfile.glob(glob)
-  except tf.errors.OpError as error:
+    paths = files.glob(glob)
+  except OSError as error:
     raise ValueError(
-      f'corpus {name}: {glob} cannot be listed: {error.message}'
+      f'corpus {name}: {glob} cannot be listed: {error}'
     ) from error
   if not paths:
     raise ValueError(
@@ -407,7 +405,7 @@ def _checksum(path: str) -> list:
   """[size, hex]: of all, or of blocks everywhere in what is large."""
   digest, block = hashlib.blake2b(digest_size=8), 64 << 10
   try:
-    with readers.open_file(path) as file:
+    with files.open_file(path) as file:
       size = file.seek(0, os.SEEK_END)
       if size <= CHECKED_BYTES:
         offsets = range(0, size, block)
@@ -425,6 +423,7 @@ def _checksum(path: str) -> list:
 @functools.cache
 def _prepared(builder: str, data_dir: str | None) -> Any:
   """The TFDS builder of a dataset that is there."""
+  quiet_tensorflow.load()
   import tensorflow as tf
   import tensorflow_datasets as tfds
 

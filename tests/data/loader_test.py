@@ -1,5 +1,6 @@
 """Every example once per epoch: whatever the stops, the hosts, the batches."""
 
+import builtins
 import collections
 import contextlib
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.types import Rows
-from rlpt_jax.data import cache, pipeline, sources, tasks
+from rlpt_jax.data import cache, pipeline, quiet_tensorflow, sources, tasks
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 
@@ -128,6 +129,20 @@ def test_seeds_and_epochs_are_in_other_orders(either):
   assert found[:half] != found[half:]
   other = ids(dataclasses.replace(either, epochs=2, seed=1))
   assert found != other and sorted(found) == sorted(other)
+
+
+def test_a_loader_of_local_files_asks_for_no_tensorflow(either, monkeypatch):
+  asked, real = set(), builtins.__import__
+
+  def noted(name, *arguments, **options):
+    asked.add(name.partition('.')[0])
+    return real(name, *arguments, **options)
+
+  monkeypatch.setattr(builtins, '__import__', noted)
+  monkeypatch.setattr(quiet_tensorflow, 'load', lambda: asked.add('tensorflow'))
+  assert len(ids(dataclasses.replace(either, epochs=1))) > 100
+  heavy = {'tensorflow', 'tensorflow_datasets', 'seqio', 'apache_beam'}
+  assert not heavy & asked
 
 
 def test_weights_hold_from_the_first_batch_on(either):

@@ -1,0 +1,58 @@
+"""Files of this machine and of a store are read alike."""
+
+import uuid
+
+import pytest
+import tensorflow as tf
+
+from rlpt_jax.data import files
+
+
+@pytest.fixture(params=['local', 'remote'])
+def root(request, tmp_path):
+  root = str(tmp_path) if request.param == 'local' else f'ram://{uuid.uuid4()}'
+  tf.io.gfile.makedirs(f'{root}/folder')
+  for name in ('a.txt', 'b.txt', '.c.txt', 'd[1].txt', 'folder/e.txt'):
+    with tf.io.gfile.GFile(f'{root}/{name}', 'wb') as file:
+      file.write(name.encode())
+  return root
+
+
+def test_a_file_is_read_from_anywhere(root):
+  with files.open_file(f'{root}/folder/e.txt') as file:
+    assert file.seek(0, 2) == 12
+    assert file.seek(7) == 7
+    assert file.read(3) == b'e.t'
+    assert file.tell() == 10
+    assert file.read() == b'xt'
+
+
+def test_what_is_not_there_is_an_os_error(root):
+  with pytest.raises(OSError):
+    files.open_file(f'{root}/x.txt')
+  with pytest.raises(OSError):
+    files.open_file(f'{root}/folder').read()
+
+
+def test_sizes(root):
+  assert files.size(f'{root}/a.txt') == 5
+  assert files.size(f'{root}/x.txt') is None
+  assert files.size(f'{root}/x/x.txt') is None
+  assert files.is_directory(f'{root}/folder')
+  assert not files.is_directory(f'{root}/a.txt')
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'names'),
+  [
+    ('*.txt', {'.c.txt', 'a.txt', 'b.txt', 'd[1].txt'}),
+    ('[ab].txt', {'a.txt', 'b.txt'}),
+    ('*/*.txt', {'folder/e.txt'}),
+    ('x*', set()),
+    (r'd\[1\].txt', {'d[1].txt'}),
+    (r'\a.txt', {'a.txt'}),
+  ],
+)
+def test_globs(root, pattern, names):
+  found = files.glob(f'{root}/{pattern}')
+  assert {path.removeprefix(f'{root}/') for path in found} == names
