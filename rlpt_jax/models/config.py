@@ -98,6 +98,7 @@ class Compute:
     of each layer) or 'dots' (all but the matrix products).
   attention: the kernel, see attention.KERNELS; 'auto' picks by platform.
   unroll: layers one by one instead of a scan, to look at them one by one.
+  head: how the head's float32 products are computed, see head.PRODUCTS.
   head_chunk: positions of each row whose logits exist at the same time.
   """
 
@@ -105,6 +106,7 @@ class Compute:
   remat: Literal['none', 'layer', 'dots'] = 'none'
   attention: str = 'auto'
   unroll: bool = False
+  head: Literal['highest', 'bf16_x6', 'bf16_x3'] = 'bf16_x3'
   head_chunk: Count = 128
 
   def __post_init__(self):

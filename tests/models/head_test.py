@@ -1,8 +1,11 @@
 """Log-probabilities in chunks are those of the whole, and need less memory."""
 
+import dataclasses
 import functools
+import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,6 +91,89 @@ def test_the_head_is_float32_whatever_computes_the_layers(one_device):
   )
   assert 'bf16' not in text
   assert 'precision = [HIGHEST, HIGHEST]' in text
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'setting', 'products'),
+  [
+    ('bfloat16', 'bf16_x3', 'num_primitive_operations = 3'),
+    ('bfloat16', 'bf16_x6', 'num_primitive_operations = 6'),
+    ('bfloat16', 'highest', 'precision = [HIGHEST, HIGHEST]'),
+    ('float32', 'bf16_x3', 'precision = [HIGHEST, HIGHEST]'),
+  ],
+)
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_one_setting_chooses_the_products(
+  one_device, platform, dtype, setting, products
+):
+  layout = dataclasses.replace(
+    one_device, platform='gpu' if platform == 'cuda' else 'tpu'
+  )
+  compute = Compute(dtype=dtype, head=setting)
+  decoder = Decoder(zoo.get('tiny_llama'), compute, layout)
+  hidden = jax.ShapeDtypeStruct((2, 4, 64), jnp.float32)
+  params = {'head': jax.ShapeDtypeStruct((259, 64), jnp.float32)}
+
+  def step(params, hidden):
+    return jnp.sum(head.logits(decoder, params, hidden) ** 2)
+
+  forward, gradient = (
+    jax.export.export(jax.jit(f), platforms=[platform])(
+      params, hidden
+    ).mlir_module()
+    for f in (step, jax.grad(step, argnums=(0, 1)))
+  )
+  assert products in forward
+  # The two products of the gradient are bfloat16, unless all is float32.
+  rounded = re.findall(
+    r'bf16>, tensor<[0-9x]*xbf16>\) -> tensor<.*xf32', gradient
+  )
+  assert len(rounded) == (2 if dtype == 'bfloat16' else 0)
+
+
+def test_three_products_of_bfloat16_parts_are_nearly_float32():
+  rng = np.random.default_rng(0)
+  hidden = rng.normal(size=(64, 1024)).astype(np.float32)
+  w = (rng.normal(size=(512, 1024)) * 0.03).astype(np.float32)
+
+  def parts(x):
+    high = x.astype(jnp.bfloat16).astype(np.float32)
+    return high, (x - high).astype(jnp.bfloat16).astype(np.float32)
+
+  (high, low), (w_high, w_low) = parts(hidden), parts(w)
+  found = high @ w_high.T + (high @ w_low.T + low @ w_high.T)
+  exact = hidden.astype(np.float64) @ w.T.astype(np.float64)
+
+  def error(x):
+    return np.linalg.norm(x - exact) / np.linalg.norm(exact)
+
+  assert error(found) < 1e-5  # 4.4e-6 on an H200.
+  assert error(high @ w_high.T) > 1e-3  # What bfloat16 alone would do.
+
+
+def test_the_gradient_is_rounded_and_the_logits_are_not():
+  hidden, _ = _inputs()
+  w = jax.random.normal(jax.random.key(0), (259, 64)) / 8
+  weights_BTV = jax.random.normal(jax.random.key(1), (3, 13, 259))
+
+  def loss(product, hidden, w):
+    logits_BTV = product(hidden, w)
+    return jnp.sum(weights_BTV * jnp.tanh(logits_BTV)), logits_BTV
+
+  highest = jax.lax.Precision.HIGHEST
+  found, exact = (
+    jax.jit(jax.grad(functools.partial(loss, f), argnums=(0, 1), has_aux=True))(
+      hidden, w
+    )
+    for f in (
+      functools.partial(head._rounded_backward, highest),
+      functools.partial(head._multiply, precision=highest),
+    )
+  )
+  np.testing.assert_array_equal(found[1], exact[1])
+  for a, b in zip(found[0], exact[0], strict=True):
+    error = jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
+    assert a.dtype == jnp.float32 and 1e-5 < error < 1e-2
 
 
 def _peak_bytes(layout, *, T, chunk):
