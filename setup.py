@@ -33,6 +33,7 @@ setuptools.setup(
     'tyro>=1.0,<2',
     'safetensors>=0.6,<1',
     'transformers>=5.0,<6',
+    'tokenizers>=0.22,<1',
     'jinja2>=3.1',  # What transformers renders chat templates with.
     'rich>=13',
     'matplotlib>=3.9',

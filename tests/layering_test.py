@@ -46,7 +46,10 @@ DOORS = {
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',
   'sentencepiece': 'rlpt_jax/core/tokenizer.py',
-  'tokenizers': 'rlpt_jax/quickstart/vocabulary.py',
+  'tokenizers': (
+    'rlpt_jax/core/tokenizer.py',
+    'rlpt_jax/quickstart/vocabulary.py',
+  ),
   'math_verify': 'rlpt_jax/rewards/math_worker.py',
   'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',

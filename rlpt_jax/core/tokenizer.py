@@ -11,6 +11,7 @@ that ends a document. Only a program (by id) and a chat template place those.
 """
 
 import copy
+import functools
 import itertools
 import json
 import os
@@ -23,6 +24,8 @@ from typing import Any, Protocol
 # without a clock: with one, prompts would be others tomorrow, and a run could
 # not go on. The plus keeps a line break with which a template begins.
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
+# Classes that take a tokenizer.json as it is.
+GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 
 
@@ -159,24 +162,19 @@ class HuggingFaceTokenizer:
   """The tokenizer.json of a Hugging Face directory, with its chat template."""
 
   def __init__(self, directory: str | pathlib.Path):
-    # That there is no torch is no news: its tokenizers are all that we use.
-    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
-    import transformers
-
     directory = pathlib.Path(directory)
+    self._directory = directory
     try:
-      tokenizer = transformers.AutoTokenizer.from_pretrained(
-        directory, local_files_only=True, trust_remote_code=False
-      )
-      backend = tokenizer.backend_tokenizer  # Not there if it fell back.
+      backend, roles, extra = _alone(directory) or self._by_transformers()
     except Exception as error:  # Each part of a file breaks in its own way.
       raise ValueError(
         f'{directory / "tokenizer.json"}: transformers cannot load this '
         f'tokenizer ({type(error).__name__}: {error}). Is it whole? Fetch it '
         'and the other tokenizer files again from where the model came from.'
       ) from error
-    ends = [tokenizer.eos_token_id, *_generation_eos(directory)]
-    pads = [tokenizer.pad_token_id, *ends]
+    roles = {role: backend.token_to_id(token) for role, token in roles.items()}
+    ends = [roles.get('eos_token'), *_generation_eos(directory)]
+    pads = [roles.get('pad_token'), *ends]
     self.eos_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
     self.pad_id = next((i for i in pads if i is not None), None)
     if self.pad_id is None:
@@ -186,22 +184,21 @@ class HuggingFaceTokenizer:
       )
     # Some files name a token that they never put before a text.
     begins = backend.encode('', add_special_tokens=True).ids
-    bos = tokenizer.bos_token_id
+    bos = roles.get('bos_token')
     self.bos_id = bos if bos in begins else None
     vocabulary = backend.get_vocab()
     self.vocab_size = max(vocabulary.values()) + 1
     # Byte-level BPE spells a token with a character for each of its bytes.
     self.longest_token = max(map(len, vocabulary))
-    self._directory, self._tokenizer = directory, tokenizer
 
     # Special is what the file calls so, and what has a role or ends a text: a
     # few published models forget the flag. Other added tokens, '<think>' in
     # most families, are the model's words for things: text may hold them.
-    roles = {*self.eos_ids, *tokenizer.all_special_ids}
+    named = {*self.eos_ids, *roles.values(), *map(backend.token_to_id, extra)}
     special = {
       i: token
       for i, token in backend.get_added_tokens_decoder().items()
-      if token.special or i in roles
+      if token.special or i in named
     }
     backend.add_special_tokens(list(special.values()))  # Flags them all.
     backend.no_truncation()  # A tokenizer.json may ask for both.
@@ -213,7 +210,24 @@ class HuggingFaceTokenizer:
 
     self._special_text = _any_of(t.content for t in special.values())
     # The unknown token is special too, but text may well be unknown.
-    self._never = special.keys() - {tokenizer.unk_token_id}
+    self._never = special.keys() - {roles.get('unk_token')}
+
+  def _by_transformers(self):
+    """As `_alone`, for any directory that transformers knows."""
+    backend = self._templated.backend_tokenizer  # Not there if it fell back.
+    roles = self._templated.special_tokens_map
+    return backend, roles, self._templated.all_special_tokens
+
+  @functools.cached_property
+  def _templated(self):
+    """The same by transformers, which takes seconds to load, for chats."""
+    # That there is no torch is no news: its tokenizers are all that we use.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(
+      self._directory, local_files_only=True, trust_remote_code=False
+    )
 
   def __reduce__(self):
     # A pickle of `_plain` would forget the switch.
@@ -253,24 +267,24 @@ class HuggingFaceTokenizer:
     template is rendered. Not seen: one that only a normalizer makes, or that a
     template joins from a string of its own and the end of a message.
     """
-    if not self._tokenizer.chat_template:
+    if not self._templated.chat_template:
       raise _no_chat_template(self._directory)
     texts = []
     _map_strings(messages, texts.append)
     found = {s for text in texts for s in self._special_text.findall(text)}
     # For private use, so neither blank nor of any case: a template that trims,
     # cuts or lowers a message leaves the character as it is.
-    taken = set(self._tokenizer.get_chat_template()).union(*texts)
+    taken = set(self._templated.get_chat_template()).union(*texts)
     free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in taken)
     marks = dict(zip(sorted(found), free, strict=False))
-    rendered = self._tokenizer.apply_chat_template(
+    rendered = self._templated.apply_chat_template(
       _map_strings(
         messages,
         lambda text: self._special_text.sub(lambda m: marks[m[0]], text),
       ),
       add_generation_prompt=add_generation_prompt,
       tokenize=False,
-      chat_template=ONE_DAY + self._tokenizer.get_chat_template(),
+      chat_template=ONE_DAY + self._templated.get_chat_template(),
     )
     inserted = {mark: self.encode(text) for text, mark in marks.items()}
     inserted.update(literal or {})
@@ -284,6 +298,44 @@ class HuggingFaceTokenizer:
         piece = _well_formed(piece)
         ids += self._with_special.encode(piece, add_special_tokens=False).ids
     return ids
+
+
+def _alone(directory: pathlib.Path):
+  """(tokenizer.json, {role: token}, other special tokens), where that file is
+  all that there is to a tokenizer; None where transformers would add to it.
+  """
+  path = directory / 'tokenizer_config.json'
+  others = ('added_tokens.json', 'special_tokens_map.json')
+  if not path.exists() or any((directory / name).exists() for name in others):
+    return None
+  config = json.loads(path.read_text(encoding='utf-8'))
+  if config.get('tokenizer_class') not in GENERIC:
+    return None  # A class of its own may build it in another way.
+  import tokenizers
+
+  backend = tokenizers.Tokenizer.from_file(str(directory / 'tokenizer.json'))
+  # Padding would name a token, and in large ones a pattern may be mended.
+  if backend.padding or backend.get_vocab_size() > 100_000:
+    return None
+  extra = [
+    *config.get('extra_special_tokens', ()),
+    *config.get('additional_special_tokens', ()),
+  ]
+  roles = {
+    role: token['content'] if isinstance(token, dict) else token
+    for role, token in config.items()
+    if role.endswith('_token') and isinstance(token, (str, dict))
+  }
+  if not all(isinstance(token, str) for token in extra):
+    return None
+  added = {t.content: t for t in backend.get_added_tokens_decoder().values()}
+  for token in config.get('added_tokens_decoder', {}).values():
+    token = tokenizers.AddedToken(**token)
+    if repr(token) != repr(added.get(token.content)):
+      return None
+  if not {*roles.values(), *extra} <= added.keys():
+    return None
+  return backend, roles, extra
 
 
 def _generation_eos(directory: pathlib.Path) -> list[int | None]:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -321,6 +322,48 @@ def test_an_end_that_is_not_flagged_special(tmp_path):
   assert tokenizer.decode([10]) == backend.decode([10]) != ''
   messages = [{'role': 'user', 'content': 'a<|stop|>'}]
   assert stop not in tokenizer.encode_chat(messages)
+
+
+@quick
+@hypothesis.given(about_models)
+def test_it_is_the_same_without_transformers(directory, trimmed, text):
+  for where in (directory, trimmed):
+    alone, by_transformers = _both_ways(where)
+    for name in (
+      'eos_ids', 'pad_id', 'bos_id', 'vocab_size', 'longest_token', '_never',
+    ):  # fmt: skip
+      assert getattr(alone, name) == getattr(by_transformers, name)
+    ids = alone.encode(text)
+    assert ids == by_transformers.encode(text)
+    assert alone.decode(ids) == by_transformers.decode(ids)
+
+
+@functools.cache
+def _both_ways(directory):
+  alone = tokenizer_lib.load(directory)
+  assert '_templated' not in vars(alone)  # No transformers, before a chat.
+  with mock.patch.object(tokenizer_lib, 'GENERIC', ()):
+    by_transformers = tokenizer_lib.load(directory)
+  assert '_templated' in vars(by_transformers)
+  return alone, by_transformers
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'tokenizer_class': 'Qwen2Tokenizer'},
+    {'pad_token': '<|pad|>'},
+    {'extra_special_tokens': ['<|tool|>']},
+    {'extra_special_tokens': {'image_token': '<|image|>'}},
+    {'added_tokens_decoder': {'400': {'content': '<|new|>'}}},
+  ],
+)
+def test_what_transformers_would_add_is_left_to_it(trimmed, tmp_path, changes):
+  shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'tokenizer_config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  assert tokenizer_lib._alone(trimmed)
+  assert tokenizer_lib._alone(tmp_path) is None
 
 
 def test_special_tokens_that_are_words_of_the_model(tmp_path):
