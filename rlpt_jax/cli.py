@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     if distributed:
       join_others()
     run(name, arguments, alone=not distributed)
-  except (ValueError, OSError) as error:
-    # What a user can cause is a ValueError with a message for the user, or
-    # what the file system says.
+  except (ValueError, OSError, FloatingPointError) as error:
+    # What a user can cause is a ValueError with a message for the user, or what
+    # the file system says. A FloatingPointError is a model's: its weights are
+    # broken, or too large for their type.
     if show_traceback:
       traceback.print_exc()
     said = str(error)

@@ -159,6 +159,18 @@ def test_an_error_of_the_user_is_one_line_unless_asked(capsys, tmp_path):
   assert 'Traceback' in capsys.readouterr().err
 
 
+def test_numbers_that_are_none_are_one_line(monkeypatch, capsys):
+  def broken(name, arguments, *, alone):
+    raise FloatingPointError('request 0: a log-probability that is no number')
+
+  monkeypatch.setattr(cli, 'run', broken)
+  for name in cli.PROGRAMS:
+    assert cli.main([name]) == cli.USAGE_ERROR
+    said, hint = capsys.readouterr().err.splitlines()
+    assert said.startswith(f'rlpt {name}: request 0: a log-probability')
+    assert hint == '(--traceback shows where)'
+
+
 def test_a_misspelt_option_is_a_usage_error(capsys):
   with pytest.raises(SystemExit) as exit_info:
     cli.main(['convert', 'a', 'b', '--overwite'])

@@ -1,9 +1,11 @@
 """Converts a Hugging Face directory to a checkpoint, or a checkpoint back."""
 
+import math
 import pathlib
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.weights import LazyArray
@@ -50,7 +52,9 @@ def convert(
 def _to_checkpoint(model: model_files.ModelFiles, directory, dtype: str):
   specs = decoder_lib.specs(model.config)
   params = huggingface.open_params(model.path, specs)
-  params = weights.map_named(lambda _, array: _cast(array, dtype), params)
+  params = weights.map_named(
+    lambda path, array: _cast(path, array, dtype), params
+  )
   with Store(directory) as store:
     store.save(0, {'params': params}, {'model': model.config.to_dict()})
   assets = directory / model_files.ASSETS
@@ -74,7 +78,7 @@ def _to_huggingface(model: model_files.ModelFiles, directory, dtype: str):
 
 def _export(store: Store, step: int, model, directory, dtype: str):
   arrays = store.arrays('params', step=step)
-  cast = {path: _cast(array, dtype) for path, array in arrays.items()}
+  cast = {path: _cast(path, array, dtype) for path, array in arrays.items()}
   huggingface.save(
     directory,
     model.config,
@@ -84,11 +88,36 @@ def _export(store: Store, step: int, model, directory, dtype: str):
   )
 
 
-def _cast(array: LazyArray, dtype: str) -> LazyArray:
-  if dtype == 'keep':
-    return array
-  return LazyArray(
-    array.shape,
-    jnp.dtype(dtype),
-    lambda index: array.read(index).astype(jnp.dtype(dtype)),
+def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
+  """The array in another type; it raises where its numbers are none."""
+  wanted = array.dtype if dtype == 'keep' else jnp.dtype(dtype)
+
+  def read(index):
+    found = array.read(index)
+    if not _is_finite(found):
+      raise ValueError(
+        f'{path}: has weights that are no numbers, or infinite. Is the model '
+        'whole?'
+      )
+    if wanted == found.dtype:
+      return found
+    with np.errstate(over='ignore'):
+      cast = found.astype(wanted)
+    if not _is_finite(cast):
+      raise ValueError(
+        f'{path}: has weights too large for {wanted}; take --dtype=bfloat16 or '
+        'float32.'
+      )
+    return cast
+
+  return LazyArray(array.shape, wanted, read)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+  """Whether all numbers are; some rows at a time, for memory."""
+  array = np.atleast_1d(array)
+  rows = max(2**20 // max(math.prod(array.shape[1:]), 1), 1)
+  return all(
+    np.isfinite(array[first : first + rows]).all()
+    for first in range(0, len(array), rows)
   )

@@ -325,9 +325,7 @@ def answer(
           write(lines)
         task.tally.add(lines)
     except FloatingPointError as error:
-      raise ValueError(
-        f'{task.model}: {error} Is the model whole? Try --dtype=float32.'
-      ) from error
+      raise FloatingPointError(f'{task.model}: {error}') from error
     except KeyboardInterrupt:
       raise KeyboardInterrupt(
         f'{task.tally.problems:,} of {len(asked.ids):,} problems are in '

@@ -222,9 +222,7 @@ def generate(
           write(lines)
         tally.add(lines)
   except FloatingPointError as error:
-    raise ValueError(
-      f'{prompts}: {error} Is the model whole? Try --dtype=float32.'
-    ) from error
+    raise FloatingPointError(f'{prompts}: {error}') from error
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
       f'{tally.prompts:,} of {len(asked.prompts):,} prompts are in {out}, the '

@@ -25,7 +25,7 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.rewards.judge import Complete, Score
 from rlpt_jax.rewards.likelihood import Logprob
 from rlpt_jax.sampling.decode import bucket, pad_prompts
-from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.engine import Engine, no_number
 from rlpt_jax.sampling.requests import Request
 
 ANSWERS = ('Score: 0', 'Score: 1')
@@ -113,6 +113,7 @@ def scorer(
     for some, logprobs_PC in pending:
       for i, row in zip(some, np.asarray(logprobs_PC).tolist(), strict=False):
         found[i] = tuple(row)
+    _check_numbers(decoder, [found[i] for some, _ in pending for i in some])
     return found
 
   return score
@@ -141,6 +142,7 @@ def reader(
         logprobs_P1 = choice_logprobs(decoder, params, *on_devices)
         for i, x in zip(some, np.asarray(logprobs_P1)[:, 0], strict=False):
           found[i] = float(x)
+    _check_numbers(decoder, found)
     return found
 
   return logprob
@@ -225,6 +227,15 @@ def _padded(asked, rows: int, S: int, T: int):
   flat = [choice for _, choices in asked for choice in choices]
   choices_BT, mask_BT = pad_prompts(flat, rows * num_choices, T)
   return prompts_PS, mask_PS, choices_BT, mask_BT
+
+
+def _check_numbers(decoder: Decoder, computed: Sequence):
+  """Raises where nothing is a number: a text that is too much for the model has
+  no verdict, but where none has one it is the model.
+  """
+  if computed and all(np.isnan(numbers).any() for numbers in computed):
+    where = f'the judge, asked about {len(computed):,} texts'
+    raise no_number(where, 'its weights', decoder.compute.dtype)
 
 
 def _tell_of_long(num_long: int, num_asked: int, room: int):

@@ -114,7 +114,12 @@ def serve(
     limits = http.Limits(connections=room_for(served.max_samples))
     with Engine(decoder, params, plan, consume=True) as engine:
       warm_up(engine)
-      asyncio.run(_run(engine, served, sock, token, limits))
+      try:
+        asyncio.run(_run(engine, served, sock, token, limits))
+      except RuntimeError as error:
+        if isinstance(error.__cause__, FloatingPointError):
+          raise FloatingPointError(str(error)) from error
+        raise
   print('stopped')
 
 

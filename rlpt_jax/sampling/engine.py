@@ -41,6 +41,18 @@ class _Group:
     return self.request.samples - self.next_sample
 
 
+def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
+  """What is raised where the numbers of a model are none: cli.py says it in one
+  line.
+  """
+  cure = '' if dtype == 'float32' else ' Try dtype=float32.'
+  return FloatingPointError(
+    f'{where}: a log-probability that is no number, with {model}: they are '
+    f'broken, or the activations too large for {dtype}. Is the model whole?'
+    f'{cure}'
+  )
+
+
 class Engine:
   """Samples what is submitted, in slots; `step` after `step`, or by `run`."""
 
@@ -156,11 +168,10 @@ class Engine:
       group, sample = self._seats[slot]
       piece = dataclasses.replace(piece, prompt_version=group.prompt_version)
       if np.isnan(piece.policy_logprobs).any():
-        raise FloatingPointError(
-          f'request {group.request.id}, sample {sample}: a log-probability '
-          f'that is no number, with weights of version {self.version}: they '
-          'are broken, or the activations too large for '
-          f'{self.decoder.compute.dtype}.'
+        raise no_number(
+          f'request {group.request.id}, sample {sample}',
+          f'weights of version {self.version}',
+          self.decoder.compute.dtype,
         )
       done.append((group.ticket, sample, piece))
       if piece.finish_reason:

@@ -197,6 +197,47 @@ def test_a_broken_source_is_named(damage, message, tmp_path):
     convert_lib.convert(source, tmp_path / 'there')
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(bad, tmp_path, capsys):
+  import safetensors.numpy
+
+  source = _source(tmp_path / 'hf')
+  tensors = safetensors.numpy.load_file(source / 'model.safetensors')
+  tensors['model.norm.weight'][3] = bad
+  safetensors.numpy.save_file(tensors, source / 'model.safetensors')
+  assert cli.main(['convert', str(source), str(tmp_path / 'there')]) == 2
+  *_, found, _ = capsys.readouterr().err.splitlines()
+  assert found == (
+    'rlpt convert: norm: has weights that are no numbers, or infinite. Is the '
+    'model whole?'
+  )
+  assert not (tmp_path / 'there').exists()
+
+
+def test_weights_that_overflow_are_refused(tmp_path, capsys):
+  import safetensors.numpy
+
+  source = _source(tmp_path / 'hf')
+  tensors = safetensors.numpy.load_file(source / 'model.safetensors')
+  tensors['model.norm.weight'][3] = 1e5
+  safetensors.numpy.save_file(tensors, source / 'model.safetensors')
+  there, back = str(tmp_path / 'there'), str(tmp_path / 'back')
+  assert cli.main(['convert', str(source), there]) == 0
+  assert cli.main(['convert', there, back, '--dtype', 'float16']) == 2
+  *_, found, _ = capsys.readouterr().err.splitlines()
+  assert 'norm: has weights too large for float16; take --dtype=bf' in found
+  assert cli.main(['convert', there, back, '--dtype', 'bfloat16']) == 0
+
+
+def test_many_rows_and_none_are_looked_at():
+  array = np.zeros((3, 2**20), np.float32)
+  assert convert_lib._is_finite(array)
+  array[2, -1] = np.inf
+  assert not convert_lib._is_finite(array)
+  assert convert_lib._is_finite(np.zeros((0, 3), np.float32))
+  assert not convert_lib._is_finite(np.float32(np.nan))
+
+
 @pytest.mark.slow
 def test_peak_memory_follows_the_largest_array_and_not_the_model(tmp_path):
   # Seven stacked arrays of one size, so the largest is a seventh of the model.

@@ -141,6 +141,30 @@ def test_a_question_that_is_too_long_has_no_verdict(decoder, params, caplog):
   assert 'max_prompt_tokens=16' in caplog.text
 
 
+def test_a_judge_whose_weights_are_broken(decoder, params):
+  broken = params | {'norm': params['norm'].at[3].set(jnp.nan)}
+  score = lib.scorer(decoder, broken, ByteTokenizer(), chat=False, rows=ROWS)
+  message = (
+    'the judge, asked about 2 texts: a log-probability that is no number'
+  )
+  with pytest.raises(FloatingPointError, match=message):
+    score(['a', 'b'])
+  with pytest.raises(FloatingPointError, match=message):
+    lib.reader(decoder, broken, rows=ROWS)([[1, 2]] * 2, [[3]] * 2)
+
+
+def test_a_text_that_is_too_much_has_no_verdict(decoder, params, monkeypatch):
+  """Where others have one, the weights are not broken."""
+  monkeypatch.setattr(
+    lib, 'choice_logprobs',
+    lambda *_: np.array([[-1, math.nan], [-2, -3]], np.float32),
+  )  # fmt: skip
+  score = lib.scorer(decoder, params, ByteTokenizer(), chat=False, rows=ROWS)
+  found = score(['a', 'b'])
+  assert judge.weigh(*found[0]).reason == 'judge/failed'
+  assert found[1] == (-2, -3)
+
+
 # Tokens.
 
 
