@@ -136,7 +136,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
   if program == 'train_sft':
     original = tmp_path / 'whole'
     spans = finished(run(program, folder, original))
-  # Where a path must not matter: Orbax globs, TensorStore takes \\ for a slash.
+  # Of a path nothing may depend: Orbax globs it, TensorStore splits it at a \.
   killed = tmp_path / 'run[1]' / 'a\\b'
   expected = contents(original)
   lines = (original / 'metrics.jsonl').read_bytes()

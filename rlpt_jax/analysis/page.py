@@ -16,6 +16,12 @@ from typing import Any
 
 from rlpt_jax.analysis import views
 
+# What a file begins with that may be replaced by another page.
+BEGINNING = (
+  '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+  '<meta name="generator" content="rlpt">\n'
+)
+
 
 def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
   """A whole page around `body`, `style` and `script`, which are trusted."""
@@ -34,8 +40,8 @@ def parts(
     f"script-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
   )
   yield (
-    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    f'{BEGINNING}<meta http-equiv="Content-Security-Policy" '
+    f'content="{policy}">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     f'<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n'
     '<body>\n<main>\n'

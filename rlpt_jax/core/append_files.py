@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rlpt_jax.core import output_files
+
 
 class AppendFile:
   """A file that grows by whole records, or not at all.
@@ -82,6 +84,7 @@ def _sync_directory(path: pathlib.Path):
 
 def size_before(path: pathlib.Path, first_step: int) -> int:
   """Bytes of the lines before first_step, all of which must be there."""
+  output_files.check_regular(path)
   if not first_step:
     return 0
   missing = 0

@@ -61,9 +61,12 @@ COMPANIONS = (
   'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
 )  # fmt: skip
+# What config.json of a directory says that `save` made, and may replace.
+WRITTEN_BY = {'written_by': 'rlpt'}
 TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 SAFETENSORS_DTYPES = {'bfloat16': 'BF16', 'float16': 'F16', 'float32': 'F32'}
 MAX_SHARD_BYTES = 5 * 10**9
+WEIGHTS = r'model(-\d{5}-of-\d{5})?\.safetensors'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +188,23 @@ def _open_safetensors(path: pathlib.Path):
 def is_directory(path: str | pathlib.Path) -> bool:
   """True for a directory that holds a config.json."""
   return (pathlib.Path(path) / 'config.json').exists()
+
+
+def is_saved(directory: pathlib.Path) -> bool:
+  """Whether all that is in a directory was written by `save`."""
+  names = {path.name for path in directory.iterdir()}
+  if 'config.json' not in names:
+    return False
+  names -= {'config.json', 'model.safetensors.index.json', *COMPANIONS}
+  try:
+    config = json.loads((directory / 'config.json').read_text())
+  except ValueError:
+    return False
+  return (
+    isinstance(config, dict)
+    and config.items() >= WRITTEN_BY.items()
+    and all(re.fullmatch(WEIGHTS, name) for name in names)
+  )
 
 
 def load_config(directory: str | pathlib.Path) -> DecoderConfig:
@@ -330,7 +350,7 @@ def save(
     _write_safetensors(directory / file, shard, tensors)
   dtypes = {dtype.name for _, dtype, _ in arrays}
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
-  written = _config_json(config, dtype, companions)
+  written = _config_json(config, dtype, companions) | WRITTEN_BY
   _write_json(directory / 'config.json', written)
   ids = {name: written[name] for name in TOKEN_IDS if written[name] is not None}
   _write_json(

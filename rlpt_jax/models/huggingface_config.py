@@ -72,7 +72,7 @@ HARMLESS = {
   'eos_token_id', 'id2label', 'initializer_range', 'label2id',
   'max_window_layers', 'model_type', 'output_router_logits', 'pad_token_id',
   'pretraining_tp', 'router_aux_loss_coef', 'sliding_window', 'torch_dtype',
-  'transformers_version', 'use_cache',
+  'transformers_version', 'use_cache', 'written_by',
 }  # fmt: skip
 ROPE_FIELDS = {
   'rope_parameters', 'rope_scaling', 'rope_theta', 'no_rope_layers',

@@ -35,7 +35,7 @@ def convert(
     dst: Where to, a directory that does not exist yet.
     step: Which checkpoint to export; by default the newest.
     dtype: Of the written weights; by default the one they have.
-    overwrite: Replace DST if it exists.
+    overwrite: Replace DST where it is a model that rlpt wrote.
   """
   model = model_files.find(src, step=step)
   if dst.resolve() in (src.resolve(), *src.resolve().parents):

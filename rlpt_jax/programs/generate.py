@@ -93,7 +93,7 @@ def generate(
     cache_dtype: Of keys and values, if not that of the rest.
     step: Which checkpoint; by default the newest.
     tensor: Devices that share one copy of the model.
-    overwrite: Begins again where OUT exists, whatever it is.
+    overwrite: Begins again where OUT exists, whatever it was made with.
   """
   check_options(
     n=(n, 1, None),
@@ -140,7 +140,7 @@ def generate(
   # What is done already, by an earlier run with the same settings.
   is_first = jax.process_index() == 0  # The one that reads and writes OUT.
   file, tally = GroupFile(out), prompt_files.Tally()
-  if is_first and not overwrite:
+  if is_first and file.is_begun() and not overwrite:
     file.check_settings(settings)
     tally = prompt_files.finished(file, asked.prompts, n)
   tally.prompts = broadcast(tally.prompts)

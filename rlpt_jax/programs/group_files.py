@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rlpt_jax.core import output_files
+
 Line = dict[str, Any]
 
 
@@ -29,17 +31,25 @@ class GroupFile:
   def settings_path(self) -> pathlib.Path:
     return self.path.with_name(f'{self.path.name}.run.json')
 
-  def check_settings(self, settings: Line):
-    """Raises where the file was begun with others."""
+  def is_begun(self) -> bool:
+    """Whether there is anything in the file; raises where that is not ours."""
+    output_files.check_regular(self.path)
     if not self.path.exists() or not self.path.stat().st_size:
-      return  # Nothing is lost.
-    try:
-      found = json.loads(self.settings_path.read_text())
-    except FileNotFoundError:
+      return False
+    if not self.settings_path.is_file():
       raise ValueError(
         f'{self.path}: exists and has no {self.settings_path.name} beside it, '
-        f'so it was not written by {self.program}. {self._advice}.'
-      ) from None
+        f'so it was not written by {self.program}. Take another --out, or move '
+        'that file.'
+      )
+    return True
+
+  def check_settings(self, settings: Line):
+    """Raises where the file was begun with others."""
+    if not self.is_begun():
+      return
+    try:
+      found = json.loads(self.settings_path.read_text())
     except json.JSONDecodeError as error:
       raise ValueError(
         f'{self.settings_path}: not JSON: {error}. {self._advice}.'
@@ -108,9 +118,8 @@ class GroupFile:
         pass  # Some network file systems have no locks.
       file.truncate(after)
       if not after:  # In this order: settings are those of what is there.
-        fresh = self.settings_path.with_suffix('.new')
-        fresh.write_text(json.dumps(settings, indent=2) + '\n')
-        fresh.replace(self.settings_path)
+        text = json.dumps(settings, indent=2) + '\n'
+        output_files.replace(self.settings_path, [text.encode()])
 
       def write(lines: list[Line]):
         file.write(b''.join(map(encoded, lines)))

@@ -7,6 +7,7 @@ seed.
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -177,14 +178,34 @@ def describe(config: DecoderConfig) -> str:
   return f'{config.family}, {count:,} parameters'
 
 
+def is_written(path: pathlib.Path) -> bool:
+  """Whether all that is at a path is a model of `rlpt convert`, or nothing."""
+  if not path.is_dir():
+    return False
+  names = {entry.name for entry in path.iterdir()}
+  if names == {ASSETS, '0'}:  # A run has other steps, and keeps its optimizer.
+    with Store(path, read_only=True) as store:
+      return store.trees(step=0) == ['params']
+  return not names or huggingface.is_saved(path)
+
+
 @contextlib.contextmanager
 def new_directory(
   path: str | pathlib.Path, *, overwrite: bool = False
 ) -> Iterator:
-  """Yields an empty directory that becomes `path` when all went well."""
-  path = pathlib.Path(path).absolute()
+  """Yields an empty directory that becomes `path` when all went well, or what
+  `path` links to.
+
+  overwrite: replaces a model that was written here, and nothing else.
+  """
+  path = pathlib.Path(os.path.realpath(path))
   if path.exists() and not overwrite:
     raise ValueError(f'{path}: exists already; --overwrite replaces it.')
+  if path.exists() and not is_written(path):
+    raise ValueError(
+      f'{path}: is no model that rlpt wrote, or has more in it, and is not '
+      'replaced. Choose another directory, or remove that one.'
+    )
   if jax.process_count() > 1:
     raise ValueError('Directories of models are written by a single process.')
   path.parent.mkdir(parents=True, exist_ok=True)

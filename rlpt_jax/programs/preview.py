@@ -3,8 +3,9 @@
 import itertools
 import pathlib
 
-from rlpt_jax.analysis import preview_page, terminal
+from rlpt_jax.analysis import page, preview_page, terminal
 from rlpt_jax.analysis.views import View
+from rlpt_jax.core import output_files
 from rlpt_jax.data.config import Component, Data, described
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.data.records import Record
@@ -30,6 +31,8 @@ def preview(
   """
   if n < 1:
     raise ValueError(f'-n is {n}: expected 1 or more.')
+  if html:
+    output_files.check(html, page.BEGINNING.encode())
   loader = Loader(config, batch_size=1)
   views = [
     view(component, record, i, loader)
@@ -46,9 +49,8 @@ def preview(
       'read from': config.cache_dir or 'the corpora, nothing is prepared',
       'seed': str(config.seed),
     }
-    html.write_text(
-      preview_page.preview_page(views, names, facts), encoding='utf-8'
-    )
+    shown = preview_page.preview_page(views, names, facts)
+    output_files.replace(html, [shown.encode()])
     print(f'wrote {html}')
   for line in loader.faults():
     print(f'dropped: {line}')

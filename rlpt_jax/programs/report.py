@@ -2,16 +2,15 @@
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import report_page
+from rlpt_jax.analysis import page, report_page
 from rlpt_jax.analysis.report_page import Run
-from rlpt_jax.core import settings
+from rlpt_jax.core import output_files, settings
 from rlpt_jax.core.metrics import METRICS, TIMING
 from rlpt_jax.programs import rollout_files, runs
 from rlpt_jax.rewards import extract
@@ -41,10 +40,7 @@ def report(
   """
   if not workdirs:
     raise ValueError('no WORKDIR: expected the folders of one or more runs.')
-  if out.is_dir():
-    raise ValueError(
-      f'{out}: a folder; expected a file, {out / "report.html"}.'
-    )
+  output_files.check(out, page.BEGINNING.encode())
   names = distinct_names(workdirs)
   room = max(max_mib, 0) * 2**20 / len(workdirs)
   found = [
@@ -52,14 +48,8 @@ def report(
     for workdir, name in zip(workdirs, names, strict=True)
   ]
   title = f'Report: {", ".join(names)}'
-  out.parent.mkdir(parents=True, exist_ok=True)
-  fresh = out.with_name(f'{out.name}.new')
-  try:
-    with open(fresh, 'w', encoding='utf-8') as file:
-      file.writelines(report_page.report_page(found, title))
-    os.replace(fresh, out)
-  finally:  # Of a page that failed nothing stays.
-    fresh.unlink(missing_ok=True)
+  parts = report_page.report_page(found, title)
+  output_files.replace(out, (part.encode() for part in parts))
   for run in found:
     print(
       f'{run.name}: {len(run.columns["step"]):,} steps, rollouts of '

@@ -3,7 +3,6 @@
 import collections
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import rich.box
 import rich.table
 
 from rlpt_jax.analysis.pass_at_k import Estimate, estimate, pass_at_k
+from rlpt_jax.core import output_files
 from rlpt_jax.programs.group_files import Line, encoded
 
 RIGHT = 0.5  # The reward from which an answer is right.
@@ -97,9 +97,7 @@ def add(path: pathlib.Path, line: Line) -> list[Line]:
     lines[same.index(True)] = line
   else:
     lines.append(line)
-  fresh = path.with_name(f'{path.name}.new')
-  fresh.write_bytes(b''.join(map(encoded, lines)))
-  os.replace(fresh, path)
+  output_files.replace(path, map(encoded, lines))
   return lines
 
 

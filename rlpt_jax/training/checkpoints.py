@@ -208,6 +208,11 @@ class Store:
         return candidate, content['record']
     raise self._all_damaged(damage)
 
+  def trees(self, *, step: int) -> list[str]:
+    """The names of the trees of a step; none where its record is damaged."""
+    content = self._try({}, self._read_record, step)
+    return sorted(content['arrays']) if content else []
+
   def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
     """The arrays of one tree of nested dicts by path, each read when loaded.
 

@@ -106,9 +106,17 @@ def test_an_existing_destination_is_kept_unless_asked(tmp_path, capsys):
   assert cli.main(['convert', str(source), str(target)]) == 2
   assert '--overwrite' in capsys.readouterr().err
   assert (target / 'precious').exists()
-  assert cli.main(['convert', str(source), str(target), '--overwrite']) == 0
-  assert not (target / 'precious').exists()
-  assert model_files.find(target).is_checkpoint
+  overwrite = ['convert', str(source), str(target), '--overwrite']
+  assert cli.main(overwrite) == 2
+  assert f'{target}: is no model that rlpt wrote' in capsys.readouterr().err
+  assert (target / 'precious').exists()
+  # What it wrote itself it replaces, of either kind.
+  (target / 'precious').unlink()
+  assert cli.main(overwrite) == cli.main(overwrite) == 0
+  back = tmp_path / 'back'
+  overwrite = ['convert', str(target), str(back), '--overwrite']
+  assert cli.main(overwrite) == cli.main(overwrite) == 0
+  assert huggingface.is_directory(back)
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):

@@ -449,10 +449,16 @@ def test_nothing_is_written_over(model, tmp_path, capsys):
   assert _generate(model, prompts, out) == 2
   assert 'was not written by rlpt generate' in capsys.readouterr().err
   assert out.read_text() == 'precious'
+  assert _generate(model, prompts, out, '--overwrite') == 2
+  assert 'was not written by rlpt generate' in capsys.readouterr().err
+  assert out.read_text() == 'precious'
+  assert _generate(model, prompts, '/dev/full') == 2
+  assert '/dev/full: is a device; expected a file' in capsys.readouterr().err
   assert _generate(model, prompts, prompts, '--overwrite') == 2
   assert 'is the prompts file' in capsys.readouterr().err
   assert prompts.read_text() == ONE
-  assert _generate(model, prompts, out, '--overwrite') == 0
+  out.write_text('')  # Nothing is lost.
+  assert _generate(model, prompts, out) == 0
   assert len(_lines(out)) == 1
 
 

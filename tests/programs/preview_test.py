@@ -62,6 +62,12 @@ def test_as_a_page(gin_file, tmp_path, capsys):
   page = html.read_text()
   assert page.startswith('<!doctype html>')
   assert 'The wind came from the north.' in page
+  preview(capsys, gin_file('Asr', text=TEXT), '--html', str(html))
+  html.write_text('mine')
+  arguments = ['preview', gin_file('Asr', text=TEXT), '--html', str(html)]
+  assert cli.main(arguments) == 2
+  assert 'page.html: exists, and was not' in capsys.readouterr().err
+  assert html.read_text() == 'mine'
 
 
 def test_rows_and_questions(gin_file, capsys):

@@ -88,8 +88,12 @@ def test_what_is_no_run_is_refused(workdir, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert 'no WORKDIR: expected the folders' in refused(capsys)
   assert 'no metrics.jsonl there' in refused(capsys, tmp_path)
-  folder = f'{tmp_path}: a folder; expected a file'
+  folder = f'{tmp_path}: is a folder; expected a file'
   assert folder in refused(capsys, workdir, '--out', tmp_path)
+  config = workdir / 'config.json'
+  assert 'config.json: exists, and' in refused(capsys, workdir, '--out', config)
+  device = '/dev/full: is a device; expected a file'
+  assert device in refused(capsys, workdir, '--out', '/dev/full')
   assert 'is given twice' in refused(capsys, workdir, workdir / '.')
   metrics = workdir / 'metrics.jsonl'
   metrics.write_text('{"step": 0}\n[3]\n')

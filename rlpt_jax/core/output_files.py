@@ -1,0 +1,64 @@
+"""Files that a program writes where its user says: whole or not at all, and
+never in the place of what is not a file of that kind already.
+"""
+
+import os
+import pathlib
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable
+
+KINDS = (
+  (stat.S_ISDIR, 'a folder'),
+  (stat.S_ISFIFO, 'a pipe'),
+  (stat.S_ISSOCK, 'a socket'),
+  (stat.S_ISCHR, 'a device'),
+  (stat.S_ISBLK, 'a device'),
+)
+
+
+def check_regular(path: pathlib.Path):
+  """Raises where there is something at a path that is no file."""
+  try:
+    mode = path.stat().st_mode
+  except (FileNotFoundError, NotADirectoryError):
+    return
+  for is_kind, name in KINDS:
+    if is_kind(mode):
+      raise ValueError(f'{path}: is {name}; expected a file, or none yet.')
+
+
+def check(path: pathlib.Path, beginning: bytes):
+  """Raises where there is something that `replace` would not replace: what has
+  content that does not begin as what is written does.
+  """
+  check_regular(path)
+  if not path.exists():
+    return
+  with path.open('rb') as file:
+    found = file.read(len(beginning))
+  if found and found != beginning:
+    raise ValueError(
+      f'{path}: exists, and was not written by this program, which would '
+      'replace it. Choose another file, or move that one.'
+    )
+
+
+def replace(path: pathlib.Path, parts: Iterable[bytes]):
+  """Writes a file in one go; of a link, the file that it points to."""
+  check_regular(path)
+  target = pathlib.Path(os.path.realpath(path))
+  fresh = target.with_name(f'.{uuid.uuid4().hex}.new')
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with fresh.open('xb') as file:
+      file.writelines(parts)
+    if target.exists():
+      shutil.copymode(target, fresh)
+    fresh.replace(target)
+  except OSError as error:
+    # Of the file that was meant; nobody knows the other.
+    raise OSError(error.errno, error.strerror, str(path)) from error
+  finally:  # Of what failed nothing stays.
+    fresh.unlink(missing_ok=True)
