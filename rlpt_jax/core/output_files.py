@@ -60,5 +60,6 @@ def replace(path: pathlib.Path, parts: Iterable[bytes]):
   except OSError as error:
     # Of the file that was meant; nobody knows the other.
     raise OSError(error.errno, error.strerror, str(path)) from error
-  finally:  # Of what failed nothing stays.
-    fresh.unlink(missing_ok=True)
+  finally:
+    if fresh.exists():  # Of what failed nothing stays.
+      fresh.unlink()
