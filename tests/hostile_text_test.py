@@ -1,5 +1,6 @@
 """Whatever a model writes, nothing that reads it raises or takes for ever."""
 
+import inspect
 import json
 import re
 
@@ -138,12 +139,15 @@ def test_any_text_is_an_answer_or_none_and_has_a_reward_or_none(text):
     assert set(found.counts()) <= set(glossary.REASONS)
 
 
+READERS = (
+  brackets, choice, extract, final_answer, judge, math_worker, text_match,
+  wordings,
+)  # fmt: skip
+
+
 def patterns():
   """The patterns of all modules that read what a model writes."""
-  for module in (
-    brackets, choice, extract, final_answer, judge, math_worker, text_match,
-    wordings,
-  ):  # fmt: skip
+  for module in READERS:
     for name, value in vars(module).items():
       if isinstance(value, re.Pattern):
         yield pytest.param(value, id=f'{module.__name__.split(".")[-1]}.{name}')
@@ -160,6 +164,15 @@ def test_a_pattern_takes_steps_linear_in_the_text(pattern):
   for text in dict.fromkeys(regex_steps.worst_texts(pattern, 800)):
     found = matcher.places(text, most=MOST_STEPS * len(text))
     assert found == [match.span() for match in pattern.finditer(text)]
+
+
+@pytest.mark.parametrize('module', READERS)
+def test_patterns_have_names(module):
+  """One that is written where it is used is not among those."""
+  source = inspect.getsource(module)
+  used = re.findall(r'\bre\.(?:sub|split|search|match|find\w+)\(', source)
+  # A pattern of wordings is made of wordings, not of what a model writes.
+  assert len(used) == (module is wordings)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,16 @@ class Scores:
   answers_PG: np.ndarray | None = None  # object
 
   def __post_init__(self):
-    assert self.rewards_PG.dtype == np.float32, self.rewards_PG.dtype
-    assert self.rewards_PG.ndim == 2, self.rewards_PG.shape
-    assert self.rewards_PG.shape == self.reasons_PG.shape
+    rewards, reasons = np.asarray(self.rewards_PG), np.asarray(self.reasons_PG)
+    if (
+      (rewards.dtype, rewards.ndim) != (np.float32, 2)
+      or rewards.shape != reasons.shape
+    ):  # fmt: skip
+      raise ValueError(
+        f'Scores of {rewards.dtype} {rewards.shape} with reasons '
+        f'{reasons.shape}: expected two arrays of the same shape [P, G], the '
+        'first of float32.'
+      )
     if np.isinf(self.rewards_PG).any():
       raise ValueError(
         'a reward is infinite; expected a number, or NaN for no verdict. Its '
@@ -118,7 +125,8 @@ def _numbers(found: Any) -> np.ndarray | None:
 
 def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
   """Says what a reward returned, and what was expected."""
-  function = inspect.unwrap(getattr(reward, 'func', reward))  # Of a partial.
+  function = inspect.unwrap(reward)
+  function = getattr(function, 'func', function)  # Of a partial.
   if not hasattr(function, '__qualname__'):
     function = type(function)
   name = f'{function.__module__}.{function.__qualname__}'

@@ -1,6 +1,7 @@
 """What rewards return, and what they refuse."""
 
 import functools
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +129,9 @@ def test_what_is_no_number_is_refused_in_one_line(found, shown):
     return found
 
   with pytest.raises(ValueError) as caught:
-    scores.ask(functools.partial(mine), *TWO)
+    # As on a pod: one_host.py.
+    reward = functools.partial(mine)
+    scores.ask(functools.wraps(reward)(lambda *asked: reward(*asked)), *TWO)
   said = str(caught.value)
   assert said.startswith(f'the reward {__name__}.{mine.__qualname__} returned ')
   assert shown in said and '\n' not in said
@@ -138,6 +141,15 @@ def test_what_is_no_number_is_refused_in_one_line(found, shown):
   )
 
 
-def test_scores_are_float32():
-  with pytest.raises(AssertionError):
-    Scores(np.zeros((1, 1)), np.array([['right']]))
+@pytest.mark.parametrize(
+  ('rewards', 'found'),
+  [
+    (np.zeros((1, 1)), 'Scores of float64 (1, 1) with reasons (1, 1)'),
+    (np.zeros(1, np.float32), 'Scores of float32 (1,) with reasons (1, 1)'),
+    (np.zeros((1, 2), np.float32), 'Scores of float32 (1, 2) with reasons (1'),
+    ([[0.0]], 'Scores of float64 (1, 1)'),
+  ],
+)
+def test_scores_are_of_one_shape_and_float32(rewards, found):
+  with pytest.raises(ValueError, match=re.escape(found)):
+    Scores(rewards, np.array([['right']]))
