@@ -75,8 +75,10 @@ class Matcher:
       branches = [self._sequence([*p], flags, then) for p in argument[1]]
 
       def branch(text, i):
-        ends = (step(text, i) for step in branches)
-        return next((end for end in ends if end is not None), None)
+        for step in branches:  # No generator: it would be on the C stack.
+          if (end := step(text, i)) is not None:
+            return end
+        return None
 
       return branch
     if op in (ops.ASSERT, ops.ASSERT_NOT):
