@@ -17,7 +17,7 @@ from rlpt_jax.models import huggingface, zoo
 from rlpt_jax.programs import judges, model_files, truth
 from rlpt_jax.programs.stages import Stages
 from rlpt_jax.quickstart import lessons, vocabulary, world
-from rlpt_jax.rewards import judge
+from rlpt_jax.rewards import extract, judge
 
 MODEL = 'tiny_world'
 VOCABULARY = 800
@@ -26,12 +26,17 @@ PURPOSES = {
   'judge': 'learning to judge what is said of a small world',
 }
 TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
+TAGS = extract.START, extract.END
 
 
 def write_world(folder: pathlib.Path, **counts: int):
-  """The world's files, with the prompts that we train with."""
+  """The world's files, with the prompts and tags that we train with."""
   lessons.write(
-    folder, templates=TEMPLATES, judge_template=judge.PROMPT, **counts
+    folder,
+    templates=TEMPLATES,
+    judge_template=judge.PROMPT,
+    tags=TAGS,
+    **counts,
   )
 
 
@@ -124,7 +129,7 @@ def fixed_lines() -> list[str]:
   ]
   # A blank before a sentence is the sentence's, as in a text.
   asked = [piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)]
-  marks = ['\n\n', lessons.START, lessons.END, 'Score: 0', 'Score: 1']
+  marks = ['\n\n', *TAGS, 'Score: 0', 'Score: 1']
   return [piece for piece in [*pieces, *asked] if piece] + marks
 
 

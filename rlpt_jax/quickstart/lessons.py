@@ -1,6 +1,7 @@
 """What is learned from documents of the small world, as lines of jsonl.
 
-The templates of prompts are arguments: they belong to other parts.
+The templates of prompts and the tags of a prediction are arguments: they belong
+to other parts.
 """
 
 import functools
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
 from rlpt_jax.quickstart.world import Document, documents
 
-START, END = '<|startofprediction|>', '<|endofprediction|>'
 FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 
 # How demonstrations come to their prediction, and how many do so. What is
@@ -45,11 +45,18 @@ def references(document: Document, target: int, template: str) -> list[str]:
 
 
 def demonstration(
-  document: Document, target: int, template: str, rng: random.Random
+  document: Document,
+  target: int,
+  template: str,
+  rng: random.Random,
+  *,
+  tags: tuple[str, str],
 ) -> dict[str, str]:
   """A prompt and an answer, guessed or worked out, in words of its own.
 
   As those of people in a hurry: of the right form, and not always right.
+
+  tags: what a prediction begins and ends with.
   """
   manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
   steps = [document.steps[target]]
@@ -63,9 +70,10 @@ def demonstration(
   if manner == 'guess' and rng.random() < MISTAKEN:
     facts = [_mistaken(document, fact, rng) for fact in facts]
   predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
+  start, end = tags
   return {
     'prompt': asked(document, target, template),
-    'response': f'{thought}{START}{predicted}{END}',
+    'response': f'{thought}{start}{predicted}{end}',
     'manner': manner,
   }
 
@@ -191,6 +199,7 @@ def write(
   *,
   templates: dict[str, str],
   judge_template: str,
+  tags: tuple[str, str],
   seed: int = 0,
   **counts: int,
 ):
@@ -209,9 +218,11 @@ def write(
   held_out_pairs   questions to the judge about held-out documents
 
   templates: of prompts, by the name of the task.
+  tags: what a prediction begins and ends with.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  for i, (name, make) in enumerate(_files(templates, judge_template).items()):
+  files = _files(templates, judge_template, tags)
+  for i, (name, make) in enumerate(files.items()):
     if name in counts:
       is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
       found = documents(seed * 1000 + i, held_out=is_held_out)
@@ -224,7 +235,7 @@ def write(
 
 
 def _files(
-  templates: dict[str, str], judge_template: str
+  templates: dict[str, str], judge_template: str, tags: tuple[str, str]
 ) -> dict[str, Callable[[Iterator[Document], random.Random], Iterator[dict]]]:
   """How documents become the lines of each file."""
 
@@ -242,7 +253,7 @@ def _files(
     return judged(document, target, judge_template, rng)
 
   def demonstrated(document: Document, target: int, task: str, rng) -> dict:
-    return demonstration(document, target, templates[task], rng)
+    return demonstration(document, target, templates[task], rng, tags=tags)
 
   def each(line, found: Iterator[Document], rng) -> Iterator[dict]:
     for document, target in each_target(found, rng):

@@ -18,6 +18,7 @@ from rlpt_jax.quickstart.wordings import (
 from rlpt_jax.rewards import extract, judge
 
 TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
+TAGS = extract.START, extract.END
 
 
 def write(folder, **changes):
@@ -26,8 +27,9 @@ def write(folder, **changes):
     'held_out': 10, 'questions': 12, 'pairs': 40, 'held_out_pairs': 8,
   }  # fmt: skip
   lessons.write(
-    folder, templates=TEMPLATES, judge_template=judge.PROMPT, **counts | changes
-  )
+    folder, templates=TEMPLATES, judge_template=judge.PROMPT, tags=TAGS,
+    **counts | changes,
+  )  # fmt: skip
   return {
     path.name: [json.loads(line) for line in path.read_text().splitlines()]
     for path in sorted(folder.iterdir())
@@ -59,7 +61,7 @@ def test_demonstrations_predict_and_are_right_where_they_work_it_out():
   right = collections.defaultdict(list)
   for document, target in some:
     for template in TEMPLATES.values():
-      line = lessons.demonstration(document, target, template, rng)
+      line = lessons.demonstration(document, target, template, rng, tags=TAGS)
       answer = extract.prediction(line['response']).text
       following = lessons.references(document, target, template)
       is_right = is_true_prefix(answer, ' '.join(following))
@@ -80,7 +82,7 @@ def test_two_sentences_are_predicted_where_both_can_be_told():
   counts = collections.Counter()
   for document, target in some:
     for task, template in TEMPLATES.items():
-      line = lessons.demonstration(document, target, template, rng)
+      line = lessons.demonstration(document, target, template, rng, tags=TAGS)
       count = len(sentences(extract.prediction(line['response']).text))
       counts[task, target + 1 in document.targets, count] += 1
   assert counts['asr', True, 2] and counts['asr', True, 1]
