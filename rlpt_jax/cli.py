@@ -147,6 +147,8 @@ def _command(program):
       metavar = parameter.name.upper()
       if typing.get_origin(hint) is tuple:  # WORKDIR ..., of workdirs.
         metavar = f'{metavar.removesuffix("S")} ...'
+      elif parameter.default is not parameter.empty:
+        metavar = f'[{metavar}]'
       shown = tyro.conf.arg(metavar=metavar)
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
     elif typing.get_origin(hint) is list:

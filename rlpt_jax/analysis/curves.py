@@ -1,9 +1,10 @@
 """What a page draws of runs: which curves, what each is, and where it begins.
 
-A run of N steps has N + 1 positions: position p is the policy after p updates.
-What step s says of its rollouts and of its update is at position s, for that is
-the policy that was sampled; what it says of held-out examples, which are tried
-after the update, is at s + 1, and what was measured before the first step at 0.
+A page counts steps as the terminal does, from 1; the files of a run count from
+0. A run of N steps has the positions 0 to N: what step n measured is at n, when
+it has ended, and what was measured before the first step is at 0. Held-out
+examples are tried after the update of a step; its rollouts are of the policy
+before that.
 """
 
 import dataclasses
@@ -252,11 +253,11 @@ def axes(columns: Columns) -> dict[str, np.ndarray]:
 
 def series(columns: Columns, key: str) -> np.ndarray:
   """The values of a curve at all positions, NaN where there is none."""
-  values, none = columns[key], [np.nan]
-  if not key.startswith(HELD_OUT):
-    return np.concatenate([values, none])
-  before = columns.get(key.replace(HELD_OUT, BEFORE))
-  return np.concatenate([none if before is None else before[:1], values])
+  before = None
+  if key.startswith(HELD_OUT):
+    before = columns.get(key.replace(HELD_OUT, BEFORE))
+  start = [np.nan] if before is None else before[:1]
+  return np.concatenate([start, columns[key]])
 
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:

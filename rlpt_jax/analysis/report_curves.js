@@ -120,7 +120,7 @@ function draw() {
 }
 
 function point(x) {
-  cross = x;
+  cross = x == null || state.x !== 'step' ? x : Math.round(x);
   for (const frame of panels) frame.read?.();
 }
 
@@ -199,7 +199,7 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
   if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
   const heights = new Map(names.map((name) => {
-    const ys = along.map((_, n) => values[name][n] ?? 0);
+    const ys = along.map((_, n) => values[name][n + 1] ?? 0);
     return [name, top ? smoothed(ys, +state.smooth) : ys];
   }));
   top ??= usualTop(along.map((_, n) => names.reduce(
@@ -220,15 +220,15 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const line = crossLine();
   frame.svg.replaceChildren(...marks, line);
   frame.read = () => {
-    const n = cross == null ? -1 : nearest(along, cross);
+    // The step that ends there or next.
+    const n = edges.findIndex((edge) => edge >= cross);
     const mean = (name) => values[name].reduce((a, b) => a + (b ?? 0), 0) /
       along.length;
     frame.readout.replaceChildren(
       cross == null ? make('span', {class: 'at'}, 'mean') : at(scale, line),
       ...names.map((name) => make('span', {},
         make('span', {class: 'swatch ' + color(name)}), label(name), ' ' + (
-          cross == null ? short(mean(name)) :
-            n < 0 ? '–' : short(values[name][n])) + unit)));
+          short(cross == null ? mean(name) : values[name][n])) + unit)));
     if (cross == null) line.setAttribute('visibility', 'hidden');
   };
 }
@@ -252,7 +252,7 @@ function at(scale, line) {
   line.setAttribute('visibility', there ? 'visible' : 'hidden');
   if (there)
     line.setAttribute('transform', `translate(${scale.x(cross)} 0)`);
-  const where = {step: (x) => 'step ' + Math.round(x), time: duration,
+  const where = {step: (x) => `step ${x}`, time: duration,
     compute: (x) => short(x) + ' FLOPs'}[state.x];
   return make('span', {class: 'at'}, cross == null ? 'last' : where(cross));
 }

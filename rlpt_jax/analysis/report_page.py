@@ -26,10 +26,12 @@ class Run:
   name: str
   columns: curves.Columns  # Of one length; 'step' is among them.
   settings: Mapping[str, Any]  # Path -> value.
-  # (step, its rollouts: lines of rollout_files, and `answer` where there is
-  # one: (start, end) of what was judged, in code points of the completion).
+  # (step, counted from 1; its rollouts: lines of rollout_files, and `answer`
+  # where there is one: (start, end) of what was judged, in code points of the
+  # completion).
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
   note: str = ''  # On what was left out.
+  judge: str = ''  # Whose verdicts are rewarded; '': the reward's own.
 
 
 def report_page(runs: Sequence[Run], title: str) -> Iterator[str]:
@@ -68,9 +70,9 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
     'that a step sampled: a prompt, what really follows, and the answers of '
     'its group beside each other, with a blue bar where the reward is above 0. '
-    '<mark class="answer">This</mark> was judged. Right and wrong is the '
-    'verdict that was rewarded, and a judge errs; what else the run asked, the '
-    'truth say, follows it. <mark class="reference">This</mark> is what an '
+    '<mark class="answer">This</mark> was judged. The first verdict was '
+    'rewarded, and a judge errs; what else the run asked, the truth say, '
+    'follows it. <mark class="reference">This</mark> is what an '
     'answer is closest to in words, where that is more than the first '
     'segment; it is for the eye, and no verdict.</p>\n'
     '<details id="words" hidden><summary>What the words mean</summary>'
@@ -208,6 +210,7 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
       {
         'name': run.name,
         'note': run.note,
+        'judge': run.judge,
         'steps': len(run.columns['step']),
         'points': _MOST_POINTS,
         'x': {

@@ -339,13 +339,11 @@ function answerCard(answer, group, fits, card) {
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
   if (answer.reason)
-    facts.append(explained(answer.reason, meaning('reasons', answer.reason)));
+    facts.append(verdict(data.runs[state.run].judge, null, answer.reason));
   // The parts of a reward, or what is only looked at beside it.
   for (const [name, reward, reason] of answer.parts)
-    facts.append(make('span', {class: differs(reward, r) ? 'warn' : ''},
-      explained(name, data.words.part),
-      `: ${reward == null ? 'no verdict' : short(reward)} `,
-      explained(reason, meaning('reasons', reason))));
+    facts.append(verdict(name, reward, reason,
+      differs(reward, r) ? 'warn' : ''));
   if (answer.finish_reason)
     facts.append(explained(ended(answer.finish_reason),
       meaning('endings', answer.finish_reason),
@@ -371,6 +369,15 @@ function answerCard(answer, group, fits, card) {
   element.addEventListener('pointerenter', () => mark(true));
   element.addEventListener('pointerleave', () => mark(false));
   return element;
+}
+
+// 'truth: wrong', 'length: 0.3 scored': the number where no word says it.
+function verdict(name, reward, reason, classes = '') {
+  const number = reward == null || ['right', 'wrong'].includes(reason) ? '' :
+    `${short(reward)} `;
+  return make('span', {class: classes}, ...(name ?
+    [explained(name, data.words.part), ': '] : []), number,
+  explained(reason, meaning('reasons', reason)));
 }
 
 const ended = (how) => how === 'length' ? 'cut: length' : `ended: ${how}`;

@@ -13,7 +13,7 @@ from rlpt_jax.analysis.report_page import Run
 from rlpt_jax.core import output_files, settings
 from rlpt_jax.core.metrics import METRICS, TIMING
 from rlpt_jax.programs import rollout_files, runs
-from rlpt_jax.rewards import extract
+from rlpt_jax.rewards import combine, extract, judge
 
 # What precedes the answer that each of these finds, and never follows it.
 MARKS = {
@@ -51,10 +51,9 @@ def report(
   parts = report_page.report_page(found, title)
   output_files.replace(out, (part.encode() for part in parts))
   for run in found:
-    print(
-      f'{run.name}: {len(run.columns["step"]):,} steps, rollouts of '
-      f'{len(run.rollouts):,}. {run.note}'.rstrip()
-    )
+    kept = f', rollouts of {len(run.rollouts):,}' if run.rollouts else ''
+    steps = len(run.columns['step'])
+    print(f'{run.name}: {steps:,} steps{kept}. {run.note}'.rstrip())
   print(f'wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)')
 
 
@@ -77,12 +76,13 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
     settings=named(config),
     rollouts=[
       (
-        int(path.name.partition('.')[0]),
+        int(path.name.partition('.')[0]) + 1,
         functools.partial(read_rollouts, path, find, mark),
       )
       for path in kept
     ],
     note=note,
+    judge=judge_of(config),
   )
 
 
@@ -164,6 +164,16 @@ def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:
       thinking = flat.get(path.removesuffix('.is') + '.thinking', False)
       return functools.partial(find, thinking=thinking), MARKS[find]
   return extract.prediction, MARKS[extract.prediction]
+
+
+def judge_of(config: dict[str, Any]) -> str:
+  """'judge' where one alone gives the reward, else ''."""
+  values = [str(value) for _, value in settings.flat(config.get('reward'))]
+
+  def has(module):
+    return any(value.startswith(f'{module.__name__}.') for value in values)
+
+  return 'judge' if has(judge) and not has(combine) else ''
 
 
 def read_rollouts(

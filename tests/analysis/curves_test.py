@@ -59,11 +59,11 @@ def test_axes_begin_before_the_first_step():
   assert set(curves.axes({'step': np.arange(2.0)})) == {'step'}
 
 
-def test_held_out_is_of_the_policy_after_the_step():
+def test_a_step_is_where_it_has_ended_counted_from_one():
   found = curves.series(COLUMNS, 'held_out/reward')
   np.testing.assert_array_equal(found, [0.1, NAN, 0.3, NAN, 0.6])
   found = curves.series(COLUMNS, 'reward/mean')
-  np.testing.assert_array_equal(found, [0, 0.5, NAN, 1, NAN])
+  np.testing.assert_array_equal(found, [NAN, 0, 0.5, NAN, 1])
   alone = {'held_out/loss': np.array([NAN, 2.0])}
   found = curves.series(alone, 'held_out/loss')
   np.testing.assert_array_equal(found, [NAN, NAN, 2])

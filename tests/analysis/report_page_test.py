@@ -187,11 +187,11 @@ def test_curves_of_all_runs(show):
     ],
     'lines': 2,
     'last': 'lasta0.967b0.475',  # 29 / 30, and half of 19 / 20.
-    'at': 'step 10a0.333b0.25',
-    'beyond': 'step 25a0.833b–',
-    'without': 'step 25a0.833',
+    'at': 'step 10a0.3b0.225',  # 9 / 30, and half of 9 / 20.
+    'beyond': 'step 25a0.8b–',
+    'without': 'step 25a0.8',
     'address': '#off=1',
-    'compute': '15T FLOPsa0.5',
+    'compute': '15T FLOPsa0.467',
   }  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_verdicts_are_one_picture_of_shares(show):
     'titles': [
       'Verdicts: a', 'Verdicts, truth: a', 'Part of the reward: truth',
     ],
-    'readout': 'step 4right 0.1wrong 0.65format/open 0.25',
+    'readout': 'step 4right 0.075wrong 0.675format/open 0.25',
     'meant': glossary.REASONS['right'],
   }  # fmt: skip
 
@@ -256,8 +256,8 @@ def test_the_keyboard_moves_along_a_curve(show):
   browser.press('ArrowLeft')
   browser.press('ArrowRight')
   text = "return document.querySelector('.panel .readout').textContent"
-  # From the right end, 29: the last has no reward of its own.
-  assert browser.evaluate(text) == 'step 29a0.967'
+  # The right end, counted as the terminal does: 30 of 30.
+  assert browser.evaluate(text) == 'step 30a0.967'
 
 
 def test_the_pointer_reads_all_panels(show):
@@ -272,8 +272,9 @@ def test_the_pointer_reads_all_panels(show):
   texts = """return [...document.querySelectorAll('.readout')].map(
     (e) => e.querySelector('.at').textContent)"""
   said = {*browser.evaluate(texts)}
-  # The same in all: half of 400 units, of which 346 from 46 on are 29 steps.
-  assert said == {'step 13'}
+  # The same in all: half of 400 units, of which 346 from 46 on are 29 steps,
+  # is 13.9 from the left end, and steps are whole.
+  assert said == {'step 14'}
 
 
 VIEW = """
@@ -388,7 +389,7 @@ def test_a_view_is_shared_by_its_address(show):
 
 
 def test_answers_and_their_references(show):
-  browser = show([run('a')])
+  browser = show([dataclasses.replace(run('a'), judge='judge')])
   found = browser.evaluate("""
     const card = document.querySelector('.group');
     const texts = (what) => [...card.querySelectorAll(what)].map(
@@ -406,7 +407,9 @@ def test_answers_and_their_references(show):
   assert found == {
     'prompt': ['What follows? (asr, 20)'],
     'asked': [blue],
-    'facts': ['reward 1righttruth: 0 wrongended: stop9 tokensadvantage +1.5'],
+    'facts': [
+      'reward 1judge: righttruth: wrongended: stop9 tokensadvantage +1.5'
+    ],
     'judged': [blue, blue + red, 'We eat.'],
     # Of 'We eat.' all three together have the most words. The first segment
     # stands above.

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -71,8 +72,16 @@ def test_a_page(workdir, tmp_path, capsys):
   page = out.read_text()
   assert page.startswith('<!doctype html>') and 'optimizer.b1' in page
   assert re.findall('id="(rollouts-.*?)"', page) == [
-    'rollouts-0-0', 'rollouts-0-1', 'rollouts-0-2',
+    'rollouts-0-1', 'rollouts-0-2', 'rollouts-0-3',
   ]  # fmt: skip
+  # A run of train_sft has no rollouts, and does not say so.
+  shutil.rmtree(workdir / 'rollouts')
+  assert cli.main(['report', str(workdir), '--out', str(out)]) == 0
+  assert 'run: 3 steps.\n' in capsys.readouterr().out
+
+
+def test_room_for_few_rollouts(workdir, tmp_path, capsys):
+  out = tmp_path / 'page.html'
   # Room for none: the first step and the last stay.
   arguments = ['report', str(workdir), '--out', str(out), '--max_mib', '0']
   assert cli.main(arguments) == 0
@@ -155,6 +164,17 @@ def test_the_function_that_finds_answers_is_the_rewards():
   find, _ = report.finder({'reward': {'parts': [{'find': bound}]}})
   assert find.func is extract.after_thinking
   assert find.keywords == {'thinking': True}
+
+
+def test_the_judge_is_named_where_it_alone_gives_the_reward():
+  judged = {'is': 'rlpt_jax.rewards.judge._judged.<locals>.reward'}
+  beside = {'is': 'rlpt_jax.programs.truth.beside', 'reward': judged}
+  summed = {'is': 'rlpt_jax.rewards.combine.weighted', 'rewards': [judged]}
+  found = [
+    report.judge_of({'reward': reward}) for reward in (judged, beside, summed)
+  ]
+  assert found == ['judge', 'judge', '']
+  assert report.judge_of({}) == ''
 
 
 def test_evenly_as_many_as_have_room():
