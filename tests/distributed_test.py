@@ -17,8 +17,8 @@ from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
-from rlpt_jax.training import checkpoints
 from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import distributed_worker
 from tests.models import decoder_test
 from tests.programs import learning_task
@@ -143,7 +143,7 @@ def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path):
   for process in processes:
     assert 'ready\n' in iter(process.stdout.readline, '')
   processes[1].send_signal(signal.SIGTERM)
-  outs = _finish(processes, status=checkpoints.EXIT_PREEMPTED)
+  outs = _finish(processes, status=EXIT_PREEMPTED)
   (step,) = {int(out.split('saved')[1]) for out in outs}
   with Store(tmp_path, read_only=True) as store:
     assert store.steps() == [step]

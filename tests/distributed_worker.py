@@ -137,13 +137,13 @@ def leave_when_told(folder, process):
   import time
 
   from rlpt_jax.core.layout import make_layout
-  from rlpt_jax.training import checkpoints
+  from rlpt_jax.training import checkpoints, preemption
 
   layout = make_layout(fsdp=8)
   step = jax.jit(lambda x: x + 1)
   x = layout.put(np.zeros((8, 4), np.float32), 'batch', None)
   with (
-    checkpoints.preemption() as preempted,
+    preemption.preemption() as preempted,
     checkpoints.Store(folder) as store,
   ):
     for i in range(10_000):
@@ -155,7 +155,7 @@ def leave_when_told(folder, process):
         store.save(i, {'params': {'x': x}}, {})
         store.close()
         print('saved', i, flush=True)
-        raise SystemExit(checkpoints.EXIT_PREEMPTED)
+        raise SystemExit(preemption.EXIT_PREEMPTED)
 
 
 def main(task, process, port, folder):

@@ -17,7 +17,8 @@ import pytest
 from rlpt_jax.programs.collecting import Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.rewards import extract, judge, remote
-from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, Store
+from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import mortal
 from tests.mortal import Fate, Span
 from tests.programs import learning_task
@@ -167,7 +168,7 @@ def test_a_run_that_is_told_to_leave_saves_and_goes_on(
 ):
   end = run('train_rl', folder, tmp_path, Fate('rollout', 2, kind='TERM'))
   assert end.status == EXIT_PREEMPTED, end.error + end.stderr
-  assert 'told to leave: saved after step 2' in end.stderr
+  assert 'told to leave: saved after step 3' in end.stderr
   with Store(tmp_path / 'checkpoints', read_only=True) as store:
     assert store.steps() == [2, 3]
   assert len((tmp_path / 'metrics.jsonl').read_bytes().splitlines()) == 3

@@ -249,9 +249,9 @@ def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
   in_a_row = int(said['skipped_in_a_row'])
   if in_a_row >= most:
     raise ValueError(
-      f'step {step}: {in_a_row} updates in a row had a loss or a gradient that '
-      'is not finite; nothing was learned from them. Lower the learning rate, '
-      'or look at the data of these steps.'
+      f'step {step + 1}: {in_a_row} updates in a row had a loss or a gradient '
+      'that is not finite; nothing was learned from them. Lower the learning '
+      'rate, or look at the data of these steps.'
     )
 
 

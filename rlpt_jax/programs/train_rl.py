@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -42,10 +41,10 @@ from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import Sizes
-from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, preemption
 from rlpt_jax.training.experience import make_batch
 from rlpt_jax.training.learner import make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
+from rlpt_jax.training.preemption import preemption
 
 SHOWN = (
   ('reward', 'reward/mean', '.3f'),
@@ -171,8 +170,8 @@ def check_alone(config: Config):
 def train_rl(config: Config, *, workdir: pathlib.Path):
   """Learns from groups of completions and their rewards.
 
-  Started again with the same settings it goes on where it was. SIGTERM saves
-  after the step that runs and exits with status 75.
+  Started again with the same settings it goes on where it was. Ctrl-C and
+  SIGTERM save after the step that runs; SIGTERM exits with status 75.
 
   Args:
     workdir: The run's folder; it gets checkpoints, metrics and rollouts.
@@ -284,7 +283,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         config, judge, drawn, curriculum, carried, reference, timers
       )
       if collected is None:
-        print(f'the data ended before step {step}: {drawn.count:,} examples')
+        examples = f'{drawn.count:,} examples'
+        print(f'the data ended before step {step + 1}: {examples}')
         break
       verdicts.check(step, collected.judged)
       with timers('update'):
@@ -328,8 +328,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         with timers('save'):
           save(state)
       if told and not is_last:
-        print(f'told to leave: saved after step {step}', file=sys.stderr)
-        raise SystemExit(EXIT_PREEMPTED)
+        preempted.leave(step + 1)
     save(state)
 
 

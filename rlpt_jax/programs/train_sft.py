@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,13 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import model_files, runs
-from rlpt_jax.training.checkpoints import EXIT_PREEMPTED, preemption
 from rlpt_jax.training.learner import make_update
 from rlpt_jax.training.optimizer import (
   AdamW,
   learning_rates,
   make_optimizer,
 )
+from rlpt_jax.training.preemption import preemption
 
 SHOWN = (
   ('loss', 'loss', '.4f'),
@@ -86,8 +85,8 @@ class Config:
 def train_sft(config: Config, *, workdir: pathlib.Path):
   """Learns text: next-token pre-training and supervised cold start.
 
-  Started again with the same settings it goes on where it was. SIGTERM saves
-  after the step that runs and exits with status 75.
+  Started again with the same settings it goes on where it was. Ctrl-C and
+  SIGTERM save after the step that runs; SIGTERM exits with status 75.
 
   Args:
     workdir: The run's folder; it gets checkpoints and metrics.
@@ -144,7 +143,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       with timers('data'):
         loaded = next(batches, None)
         if loaded is None:
-          print(f'the data ended before step {step}')
+          print(f'the data ended before step {step + 1}')
           break
         position = loaded.position
         batch = put(layout, loaded.examples, config.batch_size)
@@ -171,8 +170,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         with timers('save'):
           save(state)
       if told and not is_last:
-        print(f'told to leave: saved after step {step}', file=sys.stderr)
-        raise SystemExit(EXIT_PREEMPTED)
+        preempted.leave(step + 1)
     if said:
       runs.check_skipped(config.max_skipped, int(state.step) - 1, said)
     save(state)

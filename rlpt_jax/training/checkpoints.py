@@ -15,9 +15,8 @@ import json
 import logging
 import pathlib
 import re
-import signal
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,8 +28,6 @@ from orbax.checkpoint import checkpoint_managers as ocp_policies
 from rlpt_jax.core.weights import LazyArray
 from rlpt_jax.training import inventory, written
 
-# How a run ends that was told to leave and saved first ("try again later").
-EXIT_PREEMPTED = 75
 RECORD = 'record'
 CHUNK_BYTES = 2**26  # Of what a LazyArray is written in.
 PACKAGES = ('rlpt_jax', 'jax', 'jaxlib', 'orbax-checkpoint', 'numpy')
@@ -425,27 +422,3 @@ ocp.type_handlers.register_type_handler(
   func=lambda kind: issubclass(kind, (np.ndarray, LazyArray)),
   override=True,
 )
-
-
-# Being told to leave.
-
-
-@contextlib.contextmanager
-def preemption() -> Iterator[Callable[[int], bool]]:
-  """Yields preempted(step): True once every process should save and leave.
-
-  The loop that owns a Store asks after each step, saves, closes the store and
-  raises SystemExit(EXIT_PREEMPTED). One process hears SIGTERM itself; of
-  several, jax.distributed hears it and they agree on the step.
-  """
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  heard = []
-  before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-  try:
-    yield lambda _: bool(heard)
-  finally:
-    signal.signal(signal.SIGTERM, before)

@@ -364,7 +364,7 @@ def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):
   config = learning_task.learning(
     *task, held_out=None, loss=broken, max_skipped=2
   )
-  with pytest.raises(ValueError, match='step 1: 2 updates in a row had a loss'):
+  with pytest.raises(ValueError, match='step 2: 2 updates in a row had a loss'):
     train_rl(config, workdir=tmp_path)
 
 
@@ -377,6 +377,6 @@ def test_a_run_ends_with_its_data(task, tmp_path, capsys):
   train_rl(config, workdir=tmp_path)
   # 64 questions are one batch and a third.
   assert len(metrics(tmp_path)) == 2
-  assert 'the data ended before step 2: 64 examples' in capsys.readouterr().out
+  assert 'the data ended before step 3: 64 examples' in capsys.readouterr().out
   with Store(tmp_path / 'checkpoints', read_only=True) as store:
     assert store.steps() == [2]

@@ -75,7 +75,7 @@ def test_updates_that_are_not_finite_stop_the_run(
 
   monkeypatch.setattr(train_sft, 'loss_of_rows', broken)
   config = learning_task.cold_start(folder, num_steps=9, max_skipped=2)
-  with pytest.raises(ValueError, match='step 1: 2 updates in a row had a loss'):
+  with pytest.raises(ValueError, match='step 2: 2 updates in a row had a loss'):
     train_sft.train_sft(config, workdir=tmp_path)
 
 

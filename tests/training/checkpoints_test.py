@@ -5,7 +5,6 @@ import os
 import pathlib
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,7 +17,7 @@ import pytest
 
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.core.weights import LazyArray
-from rlpt_jax.training import checkpoints, written
+from rlpt_jax.training import written
 from rlpt_jax.training.checkpoints import Store
 
 
@@ -410,19 +409,15 @@ def test_lazy_arrays_are_saved_and_read_one_by_one(tmp_path):
 
 _SAVER = """
 import sys, jax.numpy as jnp
-from rlpt_jax.training.checkpoints import Store, preemption, EXIT_PREEMPTED
-import rlpt_jax.training.checkpoints as checkpoints
-with preemption() as preempted, Store(sys.argv[1], keep_last=3) as store:
+from rlpt_jax.training.checkpoints import Store
+with Store(sys.argv[1], keep_last=3) as store:
   step = (store.steps() or [0])[-1]
   print('ready', flush=True)
   while True:
     step += 1
     state = {'w': jnp.full((512, 1024), step, jnp.float32)}
-    if step % 3 == 0 or preempted(step):
+    if step % 3 == 0:
       store.save(step, {'params': state}, {'step': step})
-    if preempted(step):
-      store.close()
-      raise SystemExit(EXIT_PREEMPTED)
 """
 
 
@@ -454,13 +449,3 @@ def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
     assert (np.asarray(found.trees['params']['w']) == found.step).all()
     last = found.step
   assert last > 0
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_leaves_with_a_status(tmp_path):
-  process = _start_saver(tmp_path)
-  time.sleep(0.5)
-  process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=60) == checkpoints.EXIT_PREEMPTED
-  with Store(tmp_path, read_only=True) as store:
-    assert store.record()[1] == {'step': store.steps()[-1]}
