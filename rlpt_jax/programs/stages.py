@@ -8,16 +8,15 @@ import os
 import pathlib
 import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import rlpt_jax
+from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
 NOTES = 'quickstart.json'
 GOES_ON = 'the same command goes on here'
+INTERRUPTED = 130  # The status of a command after Ctrl-C.
 
 
 class Stages:
@@ -57,23 +56,19 @@ class Stages:
     return done[title]
 
   def run(self, title: str, *command: str):
-    """Runs `rlpt COMMAND` in the folder, in sight."""
+    """Runs `rlpt COMMAND` in the folder, in sight.
+
+    In this process: libraries load once, and what one stage has compiled the
+    next one finds.
+    """
     shown = shlex.join(['rlpt', *command])
     self._announce(title)
     print(f'   $ {shown}', flush=True)
     if self._notes['done'].get(title) == shown:
       print('   done before')
       return
-    # This package, wherever it is, and not what lies in the folder.
-    paths = [str(pathlib.Path(rlpt_jax.__file__).parents[1])]
-    paths += filter(None, [os.environ.get('PYTHONPATH')])
-    with sigterm_interrupts():
-      status = subprocess.call(
-        [sys.executable, '-m', 'rlpt_jax.cli', *command],
-        cwd=self._workdir,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-      )
-    if status in (130, 75):  # Interrupted, or told to leave.
+    status = status_of(command, self._workdir)
+    if status in (INTERRUPTED, EXIT_PREEMPTED):
       raise KeyboardInterrupt(GOES_ON)
     if status:
       raise ValueError(
@@ -94,11 +89,20 @@ class Stages:
     os.replace(fresh, self._path)
 
 
+def status_of(command: Sequence[str], folder: pathlib.Path) -> int:
+  """The exit status of `rlpt COMMAND`, run in a folder."""
+  from rlpt_jax import cli
+
+  with contextlib.chdir(folder), sigterm_interrupts():
+    try:
+      return cli.main([*command])
+    except SystemExit as left:
+      return left.code
+
+
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-  """Takes SIGTERM for Ctrl-C: what would die of it leaves a command behind, in
-  a folder in which the next one begins the same.
-  """
+  """Takes SIGTERM for Ctrl-C, where a command does not hear it itself."""
 
   def interrupt(number, frame):
     del number, frame

@@ -1,15 +1,11 @@
 """What is done is not done again; other settings are refused; one goes on."""
 
-import os
+import pathlib
 import signal
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 
-from rlpt_jax.programs import stages as stages_lib
+from rlpt_jax import cli
 from rlpt_jax.programs.stages import Stages
 
 
@@ -36,51 +32,48 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
     Stages(tmp_path, {'steps': 3})
 
 
-def test_a_command_runs_in_the_folder_once_and_says_so(tmp_path, monkeypatch):
-  ran = []
+def test_a_command_runs_in_the_folder_once_and_says_so(
+  tmp_path, monkeypatch, capsys
+):
+  ran, statuses = [], [130, 75, 2, 0]
 
-  def call(command, *, cwd, env):
-    ran.append((command[1:], cwd, env['PYTHONPATH']))
-    return statuses.pop(0)
+  def main(command):
+    ran.append((command, pathlib.Path.cwd()))
+    status = statuses.pop(0)
+    if status == 75:  # As a run that was told to leave.
+      raise SystemExit(status)
+    return status
 
-  monkeypatch.setattr(stages_lib.subprocess, 'call', call)
-  statuses = [130, 2, 0]
-  stages = Stages(tmp_path, {})
-  with pytest.raises(KeyboardInterrupt):
-    stages.run('a title', 'preview', 'a.gin')
+  monkeypatch.setattr(cli, 'main', main)
+  stages, here = Stages(tmp_path, {}), pathlib.Path.cwd()
+  for _ in range(2):
+    with pytest.raises(KeyboardInterrupt, match='goes on here'):
+      stages.run('a title', 'preview', 'a.gin')
   with pytest.raises(ValueError, match='failed with status 2'):
     stages.run('a title', 'preview', 'a.gin')
   for _ in range(2):
     Stages(tmp_path, {}).run('a title', 'preview', 'a.gin')
-  assert len(ran) == 3  # Interrupted, failed, done; then not again.
-  assert ran[0][0] == ['-m', 'rlpt_jax.cli', 'preview', 'a.gin']
-  assert ran[0][1] == tmp_path
+  # Interrupted, told to leave, failed, done; then not again.
+  assert ran == [(['preview', 'a.gin'], tmp_path)] * 4
+  assert pathlib.Path.cwd() == here
+  said = capsys.readouterr().out
+  assert said.count('$ rlpt preview a.gin') == 5
+  assert said.count('done before') == 1
 
 
-def test_sigterm_leaves_no_command_behind(tmp_path, monkeypatch):
-  sleeper, begun = tmp_path / 'sleeper', []
-  sleeper.write_text('#!/bin/sh\nexec sleep 60\n')
-  sleeper.chmod(0o755)
+def test_sigterm_interrupts_a_command(tmp_path, monkeypatch):
+  ended = []
 
-  class Popen(subprocess.Popen):
-    def __init__(self, *args, **options):
-      super().__init__(*args, **options)
-      begun.append(self)
+  def main(command):
+    try:
+      signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:  # As the command line does.
+      ended.append(command)
+      return 130
 
-  def terminate():
-    while not begun:
-      time.sleep(0.1)
-    time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-  monkeypatch.setattr(sys, 'executable', str(sleeper))
-  monkeypatch.setattr(subprocess, 'Popen', Popen)
-  stages = Stages(tmp_path / 'story', {})
+  monkeypatch.setattr(cli, 'main', main)
   before = signal.getsignal(signal.SIGTERM)
-  thread = threading.Thread(target=terminate)
-  thread.start()
   with pytest.raises(KeyboardInterrupt, match='goes on here'):
-    stages.run('a title', 'preview', 'a.gin')
-  thread.join()
-  assert begun[0].wait(timeout=30) == -signal.SIGKILL
+    Stages(tmp_path / 'story', {}).run('a title', 'preview', 'a.gin')
+  assert ended == [['preview', 'a.gin']]
   assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""A run that is told to leave saves first; what it hears too late is passed on."""
+"""A run that is told to leave saves first; what comes too late is passed on."""
 
 import signal
 
