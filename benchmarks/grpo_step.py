@@ -153,7 +153,7 @@ def measure(arguments) -> dict:
     ]
     batch = make_batch(
       groups, num_prompts=P, advantages=advantages.group_normalized,
-      reduction=reductions.completion_mean, room=bucket,
+      reduction=reductions.completion_mean, longest=(bucket(S), bucket(T)),
     )  # fmt: skip
     state, said = update(state, batch)
     jax.block_until_ready(said)

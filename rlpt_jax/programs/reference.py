@@ -12,7 +12,6 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.types import Batch
 from rlpt_jax.programs.collecting import Judged
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.training.experience import make_batch
 from rlpt_jax.training.learner import join, split
 
@@ -53,7 +52,11 @@ class Reference:
     return batch, self._logprobs(self._params, batch)
 
   def penalized(
-    self, judged: Judged, weight: float, num_prompts: int
+    self,
+    judged: Judged,
+    weight: float,
+    num_prompts: int,
+    longest: tuple[int, int],
   ) -> Judged:
     """Rewards less `weight` times the sum of k1 over the policy's own tokens.
 
@@ -61,12 +64,17 @@ class Reference:
     log-probabilities that the sampler had. Scores stay what they are, with a
     part more, 'kl': what was added, so never more than 0 in the mean; nothing
     is learned from a completion of which that is not finite.
-    num_prompts: as many at a time as a batch has, to compile once.
+    num_prompts, longest: of a batch, whose shapes it takes, to compile once.
     """
     P = len(judged.examples)
     sums_PG = np.concatenate(
       [
-        self._k1(judged, range(first, min(first + num_prompts, P)), num_prompts)
+        self._k1(
+          judged,
+          range(first, min(first + num_prompts, P)),
+          num_prompts,
+          longest,
+        )
         for first in range(0, P, num_prompts)
       ]
     )
@@ -81,14 +89,14 @@ class Reference:
       judged, scores=scores, rewards_PG=judged.rewards_PG + added_PG
     )
 
-  def _k1(self, judged: Judged, some: range, num_prompts: int) -> np.ndarray:
+  def _k1(self, judged, some: range, num_prompts: int, longest) -> np.ndarray:
     """[P, G]: sums of k1 of some groups, 0 where nothing is learned from."""
     batch = make_batch(
       [judged.group(p) for p in some],
       num_prompts=num_prompts,
       advantages=group_centered,
       reduction=reductions.token_mean,
-      room=bucket,
+      longest=longest,
     )
     sums_PG = self._sums(self._params, put(self._layout, batch))
     return np.asarray(sums_PG)[: len(some)]

@@ -382,7 +382,7 @@ def collect(
   if config.reward_kl_weight:
     with timers('reward'):
       judged = reference.penalized(
-        judged, config.reward_kl_weight, config.prompts
+        judged, config.reward_kl_weight, config.prompts, longest(config)
       )
   # Those that are learned from first; of the others what there is room for, so
   # that a batch without any of the former has groups too.
@@ -393,12 +393,20 @@ def collect(
     num_prompts=config.prompts,
     advantages=carried,
     reduction=config.reduction,
-    room=bucket,
+    longest=longest(config),
   )
   advantages_PG = np.full_like(judged.rewards_PG, np.nan)
   advantages_PG[order] = batch.advantages_PG[: len(order)]
   advantages_PG[np.isnan(judged.rewards_PG)] = np.nan
   return Collected(judged, learned, batch, advantages_PG)
+
+
+def longest(config: Config) -> tuple[int, int]:
+  """Tokens of the longest prompt and completion, as kernels take them."""
+  return (
+    bucket(config.max_prompt_tokens),
+    bucket(config.sampling.max_new_tokens),
+  )
 
 
 def plan_for(config: Config, tokenizer) -> Plan:

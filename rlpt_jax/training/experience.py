@@ -29,13 +29,30 @@ class Group:
   rewards_G: np.ndarray
 
 
+def padded(length: int, longest: int) -> int:
+  """`longest`, its half, a quarter of it, ...: the smallest that has room.
+
+  XLA compiles an update anew for every length, in seconds for the smallest
+  model on a CPU, in minutes for a large one. The longest of a batch of rollouts
+  is near what is allowed, so that most runs compile one update, and at most
+  half of a batch is padding. Halves that kernels could not take in blocks of
+  128 are left out.
+  """
+  assert length <= longest, (length, longest)
+  half = longest // 2
+  fits = longest % 2 == 0 and max(length, 16) <= half
+  if fits and (half < 128 or half % 128 == 0):
+    return padded(length, half)
+  return longest
+
+
 def make_batch(
   groups: Sequence[Group],
   *,
   num_prompts: int,
   advantages: Callable,
   reduction: Callable,
-  room: Callable[[int], int],
+  longest: tuple[int, int],
 ) -> Batch:
   """The batch of some groups, of a shape that hardly changes from step to step.
 
@@ -43,12 +60,15 @@ def make_batch(
     have no token in the loss, which change nothing.
   advantages: rewards_PG -> advantages_PG.
   reduction: (mask_BT, group size) -> weights_BT.
-  room: for so many tokens, a length among few.
+  longest: the tokens of a prompt and of a completion that there may be.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, len(groups[0].completions)
-  S = room(max(len(group.prompt_tokens) for group in groups))
-  T = room(max(len(c.tokens) for group in groups for c in group.completions))
+  S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
+  T = padded(
+    max(len(c.tokens) for group in groups for c in group.completions),
+    longest[1],
+  )
   prompts_PS = np.zeros((P, S), np.int32)
   prompt_mask_PS = np.zeros((P, S), np.int32)
   # A prompt that is none has a token too: attention to nothing is undefined.

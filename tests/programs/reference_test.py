@@ -59,7 +59,7 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
   if num_prompts % num_microbatches:
     num_microbatches = 1
   found = reference(num_microbatches=num_microbatches).penalized(
-    judged(), 0.1, num_prompts
+    judged(), 0.1, num_prompts, (16, 16)
   )
   # -0.5 less the reference's: tokens 1, 2 and 3 are 0.5, 1.5 and 2.5 more
   # probable than there: (2.0, 2.5), (0.5, no verdict), not learned from.
@@ -81,7 +81,7 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
 def test_what_the_reference_could_not_say_is_not_learned_from(logprob):
   params = jnp.array([0.0, -1.0, -2.0, logprob])
   found = Reference(params, score, LAYOUT, num_microbatches=1).penalized(
-    judged(), 0.1, 4
+    judged(), 0.1, 4, (16, 16)
   )
   np.testing.assert_allclose(
     found.rewards_PG, [[0.8, NAN], [0.95, NAN], [NAN, NAN]], rtol=1e-6

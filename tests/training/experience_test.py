@@ -5,9 +5,10 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from rlpt_jax.algorithms import advantages, reductions
-from rlpt_jax.training.experience import Group, make_batch
+from rlpt_jax.training.experience import Group, make_batch, padded
 
 
 class Completion(NamedTuple):
@@ -27,7 +28,7 @@ def batch(groups, **changes):
     'num_prompts': 3,
     'advantages': advantages.group_centered,
     'reduction': reductions.token_mean,
-    'room': lambda n: 4 if n <= 4 else 8,
+    'longest': (8, 4),
   }
   return make_batch(groups, **options | changes)
 
@@ -71,13 +72,32 @@ def test_what_is_not_to_be_learned_from_leaves_the_denominators():
   np.testing.assert_allclose(found.weights_PGT[0, 0, 0], 0.25)
 
 
-def test_room_changes_nothing_else():
-  small = batch(GROUPS, room=lambda n: n, num_prompts=2)
-  large = batch(GROUPS, room=lambda n: 16, num_prompts=4)
+def test_padding_changes_nothing_else():
+  small = batch(GROUPS, num_prompts=2)
+  large = batch(GROUPS, longest=(16, 16), num_prompts=4)
   for name in ('tokens_PGT', 'mask_PGT', 'behavior_PGT', 'weights_PGT'):
     a, b = getattr(small, name), getattr(large, name)
     np.testing.assert_array_equal(a, b[:2, :, : a.shape[2]])
     assert not b[2:].any() and not b[:, :, a.shape[2] :].any()
+
+
+@pytest.mark.parametrize(
+  'longest, lengths',
+  [
+    (64, {16, 32, 64}),
+    (96, {24, 48, 96}),
+    (20, {20}),  # Shorter ones are not worth a program.
+    # Only such as kernels take in blocks of 128; below that they take none.
+    (8192, {16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}),
+    (384, {384}),
+  ],
+)
+def test_lengths_are_few_and_at_most_half_is_padding(longest, lengths):
+  found = {n: padded(n, longest) for n in range(1, longest + 1)}
+  assert set(found.values()) == lengths
+  assert all(n <= room for n, room in found.items())
+  if longest != 384:
+    assert all(room < 2 * n for n, room in found.items() if n > min(lengths))
 
 
 def test_reductions_see_the_groups():
