@@ -104,6 +104,13 @@ def test_help_is_wrapped_where_the_terminal_ends(capsys, monkeypatch):
   assert 'also of runs that are under way.' in said
 
 
+def test_what_may_be_left_out_is_in_brackets(capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['quickstart', '--help'])
+  said = capsys.readouterr().out
+  assert 'usage: rlpt quickstart [-h] [OPTIONS] [WORKDIR]' in said
+
+
 def test_convert_takes_a_source_and_a_destination(capsys):
   with pytest.raises(SystemExit):
     cli.main(['convert', '--help'])
