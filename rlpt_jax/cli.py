@@ -24,6 +24,7 @@ PROGRAMS = (
   'evaluate', 'report', 'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
+QUICK = ('report',)  # Loads in no time; the others say that they are loading.
 USAGE_ERROR = 2
 
 
@@ -36,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
+  # A log that is read while it grows has each line as soon as it is said.
+  if hasattr(sys.stdout, 'reconfigure'):
+    sys.stdout.reconfigure(line_buffering=True)
   # Warnings go to whatever standard error is at the time: a live view has its
   # own, above which they appear.
   logging.root.addHandler(logging.lastResort)
@@ -116,7 +120,11 @@ def run(name: str, arguments: list[str], *, alone: bool = True):
   """
   import tyro
 
-  module = importlib.import_module(f'{WHERE}.{name}')
+  where = f'{WHERE}.{name}'
+  asks = {'-h', '--help'}.intersection(arguments)
+  if name not in QUICK and where not in sys.modules and not asks:
+    print(f'rlpt {name}: loading its libraries ...')
+  module = importlib.import_module(where)
   if alone and 'jax' in sys.modules:
     from rlpt_jax.core import program_cache
 

@@ -1,6 +1,7 @@
 """The command line: help in about a second, errors in one line, gin files."""
 
 import dataclasses
+import io
 import os
 import pathlib
 import pickle
@@ -250,6 +251,25 @@ def test_the_help_of_a_long_run(with_long_run, capsys):
   assert 'FILE.gin [FILE.gin | BINDING ...]' in out
   assert '--workdir' in out
   assert 'How often.' in out
+
+
+def test_what_loads_for_long_says_so_first(monkeypatch):
+  said = io.TextIOWrapper(io.BytesIO())
+  monkeypatch.setattr(sys, 'stdout', said)
+  before = []
+
+  def load(name):
+    before.append(said.buffer.getvalue().decode())
+    raise ValueError('loaded')
+
+  monkeypatch.setattr(cli.importlib, 'import_module', load)
+  monkeypatch.setattr(cli, 'WHERE', 'elsewhere')
+  for arguments in ([], ['--help']):
+    said.buffer.truncate(0)
+    said.buffer.seek(0)
+    assert cli.main(['train_rl', *arguments]) == cli.USAGE_ERROR
+  assert cli.main(['report']) == cli.USAGE_ERROR
+  assert before == ['rlpt train_rl: loading its libraries ...\n', '', '']
 
 
 def test_an_option_of_one_letter_has_one_dash(

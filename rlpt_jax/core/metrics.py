@@ -131,7 +131,7 @@ class Writer:
     if not self._writes:
       return
     started = step, _started(metrics), _started(timing)
-    self._flush()
+    self.flush()
     self._pending = started
 
   def sync(self):
@@ -139,7 +139,7 @@ class Writer:
 
     Before a checkpoint is saved, never after: see the head of this file.
     """
-    self._flush()
+    self.flush()
     for file in self._files.values():
       file.sync()
 
@@ -155,7 +155,8 @@ class Writer:
         file.close()
       self._look(lambda view: view.close())
 
-  def _flush(self):
+  def flush(self):
+    """Writes the newest step; a loop that has waited for it may do so."""
     # Taken first: nothing may follow a step that could not be written.
     pending, self._pending = self._pending, None
     if pending is not None:

@@ -19,7 +19,7 @@ from jax._src import compilation_cache  # Nothing public takes a cache.
 
 MAX_BYTES = 1 << 30  # Of all folders together; the least recently used go.
 LOOK_AGAIN = MAX_BYTES // 16  # Bytes written between two looks at the size.
-MIN_SECONDS = 0.05  # Of compilation; what is faster is not worth a file.
+MIN_SECONDS = 0.01  # Of compilation; what is faster is not worth a file.
 SUFFIX = '.program'
 _CHECK_BYTES = 16
 

@@ -5,12 +5,19 @@ import datetime
 import time
 from collections.abc import Callable
 
+import jax
 import rich.console
 import rich.progress
 
 LINE_SECONDS = 30  # Between two lines of a log.
 WINDOW_SECONDS = 20  # Over which tokens/s are counted,
 LEAST_SECONDS = 2  # and that are there before anything is said of them.
+
+
+def waiting(what: str):
+  """Says on the first host what the program is going to wait for."""
+  if jax.process_index() == 0:
+    print(f'{what} ...', flush=True)
 
 
 class Progress:
@@ -51,6 +58,8 @@ class Progress:
       self._task = self._bar.add_task(
         '', total=self._prompts, completed=self._earlier, text=text
       )
+    elif self._console:
+      print('compiling ...', file=self._console.file, flush=True)
     return self
 
   def __exit__(self, *_):

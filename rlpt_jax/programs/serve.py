@@ -11,7 +11,7 @@ from typing import Literal
 
 import jax
 
-from rlpt_jax.programs import model_files
+from rlpt_jax.programs import model_files, progress
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
@@ -113,6 +113,7 @@ def serve(
     params = files.load_params(layout=decoder.layout, dtype=dtype)
     limits = http.Limits(connections=room_for(served.max_samples))
     with Engine(decoder, params, plan, consume=True) as engine:
+      progress.waiting('compiling the sampler')
       warm_up(engine)
       try:
         asyncio.run(_run(engine, served, sock, token, limits))

@@ -26,6 +26,7 @@ from rlpt_jax.programs import (
   collecting,
   judges,
   model_files,
+  progress,
   rollout_files,
   runs,
 )
@@ -213,6 +214,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         score, decoder.layout, num_microbatches=config.num_microbatches,
       )  # fmt: skip
 
+    progress.waiting('reading the data')
     loader = Loader(config.data, 1, position=record.get('position'))
     stack.callback(loader.close)
     tokenizer = loader.tokenizer
@@ -275,6 +277,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       writer.sync()  # In this order: core/metrics.py.
       runs.save(store, state, files, record)
 
+    progress.waiting('compiling: the first step takes the longest')
     for step in range(first_step, config.num_steps):
       metrics = {}
       if held_out and step == 0:
@@ -324,6 +327,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         | judges.counts(parts)
         | {'timing/compilations': compiled.count},
       )
+      writer.flush()  # All of it is there.
       if told or (step + 1) % config.save_every == 0:
         with timers('save'):
           save(state)

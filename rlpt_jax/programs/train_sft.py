@@ -20,7 +20,7 @@ from rlpt_jax.data.loader import Loader
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import model_files, runs
+from rlpt_jax.programs import model_files, progress, runs
 from rlpt_jax.training.learner import make_update
 from rlpt_jax.training.optimizer import (
   AdamW,
@@ -114,6 +114,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     )
     first_step, totals = int(state.step), record.get('totals', {})
     host, hosts = layout.share(config.batch_size)
+    progress.waiting('reading the data')
     loader = Loader(
       config.data, config.batch_size, host=host, hosts=hosts,
       position=record.get('position'),
@@ -136,6 +137,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       runs.save(store, state, files, {'position': position, 'totals': totals})
 
     said = None
+    progress.waiting('compiling: the first step takes the longest')
     for step in range(first_step, config.num_steps):
       metrics = {'learning_rate': rates(step)}
       if held_out and step == 0:

@@ -440,6 +440,15 @@ def test_the_terminal_shows_what_is_asked_for(tmp_path, capsys):
   assert rows[1].split()[:3] == ['2/2', 'nan', '8']
 
 
+def test_a_step_is_shown_at_once_when_it_is_flushed(tmp_path, capsys):
+  shown = [('loss', 'loss', '.1f')]
+  with Writer(tmp_path, first_step=0, num_steps=2, shown=shown) as writer:
+    writer.write(0, {'loss': jnp.float32(0.25)}, {})
+    assert capsys.readouterr().out == ''
+    writer.flush()
+    assert '0.2' in capsys.readouterr().out
+
+
 def test_what_importing_it_loads():
   code = (
     'import sys, rlpt_jax.core.metrics\n'

@@ -39,6 +39,7 @@ def test_a_log_has_a_plain_line_now_and_then():
   text = _run(rich.console.Console(file=io.StringIO()), seconds=95, done=10)
   # 40 prompts of 2 with 50 tokens each are 4,000 tokens in 400 seconds.
   assert text.splitlines() == [
+    'compiling ...',
     '13/50 prompts, 300 tokens, 10 tokens/s, 0:06:10 left',
     '16/50 prompts, 600 tokens, 10 tokens/s, 0:05:40 left',
     '19/50 prompts, 900 tokens, 10 tokens/s, 0:05:10 left',
@@ -65,6 +66,16 @@ def test_a_host_without_a_console_shows_nothing(capsys):
   with Progress(None, prompts=1, done=0, n=1, max_new_tokens=1) as shown:
     shown.update(prompts=1, completions=1, tokens=1)
   assert capsys.readouterr() == ('', '')
+
+
+def test_what_is_waited_for_is_said_at_once(monkeypatch):
+  said = io.TextIOWrapper(io.BytesIO(), write_through=False)
+  monkeypatch.setattr('sys.stdout', said)
+  progress.waiting('reading the data')
+  assert said.buffer.getvalue() == b'reading the data ...\n'
+  monkeypatch.setattr(progress.jax, 'process_index', lambda: 1)
+  progress.waiting('reading the data')
+  assert said.buffer.getvalue().count(b'\n') == 1
 
 
 def test_nothing_is_guessed_from_the_first_moment():
