@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f'rlpt {name}: {lines[0]}', file=sys.stderr)
     if not show_traceback:
       print('(--traceback shows where)', file=sys.stderr)
-    return USAGE_ERROR
+    return getattr(error, 'exit_status', USAGE_ERROR)
   except KeyboardInterrupt as interrupt:
     # A program may say what it leaves behind.
     parts = [f'rlpt {name}: interrupted', *map(str, interrupt.args)]

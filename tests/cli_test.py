@@ -15,6 +15,7 @@ import typing
 import pytest
 
 from rlpt_jax import cli
+from rlpt_jax.rewards import remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def test_help_is_quick_and_starts_no_device(arguments):
   script = f"""
 import sys
 from rlpt_jax import cli
+from rlpt_jax.rewards import remote
 try:
   cli.main({arguments})
 except SystemExit:
@@ -179,6 +181,15 @@ def test_numbers_that_are_none_are_one_line(monkeypatch, capsys):
     assert hint == '(--traceback shows where)'
 
 
+def test_a_judge_that_is_gone_is_tried_again_later(capsys, monkeypatch):
+  def gone(name, arguments, *, alone):
+    raise remote.Unavailable('http://judge:1/v1: no answer after 1 s.')
+
+  monkeypatch.setattr(cli, 'run', gone)
+  assert cli.main(['train_rl']) == 75
+  assert 'rlpt train_rl: http://judge:1/v1: no' in capsys.readouterr().err
+
+
 def test_a_misspelt_option_is_a_usage_error(capsys):
   with pytest.raises(SystemExit) as exit_info:
     cli.main(['convert', 'a', 'b', '--overwite'])
@@ -228,6 +239,7 @@ def test_a_task_of_srun_has_all_gpus_of_its_node():
   script = """
 from jax._src import xla_bridge
 from rlpt_jax import cli
+from rlpt_jax.rewards import remote
 cli.join_others()
 assert xla_bridge.CUDA_VISIBLE_DEVICES.value == 'all'
 """

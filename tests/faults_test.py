@@ -4,7 +4,6 @@ started again, each ends as the run that nothing happened to, bit by bit.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -14,6 +13,7 @@ import threading
 
 import pytest
 
+from rlpt_jax.programs import rollouts
 from rlpt_jax.programs.collecting import Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.rewards import extract, judge, remote
@@ -200,76 +200,119 @@ def test_a_full_disk_stops_a_run_with_one_line(run, folder, whole, tmp_path):
 
 
 class Events:
-  """What is to happen before the judge is asked about the n-th batch."""
+  """What is to happen before the judge is asked about some examples; an object,
+  whose insides are no setting of the run.
+  """
 
-  def __init__(self):
-    self.at, self.batches = {}, itertools.count()
+  def __init__(self, *events):
+    self.events = events
 
-  def next(self):
-    self.at.get(next(self.batches), lambda: None)()
+  def before(self, examples):
+    for event in self.events:
+      event(examples)
 
 
-def of_remote_judge(server, events: Events):
+def of_remote_judge(server, cache, events: Events):
   patience = remote.Patience(
-    first_delay=0.01, longest_delay=0.1, open_after=3, wait=2.0
+    first_delay=0.01, longest_delay=0.1, open_after=3, wait=1.0
   )
   endpoint = remote.Endpoint(url=server.url, model='judge')
   ask = judge.by_answer(
-    remote.Remote(endpoint, patience), reference=judge.asked,
+    remote.Remote(endpoint, patience, cache=cache), reference=judge.asked,
     find=extract.after_thinking, min_share=0,
   )  # fmt: skip
 
   def reward(examples, completions):
-    events.next()
+    events.before(examples)
     return ask(examples, completions)
 
   return reward
 
 
-def test_a_judge_that_is_down_or_broken_uses_up_no_data(
-  folder, tmp_path, caplog
+def sensible(prompt, nth):
+  return ('say', f'Score: {len(prompt) % 2}')
+
+
+def test_a_judge_that_is_down_or_broken_uses_up_nothing(
+  folder, tmp_path, caplog, capsys, monkeypatch
 ):
   """It refuses connections for a while, then says nothing of use, then is gone
-  for longer than the run waits.
+  for longer than the run waits: while groups are replaced, and while held-out
+  examples are tried. Nothing is sampled twice.
   """
+  sampled = {'whole': [], 'run': []}
+  complete = rollouts.complete
 
-  def sensible(prompt, nth):
-    return ('say', f'Score: {len(prompt) % 2}')
+  def train(name, *events):
+    def noted(engine, requests, *arguments, **options):
+      sampled[name] += [request.id for request in requests]
+      return complete(engine, requests, *arguments, **options)
 
-  def train(name, events):
+    monkeypatch.setattr(rollouts, 'complete', noted)
     config = learning_task.short(
-      folder, mortal.RANDOM, reward=of_remote_judge(server, events),
-      sampling=Sampling(samples=2, max_new_tokens=3), flat_groups='keep',
-      held_out=None, num_steps=4,
+      folder, mortal.RANDOM, num_steps=4, held_out_every=2,
+      reward=of_remote_judge(
+        server, tmp_path / f'{name}.jsonl', Events(*events)
+      ),
+      sampling=Sampling(samples=2, max_new_tokens=3),
     )  # fmt: skip
     train_rl(config, workdir=tmp_path / name)
 
+  def at(times, is_one, happens):
+    """Lets it happen before the batch that is one for so many times."""
+    left = [happens, *[None] * (times - 1)]
+    return lambda examples: (
+      left and is_one(examples) and (left.pop() or (lambda: None))()
+    )
+
+  def is_held_out(examples):
+    return len(examples) == 8
+
   def goes_for_a_while():
     server.stop()
-    threading.Timer(0.7, server.start).start()
+    threading.Timer(0.5, server.start).start()
 
   def breaks():
     server.act = lambda *_: ('say', 'As a language model')
 
+  def saved(step):
+    assert f'saved before step {step}, with' in capsys.readouterr().err
+    with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
+      assert store.steps()[-1] == step
+    assert (tmp_path / 'run' / 'unjudged.npz').exists()
+
   with judges.running(sensible) as server:
-    train('whole', Events())
-    events = Events()
-    events.at = {1: goes_for_a_while, 2: breaks}
-    with pytest.raises(ValueError, match='8 of 8 verdicts are missing') as e:
-      train('run', events)
-    assert '(8 judge/unparsable)' in str(e.value)
+    train('whole')
+    absent = at(1, is_held_out, goes_for_a_while)
+    broken = at(1, lambda examples: not is_held_out(examples), breaks)
+    with pytest.raises(ValueError, match='verdicts are missing') as e:
+      train('run', absent, broken)
+    assert "answered 'As a language model'" in str(e.value)
     said = [r.getMessage() for r in caplog.records if 'waiting' in r.msg]
-    assert f'{server.url}: ' in said[0] and 'waiting for it since' in said[0]
-    server.act, events = sensible, Events()
-    events.at = {1: server.stop}
+    assert f'{server.url} does not answer' in said[0]
+    saved(0)
+    # All groups were flat, and replaced: all that step 0 needs, and more.
+    count = len(sampled['run'])
+    server.act = sensible
     with pytest.raises(remote.Unavailable, match='start the run again') as e:
-      train('run', events)
+      train('run', at(1, lambda examples: len(examples) < 4, server.stop))
     assert len(str(e.value).splitlines()) == 1 and server.url in str(e.value)
-    lines = (tmp_path / 'run' / 'metrics.jsonl').read_bytes().splitlines()
-    assert len(lines) == 3
+    saved(0)
+    assert len(sampled['run']) == count
     server.start()
-    train('run', Events())
+    with pytest.raises(remote.Unavailable):
+      train('run', at(2, is_held_out, server.stop))
+    saved(2)
+    lines = (tmp_path / 'run' / 'metrics.jsonl').read_bytes().splitlines()
+    assert len(lines) == 1  # That of step 1 waits for its held-out reward.
+    server.start()
+    train('run')
   assert contents(tmp_path / 'run') == contents(tmp_path / 'whole')
+  later = sampled['run'][count:]
+  first = sampled['whole'][: -len(later)]
+  assert sampled['whole'] == first + later
+  assert sampled['run'][: len(first)] == first
+  assert not (tmp_path / 'run' / 'unjudged.npz').exists()
 
 
 # The workdir.

@@ -163,13 +163,16 @@ def judge(
   timers: Timers,
   *,
   seed: int,
+  kept: dict[str, Sequence[Sample]],
 ) -> Judged:
   """Samples the policy on examples and asks the reward.
 
   names: of the random numbers: another name, other samples.
+  kept: {name: samples}; what is there is not sampled again, and what is sampled
+    is put there, should the reward not answer.
   """
   interruption = sampling.interrupted(tokenizer)
-  asked = [
+  requested = [
     requests.Request(
       prompt_tokens=tuple(example.prompt_tokens.tolist()),
       id=name,
@@ -184,11 +187,13 @@ def judge(
       interruption=interruption,
     )
     for example, name in zip(examples, names, strict=True)
+    if name not in kept
   ]
   with timers('rollout'):
-    groups = list(
-      rollouts.complete(engine, asked, tokenizer, stop=sampling.stop)
-    )
+    groups = rollouts.complete(engine, requested, tokenizer, stop=sampling.stop)
+    for request, group in zip(requested, groups, strict=True):
+      kept[request.id] = group
+  groups = [kept[name] for name in names]
   with timers('reward'):
     texts = [[sample.text for sample in group] for group in groups]
     found = ask(reward, examples, texts)

@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from rlpt_jax.core import checks, settings
@@ -215,6 +215,13 @@ def cure(reason: str, answer: str | None) -> str:
     'has no chat template (a base model), or give it more tokens (max_tokens '
     'in Endpoint.fields, or max_new_tokens)'
   )
+
+
+def forget(parts: Iterable[Any], answers: Collection[str]):
+  """Has remote judges asked again what they answered so."""
+  for part in parts:
+    if isinstance(part, Remote) and part.cache and answers:
+      part.cache.forget(answers)
 
 
 def counts(parts: Iterable[Any]) -> dict[str, int]:

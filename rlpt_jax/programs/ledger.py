@@ -1,6 +1,6 @@
 """What a run has computed, so that methods can be compared at equal compute."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import DecoderConfig
@@ -34,15 +34,11 @@ class Ledger:
   def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
     """The step's own and all since the beginning, as metrics."""
     step = {
-      'rollout_tokens': 0, 'judge_tokens': 0, 'update_tokens': 0,
-      'rollout_flops': 0, 'judge_flops': 0, 'update_flops': 0,
+      'rollout_tokens': 0, 'update_tokens': 0, 'rollout_flops': 0,
+      'update_flops': 0, **self._spent(),
     }  # fmt: skip
     if self._has_reference:
       step |= {'reference_tokens': 0, 'reference_flops': 0}
-    for judge in self._judges:
-      step['judge_tokens'] += judge.spent['tokens']
-      step['judge_flops'] += judge.spent['flops']
-      judge.spent.clear()
     for example, samples, is_learned in zip(
       judged.examples, judged.samples, learned, strict=True
     ):
@@ -66,3 +62,21 @@ class Ledger:
     return {f'compute/{name}': value for name, value in step.items()} | {
       f'compute/total_{name}': value for name, value in self.totals.items()
     }
+
+  def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What `add` said of a step, with what its judges have computed since."""
+    found = {}
+    for name, value in self._spent().items():
+      self.totals[name] = self.totals.get(name, 0) + value
+      found[f'compute/{name}'] = metrics[f'compute/{name}'] + value
+      found[f'compute/total_{name}'] = self.totals[name]
+    return found
+
+  def _spent(self) -> dict[str, int]:
+    """What local judges have computed since it was last asked for."""
+    found = {'judge_tokens': 0, 'judge_flops': 0}
+    for judge in self._judges:
+      found['judge_tokens'] += judge.spent['tokens']
+      found['judge_flops'] += judge.spent['flops']
+      judge.spent.clear()
+    return found

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from rlpt_jax.programs import (
   progress,
   rollout_files,
   runs,
+  unjudged,
 )
 from rlpt_jax.programs.collecting import Drawn, Judged, Sampling
 from rlpt_jax.programs.curriculum import Curriculum
@@ -36,7 +38,8 @@ from rlpt_jax.programs.held_out import HeldOut
 from rlpt_jax.programs.ledger import Ledger
 from rlpt_jax.programs.one_host import on_one_host
 from rlpt_jax.programs.reference import Reference, put
-from rlpt_jax.programs.verdicts import Verdicts
+from rlpt_jax.programs.verdicts import NoVerdicts, Verdicts
+from rlpt_jax.rewards.remote import Unavailable
 from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
@@ -172,7 +175,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   """Learns from groups of completions and their rewards.
 
   Started again with the same settings it goes on where it was. Ctrl-C and
-  SIGTERM save after the step that runs; SIGTERM exits with status 75.
+  SIGTERM save after the step that runs; SIGTERM exits with status 75. So does a
+  judge that is gone for longer than the run waits; what was sampled is kept.
 
   Args:
     workdir: The run's folder; it gets checkpoints, metrics and rollouts.
@@ -207,6 +211,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       store, files, decoder.layout, optimizer, seed=config.seed
     )
     first_step = int(state.step)
+    # Metrics of a step before it, whose held-out examples had no verdict yet.
+    unfinished = record.get('unfinished')
     reference = None
     if config.kl or config.reward_kl_weight:
       reference = Reference(
@@ -242,8 +248,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     local = [part for part in parts if isinstance(part, judges.LocalModel)]
     # A local judge computes on all hosts.
     reward = on_one_host(config.reward, called_by_all=bool(local))
+    kept = on_one_host(unjudged.read)(workdir, first_step, engine.version)
     judge = functools.partial(
-      collecting.judge, engine, tokenizer, reward, seed=config.seed
+      collecting.judge, engine, tokenizer, reward, seed=config.seed, kept=kept
     )
     ledger = Ledger(
       files.config,
@@ -256,7 +263,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     writer = stack.enter_context(
       Writer(
         workdir,
-        first_step=first_step,
+        first_step=first_step - bool(unfinished),
         num_steps=config.num_steps,
         shown=SHOWN,
         alarms=ALARMS,
@@ -265,75 +272,100 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     compiled = stack.enter_context(compilations.counted())
     preempted = stack.enter_context(preemption())
 
-    def save(state):
-      record = {
+    def position() -> dict[str, Any]:
+      """Where a run that goes on with this state is."""
+      return {
         'position': drawn.position,
         'drawn': drawn.count,
-        'ledger': ledger.totals,
+        'ledger': dict(ledger.totals),
         'solved': curriculum.record,
         'advantages': carried.value,
         'unjudged': verdicts.in_a_row,
       }
+
+    def save(state, record):
       writer.sync()  # In this order: core/metrics.py.
       runs.save(store, state, files, record)
 
     progress.waiting('compiling: the first step takes the longest')
-    for step in range(first_step, config.num_steps):
-      metrics = {}
-      if held_out and step == 0:
-        metrics |= held_out.metrics('held_out_before', judge, timers)
-      collected = collect(
-        config, judge, drawn, curriculum, carried, reference, timers
-      )
-      if collected is None:
-        examples = f'{drawn.count:,} examples'
-        print(f'the data ended before step {step + 1}: {examples}')
-        break
-      verdicts.check(step, collected.judged)
-      with timers('update'):
-        batch = put(decoder.layout, collected.batch)
-        if config.kl:
-          batch = reference.beside(batch)
-        state, said = update(state, batch)
-        jax.block_until_ready(said['loss'])
-      runs.check_skipped(config.max_skipped, step, said)
-      with timers('publish'):
-        engine.publish(state.params)
-      is_last = step + 1 == config.num_steps
-      if held_out and (is_last or (step + 1) % config.held_out_every == 0):
-        metrics |= held_out.metrics('held_out', judge, timers)
-      metrics |= collecting.metrics(collected.judged, engine.version - 1)
-      metrics |= said | ledger.add(collected.judged, collected.learned)
-      metrics |= collected.advantages() | curriculum.metrics()
-
-      with timers('save'):
-        lines = rollout_files.lines(
-          collected.judged, collected.advantages_PG, tokenizer, step,
-          with_tokens=config.rollout_tokens,
-        )  # fmt: skip
-        rollout_files.write(workdir, step, lines)
-        rollout_files.prune(
-          workdir, step, last=config.rollouts_last, every=config.rollouts_every
+    try:
+      for step in range(first_step - bool(unfinished), config.num_steps):
+        # For a judge that leaves the run alone in this step: where it goes on.
+        record, metrics = position(), unfinished
+        if not unfinished:
+          metrics = {}
+          if held_out and step == 0:
+            metrics |= held_out.metrics('held_out_before', judge, timers)
+          collected = collect(
+            config, judge, drawn, curriculum, carried, reference, timers
+          )
+          if collected is None:
+            examples = f'{drawn.count:,} examples'
+            print(f'the data ended before step {step + 1}: {examples}')
+            break
+          verdicts.check(step, collected.judged)
+          with timers('update'):
+            batch = put(decoder.layout, collected.batch)
+            if config.kl:
+              batch = reference.beside(batch)
+            state, said = update(state, batch)
+            jax.block_until_ready(said['loss'])
+          runs.check_skipped(config.max_skipped, step, said)
+          with timers('publish'):
+            engine.publish(state.params)
+          kept.clear()  # They were of other weights.
+          metrics |= collecting.metrics(collected.judged, engine.version - 1)
+          metrics |= said | ledger.add(collected.judged, collected.learned)
+          metrics |= collected.advantages() | curriculum.metrics()
+          with timers('save'):
+            lines = rollout_files.lines(
+              collected.judged, collected.advantages_PG, tokenizer, step,
+              with_tokens=config.rollout_tokens,
+            )  # fmt: skip
+            rollout_files.write(workdir, step, lines)
+            rollout_files.prune(
+              workdir, step,
+              last=config.rollouts_last, every=config.rollouts_every,
+            )  # fmt: skip
+        is_last = step + 1 == config.num_steps
+        if held_out and (is_last or (step + 1) % config.held_out_every == 0):
+          numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
+          record = position() | {'unfinished': numbers}
+          metrics |= held_out.metrics('held_out', judge, timers)
+          metrics |= ledger.add_held_out(metrics)
+          kept.clear()
+        store.check()
+        told = preempted(step)
+        timing = timers.lap()
+        if not unfinished:
+          timing |= collecting.speed(collected.judged, timing)
+        unfinished = None
+        writer.write(
+          step,
+          metrics,
+          timing
+          | runs.memory()
+          | judges.counts(parts)
+          | {'timing/compilations': compiled.count},
         )
-      store.check()
-      told = preempted(step)
-      timing = timers.lap()
-      writer.write(
-        step,
-        metrics,
-        timing
-        | collecting.speed(collected.judged, timing)
-        | runs.memory()
-        | judges.counts(parts)
-        | {'timing/compilations': compiled.count},
+        writer.flush()  # All of it is there.
+        if told or (step + 1) % config.save_every == 0:
+          with timers('save'):
+            save(state, position())
+          unjudged.remove(workdir)
+        if told and not is_last:
+          preempted.leave(step + 1)
+    except (Unavailable, NoVerdicts) as error:
+      judges.forget(parts, getattr(error, 'answers', ()))
+      unjudged.write(workdir, int(state.step), kept, engine.version)
+      save(state, record)
+      print(
+        f'saved before step {state.step}, with what it has sampled',
+        file=sys.stderr,
       )
-      writer.flush()  # All of it is there.
-      if told or (step + 1) % config.save_every == 0:
-        with timers('save'):
-          save(state)
-      if told and not is_last:
-        preempted.leave(step + 1)
-    save(state)
+      raise
+    save(state, position())
+    unjudged.remove(workdir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,17 @@ FEW = 0.05  # Of those asked: as good as none.
 logger = logging.getLogger(__name__)
 
 
+class NoVerdicts(ValueError):
+  """A reward is broken; `answers`: what its judge answered instead."""
+
+  def __init__(self, message: str, answers: frozenset[str] = frozenset()):
+    super().__init__(message, answers)
+    self.answers = answers
+
+  def __str__(self):
+    return self.args[0]
+
+
 class Verdicts:
   """Watches the verdicts of a run, step by step."""
 
@@ -52,9 +63,10 @@ class Verdicts:
       or self.in_a_row >= self._patience
     ):
       for_long = f', {self.in_a_row} steps in a row' * (self.in_a_row > 1)
-      raise ValueError(
+      raise NoVerdicts(
         f'step {step}: {problem}{for_long}. Mend that and start again: the '
-        'run goes on with the same prompts.'
+        'run goes on with the same completions.',
+        frozenset(answer for _, answer in _unread(judged.scores)),
       )
     if not self._has_warned:
       self._has_warned = True

@@ -4,6 +4,7 @@ again asks only what it does not know.
 A line is {"key": ..., "answer": ...}, appended by one write that begins with
 the line break: what kill -9 leaves may be a line without its end, which is
 skipped and its question asked again, but what follows is on a line of its own.
+An answer of null takes back what was there under its key.
 No fsync: a power cut may lose the newest answers, never spoil the others.
 Several processes of a machine may append to one file; each knows what was there
 when it opened it, and what it adds.
@@ -14,6 +15,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Collection
 from typing import Any
 
 
@@ -41,6 +43,9 @@ class AnswerCache:
     try:
       entry = json.loads(line)
       key, answer = bytes.fromhex(entry['key']), entry['answer']
+      if answer is None:
+        self._answers.pop(key, None)
+        return
       if not isinstance(answer, str):
         raise TypeError(answer)
     except (ValueError, TypeError, KeyError):
@@ -58,6 +63,16 @@ class AnswerCache:
 
   def put(self, key: str, answer: str):
     """Keeps an answer from now on, in the file too."""
+    self._append(key, answer)
+    self._answers[bytes.fromhex(key)] = sys.intern(answer)
+
+  def forget(self, answers: Collection[str]):
+    """Whatever was answered by one of these is to be asked again."""
+    for key in [k for k, said in self._answers.items() if said in answers]:
+      self._append(key.hex(), None)
+      del self._answers[key]
+
+  def _append(self, key: str, answer: str | None):
     data = f'\n{json.dumps({"key": key, "answer": answer})}'.encode()
     try:
       written = os.write(self._file, data)
@@ -68,7 +83,6 @@ class AnswerCache:
         error.errno, f'{error.strerror}; the answers of the judge go there',
         str(self.path),
       ) from error  # fmt: skip
-    self._answers[bytes.fromhex(key)] = sys.intern(answer)
 
   def close(self):
     if self._file >= 0:

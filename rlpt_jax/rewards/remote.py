@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 class Unavailable(ConnectionError):
   """The judge did not answer for as long as the run was willing to wait."""
 
+  exit_status = 75  # "Try again later": the same command goes on.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Endpoint:
@@ -183,7 +185,7 @@ class Remote:
     endpoint.key()  # A key that is missing is known now.
     self.endpoint, self.patience = endpoint, patience or Patience()
     self.counts: collections.Counter[str] = collections.Counter()
-    self._cache = AnswerCache(cache) if cache else None
+    self.cache = AnswerCache(cache) if cache else None
     # Not the run's: nothing of a run depends on when it asked. And hosts with
     # the same seed would all come back at the same moment.
     self._random = random.Random()
@@ -228,8 +230,8 @@ class Remote:
     for call in list(self._calls):
       call.cancel()
     self._worker.shutdown(cancel_futures=True)
-    if self._cache is not None:
-      self._cache.close()
+    if self.cache is not None:
+      self.cache.close()
 
   def __enter__(self):
     return self
@@ -287,9 +289,9 @@ class Remote:
     return answers
 
   def _cached(self, prompt: str) -> str | None:
-    if self._cache is None:
+    if self.cache is None:
       return None
-    return self._cache.get(self._key_of(prompt))
+    return self.cache.get(self._key_of(prompt))
 
   def _key_of(self, prompt: str) -> str:
     # Without the address: the same model elsewhere is the same judge.
@@ -306,8 +308,8 @@ class Remote:
         found = await self._try(batch, prompt)
       if isinstance(found, str):
         # A judge that says nothing may have another day.
-        if self._cache is not None and found.strip():
-          self._cache.put(self._key_of(prompt), found)
+        if self.cache is not None and found.strip():
+          self.cache.put(self._key_of(prompt), found)
         return found
       if found.is_refusal:
         return found
@@ -379,8 +381,8 @@ class Remote:
 
   def _unavailable(self, waited: float) -> Unavailable:
     kept = 'No answers are kept, for want of a cache'
-    if self._cache is not None:
-      kept = f'What was answered is in {self._cache.path}'
+    if self.cache is not None:
+      kept = f'What was answered is in {self.cache.path}'
     return Unavailable(
       f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
       f'(wait={self.patience.wait:g}), last: {self._last_fault.detail}. '

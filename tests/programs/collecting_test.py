@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.programs import collecting
 from rlpt_jax.programs.collecting import Drawn, Interruption, Judged, Sampling
+from rlpt_jax.rewards import scores as scores_lib
 from rlpt_jax.rewards.scores import Scores
 
 NAN = math.nan
@@ -114,6 +116,39 @@ def test_what_is_left_out_is_not_compared():
   same = of(scores([[1, 1], [0, 1]], [['right'] * 2] * 2))
   penalized = Judged(same.examples, same.samples, same.scores, rewards_PG)
   assert penalized.flat.tolist() == [True, False]
+
+
+def test_what_was_sampled_waits_for_a_reward_that_is_gone(
+  monkeypatch,
+):
+  sampled = []
+
+  def complete(engine, requested, tokenizer, stop):
+    for request in requested:
+      sampled.append(request.id)
+      yield [sample(2), sample(3)]
+
+  monkeypatch.setattr(collecting.rollouts, 'complete', complete)
+
+  def judge(reward, *numbers):
+    examples = [example(n) for n in numbers]
+    names = [str(n) for n in numbers]
+    return collecting.judge(
+      None, ByteTokenizer(), reward, Sampling(samples=2), examples, names,
+      Timers('rollout', 'reward'), seed=0, kept=kept,
+    )  # fmt: skip
+
+  def gone(examples, completions):
+    raise ConnectionError
+
+  kept = {}
+  with pytest.raises(ConnectionError):
+    judge(gone, 1, 2)
+  lengths = scores_lib.each(lambda _, text: scores_lib.Verdict(len(text), ''))
+  found = judge(lengths, 2, 3)
+  assert sampled == ['1', '2', '3'] == list(kept)
+  assert found.samples[0] is kept['2']
+  assert found.rewards_PG.tolist() == [[2, 3], [2, 3]]
 
 
 def test_an_interruption_is_text_until_it_is_sampled():

@@ -61,6 +61,13 @@ def test_what_a_judge_has_spent_is_counted_once():
   again = ledger.add(step, [True])
   assert again['compute/judge_tokens'] == 1
   assert again['compute/total_judge_flops'] == 121
+  # And what they did for held-out examples, after the rest of the step.
+  judges[1].spent.update(tokens=5, flops=7)
+  assert ledger.add_held_out(again) == {
+    'compute/judge_tokens': 6, 'compute/total_judge_tokens': 12,
+    'compute/judge_flops': 8, 'compute/total_judge_flops': 128,
+  }  # fmt: skip
+  assert ledger.add(step, [True])['compute/total_judge_flops'] == 128
 
 
 @pytest.mark.parametrize('share_prompt', [True, False])

@@ -33,7 +33,7 @@ def test_a_format_failure_does_not_hide_a_broken_judge():
     'follows instructions, with chat = False if it has no chat template (a '
     'base model), or give it more tokens (max_tokens in Endpoint.fields, or '
     'max_new_tokens). Mend that and start again: the run goes on with the same '
-    'prompts.'
+    'completions.'
   )
 
 

@@ -32,6 +32,20 @@ def test_what_is_put_is_there_now_and_later(tmp_path):
   assert path.stat().st_mode & 0o077 == 0
 
 
+def test_what_is_forgotten_is_so_for_good(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  with _open(path) as cache:
+    for key, answer in zip(KEYS, ('Score: 1', 'Hm', '', 'Hm'), strict=True):
+      cache.put(key, answer)
+    cache.forget({'Hm', 'never said'})
+    assert [cache.get(key) for key in KEYS] == ['Score: 1', None, '', None]
+    cache.put(KEYS[1], 'Score: 0')
+  with _open(path) as cache:
+    found = [cache.get(key) for key in KEYS]
+    assert found == ['Score: 1', 'Score: 0', '', None]
+    assert (len(cache), cache.skipped) == (3, 0)
+
+
 def test_a_key_is_of_the_content():
   assert content_key(a=1, b={'x': 1, 'y': 2}) == content_key(
     b={'y': 2, 'x': 1}, a=1

@@ -1,0 +1,116 @@
+"""Completions that wait for a verdict, in a run's folder: unjudged.npz.
+
+A run whose judge is gone leaves them there with the step that sampled them;
+started again it asks about them, and samples nothing twice.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlpt_jax.core.append_files import not_written
+from rlpt_jax.sampling.requests import Completion
+
+FILE = 'unjudged.npz'
+ARRAYS = tuple(
+  field.name
+  for field in dataclasses.fields(Completion)
+  if field.type is np.ndarray
+)
+
+logger = logging.getLogger(__name__)
+
+# The name of a request -> its samples.
+Groups = Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """A sample as it was: rollouts.Sample, read back."""
+
+  text: str
+  finish_reason: str
+  completion: Completion
+
+
+def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
+  """Keeps what `step` has sampled. `version`: of its weights in the engine."""
+  if jax.process_index() != 0:
+    return
+  samples = [sample for group in groups.values() for sample in group]
+  completions = [sample.completion for sample in samples]
+  arrays = {
+    name: np.concatenate([getattr(c, name) for c in completions] or [[]])
+    for name in ARRAYS
+  }
+  about = {
+    'step': step,
+    'version': version,
+    'groups': {name: len(group) for name, group in groups.items()},
+    'samples': [
+      [s.text, s.finish_reason, len(c.tokens), c.prompt_version]
+      for s, c in zip(samples, completions, strict=True)
+    ],
+  }
+  data = np.frombuffer(json.dumps(about).encode(), np.uint8)
+  path = workdir / FILE
+  fresh = path.with_suffix('.new')
+  try:
+    with fresh.open('wb') as file:
+      np.savez(file, about=data, **arrays)
+    os.replace(fresh, path)
+  except OSError as error:
+    fresh.unlink(missing_ok=True)
+    raise not_written(path, error, 'could not be written') from None
+
+
+def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
+  """What `step` has sampled in an earlier run; nothing of any other step.
+  `version`: of the same weights in the engine now.
+  """
+  path = workdir / FILE
+  try:
+    with np.load(path, allow_pickle=False) as found:
+      about = json.loads(found['about'].tobytes())
+      if about['step'] != step:
+        return {}
+      arrays = {name: found[name] for name in ARRAYS}
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    logger.warning('%s: cannot be read (%s); sampled again.', path, error)
+    return {}
+  ends = np.cumsum([0, *(length for _, _, length, _ in about['samples'])])
+  arrays['versions'] = arrays['versions'] + (version - about['version'])
+  samples = iter(
+    Kept(
+      text,
+      finish_reason,
+      Completion(
+        **{name: arrays[name][start:end] for name in ARRAYS},
+        finish_reason=finish_reason,
+        prompt_version=prompt_version + version - about['version'],
+      ),
+    )
+    for (text, finish_reason, _, prompt_version), start, end in zip(
+      about['samples'], ends, ends[1:], strict=False
+    )
+  )
+  return {
+    name: [next(samples) for _ in range(size)]
+    for name, size in about['groups'].items()
+  }
+
+
+def remove(workdir: pathlib.Path):
+  """Forgets them, once a later step is saved."""
+  if jax.process_index() == 0:
+    (workdir / FILE).unlink(missing_ok=True)
