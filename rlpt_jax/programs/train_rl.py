@@ -358,7 +358,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     except (Unavailable, NoVerdicts) as error:
       judges.forget(parts, getattr(error, 'answers', ()))
       unjudged.write(workdir, int(state.step), kept, engine.version)
-      save(state, record)
+      if state.step > 0:  # Before it the folder is free for other settings.
+        save(state, record)
       print(
         f'saved before step {state.step}, with what it has sampled',
         file=sys.stderr,

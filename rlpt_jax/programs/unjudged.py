@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from rlpt_jax.core.append_files import not_written
+from rlpt_jax.programs import runs
 from rlpt_jax.sampling.requests import Completion
 
 FILE = 'unjudged.npz'
@@ -52,6 +53,7 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
     for name in ARRAYS
   }
   about = {
+    'settings': _settings(workdir),
     'step': step,
     'version': version,
     'groups': {name: len(group) for name, group in groups.items()},
@@ -73,14 +75,14 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
 
 
 def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
-  """What `step` has sampled in an earlier run; nothing of any other step.
-  `version`: of the same weights in the engine now.
+  """What `step` has sampled before; nothing of another step or with other
+  settings. `version`: of the same weights in the engine now.
   """
   path = workdir / FILE
   try:
     with np.load(path, allow_pickle=False) as found:
       about = json.loads(found['about'].tobytes())
-      if about['step'] != step:
+      if (about['step'], about['settings']) != (step, _settings(workdir)):
         return {}
       arrays = {name: found[name] for name in ARRAYS}
   except FileNotFoundError:
@@ -108,6 +110,10 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
     name: [next(samples) for _ in range(size)]
     for name, size in about['groups'].items()
   }
+
+
+def _settings(workdir: pathlib.Path) -> str:
+  return (workdir / runs.CONFIG).read_text()
 
 
 def remove(workdir: pathlib.Path):

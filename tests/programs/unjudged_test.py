@@ -3,8 +3,9 @@
 import logging
 
 import numpy as np
+import pytest
 
-from rlpt_jax.programs import unjudged
+from rlpt_jax.programs import runs, unjudged
 from rlpt_jax.programs.unjudged import Kept
 from rlpt_jax.sampling.requests import Completion
 
@@ -44,27 +45,40 @@ def groups(version: int):
   }
 
 
-def test_what_waits_is_there_for_its_step_alone(tmp_path):
-  unjudged.write(tmp_path, 7, groups(3), version=3)
+@pytest.fixture
+def workdir(tmp_path):
+  (tmp_path / runs.CONFIG).write_text('{"seed": 0}')
+  return tmp_path
+
+
+def test_what_waits_is_there_for_its_step_alone(workdir):
+  unjudged.write(workdir, 7, groups(3), version=3)
   # The same weights have another number in another engine.
-  check_equal(unjudged.read(tmp_path, 7, version=0), groups(0))
-  assert unjudged.read(tmp_path, 8, version=0) == {}
-  unjudged.write(tmp_path, 8, {}, version=0)
-  assert unjudged.read(tmp_path, 8, version=0) == {}
-  assert [path.name for path in tmp_path.iterdir()] == [unjudged.FILE]
+  check_equal(unjudged.read(workdir, 7, version=0), groups(0))
+  assert unjudged.read(workdir, 8, version=0) == {}
+  unjudged.write(workdir, 8, {}, version=0)
+  assert unjudged.read(workdir, 8, version=0) == {}
+  names = {path.name for path in workdir.iterdir()}
+  assert names == {unjudged.FILE, runs.CONFIG}
   for _ in range(2):
-    unjudged.remove(tmp_path)
-    assert unjudged.read(tmp_path, 8, version=0) == {}
+    unjudged.remove(workdir)
+    assert unjudged.read(workdir, 8, version=0) == {}
 
 
-def test_what_cannot_be_read_is_sampled_again(tmp_path, caplog):
+def test_what_waits_is_there_for_its_settings_alone(workdir):
+  unjudged.write(workdir, 0, groups(0), version=0)
+  (workdir / runs.CONFIG).write_text('{"seed": 1}')
+  assert unjudged.read(workdir, 0, version=0) == {}
+
+
+def test_what_cannot_be_read_is_sampled_again(workdir, caplog):
   caplog.set_level(logging.WARNING)
-  unjudged.write(tmp_path, 7, groups(0), version=0)
-  path = tmp_path / unjudged.FILE
+  unjudged.write(workdir, 7, groups(0), version=0)
+  path = workdir / unjudged.FILE
   whole = path.read_bytes()
   for damaged in (b'', whole[:100], whole[:-30], b'x' + whole[1:], b'PK\3\4'):
     path.write_bytes(damaged)
     caplog.clear()
-    assert unjudged.read(tmp_path, 7, version=0) == {}
+    assert unjudged.read(workdir, 7, version=0) == {}
     (record,) = caplog.records
     assert record.getMessage().endswith('sampled again.')
