@@ -303,7 +303,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             examples = f'{drawn.count:,} examples'
             print(f'the data ended before step {step + 1}: {examples}')
             break
-          verdicts.check(step, collected.judged)
+          verdicts.check(step + 1, collected.judged)
           with timers('update'):
             batch = put(decoder.layout, collected.batch)
             if config.kl:
@@ -361,7 +361,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       if state.step > 0:  # Before it the folder is free for other settings.
         save(state, record)
       print(
-        f'saved before step {state.step}, with what it has sampled',
+        f'saved after step {state.step}, with what it has sampled since',
         file=sys.stderr,
       )
       raise
