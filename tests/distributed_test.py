@@ -105,7 +105,8 @@ def test_two_processes_sample_what_one_device_does(tmp_path, one_device):
 
 @pytest.mark.slow
 def test_damage_that_one_process_sees_is_damage_for_all(tmp_path):
-  for out in _finish(_start('restore_after_damage', tmp_path)):
+  # At a path that each of them goes around by a descriptor of its own.
+  for out in _finish(_start('restore_after_damage', tmp_path / 'run[1]')):
     assert 'restored' in out
 
 

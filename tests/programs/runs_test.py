@@ -87,6 +87,10 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     claim(tmp_path)
 
 
+def test_what_a_run_begins_with_is_not_saved():
+  runs.save(None, types.SimpleNamespace(step=0), None, {})
+
+
 def test_a_folder_without_a_step_is_free(tmp_path):
   claim(tmp_path)
   # What a run leaves that ended before its first step.

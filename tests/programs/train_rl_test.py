@@ -329,7 +329,13 @@ def test_one_completion_may_teach_without_a_group(tmp_path):
 
 
 def test_another_config_is_refused(task, tmp_path):
+  def crashes(examples, completions):
+    raise RuntimeError('a mistake of mine')
+
   config = learning_task.learning(*task, num_steps=1, held_out=None)
+  # One that made no step does not hold its folder.
+  with pytest.raises(RuntimeError, match='a mistake of mine'):
+    train_rl(dataclasses.replace(config, reward=crashes), workdir=tmp_path)
   train_rl(config, workdir=tmp_path)
   other = dataclasses.replace(
     config, prompts=8, loss=functools.partial(losses.ppo, clip_high=0.3)
