@@ -343,6 +343,7 @@ class Remote:
   async def _until_open(self, batch: '_Batch'):
     """Returns when a question may be asked."""
     async with batch.turn:  # One probes, the others wait for it.
+      await asyncio.sleep(0)  # Where that one gave up, all of them end here.
       if self._is_down():
         await self._probe(batch)
       await asyncio.sleep(max(0, self._not_before - time.monotonic()))

@@ -285,7 +285,7 @@ def test_a_run_waits_for_a_judge_that_is_down(caplog, monkeypatch):
   assert len(said) in (3, 4)
 
 
-def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path):
+def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path, caplog):
   cache = tmp_path / 'answers.jsonl'
   with judges.running() as judge:
     judge.act = lambda prompt, _: (
@@ -305,6 +305,8 @@ def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path):
       # It is still down, and says so again.
       with pytest.raises(lib.Unavailable):
         client(PROMPTS)
+    # Each time, of all that wait one says so.
+    assert caplog.text.count('does not answer') == 2
     judge.act = lambda *_: 'answer'
     judge.tries.clear()
     with _client(judge, cache=cache) as client:
