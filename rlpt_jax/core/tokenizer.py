@@ -162,6 +162,8 @@ class HuggingFaceTokenizer:
   """The tokenizer.json of a Hugging Face directory, with its chat template."""
 
   def __init__(self, directory: str | pathlib.Path):
+    # Threads of its own would not survive a fork, and warn of that.
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     directory = pathlib.Path(directory)
     self._directory = directory
     try:
@@ -234,7 +236,7 @@ class HuggingFaceTokenizer:
     return HuggingFaceTokenizer, (self._directory,)
 
   def encode(self, text: str) -> list[int]:
-    ids = self._plain.encode(_well_formed(text), add_special_tokens=False).ids
+    ids = _encode(self._plain, text)
     if self._never.isdisjoint(ids):
       return ids
     # The switch is enough for BPE. To a unigram or a word-level model special
@@ -295,8 +297,7 @@ class HuggingFaceTokenizer:
       if i % 2:
         ids += inserted[piece]
       else:
-        piece = _well_formed(piece)
-        ids += self._with_special.encode(piece, add_special_tokens=False).ids
+        ids += _encode(self._with_special, piece)
     return ids
 
 
@@ -336,6 +337,15 @@ def _alone(directory: pathlib.Path):
   if not {*roles.values(), *extra} <= added.keys():
     return None
   return backend, roles, extra
+
+
+def _encode(backend, text: str) -> list[int]:
+  # A batch of one: only for batches does it let go of the interpreter's lock,
+  # and a server answers others while it encodes a long prompt.
+  (encoded,) = backend.encode_batch_fast(
+    [_well_formed(text)], add_special_tokens=False
+  )
+  return encoded.ids
 
 
 def _generation_eos(directory: pathlib.Path) -> list[int | None]:

@@ -1,5 +1,6 @@
 """Round trips, special tokens that stay text, and chats as by transformers."""
 
+import concurrent.futures
 import functools
 import io
 import json
@@ -8,6 +9,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from unittest import mock
 
 import hypothesis
@@ -201,6 +204,16 @@ def test_the_longest_token_is_one_of_the_vocabulary(hf, exact_model):
     texts = (tokenizer.decode([i]) for i in range(tokenizer.vocab_size))
     # Special tokens say nothing, and a blank is part of some.
     assert max(map(len, texts)) <= longest <= len('<|endoftext|>')
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(hf):
+  began, text = threading.Event(), 'hello world 12345 ' * 20_000
+  with concurrent.futures.ThreadPoolExecutor(1) as executor:
+    encoded = executor.submit(lambda: (began.set(), hf.encode(text)))
+    assert began.wait(5)
+    for _ in range(3):
+      time.sleep(0.001)  # Has to get the interpreter's lock back.
+    assert not encoded.done()
 
 
 # SentencePiece.
