@@ -5,6 +5,9 @@
   tokenizer.model
   a directory with tokenizer.json  HuggingFaceTokenizer: chat templates too
 
+A directory of checkpoints has that of its run in assets/; there a file named
+byte_tokenizer.txt stands for 'bytes'.
+
 What we encode is raw text from the web, and some of it speaks about language
 models: a document that says '<|endoftext|>' gets ordinary tokens, never the id
 that ends a document. Only a program (by id) and a chat template place those.
@@ -26,6 +29,8 @@ from typing import Any, Protocol
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 # Classes that take a tokenizer.json as it is.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
+ASSETS, BYTES = 'assets', 'byte_tokenizer.txt'
+PROBE = 'The "quick" fox (3.50): naïve café, 你好。\n\n  def f(x):  # <b>\n'
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 
 
@@ -42,6 +47,9 @@ class Tokenizer(Protocol):
 
   def encode(self, text: str) -> list[int]:
     """Ids of plain text: none is added, none of them is special."""
+
+  def pieces(self) -> dict[int, str]:
+    """What each id stands for, as the tokenizer's own file spells it."""
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
     """The text of ids; special ones, and those without a text, say nothing."""
@@ -63,7 +71,7 @@ def load(source: str | pathlib.Path) -> Tokenizer:
   """The tokenizer of 'bytes', a SentencePiece file, or a model's directory."""
   if source == 'bytes':
     return ByteTokenizer()
-  path = pathlib.Path(source)
+  path = folder(source)
   if path.suffix == '.model' and path.is_file():
     return SentencePieceTokenizer(path)
   # Where there are both, tokenizer.json also knows what was added later: the
@@ -72,12 +80,40 @@ def load(source: str | pathlib.Path) -> Tokenizer:
     return HuggingFaceTokenizer(path)
   if (path / 'tokenizer.model').is_file():
     return SentencePieceTokenizer(path / 'tokenizer.model')
+  if (path / BYTES).is_file():
+    return ByteTokenizer()
   raise ValueError(
     f'{path}: found no tokenizer; expected a directory with tokenizer.json or '
     "tokenizer.model, a file *.model, or 'bytes'. If the directory has another "
     'form (vocab.json and merges.txt), load it with '
     'transformers.AutoTokenizer and save_pretrained to get tokenizer.json.'
   )
+
+
+def is_there(path: pathlib.Path) -> bool:
+  """Whether a directory has the files of a tokenizer."""
+  names = ('tokenizer.json', 'tokenizer.model', BYTES)
+  return any((path / name).is_file() for name in names)
+
+
+def folder(source: str | pathlib.Path) -> pathlib.Path:
+  """Where the files are: of checkpoints beside the steps."""
+  path = pathlib.Path(source)
+  return path / ASSETS if is_there(path / ASSETS) else path
+
+
+def difference(one: Tokenizer, other: Tokenizer) -> str | None:
+  """How two tokenizers differ in what ids stand for; None where they agree.
+
+  Ids that one of them lacks do not count: some files leave out what was added.
+  """
+  ours, theirs = one.pieces(), other.pieces()
+  for i in sorted(ours.keys() & theirs.keys()):
+    if ours[i] != theirs[i]:
+      return f'id {i} is {ours[i]!r} to one and {theirs[i]!r} to the other'
+  if one.encode(PROBE) != other.encode(PROBE):
+    return 'they cut the same text into other tokens'
+  return None
 
 
 class ByteTokenizer:
@@ -88,6 +124,10 @@ class ByteTokenizer:
   eos_ids = (256,)
   pad_id = 257
   bos_id = 258
+
+  def pieces(self) -> dict[int, str]:
+    names = {256: '<eos>', 257: '<pad>', 258: '<bos>'}
+    return {i: f'<0x{i:02X}>' for i in range(256)} | names
 
   def encode(self, text: str) -> list[int]:
     # Lone surrogates, of broken JSON escapes, are not UTF-8: let them pass.
@@ -129,8 +169,7 @@ class SentencePieceTokenizer:
       ) from error
     self._path, self._model = path, model
     self.vocab_size = model.get_piece_size()
-    pieces = model.id_to_piece(list(range(self.vocab_size)))
-    self.longest_token = max(map(len, pieces))
+    self.longest_token = max(map(len, self.pieces().values()))
     # SentencePiece says -1 for a symbol that a model lacks.
     self.bos_id = model.bos_id() if model.bos_id() >= 0 else None
     self.eos_ids = (model.eos_id(),) if model.eos_id() >= 0 else ()
@@ -138,6 +177,9 @@ class SentencePieceTokenizer:
     # unknown symbol is the one that no model is without.
     candidates = (model.pad_id(), model.eos_id(), model.unk_id())
     self.pad_id = next(i for i in candidates if i >= 0)
+
+  def pieces(self) -> dict[int, str]:
+    return dict(enumerate(self._model.id_to_piece([*range(self.vocab_size)])))
 
   def encode(self, text: str) -> list[int]:
     # Control symbols are not looked for in text. User-defined ones are, which
@@ -234,6 +276,9 @@ class HuggingFaceTokenizer:
   def __reduce__(self):
     # A pickle of `_plain` would forget the switch.
     return HuggingFaceTokenizer, (self._directory,)
+
+  def pieces(self) -> dict[int, str]:
+    return {i: piece for piece, i in self._plain.get_vocab().items()}
 
   def encode(self, text: str) -> list[int]:
     ids = _encode(self._plain, text)

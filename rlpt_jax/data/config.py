@@ -56,7 +56,9 @@ class Data:
 
   corpora: Sequence[Source]
   task: Task | Sequence[Task]
-  tokenizer: Name = 'bytes'  # Or the directory of a model's tokenizer.
+  # 'bytes', or the directory of a model's tokenizer. None: the model's own, and
+  # 'bytes' where there is no model.
+  tokenizer: Name | None = None
   cache_dir: str = ''  # What `rlpt prepare` fills; '' reads the corpora.
   segmenter: Callable[[str], list[int]] = segment.sentences
   min_words: Natural = 4  # Shorter segments are no targets (records.Text).
@@ -145,8 +147,8 @@ def _check_segmenter(segmenter: Callable[[str], list[int]]):
 
 
 @functools.lru_cache(maxsize=8)
-def load_tokenizer(source: str) -> tokenizer_lib.Tokenizer:
-  return tokenizer_lib.load(source)
+def load_tokenizer(source: str | None) -> tokenizer_lib.Tokenizer:
+  return tokenizer_lib.load(source or 'bytes')
 
 
 def described(segmenter: Callable[[str], list[int]]) -> str:

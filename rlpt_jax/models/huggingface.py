@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlpt_jax.core import weights
+from rlpt_jax.core import tokenizer, weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.weights import LazyArray, ParamSpec
 from rlpt_jax.models.config import DecoderConfig
@@ -60,6 +60,7 @@ COMPANIONS = (
   'generation_config.json', 'tokenizer.json', 'tokenizer_config.json',
   'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
+  tokenizer.BYTES,
 )  # fmt: skip
 # What config.json of a directory says that `save` made, and may replace.
 WRITTEN_BY = {'written_by': 'rlpt'}

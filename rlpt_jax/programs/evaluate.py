@@ -148,7 +148,7 @@ def evaluate(
           benchmark,
           scorers,
           words,
-          source=tokenizer or str(files.assets or 'bytes'),
+          source=files.tokenizer_source(tokenizer),
           chat=chat,
           n=n,
           limit=limit,

@@ -61,7 +61,6 @@ class LocalModel(abc.ABC):
     if self._tokenizer is None:
       files = model_files.find(self.model)
       self._tokenizer = files.load_tokenizer(self.tokenizer)
-      files.check_tokenizer(self._tokenizer)
 
   def _check_chat(self):
     if self.chat:

@@ -26,7 +26,7 @@ from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.training.checkpoints import Store
 
 # Beside the steps: tokenizer files, the original config.json.
-ASSETS = 'assets'
+ASSETS = tokenizer_lib.ASSETS
 RANDOM = 'random:'
 
 
@@ -82,17 +82,8 @@ class ModelFiles:
         file=sys.stderr,
       )
 
-  def check_tokenizer(self, tokenizer: Tokenizer):
-    """Raises where it has tokens that the model does not know."""
-    if tokenizer.vocab_size > self.config.vocab_size:
-      raise ValueError(
-        f'{self.path}: its vocabulary has {self.config.vocab_size} tokens, the '
-        f"tokenizer's {tokenizer.vocab_size}. Is this its tokenizer?"
-      )
-
   def has_tokenizer(self) -> bool:
-    names = ('tokenizer.json', 'tokenizer.model')
-    return any((self.assets / name).exists() for name in names)
+    return tokenizer_lib.is_there(self.assets)
 
   def eos_ids(self) -> tuple[int, ...]:
     """What ends a text, as the files beside the weights say."""
@@ -104,14 +95,48 @@ class ModelFiles:
         return tuple(eos) if isinstance(eos, list) else (eos,)
     return ()
 
-  def load_tokenizer(self, source: str | None = None) -> Tokenizer:
-    """The model's tokenizer, or that of `source` ('bytes' or a path)."""
+  def tokenizer_source(self, named: str | None = None) -> str:
+    """Where a tokenizer is: the model's own, unless another is named."""
+    if named or self.has_tokenizer():
+      return named or str(self.assets)
     try:
-      return tokenizer_lib.load(source or self.assets)
+      tokenizer_lib.load(self.assets)
     except ValueError as error:
-      if source or self.has_tokenizer():
-        raise
-      raise ValueError(f'{error} Say which with --tokenizer.') from error
+      raise ValueError(
+        f'{error} Say which with --tokenizer, or in a gin file with '
+        'config.Data.tokenizer.'
+      ) from error
+    raise AssertionError('it has one')
+
+  def load_tokenizer(self, named: str | None = None) -> Tokenizer:
+    """The model's own tokenizer, or the one that is named ('bytes' or a path)
+    if its ids are the model's.
+    """
+    loaded = tokenizer_lib.load(self.tokenizer_source(named))
+    self.check_tokenizer(loaded, named)
+    return loaded
+
+  def check_tokenizer(self, tokenizer: Tokenizer, named: str | None):
+    """Raises where ids of a tokenizer (named, or the model's own) are not those
+    that the model knows.
+    """
+    if tokenizer.vocab_size > self.config.vocab_size:
+      raise ValueError(
+        f'{self.path}: the model knows {self.config.vocab_size} tokens, its '
+        f'tokenizer {named or self.assets} has {tokenizer.vocab_size}. Is this '
+        'its tokenizer?'
+      )
+    if not named or not self.has_tokenizer():
+      return
+    if tokenizer_lib.folder(named).resolve() == self.assets.resolve():
+      return
+    own = tokenizer_lib.load(self.assets)
+    if said := tokenizer_lib.difference(own, tokenizer):
+      raise ValueError(
+        f"{self.path}: the tokenizer {named} is not the model's, which is in "
+        f"{self.assets}: {said}. Name none to use the model's, or, if it was "
+        'trained with the other, put the files of that one there.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +161,8 @@ class RandomModel(ModelFiles):
   def eos_ids(self) -> tuple[int, ...]:
     return ()
 
-  def load_tokenizer(self, source: str | None = None) -> Tokenizer:
-    return tokenizer_lib.load(source or 'bytes')
+  def tokenizer_source(self, named: str | None = None) -> str:
+    return named or 'bytes'
 
 
 def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
@@ -170,6 +195,22 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
     )
   config = DecoderConfig.from_dict(record['model'])
   return ModelFiles(path, config, is_checkpoint=True, step=step, found=found)
+
+
+def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
+  """Copies what is not weights of a model, with the tokenizer that is used."""
+  source = None if tokenizer == 'bytes' else tokenizer_lib.folder(tokenizer)
+  config = files.assets and files.assets / 'config.json'
+  if config and config.exists():
+    shutil.copyfile(config, target / config.name)
+  if source is None:
+    (target / tokenizer_lib.BYTES).write_text(
+      'A byte is its id; 256 ends a text, 257 pads, 258 begins a text.\n'
+    )
+  elif source.is_file():
+    shutil.copyfile(source, target / 'tokenizer.model')
+  else:
+    huggingface.copy_companions(source, target)
 
 
 def describe(config: DecoderConfig) -> str:

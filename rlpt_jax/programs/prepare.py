@@ -31,6 +31,12 @@ def prepare(
   """
   if workers < 1:
     raise ValueError(f'--workers is {workers}: expected 1 or more.')
+  if config.tokenizer is None:
+    raise ValueError(
+      'Data.tokenizer is not set, and what is prepared is of use to one '
+      'tokenizer only: expected the directory of the model that will read it, '
+      "or 'bytes'."
+    )
   console = rich.console.Console(highlight=False)
   options = ['--default_sdk_harness_log_level=ERROR', *beam]
   if workers > 1:

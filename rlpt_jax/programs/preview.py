@@ -40,11 +40,13 @@ def preview(
   ]
   names = ', '.join(component.name for component in loader.components)
   loader.close()
+  if config.tokenizer is None:
+    print('tokens are bytes: config.Data.tokenizer is not set')
   if html is None:
     terminal.print_views(views, names, full=full)
   else:
     facts = {
-      'tokenizer': config.tokenizer,
+      'tokenizer': config.tokenizer or 'bytes',
       'segments': described(config.segmenter),
       'read from': config.cache_dir or 'the corpora, nothing is prepared',
       'seed': str(config.seed),

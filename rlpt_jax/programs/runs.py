@@ -7,6 +7,7 @@ rollouts/       what was sampled, a file for every step that is kept
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -22,8 +23,8 @@ import jax.numpy as jnp
 from rlpt_jax.core import checks, settings, weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.metrics import METRICS, TIMING
+from rlpt_jax.data.config import load_tokenizer
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import huggingface
 from rlpt_jax.programs import model_files, rollout_files
 from rlpt_jax.programs.model_files import ModelFiles
 from rlpt_jax.programs.one_host import on_one_host
@@ -169,10 +170,24 @@ def _fixed(described: dict, may_change: Sequence[str]) -> dict:
   return json.loads(json.dumps(fixed))  # As it will be read.
 
 
+def with_tokenizer(config: Any, files: ModelFiles) -> Any:
+  """The config with the tokenizer of its data: the model's own, unless they
+  name another. Raises where its ids are not the model's.
+  """
+  found = {}
+  for name in ('data', 'held_out'):
+    if data := getattr(config, name):
+      source = files.tokenizer_source(data.tokenizer)
+      files.check_tokenizer(load_tokenizer(source), data.tokenizer)
+      found[name] = dataclasses.replace(data, tokenizer=source)
+  return dataclasses.replace(config, **found)
+
+
 @contextlib.contextmanager
 def checkpoints(
   workdir: pathlib.Path,
   files: ModelFiles,
+  tokenizer: str,
   *,
   keep_last: int,
   keep_every: int | None,
@@ -187,7 +202,7 @@ def checkpoints(
       for old in (fresh, assets):
         shutil.rmtree(old, ignore_errors=True)
       fresh.mkdir()
-      huggingface.copy_companions(files.assets, fresh, config=True)
+      model_files.keep_assets(files, tokenizer, fresh)
       fresh.replace(assets)
     yield store
 

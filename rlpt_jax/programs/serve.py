@@ -83,7 +83,6 @@ def serve(
   token = read_token(token_env)
   files = model_files.find(model, step=step)
   loaded_tokenizer = files.load_tokenizer(tokenizer)
-  files.check_tokenizer(loaded_tokenizer)
   # Before the weights: what stands in the way is known now.
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):

@@ -182,6 +182,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     workdir: The run's folder; it gets checkpoints, metrics and rollouts.
   """
   files = model_files.find(config.model)
+  config = runs.with_tokenizer(config, files)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   score = functools.partial(
@@ -198,7 +199,11 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
       runs.checkpoints(
-        workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
+        workdir,
+        files,
+        config.data.tokenizer,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
       )
     )
     parts = list(settings.objects(config.reward))
@@ -224,7 +229,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     loader = Loader(config.data, 1, position=record.get('position'))
     stack.callback(loader.close)
     tokenizer = loader.tokenizer
-    files.check_tokenizer(tokenizer)
     examples = stack.enter_context(contextlib.closing(iter(loader)))
     curriculum = Curriculum(config.max_pass_rate, record.get('solved', ''))
     drawn = Drawn(

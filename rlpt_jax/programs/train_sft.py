@@ -92,6 +92,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     workdir: The run's folder; it gets checkpoints and metrics.
   """
   files = model_files.find(config.model)
+  config = runs.with_tokenizer(config, files)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
@@ -106,7 +107,11 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
       runs.checkpoints(
-        workdir, files, keep_last=config.keep_last, keep_every=config.keep_every
+        workdir,
+        files,
+        config.data.tokenizer,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
       )
     )
     state, record = runs.start(
@@ -120,7 +125,6 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       position=record.get('position'),
     )  # fmt: skip
     stack.callback(loader.close)
-    files.check_tokenizer(loader.tokenizer)
     position = loader.position
     batches = stack.enter_context(contextlib.closing(iter(loader)))
     held_out = read_held_out(config, layout)

@@ -561,6 +561,36 @@ def test_a_broken_generation_config_is_named(trimmed, tmp_path):
     tokenizer_lib.load(tmp_path)
 
 
+def test_tokenizers_are_the_same_where_their_common_ids_are(
+  directory, exact_model, tmp_path, monkeypatch
+):
+  sources = ['bytes', directory, exact_model]
+  loaded = [tokenizer_lib.load(source) for source in sources]
+  for i, one in enumerate(loaded):
+    again = tokenizer_lib.load(sources[i])
+    assert tokenizer_lib.difference(one, again) is None
+    said = tokenizer_lib.difference(one, loaded[i - 1])
+    assert said.startswith('id 0 is')
+  # One that knows fewer, as where what was added later is left out.
+  shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'tokenizer.json'
+  written = json.loads(path.read_text())
+  added = written['added_tokens']
+  assert added.pop()['content'] == '<think>'
+  path.write_text(json.dumps(written))
+  (tmp_path / 'tokenizer_config.json').write_text(
+    '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}'
+  )
+  fewer = tokenizer_lib.load(tmp_path)
+  assert tokenizer_lib.difference(loaded[1], fewer) is None
+  # The same ids, and another way to cut a text.
+  written['model']['merges'].pop()
+  path.write_text(json.dumps(written))
+  monkeypatch.setattr(tokenizer_lib, 'PROBE', ' '.join(CORPUS[:3]))
+  said = tokenizer_lib.difference(fewer, tokenizer_lib.load(tmp_path))
+  assert said == 'they cut the same text into other tokens'
+
+
 def test_something_must_end_a_text(tmp_path):
   _save(tmp_path, _byte_level_bpe())
   with pytest.raises(ValueError, match='Set eos_token'):

@@ -6,9 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 
+from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.models import huggingface
-from rlpt_jax.programs import model_files
+from rlpt_jax.programs import model_files, quickstart
 from rlpt_jax.training.checkpoints import Store
+
+BASE = quickstart.FILES / 'base'  # It has 748 tokens.
 
 
 def test_what_is_no_model_is_said(tmp_path):
@@ -112,3 +115,80 @@ def test_nothing_else_is_replaced(files, tmp_path):
   for name, text in files.items():
     assert (target / name).read_text() == text
   assert [path.name for path in tmp_path.iterdir()] == ['keepme']
+
+
+# Tokenizers.
+
+
+@pytest.fixture
+def other(tmp_path):
+  """The tokenizer of the model BASE, in a folder of its own."""
+  folder = tmp_path / 'other'
+  folder.mkdir()
+  huggingface.copy_companions(BASE, folder)
+  return folder
+
+
+def _change_vocabulary(folder, change):
+  path = folder / 'tokenizer.json'
+  written = json.loads(path.read_text())
+  change(written['model']['vocab'])
+  path.write_text(json.dumps(written))
+
+
+def test_a_models_own_tokenizer_is_the_default(other):
+  files = model_files.find(BASE)
+  assert files.tokenizer_source() == str(BASE)
+  own = files.load_tokenizer()
+  assert own.vocab_size == 748 and files.config.vocab_size == 800  # Padded.
+  # So is a copy, also with another template and other ends.
+  (other / 'generation_config.json').write_text('{"eos_token_id": [7]}')
+  (other / 'chat_template.jinja').write_text('{{ messages[0].content }}')
+  assert files.load_tokenizer(str(other)).eos_ids != own.eos_ids
+  random = model_files.find('random:tiny_qwen3')
+  assert random.tokenizer_source() == 'bytes'
+
+
+def test_another_tokenizer_is_refused(other):
+  files = model_files.find(BASE)
+  with pytest.raises(ValueError, match=r"bytes is not the model's.*: id 0 is"):
+    files.load_tokenizer('bytes')
+
+  def swap(vocabulary):
+    one, two = sorted(vocabulary, key=vocabulary.get)[300:302]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+
+  _change_vocabulary(other, swap)
+  with pytest.raises(ValueError, match=r"other is not the model's.*: id 300 "):
+    files.load_tokenizer(str(other))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
+  files = model_files.find('random:tiny_qwen3')
+  with pytest.raises(ValueError, match=r'knows 259 tokens, .* has 748'):
+    files.load_tokenizer(str(BASE))
+
+
+@pytest.mark.parametrize('source', [str(BASE), 'bytes'])
+def test_checkpoints_keep_the_tokenizer_of_their_run(source, other, tmp_path):
+  assets = tmp_path / 'checkpoints' / 'assets'
+  assets.mkdir(parents=True)
+  files = model_files.find(BASE if source == 'bytes' else 'random:tiny_qwen3')
+  model_files.keep_assets(files, source, assets)
+  kept = tokenizer_lib.load(tmp_path / 'checkpoints')
+  assert kept.pieces() == tokenizer_lib.load(source).pieces()
+  # Those of a run that begins with these, too.
+  again = tmp_path / 'again'
+  again.mkdir()
+  model_files.keep_assets(files, str(tmp_path / 'checkpoints'), again)
+  assert tokenizer_lib.load(again).pieces() == kept.pieces()
+
+
+def test_a_model_without_a_tokenizer_says_so(other, tmp_path):
+  (other / 'config.json').write_bytes((BASE / 'config.json').read_bytes())
+  (other / 'tokenizer.json').unlink()
+  files = model_files.find(other)
+  with pytest.raises(
+    ValueError, match=r'no tokenizer.* config\.Data\.tokenizer'
+  ):
+    files.tokenizer_source()

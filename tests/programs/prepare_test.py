@@ -21,6 +21,7 @@ notes/sources.Files.name = 'notes'
 notes/sources.Files.part_bytes = 50_000
 config.Data.corpora = [@notes/sources.Files()]
 config.Data.task = @tasks.rlpt()
+config.Data.tokenizer = 'bytes'
 """
 
 
@@ -95,3 +96,6 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert 'Data.cache_dir is' in capsys.readouterr().err
   assert cli.main(['prepare', gin_file, 'config.Data.taks = 1']) == 2
   assert "doesn't have a parameter named 'taks'" in capsys.readouterr().err
+  unset = 'config.Data.tokenizer = None'
+  assert cli.main(['prepare', gin_file, unset]) == 2
+  assert 'Data.tokenizer is not set' in capsys.readouterr().err

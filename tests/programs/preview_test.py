@@ -40,6 +40,7 @@ def preview(capsys, *arguments):
 
 def test_asr_and_msr(gin_file, capsys):
   out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '4')
+  assert 'tokens are bytes: config.Data.tokenizer is not set' in out
   assert out.count(' asr ') == out.count(' msr ') == 2
   assert 'segment 2 of 4' in out and 'segment 3 of 4' in out
   assert 'The wind came from the north.' in out

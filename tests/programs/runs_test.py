@@ -11,7 +11,10 @@ import types
 
 import pytest
 
-from rlpt_jax.programs import runs
+from rlpt_jax.programs import quickstart, runs, train_rl, train_sft
+from tests.programs import learning_task
+
+BASE = quickstart.FILES / 'base'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,42 @@ def test_the_tokenizer_of_a_model_that_was_tried_does_not_stay(tmp_path):
     model.mkdir()
     (model / 'tokenizer.json').write_text(name)
     files = types.SimpleNamespace(assets=model)
-    with runs.checkpoints(tmp_path, files, keep_last=1, keep_every=None):
+    with runs.checkpoints(
+      tmp_path, files, str(model), keep_last=1, keep_every=None
+    ):
       found.append((tmp_path / 'checkpoints/assets/tokenizer.json').read_text())
   assert found == ['a', 'b']
+
+
+@pytest.mark.parametrize('program', [train_rl.train_rl, train_sft.train_sft])
+def test_a_run_reads_with_the_tokenizer_of_its_model(
+  program, tmp_path, monkeypatch
+):
+  write = learning_task.write(tmp_path / 'data')
+  make = {
+    'train_rl': lambda **changes: learning_task.learning(
+      write, BASE, **changes
+    ),
+    'train_sft': lambda **changes: learning_task.cold_start(
+      write, model=str(BASE), **changes
+    ),
+  }[program.__name__]
+  config = make()
+
+  class Begun(Exception):
+    pass
+
+  def claimed(_, config, *__):
+    assert config.data.tokenizer == str(BASE)
+    assert not config.held_out or config.held_out.tokenizer == str(BASE)
+    raise Begun
+
+  monkeypatch.setattr(runs, 'claimed', claimed)
+  with pytest.raises(Begun):
+    program(config, workdir=tmp_path / 'run')
+  data = dataclasses.replace(config.data, tokenizer='bytes')
+  for name in ('data', 'held_out'):
+    message = f"{BASE}: the tokenizer bytes is not the model's"
+    with pytest.raises(ValueError, match=message):
+      program(make(**{name: data}), workdir=tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

@@ -21,7 +21,6 @@ def test_directories_are_small_complete_and_what_their_cards_say():
     assert small_models.checksum(folder) in card
     files = model_files.find(folder)
     assert files.eos_ids() == files.load_tokenizer().eos_ids
-    files.check_tokenizer(files.load_tokenizer())
   assert size < 8 * 2**20
   texts = [(folder / 'tokenizer.json').read_bytes() for folder in (BASE, JUDGE)]
   assert texts[0] == texts[1]
