@@ -115,7 +115,7 @@ def test_another_models_tokenizer_is_refused(model, monkeypatch):
   small = judges.Reading(model=model, **OPTIONS)
   monkeypatch.setattr(ByteTokenizer, 'vocab_size', 300)
   with pytest.raises(
-    ValueError, match='its vocabulary has 259 tokens, the tok'
+    ValueError, match='knows 259 tokens, its tokenizer bytes has 300'
   ):
     small([[1]], [[2]])
 
