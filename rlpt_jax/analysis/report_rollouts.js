@@ -338,8 +338,10 @@ function answerCard(answer, group, fits, card) {
   const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
+  // The judge is not asked about what has no form.
   if (answer.reason)
-    facts.append(verdict(data.runs[state.run].judge, null, answer.reason));
+    facts.append(verdict(/^(right|wrong)$/.test(answer.reason) ?
+      data.runs[state.run].judge : '', null, answer.reason));
   // The parts of a reward, or what is only looked at beside it.
   for (const [name, reward, reason] of answer.parts)
     facts.append(verdict(name, reward, reason,
@@ -373,8 +375,8 @@ function answerCard(answer, group, fits, card) {
 
 // 'truth: wrong', 'length: 0.3 scored': the number where no word says it.
 function verdict(name, reward, reason, classes = '') {
-  const number = reward == null || ['right', 'wrong'].includes(reason) ? '' :
-    `${short(reward)} `;
+  const number = reward == null ||
+    /^(right$|wrong$|short$|format\/)/.test(reason) ? '' : `${short(reward)} `;
   return make('span', {class: classes}, ...(name ?
     [explained(name, data.words.part), ': '] : []), number,
   explained(reason, meaning('reasons', reason)));
