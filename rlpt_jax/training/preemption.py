@@ -64,10 +64,11 @@ def preemption() -> Iterator[Preemption]:
         'interrupted: saves after the step that runs; once more: leaves at once'
       )
 
-  before = {
-    number: signal.signal(number, hear)
-    for number in (signal.SIGTERM, signal.SIGINT)
-  }
+  numbers = [signal.SIGTERM]
+  # A shell has what it starts in the background ignore Ctrl-C.
+  if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    numbers.append(signal.SIGINT)
+  before = {number: signal.signal(number, hear) for number in numbers}
   try:
     yield told
   finally:

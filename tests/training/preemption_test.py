@@ -64,6 +64,13 @@ def test_what_is_heard_too_late_goes_on_to_whoever_heard_it_before(
   assert outer == [number]
 
 
+def test_ctrl_c_is_ignored_where_a_shell_says_so(outer):
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  assert steps(2, [signal.SIGINT]) == [0, 1, 2, 3, 4]
+  with pytest.raises(SystemExit):
+    steps(2, [signal.SIGINT, signal.SIGTERM])
+
+
 def test_nothing_is_told_and_handlers_are_whole_again(outer):
   assert steps(None, []) == [0, 1, 2, 3, 4]
   for number in SIGNALS:
