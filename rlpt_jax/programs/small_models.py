@@ -92,7 +92,7 @@ learned from was made by that generator.
 def open_judge(folder: pathlib.Path) -> judges.Weighing:
   """The judge as the quickstart asks it."""
   return judges.Weighing(
-    model=str(folder), chat=False, dtype='float32', rows=64
+    model=str(folder), chat=False, dtype='float32', rows=32
   )
 
 
