@@ -58,12 +58,13 @@ def test_the_story_stopped_and_gone_on_with(tmp_path):
       [*command, *SHORT], stdout=file, stderr=file, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while 'train_sft' not in log.read_text():
+    while '/200 ' not in log.read_text():  # A step of the cold start.
       assert running.poll() is None and time.monotonic() < deadline
       time.sleep(0.2)
-    time.sleep(2)
     os.killpg(running.pid, signal.SIGINT)  # Ctrl-C.
-    assert running.wait(timeout=60) == 130, log.read_text()
+    assert running.wait(timeout=300) == 130, log.read_text()
+  found = re.search(r'interrupted: saved after step (\d+)', log.read_text())
+  assert (workdir / 'cold_start' / 'checkpoints' / found[1]).is_dir()
   again = subprocess.run(
     [*command, *SHORT], capture_output=True, text=True, check=False
   )
