@@ -64,11 +64,15 @@ def make_batch(
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, len(groups[0].completions)
-  S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
   T = padded(
     max(len(c.tokens) for group in groups for c in group.completions),
     longest[1],
   )
+  S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
+  # A prompt is computed once for its group: where a shorter one would save less
+  # than an eighth of the batch, it is not worth a program.
+  if 8 * (longest[0] - S) < longest[0] + G * T:
+    S = longest[0]
   prompts_PS = np.zeros((P, S), np.int32)
   prompt_mask_PS = np.zeros((P, S), np.int32)
   # A prompt that is none has a token too: attention to nothing is undefined.

@@ -100,6 +100,23 @@ def test_lengths_are_few_and_at_most_half_is_padding(longest, lengths):
     assert all(room < 2 * n for n, room in found.items() if n > min(lengths))
 
 
+@pytest.mark.parametrize(
+  'length, longest, expected',
+  [
+    # Of 32 + 2 * 16 tokens a half of the prompt would save a quarter.
+    (5, (32, 16), (16, 16)),
+    (17, (32, 16), (32, 16)),
+    # Of 32 + 2 * 128 it would save a twentieth.
+    (5, (32, 128), (32, 128)),
+  ],
+)
+def test_prompts_are_shortened_where_that_saves_much(length, longest, expected):
+  tokens = [1] * (longest[1] * 3 // 4)
+  group = Group([7] * length, [completion(tokens)] * 2, np.array([1.0, 0.0]))
+  found = batch([group], longest=longest)
+  assert (found.prompts_PS.shape[1], found.tokens_PGT.shape[2]) == expected
+
+
 def test_reductions_see_the_groups():
   constant = functools.partial(reductions.constant, max_tokens=10)
   found = batch(GROUPS, reduction=constant)
