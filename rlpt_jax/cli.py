@@ -3,12 +3,11 @@
 A program is a function of the same name in `rlpt_jax/programs/`, and its
 signature is its command line. If its first parameter is a `config`, gin builds
 that from files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING ...]
---workdir=DIR`; what comes later wins. The only module that knows gin.
+--workdir=DIR`; what comes later wins (gin_config.py).
 """
 
 import ast
 import dataclasses
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -18,6 +17,8 @@ import re
 import sys
 import traceback
 import typing
+
+from rlpt_jax.gin_config import read_config
 
 PROGRAMS = (
   'quickstart', 'prepare', 'preview', 'train_sft', 'train_rl', 'generate',
@@ -224,117 +225,8 @@ def _with_gin_arguments(doc: str) -> str:
 Args:
   file: A gin file; experiments/ has some.
   bindings: What comes after it and wins: more gin files, a layout say, and
-    settings like Config.seed=1.
+    settings like train_rl.Config.seed=1.
 {arguments}"""
-
-
-def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
-  """The frozen dataclass `kind` as a gin file and bindings describe it.
-
-  gin files register dynamically: each begins with `from __gin__ import
-  dynamic_registration` and imports what it configures, so that no class of ours
-  needs a decorator and a name that does not exist is an error. Bindings see the
-  imports of the files and of what they include. A binding that names a gin file
-  stands for its lines.
-  """
-  import gin
-
-  lines, where = _lines_of_gin(file), str(file)
-  for binding in bindings:
-    if binding.endswith('.gin') and '=' not in binding:
-      lines += _lines_of_gin(pathlib.Path(binding))
-      where += f' with {binding}'
-    else:
-      lines.append(binding)
-  imports = [line for line in lines if re.match(r'(from|import)\b', line)]
-  rest = [line for line in lines if line not in imports]
-  try:
-    gin.clear_config()
-    gin.parse_config([*dict.fromkeys(imports), *rest])
-    configured = gin.get_configurable(kind)
-  except (
-    ValueError, AttributeError, ImportError, NameError, SyntaxError,
-  ) as error:  # fmt: skip
-    raise ValueError(f'{where}: {" ".join(str(error).split())}') from error
-  try:
-    config = configured()
-  except (TypeError, RuntimeError) as error:
-    raise ValueError(f'{where}: {" ".join(str(error).split())}') from error
-  if unset := list(_unset(config, kind.__name__)):
-    raise ValueError(f'{where}: {", ".join(unset)} must be set.')
-  return _free_of_gin(config)
-
-
-def _free_of_gin(value):
-  """The same with gin's wrappers of functions replaced by partials of what they
-  wrap: these can be sent to other processes, and stay what they are.
-  """
-
-  if isinstance(value, (list, tuple)):
-    return type(value)(map(_free_of_gin, value))
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = {
-      field.name: getattr(value, field.name)
-      for field in dataclasses.fields(value)
-      if field.init
-    }
-    freed = {name: _free_of_gin(field) for name, field in fields.items()}
-    changed = any(freed[name] is not fields[name] for name in fields)
-    return dataclasses.replace(value, **freed) if changed else value
-  if inspect.isfunction(value) and hasattr(value, '__wrapped__'):
-    return _unwrapped(value)
-  return value
-
-
-def _unwrapped(function):
-  """What gin wrapped, with what it bound."""
-  import gin
-
-  try:
-    bindings = gin.get_bindings(function)
-  except ValueError:  # Not gin's wrapper, or a scope's around that.
-    try:
-      gin.get_bindings(function.__wrapped__)
-    except ValueError:
-      return function
-    raise ValueError(
-      f'{function.__name__} is referred to with a scope: expected a scope for '
-      f'what is called, @scope/name(), not for a function as it is. Bind '
-      f'{function.__name__} without one.'
-    ) from None
-  plain = function.__wrapped__
-  return functools.partial(plain, **bindings) if bindings else plain
-
-
-def _lines_of_gin(file: pathlib.Path) -> list[str]:
-  """The lines of a gin file, includes in place: what one includes is looked for
-  beside it, then in the working directory.
-  """
-  if not file.exists():
-    raise ValueError(f'{file}: no such gin file.')
-  lines = []
-  for line in file.read_text().splitlines():
-    include = re.match(r'include\s+[\'"](.+)[\'"]\s*(#.*)?$', line)
-    if include:
-      beside = file.parent / include[1]
-      lines += _lines_of_gin(
-        beside if beside.exists() else pathlib.Path(include[1])
-      )
-    else:
-      lines.append(line)
-  return lines
-
-
-def _unset(config, path: str):
-  """Yields the path of every %gin.REQUIRED that nothing replaced."""
-  import gin
-
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value is gin.REQUIRED:
-      yield f'{path}.{field.name}'
-    elif dataclasses.is_dataclass(value):
-      yield from _unset(value, f'{path}.{field.name}')
 
 
 if __name__ == '__main__':

@@ -4,13 +4,11 @@ import dataclasses
 import io
 import os
 import pathlib
-import pickle
 import re
 import socket
 import subprocess
 import sys
 import time
-import typing
 
 import pytest
 
@@ -42,16 +40,6 @@ def long_run(config: Config, *, workdir: pathlib.Path, n: int = 1):
 
 def several(*, things: list[str | Config], n: int = 1):
   print(things, n)
-
-
-def double(x: int, *, times: int = 2) -> int:
-  return x * times
-
-
-@dataclasses.dataclass(frozen=True)
-class WithFunctions:
-  functions: tuple = ()
-  function: typing.Callable = double
 
 
 HEADER = """from __gin__ import dynamic_registration
@@ -305,76 +293,3 @@ def test_an_option_takes_several_and_gin_files_among_them(
   assert capsys.readouterr().out.strip() == '[] 1'
   assert cli.main(['cli_test', '--things', 'x.gin']) == 2
   assert 'x.gin: no such gin file' in capsys.readouterr().err
-
-
-def test_functions_come_out_of_gin_as_what_they_are(gin_file):
-  file = gin_file("""
-cli_test.WithFunctions.function = @cli_test.double
-cli_test.WithFunctions.functions = [@cli_test.double, @cli_test.Inner()]
-""")
-  config = cli.read_config(WithFunctions, file)
-  assert config.function is double
-  assert config.functions == [double, Inner()]
-  # With what gin bound, wherever it goes: gin itself cannot be pickled.
-  config = cli.read_config(WithFunctions, file, ('cli_test.double.times = 3',))
-  assert pickle.loads(pickle.dumps(config.function))(5) == 15
-
-
-def test_a_function_with_a_scope_is_refused(gin_file):
-  file = gin_file('cli_test.WithFunctions.function = @triple/cli_test.double\n')
-  with pytest.raises(ValueError, match='double is referred to with a scope'):
-    cli.read_config(WithFunctions, file)
-
-
-def test_includes_and_later_bindings_win(
-  gin_file, tmp_path, tmp_path_factory, monkeypatch
-):
-  gin_file('cli_test.Config.steps = 1\n', name='base.gin')
-  # Beside the file that includes it, not in the working directory.
-  monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
-  pathlib.Path('base.gin').write_text('cli_test.Config.steps = 111\n')
-  (file := tmp_path / 'plain.gin').write_text("include 'base.gin'\n")
-  assert cli.read_config(Config, file) == Config(steps=1)
-  file = gin_file("include 'base.gin'\ncli_test.Config.steps = 2\n")
-  assert cli.read_config(Config, file) == Config(steps=2)
-  bindings = ('cli_test.Config.steps = 9',)
-  assert cli.read_config(Config, file, bindings) == Config(steps=9)
-  # And more files, in their order.
-  more = str(gin_file('cli_test.Config.steps = 4\n', name='more.gin'))
-  assert cli.read_config(Config, file, (more,)) == Config(steps=4)
-  assert cli.read_config(Config, file, (more, *bindings)) == Config(steps=9)
-  assert cli.read_config(Config, file, (*bindings, more)) == Config(steps=4)
-  with pytest.raises(ValueError, match=r'none\.gin: no such gin file'):
-    cli.read_config(Config, file, ('none.gin',))
-  # What one run configured is not there for the next.
-  with pytest.raises(ValueError, match='steps'):
-    cli.read_config(Config, gin_file('cli_test.Inner.rate = 1.0\n'))
-
-
-@pytest.mark.parametrize(
-  ('text', 'message'),
-  [
-    ('cli_test.Config.stepz = 3', "doesn't have a parameter named 'stepz'"),
-    ('cli_test.Confik.steps = 3', 'has no attribute Confik'),
-    ('cli_test.Config.steps = %gin.REQUIRED', r'Config\.steps must be set'),
-    ('cli_test.Config.inner = @cli_test.Inner()', "arguments: .'steps'."),
-    ('what is this', "Couldn't parse"),
-    ('', 'Config'),
-  ],
-)
-def test_a_gin_file_with_a_mistake_names_it(text, message, gin_file):
-  with pytest.raises(ValueError, match=message) as error:
-    cli.read_config(Config, gin_file(text))
-  assert '\n' not in str(error.value)
-
-
-def test_a_mistake_in_a_second_gin_file_names_that_too(gin_file):
-  file = gin_file('cli_test.Config.steps = 3\n')
-  more = str(gin_file('cli_test.Config.stops = 3\n', name='more.gin'))
-  with pytest.raises(ValueError, match=r'run\.gin with \S*more\.gin: .*stops'):
-    cli.read_config(Config, file, (more,))
-
-
-def test_a_gin_file_that_is_not_there(tmp_path):
-  with pytest.raises(ValueError, match='no such gin file'):
-    cli.read_config(Config, tmp_path / 'x.gin')

@@ -25,14 +25,16 @@ MAY_IMPORT = {
     'algorithms', 'analysis', 'core', 'data', 'models', 'quickstart',
     'rewards', 'sampling', 'serving', 'training',
   },
-  'cli': {'core', 'programs'},
+  'gin_files': set(),
+  'gin_config': {'core', 'gin_files'},
+  'cli': {'core', 'gin_config', 'programs'},
 }  # fmt: skip
 # A stage of the quickstart is a command, and runs as one.
 COMMANDS = 'rlpt_jax/programs/stages.py imports rlpt_jax.cli'
 
 # Library -> where it may be imported, '' for nowhere.
 DOORS = {
-  'gin': 'rlpt_jax/cli.py',
+  'gin': 'rlpt_jax/gin_',
   'tyro': 'rlpt_jax/cli.py',
   'tensorflow': 'rlpt_jax/data/',
   'tensorflow_datasets': 'rlpt_jax/data/',

@@ -47,7 +47,7 @@ class Range:
     if self.high >= LARGEST and is_number and value > self.high:
       return f'of at most {self.high:,}'
     if self.low < -LARGEST and not is_number:
-      return 'of any size'
+      return ''
     if self.high >= LARGEST:
       return f'above {self.low}' if self.above else f'of at least {self.low}'
     if self.above:
@@ -67,17 +67,15 @@ Name = Annotated[str, 'not empty']
 
 
 class SettingError(ValueError):
-  """A setting that cannot be used, and the class or function that has it."""
-
-  owner: Any = None
-  name: str = ''
-  value: Any = None
+  """A setting that cannot be used, and the class or function that has it:
+  `owner`, `name`, `value`.
+  """
 
 
 def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
   """The error that says what was expected of `owner.name`."""
-  path = f'{title(owner)}.{name}'
-  if inspect.isclass(value) or inspect.isroutine(value):
+  path, plain = f'{title(owner)}.{name}', _plain(value)
+  if inspect.isclass(plain) or inspect.isroutine(plain):
     error = SettingError(f'{path}: expected {expected}, found {found(value)}.')
   else:
     error = SettingError(f'{path}={found(value)}: expected {expected}.')
@@ -87,18 +85,25 @@ def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
 
 def title(owner: Any) -> str:
   """train_rl.Config: as a gin file calls it."""
-  return f'{owner.__module__.rpartition(".")[2]}.{owner.__qualname__}'
+  thing = owner if hasattr(owner, '__qualname__') else type(owner)
+  return f'{thing.__module__.rpartition(".")[2]}.{thing.__qualname__}'
 
 
 def found(value: Any) -> str:
   """A value in some words, whatever it is."""
-  if inspect.isclass(value):
-    name = value.__name__
+  plain = _plain(value)
+  if inspect.isclass(plain):
+    name = plain.__name__
     return f'the class {name} itself; write {name}() with the brackets'
-  if inspect.isroutine(value):
-    return f'the function {value.__name__}'
+  if inspect.isroutine(plain):
+    return f'the function {plain.__name__}'
   text = re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(value).split()))
   return text if len(text) <= 80 else f'{text[:76]} ...'
+
+
+def _plain(value: Any) -> Any:
+  """A function or class without the arguments that go with it."""
+  return value.func if isinstance(value, functools.partial) else value
 
 
 def check_fields(config: Any):
@@ -186,10 +191,11 @@ def _is_number(value: Any) -> bool:
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _without_point(value: Any, kind: type) -> str:
-  if kind is int and isinstance(value, float) and value.is_integer():
-    return f' (without a point: {int(value)})'
-  return ''
+def _without_point(value: Any, kind: type, known: Any = None) -> str:
+  if kind is not int or not isinstance(value, float) or not value.is_integer():
+    return ''
+  is_other = known is not None and value not in known
+  return '' if is_other else f' (without a point: {int(value)})'
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
@@ -197,21 +203,26 @@ def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
   for mark in marks:
     if isinstance(mark, Range) and (said or value not in mark):
       noun = WORDS[kind].replace('finite ', '')
-      return f'{noun} {mark.words(value)}{_without_point(value, kind)}'
+      hint = _without_point(value, kind, mark)
+      return f'{noun} {mark.words(value)}'.strip() + hint
     if mark == 'not empty' and value == '':
       return 'text that is not empty'
   return said
 
 
 def _unlike_function(value: Any, hint: Any) -> str:
-  if inspect.isclass(value) or not callable(value):
+  if inspect.isclass(_plain(value)) or not callable(value):
     return 'a function'
-  if not inspect.isfunction(value):
+  function = inspect.unwrap(_plain(value))
+  if not inspect.isfunction(function):
     return ''
-  function = inspect.unwrap(value)
   if hint is not Callable and _hints(function).get('return') == hint:
     return f'what {function.__name__}() returns, with the brackets'
   args = typing.get_args(hint)
+  returned = _hints(function).get('return')
+  if args and returned in WORDS and not _may_be(returned, args[1]):
+    name = getattr(args[1], '__name__', args[1])
+    return f'a function that returns {name}'
   if args and isinstance(args[0], list):
     try:
       inspect.signature(value).bind_partial(*args[0])
@@ -220,16 +231,21 @@ def _unlike_function(value: Any, hint: Any) -> str:
   return ''
 
 
+def _may_be(returned: type, expected: Any) -> bool:
+  simple = expected is Any or expected in WORDS
+  return simple or returned in typing.get_args(expected)
+
+
 def _unlike_collection(value: Any, origin: Any, args: tuple) -> str:
   # A list is taken for a tuple: so they are written in gin files.
   kinds = (list, tuple) if origin is tuple else origin
   items, same = [], isinstance(value, kinds)
   if origin is tuple and args[-1:] == (...,):
-    words = 'a tuple, like (a, b) or (a,)'
+    words = 'a list, like [a, b]'
     items = [(x, args[0]) for x in value] if same else []
   elif origin is tuple:
     letters = ', '.join('abcdefgh'[: len(args)])
-    words = f'a tuple of {len(args)}, like ({letters})'
+    words = f'a list of {len(args)}, like [{letters}]'
     same = same and len(value) == len(args)
     items = list(zip(value, args, strict=True)) if same else []
   elif issubclass(origin, Mapping):
@@ -256,7 +272,8 @@ def _unlike_class(value: Any, kind: type) -> str:
   article = 'an' if kind.__name__[0] in 'AEIOU' else 'a'
   if not getattr(kind, '_is_protocol', False):
     return '' if isinstance(value, kind) else f'{article} {kind.__name__}'
-  has = not inspect.isclass(value) and not inspect.isfunction(value)
+  plain = _plain(value)
+  has = not inspect.isclass(plain) and not inspect.isfunction(plain)
   if has and all(hasattr(value, name) for name in _members(kind)):
     return ''
   return f'{article} {kind.__name__}'

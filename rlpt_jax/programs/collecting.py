@@ -85,10 +85,10 @@ class Sampling:
   def check_learnable(self):
     """Raises where the learner would not know how probable a sample was."""
     if not self.temperature > 0:
-      raise ValueError(
-        f'Config.sampling: temperature={self.temperature}: expected more than '
-        '0, or all samples of a group are one.'
-      )
+      raise checks.wrong(
+        type(self), 'temperature', self.temperature,
+        'more than 0 to learn from, or all samples of a group are one',
+      )  # fmt: skip
     if (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
       raise ValueError(
         f'Config.sampling: top_k={self.top_k}, top_p={self.top_p}, min_p='

@@ -40,9 +40,7 @@ class AdamW:
   def __post_init__(self):
     checks.check_fields(self)
     if self.schedule != 'constant' and self.num_steps is None:
-      raise self._wrong(
-        'num_steps', f'a number, for schedule={self.schedule!r}'
-      )
+      raise self._wrong('schedule', 'num_steps with it, where it ends')
     if self.num_steps is not None and self.num_steps <= self.warmup_steps:
       raise self._wrong(
         'num_steps', f'more than warmup_steps={self.warmup_steps}'

@@ -1,0 +1,330 @@
+"""A frozen config of gin files and bindings; every mistake names its place.
+
+Each file imports what it configures, so that no class of ours needs a decorator
+and a name that does not exist is an error. Bindings see the imports of the
+files and of what they include. What comes later wins.
+
+The syntax is gin's, and gin's parser reads it. What it means is worked out here
+and not by gin's registry, whose errors name no line and whose functions, which
+look up their arguments when they are called, would find those of another file
+that was read since, and nothing in another process.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rlpt_jax import gin_files
+from rlpt_jax.core import checks
+from rlpt_jax.gin_files import (
+  COMMAND_LINE,
+  Macro,
+  Place,
+  Reference,
+  Statement,
+  Symbols,
+  nearest,
+)
+
+REQUIRED = 'gin.REQUIRED'
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+  """A function or class that the config is made with, and what it is given."""
+
+  thing: Any
+  place: Place  # Where it is referred to.
+  bound: dict[str, Statement]
+
+
+def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
+  """The frozen dataclass `kind` as a gin file and bindings describe it.
+
+  A binding that names a gin file stands for its lines.
+  """
+  statements = gin_files.read(file, bindings)
+  return Meaning(kind, statements, Place(str(file))).make()
+
+
+class Meaning:
+  """What statements mean for the class that is to be made of them."""
+
+  def __init__(self, kind: type, statements: list[Statement], file: Place):
+    self.kind, self.file = kind, file
+    self.symbols = Symbols(statements)
+    self._bound: dict[tuple, dict[str, Statement]] = {}
+    self._things: dict[int, Any] = {}
+    self._macros: dict[str, Statement] = {}
+    for statement in statements:
+      self._add(statement)
+    if id(kind) not in self._things:
+      self._fail_unmentioned()
+    self._check_scopes(statements)
+    self.uses = list(self._uses(kind, (), True, file, ()))
+    self._check_used(statements)
+
+  def _add(self, statement: Statement):
+    """Notes a binding, if it is one, and checks its names."""
+    if statement.kind == 'Import':
+      return
+    scope, selector = statement.parsed[:2]
+    if statement.kind == 'BlockDeclaration':
+      self.symbols.find(selector, statement.place)
+      return
+    name, value = statement.parsed.arg_name, statement.parsed.value
+    if not name:
+      self._macros[f'{scope}/{selector}' if scope else selector] = statement
+    else:
+      thing = self.symbols.find(selector, statement.place)
+      known = parameters(thing)
+      if name not in known and not any(
+        p.kind is p.VAR_KEYWORD for p in known.values()
+      ):
+        raise ValueError(
+          f'{statement.place}: {selector} has no {name!r}{nearest(name, known)}'
+        )
+      # By id: what can be called need not have a hash.
+      key = tuple(scope.split('/')) if scope else (), id(thing)
+      self._bound.setdefault(key, {})[name] = statement
+      self._things[id(thing)] = thing
+    for reference in gin_files.references(value):
+      if isinstance(reference, Reference):
+        self.symbols.find(reference.selector, statement.place)
+
+  def _fail_unmentioned(self):
+    others = dict.fromkeys(
+      checks.title(thing)
+      for thing in self._things.values()
+      if getattr(thing, '__name__', '') == self.kind.__name__
+    )
+    fields = parameters(self.kind).values()
+    must = [field.name for field in fields if field.default is field.empty]
+    said = f'. It sets {" and ".join(others)}.' if others else '.'
+    raise ValueError(
+      f'{self.file}: sets nothing of {checks.title(self.kind)}, which this '
+      f'program reads: {", ".join(must)} must be set{said}'
+    )
+
+  def definition(self, macro: Macro, place: Place) -> Statement:
+    if macro.name not in self._macros:
+      raise ValueError(
+        f'{place}: %{macro.name} is set nowhere'
+        f'{nearest(macro.name, self._macros)}'
+      )
+    return self._macros[macro.name]
+
+  def _given(self, thing, scopes: tuple[str, ...]) -> dict[str, Statement]:
+    """What is set of a thing; an inner scope's before an outer one's."""
+    given = {}
+    for i in range(len(scopes) + 1):
+      given |= self._bound.get((scopes[:i], id(thing)), {})
+    return given
+
+  def _uses(self, thing, scopes, called, place, inside) -> Iterator[Use]:
+    """All that is made, or passed on, to make one thing, and that itself."""
+    if (id(thing), scopes) in inside:
+      raise ValueError(f'{place}: {checks.title(thing)} is made of itself.')
+    given = self._given(thing, scopes)
+    self._check_complete(thing, called, place, given)
+    yield Use(thing, place, given)
+    inside = (*inside, (id(thing), scopes))
+    for statement in given.values():
+      yield from self._uses_in(statement, scopes, inside)
+    self._check_literals(thing, given)
+
+  def _uses_in(self, statement: Statement, scopes, inside) -> Iterator[Use]:
+    place = statement.place
+    for reference in gin_files.references(statement.parsed.value):
+      if isinstance(reference, Macro):
+        if reference.name == REQUIRED:
+          path = gin_files.written(statement)
+          raise ValueError(f'{place}: {path} must be set.')
+        if reference in inside:
+          raise ValueError(f'{place}: %{reference.name} is set by itself.')
+        definition = self.definition(reference, place)
+        yield Use(Macro, place, {reference.name: definition})
+        yield from self._uses_in(
+          definition, tuple(reference.name.split('/')), (*inside, reference)
+        )
+      else:
+        thing = self.symbols.find(reference.selector, place)
+        scoped = reference.scopes or scopes
+        yield from self._uses(thing, scoped, reference.called, place, inside)
+
+  def _check_complete(self, thing, called: bool, place: Place, bound: dict):
+    """Raises where something that has no default is not set. A function that is
+    passed on gets its arguments later, but those that have a name.
+    """
+    if inspect.isclass(thing) and not called:
+      return
+    missing = [
+      p.name
+      for p in parameters(thing).values()
+      if p.default is p.empty
+      and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+      and (called or p.kind is p.KEYWORD_ONLY)
+      and p.name not in bound
+    ]
+    if missing:
+      path, names = checks.title(thing), ', '.join(missing)
+      raise ValueError(f'{place}: {path}.{names} must be set.')
+
+  def _check_literals(self, thing, given: dict[str, Statement]):
+    """Raises for a value that is not as the thing annotates it; those that are
+    made first check themselves.
+    """
+    defaults = parameters(thing)
+    for name, statement in given.items():
+      origin = self._origin(statement)
+      value = origin.parsed.value
+      default = getattr(defaults.get(name), 'default', ...)
+      if any(gin_files.references(value)) or value is default is None:
+        continue
+      try:
+        checks.check_arguments(thing, {name: value})
+      except checks.SettingError as error:
+        raise ValueError(f'{origin.place}: {error}') from error
+
+  def _check_scopes(self, statements: list[Statement]):
+    """Raises where a scope looks like a slip of one that is used. Others that
+    are not used may wait for another file.
+    """
+    used = {
+      (scope, reference.selector)
+      for statement in statements
+      if statement.kind == 'Binding'
+      for reference in gin_files.references(statement.parsed.value)
+      if isinstance(reference, Reference)
+      for scope in reference.scopes
+    }
+    names = {scope for scope, _ in used}
+    for statement in statements:
+      if statement.kind != 'Binding' or not statement.parsed.arg_name:
+        continue
+      scope, selector = statement.parsed[:2]
+      if scope in names or not scope:
+        continue
+      for other, its_selector in sorted(used):
+        if its_selector == selector and _is_slip(scope, other):
+          raise ValueError(
+            f'{statement.place}: {gin_files.written(statement)} sets nothing: '
+            f'there is no @{scope}/{selector}(). Did you mean {other}?'
+          )
+
+  def _check_used(self, statements: list[Statement]):
+    """Raises where a setting that was typed has no effect."""
+    used = {id(x) for use in self.uses for x in use.bound.values()}
+    macros = (use.bound for use in self.uses if use.thing is Macro)
+    used_macros = {name for bound in macros for name in bound}
+    last = {x.parsed[:3]: x for x in statements if x.kind == 'Binding'}
+    fields = {f'{checks.title(self.kind)}.{x}' for x in parameters(self.kind)}
+    for statement in last.values():
+      scope, selector, name = statement.parsed[:3]
+      field = f'{checks.title(self.kind)}.{selector}'
+      typed = statement.place.source.startswith(COMMAND_LINE)
+      if id(statement) in used or not (typed or (not name and field in fields)):
+        continue
+      said = f'{statement.place}: {gin_files.written(statement)} sets nothing: '
+      if name:
+        scoped = f'{scope}/{selector}' if scope else selector
+        raise ValueError(f'{said}nothing that this run reads is @{scoped}().')
+      known = [*fields, *used_macros]
+      hint = nearest(selector if selector.isupper() else field, known)
+      raise ValueError(f'{said}nothing refers to %{selector}{hint}')
+
+  def make(self) -> Any:
+    """What all of it describes."""
+    self._shared: dict[tuple[str, ...], Any] = {}
+    return self._made(self.kind, (), True, self.file)
+
+  def _made(self, thing, scopes: tuple[str, ...], called: bool, place: Place):
+    """What thing(...) returns, or the thing with what is set of it."""
+    given = self._given(thing, scopes)
+    values = {
+      name: self._value(x.parsed.value, scopes, x.place)
+      for name, x in given.items()
+    }
+    if not called:
+      return functools.partial(thing, **values) if values else thing
+    try:
+      if thing is not gin_files.singleton:
+        return thing(**values)
+      if scopes not in self._shared:
+        self._shared[scopes] = thing(**values)
+      return self._shared[scopes]
+    except Exception as error:  # Of a user's function too.
+      place = self._place_of(error, given) or place
+      raise ValueError(f'{place}: {_said(error)}') from error
+
+  def _value(self, value: Any, scopes: tuple[str, ...], place: Place) -> Any:
+    """What is written, with what it refers to in its place."""
+    if isinstance(value, Reference):
+      thing = self.symbols.find(value.selector, place)
+      return self._made(thing, value.scopes or scopes, value.called, place)
+    if isinstance(value, Macro):
+      definition = self.definition(value, place)
+      scopes = tuple(value.name.split('/'))
+      return self._value(definition.parsed.value, scopes, definition.place)
+    if isinstance(value, list | tuple):
+      return type(value)(self._value(x, scopes, place) for x in value)
+    if isinstance(value, dict):
+      keys, values = (
+        [self._value(x, scopes, place) for x in part]
+        for part in (value.keys(), value.values())
+      )
+      return dict(zip(keys, values, strict=True))
+    return value
+
+  def _place_of(
+    self, error: Exception, given: dict[str, Statement]
+  ) -> Place | None:
+    """Where the setting is that an error tells of, as far as one can know."""
+    if isinstance(error, checks.SettingError):
+      told = [
+        use.bound[error.name]
+        for use in self.uses
+        if use.thing is error.owner and error.name in use.bound
+      ]
+      told.sort(key=lambda x: self._origin(x).parsed.value != error.value)
+    else:
+      words = set(re.findall(r'\w+', str(error)))
+      told = [statement for name, statement in given.items() if name in words]
+    return self._origin(told[0]).place if told else None
+
+  def _origin(self, statement: Statement) -> Statement:
+    """The binding that has the value itself, behind macros."""
+    while isinstance(statement.parsed.value, Macro):
+      statement = self.definition(statement.parsed.value, statement.place)
+    return statement
+
+
+def parameters(thing: Any) -> dict[str, inspect.Parameter]:
+  """What a function or class takes."""
+  try:
+    return dict(inspect.signature(thing).parameters)
+  except (ValueError, TypeError):  # Some of those written in C do not say.
+    any_names = inspect.Parameter('options', inspect.Parameter.VAR_KEYWORD)
+    return {'options': any_names}
+
+
+def _is_slip(name: str, other: str) -> bool:
+  """Whether a letter or two are wrong. wiki2 beside wiki1 is another name, and
+  so is held_out beside held_out_pairs.
+  """
+  letters, others = (re.sub('[0-9_]', '', x) for x in (name, other))
+  ratio = difflib.SequenceMatcher(None, letters, others).ratio()
+  return 0.8 <= ratio < 1 and abs(len(letters) - len(others)) < 2
+
+
+def _said(error: Exception) -> str:
+  """The message of an error, with its kind where that says more."""
+  said = ' '.join(str(error).split())
+  if isinstance(error, ValueError | OSError) and said:
+    return said
+  return f'{type(error).__name__}: {said}'

@@ -1,0 +1,366 @@
+"""gin files as statements, each with the place where it is written.
+
+What is wrong with the text or with a name is said here: file, line, and the
+nearest name that exists. What the statements mean: gin_config.py.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import sys
+import tokenize
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+COMMAND_LINE = 'command line'
+
+
+class Reference(NamedTuple):
+  """@scope/module.function, or with brackets what that returns."""
+
+  scopes: tuple[str, ...]
+  selector: str
+  called: bool
+
+
+class Macro(NamedTuple):
+  """%NAME"""
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A line of a file, or what was typed behind the files."""
+
+  source: str
+  line: int = 0
+
+  def __str__(self):
+    if self.source.startswith(COMMAND_LINE):
+      return self.source
+    return f'{self.source}:{self.line}' if self.line else self.source
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+  """What gin's parser found, and its lines.
+
+  parsed: an ImportStatement, BindingStatement or BlockDeclaration of gin, whose
+    values have a Reference and a Macro where they refer to something.
+  """
+
+  place: Place
+  parsed: Any
+  lines: list[str]
+
+  @property
+  def kind(self) -> str:
+    return type(self.parsed).__name__.removesuffix('Statement')
+
+
+class _Names:
+  """What gin's parser asks about names: keeps them as they are written."""
+
+  def configurable_reference(self, name: str, called: bool) -> Reference:
+    *scopes, selector = name.split('/')
+    return Reference(tuple(scopes), selector, called)
+
+  def macro(self, name: str) -> Macro:
+    return Macro(name)
+
+
+def read(file: pathlib.Path, bindings: Iterable[str]) -> list[Statement]:
+  """The statements of a file, of what it includes and of what comes after it:
+  more files, or bindings.
+  """
+  found = _read_file(file, ())
+  for binding in bindings:
+    if binding.endswith('.gin') and '=' not in binding:
+      found += _read_file(pathlib.Path(binding), ())
+      continue
+    source = f'{COMMAND_LINE}, {binding!r}'
+    if not binding.strip():
+      raise ValueError(f'{source}: expected NAME = VALUE.')
+    found += _statements(binding, source, None, ())
+  return found
+
+
+def _read_file(
+  file: pathlib.Path,
+  inside: tuple[pathlib.Path, ...],
+  place: Place | None = None,
+) -> list[Statement]:
+  at = f'{place}: ' if place else ''
+  if not file.is_file():
+    what = (
+      'is a folder, not a gin file' if file.is_dir() else 'no such gin file'
+    )
+    files = file.parent.glob('*.gin')
+    there = [path.name for path in files if path.is_file()]
+    raise ValueError(f'{at}{file}: {what}{nearest(file.name, there)}')
+  whole = file.resolve()
+  if whole in inside:
+    names = [path.name for path in (*inside[inside.index(whole) :], whole)]
+    raise ValueError(f'{at}{file} includes itself: {" -> ".join(names)}.')
+  try:
+    text = file.read_text()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{at}{file}: expected text in UTF-8: {error}.') from error
+  return _statements(text, str(file), file.parent, (*inside, whole))
+
+
+def _statements(
+  text: str,
+  source: str,
+  folder: pathlib.Path | None,
+  inside: tuple[pathlib.Path, ...],
+) -> list[Statement]:
+  """Those of a text; what a file includes is looked for beside it, then in the
+  working directory.
+  """
+  parsed, lines = _parsed(text, source), text.splitlines()
+  starts = [statement.location.line_num for statement in parsed]
+  ends = [*starts[1:], len(lines) + 1][: len(starts)]
+  found = []
+  for statement, start, end in zip(parsed, starts, ends, strict=True):
+    place = Place(source, start)
+    if not hasattr(statement, 'filename'):
+      found.append(Statement(place, statement, lines[start - 1 : end - 1]))
+      continue
+    beside = (folder or pathlib.Path()) / statement.filename
+    exists = beside.exists()
+    included = beside if exists else pathlib.Path(statement.filename)
+    found += _read_file(included, inside, place)
+  _check_once(found, source)
+  return found
+
+
+def _check_once(statements: list[Statement], source: str):
+  """Raises where a file sets the same twice; what it includes may be reset."""
+  seen: dict[tuple, Place] = {}
+  for statement in statements:
+    if statement.kind != 'Binding' or statement.place.source != source:
+      continue
+    key = statement.parsed[:3]
+    if key in seen:
+      raise ValueError(
+        f'{statement.place}: {written(statement)} is set on line '
+        f'{seen[key].line} already. Remove one of the two.'
+      )
+    seen[key] = statement.place
+
+
+def written(statement: Statement) -> str:
+  """The left side of a binding."""
+  scope, selector, name = statement.parsed[:3]
+  path = f'{selector}.{name}' if name else selector
+  return f'{scope}/{path}' if scope else path
+
+
+def _parsed(text: str, source: str) -> list[Any]:
+  """What gin's parser finds in a text."""
+  from gin import config_parser
+
+  found = []
+  try:
+    found += config_parser.ConfigParser(text, _Names())
+  except Exception as error:  # Of tokenize and ast there are several.
+    line, said = _explained(text, error)
+    place = Place(source, line)
+    raise ValueError(f'{place}: {said}') from error
+  return found
+
+
+def _explained(text: str, error: Exception) -> tuple[int, str]:
+  """(line, what is wrong there) of what could not be read."""
+  if unclosed := _unclosed(text):
+    return unclosed
+  said, lines = str(error.args[0]), text.splitlines()
+  line = getattr(error, 'lineno', None) or len(lines)
+  if isinstance(error, tokenize.TokenError):
+    line = error.args[1][0]
+  line = min(line, len(lines))
+  there = lines[line - 1].strip() if lines else ''
+  left, equals, right = (part.strip() for part in there.partition('='))
+  if isinstance(error, IndentationError):
+    return line, f'indented unlike the lines before it: {there!r}.'
+  if left.split()[:1] == ['include']:
+    return line, f"expected include 'FILE.gin' in quotes, found {there!r}."
+  # 'unterminated string literal', as later Pythons say.
+  in_text = 'string' in said and isinstance(error, tokenize.TokenError)
+  if right.startswith(('"', "'")) or (in_text and 'null' not in said):
+    return line, f'the quotes of a text do not match: {there!r}.'
+  if 'Expected indentation' in said:
+    return line, f'expected an indented line under the last, found {there!r}.'
+  if not equals or not re.fullmatch(r'[A-Za-z_][\w./]*', left):
+    return line, f'expected NAME = VALUE, found {there!r}.'
+  if 'scope or selector' in said:
+    return line, f'expected a name like scope/module.Class, found {there!r}.'
+  if "Expected ')'" in said and right.startswith('@'):
+    return line, (
+      f'the brackets of {right.partition("(")[0]}() stay empty: set each '
+      'argument on a line of its own.'
+    )
+  return line, (
+    f'{right!r} is no value: expected a number, True, False, None, '
+    'text in quotes, a list, @function or %NAME.'
+  )
+
+
+def _unclosed(text: str) -> tuple[int, str] | None:
+  """(line, what is wrong) of a bracket that has no other one."""
+  pairs, opened = {')': '(', ']': '[', '}': '{'}, []
+  lines = iter(text.splitlines(keepends=True))
+  try:
+    for token in tokenize.generate_tokens(lambda: next(lines, '')):
+      if token.string in ('(', '[', '{'):
+        opened.append((token.start[0], token.string))
+      elif token.string in pairs and (
+        not opened or opened.pop()[1] != pairs[token.string]
+      ):
+        return token.start[0], f'no bracket is open for this {token.string}.'
+  except (tokenize.TokenError, SyntaxError) as error:
+    if 'string' in str(error):
+      return None
+  if opened:
+    return opened[0][0], f'this {opened[0][1]} is never closed.'
+  return None
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+  """How a line ends: '. Did you mean X?', or '.' where nothing is near."""
+  names = list(names)
+  found = difflib.get_close_matches(name, names, 1, 0.6) or [
+    other for other in names if other.lower() == name.lower()
+  ]
+  return f'. Did you mean {found[0]}?' if found else '.'
+
+
+def references(value: Any) -> Iterator[Reference | Macro]:
+  """All that a value refers to."""
+  if isinstance(value, Reference | Macro):
+    yield value
+  elif isinstance(value, dict):
+    yield from references([*value.keys(), *value.values()])
+  elif isinstance(value, list | tuple):
+    for x in value:
+      yield from references(x)
+
+
+def singleton(constructor: Callable[[], Any]) -> Any:
+  """@SCOPE/gin.singleton(): one object for all that refer to that scope."""
+  return constructor()
+
+
+class Symbols:
+  """What the imports of all files give names to; a binding may use them too."""
+
+  def __init__(self, statements: list[Statement]):
+    gin = types.SimpleNamespace(singleton=singleton, __name__='gin')
+    self._modules: dict[str, Any] = {'gin': gin}
+    for statement in statements:
+      if statement.kind != 'Import':
+        continue
+      if statement.parsed.module == '__gin__.dynamic_registration':
+        continue  # As always here.
+      module = _imported(statement)
+      if not (statement.parsed.is_from or statement.parsed.alias):
+        module = sys.modules[statement.parsed.module.partition('.')[0]]
+      name = statement.parsed.bound_name()
+      if self._modules.setdefault(name, module) is not module:
+        raise ValueError(
+          f'{statement.place}: {name} is imported already, as '
+          f'{self._modules[name].__name__}: add "as" and another name.'
+        )
+
+  def find(self, selector: str, place: Place) -> Any:
+    """The function or class of that name."""
+    first, *names = selector.split('.')
+    if first not in self._modules:
+      raise ValueError(
+        f'{place}: {first!r} is not imported{self._import_of(first)}'
+      )
+    path, thing = first, self._modules[first]
+    for name in names:
+      if not hasattr(thing, name):
+        raise ValueError(
+          f'{place}: {path} has no {name!r}{nearest(name, _public(thing))}'
+        )
+      path, thing = f'{path}.{name}', getattr(thing, name)
+    if inspect.ismodule(thing):
+      raise ValueError(
+        f'{place}: {path} is a module: expected a function or class of it'
+        f'{_defined(thing)}.'
+      )
+    if not callable(thing):
+      raise ValueError(
+        f'{place}: {path} cannot be configured: expected a function or class, '
+        f'found {thing!r:.60}.'
+      )
+    return thing
+
+  def _import_of(self, name: str) -> str:
+    root = pathlib.Path(__file__).parent
+    for path in sorted(root.rglob(f'{name}.py')):
+      parts = path.relative_to(root.parent).with_suffix('').parts
+      return f': add "from {".".join(parts[:-1])} import {name}".'
+    return nearest(name, self._modules)
+
+
+def _imported(statement: Statement) -> Any:
+  name, place = statement.parsed.module, statement.place
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    missing = error.name or ''
+    if f'{name}.'.startswith(f'{missing}.'):
+      raise ValueError(f'{place}: {_missing(missing)}') from error
+    raise ValueError(f'{place}: {name} cannot be imported: {error}.') from error
+  except Exception as error:  # Of whoever wrote the module.
+    said = ' '.join(str(error).split())
+    raise ValueError(
+      f'{place}: {name} cannot be imported: {type(error).__name__}: {said}.'
+    ) from error
+
+
+def _missing(module: str) -> str:
+  """What to do about a module that is not found."""
+  parent, _, name = module.rpartition('.')
+  if parent and hasattr(sys.modules[parent], name):
+    folder, _, last = parent.rpartition('.')
+    return (
+      f'{name} is no module but in one: write "from {folder} import {last}" '
+      f'and then {last}.{name}.'
+    )
+  if parent:
+    paths = getattr(sys.modules[parent], '__path__', [])
+    known = [module.name for module in pkgutil.iter_modules(paths)]
+    return f'no module {name!r} in {parent}{nearest(name, known)}'
+  here = [path.stem for path in pathlib.Path().glob('*.py')]
+  if name in here:
+    return (
+      f'no module {name!r}: {name}.py is here, where Python does not look. '
+      'Start with PYTHONPATH=. rlpt ...'
+    )
+  return (
+    f'no module {name!r}{nearest(name, ["rlpt_jax", *here])} The folder that '
+    'it is in must be on PYTHONPATH: PYTHONPATH=FOLDER rlpt ...'
+  )
+
+
+def _public(thing: Any) -> list[str]:
+  return [name for name in dir(thing) if not name.startswith('_')]
+
+
+def _defined(module: Any) -> str:
+  """', such as X', for one of the functions and classes of a module."""
+  for name, value in vars(module).items():
+    if getattr(value, '__module__', '') == module.__name__ and callable(value):
+      return f', such as {name}'
+  return ''
