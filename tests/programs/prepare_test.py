@@ -95,7 +95,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert cli.main(['prepare', gin_file, "config.Data.cache_dir = ''"]) == 2
   assert 'Data.cache_dir is' in capsys.readouterr().err
   assert cli.main(['prepare', gin_file, 'config.Data.taks = 1']) == 2
-  assert "doesn't have a parameter named 'taks'" in capsys.readouterr().err
+  assert "has no 'taks'. Did you mean task?" in capsys.readouterr().err
   unset = 'config.Data.tokenizer = None'
   assert cli.main(['prepare', gin_file, unset]) == 2
   assert 'Data.tokenizer is not set' in capsys.readouterr().err
