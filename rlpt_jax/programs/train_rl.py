@@ -93,6 +93,8 @@ class Config:
   reward_kl_weight: of k1 to the same reference, in the reward.
   held_out: what the policy is tried on before the first step and after every
     `held_out_every` of them, with the same reward.
+  held_out_sampling: None: once an example, and else as it is sampled to learn.
+    Its longest completions have room in every slot.
   slots: completions that run at the same time; None: all of a batch.
   rollout_tokens: the files of rollouts have every token and its probability.
   max_skipped: updates that are not finite, in a row, before the run stops.
@@ -122,7 +124,7 @@ class Config:
   held_out: Data | None = None
   held_out_examples: Count = 64
   held_out_every: Count = 50
-  held_out_sampling: Sampling = Sampling(samples=1)
+  held_out_sampling: Sampling | None = None
   compute: Compute = Compute()
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
@@ -155,6 +157,12 @@ class Config:
         'of the two, the KL in the loss or in the reward.'
       )
     runs.check_microbatches(self, 'prompts')
+
+  @property
+  def tried(self) -> Sampling:
+    """How the policy is sampled on held-out examples."""
+    once = dataclasses.replace(self.sampling, samples=1)
+    return self.held_out_sampling or once
 
 
 def check_alone(config: Config):
@@ -241,7 +249,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     held_out = None
     if config.held_out:
       held_out = HeldOut(
-        config.held_out, config.held_out_examples, config.held_out_sampling
+        config.held_out, config.held_out_examples, config.tried
       )
     sampler = Decoder(
       files.config, config.compute, config.sampler_layout.layout()
@@ -452,7 +460,7 @@ def longest(config: Config) -> tuple[int, int]:
 
 def plan_for(config: Config, tokenizer) -> Plan:
   """Room for a batch and for what is held out."""
-  tried = (config.sampling, config.held_out_sampling)
+  tried = (config.sampling, config.tried)
   forced = [x for s in tried if (x := s.interrupted(tokenizer))]
   return Plan(
     slots=config.slots or config.prompts * config.sampling.samples,

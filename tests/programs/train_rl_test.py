@@ -12,6 +12,7 @@ import pytest
 
 from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
+from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.models import scoring
 from rlpt_jax.programs import model_files, rollout_files
 from rlpt_jax.programs import train_rl as train_rl_lib
@@ -326,6 +327,20 @@ def test_one_completion_may_teach_without_a_group(tmp_path):
     tmp_path, 'random:tiny_qwen3', sampling=Sampling(samples=1),
     advantages=alone,
   )  # fmt: skip
+
+
+def test_held_out_examples_are_sampled_once_and_else_as_the_others(tmp_path):
+  learned = Sampling(samples=8, max_new_tokens=48, temperature=0.5)
+  config = learning_task.learning(
+    tmp_path, 'm', sampling=learned, held_out_sampling=None
+  )
+  assert config.tried == dataclasses.replace(learned, samples=1)
+  # No room in the engine but what is asked for.
+  plan = train_rl_lib.plan_for(config, ByteTokenizer())
+  assert (plan.max_new_tokens, plan.group) == (48, 8)
+  greedy = Sampling(samples=2, max_new_tokens=9, temperature=0.0)
+  config = dataclasses.replace(config, held_out_sampling=greedy)
+  assert config.tried == greedy
 
 
 def test_another_config_is_refused(task, tmp_path):
