@@ -56,6 +56,9 @@ def plans(data: config.Data) -> list[Plan]:
       'the gin file, or after it: "config.Data.cache_dir=\'cache\'".'
     )
   quiet_tensorflow.load()
+  # Now, and not while a thread draws how far it is: libraries that both load
+  # replace Python's import for a while by one that other threads fail in.
+  import seqio  # noqa: F401
   import tensorflow as tf
 
   tokenizer = config.load_tokenizer(data.tokenizer)
