@@ -15,7 +15,13 @@ import stat
 import tempfile
 
 import jax
-from jax._src import compilation_cache  # Nothing public takes a cache.
+
+# Nothing public takes a cache. A JAX that has moved these keeps nothing.
+try:
+  from jax._src import compilation_cache
+  from jax._src.compilation_cache import CacheInterface, get_file_cache
+except ImportError:
+  compilation_cache, CacheInterface = None, object
 
 MAX_BYTES = 1 << 30  # Of all folders together; the least recently used go.
 LOOK_AGAIN = MAX_BYTES // 16  # Bytes written between two looks at the size.
@@ -37,13 +43,16 @@ def use():
     return
   if not jax.config.jax_enable_compilation_cache:
     return
+  if compilation_cache is None:
+    return
   path = str(root() / machine())
-  others = compilation_cache.get_file_cache
 
-  def get_file_cache(asked: str):
-    return (ProgramCache(path), path) if asked == path else others(asked)
+  def ours_or_jaxs(asked: str):
+    if asked == path:
+      return ProgramCache(path), path
+    return get_file_cache(asked)
 
-  compilation_cache.get_file_cache = get_file_cache
+  compilation_cache.get_file_cache = ours_or_jaxs
   jax.config.update('jax_compilation_cache_dir', path)
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_SECONDS)
@@ -89,7 +98,7 @@ def _num_cpus() -> int:
   return os.cpu_count() or 1
 
 
-class ProgramCache(compilation_cache.CacheInterface):
+class ProgramCache(CacheInterface):
   """A folder with a file for each program, as JAX asks for them."""
 
   def __init__(self, path: str):

@@ -151,3 +151,9 @@ def test_jax_settings_win(unset, tmp_path):
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'theirs')
   square(jnp.arange(3.0))
   assert not program_cache.root().exists()
+
+
+def test_a_jax_that_has_moved_its_cache_keeps_nothing(unset, monkeypatch):
+  monkeypatch.setattr(program_cache, 'compilation_cache', None)
+  program_cache.use()
+  assert jax.config.jax_compilation_cache_dir is None
