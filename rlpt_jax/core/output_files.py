@@ -40,8 +40,8 @@ def check(path: pathlib.Path, beginning: bytes):
     found = file.read(len(beginning))
   if found and found != beginning:
     raise ValueError(
-      f'{path}: exists, and was not written by this program, which would '
-      'replace it. Choose another file, or move that one.'
+      f'{path}: exists, and is not known to be written by this program, which '
+      'would replace it. Choose another file, or move that one.'
     )
 
 

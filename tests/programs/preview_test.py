@@ -67,7 +67,7 @@ def test_as_a_page(gin_file, tmp_path, capsys):
   html.write_text('mine')
   arguments = ['preview', gin_file('Asr', text=TEXT), '--html', str(html)]
   assert cli.main(arguments) == 2
-  assert 'page.html: exists, and was not' in capsys.readouterr().err
+  assert 'page.html: exists, and is not known' in capsys.readouterr().err
   assert html.read_text() == 'mine'
 
 
