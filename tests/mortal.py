@@ -102,7 +102,8 @@ class Watch:
   """Tells of the parts of a run, and lets its fate come."""
 
   def __init__(self, fate: Fate | None, descriptor: int):
-    self._fate, self._descriptor, self.writer = fate, descriptor, None
+    self._fate, self._descriptor = fate, descriptor
+    self.writer = self.store = None
 
   def tell(self, word: str, part: str, step: int | None = None):
     line = json.dumps([word, part, step, time.monotonic()])
@@ -121,6 +122,9 @@ class Watch:
       self._fate = None  # Once.
     self.tell('meets its fate in' if fate else 'enters', name, step)
     if fate and fate.kind == 'FULL':
+      if name != 'commit' and self.store:
+        # Or a save that goes on behind the loop fails first, where it is slow.
+        self.store._manager.wait_until_finished()
       resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     try:
       yield
@@ -150,7 +154,7 @@ def watch_parts(watch: Watch):
   from rlpt_jax.programs import rollout_files, runs
   from rlpt_jax.training.checkpoints import Store
 
-  timed, made = Timers.__call__, Writer.__init__
+  timed, made, opened = Timers.__call__, Writer.__init__, Store.__init__
 
   @contextlib.contextmanager
   def timer(self, name):
@@ -161,7 +165,11 @@ def watch_parts(watch: Watch):
     watch.writer = self
     made(self, *args, **options)
 
-  Timers.__call__, Writer.__init__ = timer, make
+  def open_(self, *args, **options):
+    opened(self, *args, **options)
+    watch.store = self
+
+  Timers.__call__, Writer.__init__, Store.__init__ = timer, make, open_
   watch.around(runs, 'start', 'start', lambda *_: None)
   watch.around(
     rollout_files, 'write', 'rollout file', lambda _, step, *__: step
