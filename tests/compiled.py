@@ -1,6 +1,7 @@
-"""Where the tests keep what they compile."""
+"""How tests compile, and where they keep that."""
 
 import hashlib
+import os
 import pathlib
 import platform
 
@@ -13,3 +14,10 @@ def folder() -> pathlib.Path:
     processor += next((x for x in lines if x.startswith('flags')), '')
   kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
   return pathlib.Path.home() / '.cache' / 'rlpt_jax' / 'tests' / kind
+
+
+def on_one_device() -> dict[str, str]:
+  """The environment of a process that is no test of sharding: it compiles fast
+  too, but does not play at eight devices.
+  """
+  return os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -27,32 +28,52 @@ from tests.sampling import decode_test, engine_test
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _start(task, folder):
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """(folder with one of each task, what each process printed).
+
+  Two processes do all tasks, one after the other, since to start costs as much
+  as most of them. The last one waits for a signal.
+  """
+  # At a path that each of them goes around by a descriptor of its own.
+  folder = tmp_path_factory.mktemp('tasks') / 'run[1]'
+  folder.mkdir()
+  for task in distributed_worker.TASKS:
+    (folder / task.__name__).mkdir()
+  learning_task.write(folder / 'learn')
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
   environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  return [
+  outs = [folder / f'out_{i}' for i in range(distributed_worker.PROCESSES)]
+  processes = [
     subprocess.Popen(
-      [sys.executable, '-m', 'tests.distributed_worker', task, str(process),
+      [sys.executable, '-m', 'tests.distributed_worker', str(process),
        str(port), str(folder)],
-      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-      env=environment | {'PYTHONPATH': str(ROOT)},
+      cwd=ROOT, stdout=out.open('w'), stderr=subprocess.STDOUT,
+      env=environment | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'},
     )
-    for process in range(distributed_worker.PROCESSES)
+    for process, out in enumerate(outs)
   ]  # fmt: skip
-
-
-def _finish(processes, status=0):
-  results = [process.communicate(timeout=240) for process in processes]
-  for process, (out, err) in zip(processes, results, strict=True):
-    assert process.returncode == status, out + err[-3000:]
-  return [out for out, _ in results]
+  try:
+    while not all('\nready\n' in out.read_text() for out in outs):
+      for process, out in zip(processes, outs, strict=True):
+        assert process.poll() is None, out.read_text()[-5000:]
+      time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    found = [process.wait() for process in processes]
+  finally:
+    for process in processes:  # One that waits for another never ends.
+      process.kill()
+      process.wait()
+  said = [out.read_text() for out in outs]
+  assert found == [EXIT_PREEMPTED] * len(outs), said
+  return folder, said
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path, one_device):
-  _finish(_start('loss_and_gradients', tmp_path))
+def test_two_processes_are_one(done, one_device):
+  folder = done[0] / 'loss_and_gradients'
   for model, sizes in distributed_worker.CASES:
     decoder = decoder_test._decoder(model, one_device)
     params = decoder_test._params(model, one_device)
@@ -61,7 +82,7 @@ def test_two_processes_are_one(tmp_path, one_device):
     )
     expected = {'logprobs': logprobs, 'gradients': gradients}
     name = f'{model}_{"_".join(f"{k}{v}" for k, v in sizes.items())}'
-    found = dict(np.load(tmp_path / f'{name}.npz'))
+    found = dict(np.load(folder / f'{name}.npz'))
     found = weights.unnamed(found)
     decoder_test._assert_close(found, expected, 5e-6)
 
@@ -73,7 +94,7 @@ def test_two_processes_are_one(tmp_path, one_device):
       ),
       gradients,
     )
-    with Store(tmp_path / name, read_only=True) as store:
+    with Store(folder / name, read_only=True) as store:
       restored = store.restore({'gradients': like})
     assert (restored.step, restored.record) == (3, {'position': 7})
     for a, b in zip(
@@ -84,8 +105,7 @@ def test_two_processes_are_one(tmp_path, one_device):
 
 
 @pytest.mark.slow
-def test_two_processes_sample_what_one_device_does(tmp_path, one_device):
-  _finish(_start('rollouts', tmp_path))
+def test_two_processes_sample_what_one_device_does(done, one_device):
   for model, _ in distributed_worker.CASES:
     decoder, params = decode_test.tiny(one_device, model)
     expected = {
@@ -97,29 +117,27 @@ def test_two_processes_sample_what_one_device_does(tmp_path, one_device):
       ),
     }
     for process in range(distributed_worker.PROCESSES):
-      file = tmp_path / f'{model}_{process}.pickle'
+      file = done[0] / 'rollouts' / f'{model}_{process}.pickle'
       found = pickle.loads(file.read_bytes())
       for name, groups in expected.items():
         decode_test.assert_same(found[name], groups)
 
 
 @pytest.mark.slow
-def test_damage_that_one_process_sees_is_damage_for_all(tmp_path):
-  # At a path that each of them goes around by a descriptor of its own.
-  for out in _finish(_start('restore_after_damage', tmp_path / 'run[1]')):
-    assert 'restored' in out
+def test_damage_that_one_process_sees_is_damage_for_all(done):
+  for said in done[1]:
+    assert 'restored after damage\n' in said
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_device_does(tmp_path):
-  learning_task.write(tmp_path)
-  _finish(_start('learn', tmp_path))
-  cold, warm = learning_task.two_steps(tmp_path)
-  train_sft(cold, workdir=tmp_path / 'one' / 'sft')
-  train_rl(warm, workdir=tmp_path / 'one' / 'rl')
+def test_two_processes_learn_what_one_device_does(done):
+  folder = done[0] / 'learn'
+  cold, warm = learning_task.two_steps(folder)
+  train_sft(cold, workdir=folder / 'one' / 'sft')
+  train_rl(warm, workdir=folder / 'one' / 'rl')
   for program in ('sft', 'rl'):
     expected, found = (
-      (tmp_path / name / program / 'metrics.jsonl').read_text().splitlines()
+      (folder / name / program / 'metrics.jsonl').read_text().splitlines()
       for name in ('one', 'two')
     )
     assert len(found) == len(expected) == 2
@@ -132,21 +150,17 @@ def test_two_processes_learn_what_one_device_does(tmp_path):
             other[name], value, rtol=1e-4, atol=1e-5, err_msg=name
           )
   rollouts = [
-    (tmp_path / name / 'rl' / 'rollouts' / '00000001.jsonl.gz').read_bytes()
+    (folder / name / 'rl' / 'rollouts' / '00000001.jsonl.gz').read_bytes()
     for name in ('one', 'two')
   ]
   assert rollouts[0] == rollouts[1]
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path):
-  processes = _start('leave_when_told', tmp_path)
-  for process in processes:
-    assert 'ready\n' in iter(process.stdout.readline, '')
-  processes[1].send_signal(signal.SIGTERM)
-  outs = _finish(processes, status=EXIT_PREEMPTED)
-  (step,) = {int(out.split('saved')[1]) for out in outs}
-  with Store(tmp_path, read_only=True) as store:
+def test_sigterm_to_one_process_stops_all_at_the_same_step(done):
+  folder, said = done
+  (step,) = {int(out.split('saved')[1]) for out in said}
+  with Store(folder / 'leave_when_told', read_only=True) as store:
     assert store.steps() == [step]
     found = store.arrays('params', step=step)['x'].load()
   np.testing.assert_array_equal(found, np.full((8, 4), step + 1, np.float32))

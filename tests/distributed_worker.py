@@ -1,6 +1,6 @@
 """One of several processes of distributed_test.py; each has four devices.
 
-python -m tests.distributed_worker TASK PROCESS PORT FOLDER
+python -m tests.distributed_worker PROCESS PORT FOLDER
 """
 
 import os
@@ -90,7 +90,6 @@ def learn(folder, process):
     assert jax.process_index() == 0, 'asked by another process'
     return learning_task.by_length(examples, completions)
 
-  folder = pathlib.Path(folder)
   cold, warm = learning_task.two_steps(folder)
   mesh = Axes(fsdp=4, tensor=2)
   train_sft(
@@ -104,8 +103,6 @@ def learn(folder, process):
 
 def restore_after_damage(folder, process):
   """What one process cannot read, the other must not go on with."""
-  import pathlib
-
   from jax.experimental import multihost_utils
 
   from rlpt_jax.core.layout import make_layout
@@ -129,7 +126,7 @@ def restore_after_damage(folder, process):
     store.save(2, found.trees, found.record)
   assert (found.step, found.record) == (1, {'step': 1})
   assert pathlib.Path(folder, 'damaged_2').exists()
-  print('restored', flush=True)
+  print('restored after damage', flush=True)
 
 
 def leave_when_told(folder, process):
@@ -150,7 +147,7 @@ def leave_when_told(folder, process):
       x = step(x)
       time.sleep(0.02)
       if i == 3:
-        print('ready', flush=True)
+        print('\nready', flush=True)
       if preempted(i):
         store.save(i, {'params': {'x': x}}, {})
         store.close()
@@ -158,7 +155,12 @@ def leave_when_told(folder, process):
         raise SystemExit(preemption.EXIT_PREEMPTED)
 
 
-def main(task, process, port, folder):
+TASKS = (
+  loss_and_gradients, rollouts, restore_after_damage, learn, leave_when_told,
+)  # fmt: skip
+
+
+def main(process, port, folder):
   os.environ['JAX_PLATFORMS'] = 'cpu'
   os.environ['XLA_FLAGS'] = (
     '--xla_force_host_platform_device_count=4 '
@@ -169,7 +171,8 @@ def main(task, process, port, folder):
     f'127.0.0.1:{port}', num_processes=PROCESSES, process_id=int(process)
   )
   assert len(jax.devices()) == 4 * PROCESSES
-  globals()[task](folder, int(process))
+  for task in TASKS:
+    task(pathlib.Path(folder, task.__name__), int(process))
 
 
 if __name__ == '__main__':

@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from tests import compiled
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(p for p in ROOT.glob('*.md'))
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
@@ -29,22 +31,37 @@ def name(page):
   return str(page.relative_to(ROOT))
 
 
+# Its blocks are run in an empty environment: install_test.py.
+ELSEWHERE = {ROOT / 'README.md'}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('page', [p for p in PAGES if BLOCKS[p]], ids=name)
+@pytest.mark.parametrize(
+  'page', [p for p in PAGES if BLOCKS[p] and p not in ELSEWHERE], ids=name
+)
 def test_blocks_run(page, tmp_path):
   # The rlpt of this environment, and of this checkout.
-  binaries = str(pathlib.Path(sys.executable).parent)
+  binaries = pathlib.Path(sys.executable).parent
+  env = compiled.on_one_device() | {'PYTHONPATH': str(ROOT)}
+  run_blocks(page, tmp_path, binaries, env)
+
+
+def run_blocks(page, folder, binaries, env) -> list[str]:
+  """What each block of a page printed."""
   path = f'{binaries}{os.pathsep}{os.environ["PATH"]}'
+  printed = []
   for language, code in BLOCKS[page]:
     command = {
       'bash': ['bash', '-euo', 'pipefail', '-c', code],
-      'python': [sys.executable, '-c', code],
+      'python': [binaries / 'python', '-c', code],
     }[language]
     done = subprocess.run(
-      command, cwd=tmp_path, capture_output=True, text=True,
-      env=os.environ | {'PATH': path, 'PYTHONPATH': str(ROOT)},
+      command, cwd=folder, capture_output=True, text=True,
+      env=env | {'PATH': path},
     )  # fmt: skip
     assert done.returncode == 0, code + done.stdout + done.stderr
+    printed.append(done.stdout)
+  return printed
 
 
 def test_there_are_blocks():
