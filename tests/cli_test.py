@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -107,36 +106,29 @@ def test_convert_takes_a_source_and_a_destination(capsys):
   assert 'usage: rlpt convert [-h] [OPTIONS] SRC DST' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-  'arguments', [['--help'], ['generate', '--help'], ['preview', '--help']]
-)
-def test_help_is_quick_and_starts_no_device(arguments):
-  script = f"""
+def test_help_loads_little_and_starts_no_device():
+  """Which is all that takes time in it: a second, with jax."""
+  script = """
 import sys
 from rlpt_jax import cli
-from rlpt_jax.rewards import remote
-try:
-  cli.main({arguments})
-except SystemExit:
-  pass
-heavy = {{'tensorflow', 'torch', 'transformers', 'seqio'}} & set(sys.modules)
+for program in [], ['generate'], ['preview']:
+  try:
+    cli.main([*program, '--help'])
+  except SystemExit:
+    pass
+heavy = {
+  'apache_beam', 'matplotlib', 'scipy', 'seqio', 'tensorflow', 'torch',
+  'transformers',
+} & set(sys.modules)
 assert not heavy, heavy
 if 'jax' in sys.modules:
-  from jax.extend import backend
   import jax._src.xla_bridge as bridge
   assert not bridge.backends_are_initialized()
 """
-
-  def seconds(script: str) -> float:
-    start = time.perf_counter()
-    subprocess.run(
-      [sys.executable, '-c', script], check=True, stdout=subprocess.DEVNULL
-    )
-    return time.perf_counter() - start
-
-  # A second on a quiet machine. One that is slow or busy is so for jax too.
-  pairs = [(seconds(script), seconds('import jax')) for _ in range(2)]
-  assert min(ours / jax for ours, jax in pairs) < 3, pairs
+  done = subprocess.run(
+    [sys.executable, '-c', script], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_program_is_one_line(capsys):
@@ -227,7 +219,6 @@ def test_a_task_of_srun_has_all_gpus_of_its_node():
   script = """
 from jax._src import xla_bridge
 from rlpt_jax import cli
-from rlpt_jax.rewards import remote
 cli.join_others()
 assert xla_bridge.CUDA_VISIBLE_DEVICES.value == 'all'
 """

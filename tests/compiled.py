@@ -20,4 +20,7 @@ def on_one_device() -> dict[str, str]:
   """The environment of a process that is no test of sharding: it compiles fast
   too, but does not play at eight devices.
   """
-  return os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  return os.environ | {
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }

@@ -51,7 +51,7 @@ LONGEST_FIRST = (
 )  # fmt: skip
 # Compiled programs are dropped where a process is larger than this, and has
 # grown since that was last done.
-MEMORY_MIB, GROWN_MIB = 1400, 150
+MEMORY_MIB, GROWN_MIB = 1600, 150
 
 
 def pytest_collection_modifyitems(items):

@@ -194,7 +194,7 @@ def test_a_run_that_is_told_to_leave_is_waited_for_and_left(saves, tmp_path):
   tool.write_text(
     '#!/bin/bash\necho x >>calls\n'
     + ('trap "told=1" TERM\n' if saves else '')
-    + 'touch started\nfor _ in {1..20}; do sleep 0.1; done\n'
+    + 'touch started\nwhile [ ! -e ended ]; do sleep 0.1; done\n'
     'exit "${told:+75}"\n'
   )
   tool.chmod(0o755)
@@ -208,7 +208,8 @@ def test_a_run_that_is_told_to_leave_is_waited_for_and_left(saves, tmp_path):
   for _ in range(2):  # Twice, as people do.
     script.send_signal(signal.SIGTERM)
     time.sleep(0.3)
-  assert script.wait(timeout=30) == (75 if saves else 128 + signal.SIGTERM)
+  (tmp_path / 'ended').touch()
+  assert script.wait(timeout=120) == (75 if saves else 128 + signal.SIGTERM)
   assert len((tmp_path / 'calls').read_text().split()) == 1
 
 

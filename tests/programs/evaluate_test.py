@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import signal
@@ -26,6 +25,7 @@ from rlpt_jax.programs import model_files, next_segment, questions
 from rlpt_jax.rewards import judge, remote, scores
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
+from tests import compiled
 
 ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = 'random:tiny_qwen3'
@@ -310,13 +310,8 @@ def test_the_prompt_is_what_the_model_reads(data):
 # Runs that end too early, as processes of their own.
 
 
-def _start(out, data, cache):
-  environment = os.environ | {
-    'PYTHONPATH': str(ROOT),
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+def _start(out, data):
+  environment = compiled.on_one_device() | {'PYTHONPATH': str(ROOT)}
   return subprocess.Popen(
     [sys.executable, '-m', 'rlpt_jax.cli', 'evaluate', RANDOM, '--out',
      str(out), '--benchmarks', f'gsm8k={data}', 'mmlu', '--data',
@@ -349,11 +344,11 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
       ]
     )
   )
-  out, plain, cache = tmp_path / 'out', tmp_path / 'plain', tmp_path / 'cache'
+  out, plain = tmp_path / 'out', tmp_path / 'plain'
   answers = out / 'answers' / NAME / 'gsm8k.jsonl'
 
   # Ctrl-C.
-  process = _start(out, problems, cache)
+  process = _start(out, problems)
   _wait_for_growth(answers, process)
   process.send_signal(signal.SIGINT)
   text = process.communicate(timeout=600)[0].decode()
@@ -366,7 +361,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   ), text
 
   # kill -9, in the middle of a line.
-  process = _start(out, problems, cache)
+  process = _start(out, problems)
   _wait_for_growth(answers, process)
   process.kill()
   process.communicate()
@@ -377,12 +372,12 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   begun = answers.read_bytes()[:1000]
 
   # To its end.
-  process = _start(out, problems, cache)
+  process = _start(out, problems)
   text = process.communicate(timeout=600)[0].decode()
   assert process.returncode == 0, text
   assert answers.read_bytes().startswith(begun)
 
-  process = _start(plain, problems, cache)
+  process = _start(plain, problems)
   process.communicate(timeout=600)
   assert process.returncode == 0
   assert _files(out) == _files(plain)

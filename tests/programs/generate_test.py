@@ -29,6 +29,7 @@ from rlpt_jax.programs import generate as generate_lib
 from rlpt_jax.programs.convert import convert
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
+from tests import compiled
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEMPLATE = (
@@ -480,13 +481,8 @@ def test_more_than_the_model_has_seen_is_said(model, tmp_path, capsys):
 # Runs that end too early, as processes of their own.
 
 
-def _start(model, prompts, out, cache, **options):
-  environment = os.environ | {
-    'PYTHONPATH': str(ROOT),
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+def _start(model, prompts, out, **options):
+  environment = compiled.on_one_device() | {'PYTHONPATH': str(ROOT)}
   return subprocess.Popen(
     [sys.executable, '-m', 'rlpt_jax.cli', 'generate', str(model),
      '--prompts', str(prompts), '--out', str(out), '--tokenizer', 'bytes',
@@ -497,7 +493,7 @@ def _start(model, prompts, out, cache, **options):
 
 def _wait_for_growth(path, process):
   size = path.stat().st_size if path.exists() else 0
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 600
   while not path.exists() or path.stat().st_size < size + 10_000:
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
@@ -523,7 +519,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
     tmp_path / name for name in ('p.txt', 'c.jsonl', 'plain.jsonl')
   )
   prompts.write_text(''.join(f'{"Prompt " * (i % 5)}{i}\n' for i in range(60)))
-  files = model, prompts, out, tmp_path / 'cache'
+  files = model, prompts, out
 
   # Ctrl-C in a terminal: a bar, then one line.
   ours, theirs = pty.openpty()
@@ -533,7 +529,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   process.send_signal(signal.SIGINT)
   text = _read_all(ours)
   os.close(ours)
-  assert process.wait(timeout=60) == 130, text
+  assert process.wait(timeout=600) == 130, text
   text = re.sub(r'\x1b\[[?0-9;]*[a-zA-Z]', '', text)
   assert re.search(r'━ 0/60 prompts, compiling', text)
   assert re.search(r'━ \d+/60 prompts, [\d,]+ tokens', text)
@@ -557,13 +553,13 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
 
   # To its end, into a log.
   process = _start(*files, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-  log = process.communicate(timeout=120)[0].decode()
+  log = process.communicate(timeout=600)[0].decode()
   assert process.returncode == 0, log
   assert f'{done // 3} prompts are done already' in log
   assert not re.search(r'[\x00-\x09\x0b-\x1f]', log)
   assert len(log.splitlines()) == 3
 
-  process = _start(model, prompts, plain, files[-1])
-  assert process.wait(timeout=120) == 0
+  process = _start(model, prompts, plain)
+  assert process.wait(timeout=600) == 0
   assert out.read_bytes() == plain.read_bytes()
   assert len(_lines(out)) == 180

@@ -131,7 +131,7 @@ class Judge:
 
     self._thread = threading.Thread(target=asyncio.run, args=[main()])
     self._thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
 
   def stop(self):
     """Refuses connections until it is started again."""

@@ -42,10 +42,11 @@ def _failures(client) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _within(seconds):
+def _without_waiting():
+  """Not as long as for something that waits here: ten minutes, an hour."""
   since = time.monotonic()
   yield
-  assert time.monotonic() - since < seconds
+  assert time.monotonic() - since < 60
 
 
 # What is asked and answered.
@@ -294,7 +295,7 @@ def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path, caplog):
     with _client(
       judge, cache=cache, open_after=3, concurrency=2, wait=0.5, attempts=50
     ) as client:
-      with _within(2), pytest.raises(lib.Unavailable) as caught:
+      with _without_waiting(), pytest.raises(lib.Unavailable) as caught:
         client(PROMPTS)
       message = str(caught.value)
       assert len(message.splitlines()) == 1
@@ -320,10 +321,10 @@ def test_a_question_that_breaks_the_judge_stops_nothing():
 
   with (
     judges.running(act) as judge,
-    _client(judge, open_after=2, concurrency=2, wait=5) as client,
+    _client(judge, open_after=2, concurrency=2, wait=600) as client,
   ):
     prompts = ['poison', 'a', 'poison 2', 'b', 'poison 3']
-    with _within(4):
+    with _without_waiting():
       assert client(prompts) == [None, verdict('a'), None, verdict('b'), None]
     assert _failures(client) == {'failed/http/500': 3}
     assert judge.tries[lib.PROBE] >= 1
@@ -367,7 +368,7 @@ def test_at_the_start_a_judge_that_is_down_is_waited_for(caplog):
   assert f"{judge.url} does not answer (HTTP 503 'no'); waiting" in said[0]
   judge.act = lambda *_: 'drop'
   with _client(judge, wait=0.05) as client:
-    with _within(2), pytest.raises(lib.Unavailable):
+    with _without_waiting(), pytest.raises(lib.Unavailable):
       client.ask_now(['a'])
 
 
@@ -406,7 +407,7 @@ def test_a_mistake_is_told_at_once(status):
   headers = {'Location': 'http://127.0.0.1:9/v1'} if status < 400 else {}
   act = ('status', status, 'no such\nmodel', headers)
   with judges.running(lambda *_: act) as judge, _client(judge) as client:
-    with _within(2), pytest.raises(ValueError) as caught:
+    with _without_waiting(), pytest.raises(ValueError) as caught:
       client(PROMPTS)
   message = str(caught.value)
   assert f'HTTP {status}' in message and "'no such model'" in message
@@ -581,11 +582,11 @@ def test_an_answer_that_says_nothing_is_not_kept(said, tmp_path):
 def test_close_ends_a_call_of_another_thread():
   before = threading.active_count()
   with judges.running(lambda *_: 'hang') as judge:
-    client = _client(judge, timeout=30)
+    client = _client(judge, timeout=600)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
       calls = [pool.submit(client, PROMPTS) for _ in range(2)]
       toy.eventually(lambda: judge.running == 12)
-      with _within(2):
+      with _without_waiting():
         client.close()
       for call in calls:
         with pytest.raises((RuntimeError, concurrent.futures.CancelledError)):
@@ -598,7 +599,7 @@ def test_close_ends_a_call_of_another_thread():
 
 def test_an_interrupt_withdraws_the_question():
   with judges.running(lambda *_: 'hang') as judge:
-    with _client(judge, timeout=30) as client:
+    with _client(judge, timeout=600) as client:
       signal.setitimer(signal.ITIMER_REAL, 0.3)
 
       def interrupt(*_):
@@ -606,7 +607,7 @@ def test_an_interrupt_withdraws_the_question():
 
       before = signal.signal(signal.SIGALRM, interrupt)
       try:
-        with _within(2):
+        with _without_waiting():
           with pytest.raises(KeyboardInterrupt):
             client(PROMPTS)
           # The same client goes on.

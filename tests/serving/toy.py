@@ -173,7 +173,7 @@ def running(engine=None, model=None, *, token=None, **limits):
 
   thread = threading.Thread(target=run)
   thread.start()
-  assert ready.wait(10)
+  assert ready.wait(60)
   if state.error:
     raise state.error
   try:
@@ -184,7 +184,7 @@ def running(engine=None, model=None, *, token=None, **limits):
     assert not thread.is_alive()
 
 
-def eventually(condition, seconds=5.0):
+def eventually(condition, seconds=60.0):
   """Waits until something is so."""
   end = time.monotonic() + seconds
   while not condition():

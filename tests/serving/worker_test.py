@@ -25,7 +25,7 @@ def _run(scenario, engine=None, max_samples=100):
 
   async def main():
     with Worker(engine, max_samples=max_samples) as worker:
-      await asyncio.wait_for(scenario(worker, engine), 10)
+      await asyncio.wait_for(scenario(worker, engine), 60)
       return worker
 
   worker = asyncio.run(main())
@@ -61,11 +61,15 @@ def test_samples_are_numbered_through_all_requests():
 
 
 def test_it_sleeps_while_there_is_nothing_to_do():
+  def processor_s():
+    (thread,) = (x for x in threading.enumerate() if x.name[:6] == 'engine')
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
   async def scenario(worker, engine):
     for steps in (0, 3):  # 'ab' is said in three.
-      busy = time.process_time()
+      busy = processor_s()
       await asyncio.sleep(0.2)
-      assert time.process_time() - busy < 0.1
+      assert processor_s() - busy < 0.1
       assert engine.steps == steps
       if not steps:
         await _ids(worker.submit((_request(),)))

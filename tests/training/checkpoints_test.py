@@ -436,16 +436,23 @@ def _start_saver(directory):
 def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
   last = 0
   rng = np.random.default_rng(0)
+
+  def found(path):
+    return int(path.name) if path.name.isdigit() else 0
+
   for _ in range(5):
     process = _start_saver(tmp_path)
-    time.sleep(0.8 + rng.uniform(0, 0.5))
+    while not any(found(path) > last for path in tmp_path.glob('[0-9]*')):
+      assert process.poll() is None
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.5))
     process.kill()
     process.wait()
     like = {'params': {'w': jnp.zeros((512, 1024))}}
     with Store(tmp_path, read_only=True) as store:
-      found = store.restore(_abstract(like))
-    assert found.step >= last
-    assert found.record == {'step': found.step}
-    assert (np.asarray(found.trees['params']['w']) == found.step).all()
-    last = found.step
+      whole = store.restore(_abstract(like))
+    assert whole.step >= last
+    assert whole.record == {'step': whole.step}
+    assert (np.asarray(whole.trees['params']['w']) == whole.step).all()
+    last = whole.step
   assert last > 0
