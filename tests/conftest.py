@@ -8,13 +8,8 @@ import sys
 
 from tests import compiled
 
-# Before jax starts: eight devices for the sharding tests, and machine code that
-# is compiled fast rather than fast, which halves the time of the whole suite.
-os.environ['XLA_FLAGS'] = ' '.join((
-  '--xla_force_host_platform_device_count=8',
-  '--xla_backend_optimization_level=0',
-  os.environ.get('XLA_FLAGS', ''),
-))  # fmt: skip
+# Before jax starts: eight devices for the sharding tests, and a fast compiler.
+os.environ['XLA_FLAGS'] = compiled.flags(devices=8)
 
 # Many tests, processes of their own too, compile the same programs: once is
 # enough, and the next run finds them, in another clone too.

@@ -106,7 +106,7 @@ def test_two_processes_are_one(done, one_device):
 
 @pytest.mark.slow
 def test_two_processes_sample_what_one_device_does(done, one_device):
-  for model, _ in distributed_worker.CASES:
+  for model, _ in distributed_worker.CASES[:1]:
     decoder, params = decode_test.tiny(one_device, model)
     expected = {
       'engine': engine_test.run(

@@ -1,7 +1,6 @@
 """`rlpt serve` with a real engine, and what it says of mistakes."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
@@ -24,6 +23,7 @@ from rlpt_jax.models import head, huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import serve as lib
 from rlpt_jax.serving import http
+from tests import compiled
 from tests.serving import toy
 
 TOKEN = 'a token that nobody else has'
@@ -53,14 +53,13 @@ def model(tmp_path_factory, params):
 @pytest.fixture
 def process(model):
   """(`rlpt serve` in a process of its own, where it is)."""
-  flags = '--xla_backend_optimization_level=0'
   started = subprocess.Popen(
     [
       sys.executable, '-m', 'rlpt_jax.cli', 'serve', str(model), *SMALL,
       '--port', '0', '--name', 'org/tiny', '--max_new_tokens', '400',
       '--token_env', 'RLPT_TEST_TOKEN',
     ],
-    env=os.environ | {'RLPT_TEST_TOKEN': TOKEN, 'XLA_FLAGS': flags},
+    env=compiled.on_one_device() | {'RLPT_TEST_TOKEN': TOKEN},
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )  # fmt: skip
   try:
