@@ -35,6 +35,10 @@ def size(path: str) -> int | None:
     return None
 
 
+def is_file(path: str) -> bool:
+  return size(path) is not None and not is_directory(path)
+
+
 def is_directory(path: str) -> bool:
   if is_remote(path):
     with _remote() as gfile:
@@ -44,8 +48,10 @@ def is_directory(path: str) -> bool:
 
 def glob(pattern: str) -> list[str]:
   """The paths that match, also hidden ones; a backslash makes the character
-  after it an ordinary one.
+  after it an ordinary one. A file that has this very name is the one meant.
   """
+  if is_file(pattern):
+    return [pattern]
   if is_remote(pattern):
     with _remote() as gfile:
       return gfile.glob(pattern)

@@ -50,6 +50,7 @@ def test_sizes(root):
     ('*/*.txt', {'folder/e.txt'}),
     ('x*', set()),
     (r'd\[1\].txt', {'d[1].txt'}),
+    ('d[1].txt', {'d[1].txt'}),
     (r'\a.txt', {'a.txt'}),
   ],
 )

@@ -67,6 +67,12 @@ def test_names_begin_where_globs_have_no_directory_in_common(root):
   ]
 
 
+def test_a_file_under_brackets_is_named_as_it_is(root):
+  write(root, {'run[1]/a.txt': '1', 'run[1]/b.txt': '2'})
+  source = Files('c', [f'{root}/run[1]/a.txt'])
+  assert [d.id for d in documents(source)] == ['a.txt@0']
+
+
 def test_a_file_that_two_globs_match_is_read_once(root):
   write(root, {'a.txt': '1', 'b.txt': '2'})
   source = Files('c', (f'{root}/*.txt', f'{root}/a.*'))
