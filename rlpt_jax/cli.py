@@ -124,7 +124,7 @@ def run(name: str, arguments: list[str], *, alone: bool = True):
   where = f'{WHERE}.{name}'
   asks = {'-h', '--help'}.intersection(arguments)
   if name not in QUICK and where not in sys.modules and not asks:
-    print(f'rlpt {name}: loading its libraries ...')
+    print(f'rlpt {name}: loading its libraries ...', file=sys.stderr)
   module = importlib.import_module(where)
   if alone and 'jax' in sys.modules:
     from rlpt_jax.core import program_cache

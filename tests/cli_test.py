@@ -245,20 +245,22 @@ def test_the_help_of_a_long_run(with_long_run, capsys):
 
 
 def test_what_loads_for_long_says_so_first(monkeypatch):
-  said = io.TextIOWrapper(io.BytesIO())
-  monkeypatch.setattr(sys, 'stdout', said)
+  said = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', said)
   before = []
 
   def load(name):
-    before.append(said.buffer.getvalue().decode())
+    before.append(said.getvalue())
     raise ValueError('loaded')
 
   monkeypatch.setattr(cli.importlib, 'import_module', load)
   monkeypatch.setattr(cli, 'WHERE', 'elsewhere')
   for arguments in ([], ['--help']):
-    said.buffer.truncate(0)
-    said.buffer.seek(0)
+    said.truncate(0)
+    said.seek(0)
     assert cli.main(['train_rl', *arguments]) == cli.USAGE_ERROR
+  said.truncate(0)
+  said.seek(0)
   assert cli.main(['report']) == cli.USAGE_ERROR
   assert before == ['rlpt train_rl: loading its libraries ...\n', '', '']
 

@@ -276,7 +276,8 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
     server.act = lambda *_: ('say', 'As a language model')
 
   def saved(step):
-    assert f'saved after step {step}, with' in capsys.readouterr().err
+    after = f'after step {step}, with' if step else 'what it has sampled\n'
+    assert f'saved {after}' in capsys.readouterr().err
     with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
       # Before any step the folder is free for other settings.
       assert store.steps()[-1:] == [step] * bool(step)

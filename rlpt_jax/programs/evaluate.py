@@ -168,7 +168,7 @@ def evaluate(
         stack.callback(part.close)
     for reward in rewards:
       if any(t.left for t in tasks if t.asked.reward is reward):
-        on_one_host(judges.try_out)(reward)
+        judges.try_out(reward)
 
     plan = plan_for(tasks, slots=slots, max_new_tokens=max_new_tokens)
     plan = dataclasses.replace(plan, cache_dtype=cache_dtype)

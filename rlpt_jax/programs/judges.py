@@ -23,6 +23,7 @@ from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.programs import local_judge, model_files
+from rlpt_jax.programs.one_host import on_one_host
 from rlpt_jax.rewards import likelihood
 from rlpt_jax.rewards.remote import Remote
 from rlpt_jax.rewards.scores import Reward
@@ -159,24 +160,29 @@ def try_out(reward: Reward):
   """Finds out what is wrong with the judges of a reward before anything is
   sampled. Those behind a URL are asked a few small questions, as the run will
   ask: it waits for one that is down, warns of an answer that cannot be read,
-  and raises where none can.
+  and raises where none can. Every host calls this; one asks.
   """
   for part in settings.objects(reward):
     if isinstance(part, LocalModel):
+      # On all hosts: to find its files, they wait for each other.
       part.check()
     elif inspect.isfunction(part) and hasattr(part, 'try_judge'):
-      verdicts = part.try_judge()
-      unread = [v for v in verdicts if math.isnan(v.reward)]
-      if not unread:
-        continue
-      remote = next(x for x in settings.objects(part) if isinstance(x, Remote))
-      problem = (
-        f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
-        f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
-      )
-      if len(unread) == len(verdicts):
-        raise ValueError(f'{problem}. Nothing was sampled.')
-      logger.warning('%s.', problem)
+      on_one_host(_try_remote)(part)
+
+
+def _try_remote(part: Reward):
+  verdicts = part.try_judge()
+  unread = [v for v in verdicts if math.isnan(v.reward)]
+  if not unread:
+    return
+  remote = next(x for x in settings.objects(part) if isinstance(x, Remote))
+  problem = (
+    f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
+    f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
+  )
+  if len(unread) == len(verdicts):
+    raise ValueError(f'{problem}. Nothing was sampled.')
+  logger.warning('%s.', problem)
 
 
 def by_likelihood(read: Reading, **options) -> Reward:

@@ -6,7 +6,6 @@ is done again writes the same bytes.
 
 import gzip
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlpt_jax.core import output_files
 from rlpt_jax.core.append_files import not_written
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.programs.collecting import Judged
@@ -118,14 +118,11 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
   # Half a surrogate pair is no UTF-8; as an escape it is JSON.
   data = text.encode('utf-8', 'backslashreplace')
   path = folder / f'{step:08}.jsonl.gz'
-  fresh = path.with_suffix('.new')
   try:
-    folder.mkdir(exist_ok=True)
     # No time in it: the same lines are the same file.
-    fresh.write_bytes(gzip.compress(data, compresslevel=6, mtime=0))
-    os.replace(fresh, path)
+    whole = gzip.compress(data, compresslevel=6, mtime=0)
+    output_files.replace(path, [whole])
   except OSError as error:
-    fresh.unlink(missing_ok=True)
     raise not_written(path, error, 'could not be written') from None
 
 

@@ -219,7 +219,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
     if max(store.steps(), default=0) < config.num_steps:
-      on_one_host(judges.try_out)(config.reward)
+      judges.try_out(config.reward)
     state, record = runs.start(
       store, files, decoder.layout, optimizer, seed=config.seed
     )
@@ -370,12 +370,12 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     except (Unavailable, NoVerdicts) as error:
       judges.forget(parts, getattr(error, 'answers', ()))
       unjudged.write(workdir, int(state.step), kept, engine.version)
+      saved = 'saved what it has sampled'
       if state.step > 0:  # Before it the folder is free for other settings.
         save(state, record)
-      print(
-        f'saved after step {state.step}, with what it has sampled since',
-        file=sys.stderr,
-      )
+        saved = f'saved after step {state.step}, with what it has sampled since'
+      if jax.process_index() == 0:
+        print(saved, file=sys.stderr)
       raise
     save(state, position())
     unjudged.remove(workdir)

@@ -5,9 +5,9 @@ started again it asks about them, and samples nothing twice.
 """
 
 import dataclasses
+import io
 import json
 import logging
-import os
 import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlpt_jax.core import output_files
 from rlpt_jax.core.append_files import not_written
 from rlpt_jax.programs import runs
 from rlpt_jax.sampling.requests import Completion
@@ -64,13 +65,11 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
   }
   data = np.frombuffer(json.dumps(about).encode(), np.uint8)
   path = workdir / FILE
-  fresh = path.with_suffix('.new')
+  whole = io.BytesIO()
+  np.savez(whole, about=data, **arrays)
   try:
-    with fresh.open('wb') as file:
-      np.savez(file, about=data, **arrays)
-    os.replace(fresh, path)
+    output_files.replace(path, [whole.getbuffer()])
   except OSError as error:
-    fresh.unlink(missing_ok=True)
     raise not_written(path, error, 'could not be written') from None
 
 

@@ -13,7 +13,7 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import judges, local_judge
+from rlpt_jax.programs import judges, local_judge, one_host
 from rlpt_jax.rewards import combine, extract, judge, likelihood, remote
 
 CONFIG = zoo.get('tiny_llama')
@@ -186,3 +186,20 @@ def test_what_remote_judges_counted():
   found = judges.counts(settings.objects(reward))
   assert found['timing/judge/requests'] == 3
   server.close()
+
+
+def test_all_hosts_look_at_a_local_judge_but_one_asks_a_remote_one(
+  model, monkeypatch
+):
+  weighing = judges.Weighing(model=model, **OPTIONS)
+  asked, server = of(['Sure!'] * 3)
+  reward = combine.weighted(
+    {'local': (judge.by_probability(weighing), 1.0), 'remote': (asked, 1.0)}
+  )
+  found = []
+  monkeypatch.setattr(weighing, 'check', lambda: found.append('local'))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(one_host, 'broadcast', found.append)
+  judges.try_out(reward)
+  assert found == ['local', None] and not server.asked

@@ -44,13 +44,11 @@ def test_the_last_are_kept_and_every_so_many(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-  write = pathlib.Path.write_bytes
-
-  def some(path, data):
-    write(path, data[:5])
+  def full(fresh, path):
+    assert fresh.exists() and not path.exists()
     raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(pathlib.Path, 'write_bytes', some)
+  monkeypatch.setattr(pathlib.Path, 'replace', full)
   with pytest.raises(OSError) as caught:
     rollout_files.write(tmp_path, 12, LINES)
   path = tmp_path / 'rollouts' / '00000012.jsonl.gz'
