@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import signal
 import sys
 
 from tests import compiled
@@ -26,6 +27,10 @@ import jax
 import pytest
 
 from rlpt_jax.core.layout import make_layout
+
+# A shell that runs the tests in the background lets them, and all that they
+# start, ignore Ctrl-C, which some of them are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no clock: what fails, fails for everyone.
 # To search for more: pytest --hypothesis-profile=search.
