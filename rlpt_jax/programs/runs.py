@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlpt_jax.core import checks, settings, weights
+from rlpt_jax.core import append_files, checks, settings, weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.metrics import METRICS, TIMING
 from rlpt_jax.data.config import load_tokenizer
@@ -63,6 +63,16 @@ def has_step(workdir: pathlib.Path) -> bool:
     return True
   paths = (workdir / METRICS, workdir / TIMING)
   return any(path.exists() and path.stat().st_size for path in paths)
+
+
+def has_lines(workdir: pathlib.Path, steps: int) -> bool:
+  """Whether the metrics of so many steps are there."""
+  try:
+    for name in (METRICS, TIMING):
+      append_files.size_before(workdir / name, steps)
+  except ValueError:
+    return False
+  return True
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:

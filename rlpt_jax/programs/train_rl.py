@@ -226,6 +226,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     first_step = int(state.step)
     # Metrics of a step before it, whose held-out examples had no verdict yet.
     unfinished = record.get('unfinished')
+    if first_step >= config.num_steps and on_one_host(runs.has_lines)(
+      workdir, first_step
+    ):
+      unfinished = None  # A later start has finished it: nothing is left.
     reference = None
     if config.kl or config.reward_kl_weight:
       reference = Reference(

@@ -111,8 +111,12 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   }
 
 
-def _settings(workdir: pathlib.Path) -> str:
-  return (workdir / runs.CONFIG).read_text()
+def _settings(workdir: pathlib.Path) -> dict[str, Any]:
+  """All that may matter to sampling; a reward that is broken may be another
+  when the run starts again.
+  """
+  found = json.loads((workdir / runs.CONFIG).read_text())
+  return {name: x for name, x in found.items() if name != 'reward'}
 
 
 def remove(workdir: pathlib.Path):

@@ -64,8 +64,7 @@ class Verdicts:
     ):
       for_long = f', {self.in_a_row} steps in a row' * (self.in_a_row > 1)
       raise NoVerdicts(
-        f'step {step}: {problem}{for_long}. Mend that and start again: the '
-        'run goes on with the same completions.',
+        f'step {step}: {problem}{for_long}. {_advice(step)}',
         frozenset(answer for _, answer in _unread(judged.scores)),
       )
     if not self._has_warned:
@@ -75,6 +74,19 @@ class Verdicts:
         step,
         problem,
       )
+
+
+def _advice(step: int) -> str:
+  if step <= 1:
+    return (
+      'Mend that and start again: the run goes on with the same completions.'
+    )
+  # What has learned from one reward does not go on with another.
+  return (
+    'Mend that without other settings and start again: the run goes on with '
+    'the same completions. Other settings of the reward need another workdir; '
+    'its model may be the checkpoints of this one.'
+  )
 
 
 def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:

@@ -47,7 +47,7 @@ def groups(version: int):
 
 @pytest.fixture
 def workdir(tmp_path):
-  (tmp_path / runs.CONFIG).write_text('{"seed": 0}')
+  (tmp_path / runs.CONFIG).write_text('{"seed": 0, "reward": "a"}')
   return tmp_path
 
 
@@ -67,7 +67,10 @@ def test_what_waits_is_there_for_its_step_alone(workdir):
 
 def test_what_waits_is_there_for_its_settings_alone(workdir):
   unjudged.write(workdir, 0, groups(0), version=0)
-  (workdir / runs.CONFIG).write_text('{"seed": 1}')
+  # A judge that is asked in another way is asked about the same.
+  (workdir / runs.CONFIG).write_text('{"seed": 0, "reward": "another"}')
+  check_equal(unjudged.read(workdir, 0, version=0), groups(0))
+  (workdir / runs.CONFIG).write_text('{"seed": 1, "reward": "a"}')
   assert unjudged.read(workdir, 0, version=0) == {}
 
 

@@ -32,8 +32,9 @@ def test_a_format_failure_does_not_hide_a_broken_judge():
     "'Score: 0 Score: 1', expected 'Score: 0' or 'Score: 1': take a judge that "
     'follows instructions, with chat = False if it has no chat template (a '
     'base model), or give it more tokens (max_tokens in Endpoint.fields, or '
-    'max_new_tokens). Mend that and start again: the run goes on with the same '
-    'completions.'
+    'max_new_tokens). Mend that without other settings and start again: the '
+    'run goes on with the same completions. Other settings of the reward need '
+    'another workdir; its model may be the checkpoints of this one.'
   )
 
 
@@ -81,9 +82,10 @@ def test_hardly_any_is_as_good_as_none():
 
 def test_a_step_without_any_verdict_stops_it_at_once():
   with pytest.raises(
-    ValueError, match=r'2 of 2 verdicts .* did not answer: tim'
+    ValueError,
+    match=r'2 of 2 verdicts .* did not answer: tim.*Mend that and start again',
   ):
-    Verdicts(3).check(0, judged([None, None]))
+    Verdicts(3).check(1, judged([None, None]))
   nan = np.full((1, 2), math.nan, np.float32)
   empty = scores.Scores(nan, np.full((1, 2), 'gold/empty'))
   step = Judged([SimpleNamespace(kind='asr')], [], empty, nan)
