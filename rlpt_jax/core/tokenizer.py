@@ -29,6 +29,16 @@ from typing import Any, Protocol
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 # Classes that take a tokenizer.json as it is.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
+# What a tokenizer_config.json may say that changes none of its ids; the rest is
+# left to transformers, which for some makes parts of a tokenizer anew.
+HARMLESS = {
+  'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
+  'chat_template', 'padding_side', 'truncation_side', 'model_input_names',
+  'name_or_path', 'special_tokens_map_file', 'backend', 'is_local',
+  'extra_special_tokens', 'additional_special_tokens', 'added_tokens_decoder',
+  'bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
+  'mask_token',
+}  # fmt: skip
 ASSETS, BYTES = 'assets', 'byte_tokenizer.txt'
 PROBE = 'The "quick" fox (3.50): naïve café, 你好。\n\n  def f(x):  # <b>\n'
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
@@ -348,8 +358,15 @@ class HuggingFaceTokenizer:
 
 def _alone(directory: pathlib.Path):
   """(tokenizer.json, {role: token}, other special tokens), where that file is
-  all that there is to a tokenizer; None where transformers would add to it.
+  all that there is to a tokenizer; None where transformers might add to it.
   """
+  try:
+    return _by_its_file(directory)
+  except Exception:  # Transformers knows more kinds, or says what is wrong.
+    return None
+
+
+def _by_its_file(directory: pathlib.Path):
   path = directory / 'tokenizer_config.json'
   others = ('added_tokens.json', 'special_tokens_map.json')
   if not path.exists() or any((directory / name).exists() for name in others):
@@ -357,6 +374,8 @@ def _alone(directory: pathlib.Path):
   config = json.loads(path.read_text(encoding='utf-8'))
   if config.get('tokenizer_class') not in GENERIC:
     return None  # A class of its own may build it in another way.
+  if not config.keys() <= HARMLESS:
+    return None
   import tokenizers
 
   backend = tokenizers.Tokenizer.from_file(str(directory / 'tokenizer.json'))
@@ -364,8 +383,8 @@ def _alone(directory: pathlib.Path):
   if backend.padding or backend.get_vocab_size() > 100_000:
     return None
   extra = [
-    *config.get('extra_special_tokens', ()),
-    *config.get('additional_special_tokens', ()),
+    *(config.get('extra_special_tokens') or ()),
+    *(config.get('additional_special_tokens') or ()),
   ]
   roles = {
     role: token['content'] if isinstance(token, dict) else token
@@ -375,7 +394,7 @@ def _alone(directory: pathlib.Path):
   if not all(isinstance(token, str) for token in extra):
     return None
   added = {t.content: t for t in backend.get_added_tokens_decoder().values()}
-  for token in config.get('added_tokens_decoder', {}).values():
+  for token in (config.get('added_tokens_decoder') or {}).values():
     token = tokenizers.AddedToken(**token)
     if repr(token) != repr(added.get(token.content)):
       return None

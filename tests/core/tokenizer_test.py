@@ -369,6 +369,11 @@ def _both_ways(directory):
     {'extra_special_tokens': ['<|tool|>']},
     {'extra_special_tokens': {'image_token': '<|image|>'}},
     {'added_tokens_decoder': {'400': {'content': '<|new|>'}}},
+    {'added_tokens_decoder': {'400': '<|new|>'}},
+    {'additional_special_tokens': 1},
+    {'add_bos_token': True},
+    {'add_eos_token': False},
+    {'add_prefix_space': True},
   ],
 )
 def test_what_transformers_would_add_is_left_to_it(trimmed, tmp_path, changes):
@@ -377,6 +382,17 @@ def test_what_transformers_would_add_is_left_to_it(trimmed, tmp_path, changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
   assert tokenizer_lib._alone(trimmed)
   assert tokenizer_lib._alone(tmp_path) is None
+
+
+def test_no_special_tokens_may_be_written_as_null(trimmed, tmp_path):
+  shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'tokenizer_config.json'
+  nulls = dict.fromkeys(
+    ('extra_special_tokens', 'additional_special_tokens', 'chat_template')
+  )
+  path.write_text(json.dumps(json.loads(path.read_text()) | nulls))
+  assert tokenizer_lib._alone(tmp_path)[1:] == tokenizer_lib._alone(trimmed)[1:]
+  assert tokenizer_lib.load(tmp_path).encode('a b')
 
 
 def test_special_tokens_that_are_words_of_the_model(tmp_path):
