@@ -45,7 +45,10 @@ def use():
     return
   if compilation_cache is None:
     return
-  path = str(root() / machine())
+  try:
+    path = str(root() / machine())
+  except RuntimeError:  # A user without a home has no cache.
+    return
 
   def ours_or_jaxs(asked: str):
     if asked == path:
@@ -56,6 +59,9 @@ def use():
   jax.config.update('jax_compilation_cache_dir', path)
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_SECONDS)
+  if 'JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES' not in os.environ:
+    # XLA's own files would lie among ours, unchecked and by another's locks.
+    jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
 
 
 def root() -> pathlib.Path:
@@ -177,9 +183,11 @@ def prune(folder: pathlib.Path, most: int):
   found = []
   for path in folder.glob('*/*'):
     try:
-      about = path.stat()
+      about = path.lstat()
     except FileNotFoundError:
       continue  # Another process was faster.
+    if not stat.S_ISREG(about.st_mode):
+      continue  # Not ours: XLA has a folder here where a user asks for one.
     found.append((about.st_mtime_ns, about.st_size, path))
   total = sum(size for _, size, _ in found)
   for _, size, path in sorted(found):

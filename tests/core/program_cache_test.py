@@ -6,7 +6,7 @@ import stat
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src import compilation_cache
+from jax._src import compilation_cache, compiler
 
 from rlpt_jax.core import program_cache
 from rlpt_jax.core.program_cache import ProgramCache
@@ -88,6 +88,14 @@ def test_the_least_recently_used_go(cache, monkeypatch):
   assert len(files(cache)) == 2
 
 
+def test_folders_of_others_are_left_where_they_are(cache):
+  cache.put(KEY, b'code')
+  folder = cache._folder / 'xla_gpu_per_fusion_autotune_cache_dir'
+  folder.mkdir()
+  program_cache.prune(cache._folder.parent, 0)
+  assert files(cache) == [folder.name]
+
+
 def test_machines_have_folders_of_their_own(monkeypatch):
   here = program_cache.machine()
   assert here == program_cache.machine()
@@ -101,12 +109,14 @@ def unset(monkeypatch, tmp_path):
   names = (
     'jax_compilation_cache_dir', 'jax_enable_compilation_cache',
     'jax_persistent_cache_min_compile_time_secs',
+    'jax_persistent_cache_enable_xla_caches',
   )  # fmt: skip
   before = {name: getattr(jax.config, name) for name in names}
   monkeypatch.setattr(
     compilation_cache, 'get_file_cache', compilation_cache.get_file_cache
   )
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.delenv('JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES', raising=False)
   jax.config.update('jax_compilation_cache_dir', None)
   compilation_cache.reset_cache()
   yield
@@ -151,6 +161,22 @@ def test_jax_settings_win(unset, tmp_path):
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'theirs')
   square(jnp.arange(3.0))
   assert not program_cache.root().exists()
+
+
+def test_xla_keeps_nothing_of_its_own_there(unset):
+  program_cache.use()
+  options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
+  build = options.executable_build_options.debug_options
+  assert not build.xla_gpu_per_fusion_autotune_cache_dir
+
+
+def test_without_a_home_nothing_is_kept(unset, monkeypatch):
+  def fails(path):
+    raise RuntimeError('Could not determine home directory.')
+
+  monkeypatch.setattr(program_cache.pathlib.Path, 'expanduser', fails)
+  program_cache.use()
+  assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_jax_that_has_moved_its_cache_keeps_nothing(unset, monkeypatch):
