@@ -10,6 +10,7 @@ look up their arguments when they are called, would find those of another file
 that was read since, and nothing in another process.
 """
 
+import collections
 import dataclasses
 import difflib
 import functools
@@ -204,14 +205,21 @@ class Meaning:
       for scope in reference.scopes
     }
     names = {scope for scope, _ in used}
-    for statement in statements:
-      if statement.kind != 'Binding' or not statement.parsed.arg_name:
-        continue
+    bindings = [
+      x for x in statements if x.kind == 'Binding' and x.parsed.arg_name
+    ]
+    names_set = collections.defaultdict(set)
+    for x in bindings:
+      names_set[x.parsed[:2]].add(x.parsed.arg_name)
+    for statement in bindings:
       scope, selector = statement.parsed[:2]
       if scope in names or not scope:
         continue
       for other, its_selector in sorted(used):
-        if its_selector == selector and _is_slip(scope, other):
+        if its_selector != selector or not _is_slip(scope, other):
+          continue
+        # Where both set the same, they are two things, one of them not used.
+        if not names_set[scope, selector] & names_set[other, selector]:
           raise ValueError(
             f'{statement.place}: {gin_files.written(statement)} sets nothing: '
             f'there is no @{scope}/{selector}(). Did you mean {other}?'

@@ -223,6 +223,19 @@ many/gin_config_test.double.times = 50
   assert read_config(WithFunctions, file).function(2) == 100
 
 
+def test_scopes_that_are_alike(gin_file):
+  text = """
+en_wiki/gin_config_test.double.times = 3
+de_wiki/gin_config_test.double.times = 4
+gin_config_test.Config.steps = 1
+gin_config_test.Config.others = [@de_wiki/gin_config_test.double]
+"""
+  assert read_config(Config, gin_file(text)).others[0](1) == 4
+  text = text.replace('de_wiki/gin_config_test.double.times = 4', '')
+  with pytest.raises(ValueError, match='Did you mean de_wiki'):
+    read_config(Config, gin_file(text))
+
+
 def test_one_object_for_all(gin_file):
   text = """
 shared/gin.singleton.constructor = @gin_config_test.Inner
