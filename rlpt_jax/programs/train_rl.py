@@ -447,6 +447,7 @@ def collect(
     advantages=carried,
     reduction=config.reduction,
     longest=longest(config),
+    share_prompt=config.score is scoring.in_groups,
   )
   advantages_PG = np.full_like(judged.rewards_PG, np.nan)
   advantages_PG[order] = batch.advantages_PG[: len(order)]

@@ -53,6 +53,7 @@ def make_batch(
   advantages: Callable,
   reduction: Callable,
   longest: tuple[int, int],
+  share_prompt: bool = True,
 ) -> Batch:
   """The batch of some groups, of a shape that hardly changes from step to step.
 
@@ -61,6 +62,7 @@ def make_batch(
   advantages: rewards_PG -> advantages_PG.
   reduction: (mask_BT, group size) -> weights_BT.
   longest: the tokens of a prompt and of a completion that there may be.
+  share_prompt: a prompt is computed once for its group, and not in every row.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, len(groups[0].completions)
@@ -69,9 +71,10 @@ def make_batch(
     longest[1],
   )
   S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
-  # A prompt is computed once for its group: where a shorter one would save less
-  # than an eighth of the batch, it is not worth a program.
-  if 8 * (longest[0] - S) < longest[0] + G * T:
+  # Where a shorter prompt would save less than an eighth of what is computed of
+  # a group, it is not worth a program.
+  prompts = 1 if share_prompt else G
+  if 8 * prompts * (longest[0] - S) < prompts * longest[0] + G * T:
     S = longest[0]
   prompts_PS = np.zeros((P, S), np.int32)
   prompt_mask_PS = np.zeros((P, S), np.int32)

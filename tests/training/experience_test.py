@@ -117,6 +117,13 @@ def test_prompts_are_shortened_where_that_saves_much(length, longest, expected):
   assert (found.prompts_PS.shape[1], found.tokens_PGT.shape[2]) == expected
 
 
+def test_prompts_weigh_more_where_each_row_computes_them():
+  group = Group([7] * 128, [completion([1] * 1024)] * 8, np.arange(8.0))
+  for share_prompt, expected in [(True, 1024), (False, 128)]:
+    found = batch([group], longest=(1024, 1024), share_prompt=share_prompt)
+    assert found.prompts_PS.shape[1] == expected
+
+
 def test_reductions_see_the_groups():
   constant = functools.partial(reductions.constant, max_tokens=10)
   found = batch(GROUPS, reduction=constant)
