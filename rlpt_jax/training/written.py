@@ -16,6 +16,8 @@ import tensorstore as ts
 
 # Characters of a path that Orbax and TensorStore take for nothing else.
 PLAIN = re.compile(r'[\w/. -]+')
+# Those that they take for something else, and bytes that are no UTF-8.
+MISREAD = re.compile(r'[*?\[\]\\\ud800-\udfff]')
 LOCK = '.__lock'  # TensorStore's own, wherever it is in a path.
 OWN_DESCRIPTORS = pathlib.Path('/proc/self/fd')
 META = b'/.zarray'
@@ -29,13 +31,17 @@ def plain_path(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   `run[1]` it finds nothing, and TensorStore takes a backslash for a slash. Such
   a directory is reached through a descriptor that holds it open.
   """
-  if PLAIN.fullmatch(str(directory)) and LOCK not in str(directory):
+  name = str(directory)
+  if PLAIN.fullmatch(name) and LOCK not in name:
     yield directory
     return
   if not OWN_DESCRIPTORS.is_dir():
+    if not MISREAD.search(name) and LOCK not in name:
+      yield directory
+      return
     raise ValueError(
-      f'{directory}: checkpoints need a path of letters, digits, spaces and '
-      'the signs / . _ - on this system. Choose another folder.'
+      f'{name!a}: on this system checkpoints need a path of UTF-8 without '
+      f'* ? [ ] \\ and {LOCK}. Choose another folder.'
     )
   descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
   try:

@@ -102,7 +102,14 @@ def test_any_other_is_reached_by_a_path_that_is_plain(tmp_path):
 def test_a_system_without_descriptors_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(written, 'OWN_DESCRIPTORS', tmp_path / 'none')
   with pytest.raises(
-    ValueError, match=r'run\[1\]: checkpoints need a path of letters'
+    ValueError, match=r"run\[1\]': on this system checkpoints need a path of"
   ):
     with written.plain_path(tmp_path / 'run[1]'):
       pass
+  for name in ('a*', 'a?', 'a\\b', 'a.__lock', '\udcff'):
+    with pytest.raises(ValueError, match='on this system'):
+      with written.plain_path(tmp_path / name):
+        pass
+  for name in ('lr=1e-6', 'a,b', 'x+y', 'me@host'):
+    with written.plain_path(tmp_path / name) as path:
+      assert path == tmp_path / name
