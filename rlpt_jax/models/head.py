@@ -5,6 +5,7 @@ at a time and, unless those are all, computes them again in the backward pass.
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,12 @@ def _product(decoder: Decoder):
   # A CPU computes float32 as it is. A float32 model asks for no rounding.
   if compute.dtype == 'float32' or decoder.layout.platform == 'cpu':
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
-  return functools.partial(_rounded_backward, PRODUCTS[compute.head])
+  # XLA has no products of parts for the GPUs before Ampere (T4, V100).
+  device = decoder.layout.mesh.devices.flat[0]
+  old = re.match(r'[1-7]\.', getattr(device, 'compute_capability', ''))
+  return functools.partial(
+    _rounded_backward, PRODUCTS['highest' if old else compute.head]
+  )
 
 
 def _multiply(hidden_BTD, w_VD, *, precision):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import types
 
 import jax
 import jax.export
@@ -129,6 +130,25 @@ def test_one_setting_chooses_the_products(
     r'bf16>, tensor<[0-9x]*xbf16>\) -> tensor<.*xf32', gradient
   )
   assert len(rounded) == (2 if dtype == 'bfloat16' else 0)
+
+
+@pytest.mark.parametrize(
+  ('capability', 'products'),
+  [
+    ('7.0', 'highest'), ('7.5', 'highest'), ('8.0', 'bf16_x3'),
+    ('10.0', 'bf16_x3'), ('gfx90a', 'bf16_x3'),
+  ],
+)  # fmt: skip
+def test_gpus_without_products_of_parts(capability, products):
+  device = types.SimpleNamespace(compute_capability=capability)
+  decoder = types.SimpleNamespace(
+    compute=Compute(),
+    layout=types.SimpleNamespace(
+      platform='gpu',
+      mesh=types.SimpleNamespace(devices=np.array([[device]])),
+    ),
+  )
+  assert head._product(decoder).args == (head.PRODUCTS[products],)
 
 
 def test_three_products_of_bfloat16_parts_are_nearly_float32():
