@@ -62,7 +62,8 @@ COMPANIONS = (
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
   tokenizer.BYTES,
 )  # fmt: skip
-# What config.json of a directory says that `save` made, and may replace.
+# What config.json and all weights of a directory say that `save` made, and may
+# replace. Transformers keeps that of a config.json, not that of weights.
 WRITTEN_BY = {'written_by': 'rlpt'}
 TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 SAFETENSORS_DTYPES = {'bfloat16': 'BF16', 'float16': 'F16', 'float32': 'F32'}
@@ -205,7 +206,16 @@ def is_saved(directory: pathlib.Path) -> bool:
     isinstance(config, dict)
     and config.items() >= WRITTEN_BY.items()
     and all(re.fullmatch(WEIGHTS, name) for name in names)
+    and all(_has_mark(directory / name) for name in names)
   )
+
+
+def _has_mark(path: pathlib.Path) -> bool:
+  try:
+    with _open_safetensors(path) as file:
+      return (file.metadata() or {}).items() >= WRITTEN_BY.items()
+  except (ValueError, OSError):
+    return False  # Not whole, so not as it was written.
 
 
 def load_config(directory: str | pathlib.Path) -> DecoderConfig:
@@ -388,7 +398,7 @@ def _write_safetensors(
   The format: 8 bytes that say how long the JSON header is, the header (name ->
   dtype, shape, offsets), then the bytes of every tensor.
   """
-  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  header, end = {'__metadata__': {'format': 'pt'} | WRITTEN_BY}, 0
   for name, (dtype, shape, num_bytes) in shard.items():
     header[name] = {
       'dtype': SAFETENSORS_DTYPES[dtype.name],

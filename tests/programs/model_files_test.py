@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.models import huggingface
@@ -115,6 +116,19 @@ def test_nothing_else_is_replaced(files, tmp_path):
   for name, text in files.items():
     assert (target / name).read_text() == text
   assert [path.name for path in tmp_path.iterdir()] == ['keepme']
+
+
+def test_weights_that_another_wrote_are_not_replaced(tmp_path):
+  """transformers' save_pretrained keeps what it does not know of a config."""
+  (tmp_path / 'config.json').write_text(WRITTEN)
+  weights, x = tmp_path / 'model.safetensors', np.ones(2, np.float32)
+  shard = {'x': (x.dtype, x.shape, x.nbytes)}
+  huggingface._write_safetensors(weights, shard, iter([x]))
+  assert model_files.is_written(tmp_path)
+  safetensors.numpy.save_file({'x': x}, weights, {'format': 'pt'})
+  assert not model_files.is_written(tmp_path)
+  weights.write_bytes(b'')
+  assert not model_files.is_written(tmp_path)
 
 
 # Tokenizers.
