@@ -181,7 +181,7 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
   """(line, what is wrong there) of what could not be read."""
   if unclosed := _unclosed(text):
     return unclosed
-  said, lines = str(error.args[0]), text.splitlines()
+  said, lines = str([*error.args, ''][0]), text.splitlines()
   line = getattr(error, 'lineno', None) or len(lines)
   if isinstance(error, tokenize.TokenError):
     line = error.args[1][0]

@@ -82,6 +82,17 @@ def test_what_cannot_be_read(text, said, write):
   assert said in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_an_error_without_words_is_told_too(write, monkeypatch):
+  from gin import config_parser
+
+  def fails(*_):
+    raise RecursionError
+
+  monkeypatch.setattr(config_parser, 'ConfigParser', fails)
+  with pytest.raises(ValueError, match=r"run.gin:1: '1' is no value"):
+    gin_files.read(write('A = 1'), ())
+
+
 def test_a_file_may_be_included_twice_and_set_again(write):
   write('A = 1\n', 'a.gin')
   write("include 'a.gin'\n", 'b.gin')

@@ -136,7 +136,7 @@ def _hints(thing: Any) -> dict[str, Any]:
     thing = thing.__init__
   try:
     return typing.get_type_hints(thing, include_extras=True)
-  except (NameError, TypeError):  # A name that is there for type checkers only.
+  except (NameError, TypeError, AttributeError):  # One for type checkers.
     return collections.defaultdict(lambda: Any)
 
 

@@ -213,4 +213,8 @@ def test_annotations_of_others_that_cannot_be_read_are_no_obstacle():
   def lost(x: 'NoSuchName'):  # noqa: F821
     return x
 
+  def moved(x: 'functools.NoSuchName'):
+    return x
+
   checks.check_arguments(lost, {'x': 1})
+  checks.check_arguments(moved, {'x': 1})
