@@ -1,7 +1,8 @@
-"""Who may hold a connection: as many as there is room for, whoever knocks."""
+"""Limits the number of open connections and closes idle ones for new ones."""
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 import sys
@@ -9,41 +10,51 @@ from collections.abc import Callable, Iterator
 
 SPARE_FILES = 64  # Open files of a server besides its connections.
 RETRY = 1.0  # Seconds until the system is asked again for a connection.
+RESTORE = 60.0  # Seconds after which the system may have room again.
+# The system has no room for another file. Of the other errors of accept(), most
+# concern one client: Linux reports errors of its network there.
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # No accept will succeed.
 
 
 def most(wanted: int) -> int:
-  """The number of connections wanted, or fewer where the system allows fewer
-  open files; raises the soft limit as far as that takes.
+  """Returns how many of the wanted connections the limit of open files allows.
+
+  Raises the soft limit where this is necessary and possible.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   needed = wanted + SPARE_FILES
   if soft != resource.RLIM_INFINITY and soft < needed:
     raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-    soft = raised
+    # macOS may report no hard limit and yet refuse more than its kernel allows.
+    with contextlib.suppress(ValueError, OSError):
+      resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+      soft = raised
   if soft == resource.RLIM_INFINITY:
     return wanted
   return max(1, min(wanted, soft - SPARE_FILES))
 
 
 class Connections:
-  """Accepts connections, `most` of them at a time.
+  """Accepts connections and keeps at most `most` of them open.
 
-  When there are that many, the next takes the place of the one that has been
-  idle for longest. A connection is idle unless a request of it is being
-  answered, so one that sends half a request keeps nobody out. It stays for
-  `patience` seconds in any case: a request may be on its way.
+  When there are that many, the next one takes the place of the one that has
+  been idle for longest. A connection is busy only while a request that has
+  come completely, with its body, is answered; otherwise it is idle. So a client
+  that sends half a request keeps nobody out. An idle connection stays open for
+  at least `patience` seconds, because a request may be on its way.
   """
 
   def __init__(self, most: int, *, patience: float):
     self._most, self._patience = most, patience
+    self._wanted, self._restore_at = most, 0.0
     self._busy: set[asyncio.Transport] = set()
     self._idle: dict[asyncio.Transport, float] = {}  # Since when; oldest first.
     self._became_idle = asyncio.Event()
 
   @contextlib.contextmanager
   def busy(self, transport: asyncio.Transport | None) -> Iterator[None]:
-    """Keeps a connection while one of its requests is answered."""
+    """Keeps a connection open while one of its requests is answered."""
     if transport is None:  # The client has gone.
       yield
       return
@@ -65,11 +76,15 @@ class Connections:
     while True:
       try:
         connection, _ = await loop.sock_accept(listening)
-      except ConnectionAbortedError:  # By the client, while it waited.
-        continue
       except OSError as error:
-        await self._have_fewer(error)
+        if error.errno in BROKEN:
+          raise
+        if error.errno in NO_ROOM:
+          await self._have_fewer(error)
+        await asyncio.sleep(0)  # Others go on, even if each call fails.
         continue
+      if loop.time() >= self._restore_at:
+        self._most = self._wanted
       try:
         await self._make_room()
         transport, _ = await loop.connect_accepted_socket(protocol, connection)
@@ -81,15 +96,16 @@ class Connections:
         self._idle[transport] = loop.time()
 
   async def _have_fewer(self, error: OSError):
-    """Makes do with fewer connections: something else needs the files."""
+    """Allows fewer connections for a while: something else needs the files."""
     fewer = max(1, min(self._most, len(self._busy) + len(self._idle)) - 1)
     if fewer < self._most:
       self._most = fewer
       print(
-        f'warning: at most {fewer} connections from now on: the system has no '
+        f'warning: at most {fewer} connections for now: the system has no '
         f'room for more ({error.strerror}).',
         file=sys.stderr,
       )
+    self._restore_at = asyncio.get_running_loop().time() + RESTORE
     await asyncio.sleep(RETRY)
     await self._make_room()
 

@@ -1,4 +1,4 @@
-"""The routes of OpenAI's API. The only module that knows aiohttp."""
+"""Serves the routes of OpenAI's API; no other module uses aiohttp."""
 
 import asyncio
 import concurrent.futures
@@ -9,7 +9,7 @@ import json
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from aiohttp import web
@@ -27,13 +27,14 @@ BACKLOG = 1024  # A queue that is full says so; a refused connection does not.
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """How much of a server its clients may hold.
+  """Limits what the clients of a server may use.
 
-  connections: beyond them an idle one gives way to the next.
-  patience: seconds for which it does not.
-  seconds: for the headers of a request (also how long a connection may rest
-    between two), as many for its body, and for each piece of a stream.
-  body: bytes of one request; bodies: of all that are being read.
+  connections: when reached, the one that was idle for longest is closed.
+  patience: seconds before an idle connection may be closed.
+  seconds: time limit for the headers of a request (and for the rest between
+    two requests), for its body, and for each piece of a stream.
+  body: most bytes in the body of one request.
+  bodies: most bytes received of all bodies that are not parsed yet.
   """
 
   connections: int = 512
@@ -44,7 +45,7 @@ class Limits:
 
 
 def bind(host: str, port: int) -> socket.socket:
-  """A socket that has its address and does not listen yet."""
+  """Returns a socket that has its address and does not listen yet."""
   if not 0 <= port <= 65535:
     raise ValueError(
       f'--port={port}: expected 1 to 65535, or 0 for any free one.'
@@ -82,7 +83,7 @@ async def run(
   on_ready: Callable[[], None],
   limits: Limits = Limits(),
 ):
-  """Serves until `stopped`; RuntimeError if the engine fails before that."""
+  """Serves until `stopped`; raises RuntimeError if the engine fails first."""
   connections = Connections(limits.connections, patience=limits.patience)
   with (
     Worker(engine, max_samples=served.max_samples) as worker,
@@ -123,7 +124,7 @@ async def run(
 
 
 class Server:
-  """The handlers, and what they share."""
+  """Holds the handlers of all routes and what they share."""
 
   def __init__(
     self,
@@ -137,7 +138,7 @@ class Server:
     self._served, self._worker, self._token = served, worker, token
     self._connections, self._limits = connections, limits
     self._created = int(time.time())
-    self._bodies = 0  # Bytes of all that are being read.
+    self._bodies = 0  # Bytes received of bodies that are not parsed yet.
     self._long = concurrent.futures.ThreadPoolExecutor(1, 'long_bodies')
 
   def __enter__(self) -> 'Server':
@@ -159,7 +160,7 @@ class Server:
 
   @web.middleware
   async def _answer(self, request: web.Request, handler) -> web.StreamResponse:
-    """Calls the handler of whom may; what it raises becomes an answer."""
+    """Checks the token and calls the handler; turns errors into answers."""
     try:
       self._authorize(request)
       return await handler(request)
@@ -222,8 +223,8 @@ class Server:
         f'Content-Type is {request.content_type}: expected application/json.',
         status=415,
       )
+    query = await self._read(request, kind)
     with self._connections.busy(request.transport):
-      query = await self._read(request, kind)
       job = self._worker.submit(query.requests)
       try:
         await job.next()  # Accepted: only now is it known that it is no error.
@@ -238,29 +239,45 @@ class Server:
         self._worker.cancel(job)  # Of a client that has hung up, say.
 
   async def _read(self, request: web.Request, kind: str) -> Query:
-    """What a body asks for; the others go on while a long one is read."""
-    with self._room_for_body(request):
+    """Receives and parses a body; others go on while a long one is parsed."""
+    body = bytearray()
+    try:
       try:
         async with asyncio.timeout(self._limits.seconds):
-          body = await self._body(request)
+          await self._receive(request, body)
       except TimeoutError:
         raise ApiError(
           f'The body did not come within {self._limits.seconds:g} seconds.',
           status=408,
         ) from None
       executor = self._long if len(body) > LONG_BODY else None
-      return await asyncio.get_running_loop().run_in_executor(
-        executor, protocol.read, kind, body, self._served
-      )
+      # Not before: a client that sends no body must not keep others out.
+      with self._connections.busy(request.transport):
+        return await asyncio.get_running_loop().run_in_executor(
+          executor, protocol.read, kind, body, self._served
+        )
+    finally:
+      self._bodies -= len(body)
 
-  @contextlib.contextmanager
-  def _room_for_body(self, request: web.Request) -> Iterator[None]:
-    size = request.content_length
-    if size is None or 'Content-Encoding' in request.headers:
-      size = self._limits.body  # It is not known before it is there.
+  async def _receive(self, request: web.Request, body: bytearray):
+    """Appends what the client sends and counts it among all bodies."""
+    # What is only announced takes no room: it may never come.
+    announced = request.content_length or 0
+    self._check_room(announced, announced)
+    # Not by request.read, which would keep it until the answer is complete.
+    async for data in request.content.iter_any():
+      self._check_room(len(body) + len(data), len(data))
+      body += data
+      self._bodies += len(data)
+
+  def _check_room(self, size: int, more: int):
+    """Raises an error if a body is too large, or all are with `more` bytes."""
     if size > self._limits.body:
-      raise self._too_large()
-    if self._bodies + size > self._limits.bodies:
+      raise ApiError(
+        f'The body is too large: expected at most {self._limits.body} bytes.',
+        status=413,
+      )
+    if self._bodies + more > self._limits.bodies:
       raise ApiError(
         f'{self._bodies:,} bytes of requests are being read: expected at most '
         f'{self._limits.bodies:,} with yours. Try again later.',
@@ -268,26 +285,6 @@ class Server:
         code='queue_full',
         headers={'Retry-After': '1'},
       )
-    self._bodies += size
-    try:
-      yield
-    finally:
-      self._bodies -= size
-
-  async def _body(self, request: web.Request) -> bytearray:
-    # Not by request.read, which would keep it until the answer is complete.
-    body = bytearray()
-    async for data in request.content.iter_any():
-      body += data
-      if len(body) > self._limits.body:
-        raise self._too_large()
-    return body
-
-  def _too_large(self) -> ApiError:
-    return ApiError(
-      f'The body is too large: expected at most {self._limits.body} bytes.',
-      status=413,
-    )
 
   def _transcripts(self, query: Query) -> list[Transcript]:
     return [
@@ -304,7 +301,7 @@ class Server:
   async def _pieces(
     self, job: Job, transcripts: list[Transcript]
   ) -> AsyncIterator[tuple[int, Piece]]:
-    """What the samples say, as they say it, until the last has ended."""
+    """Yields the text of each sample piece by piece until all have finished."""
     while not all(transcript.finished for transcript in transcripts):
       index, completion = await job.next()
       transcript = transcripts[index]
@@ -382,7 +379,7 @@ def _num_tokens(transcripts: list[Transcript]) -> int:
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
-  """What aiohttp refuses by itself, in words of ours."""
+  """Returns an error of aiohttp itself in the words of this API."""
   messages = {
     404: f'{request.path}: no such route; expected one below /v1.',
     405: f'{request.path}: no {request.method} here; see Allow.',

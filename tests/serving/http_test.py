@@ -473,6 +473,21 @@ def test_who_has_no_token_keeps_nobody_out(capfd):
   assert capfd.readouterr().err == ''
 
 
+@pytest.mark.parametrize(
+  'head', [HEAD % 100, CHUNKED], ids=['length', 'chunks']
+)
+def test_who_sends_no_body_keeps_nobody_out(head, capfd, caplog):
+  head = head[:-2] + b'Expect: 100-continue\r\n\r\n'
+  limits = {'connections': 4, 'patience': 0.0}
+  with toy.running(**limits) as server, _client(server) as client:
+    with contextlib.ExitStack() as stack:
+      for _ in range(4):
+        (sock,) = stack.enter_context(_sockets(server, head))
+        assert b' 100 ' in sock.recv(100)  # The server waits for the body.
+      assert _complete(client).choices[0].text == ' ba/0/7/1'
+  assert capfd.readouterr().err == '' and caplog.records == []
+
+
 def test_who_is_answered_does_not_give_way():
   limits = {'connections': 2, 'patience': 0.0}
   engine = _endless(say=lambda *_: LONG, chunk=20)
@@ -532,12 +547,20 @@ def test_a_body_that_is_not_taken_is_not_read(token, length, status, message):
 
 def test_all_bodies_together_have_a_limit():
   with toy.running(bodies=1000) as server, _client(server) as client:
-    with _sockets(server, HEAD % 900 + b'{'):  # 900 bytes are to come.
+    with _sockets(server, HEAD % 950 + b' ' * 900):  # The rest does not come.
       toy.eventually(lambda: _is_refused(client))
     toy.eventually(lambda: not _is_refused(client))
-    # Nobody knows how long one is that comes in chunks.
-    with _sockets(server, CHUNKED) as (sock,):
-      assert b' 429 ' in sock.recv(1000)
+    # Too large when it is announced, or when it has come.
+    for data in (HEAD % 1001, CHUNKED + b'3e9\r\n' + b' ' * 1001):
+      with _sockets(server, data) as (sock,):
+        assert b' 429 ' in sock.recv(1000)
+    assert not _is_refused(client)  # Those refused are not counted.
+
+
+def test_what_is_announced_does_not_count_before_it_comes():
+  with toy.running(bodies=1000) as server, _client(server) as client:
+    with _sockets(server, HEAD % 900, 8):
+      assert not _is_refused(client)
 
 
 def test_a_body_that_turns_out_too_large():
