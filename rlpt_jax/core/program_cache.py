@@ -60,7 +60,7 @@ def use():
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_SECONDS)
   if 'JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES' not in os.environ:
-    # XLA's own files would lie among ours, unchecked and by another's locks.
+    # On GPUs XLA would keep a folder of its own in ours, without any bound.
     jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
 
 

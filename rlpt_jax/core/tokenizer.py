@@ -34,7 +34,7 @@ GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
 HARMLESS = {
   'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
   'chat_template', 'padding_side', 'truncation_side', 'model_input_names',
-  'name_or_path', 'special_tokens_map_file', 'backend', 'is_local',
+  'name_or_path', 'backend', 'is_local',
   'extra_special_tokens', 'additional_special_tokens', 'added_tokens_decoder',
   'bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
   'mask_token',
