@@ -222,6 +222,13 @@ def cure(reason: str, answer: str | None) -> str:
   )
 
 
+def stop_waiting(parts: Iterable[Any]):
+  """Has remote judges that are down stop the run, as it is to leave."""
+  for part in parts:
+    if isinstance(part, Remote):
+      part.stop_waiting()
+
+
 def forget(parts: Iterable[Any], answers: Collection[str]):
   """Has remote judges asked again what they answered so."""
   for part in parts:

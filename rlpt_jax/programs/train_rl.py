@@ -286,7 +286,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       )
     )
     compiled = stack.enter_context(compilations.counted())
-    preempted = stack.enter_context(preemption())
+    preempted = stack.enter_context(
+      preemption(lambda: judges.stop_waiting(parts))
+    )
 
     def position() -> dict[str, Any]:
       """Where a run that goes on with this state is."""

@@ -4,6 +4,29 @@ import contextlib
 import datetime
 import email.utils
 import json
+from typing import NamedTuple
+
+MISTAKES = frozenset({401, 403, 404, 405, 407})
+
+
+class Fault(NamedTuple):
+  """Why there was no answer. `cause` is one of few, to be counted."""
+
+  cause: str
+  detail: str
+  status: int = 0
+  retry_after: float = 0.0
+
+  @property
+  def is_refusal(self) -> bool:
+    """The server works, but does not want this question."""
+    return 400 <= self.status < 500 and not (
+      self.status in MISTAKES or self.status in (408, 425, 429)
+    )
+
+  @property
+  def is_mistake(self) -> bool:
+    return self.status in MISTAKES or 300 <= self.status < 400
 
 
 def answer(data: bytes) -> str | None:

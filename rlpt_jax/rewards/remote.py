@@ -32,18 +32,18 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Count, Name, Positive
 from rlpt_jax.rewards import chat_api
 from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
+from rlpt_jax.rewards.chat_api import Fault
 
 PROBE = 'Say 1.'
 MAX_ANSWER = 4 * 2**20  # Bytes. A longer one is no answer.
 REMIND_S = 60.0  # Between two lines that say that it is waited for.
 SHORTEST_SECRET = 8  # 'EMPTY' is what servers without keys are given.
-MISTAKES = frozenset({401, 403, 404, 405, 407})
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
 
 logger = logging.getLogger(__name__)
@@ -147,26 +147,6 @@ class Patience:
     return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
 
 
-class Fault(NamedTuple):
-  """Why there was no answer. `cause` is one of few, to be counted."""
-
-  cause: str
-  detail: str
-  status: int = 0
-  retry_after: float = 0.0
-
-  @property
-  def is_refusal(self) -> bool:
-    """The server works, but does not want this question."""
-    return 400 <= self.status < 500 and not (
-      self.status in MISTAKES or self.status in (408, 425, 429)
-    )
-
-  @property
-  def is_mistake(self) -> bool:
-    return self.status in MISTAKES or 300 <= self.status < 400
-
-
 class Remote:
   """Answers prompts, in their order; None where there is no answer.
 
@@ -194,7 +174,7 @@ class Remote:
     # The loop lives as long as a call, so that at exit nothing is waited for.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
     self._calls: set[_Call] = set()
-    self._closed = False
+    self._closed = self._is_leaving = False
 
   def settings(self) -> dict[str, Any]:
     """What its answers depend on, wherever it is: core/settings.py."""
@@ -223,6 +203,12 @@ class Remote:
       # Where this thread was interrupted, the question is withdrawn.
       call.cancel()
       self._calls.discard(call)
+
+  def stop_waiting(self):
+    """From now on a judge that is down is `Unavailable` at once; a handler of
+    signals may call it.
+    """
+    self._is_leaving = True
 
   def close(self):
     """Ends calls that run, in whatever thread, and waits for their end."""
@@ -346,7 +332,7 @@ class Remote:
       await asyncio.sleep(0)  # Where that one gave up, all of them end here.
       if self._is_down():
         await self._probe(batch)
-      await asyncio.sleep(max(0, self._not_before - time.monotonic()))
+      await self._sleep(self._not_before - time.monotonic())
 
   def _is_down(self) -> bool:
     return self._faults_in_a_row >= self.patience.open_after
@@ -370,7 +356,7 @@ class Remote:
       delay = max(self.patience.delay(times), self._not_before - now)
       if now + delay - since > self.patience.wait:
         raise self._unavailable(now - since)
-      await asyncio.sleep(delay)
+      await self._sleep(delay)
       # One of those that were still on their way may have been answered.
       if self._is_down():
         await self._try(batch, PROBE)
@@ -380,13 +366,24 @@ class Remote:
       time.monotonic() - since,
     )  # fmt: skip
 
+  async def _sleep(self, seconds: float):
+    since = time.monotonic()
+    while (waited := time.monotonic() - since) < seconds:
+      if self._is_leaving:
+        raise self._unavailable(waited)
+      await asyncio.sleep(min(seconds - waited, 1.0))
+    await asyncio.sleep(0)
+
   def _unavailable(self, waited: float) -> Unavailable:
+    why = f'wait={self.patience.wait:g}'
+    if self._is_leaving:
+      why = 'told to leave'
     kept = 'No answers are kept, for want of a cache'
     if self.cache is not None:
       kept = f'What was answered is in {self.cache.path}'
     return Unavailable(
       f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
-      f'(wait={self.patience.wait:g}), last: {self._last_fault.detail}. '
+      f'({why}), last: {self._last_fault.detail}. '
       f'{kept}; start the run again when it is back.'
     )
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import jax
@@ -44,11 +44,16 @@ class Preemption:
 
 
 @contextlib.contextmanager
-def preemption() -> Iterator[Preemption]:
+def preemption(
+  on_signal: Callable[[], None] = lambda: None,
+) -> Iterator[Preemption]:
   """Hears SIGTERM and Ctrl-C, for a loop that saves and leaves after a step.
 
   A second Ctrl-C interrupts at once. What was heard too late for the loop goes,
   in the end, to whoever heard it before.
+
+  on_signal: called by the handler, so that a step which waits for something
+    ends. Not where several processes compute together.
   """
   told = Preemption()
   if jax.process_count() > 1:
@@ -58,6 +63,7 @@ def preemption() -> Iterator[Preemption]:
   def hear(number, frame):
     del frame
     told.heard.append(number)
+    on_signal()
     if number == signal.SIGINT:
       signal.signal(number, before[number])
       logger.warning(

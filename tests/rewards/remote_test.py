@@ -315,6 +315,29 @@ def test_a_run_stops_with_one_line_and_nothing_is_lost(tmp_path, caplog):
       assert set(judge.tries) == set(PROMPTS[6:])
 
 
+@pytest.mark.parametrize(
+  ('told_by', 'answer', 'open_after'),
+  [
+    (lib.PROBE, ('status', 502), 1),
+    ('a', ('status', 502), 1),
+    ('a', ('status', 429, 'later', {'Retry-After': '600'}), 9),
+  ],
+)
+def test_a_run_that_is_to_leave_waits_no_more(told_by, answer, open_after):
+  def act(prompt, nth):
+    if prompt == told_by:
+      client.stop_waiting()
+    return answer
+
+  with (
+    judges.running(act) as judge,
+    _client(judge, wait=600, open_after=open_after) as client,
+    _without_waiting(),
+    pytest.raises(lib.Unavailable, match=r'of waiting \(told to leave\), last'),
+  ):
+    client(['a'])
+
+
 def test_a_question_that_breaks_the_judge_stops_nothing():
   def act(prompt, nth):
     return ('status', 500) if prompt.startswith('poison') else 'answer'

@@ -47,6 +47,14 @@ def test_ctrl_c_leaves_after_the_step_as_an_interrupt(outer, caplog):
   assert not outer
 
 
+def test_what_a_step_waits_for_hears_of_it(outer):
+  told = []
+  with preemption(lambda: told.append('now')) as preempted:
+    signal.raise_signal(signal.SIGTERM)
+    assert told == ['now'] and preempted(0)
+  assert outer == [signal.SIGTERM]
+
+
 def test_a_second_ctrl_c_is_for_whoever_heard_it_before(outer):
   with pytest.raises(KeyboardInterrupt):
     steps(2, [signal.SIGINT, signal.SIGINT])
