@@ -275,6 +275,10 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
   def breaks():
     server.act = lambda *_: ('say', 'As a language model')
 
+  def goes_as_the_run_is_to_leave():
+    server.stop()
+    signal.raise_signal(signal.SIGTERM)
+
   def saved(step):
     after = f'after step {step}, with' if step else 'what it has sampled\n'
     assert f'saved {after}' in capsys.readouterr().err
@@ -308,8 +312,8 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
     lines = (tmp_path / 'run' / 'metrics.jsonl').read_bytes().splitlines()
     assert len(lines) == 1  # That of step 1 waits for its held-out reward.
     server.start()
-    with pytest.raises(remote.Unavailable):
-      train('run', at(2, is_held_out, server.stop))
+    with pytest.raises(remote.Unavailable, match='told to leave'):
+      train('run', at(2, is_held_out, goes_as_the_run_is_to_leave))
     saved(4)
     server.start()
     train('run')
