@@ -150,4 +150,5 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   )
   arguments = ['train_sft', str(path), '--workdir', str(tmp_path / 'run')]
   assert cli.main(arguments) == 2
-  assert 'missing 3 required' in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert 'train_sft.Config.data, optimizer, num_steps must be set' in said
