@@ -64,6 +64,9 @@ def test_an_object_may_say_what_it_was_started_with():
     def __init__(self, model):
       self._model = model
 
+    def __call__(self, prediction, references):
+      raise AssertionError('nothing is judged here')
+
     def settings(self):
       return {'model': self._model, 'find': text_match.exact}
 
@@ -86,7 +89,9 @@ def test_all_that_a_value_holds():
       pass
 
   held, other = Open(), Open()
-  reward = text_match.text_match(functools.partial(text_match.prefix, held))
+  reward = text_match.text_match(
+    functools.partial(text_match.prefix, min_share=held)
+  )
   found = list(settings.objects({'a': [config(reward=reward)], 'b': other}))
   assert [x for x in found if isinstance(x, Open)] == [held, other]
   assert AdamW(learning_rate=1e-3) in found

@@ -1,6 +1,7 @@
 """Records from bytes: any cut of a file, any compression, any damage."""
 
 import gzip
+import io
 import itertools
 import json
 import re
@@ -405,15 +406,18 @@ def test_no_part_reads_far_beyond_its_end(tmp_path, line, document):
   path.write_bytes(line + b'\n# One\n')
   total = 0
 
-  class Counting(readers._File):
+  class Counting(io.BufferedReader):
     def read(self, size=-1):
       nonlocal total
       data = super().read(size)
       total += len(data)
       return data
 
+  def counted(path):
+    return Counting(io.FileIO(path))
+
   with (
-    mock.patch.object(readers, '_File', Counting),
+    mock.patch.object(readers.files, 'open_file', counted),
     mock.patch.object(readers, 'BLOCK', 1000),
     mock.patch.object(readers, 'SEARCHED', 1000),
   ):
