@@ -292,7 +292,7 @@ class Meaning:
   def _place_of(
     self, error: Exception, given: dict[str, Statement]
   ) -> Place | None:
-    """Where the setting is that an error tells of, as far as one can know."""
+    """Where the setting that an error names was set, if that is known."""
     if isinstance(error, checks.SettingError):
       told = [
         use.bound[error.name]

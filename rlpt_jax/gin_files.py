@@ -121,8 +121,9 @@ def _statements(
   folder: pathlib.Path | None,
   inside: tuple[pathlib.Path, ...],
 ) -> list[Statement]:
-  """Those of a text; what a file includes is looked for beside it, then in the
-  working directory.
+  """The statements of a text.
+
+  Included files are looked up next to the file, then in the working directory.
   """
   parsed, lines = _parsed(text, source), text.splitlines()
   starts = [statement.location.line_num for statement in parsed]

@@ -117,7 +117,7 @@ def check_fields(config: Any):
 
 
 def check_arguments(function: Callable, arguments: Mapping[str, Any]):
-  """The same of a function's arguments, those that have annotations."""
+  """Raises for the first annotated argument that is not as annotated."""
   hints = _hints(inspect.unwrap(function))
   for name, value in arguments.items():
     if name in hints:

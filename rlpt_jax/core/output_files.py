@@ -30,8 +30,9 @@ def check_regular(path: pathlib.Path):
 
 
 def check(path: pathlib.Path, beginning: bytes):
-  """Raises where there is something that `replace` would not replace: what has
-  content that does not begin as what is written does.
+  """Raises where `path` holds anything but an empty file or one of our own.
+
+  beginning: the bytes that files of our own begin with.
   """
   check_regular(path)
   if not path.exists():

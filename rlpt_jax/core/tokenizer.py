@@ -357,8 +357,10 @@ class HuggingFaceTokenizer:
 
 
 def _alone(directory: pathlib.Path):
-  """(tokenizer.json, {role: token}, other special tokens), where that file is
-  all that there is to a tokenizer; None where transformers might add to it.
+  """(tokenizer.json, {role: token}, other special tokens), or None.
+
+  None where transformers might make another tokenizer of the directory than the
+  file alone does.
   """
   try:
     return _by_its_file(directory)

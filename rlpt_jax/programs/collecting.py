@@ -118,13 +118,13 @@ class Judged:
   examples: Sequence[Example]
   samples: Sequence[Sequence[Sample]]
   scores: Scores
-  # Those of the scores, as they are learned from: NaN where they are not.
+  # The rewards that are learned from; NaN leaves a completion out.
   rewards_PG: np.ndarray
 
   @property
   def flat(self) -> np.ndarray:
-    """[P]: True where all verdicts of a group that are learned from agree, or
-    there is none.
+    """[P]: True for groups that teach nothing: their verdicts agree, or there
+    is none.
     """
     left_out_PG = np.isnan(self.rewards_PG)
     verdicts_PG = np.where(left_out_PG, np.nan, self.scores.rewards_PG)
@@ -141,7 +141,7 @@ class Judged:
     )
 
   def without(self, where_PG: np.ndarray) -> 'Judged':
-    """Not to be learned from, as if there were no verdict."""
+    """The same, with these completions left out of learning, as if unjudged."""
     rewards_PG = np.where(where_PG, np.float32(np.nan), self.rewards_PG)
     return dataclasses.replace(self, rewards_PG=rewards_PG)
 
@@ -167,7 +167,7 @@ def judge(
 ) -> Judged:
   """Samples the policy on examples and asks the reward.
 
-  names: of the random numbers: another name, other samples.
+  names: one per example; they seed its samples.
   kept: {name: samples}; what is there is not sampled again, and what is sampled
     is put there, should the reward not answer.
   """

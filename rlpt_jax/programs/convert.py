@@ -89,7 +89,7 @@ def _export(store: Store, step: int, model, directory, dtype: str):
 
 
 def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
-  """The array in another type; it raises where its numbers are none."""
+  """The array cast to `dtype`; raises where weights are NaN or infinite."""
   wanted = array.dtype if dtype == 'keep' else jnp.dtype(dtype)
 
   def read(index):

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class LocalModel(abc.ABC):
-  """What the three have in common.
+  """The parts that Answering, Weighing and Reading share.
 
   model: a Hugging Face directory or a directory of checkpoints.
   tokenizer: 'bytes' or a path, instead of the model's own.
@@ -91,10 +91,10 @@ class LocalModel(abc.ABC):
 
   @abc.abstractmethod
   def _open(self, decoder, params, tokenizer, spend):
-    """What is asked, once the model is there."""
+    """Returns the function that is asked, once the model is loaded."""
 
   def close(self):
-    """Gives back what it holds; who asks again loads it again."""
+    """Frees the model; the next call loads it again."""
     self._ask = None
 
 

@@ -281,7 +281,7 @@ def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
 
 
 def memory() -> dict[str, float]:
-  """Of the first device, or of the process where that is the device."""
+  """Peak memory of the first device, or of the process on a CPU."""
   stats = jax.local_devices()[0].memory_stats() or {}
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}

@@ -64,7 +64,8 @@ SHOWN = (
 )
 # Beside them where they are not 0.
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
-# Settings that do not change what a run computes, or only how far it goes.
+# Settings that may change between starts: they change speed or length, and not
+# what a step computes.
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
   'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
@@ -308,7 +309,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     progress.waiting('compiling: the first step takes the longest')
     try:
       for step in range(first_step - bool(unfinished), config.num_steps):
-        # For a judge that leaves the run alone in this step: where it goes on.
+        # Where the run goes on if its judge fails during this step.
         record, metrics = position(), unfinished
         if not unfinished:
           metrics = {}
@@ -331,7 +332,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           runs.check_skipped(config.max_skipped, step, said)
           with timers('publish'):
             engine.publish(state.params)
-          kept.clear()  # They were of other weights.
+          kept.clear()  # The old weights sampled these.
           metrics |= collecting.metrics(collected.judged, engine.version - 1)
           metrics |= said | ledger.add(collected.judged, collected.learned)
           metrics |= collected.advantages() | curriculum.metrics()
@@ -439,8 +440,8 @@ def collect(
       judged = reference.penalized(
         judged, config.reward_kl_weight, config.prompts, longest(config)
       )
-  # Those that are learned from first; of the others what there is room for, so
-  # that a batch without any of the former has groups too.
+  # Groups in the loss come first; flat ones fill the places that are left, so
+  # that a batch is never empty.
   order = sorted(range(len(learned)), key=lambda p: not learned[p])
   del order[config.prompts :]
   batch = make_batch(

@@ -1,7 +1,7 @@
-"""Completions that wait for a verdict, in a run's folder: unjudged.npz.
+"""Saves completions that still need a verdict, in a run's unjudged.npz.
 
-A run whose judge is gone leaves them there with the step that sampled them;
-started again it asks about them, and samples nothing twice.
+A run whose judge is gone leaves them there, with the step that sampled them.
+The next start asks about them and samples nothing twice.
 """
 
 import dataclasses

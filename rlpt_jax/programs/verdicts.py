@@ -1,5 +1,6 @@
-"""Whether a reward gives verdicts: a judge that is broken, whatever it answers,
-must not use up the data.
+"""Stops a run whose reward gives no verdicts any more.
+
+A broken judge must not use up the data, whatever it answers.
 """
 
 import collections

@@ -42,9 +42,7 @@ class _Group:
 
 
 def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
-  """What is raised where the numbers of a model are none: cli.py says it in one
-  line.
-  """
+  """The error for NaN log-probabilities; cli.py prints its one line."""
   cure = '' if dtype == 'float32' else ' Try dtype=float32.'
   return FloatingPointError(
     f'{where}: a log-probability that is no number, with {model}: they are '

@@ -29,7 +29,7 @@ from rlpt_jax.core.weights import LazyArray
 from rlpt_jax.training import inventory, written
 
 RECORD = 'record'
-CHUNK_BYTES = 2**26  # Of what a LazyArray is written in.
+CHUNK_BYTES = 2**26  # Size of the chunks in which a LazyArray is written.
 PACKAGES = ('rlpt_jax', 'jax', 'jaxlib', 'orbax-checkpoint', 'numpy')
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Store:
       self._manager.close()
 
   def steps(self) -> list[int]:
-    """Of the whole checkpoints that are there, oldest first."""
+    """The steps that have a complete checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, trees: dict[str, Any], record: dict[str, Any]):
@@ -345,12 +345,12 @@ class Store:
         while aside.exists():  # It is not the first time.
           aside = aside.with_name(f'{aside.name}_again')
         path.rename(aside)
-    _all_processes(True)  # Nobody looks before the renames are done.
+    _all_processes(True)  # Wait until process 0 has renamed.
     self._manager.reload()
 
 
 def _all_processes(ok: bool) -> bool:
-  """Whether it is so on every process: none may go on without the others."""
+  """True where `ok` is True on every process; all of them must call this."""
   if jax.process_count() == 1:
     return ok
   from jax.experimental import multihost_utils
@@ -409,7 +409,7 @@ def _return_memory(num_bytes: int):
   measured, that was as much again as the largest array.
   """
   if num_bytes < CHUNK_BYTES:
-    return  # Looking for garbage takes longer than it is worth.
+    return  # For small arrays, collecting garbage costs more than it frees.
   gc.collect()
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
   if trim is not None:  # glibc has it.

@@ -1,4 +1,4 @@
-"""Runs that are told to leave: they save after the step that runs."""
+"""SIGTERM and Ctrl-C: a run saves after the current step, then exits."""
 
 import contextlib
 import logging
@@ -49,8 +49,8 @@ def preemption(
 ) -> Iterator[Preemption]:
   """Hears SIGTERM and Ctrl-C, for a loop that saves and leaves after a step.
 
-  A second Ctrl-C interrupts at once. What was heard too late for the loop goes,
-  in the end, to whoever heard it before.
+  A second Ctrl-C interrupts at once. A signal that arrives after the loop is
+  passed to the handler that was there before.
 
   on_signal: called by the handler, so that a step which waits for something
     ends. Not where several processes compute together.
