@@ -130,6 +130,9 @@ def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
   """Leaves the files of the last steps, and of every so many."""
   if jax.process_index() != 0:
     return
+  # What a kill left of a write; no other process writes here.
+  for path in (workdir / FOLDER).glob('*.new'):
+    path.unlink()
   for path in (workdir / FOLDER).glob('*.jsonl.gz'):
     number = int(path.name.partition('.')[0])
     is_kept = every is not None and number % every == 0

@@ -39,6 +39,8 @@ def test_the_last_are_kept_and_every_so_many(tmp_path):
     rollout_files.prune(tmp_path, step, last=3, every=5)
   names = sorted(path.name[:8] for path in (tmp_path / 'rollouts').iterdir())
   assert [int(name) for name in names] == [0, 5, 10, 11, 12]
+  # What a kill in the middle of a write leaves behind goes too.
+  (tmp_path / 'rollouts' / '.0123.new').write_bytes(b'half')
   rollout_files.prune(tmp_path, 12, last=1, every=None)
   assert len(list((tmp_path / 'rollouts').iterdir())) == 1
 
