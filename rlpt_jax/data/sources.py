@@ -370,7 +370,7 @@ def _absolute(glob: str) -> str:
 
 def _fixed_directories(glob: str) -> list[str]:
   directories = glob.split('/')[:-1]
-  if files.is_file(glob):
+  if not files.is_remote(glob) and files.is_file(glob):
     return directories  # The name of a file, whatever signs are in it.
   return list(
     itertools.takewhile(lambda d: not re.search(r'[*?[\\]', d), directories)

@@ -41,8 +41,13 @@ def _product(decoder: Decoder):
   if compute.dtype == 'float32' or decoder.layout.platform == 'cpu':
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
   # XLA has no products of parts for the GPUs before Ampere (T4, V100).
-  device = decoder.layout.mesh.devices.flat[0]
-  old = re.match(r'[1-7]\.', getattr(device, 'compute_capability', ''))
+  mesh = decoder.layout.mesh
+  is_abstract = isinstance(mesh, jax.sharding.AbstractMesh)
+  devices = () if is_abstract else mesh.devices.flat
+  old = any(
+    re.match(r'[1-7]\.', getattr(device, 'compute_capability', ''))
+    for device in devices
+  )
   return functools.partial(
     _rounded_backward, PRODUCTS['highest' if old else compute.head]
   )
