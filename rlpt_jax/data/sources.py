@@ -4,6 +4,7 @@ A source is cut into parts, which workers read alone and in any order. What
 cannot be used is counted in Faults, and the rest of the corpus goes on.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -370,8 +371,9 @@ def _absolute(glob: str) -> str:
 
 def _fixed_directories(glob: str) -> list[str]:
   directories = glob.split('/')[:-1]
-  if not files.is_remote(glob) and files.is_file(glob):
-    return directories  # The name of a file, whatever signs are in it.
+  with contextlib.suppress(OSError):  # `_expanded` says it better.
+    if files.is_file(glob):
+      return directories  # The name of a file, whatever signs are in it.
   return list(
     itertools.takewhile(lambda d: not re.search(r'[*?[\\]', d), directories)
   )
