@@ -93,6 +93,7 @@ async def run(
       server.app(),
       access_log=None,
       handler_cancellation=True,  # Of those whose client has hung up.
+      auto_decompress=False,  # Compressed bodies are refused, not unpacked.
       shutdown_timeout=1.0,
       # Headers are due by then: aiohttp closes what has sent no whole request.
       keepalive_timeout=limits.seconds,
@@ -221,6 +222,13 @@ class Server:
     if request.content_type != 'application/json':
       raise ApiError(
         f'Content-Type is {request.content_type}: expected application/json.',
+        status=415,
+      )
+    encoding = request.headers.get('Content-Encoding', 'identity')
+    if encoding != 'identity':
+      raise ApiError(
+        f'Content-Encoding is {encoding}: expected a body that is not '
+        'compressed.',
         status=415,
       )
     query = await self._read(request, kind)

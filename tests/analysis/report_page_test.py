@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import random
-import time
 import urllib.parse
 
 import numpy as np
@@ -644,8 +643,8 @@ def test_names_of_settings_stay_beside_their_values(show):
   assert abs(moved) < 1  # A border is half of the cell beside it.
 
 
-def test_a_hundred_thousand_rollouts(show, tmp_path, monkeypatch):
-  """Of 200 steps: the page opens, and another step is there at once."""
+def test_a_hundred_thousand_rollouts(show, monkeypatch):
+  """The page opens, and a click unpacks the step it asks for and no other."""
 
   def lines(step):
     numbers = random.Random(step)
@@ -668,24 +667,18 @@ def test_a_hundred_thousand_rollouts(show, tmp_path, monkeypatch):
     ),
   )
   rollouts = [(step, lambda: []) for step in range(200)]
-  started = time.perf_counter()
   browser = show([Run('a', big.columns, {}, rollouts)])
-  opened = time.perf_counter() - started
   count = browser.evaluate(
     'return data.runs[0].rollouts.reduce((n, entry) => n + entry.count, 0)'
   )
   assert count == 200 * 64 * 8 > 100_000
-  milliseconds = browser.evaluate("""
-    const started = performance.now();
+  unpacked = browser.evaluate("""
+    let unpacked = 0;
+    window.DecompressionStream = class extends DecompressionStream {
+      constructor(format) { super(format); unpacked += 1; }
+    };
     await choose({step: '100'});
-    const found = performance.now() - started;
     if (loaded !== 'rollouts-0-100') throw loaded;
-    return found;
+    return unpacked;
   """)
-  size = (tmp_path / 'report.html').stat().st_size / 2**20
-  print(
-    f'{count:,} rollouts, {size:.0f} MiB: opens in {opened:.1f} s, a step in '
-    f'{milliseconds:.0f} ms'
-  )
-  assert milliseconds < 3000  # Here 76; this machine may be busy.
-  assert opened < 30
+  assert unpacked == 1

@@ -309,7 +309,8 @@ def test_a_chat_without_a_template():
     ('POST', '/v1/completions', b'{"model": "toy"}', {}, 400, 'prompt: exp'),
     ('POST', '/v1/completions', b'{}', {'Content-Type': 'text/plain'}, 415,
      'text/plain: expected application/json'),
-    ('POST', '/v1/completions', b'{}', {'Content-Encoding': 'gzip'}, 400, ''),
+    ('POST', '/v1/completions', b'{}', {'Content-Encoding': 'gzip'}, 415,
+     'Content-Encoding is gzip: expected a body that is not compressed'),
     ('POST', '/v1/completions', b' ' * (8 * 2**20 + 1), {}, 413, 'at most 83'),
     ('POST', '/v1/completions', b'{"model": "toy", "prompt": "%s"}'
      % (b'x' * 2**22), {}, 400, '4,194,304 characters, expected at most 100'),

@@ -53,11 +53,12 @@ class ToyEngine:
     self.rows: list[Row] = []
     self.submitted: list[Request] = []
     self.cancelled: list[tuple[int, int | None]] = []
-    self.steps = self.most_rows = 0
+    self.steps = self.most_rows = self.asked = 0
     self.threads: set[str] = set()
 
   @property
   def is_idle(self) -> bool:
+    self.asked += 1
     return not (self.rows or self.waiting_rows)
 
   @property
