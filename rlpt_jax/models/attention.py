@@ -1,15 +1,15 @@
-"""One attention: queries see a context of earlier tokens and their own row.
+"""Attention of queries to their own row and to a context of earlier tokens.
 
-The context is any number of parts, each a layer of a `Cache`. A part with fewer
-rows than the queries is shared: G = B / P consecutive rows of queries, or those
-that `readers` names, see the same row of keys, which is read, and
-differentiated, once.
+The context has any number of parts, each one layer of a `Cache`. A part with
+fewer rows than the queries is shared: G = B / P consecutive rows of queries, or
+the rows listed in `readers`, see the same row of keys. A shared row is read,
+and differentiated, once.
 
-  own row  position t sees position s <= t of the same segment; segment 0 is
-           padding and is seen by nothing but padding
+  own row  position t sees positions s <= t of the same segment; only padding
+           sees padding (segment 0)
   context  every query sees every key whose mask is True
 
-Kernels compute the same thing; `pick_kernel` is the one place that chooses.
+All kernels compute the same function; only `pick_kernel` chooses among them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models.cache import Readers
 
-# Finite, so that a row that sees nothing has gradients of zero, not NaN.
+# Finite, so that a row that sees no key gets zero gradients instead of NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
 
 # Block sizes of the TPU kernel, best first; lengths are multiples of the last.
@@ -37,7 +37,7 @@ class Part:
 
   k_PKHS: jax.Array
   v_PKSH: jax.Array
-  mask: jax.Array  # [P, S], or [P, M, S] where queries of a row differ.
+  mask: jax.Array  # [P, S], or [P, M, S] if it differs by query.
   k_scale_PKS: jax.Array | None = None
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
@@ -52,11 +52,11 @@ def attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, kernel, layout):
 
 
 def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
-  """`kernel` itself, or for 'auto' the best one that applies here.
+  """The kernel to use: `kernel` itself, or the best applicable one for 'auto'.
 
-  auto  tpu: splash, where lengths are multiples of its blocks
-        gpu: cudnn, for half precision, heads of at most 128 and even lengths
-        else, and for the single queries of decoding: xla
+  tpu: splash, if lengths are multiples of its smallest block
+  gpu: cudnn, for half precision, heads of at most 128 and even lengths
+  xla: everywhere else, and for the single queries of decoding
   """
   if kernel != 'auto':
     if kernel not in KERNELS:
@@ -75,13 +75,14 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
     return 'splash' if fits else 'xla'
   if layout.platform == 'gpu':
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-    # Its backward pass takes a mask for even lengths only.
+    # The backward pass of cuDNN supports masks for even lengths only.
     fits = H % 8 == 0 and H <= 128 and T % 2 == keys % 2 == 0
     return 'cudnn' if half and fits else 'xla'
   return 'xla'
 
 
-# XLA, everywhere: weighted sums over each part, merged by their largest scores.
+# XLA, on every platform: computes a weighted sum over each part and merges the
+# sums, rescaled by their largest scores.
 
 
 def xla_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout):
@@ -91,10 +92,10 @@ def xla_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout):
 
 
 def attend_to_parts(q_BTNH, parts, *, layout):
-  """Attention over the parts alone; a mask may be [P, S] or for each query."""
+  """Attention over the given parts only; does not add the queries' own row."""
   dtype = q_BTNH.dtype
   if layout.platform == 'cpu':
-    # XLA on CPU has no product of half precision with a float32 result.
+    # XLA on CPU cannot multiply in half precision with a float32 result.
     q_BTNH, parts = jax.tree.map(
       lambda x: (
         x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -105,17 +106,18 @@ def attend_to_parts(q_BTNH, parts, *, layout):
 
 
 def own_mask(segments_BT):
-  """[B, T, T]: which positions of its row each position sees."""
+  """[B, T, T]: True where a query may see a position of its own row."""
   T = segments_BT.shape[1]
   same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
   return same_BTT & jnp.tril(jnp.ones((T, T), bool))
 
 
 def _attend(q_BTNH, part):
-  """Over the keys of one part: (sum of the weighted values [B, T, N, H], sum of
-  the weights, largest score [B, T, N]); a weight is exp(score - largest).
+  """Softmax sums over the keys of one part, for `_merge`.
 
-  The queries of a group, M = G * T of them, meet its keys in one product.
+  Returns the sum of the weighted values [B, T, N, H], the sum of the weights
+  and the largest score [B, T, N, 1]. A weight is exp(score - largest). The
+  queries of a group, M = G * T of them, meet its keys in one product.
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
@@ -146,8 +148,8 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """A product of keys or values, exact where they are float32."""
-  # Of int8 the other side's type holds every value.
+  """An einsum with keys or values, at their precision if they are float32."""
+  # The other side's type represents every int8 value exactly.
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
   return jnp.einsum(
     dimensions,
@@ -166,7 +168,7 @@ def _from_readers(x_Q, readers):
 
 
 def _merge(sums):
-  """Attention over all keys from the sums over each part of them."""
+  """Attention over all keys, from the sums over each part."""
   largest = functools.reduce(jnp.maximum, (top for _, _, top in sums))
   scales = [jnp.exp(top - largest) for _, _, top in sums]
   values = sum(
@@ -178,9 +180,9 @@ def _merge(sums):
   return values / total
 
 
-# cuDNN, on GPU: its backward pass ignores the log-sum-exp, which therefore
-# cannot merge parts; the keys are laid side by side for it instead, a copy of
-# the prefix for each rollout. (The prompt is still computed once.)
+# cuDNN, on GPU: its backward pass ignores the log-sum-exp, so parts cannot be
+# merged. Instead all keys are concatenated, with a copy of the prefix for each
+# rollout. (The prompt is still computed once.)
 
 
 def dot_product_attention(
@@ -206,9 +208,9 @@ def dot_product_attention(
   )
 
 
-# Splash, on TPU: a group is one sequence of queries, the shared prefix and the
-# rows of the group one sequence of keys, and a mask known at compile time says
-# who sees whom, so that the kernel skips the blocks between rows.
+# Splash, on TPU: the rows of a group form one sequence of queries; the shared
+# prefix and these rows form one sequence of keys. The mask is known at compile
+# time, so that the kernel skips the blocks between different rows.
 
 
 def splash_attention(
@@ -229,7 +231,7 @@ def splash_attention(
   k_PKSH, v_PKSH = _group_rows(k_BKTH, P), _group_rows(v_BKTH, P)
   q_ids = k_ids = segments_BT.reshape(P, G * T)
   if context:
-    # With a context a row is one segment, so ids need only tell padding apart.
+    # With a context, a row is one segment: ids only mark padding.
     q_ids = k_ids = (q_ids > 0).astype(jnp.int32)
     prefix = context[0]
     prefix_k_PKSH = jnp.swapaxes(prefix.k_PKHS, 2, 3)
@@ -240,14 +242,14 @@ def splash_attention(
     _splash_sequences, prefix=S, length=T, interpret=interpret
   )
   if layout.mesh.size > 1:
-    # XLA cannot split a kernel; every device runs its own rows and heads.
+    # XLA cannot partition a kernel: each device runs it on its rows and heads.
     q_spec = layout.activation_spec(
       q_PNMH.shape, ('batch', 'heads', None, None)
     )
     k_spec = layout.activation_spec(
       k_PKSH.shape, ('batch', 'kv_heads', None, None)
     )
-    if q_spec[1] != k_spec[1]:  # Heads follow their keys.
+    if q_spec[1] != k_spec[1]:  # Query heads must be split like their keys.
       q_spec = PartitionSpec(q_spec[0], None, None, None)
       k_spec = PartitionSpec(k_spec[0], None, None, None)
     ids = PartitionSpec(q_spec[0], None)
@@ -256,7 +258,7 @@ def splash_attention(
       mesh=layout.mesh,
       in_specs=(q_spec, k_spec, k_spec, ids, ids),
       out_specs=q_spec,
-      check_vma=False,  # The kernel does not say how its results vary.
+      check_vma=False,  # The kernel declares no varying axes.
     )
   values_PNMH = run(q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids)
   values_PNGTH = values_PNMH.reshape(*values_PNMH.shape[:2], G, T, H)
@@ -264,7 +266,7 @@ def splash_attention(
 
 
 def _group_rows(x_BKTH, P):
-  """[P, K, G * T, H]: the rows of each group, one after the other."""
+  """[P, K, G * T, H]: the rows of each group, concatenated."""
   B, K, T, H = x_BKTH.shape
   x_PGKTH = x_BKTH.reshape(P, B // P, K, T, H)
   return jnp.swapaxes(x_PGKTH, 1, 2).reshape(P, K, B // P * T, H)

@@ -1,8 +1,8 @@
-"""Keys and values of tokens already seen: what a forward pass leaves behind.
+"""Caches of keys and values: what a forward pass returns for later tokens.
 
-A `Cache` serves as context for later tokens in two ways that differ only in
-its number of rows: one row for each prompt (the prefix that a group of
-rollouts shares) or one for each rollout (its own earlier tokens).
+A `Cache` is used as context in two ways that differ only in its number of rows:
+one row per prompt (the prefix that a group of rollouts shares) or one per
+rollout (its own earlier tokens).
 """
 
 import dataclasses
@@ -15,18 +15,20 @@ import numpy as np
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models.config import DecoderConfig
 
-# Positions are last in keys and next to last in values: both products of
-# attention then run along contiguous memory (7x on a CPU, for the keys).
+# Positions are the last dimension of keys and the next to last of values, so
+# that both products of attention read contiguous memory (7x faster on a CPU for
+# the keys).
 AXES = ('layers', 'batch', 'kv_heads', None, None)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readers:
-  """Who reads which row, where the groups are not consecutive rows.
+  """Maps batch rows to cache rows when groups are not consecutive rows.
 
-  Row p is read by the rows `rows_PG[p]` of the batch (any number where there
-  is no such reader), and row b reads as the reader `place_B[b]` of P * G.
+  Cache row p is read by the batch rows `rows_PG[p]`; unused entries are
+  arbitrary. `place_B[b]` is the index of batch row b in the flattened
+  `rows_PG`.
   """
 
   rows_PG: jax.Array
@@ -36,10 +38,11 @@ class Readers:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values of every layer; `mask_BS` is True where there is one.
+  """Keys and values of every layer; `mask_BS` is True at occupied positions.
 
-  Layers are the first dimension of an array, or a tuple of arrays. Of int8
-  there are scales: a key is `k_LBKHS * k_scale_LBKS` over its head.
+  Layers are the first dimension of an array, or a tuple of arrays. An int8
+  cache has scales, one per position and head: a key is `k_LBKHS` times
+  `k_scale_LBKS`.
   """
 
   k_LBKHS: Any
@@ -51,19 +54,19 @@ class Cache:
 
   @property
   def layers(self):
-    """What differs from layer to layer, in the order of `attention.Part`."""
+    """The arrays with an entry per layer: keys, values and their scales."""
     return self.k_LBKHS, self.v_LBKSH, self.k_scale_LBKS, self.v_scale_LBKS
 
 
 def shapes(config: DecoderConfig, rows: int, length: int):
-  """Of the keys and of the values."""
+  """(shape of the keys, shape of the values)."""
   c = config
   heads = (c.num_layers, rows, c.num_kv_heads)
   return (*heads, c.head_dim, length), (*heads, length, c.head_dim)
 
 
 def num_bytes(config: DecoderConfig, rows: int, length: int, *, dtype) -> int:
-  """Of a whole cache, over all devices, before anything is allocated."""
+  """The bytes of a whole cache over all devices; allocates nothing."""
   c, dtype = config, jnp.dtype(dtype)
   positions = np.int64(2) * c.num_layers * rows * c.num_kv_heads * length
   scale = 4 if dtype == jnp.int8 else 0
@@ -74,7 +77,7 @@ def num_bytes(config: DecoderConfig, rows: int, length: int, *, dtype) -> int:
 def empty(
   config: DecoderConfig, rows: int, length: int, *, dtype, layout: Layout
 ) -> Cache:
-  """Room for `length` tokens a row."""
+  """An empty cache with room for `length` tokens per row."""
 
   def zeros(shape, dtype, axes):
     return jnp.zeros(shape, dtype, device=layout.sharding(shape, axes))
@@ -88,14 +91,14 @@ def empty(
 
 
 def put(old, update, start, *, axis: int):
-  """An array with `update` at start, start + 1, ... of one axis."""
+  """`old` with `update` written along one axis, from index `start` on."""
   return jax.lax.dynamic_update_slice_in_dim(
     old, update.astype(old.dtype), start, axis=axis
   )
 
 
 def per_row(x_P, rows: int, readers: Readers | None = None):
-  """[rows, ...]: what every row of the batch finds in the row that it reads."""
+  """[rows, ...]: for each batch row, the entry of the row that it reads."""
   if readers is None:
     return jnp.repeat(x_P, rows // x_P.shape[0], axis=0)
   return x_P[readers.place_B // readers.rows_PG.shape[1]]

@@ -1,5 +1,5 @@
-"""What a decoder is (`DecoderConfig`), how it is computed (`Compute`), and
-both with the place it runs (`Decoder`).
+"""The configuration of a decoder: its mathematics (`DecoderConfig`), how it is
+computed (`Compute`), and both together with a layout (`Decoder`).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ Family = Literal['llama', 'qwen2', 'qwen3', 'qwen3_moe', 'smollm3']
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Llama 3's stretching of the slow rotations to a longer context."""
+  """Llama 3's extension to long contexts, which slows down low frequencies."""
 
   factor: Positive
   low_freq_factor: Positive
@@ -27,7 +27,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-  """The mathematics of a decoder. A family is a choice of these fields."""
+  """The mathematics of a decoder; a family is a choice of these fields."""
 
   family: Family
   vocab_size: Count
@@ -36,12 +36,12 @@ class DecoderConfig:
   num_heads: Count
   num_kv_heads: Count
   head_dim: Count
-  mlp_dim: Count  # Of each expert, where there are experts.
-  max_length: Count  # Positions seen in training; nothing enforces it.
+  mlp_dim: Count  # With experts: the size of each expert.
+  max_length: Count  # Longest length seen in training; not enforced.
   norm_eps: NonNegative = 1e-6
   rope_theta: Positive = 10_000.0
   rope_scaling: RopeScaling | None = None
-  rope_layers: tuple[bool, ...] | None = None  # Which rotate; None: all.
+  rope_layers: tuple[bool, ...] | None = None  # True: rotary; None: all.
   tied_head: bool = False
   qkv_bias: bool = False
   qk_norm: bool = False
@@ -75,7 +75,7 @@ class DecoderConfig:
       )
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain values, for JSON; `from_dict` reads them."""
+    """Plain values for JSON; `from_dict` is the inverse."""
     return dataclasses.asdict(self)
 
   @classmethod
@@ -90,16 +90,16 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-  """How a decoder is computed; no field changes what it computes.
+  """Options of the computation; they change rounding, speed and memory only.
 
-  dtype: of activations and of the matrix products. Parameters keep their own,
-    and the head is float32 always (ScaleRL: 0.52 -> 0.61 asymptotic reward).
-  remat: what the backward pass recomputes: 'none', 'layer' (all but the input
-    of each layer) or 'dots' (all but the matrix products).
-  attention: the kernel, see attention.KERNELS; 'auto' picks by platform.
-  unroll: layers one by one instead of a scan, to look at them one by one.
+  dtype: of activations and matrix products. Parameters keep their own dtype,
+    and the head is always float32 (ScaleRL: asymptotic reward 0.52 -> 0.61).
+  remat: what the backward pass recomputes: 'none', 'layer' (everything but the
+    input of each layer) or 'dots' (everything but the matrix products).
+  attention: a kernel of attention.KERNELS, or 'auto' to pick by platform.
+  unroll: unrolls the scan over layers, to inspect each layer separately.
   head: how the head's float32 products are computed, see head.PRODUCTS.
-  head_chunk: positions of each row whose logits exist at the same time.
+  head_chunk: positions of each row whose logits are computed at a time.
   """
 
   dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
@@ -114,13 +114,13 @@ class Compute:
 
   @property
   def precision(self) -> str:
-    """Of matrix products: float32 means float32 on TPU and GPU too."""
+    """Matmul precision; float32 means full float32, on TPU and GPU too."""
     return 'highest' if self.dtype == 'float32' else 'default'
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-  """All that is static about a forward pass: the argument jit's cache sees."""
+  """Everything static about a forward pass, as one static argument of jit."""
 
   config: DecoderConfig
   compute: Compute

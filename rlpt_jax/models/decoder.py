@@ -1,9 +1,10 @@
-"""The decoder: token ids in, hidden states and a cache out.
+"""The decoder: maps token ids to hidden states and a cache.
 
-One forward pass serves learning, prefill and decoding. What tokens see besides
-their own row is a context of caches; what they leave behind is a cache. A group
-of rollouts is scored in two passes, `prefix = forward(prompts).cache`, then
-`forward(rollouts, context=(prefix,))`, and gradients flow through both.
+One forward pass serves learning, prefill and decoding. The context is a tuple
+of caches that tokens see besides their own row; the output has a cache of the
+tokens themselves. A group of rollouts is scored in two passes,
+`prefix = forward(prompts).cache`, then `forward(rollouts, context=(prefix,))`,
+and gradients flow through both.
 """
 
 import dataclasses
@@ -24,13 +25,13 @@ from rlpt_jax.models.moe import RouterStats, moe
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Output:
-  hidden_BTD: jax.Array  # float32, normalised: what the head reads.
-  cache: Cache  # Of these tokens alone.
-  router: RouterStats | None  # Of a mixture of experts.
+  hidden_BTD: jax.Array  # float32, after the final norm: input of the head.
+  cache: Cache  # Holds these tokens only, or the updated cache of `into`.
+  router: RouterStats | None  # None without experts.
 
 
 def specs(c: DecoderConfig) -> dict:
-  """The parameters of a decoder."""
+  """The parameter specs of a decoder, as a nested dict."""
   V, D = c.vocab_size, c.embed_dim
   tree = {
     'embed': ParamSpec((V, D), ('vocab', 'embed'), fan_in=D),
@@ -92,15 +93,15 @@ def forward(
   context: tuple[Cache, ...] = (),
   into: tuple[Cache, jax.Array] | None = None,
 ) -> Output:
-  """Hidden states of tokens given their own rows and a context of caches.
+  """Runs the decoder on tokens, given a context of caches.
 
-  segments_BT: 0 for padding, which may stand anywhere; tokens of one segment
-    stand together and see those before them. Several segments pack several
-    texts into a row; with a context a row is one segment.
-  context: caches of one row for each row here, or for each group of rows.
-  into: (cache, column) of earlier tokens of the same rows; the tokens, one a
-    row, are written there before it is read, so that a loop can do it in place.
-    It is the cache that comes back.
+  segments_BT: 0 for padding, which may be anywhere. The tokens of a segment are
+    contiguous, and each sees those before it. Several segments pack several
+    texts into a row; with a context, a row must be one segment.
+  context: caches with one row per row of tokens, or per group of rows.
+  into: (cache, column), where the cache holds earlier tokens of the same rows.
+    The new tokens, one per row, are written to that column before the cache is
+    read, so that a loop can update it in place. The output's cache is this one.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
     return _forward(decoder, params, tokens_BT, segments_BT, context, into)
@@ -111,7 +112,7 @@ def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
   dtype = jnp.dtype(decoder.compute.dtype)
   x_BTD = jnp.take(params['embed'], tokens_BT, axis=0).astype(dtype)
   x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
-  # What the own rows hold counts for positions; they are read in the layers.
+  # Tokens in `into` count for positions too; the layers read that cache.
   earlier = context if into is None else (*context, into[0])
   positions_BT = token_positions(segments_BT, earlier)
   rope = layers.rope_tables(positions_BT, c)
@@ -127,7 +128,7 @@ def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
     p, rotates, seen, own = layer
     own = own and (*own, mask_BS, into[1])
     parts = [
-      # Masks and readers are the same for every layer.
+      # All layers share masks and readers.
       Part(k, v, part.mask_BS, k_scale, v_scale, part.readers)
       for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
     ]
@@ -146,7 +147,7 @@ def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
       unroll=decoder.compute.unroll,
     )
   k_LBKHS, v_LBKSH, router = left
-  # The last norm ends in float32: the head must not see rounded states.
+  # The final norm returns float32: the head must not see rounded states.
   hidden_BTD = layers.rms_norm(
     x_BTD.astype(jnp.float32), params['norm'], eps=c.norm_eps
   )
@@ -156,8 +157,8 @@ def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
 def unstack(params):
   """The parameters with a tuple of layers instead of stacked arrays.
 
-  What decoding wants: a slice of a stacked weight would be a copy of it at
-  every step. Caches of such a pass have tuples of layers too.
+  Decoding needs this: slicing a stacked weight would copy it at every step.
+  With such parameters, caches are tuples of layers too.
   """
   L = params['layers']['attention_norm'].shape[0]
 
@@ -168,7 +169,7 @@ def unstack(params):
 
 
 def _one_by_one(body, x_BTD, per_layer):
-  """What a scan over the layers gives, from tuples of layers to tuples."""
+  """The same results as a scan over the layers, for tuples of layers."""
   layers, rotates_L, seen, own = per_layer
   left = []
   for i, p in enumerate(layers):
@@ -183,7 +184,7 @@ def _one_by_one(body, x_BTD, per_layer):
 
 
 def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
-  """(x_BTD after one layer, (keys, values, router statistics) of the layer)."""
+  """(x_BTD after one layer, (its keys, values and router statistics))."""
   c, layout = decoder.config, decoder.layout
   p, rotates, context, own = layer
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
@@ -209,7 +210,7 @@ def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
     parts = [*context, Part(k_BKHS, v_BKSH, mask_BS)]
     attended_BTNH = attend_to_parts(q_BTNH, parts, layout=layout)
     left = k_BKHS, v_BKSH
-  # Flat: a product over two dimensions makes XLA on CPU copy the weights.
+  # Flattened: contracting two dimensions makes XLA on CPU copy the weights.
   attended_BTX = attended_BTNH.reshape(*x_BTD.shape[:2], -1)
   x_BTD += attended_BTX @ p['w_o'].reshape(-1, c.embed_dim)
   x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
@@ -239,7 +240,7 @@ def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
     k_BTKH = layers.rms_norm(k_BTKH, p['k_norm'], eps=c.norm_eps)
   cos, sin = rope
   if c.rope_layers:
-    # A turn by no angle is no turn.
+    # cos = 1 and sin = 0 leave a layer without rotary positions unchanged.
     cos, sin = jnp.where(rotates, cos, 1.0), jnp.where(rotates, sin, 0.0)
   return (
     layers.rotate(q_BTNH, cos, sin),
@@ -249,7 +250,7 @@ def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
 
 
 def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
-  """Position of each token in its text: those of the context come first."""
+  """Position of each token in its text, after the tokens of the context."""
   B, T = segments_BT.shape
   index_T = jnp.arange(T)
   starts_BT = segments_BT != jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
@@ -265,7 +266,7 @@ def _remat(body, policy: str):
   if policy == 'none':
     return body
   dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  # Inside a scan nothing can be merged across the barrier anyway.
+  # Inside a scan, CSE cannot undo the recomputation.
   return jax.checkpoint(
     body, policy=dots if policy == 'dots' else None, prevent_cse=False
   )

@@ -1,15 +1,15 @@
-"""How many operations a model takes: what methods are compared at.
+"""FLOP counts of a model, to compare methods at equal compute.
 
-Operations of matrix products, a multiplication and an addition each, and those
-that are needed: a token attends to the tokens before it and itself, a layer of
-experts computes those that were chosen, and padding is not counted. Of a token
-that sees k keys (itself included), one pass forward takes
+They count the matrix products that are needed, a multiplication and an addition
+each: a token attends to itself and the tokens before it, only the chosen
+experts are computed, and padding is free. For a token that sees k keys (itself
+included), one forward pass takes
 
-  2 W                  W: weights of the products it goes through
-  4 L N H k            scores, and the sum of values
+  2 W                  W: weights of the products that it passes through
+  4 L N H k            scores, and the weighted sum of values
 
-and 2 V D where a head reads it. A gradient takes twice what its pass forward
-took, and a layer that is computed again (remat) once more.
+and 2 V D if the head reads it. A backward pass takes twice its forward pass,
+and recomputing a layer (remat) takes one more forward pass of it.
 """
 
 import math
@@ -21,7 +21,7 @@ from rlpt_jax.models.config import DecoderConfig
 def forward(
   config: DecoderConfig, tokens: int, *, context: int = 0, read: int = 0
 ) -> int:
-  """Of `tokens` after a context, of which a head reads `read`."""
+  """FLOPs of `tokens` tokens after a context, with a head on `read` of them."""
   c = config
   keys = tokens * context + tokens * (tokens + 1) // 2
   attention = 4 * c.num_layers * c.num_heads * c.head_dim * keys
@@ -29,12 +29,12 @@ def forward(
 
 
 def head(config: DecoderConfig) -> int:
-  """Of one token that the head reads."""
+  """FLOPs of the head for one token."""
   return 2 * config.vocab_size * config.embed_dim
 
 
 def layer_weights(config: DecoderConfig) -> int:
-  """Weights of the products that a token goes through, without the head."""
+  """The number of weights that one token is multiplied by, without the head."""
   weights = 0
   for spec in decoder_lib.specs(config)['layers'].values():
     if spec.fan_in is None:
@@ -47,9 +47,9 @@ def layer_weights(config: DecoderConfig) -> int:
 
 
 def rollout(config: DecoderConfig, prompt: int, completions: list[int]) -> int:
-  """Of completions of one prompt, which is computed once.
+  """FLOPs to sample completions of one prompt, which is prefilled once.
 
-  The last token of the prompt is the first of each row.
+  The last token of the prompt is computed again in each row.
   """
   each = (forward(config, n, context=prompt - 1, read=n) for n in completions)
   return forward(config, prompt - 1) + sum(each)
@@ -63,10 +63,10 @@ def update(
   remat: str = 'none',
   share_prompt: bool = True,
 ) -> int:
-  """Of the gradient of the log-probabilities of completions of one prompt."""
+  """FLOPs of the gradient of one prompt's completion log-probabilities."""
   layers = _layers(config, prompt, completions, share_prompt)
   again = layers if remat == 'layer' else 0
-  # Logits are never kept: their gradient computes them again.
+  # The head takes 4: forward, recomputed logits, and a backward pass of 2.
   return 3 * layers + again + 4 * head(config) * sum(completions)
 
 
@@ -77,7 +77,7 @@ def score(
   *,
   share_prompt: bool = True,
 ) -> int:
-  """Of those log-probabilities themselves, by a model that does not learn."""
+  """FLOPs of the log-probabilities of one prompt's completions, no gradient."""
   layers = _layers(config, prompt, completions, share_prompt)
   return layers + head(config) * sum(completions)
 

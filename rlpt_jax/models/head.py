@@ -1,7 +1,7 @@
-"""From hidden states to log-probabilities, float32 from end to end.
+"""The head: maps hidden states to log-probabilities, all in float32.
 
-Logits of all positions never exist together: `score` walks over a few positions
-at a time and, unless those are all, computes them again in the backward pass.
+`score` computes the logits of a few positions at a time and recomputes them in
+the backward pass, so that the logits of a long row never exist all at once.
 """
 
 import functools
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from rlpt_jax.models.config import Decoder
 
-# How tensor cores compute the head's float32 products: of two or three bfloat16
-# parts of each number, in three or six products; or not at all. Relative error
-# against float64 and speed on an H200 (jax 0.11, 2026-11-26):
+# How the head's float32 products are computed. On tensor cores, each number is
+# split into two or three bfloat16 parts, multiplied in three or six products;
+# 'highest' does not use tensor cores. Relative error against float64 and speed
+# on an H200 (jax 0.11, 2026-11-26):
 PRODUCTS = {
   'bf16_x3': jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3,  # 4.4e-6, 226 TFLOP/s
   'bf16_x6': jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6,  # 9.0e-8, 117 TFLOP/s
@@ -23,12 +24,12 @@ PRODUCTS = {
 
 
 def head_weights(decoder: Decoder, params):
-  """[V, D]: the head, which a tied model shares with its embedding."""
+  """[V, D]: the weights of the head; a tied model uses its embedding."""
   return params['embed' if decoder.config.tied_head else 'head']
 
 
 def logits(decoder: Decoder, params, hidden_BTD):
-  """Next-token logits, [B, T, V]: for the few positions that decoding reads."""
+  """Next-token logits, [B, T, V]; meant for few positions, as in decoding."""
   w_VD = head_weights(decoder, params).astype(jnp.float32)
   logits_BTV = _product(decoder)(hidden_BTD.astype(jnp.float32), w_VD)
   return decoder.layout.constrain(logits_BTV, 'batch', None, 'vocab')
@@ -37,10 +38,10 @@ def logits(decoder: Decoder, params, hidden_BTD):
 def _product(decoder: Decoder):
   """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
   compute = decoder.compute
-  # A CPU computes float32 as it is. A float32 model asks for no rounding.
+  # CPUs multiply in full float32, and a float32 model must not be rounded.
   if compute.dtype == 'float32' or decoder.layout.platform == 'cpu':
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
-  # XLA has no products of parts for the GPUs before Ampere (T4, V100).
+  # XLA does not support split products on GPUs before Ampere (T4, V100).
   mesh = decoder.layout.mesh
   is_abstract = isinstance(mesh, jax.sharding.AbstractMesh)
   devices = () if is_abstract else mesh.devices.flat
@@ -54,7 +55,7 @@ def _product(decoder: Decoder):
 
 
 def _multiply(hidden_BTD, w_VD, *, precision):
-  # On TPU and GPU a float32 product is rounded unless asked not to be.
+  # TPUs and GPUs round the inputs of a float32 product by default.
   return jnp.einsum(
     'BTD,VD->BTV',
     hidden_BTD,
@@ -66,10 +67,10 @@ def _multiply(hidden_BTD, w_VD, *, precision):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _rounded_backward(precision, hidden_BTD, w_VD):
-  """`_multiply`, with gradients from products of bfloat16 as in every layer.
+  """`_multiply` with gradients from bfloat16 products, as in every layer.
 
-  Log-probabilities need the digits; a gradient is about to be averaged. Its two
-  products take a third of the time that they would take by `bf16_x3`.
+  Log-probabilities need the precision; gradients are averaged anyway. The two
+  products of the backward pass take a third of their time under `bf16_x3`.
   """
   return _multiply(hidden_BTD, w_VD, precision=precision)
 
@@ -96,8 +97,8 @@ _rounded_backward.defvjp(_forward, _backward)
 def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
   """(log-probability of each target, entropy of each position), [B, T] each.
 
-  hidden_BTD[:, t] predicts targets_BT[:, t]. Both are of the distribution at
-  `temperature`, the one that was sampled from.
+  hidden_BTD[:, t] predicts targets_BT[:, t]. Both results are of the
+  distribution at `temperature`, which must be the sampling temperature.
   """
 
   def score_chunk(params, hidden_BCD, targets_BC):
@@ -113,7 +114,7 @@ def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
   chunk = min(decoder.compute.head_chunk, T)
   num_chunks = -(-T // chunk)
   if num_chunks == 1:
-    # The backward pass, which begins here, needs room for them anyway.
+    # Recomputing saves nothing: the backward pass starts with these logits.
     return score_chunk(params, hidden_BTD, targets_BT)
   padding = ((0, 0), (0, num_chunks * chunk - T))
 

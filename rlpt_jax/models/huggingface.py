@@ -1,8 +1,8 @@
-"""Hugging Face directories: safetensors <-> our parameters, by one name table.
+"""Reads and writes Hugging Face model directories, by one table of names.
 
-A row of the table says what a tensor of theirs is called and how its dimensions
-are made of our logical axes; both directions follow. Tensors stream: one
-stacked array of ours is in memory at a time.
+A row of the table gives the Hugging Face name of a tensor and its dimensions in
+our logical axes; both directions follow from it. Tensors are streamed: only one
+of our stacked arrays is in memory at a time.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from rlpt_jax.core.weights import LazyArray, ParamSpec
 from rlpt_jax.models.config import DecoderConfig
 from rlpt_jax.models.huggingface_config import read_config, write_config
 
-# Ours -> (theirs, its dimensions, those in brackets merged into one).
+# Our name -> (their name, their dimensions; brackets merge several into one).
 _ATTENTION = 'model.layers.{layers}.self_attn.'
 _MLP = 'model.layers.{layers}.mlp.'
 NAMES = {
@@ -55,15 +55,16 @@ NAMES = {
   'layers/w_expert_down': (
     _MLP + 'experts.{experts}.down_proj.weight', 'embed mlp'),
 }  # fmt: skip
-# Beside the weights, carried along as they are.
+# Files beside the weights that are copied unchanged.
 COMPANIONS = (
   'generation_config.json', 'tokenizer.json', 'tokenizer_config.json',
   'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
   tokenizer.BYTES,
 )  # fmt: skip
-# What config.json and all weights of a directory say that `save` made, and may
-# replace. Transformers keeps that of a config.json, not that of weights.
+# `save` writes this mark into config.json and every file of weights; it shows
+# which directories may be replaced. When transformers saves such a model, the
+# mark stays in config.json but not in the weights.
 WRITTEN_BY = {'written_by': 'rlpt'}
 TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 SAFETENSORS_DTYPES = {'bfloat16': 'BF16', 'float16': 'F16', 'float32': 'F32'}
@@ -73,16 +74,16 @@ WEIGHTS = r'model(-\d{5}-of-\d{5})?\.safetensors'
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """How one stacked array of ours is made of tensors of theirs."""
+  """Maps one of our stacked arrays to Hugging Face tensors."""
 
   template: str
-  stacked: tuple[int, ...]  # Sizes of the axes that their name counts through.
-  split: tuple[int, ...]  # Their tensor with every merged dimension split up...
-  order: tuple[int, ...]  # ...and where each dimension of ours is in it.
-  merged: tuple[int, ...]  # Their tensor as it is stored.
+  stacked: tuple[int, ...]  # Sizes of the axes that are indices in their name.
+  split: tuple[int, ...]  # Shape of their tensor with merged dimensions split.
+  order: tuple[int, ...]  # The index in `split` of each of our dimensions.
+  merged: tuple[int, ...]  # Shape of their tensor as stored.
 
   def names(self) -> Iterator[tuple[tuple[int, ...], str]]:
-    """(index into the stacked axes, their name) of every tensor."""
+    """Yields (index into the stacked axes, their name) for every tensor."""
     fields = re.findall(r'\{(\w+)\}', self.template)
     for index in np.ndindex(*self.stacked):
       counted = dict(zip(fields, index, strict=True))
@@ -118,7 +119,7 @@ def _row(path: str, spec: ParamSpec) -> _Row:
 
 
 class Tensors:
-  """The tensors of a directory's safetensors, sharded or not, by name."""
+  """The tensors of a directory's safetensors files, sharded or not, by name."""
 
   def __init__(self, directory: str | pathlib.Path):
     directory = pathlib.Path(directory)
@@ -145,8 +146,10 @@ class Tensors:
     return iter(self._entries)
 
   def read(self, *names: str) -> Iterator[np.ndarray]:
-    """Yields the tensors. Files are mapped, and what was touched of one stays
-    in memory for as long as it is open: no longer than this.
+    """Yields the named tensors, and closes their files at the end.
+
+    Files are memory-mapped: while one is open, all that was read of it stays in
+    memory.
     """
     with contextlib.ExitStack() as stack:
       opened = {}
@@ -188,12 +191,12 @@ def _open_safetensors(path: pathlib.Path):
 
 
 def is_directory(path: str | pathlib.Path) -> bool:
-  """True for a directory that holds a config.json."""
+  """Returns True if the path is a directory with a config.json."""
   return (pathlib.Path(path) / 'config.json').exists()
 
 
 def is_saved(directory: pathlib.Path) -> bool:
-  """Whether all that is in a directory was written by `save`."""
+  """Returns True if `save` wrote all files of a directory."""
   names = {path.name for path in directory.iterdir()}
   if 'config.json' not in names:
     return False
@@ -215,11 +218,11 @@ def _has_mark(path: pathlib.Path) -> bool:
     with _open_safetensors(path) as file:
       return (file.metadata() or {}).items() >= WRITTEN_BY.items()
   except (ValueError, OSError):
-    return False  # Not whole, so not as it was written.
+    return False  # Incomplete, so not as `save` left it.
 
 
 def load_config(directory: str | pathlib.Path) -> DecoderConfig:
-  """The model that a directory's config.json describes."""
+  """The DecoderConfig that a directory's config.json describes."""
   path = pathlib.Path(directory) / 'config.json'
   try:
     fields = json.loads(path.read_text())
@@ -233,7 +236,7 @@ def load_config(directory: str | pathlib.Path) -> DecoderConfig:
 
 
 def open_params(directory: str | pathlib.Path, specs) -> dict[str, Any]:
-  """Parameters as LazyArrays; names and shapes are those of the specs."""
+  """The parameters as LazyArrays; checks names and shapes against the specs."""
   tensors = Tensors(directory)
   rows = {path: _row(path, spec) for path, spec in weights.named(specs)}
   _check_names(tensors, rows, tied='head' not in rows)
@@ -243,7 +246,7 @@ def open_params(directory: str | pathlib.Path, specs) -> dict[str, Any]:
 
 
 def load(directory, specs, *, layout: Layout, dtype='float32'):
-  """Parameters on their devices; each process reads every file once."""
+  """The parameters on their devices; each process reads every file once."""
 
   def put(path, lazy: LazyArray):
     array = lazy.load()
@@ -261,7 +264,7 @@ def _check_names(tensors: Tensors, rows: dict[str, _Row], *, tied: bool):
   expected = {name: row for row in rows.values() for _, name in row.names()}
   extra = sorted(set(tensors) - set(expected))
   if tied and 'lm_head.weight' in extra:
-    # Some published files hold a tied head twice.
+    # Some published files store a tied head as well as the embedding.
     extra.remove('lm_head.weight')
     head, embed = tensors.read('lm_head.weight', 'model.embed_tokens.weight')
     if not np.array_equal(head, embed):
@@ -328,10 +331,10 @@ def save(
   companions: str | pathlib.Path | None = None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ):
-  """Writes a directory that transformers loads.
+  """Writes a directory that transformers can load.
 
-  arrays: (path, dtype, function that returns the array), read one at a time.
-  companions: a directory whose tokenizer and generation files come along.
+  arrays: (path, dtype, function that returns the array); one is read at a time.
+  companions: a directory to copy tokenizer and generation files from.
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
@@ -367,7 +370,8 @@ def save(
   _write_json(
     directory / 'generation_config.json', {'_from_model_config': True, **ids}
   )
-  copy_companions(companions, directory)  # Their generation config wins.
+  # After generation_config.json, so that the one of the companions replaces it.
+  copy_companions(companions, directory)
 
 
 def _tensors(row: _Row, read) -> Iterator[np.ndarray]:
@@ -377,7 +381,7 @@ def _tensors(row: _Row, read) -> Iterator[np.ndarray]:
 
 
 def _plan_shards(arrays, rows, max_bytes):
-  """[{name: (dtype, shape, bytes)}, ...] in the order in which they stream."""
+  """[{name: (dtype, shape, bytes)}, ...]: a dict per file, in writing order."""
   shards, size = [{}], 0
   for path, dtype, _ in arrays:
     for _, name in rows[path].names():
@@ -393,9 +397,9 @@ def _plan_shards(arrays, rows, max_bytes):
 def _write_safetensors(
   path: pathlib.Path, shard, tensors: Iterator[np.ndarray]
 ):
-  """One file, streamed: the library's own writer wants all of it in memory.
+  """Streams one safetensors file; the library's writer needs it all in memory.
 
-  The format: 8 bytes that say how long the JSON header is, the header (name ->
+  The format is 8 bytes with the length of the JSON header, the header (name ->
   dtype, shape, offsets), then the bytes of every tensor.
   """
   header, end = {'__metadata__': {'format': 'pt'} | WRITTEN_BY}, 0
@@ -407,7 +411,7 @@ def _write_safetensors(
     }
     end += num_bytes
   text = json.dumps(header, separators=(',', ':')).encode()
-  text += b' ' * (-len(text) % 8)  # Readers map the tensors: keep them aligned.
+  text += b' ' * (-len(text) % 8)  # Align the tensors: readers map them.
   with path.open('wb') as file:
     file.write(len(text).to_bytes(8, 'little') + text)
     for _ in shard:
@@ -417,7 +421,7 @@ def _write_safetensors(
 def _config_json(
   config: DecoderConfig, dtype: str, companions
 ) -> dict[str, Any]:
-  """config.json, with the token ids of the one that was imported."""
+  """The fields of config.json; token ids are those of the companions."""
   written = write_config(config, dtype=dtype)
   original = companions and pathlib.Path(companions) / 'config.json'
   if original and original.exists():
@@ -429,7 +433,7 @@ def _config_json(
 
 
 def copy_companions(source, target: pathlib.Path, *, config: bool = False):
-  """Copies tokenizer and generation files, and on request config.json."""
+  """Copies tokenizer and generation files, and config.json if asked to."""
   if source is None:
     return
   for name in COMPANIONS + (('config.json',) if config else ()):

@@ -1,15 +1,15 @@
-"""config.json <-> DecoderConfig.
+"""Converts between Hugging Face's config.json and DecoderConfig.
 
-Every field of a config.json is read, checked to be what we implement, or known
-to change nothing; a field that is none of these is an error, since a model that
-loads and computes something else is worse than one that does not load.
+Each field of a config.json must be one that we read, one whose value must equal
+what we implement, or one known to have no effect. Any other field is an error:
+failing to load is better than computing something else.
 """
 
 from typing import Any
 
 from rlpt_jax.models.config import DecoderConfig, RopeScaling
 
-# Our field -> theirs. What a config.json may leave out has a default below.
+# Our field -> theirs. Fields that a config.json may omit have defaults below.
 FIELDS = {
   'vocab_size': 'vocab_size',
   'embed_dim': 'hidden_size',
@@ -35,9 +35,9 @@ ARCHITECTURES = {
   'qwen3_moe': 'Qwen3MoeForCausalLM',
   'smollm3': 'SmolLM3ForCausalLM',
 }
-# Younger names of the same fields.
+# Newer name of a field -> the name we read.
 ALIASES = {'num_local_experts': 'num_experts'}
-# What transformers assumes of a family where its config.json is silent.
+# Values that transformers assumes if a family's config.json omits the field.
 DEFAULTS = {
   'llama': {'tie_word_embeddings': False, 'rope_theta': 10_000.0},
   'qwen2': {'tie_word_embeddings': False, 'rope_theta': 10_000.0},
@@ -51,7 +51,7 @@ DEFAULTS = {
   'smollm3': {'tie_word_embeddings': True, 'rope_theta': 2_000_000.0},
 }  # fmt: skip
 
-# Fields that must have the one value that we implement, where they appear.
+# Fields that, if present, must have the only value that we implement.
 REQUIRED = {
   'hidden_act': 'silu',
   'attention_bias': False,
@@ -65,8 +65,8 @@ REQUIRED = {
   'add_cross_attention': False,
   'quantization_config': None,
 }
-# Fields that say nothing about what is computed: bookkeeping, generation
-# defaults, training options, and sizes of windows that REQUIRED keeps unused.
+# Fields that do not affect what is computed: bookkeeping, generation defaults,
+# training options, and window sizes, which REQUIRED keeps unused.
 HARMLESS = {
   '_name_or_path', 'architectures', 'auto_map', 'bos_token_id', 'dtype',
   'eos_token_id', 'id2label', 'initializer_range', 'label2id',
@@ -81,7 +81,7 @@ ROPE_FIELDS = {
 
 
 def read_config(json: dict[str, Any], *, where: str = 'config.json'):
-  """The DecoderConfig of a parsed config.json."""
+  """The DecoderConfig that a parsed config.json describes."""
   if not isinstance(json, dict):
     raise ValueError(f'{where}: expected an object of fields.')
   try:
@@ -114,7 +114,7 @@ def _read_config(json: dict[str, Any], where: str) -> DecoderConfig:
         f'{where}: {name}={value!r} is not implemented, expected '
         f'{REQUIRED[name]!r}.'
       )
-    # A feature that we never heard of but that is off is no reason to stop.
+    # An unknown feature is harmless if it is off.
     if name not in known and value not in (None, False, [], {}):
       raise ValueError(
         f'{where}: {name}={value!r} is not known to rlpt_jax and may change '
@@ -145,13 +145,13 @@ def _read_config(json: dict[str, Any], where: str) -> DecoderConfig:
 
 
 def _read_rope(json, where) -> tuple[float, RopeScaling | None]:
-  # transformers 5 writes rope_parameters, 4 rope_theta and rope_scaling.
+  # transformers 5 writes rope_parameters; 4 writes rope_theta and rope_scaling.
   rope = {'rope_theta': json['rope_theta']}
   rope |= json.get('rope_scaling') or {}
   rope |= json.get('rope_parameters') or {}
   theta = float(rope.pop('rope_theta'))
   kind = rope.pop('rope_type', None) or rope.pop('type', None) or 'default'
-  rope.pop('type', None)  # Some files name it twice.
+  rope.pop('type', None)  # Some files have both keys.
   if rope.pop('partial_rotary_factor', 1.0) != 1.0:
     raise ValueError(f'{where}: partial_rotary_factor is not implemented.')
   if kind == 'default':
@@ -194,14 +194,14 @@ def _read_rope_layers(json, where) -> tuple[bool, ...] | None:
     if named:
       raise ValueError(f'{where}: {named[0]} is implemented for smollm3 only.')
     return None
-  # Despite its name, a 1 stands for a layer that does rotate.
+  # Despite the name, 1 means that the layer has rotary positions.
   interval = json.get('no_rope_layer_interval', 4)
   layers = json.get('no_rope_layers') or [(i + 1) % interval for i in range(L)]
   return tuple(bool(rotates) for rotates in layers[:L])
 
 
 def write_config(c: DecoderConfig, *, dtype: str) -> dict[str, Any]:
-  """The config.json that transformers 4 and 5 read as this model."""
+  """The config.json with which transformers 4 and 5 load this model."""
   fields = FIELDS | (MOE_FIELDS if c.family == 'qwen3_moe' else {})
   json = {
     'architectures': [ARCHITECTURES[c.family]],
@@ -209,7 +209,7 @@ def write_config(c: DecoderConfig, *, dtype: str) -> dict[str, Any]:
     'hidden_act': 'silu',
     'attention_bias': False,
     'torch_dtype': dtype,
-    # Said to be unset: transformers has ids of its own for some families.
+    # Unset explicitly: transformers has default ids for some families.
     'bos_token_id': None,
     'eos_token_id': None,
     'pad_token_id': None,
@@ -218,10 +218,10 @@ def write_config(c: DecoderConfig, *, dtype: str) -> dict[str, Any]:
     **{theirs: getattr(c, ours) for ours, theirs in fields.items()},
   }
   if c.family == 'qwen3_moe':
-    # Of dense layers, of which there are none.
+    # Both describe dense layers; step 1 means that there are none.
     json |= {'intermediate_size': c.mlp_dim, 'decoder_sparse_step': 1}
   if c.family == 'qwen2':
-    del json['attention_bias']  # Not a field of theirs: biases are built in.
+    del json['attention_bias']  # Qwen2 has no such field: its biases are fixed.
   if c.rope_scaling:
     json['rope_scaling'] = {
       'rope_type': 'llama3',

@@ -1,4 +1,4 @@
-"""The parts of a layer that are not attention: norm, rotation, mlp."""
+"""The parts of a layer besides attention: norm, rotary positions and mlp."""
 
 import math
 
@@ -10,7 +10,7 @@ from rlpt_jax.models.config import DecoderConfig
 
 
 def rms_norm(x_D, scale_D, *, eps: float):
-  """x over its root mean square, in float32; leading dimensions are free."""
+  """x divided by its root mean square, computed in float32, times the scale."""
   x32_D = x_D.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(x32_D), axis=-1, keepdims=True)
   normed_D = (x32_D * jax.lax.rsqrt(mean_square + eps)).astype(x_D.dtype)
@@ -18,14 +18,14 @@ def rms_norm(x_D, scale_D, *, eps: float):
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-  """Radians per position of each pair of a head, float32."""
+  """Radians per position for each pair of a head, float32."""
   exponents = np.arange(0, config.head_dim, 2, np.float32) / config.head_dim
   frequencies = 1.0 / np.float32(config.rope_theta) ** exponents
   scaling = config.rope_scaling
   if scaling is None:
     return frequencies.astype(np.float32)
-  # Rotations that turn often within the original context stay, those that
-  # never complete a turn are slowed by `factor`, and between them it ramps.
+  # Frequencies with many turns within the original context stay, those with
+  # few are divided by `factor`, and those between are interpolated.
   turns = scaling.original_length * frequencies / (2 * math.pi)
   ramp = (turns - scaling.low_freq_factor) / (
     scaling.high_freq_factor - scaling.low_freq_factor
@@ -36,7 +36,7 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
 
 
 def rope_tables(positions_BT, config: DecoderConfig):
-  """(cosines, sines) of every position, float32: [B, T, H / 2] each."""
+  """(cosines, sines) for every position, float32: [B, T, H / 2] each."""
   angles = positions_BT[..., None].astype(jnp.float32) * rope_frequencies(
     config
   )
@@ -44,7 +44,7 @@ def rope_tables(positions_BT, config: DecoderConfig):
 
 
 def rotate(x_BTNH, cos_BTH, sin_BTH):
-  """x with each pair (i, i + H / 2) of its heads turned, in float32."""
+  """x with each pair (i, i + H / 2) of its heads rotated, in float32."""
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
   turned = (first * cos - second * sin, second * cos + first * sin)
@@ -53,11 +53,11 @@ def rotate(x_BTNH, cos_BTH, sin_BTH):
 
 @jax.custom_vjp
 def linear(x_BTD, w_DF):
-  """x @ w, whose backward pass turns x around, and never the gradient.
+  """x @ w, with a backward pass that transposes x and never the gradient.
 
-  JAX would ask for the gradient of w as (dy^T x)^T. XLA on a CPU then writes dy
-  transposed while it computes it, an mlp's being wider than x and made of five
-  arrays: a fifth of a backward pass, on one core.
+  By default JAX computes the gradient of w as (dy^T x)^T, and XLA on CPU then
+  writes out dy transposed. In an mlp, dy is wider than x and is fused from five
+  arrays: this took a fifth of the backward pass on one core.
   """
   return jnp.einsum('BTD,DF->BTF', x_BTD, w_DF)
 

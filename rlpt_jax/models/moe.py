@@ -1,10 +1,11 @@
-"""A mixture of experts: a router sends each token through its best few.
+"""A mixture of experts: a router sends each token to its best few experts.
 
-Every device owns some experts (mesh axis `expert`) and sees the tokens of all
-devices along that axis: tokens are gathered, each device adds what its experts
-make of them, and the sums are scattered back. With 8 of 128 experts a token
-would travel to most devices anyway, nothing is dropped for lack of capacity,
-and the result does not depend on the layout.
+Each device owns some experts (mesh axis `expert`) and sees the tokens of all
+devices along that axis: tokens are gathered, each device applies its experts,
+and the outputs are summed and scattered back. Gathering costs little more than
+routing: with 8 of 128 experts, a token would go to most devices anyway. No
+token is dropped for lack of capacity, and the result does not depend on the
+layout.
 """
 
 import dataclasses
@@ -20,19 +21,19 @@ from rlpt_jax.models.config import Decoder
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RouterStats:
-  """Sums over the valid tokens of a batch, of every layer: add, then divide."""
+  """Sums over the valid tokens of a batch, per layer: add them, then divide."""
 
   assigned_LE: jax.Array  # Tokens sent to each expert.
-  probability_LE: jax.Array  # Probability the router gave each expert.
-  tokens_L: jax.Array  # Valid tokens.
+  probability_LE: jax.Array  # Summed router probability of each expert.
+  tokens_L: jax.Array  # Number of valid tokens.
 
 
 def load_balance_loss(stats: RouterStats, *, experts_per_token: int):
-  """1 where experts share the load evenly, more where they do not.
+  """The load balancing loss: 1 if experts share the load evenly, else more.
 
-  Switch Transformer's loss (2101.03961, equation 4) over all layers together,
-  as transformers computes it, except that their value is `experts_per_token`
-  times ours: we divide by it so that an even load is 1 for any number.
+  Switch Transformer (2101.03961, equation 4), over all layers together as in
+  transformers. We divide by `experts_per_token`, which transformers does not,
+  so that an even load gives 1 for any number of experts per token.
   """
   total = jnp.maximum(stats.tokens_L.sum(), 1)
   num_experts = stats.assigned_LE.shape[-1]
@@ -42,7 +43,7 @@ def load_balance_loss(stats: RouterStats, *, experts_per_token: int):
 
 
 def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
-  """(what the experts make of x_BTD, this layer's RouterStats)."""
+  """(output of the experts for x_BTD, this layer's RouterStats)."""
   c, layout = decoder.config, decoder.layout
   logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD, p['w_router'])
   probs_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32), axis=-1)
@@ -79,36 +80,37 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
 def _experts(
   x_BTD, weight_BTC, expert_BTC, w_gate_EDF, w_up_EDF, w_down_EFD, *, rows_split
 ):
-  """One device's experts on the tokens of its whole `expert` axis."""
+  """Output of one device's experts for all tokens of its `expert` axis."""
   if rows_split:
     gather = functools.partial(
       jax.lax.all_gather, axis_name='expert', tiled=True
     )
     x_BTD, weight_BTC, expert_BTC = map(gather, (x_BTD, weight_BTC, expert_BTC))
   else:
-    # Said aloud: jax 0.10 loses the sum over experts of x's gradient when it
-    # has to infer this at the gather below.
+    # Set explicitly: jax 0.10 drops the sum over experts from the gradient of x
+    # if it infers this at the indexing below.
     x_BTD = jax.lax.pcast(x_BTD, 'expert', to='varying')
   E, D, _ = w_gate_EDF.shape
   C = weight_BTC.shape[-1]
   x_MD, weight_MC = x_BTD.reshape(-1, D), weight_BTC.reshape(-1, C)
 
-  # Every token has C places; those of our experts come first, by expert.
+  # Each token has C (token, expert) pairs. Sort the pairs of this device's
+  # experts to the front, by expert.
   own_expert_J = expert_BTC.reshape(-1) - jax.lax.axis_index('expert') * E
   is_own_J = (own_expert_J >= 0) & (own_expert_J < E)
   own_expert_J = jnp.where(is_own_J, own_expert_J, E)
   order_J = jnp.argsort(own_expert_J, stable=True)
   sizes_E = jnp.bincount(own_expert_J, length=E).astype(jnp.int32)
 
-  # Zero beyond the groups: there the products, and so the gradients, are
-  # undefined, and a mask on this side keeps both from x.
+  # ragged_dot leaves the rows beyond its groups undefined, in its gradient too.
+  # Masking its input keeps undefined gradients out of x.
   own_J1 = is_own_J[order_J][:, None]
   x_JD = jnp.where(own_J1, x_MD[order_J // C], 0)
   gate_JF = jax.lax.ragged_dot(x_JD, w_gate_EDF, sizes_E)
   up_JF = jax.lax.ragged_dot(x_JD, w_up_EDF, sizes_E)
   y_JD = jax.lax.ragged_dot(jax.nn.silu(gate_JF) * up_JF, w_down_EFD, sizes_E)
 
-  # Back to the order of tokens.
+  # Undo the sort.
   y_JD = jnp.where(own_J1, y_JD, 0)
   y_MCD = y_JD[jnp.argsort(order_J)].reshape(-1, C, D)
   y_MD = jnp.einsum('MCD,MC->MD', y_MCD, weight_MC)

@@ -1,7 +1,7 @@
-"""Log-probabilities of completions, as a learner needs them.
+"""Log-probabilities of completions under a model, for learning.
 
-Two ways to the same numbers: `in_groups` computes a prompt once for its group,
-`in_rows` computes it again in every row, as most do.
+Two functions give the same numbers: `in_groups` computes a prompt once for its
+group, `in_rows` computes it again in every row, as most frameworks do.
 """
 
 import jax.numpy as jnp
@@ -17,20 +17,20 @@ def in_groups(
 ):  # fmt: skip
   """(log-probabilities, entropies) of completion tokens, [B, T] each.
 
-  Prompts and completions are padded on the right; masks are 1 where there is a
-  token. Both results mean nothing where `mask_BT` is 0.
+  Prompts and completions are padded on the right; masks are 1 at tokens. Both
+  results are meaningless where `mask_BT` is 0.
   """
   P, _ = prompts_PS.shape
   G = tokens_BT.shape[0] // P
   prefix = decoder_lib.forward(
     decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32)
   )
-  # The last token of a completion predicts nothing. It goes along: a length of
-  # 8,191 would fit no kernel, and XLA's attention holds all scores at once.
+  # The last token predicts nothing but is kept: a length of 8,191 would fit no
+  # kernel, and XLA's attention, the fallback, holds all scores at once.
   rest = decoder_lib.forward(
     decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,)
   )
-  # Its first token is predicted by the last of the prompt.
+  # The last token of the prompt predicts the first of the completion.
   last_P = jnp.maximum(prompt_mask_PS.astype(jnp.int32).sum(1) - 1, 0)
   last_P1D = jnp.take_along_axis(
     prefix.hidden_BTD, last_P[:, None, None], axis=1
@@ -47,14 +47,14 @@ def in_rows(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """What `in_groups` gives, from whole rows [prompt | completion]."""
+  """The same results as `in_groups`, from whole rows [prompt | completion]."""
   P, S = prompts_PS.shape
   B, _ = tokens_BT.shape
   prompts_BS, prompt_mask_BS = (
     jnp.repeat(x, B // P, axis=0) for x in (prompts_PS, prompt_mask_PS)
   )
-  # Every token to its place: a prompt moves to the right until it ends where
-  # the completion begins, since padding between them would part them.
+  # Right-align the prompts: padding between a prompt and its completion would
+  # restart the positions.
   length_B1 = prompt_mask_BS.astype(jnp.int32).sum(1)[:, None]
   place_BS = jnp.arange(S)[None] - (S - length_B1)
   moved_BS = jnp.take_along_axis(prompts_BS, place_BS % S, axis=1)
@@ -72,7 +72,7 @@ def in_rows(
 def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):
   """(log-probabilities, entropies) of tokens given those before them.
 
-  Those of the first token of a row, and of a segment, mean nothing.
+  Results are meaningless for the first token of a row and of each segment.
   """
   out = decoder_lib.forward(decoder, params, tokens_BT, segments_BT)
   results = head.score(

@@ -1,10 +1,10 @@
-"""The published models by name, and tiny ones of the same families."""
+"""Configurations of published models by name, and tiny ones of each family."""
 
 from rlpt_jax.models.config import DecoderConfig, RopeScaling
 
 
 def llama3(*, factor: float, **sizes) -> DecoderConfig:
-  """Llama 3.x: rotary positions stretched by `factor`."""
+  """Llama 3.x: low rotary frequencies divided by `factor` for long contexts."""
   defaults = {'vocab_size': 128_256, 'max_length': 131_072}
   return DecoderConfig(
     **defaults | sizes,
@@ -38,7 +38,7 @@ def qwen3_moe(**sizes) -> DecoderConfig:
 
 
 def smollm3(**sizes) -> DecoderConfig:
-  """SmolLM3: every fourth layer does not rotate."""
+  """SmolLM3: every fourth layer has no rotary positions."""
   defaults = {'vocab_size': 128_256, 'max_length': 65_536}
   rotates = tuple((i + 1) % 4 != 0 for i in range(sizes['num_layers']))
   return DecoderConfig(
@@ -76,7 +76,7 @@ MODELS = {
   'qwen3_30b_a3b': qwen3_moe(
     **_sizes(48, 2048, 768, 32, 4, 128), num_experts=128, experts_per_token=8),
   'smollm3_3b': smollm3(**_sizes(36, 2048, 11_008, 16, 4, 128), **_TIED),
-  # The quickstart's: its tokenizer has 748 tokens.
+  # For the quickstart, whose tokenizer has 748 tokens.
   'tiny_world': qwen3(
     **_sizes(3, 128, 384, 8, 8, 16), **_TIED, vocab_size=800, max_length=512,
     rope_theta=1e4),
@@ -89,7 +89,7 @@ MODELS = {
 
 
 def get(name: str) -> DecoderConfig:
-  """The named model, or an error that lists the names."""
+  """The configuration of the named model; raises with all names if unknown."""
   if name not in MODELS:
     raise ValueError(f'{name!r}: expected one of {", ".join(MODELS)}.')
   return MODELS[name]
