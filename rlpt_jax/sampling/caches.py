@@ -1,8 +1,8 @@
-"""Keys and values as the sampler keeps them: one array a layer, maybe in int8.
+"""The sampler's keys and values: one array per layer, optionally in int8.
 
-Stored(k_LBKHS, v_LBKSH, k_scale_LBKS, v_scale_LBKS), each a tuple of layers;
-the scales are None unless the type is int8: then every position of every head
-has one, and 127 stands for its largest entry.
+`Stored` holds a tuple of arrays, one per layer, in each field. The scales are
+None unless the dtype is int8. Then each position of each head has a scale,
+which maps the largest entry to 127.
 """
 
 import functools
@@ -29,13 +29,13 @@ class Stored(NamedTuple):
   jax.jit, static_argnames=('decoder', 'rows', 'length', 'dtype')
 )
 def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
-  """Room for `length` tokens a row."""
+  """An empty store with room for `length` tokens per row."""
   c, layout = decoder.config, decoder.layout
   k_shape, v_shape = (shape[1:] for shape in cache_lib.shapes(c, rows, length))
   scale_shape = (*v_shape[:2], length)
 
   def zeros(shape, dtype, *axes):
-    # One device too has to be named: it need not be the first.
+    # Needed on one device too: it may not be the default device.
     place = functools.partial(
       jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
     )
@@ -50,7 +50,7 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
 
 
 def store(cache: Cache, dtype) -> Stored:
-  """What a forward pass left behind, in the type of the store."""
+  """The cache of a forward pass, converted to the dtype of the store."""
   if jnp.dtype(dtype) != jnp.int8:
     cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
     return Stored(cast(cache.k_LBKHS), cast(cache.v_LBKSH))
@@ -71,7 +71,7 @@ def dtype_of(stored: Stored):
 
 
 def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
-  """The first `length_B` positions of each row, for a forward pass."""
+  """The first `length_B` positions of each row, as a `Cache` to attend to."""
   S = stored.v_LBKSH[0].shape[2]
   mask_BS = jnp.arange(S) < length_B[:, None]
   k, v, k_scale, v_scale = stored
@@ -79,7 +79,7 @@ def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
 
 
 def append(stored: Stored, new: Stored, length_B) -> Stored:
-  """The store with `new` behind the first `length_B` positions of each row."""
+  """The store with `new` written after the first `length_B` positions."""
 
   def one_row(axis, old, update, start):
     return jax.lax.dynamic_update_slice_in_dim(old, update, start, axis)
@@ -90,15 +90,15 @@ def append(stored: Stored, new: Stored, length_B) -> Stored:
       rows(old, x, length_B) for old, x in zip(old_L, new_L, strict=True)
     )
 
-  # The axis of positions, in a row.
+  # The axis of positions within a row, for each field.
   return Stored(*map(put, (2, 1, 1, 1), stored, new))
 
 
 def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
-  """The store with the rows `rows_P` replaced by shorter ones."""
+  """The store with the rows `rows_P` overwritten by shorter ones."""
 
   def put(old, x):
-    # What lies behind the shorter row is masked; to pad would move it too.
+    # Old entries after the shorter row are masked; padding would copy more.
     place = (rows_P, *(slice(size) for size in x.shape[1:]))
     return old.at[place].set(x, mode='drop')
 

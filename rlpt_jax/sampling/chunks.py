@@ -1,16 +1,16 @@
-"""What runs on the devices: prompts into prefixes, and a chunk of decode steps.
+"""The jitted parts of sampling: prefill of prompts and chunks of decode steps.
 
-The host knows everything about a row that is small: it hands `Slots` to each
-chunk and reads a `Report` after it. Only caches stay on the devices:
+The host keeps all small state of a row: it passes `Slots` to each chunk and
+reads back a `Report`. Only caches stay on the devices:
 
-  prefixes  one row for each prompt: all its tokens but the last
-  own       one row for each slot: the last token of the prompt and what was
-            sampled after it, up to the chunk that is running
-  recent    the tokens of the running chunk, all rows in the same column; they
-            move to `own` when it ends
+  prefixes  one row per prompt: all its tokens except the last
+  own       one row per slot: the last token of the prompt and the tokens
+            sampled after it, up to the running chunk
+  recent    the tokens of the running chunk, with all rows in the same column;
+            they move to `own` when the chunk ends
 
-A prompt's last token is the first that a row feeds, so that every token is
-sampled by the same step, under the weights of that moment.
+The last token of a prompt is the first input of a row, so that every token is
+sampled by the same step, under the weights at that time.
 """
 
 import dataclasses
@@ -29,35 +29,35 @@ from rlpt_jax.sampling.caches import Stored
 from rlpt_jax.sampling.logits import Settings
 
 RUNNING, STOP, LENGTH = 0, 1, 2  # Report.finish_B
-ANY, NO_TOKEN = -1, -2  # In a stop: any token; a stop that never matches.
+ANY, NO_TOKEN = -1, -2  # Entries of a stop: match any token; match none.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
-  """What the host knows of every row. W tokens of a stop, C of them a row."""
+  """The host's state of every row, C stops of W tokens each."""
 
   running_B: jax.Array  # bool
-  token_B: jax.Array  # Fed next: the last of the prompt, or of those sampled.
+  token_B: jax.Array  # The next input: the last token so far.
   sampled_B: jax.Array  # Tokens sampled so far.
   prefix_length_P: jax.Array
-  readers: Readers | None  # Whose prefix is whose; None: consecutive groups.
+  readers: Readers | None  # Slots of a prefix; None: consecutive groups.
   key_words_BC: jax.Array  # uint32, Request.key_words.
   settings: Settings
-  limit_B: jax.Array  # Tokens after which a row ends.
-  stops_BCW: jax.Array  # Filled from the left with ANY, or with NO_TOKEN.
-  last_BW: jax.Array  # The last tokens of the row, NO_TOKEN before the first.
-  interrupt_B: jax.Array  # The token before which the phrase begins.
+  limit_B: jax.Array  # Number of tokens after which a row ends.
+  stops_BCW: jax.Array  # Padded on the left with ANY; unused: NO_TOKEN.
+  last_BW: jax.Array  # Last sampled tokens, NO_TOKEN before the first.
+  interrupt_B: jax.Array  # Position of the first token of the phrase.
   phrase_BW: jax.Array
   phrase_length_B: jax.Array
-  answer_B: jax.Array  # Tokens after the phrase.
-  unless_BW: jax.Array  # As one stop: who says this is not interrupted.
+  answer_B: jax.Array  # Tokens allowed after the phrase.
+  unless_BW: jax.Array  # One stop: a row that samples it is not interrupted.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What the rows did in a chunk: the first `count_B` columns of each."""
+  """The tokens of each row in a chunk: valid in the first `count_B` columns."""
 
   tokens_BT: jax.Array
   logprobs_BT: jax.Array
@@ -73,7 +73,7 @@ class Report:
 def prefill(
   decoder: Decoder, params, tokens_PS, segments_PS, *, dtype: str
 ) -> Stored:
-  """Keys and values of prompts, each a row."""
+  """Keys and values of prompts, one prompt per row."""
   out = decoder_lib.forward(decoder, params, tokens_PS, segments_PS)
   return caches.store(out.cache, dtype)
 
@@ -84,7 +84,7 @@ def prefill(
 def prefill_into(
   decoder: Decoder, params, prefixes: Stored, tokens_PS, segments_PS, rows_P
 ) -> Stored:
-  """The prefixes with prompts in the rows `rows_P` of them."""
+  """The prefixes with prompts computed into their rows `rows_P`."""
   dtype = caches.dtype_of(prefixes)
   new = prefill(decoder, params, tokens_PS, segments_PS, dtype=dtype.name)
   return caches.replace_rows(prefixes, new, rows_P)
@@ -102,9 +102,9 @@ def decode_chunk(
   *,
   steps: int,
 ) -> tuple[Stored, Report]:
-  """(own keys and values, Report) after at most `steps` tokens of every row."""
+  """Samples up to `steps` tokens for every row; returns (own cache, Report)."""
   layout, B = decoder.layout, slots.token_B.shape[0]
-  filled_B = slots.sampled_B  # Of the row's own, when the chunk begins.
+  filled_B = slots.sampled_B  # Tokens in `own` when the chunk begins.
   before = (
     caches.context(prefixes, slots.prefix_length_P, slots.readers),
     caches.context(own, filled_B),
@@ -131,7 +131,7 @@ def decode_chunk(
   start = (0, slots.token_B, recent, _empty_report(slots, B, steps))
   _, _, recent, report = jax.lax.while_loop(unfinished, step, start)
   own = caches.append(own, caches.store(recent, caches.dtype_of(own)), filled_B)
-  # Every host decides from the report, so each needs the whole of it.
+  # Replicated: every host makes its decisions from the whole report.
   replicated = layout.replicated()
   return own, jax.lax.with_sharding_constraint(report, replicated)
 
@@ -154,13 +154,13 @@ def _empty_report(slots: Slots, B: int, steps: int) -> Report:
 
 
 def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
-  """(the next token of each row, the report with it)."""
+  """(the next token of each row, the report with that token added)."""
   alive_B = _alive(slots, report)
   position_B = slots.sampled_B + i
   token_B, logprob_B = logits_lib.choose(
     logits_BV, keys_B2, position_B, slots.settings
   )
-  # An interruption says its phrase in place of the policy.
+  # An interruption replaces the policy's tokens by its phrase.
   in_phrase_B = position_B - report.interrupt_B
   forced_B = (in_phrase_B >= 0) & (in_phrase_B < slots.phrase_length_B)
   W = slots.phrase_BW.shape[1]
@@ -199,6 +199,6 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
 
 
 def _ends_with(last_BW, stops_BCW):
-  """[B, C]: whether the last tokens are those of a stop."""
+  """[B, C]: True where the last tokens of a row match a stop."""
   same_BCW = (stops_BCW == last_BW[:, None]) | (stops_BCW == ANY)
   return same_BCW.all(-1)

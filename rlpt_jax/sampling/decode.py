@@ -1,7 +1,7 @@
-"""The static sampler: all groups begin together, and the last row ends it.
+"""The static sampler: all groups start together and run until all rows end.
 
-Simple, and the oracle of the engine. Shapes fall into few buckets, so that
-batches of other sizes find their programs compiled.
+It is simple, and tests compare the engine with it. Shapes are rounded up to few
+buckets, so that batches of other sizes reuse compiled programs.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ CHUNK = 32
 def sample(
   decoder: Decoder, params, requests: list[Request], *, sizes: Sizes = SIZES
 ) -> list[list[Completion]]:
-  """The completions of each request; all want the same number of them.
+  """The completions of each request; all requests must have equal `samples`.
 
-  params: as `publish.publish` returns them.
+  params: from `publish.publish`.
   """
   if not requests:
     return []
@@ -64,8 +64,8 @@ def sample(
 def bucket(size: int, *, least: int = 16) -> int:
   """The next of 1, 2, 3, 4, 6, 8, 12, ..., 96, 128, 256, 384, 512, 768, ...
 
-  At most a third is padding, but for those that would be 192: from 128 on they
-  are multiples of what attention kernels take in blocks.
+  At most a third is padding, except where 192 is skipped: from 128 on, sizes
+  are multiples of 128, the block size of attention kernels.
   """
   power = 1 << max(size - 1, 0).bit_length()
   size = power * 3 // 4 if size <= power * 3 // 4 else power
@@ -73,7 +73,7 @@ def bucket(size: int, *, least: int = 16) -> int:
 
 
 def pad_prompts(prompts, rows: int, length: int):
-  """(tokens, segments) of [rows, length], padded on the right."""
+  """(tokens, segments), [rows, length] each, padded on the right."""
   tokens_PS, segments_PS = np.zeros((2, rows, length), np.int32)
   for p, prompt in enumerate(prompts):
     tokens_PS[p, : len(prompt)] = prompt

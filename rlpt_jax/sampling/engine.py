@@ -1,10 +1,10 @@
-"""Continuous batching: a slot that is free takes the next sample of the queue.
+"""Continuous batching: each free slot takes the next sample of the queue.
 
-Rows come and go between chunks of decode steps; what runs on the devices is one
-program of fixed shape. A prompt is computed once, into a row of the prefixes,
-and stays there until the last of its samples is done; which slots read it is
-data. Everything is decided from what the host knows, so that every host of a
-pod decides the same.
+Rows enter and leave between chunks of decode steps; the devices run one program
+of fixed shape. A prompt is computed once, into a row of the prefixes, and stays
+until the last of its samples ends; the mapping of slots to prefixes is an
+input. All decisions depend only on host state that is equal on all hosts of a
+pod, so that all hosts decide the same.
 """
 
 import collections
@@ -26,14 +26,14 @@ from rlpt_jax.sampling.table import Table
 
 @dataclasses.dataclass
 class _Group:
-  """A request on its way."""
+  """A request that is queued or running."""
 
   ticket: int
   request: Request
-  next_sample: int = 0  # The first that has no slot yet.
+  next_sample: int = 0  # The first sample without a slot yet.
   running: int = 0
-  prefix: int | None = None  # Its row of the prefixes, once it is computed.
-  prompt_version: int = 0  # Of the weights that computed it.
+  prefix: int | None = None  # Row of the prefixes, once computed.
+  prompt_version: int = 0  # Version of the weights that computed it.
   dropped: set[int] = dataclasses.field(default_factory=set)
 
   @property
@@ -52,14 +52,14 @@ def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
 
 
 class Engine:
-  """Samples what is submitted, in slots; `step` after `step`, or by `run`."""
+  """Samples the submitted requests in slots; driven by `step` or by `run`."""
 
   def __init__(
     self, decoder: Decoder, params, plan: Plan, *, consume: bool = False
   ):
     """params: the learner's; the engine keeps copies (see `publish`).
 
-    consume: nobody else wants them: they are given back as they are copied.
+    consume: frees `params` while copying; for callers that no longer need them.
     """
     plan = plan_lib.fitted(plan, decoder.layout)
     self.memory = plan_lib.check(
@@ -75,23 +75,23 @@ class Engine:
     self._table = Table(plan.slots, plan.sizes)
     self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
     self._queue: collections.deque[_Group] = collections.deque()
-    self._groups: dict[int, _Group] = {}  # By ticket, those not yet done.
-    self._seats: dict[int, tuple[_Group, int]] = {}  # Slot: group and sample.
+    self._groups: dict[int, _Group] = {}  # Unfinished, by ticket.
+    self._seats: dict[int, tuple[_Group, int]] = {}  # slot -> (group, sample)
     self._free_prefixes = list(range(plan.num_prompts))
     self._tickets = 0
     self._is_whole = True
     self.counts = collections.Counter()
 
   def publish(self, params):
-    """New weights from the next step on; rows that run keep their caches."""
-    # Not both: the old ones are given back before the new ones are made.
+    """Uses new weights from the next step on; running rows keep their cache."""
+    # Free the old weights first, so that both never exist at once.
     self._is_whole, was_whole, self._params = False, self._is_whole, None
     self._params = publish(self.decoder, params)
     self._is_whole = was_whole
     self.version += 1
 
   def submit(self, request: Request) -> int:
-    """Queues a request; its ticket comes with what `step` returns."""
+    """Queues a request; returns the ticket that `step` reports it under."""
     self.plan.check(request)
     request.check_vocabulary(self.decoder.config.vocab_size)
     group = _Group(self._tickets, request)
@@ -101,7 +101,7 @@ class Engine:
     return group.ticket
 
   def cancel(self, ticket: int, sample: int | None = None):
-    """Ends a request, or one sample of it: nothing more comes of it."""
+    """Ends a request, or one sample of it; `step` returns no more of it."""
     group = self._groups.get(ticket)
     if group is None:
       return
@@ -124,27 +124,27 @@ class Engine:
 
   @property
   def waiting(self) -> int:
-    """Samples without a slot."""
+    """The number of samples without a slot."""
     return sum(group.waiting for group in self._queue)
 
   @property
   def running(self) -> int:
-    """Samples in a slot."""
+    """The number of samples in a slot."""
     return len(self._seats)
 
   def step(self) -> list[tuple[int, int, Completion]]:
-    """Decodes a chunk: (ticket, sample, its tokens since the last step), ...
+    """Decodes a chunk: [(ticket, sample, tokens since the last step), ...].
 
-    In the order of the slots. Those of a completion's last step have a finish
-    reason.
+    The list is in the order of the slots. The last piece of a completion has a
+    finish reason.
     """
     if not self._is_whole:
       raise RuntimeError(
         'The engine is closed, or an earlier step was interrupted: make a new '
         'one, and submit again what was in this one.'
       )
-    # Half a step leaves seats without their prompts, or caches with NaN, which
-    # no mask keeps out.
+    # An interrupted step may leave slots without their prompts, or NaN in the
+    # caches, which masks do not keep out.
     self._is_whole = False
     pieces = self._step()
     self._is_whole = True
@@ -183,10 +183,10 @@ class Engine:
     self.counts['row_steps'] += max(lengths) * self.plan.slots
 
   def run(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
-    """The completions of each request, in the order of the requests.
+    """Yields the completions of each request, in the order of the requests.
 
-    Takes from `requests` only as many as fill the slots and their queue. What
-    is not done when this is closed, or a request is refused, is cancelled.
+    Takes only as many `requests` at a time as fill the slots and their queue.
+    Cancels unfinished requests if it is closed or a request is refused.
     """
     if not self.is_idle:
       raise RuntimeError(
@@ -230,7 +230,7 @@ class Engine:
         yield [join(samples[i]) for i in sorted(samples)]
 
   def close(self):
-    """Gives back the memory of the devices."""
+    """Frees the memory of the devices."""
     self._is_whole = False
     self._params = self._prefixes = self._own = None
 
@@ -240,10 +240,10 @@ class Engine:
   def __exit__(self, *_):
     self.close()
 
-  # Seats.
+  # Slots.
 
   def _admit(self):
-    """The queue's next samples take the free slots, first come first served."""
+    """Assigns the next samples of the queue to free slots, oldest first."""
     free = [s for s in range(self.plan.slots) if s not in self._seats]
     new = []
     for group in list(self._queue):
@@ -251,7 +251,7 @@ class Engine:
         break
       if group.prefix is None:
         if not self._free_prefixes:
-          break  # In order: a later one must not overtake it for ever.
+          break  # Keep the order: later requests could overtake it forever.
         group.prefix = self._free_prefixes.pop(0)
         group.prompt_version = self.version
         new.append(group)
@@ -266,7 +266,7 @@ class Engine:
     self._prefill(new)
 
   def _skip_dropped(self, group: _Group):
-    """Passes over samples that were cancelled before they had a slot."""
+    """Skips samples that were cancelled before they had a slot."""
     while group.waiting and group.next_sample in group.dropped:
       group.next_sample += 1
     if not group.waiting and group in self._queue:
@@ -281,17 +281,18 @@ class Engine:
   def _forget_if_done(self, group: _Group):
     if group.waiting or group.running:
       return
-    # Once: a cancelled group comes here twice.
+    # Free the prefix once: a cancelled group comes here twice.
     if self._groups.pop(group.ticket, None) and group.prefix is not None:
       self._free_prefixes.append(group.prefix)
 
   # Prefixes.
 
   def _prefill(self, groups: list[_Group]):
-    """Computes prompts, as many at a time as there are devices to split them.
+    """Prefills prompts in batches of one row per device that splits the batch.
 
-    A fixed number, and a length that follows from the prompt's own: a prompt's
-    prefix does not depend on its company, to the last bit.
+    The number of rows is fixed and the padded length depends on the prompt
+    alone, so that its prefix is the same to the last bit whatever is computed
+    with it.
     """
     rows = self._prefill_rows()
     by_length = collections.defaultdict(list)
@@ -305,7 +306,7 @@ class Engine:
         some = same[first : first + rows]
         prompts = [group.request.prompt_tokens[:-1] for group in some]
         tokens_PS, segments_PS = pad_prompts(prompts, rows, S)
-        # Rows of padding go nowhere.
+        # Rows of padding have an index out of range and are dropped.
         rows_P = np.full(rows, self.plan.num_prompts, np.int32)
         rows_P[: len(some)] = [group.prefix for group in some]
         self._prefixes = chunks.prefill_into(
@@ -319,7 +320,7 @@ class Engine:
     return self.decoder.layout.batch_size
 
   def _readers(self) -> Readers:
-    """Who sits where, as the devices need it."""
+    """The mapping between slots and prefixes, for the devices."""
     Q, G = self.plan.num_prompts, self.plan.group
     rows_PG = np.zeros((Q, G), np.int32)
     place_B = np.zeros(self.plan.slots, np.int32)

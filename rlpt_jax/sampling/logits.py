@@ -1,8 +1,8 @@
-"""From logits to a token of each row, and how likely it was.
+"""Samples a token for each row from its logits, with its log-probability.
 
-Every row has its own settings and its own random numbers, and nothing here
-looks at another row. Filters are thresholds found by bisection, which needs no
-sort: that is slow everywhere, and a gather where the vocabulary is split.
+Each row has its own settings and random numbers, and no row depends on another.
+Filters find their thresholds by bisection instead of sorting, which is slow
+everywhere and needs a gather if the vocabulary is sharded.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Of `requests.Request`, for every row."""
+  """The sampling settings of `requests.Request` for every row."""
 
   temperature_B: jax.Array
   top_k_B: jax.Array
@@ -23,17 +23,17 @@ class Settings:
 
 
 def row_keys(words_BC):
-  """[B, 2] words, the key of each row, from those of `Request.key_words`."""
+  """[B, 2] uint32: the random key of each row, from its `Request.key_words`."""
   seed_B, high_B, low_B, sample_B = words_BC.astype(jnp.uint32).T
   return jnp.stack(threefry((seed_B, sample_B), (high_B, low_B)), axis=-1)
 
 
 def threefry(key, counter):
-  """Two random words for two words of a counter: Threefry-2x32, 20 rounds.
+  """Two random words per counter of two words: Threefry-2x32 with 20 rounds.
 
-  Salmon et al. 2011, and what jax.random is made of. Its own on a CPU is a loop
-  over the rounds that no vector instruction is used in, and xors the two words
-  to one: seven times slower, and a tenth of a step of decoding.
+  Salmon et al. 2011, the generator of jax.random. JAX's own version on CPU is a
+  loop over rounds without vector instructions and returns the xor of both
+  words: seven times slower, a tenth of a decode step.
   """
   keys = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
   a, b = counter[0] + keys[0], counter[1] + keys[1]
@@ -46,20 +46,20 @@ def threefry(key, counter):
 
 
 def choose(logits_BV, keys_B2, position_B, settings: Settings):
-  """(a token of each row, its log-probability).
+  """(the next token of each row, its log-probability).
 
-  Of the distribution that was sampled from: at the temperature and among the
-  tokens that the filters leave; 0 where greedy. Of logits that hold a NaN or
-  +inf it is NaN, greedy or not, and the token means nothing.
+  The log-probability is of the distribution that was sampled from: at the
+  temperature, among the tokens that the filters keep; 0 if greedy. If the
+  logits hold a NaN or +inf it is NaN, greedy or not, and the token is
+  meaningless.
   """
   greedy_B = settings.temperature_B == 0
   temperature_B1 = jnp.where(greedy_B, 1.0, settings.temperature_B)[:, None]
-  # From the top down: no temperature makes infinities of finite logits.
+  # Subtract the maximum first, so that a low temperature cannot give +inf.
   scaled_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_B1
   kept_BV = keep_probable(scaled_BV, settings)
-  # The largest sum of logit and Gumbel noise falls on a token with its
-  # probability. Compared with a search in cumulated probabilities, a rounding
-  # error in the logits changes the token as rarely as can be.
+  # Gumbel-max sampling: unlike with a search in cumulative probabilities, a
+  # rounding error in the logits rarely changes the token.
   noise_BV = _gumbel(keys_B2, position_B, kept_BV.shape[-1])
   noise_BV = jnp.where(greedy_B[:, None], 0.0, noise_BV)
   token_B = argmax(kept_BV + noise_BV)
@@ -69,9 +69,9 @@ def choose(logits_BV, keys_B2, position_B, settings: Settings):
 
 
 def keep_probable(x_BV, settings: Settings):
-  """The logits with -inf for those that top_k, top_p or min_p drop."""
+  """The logits, with -inf for tokens that top_k, top_p or min_p drop."""
   top_B = x_BV.max(-1)
-  nothing_B = jnp.full_like(top_B, -jnp.inf)  # The border that drops nothing.
+  nothing_B = jnp.full_like(top_B, -jnp.inf)  # This border drops nothing.
 
   def most_probable():
     def enough_tokens(border_B):
@@ -85,7 +85,7 @@ def keep_probable(x_BV, settings: Settings):
     weights_BV = jnp.where(
       x_BV >= border_B[:, None], jnp.exp(x_BV - top_B[:, None]), 0.0
     )
-    # A border at top_p of the whole, where rounding must not lose the last.
+    # The slack: rounding must not reject tokens that sum to exactly top_p.
     wanted_B = settings.top_p_B * weights_BV.sum(-1) * (1 - 1e-6)
 
     def enough_weight(border_B):
@@ -95,29 +95,30 @@ def keep_probable(x_BV, settings: Settings):
     border_B = _largest_border(enough_weight, x_BV)
     return jnp.where(settings.top_p_B < 1, border_B, nothing_B)
 
-  # Each only where a row asks for it: they read the logits 32 times.
+  # Skipped unless a row needs it: each reads the logits 32 times.
   border_B = jax.lax.cond(
     (settings.top_k_B > 0).any(), most_probable, lambda: nothing_B
   )
   nucleus_B = jax.lax.cond(
     (settings.top_p_B < 1).any(), nucleus, lambda _: nothing_B, border_B
   )
-  # Of log(0) nothing is dropped.
+  # min_p = 0 gives -inf, which drops nothing.
   likely_B = top_B + jnp.log(settings.min_p_B)
   border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
-  # A NaN stays, on whichever side, to be seen in the log-probability.
+  # A NaN in either operand compares as False: it is kept and makes the
+  # log-probability NaN.
   return jnp.where(x_BV < border_B[:, None], -jnp.inf, x_BV)
 
 
 def _largest_border(is_low_enough, x_BV):
-  """The largest value of each row, to the last bit, that is low enough.
+  """The largest float of each row, to the last bit, that is low enough.
 
-  `is_low_enough` holds below some value and not above it.
+  `is_low_enough` must be True up to some value and False above it.
   """
 
   def halve(_, bounds):
-    low_B, high_B = bounds  # Low enough, and too high.
-    # As integers, floats lie in order: 32 steps find any of them.
+    low_B, high_B = bounds  # Low enough; too high.
+    # Floats mapped to ordered integers: 32 steps find any of them.
     middle_B = (low_B & high_B) + ((low_B ^ high_B) >> 1)
     fits_B = is_low_enough(_float_of(middle_B))
     return jnp.where(fits_B, middle_B, low_B), jnp.where(
@@ -130,7 +131,7 @@ def _largest_border(is_low_enough, x_BV):
 
 
 def _order_of(x_B):
-  """int32 that compare as the floats do."""
+  """int32 values that compare as the floats do."""
   bits_B = jax.lax.bitcast_convert_type(x_B, jnp.int32)
   return jnp.where(bits_B < 0, bits_B ^ 0x7FFFFFFF, bits_B)
 
@@ -141,29 +142,29 @@ def _float_of(order_B):
 
 
 def _gumbel(keys_B2, position_B, V: int):
-  """Noise of V tokens a row: a counter is a position and a pair of tokens."""
+  """Gumbel noise, [B, V]; the counters are pairs of tokens and the position."""
   pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
   key = (keys_B2[:, :1], keys_B2[:, 1:])
   words = threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))
 
   def noise(bits_BC):
-    # Where uniform numbers are small the noise is large, and there they must be
-    # fine: jax.random.gumbel has steps of 2^-23 for them, which halves what a
-    # token of probability 1e-7 gets, and there are 10^5 of those.
+    # Small uniform numbers give large noise, so they need a fine resolution.
+    # jax.random.gumbel has steps of 2^-23, which halves how often a token of
+    # probability 1e-7 is sampled, and a vocabulary has 10^5 of those.
     steps_BC = (bits_BC >> 1).astype(jnp.int32).astype(jnp.float32)
     uniform_BC = jnp.minimum((steps_BC + 0.5) * 2.0**-31, 1 - 2.0**-24)
     return -jnp.log(-jnp.log1p(-uniform_BC))
 
-  # The tokens of a pair lie half a vocabulary apart: side by side they would
-  # not be computed in vectors.
+  # The tokens of a pair are half a vocabulary apart: interleaved, they would
+  # not be vectorized.
   noise_BV = jnp.concatenate([noise(bits_BC) for bits_BC in words], -1)[:, :V]
-  # Made once: what reads it would otherwise make it again for each reader,
-  # and on a CPU without vector instructions.
+  # Without the barrier, XLA recomputes the noise for each use, and on a CPU
+  # without vector instructions.
   return jax.lax.optimization_barrier(noise_BV)
 
 
 def argmax(x_BV):
-  """The first of the largest, by two reductions that a CPU does in vectors."""
+  """Index of the first maximum, by two reductions that vectorize on a CPU."""
   top_B1 = x_BV.max(-1, keepdims=True)
   V = x_BV.shape[-1]
   places_BV = jnp.where(x_BV == top_B1, jnp.arange(V, dtype=jnp.int32), V - 1)
@@ -171,8 +172,8 @@ def argmax(x_BV):
 
 
 def logprob(x_BV, token_B):
-  """Of a token of each row, given its logits."""
+  """The log-probability of one token per row, given the logits."""
   top_B1 = x_BV.max(-1, keepdims=True)
   chosen_B1 = jnp.take_along_axis(x_BV, token_B[:, None], axis=-1) - top_B1
-  # From the top down, or what the logits have in common costs digits.
+  # Subtract the maximum first: a large common offset would cost digits.
   return chosen_B1[:, 0] - jnp.log(jnp.sum(jnp.exp(x_BV - top_B1), axis=-1))

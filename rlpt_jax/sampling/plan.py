@@ -1,4 +1,4 @@
-"""What an engine will take, before it takes it."""
+"""The shapes of an engine and its memory, checked before it allocates any."""
 
 import dataclasses
 import math
@@ -20,20 +20,21 @@ from rlpt_jax.sampling.table import SIZES, Sizes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """The shapes of an engine; what they take is known before anything runs.
+  """The shapes of an engine, which determine its memory.
 
   slots: completions that run at the same time.
-  group: those of one prompt that do; a larger group runs so many at a time.
-  prompts: prefixes kept at the same time; None: twice as many as full groups
-    fit. Every step reads them all; but with lengths of a heavy tail each
-    straggler keeps its prefix alive, and more of them keep the slots full.
-  max_prompt_tokens, max_new_tokens: the longest of each that a request may ask.
-  chunk: tokens between two looks at who is done: fewer fill slots sooner, more
-    keep the host out of the way.
-  cache_dtype: None: the type of the activations. int8 halves bfloat16; on a CPU
-    nothing is won, for both are computed with in float32.
+  group: completions of one prompt that run at the same time; a larger group
+    takes turns.
+  prompts: prefixes kept at the same time; None: twice the number of full groups
+    that fit. Every step reads all of them. But with heavy-tailed lengths, each
+    straggler keeps its prefix alive, and more prefixes keep the slots full.
+  max_prompt_tokens, max_new_tokens: the largest that a request may have.
+  chunk: tokens between two checks for finished rows: fewer refill slots sooner,
+    more reduce the overhead of the host.
+  cache_dtype: None: the dtype of the activations. int8 takes half the memory of
+    bfloat16, but gains nothing on a CPU, which computes both in float32.
   memory: bytes of a device that weights and caches may take; None: nine tenths
-    of what the device says is free.
+    of the memory that the device reports as free.
   """
 
   slots: int
@@ -62,7 +63,7 @@ class Plan:
 
   @property
   def prefix_length(self) -> int:
-    """The last token of a prompt is a row's own."""
+    """Positions of a prefix: a prompt without its last token, rounded up."""
     return bucket(self.max_prompt_tokens - 1)
 
   @property
@@ -73,7 +74,7 @@ class Plan:
     return self.cache_dtype or decoder.compute.dtype
 
   def check(self, request: Request):
-    """Raises where no slot could ever take a request."""
+    """Raises if no slot could ever take the request."""
     for name, found, room in (
       ('prompt tokens', len(request.prompt_tokens), self.max_prompt_tokens),
       ('new tokens', max(request.limits), self.max_new_tokens),
@@ -89,15 +90,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes on each device."""
+  """The bytes that an engine takes on each device."""
 
   weights: int
-  gathered: int  # Weights where they are used, if the batch splits them.
+  gathered: int  # Weights gathered for use, if a batch axis shards them.
   prefixes: int
   own: int
   recent: int
-  logits: int  # Of a step, with their noise.
-  widened: int  # Copies in float32 that XLA makes on a CPU, which has no less.
+  logits: int  # Logits of a step, with their noise.
+  widened: int  # float32 copies, which XLA makes on a CPU.
 
   @property
   def total(self) -> int:
@@ -105,10 +106,9 @@ class Memory:
 
 
 def memory(plan: Plan, decoder: Decoder) -> Memory:
-  """What weights, caches and logits take on each device.
+  """The bytes of weights, caches and logits on each device.
 
-  Not in it: the prompts on their way through the model, and the weights that
-  are replaced while `publish` copies new ones.
+  Excludes the activations of prefill and temporary copies made by `publish`.
   """
   c, layout, dtype = decoder.config, decoder.layout, plan.dtype(decoder)
 
@@ -129,7 +129,10 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
   def widened():
-    """XLA widens what does not change before the loop, for all layers."""
+    """Bytes of the float32 copies of both caches that XLA on CPU makes.
+
+    They do not change in the loop, so XLA converts all layers before it.
+    """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0
     return cache(plan.num_prompts, plan.prefix_length, 'float32') + cache(
@@ -138,7 +141,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
 
   def cache(rows, length, dtype):
     whole = cache_lib.num_bytes(decoder.config, rows, length, dtype=dtype)
-    mask = rows * length  # Made for each chunk, not kept.
+    mask = rows * length  # Made for each chunk, not stored.
     return (whole - mask) // _ways(decoder, rows)
 
   return Memory(
@@ -153,16 +156,16 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
 
 
 def fitted(plan: Plan, layout: Layout) -> Plan:
-  """The plan with its default number of prompts, as the layout splits them."""
+  """The plan; rounds a default number of prompts up to fit the layout."""
   if plan.prompts is not None:
     return plan
   return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
 
 
 def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
-  """What the plan takes; raises where that is more than there is.
+  """The memory of the plan; raises if it does not fit the devices.
 
-  loaded: arrays on the devices that will be given back.
+  loaded: arrays on the devices that will be freed.
   """
   plan, layout = fitted(plan, decoder.layout), decoder.layout
   for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
@@ -190,7 +193,7 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
 
 
 def _ways(decoder: Decoder, rows: int) -> int:
-  """Devices among which a cache is split."""
+  """The number of shards that a cache is split into."""
   c = decoder.config
   shape, _ = cache_lib.shapes(c, rows, 1)
   sharding = decoder.layout.sharding(shape, cache_lib.AXES)
@@ -198,11 +201,11 @@ def _ways(decoder: Decoder, rows: int) -> int:
 
 
 def _room(layout: Layout, loaded=()) -> int | None:
-  """Bytes of each device that may be planned with, as far as it says."""
+  """Bytes of each device that a plan may take; None if unknown."""
   device = layout.mesh.local_devices[0]
   stats = device.memory_stats() or {}
   limit = stats.get('bytes_limit')
-  if limit is not None:  # What others have, a learner above all, is not free.
+  if limit is not None:  # Memory in use, by a learner above all, is not free.
     limit -= stats.get('bytes_in_use', 0)
     limit += sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

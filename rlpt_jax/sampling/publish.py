@@ -1,4 +1,4 @@
-"""The learner's weights, as the sampler wants them."""
+"""Copies the learner's weights into the form that the sampler uses."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,19 @@ from rlpt_jax.models.config import Decoder
 
 
 def publish(decoder: Decoder, params, *, consume: bool = False):
-  """Copies of the parameters on the sampler's devices, layer by layer.
+  """Copies of the parameters on the sampler's devices, with a tuple of layers.
 
-  What a forward pass would cast at every step is cast now, to the same values:
-  layers to the type of their products, the head to float32. Always copies: the
-  learner's next update donates its own.
+  Casts now what a forward pass would cast at every step, to the same values:
+  layers to the dtype of their products, the head to float32. The result never
+  shares memory with `params`, which the learner's next update donates.
 
-  consume: gives back what has been copied, where nobody will learn.
+  consume: frees each parameter once copied; for callers that do not learn.
   """
   shardings = weights.shardings(
     decoder_lib.specs(decoder.config), decoder.layout
   )
   layers = {}
-  # One weight after the other, so that one at most exists twice.
+  # One weight at a time, so that at most one exists twice.
   for name, stacked in params['layers'].items():
     sharding = shardings['layers'][name]
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
@@ -31,10 +31,10 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     if consume:
       jax.block_until_ready(layers[name])
       stacked.delete()
-  # device_put alone may hand on the learner's memory; with may_alias=False too,
-  # from an array on many devices to fewer of them.
+  # device_put alone may share the learner's memory, even with may_alias=False
+  # if the array moves to fewer devices.
   rest = {}
-  # In their order: all hosts of a pod must launch the same.
+  # In the order of the dict: all hosts of a pod must launch the same programs.
   for name in [name for name in params if name != 'layers']:
     is_head = name != 'embed' or decoder.config.tied_head
     dtype = jnp.float32 if is_head else decoder.compute.dtype

@@ -1,7 +1,7 @@
-"""What is asked of a sampler and what it gives back: plain numbers on the host.
+"""Requests to a sampler and the completions it returns, as plain host data.
 
-A sampler knows token ids only; a stop that is a text, a chat, a tokenizer are
-matters of those who call it.
+A sampler only knows token ids; text stops, chat templates and tokenizers are
+handled by its callers.
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-NEVER = np.int32(2**31 - 1)  # A step that no completion reaches.
+NEVER = np.int32(2**31 - 1)  # A position that no completion reaches.
 
 
 def _check_tokens(name: str, tokens):
-  # Below zero the sampler keeps signs of its own, such as 'any token'.
+  # The sampler uses negative ids for itself, such as 'any token'.
   if min(tokens, default=0) < 0 or max(tokens, default=0) > NEVER:
     wrong = next(token for token in tokens if not 0 <= token <= NEVER)
     raise ValueError(f'{name}: expected token ids, got {wrong}.')
@@ -24,11 +24,11 @@ def _check_tokens(name: str, tokens):
 class Interruption:
   """Makes a model that thinks for too long answer (ScaleRL, section 4).
 
-  After a number of tokens drawn evenly from `after`, both ends included, the
-  next tokens are those of `phrase`, whatever the model would have said, and
-  then it has `answer` tokens left. `max_new_tokens` counts all of them and ends
-  the completion wherever it falls. Nothing of this happens where the model has
-  said `unless` (its end of thinking) by itself.
+  After a number of tokens drawn uniformly from `after`, both ends included, the
+  next tokens are forced to be `phrase`. The model then has `answer` tokens
+  left. `max_new_tokens` counts all of these, and may end the completion
+  earlier. A sample that produces `unless` (the end of thinking) by itself
+  before that is not interrupted.
   """
 
   phrase: tuple[int, ...]
@@ -59,16 +59,18 @@ class Interruption:
 class Request:
   """`samples` completions of one prompt: a group.
 
-  The random numbers of a completion follow from (seed, id, sample, position)
-  and nothing else, so its tokens do not depend on its neighbours, on the order
-  of requests or on a restart. `first_sample` is the index of the first one.
+  The random numbers of a completion depend only on (seed, id, sample,
+  position), so its tokens do not depend on other rows, the order of requests or
+  restarts. `first_sample` is the index of the first sample.
 
-  max_new_tokens: of every sample, or a tuple with one for each.
+  max_new_tokens: one limit for all samples, or a tuple with one per sample.
   temperature: 0 always takes the most probable token.
-  top_k: 0 for all. Ties at the border stay in, here and with top_p.
-  top_p: of what top_k leaves, the most probable tokens that together have it.
+  top_k: 0 keeps all tokens. Ties at the border are kept, here and in top_p.
+  top_p: of the tokens that top_k keeps, keeps the fewest most probable ones
+    that together have at least this share of the probability.
   min_p: drops tokens less probable than this share of the most probable one.
-  stops: a completion ends with any of these; an EOS is a sequence of one.
+  stops: a completion ends after any of these token sequences; an EOS is a
+    sequence of one.
   """
 
   prompt_tokens: tuple[int, ...]
@@ -114,7 +116,7 @@ class Request:
       _check_tokens('stops', stop)
 
   def check_vocabulary(self, vocab_size: int):
-    """Raises for a token that the model does not have."""
+    """Raises if a token is not in the model's vocabulary."""
     phrase = self.interruption.phrase if self.interruption else ()
     largest = max(*self.prompt_tokens, *phrase, 0)
     if largest >= vocab_size:
@@ -125,24 +127,24 @@ class Request:
 
   @property
   def limits(self) -> tuple[int, ...]:
-    """The length limit of each sample."""
+    """The maximum number of new tokens of each sample."""
     if isinstance(self.max_new_tokens, tuple):
       return self.max_new_tokens
     return (self.max_new_tokens,) * self.samples
 
   def key_words(self, sample: int) -> np.ndarray:
-    """[4] uint32: what the random numbers of a sample are derived from."""
+    """[4] uint32: the seed words of a sample's random numbers."""
     name = self.id.encode('utf-8', 'surrogatepass')
     digest = hashlib.blake2b(name, digest_size=8).digest()
     high, low = np.frombuffer(digest, '<u4')
     return np.array([self.seed, high, low, sample], np.uint32)
 
   def interrupted_at(self, sample: int) -> int:
-    """The token before which this sample is interrupted; NEVER: not at all."""
+    """The position at which the phrase starts for a sample; NEVER for none."""
     if self.interruption is None:
       return int(NEVER)
     low, high = self.interruption.after
-    # Not of numpy's generators, whose numbers may change with its version.
+    # No numpy generator: its numbers may change with the version of numpy.
     words = self.key_words(sample).astype('<u4').tobytes()
     digest = hashlib.blake2b(words, digest_size=8).digest()
     return low + int.from_bytes(digest, 'little') % (high - low + 1)
@@ -153,30 +155,30 @@ FinishReason = Literal['stop', 'length']
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """Tokens of one sample, whole or those of a while (`Engine.step`).
+  """The tokens of one sample: all of them, or those of one `Engine.step`.
 
-  The tokens that end a completion belong to it. Log-probabilities are float32
-  and belong to the weights that sampled the token, which `versions` names.
+  A stop that ends a completion is part of it. Log-probabilities are float32 and
+  are under the weights that sampled each token, identified by `versions`.
   """
 
   tokens: np.ndarray  # int32
-  logprobs: np.ndarray  # Of the distribution that was sampled from; greedy: 0.
-  policy_logprobs: np.ndarray  # Of the model, at temperature 1 and unfiltered.
-  is_own: np.ndarray  # False: put there by an interruption, not by the policy.
+  logprobs: np.ndarray  # Under the distribution sampled from; greedy: 0.
+  policy_logprobs: np.ndarray  # Under the model, unfiltered, temperature 1.
+  is_own: np.ndarray  # False: forced by an interruption, not sampled.
   versions: np.ndarray  # int32
   finish_reason: FinishReason | None  # None: still running.
-  prompt_version: int = 0  # Of the weights that read the prompt.
+  prompt_version: int = 0  # Version of the weights that computed the prefix.
 
   @property
   def oldest_version(self) -> int | None:
-    """Of what it was sampled with; None if it never had a slot."""
+    """Version of the oldest weights it used; None if it never had a slot."""
     if not self.versions.size:
       return None
     return min(self.prompt_version, int(self.versions.min()))
 
 
 def cut(completion: Completion, length: int | None) -> Completion:
-  """Its first tokens."""
+  """The completion cut to its first `length` tokens; None keeps all."""
   arrays = {
     field.name: getattr(completion, field.name)[:length]
     for field in dataclasses.fields(Completion)
@@ -186,7 +188,7 @@ def cut(completion: Completion, length: int | None) -> Completion:
 
 
 def join(pieces: list[Completion]) -> Completion:
-  """The pieces of one sample, one after the other."""
+  """One completion from the pieces of a sample, in order."""
   arrays = {
     field.name: np.concatenate([getattr(piece, field.name) for piece in pieces])
     for field in dataclasses.fields(Completion)

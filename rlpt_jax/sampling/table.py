@@ -1,4 +1,4 @@
-"""The host's side of the slots: who sits in which, and what came out of it."""
+"""The host's table of slots: the sample in each slot and its state."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ FINISH_REASONS = {RUNNING: None, STOP: 'stop', LENGTH: 'length'}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Room for what requests bring along: part of the shape of a program."""
+  """Room for the stops and the phrase of a request; sets a program's shapes."""
 
   stops: int = 4
   stop_tokens: int = 8
@@ -34,7 +34,7 @@ class Sizes:
         raise ValueError(f'{name}={value}: expected at least 1.')
 
   def check(self, request: Request):
-    """Raises where a request does not fit."""
+    """Raises if a request does not fit."""
     interruption = request.interruption
     phrase = interruption.phrase if interruption else ()
     unless = interruption.unless if interruption else ()
@@ -56,7 +56,7 @@ SIZES = Sizes()
 
 
 class Table:
-  """Slots as numpy arrays, which requests enter and reports leave."""
+  """The state of all slots as numpy arrays, updated by requests and reports."""
 
   def __init__(self, num_slots: int, sizes: Sizes):
     self.sizes = sizes
@@ -92,7 +92,7 @@ class Table:
     return self._arrays['sampled_B']
 
   def enter(self, slot: int, request: Request, i: int):
-    """The i-th sample of a request takes a slot."""
+    """Assigns the i-th sample of a request to a slot."""
     sample = request.first_sample + i
     W = self.sizes.stop_tokens
     row = {
@@ -125,15 +125,15 @@ class Table:
       values_B[slot] = getattr(request, name.removesuffix('_B'))
 
   def leave(self, slot: int):
-    """The slot is free."""
+    """Frees a slot."""
     self.running_B[slot] = False
-    # Its settings must not keep the filters at work.
+    # Reset its filters, or every step would still run them.
     for name, value in (('top_k_B', 0), ('top_p_B', 1), ('min_p_B', 0)):
       self._settings[name][slot] = value
 
   def slots(self, prefix_length_P, readers) -> Slots:
-    """For the next chunk."""
-    # Copies: on a CPU a device array may be the numpy array it was made of.
+    """The `Slots` for the next chunk."""
+    # Copies: on a CPU, a device array may share memory with its numpy array.
     arrays = {name: array.copy() for name, array in self._arrays.items()}
     settings = {name: array.copy() for name, array in self._settings.items()}
     return Slots(
@@ -144,7 +144,7 @@ class Table:
     )
 
   def read(self, report: Report, version: int) -> dict[int, Completion]:
-    """What every running slot sampled in a chunk; those that ended are free."""
+    """The tokens of each running slot in a chunk; frees slots that ended."""
     report = jax.device_get(report)
     pieces = {}
     for slot in np.flatnonzero(self.running_B):
