@@ -1,9 +1,9 @@
-"""Checkpoints that can be trusted: written whole or not at all, and verified.
+"""Checkpoints that are complete or absent, and verified when written and read.
 
-A step holds named trees of arrays (say, params and optimizer) and a record,
-plain JSON. The record carries a fingerprint of every array, computed where the
-array lives and compared after reading, so that a flipped bit anywhere between
-two devices is found, on whatever mesh it is read.
+A step holds named trees of arrays (say, params and optimizer) and a record of
+plain JSON. The record has a fingerprint of every array, computed on its devices
+when saving and compared after reading. So a flipped bit anywhere on the way is
+detected, whatever mesh reads it.
 """
 
 import contextlib
@@ -40,16 +40,18 @@ class Restored:
   step: int
   trees: dict[str, Any]
   record: dict[str, Any]
-  versions: dict[str, str]  # Of the packages that wrote it.
+  versions: dict[str, str]  # Package versions when it was written.
 
 
 class DamagedCheckpoint(ValueError):
-  """What was read is not what was written, or cannot be read."""
+  """A checkpoint cannot be read, or differs from what was written."""
 
 
 class Store:
-  """The checkpoints of one directory. Saving goes on behind the loop; `close`,
-  or leaving a `with`, waits for it.
+  """The checkpoints of one directory.
+
+  Saving continues in the background; `close`, or leaving a `with`, waits for
+  it.
   """
 
   def __init__(
@@ -75,13 +77,13 @@ class Store:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._check_written
       ),
-      # What a killed save left behind; its step was never there.
+      # Left by a killed save; its step was never listed.
       cleanup_tmp_directories=not read_only,
     )
     self._read_only = read_only
-    self._saving = None  # The step of the last save, which may still go on.
+    self._saving = None  # Step of the last save, perhaps in progress.
     with contextlib.ExitStack() as opened:
-      # What reads and writes files is given this path, and no other.
+      # Orbax and TensorStore must get this path, never self.directory.
       self._path = opened.enter_context(written.plain_path(self.directory))
       self._manager = ocp.CheckpointManager(self._path, options=options)
       self._opened = opened.pop_all()
@@ -94,7 +96,7 @@ class Store:
     self.close()
 
   def close(self):
-    """Waits for the last save and lets go of the directory."""
+    """Waits for the last save and closes the directory."""
     with self._opened, contextlib.closing(self._handler), self._said():
       self._manager.close()
 
@@ -103,7 +105,7 @@ class Store:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, trees: dict[str, Any], record: dict[str, Any]):
-    """Starts to save; the arrays may be donated as soon as this returns."""
+    """Starts a save; the arrays may be donated once this returns."""
     newest = max(self.steps(), default=-1)
     if step <= newest:
       raise ValueError(
@@ -113,7 +115,7 @@ class Store:
       )
     for name, tree in trees.items():
       inventory.check_leaves(name, tree)
-    # As JSON will give it back: keys are texts, and sort as texts.
+    # As JSON returns it: keys become strings, and sort as strings.
     record = json.loads(json.dumps(record))
     content = {
       'arrays': {
@@ -133,16 +135,19 @@ class Store:
         raise ValueError('orbax did not')
 
   def check(self):
-    """Raises if a save behind the loop has failed, which would be known only
-    when the next one is due, many steps later. Waits for nothing.
+    """Raises if a save in the background has failed; does not wait for one.
+
+    Otherwise the failure would only show at the next save, many steps later.
     """
     if not self._manager.is_saving_in_progress():
       with self._said():
         self._manager.wait_until_finished()
 
   def _check_written(self):
-    """Raises where what was written could not be read back: Orbax then leaves
-    the step unnamed, and the steps before it where they are.
+    """Raises if what was written cannot be read back.
+
+    Orbax then does not rename the new step to its final name, and keeps the
+    earlier steps.
     """
     try:
       (fresh,) = (
@@ -158,7 +163,7 @@ class Store:
 
   @contextlib.contextmanager
   def _said(self) -> Iterator[None]:
-    """What a save raises says in one line what to do."""
+    """Turns an error of a save into one line that says what to do."""
     try:
       yield
     except (OSError, ValueError) as error:
@@ -171,10 +176,10 @@ class Store:
   def restore(
     self, trees: dict[str, Any], *, step: int | None = None
   ) -> Restored:
-    """The newest checkpoint that is intact, or the one of `step`.
+    """The newest intact checkpoint, or that of `step`.
 
-    trees: jax.ShapeDtypeStruct leaves with the sharding each array gets, which
-      need not be the one that it was saved with. Trees left out are not read.
+    trees: jax.ShapeDtypeStruct leaves with the sharding that each array gets,
+      which may differ from the one it was saved with. Other trees are not read.
     """
     damage = {}
     for candidate in self.candidates(step):
@@ -185,7 +190,8 @@ class Store:
         self.directory / str(candidate), trees, content['arrays']
       )
       found = self._try(damage, self._read_trees, candidate, trees, content)
-      # Apart from reading: fingerprints are computed by all processes at once.
+      # Separate from reading, which may fail on one process only: all processes
+      # must compute fingerprints together.
       if found is None or not self._try(
         damage, self._verify, candidate, found, content
       ):
@@ -206,14 +212,14 @@ class Store:
     raise self._all_damaged(damage)
 
   def trees(self, *, step: int) -> list[str]:
-    """The names of the trees of a step; none where its record is damaged."""
+    """The names of the trees of a step; empty if its record is damaged."""
     content = self._try({}, self._read_record, step)
     return sorted(content['arrays']) if content else []
 
   def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
     """The arrays of one tree of nested dicts by path, each read when loaded.
 
-    Raises DamagedCheckpoint, then or now.
+    Both this and loading an array can raise DamagedCheckpoint.
     """
     damage = {}
     content = self._try(damage, self._read_record, step)
@@ -239,7 +245,7 @@ class Store:
     return {path: lazy(path, *entry[:2]) for path, entry in found.items()}
 
   def candidates(self, step: int | None) -> list[int]:
-    """Steps to try, newest first."""
+    """The steps to try, newest first."""
     if not self.steps():
       there = sorted(p.name for p in self.directory.iterdir())[:5]
       raise ValueError(
@@ -262,7 +268,7 @@ class Store:
     return [step]
 
   def _try(self, damage: dict[int, str], read, step: int, *arguments):
-    """read(step, ...), or None and a note of the damage, to any process."""
+    """read(step, ...), or None, with the damage noted, if any process fails."""
     found, why = None, 'another process could not read it'
     try:
       found = read(step, *arguments)
@@ -271,7 +277,7 @@ class Store:
         'RESOURCE_EXHAUSTED' in str(error)
       ):
         raise  # The machine's fault, not the checkpoint's.
-      # Whatever else goes wrong in reading what was once written is damage.
+        # The step was once written, so any other error is damage.
       why = str(error).splitlines()[0][:200] if str(error) else repr(error)
     if _all_processes(found is not None):
       return found
@@ -297,15 +303,15 @@ class Store:
   def _read_trees(self, step: int, trees, content) -> dict[str, Any]:
     found = {}
     for name, tree in trees.items():
-      # In the dtype that was saved: that is what the fingerprint is of.
+      # Read in the dtype that was saved, which the fingerprint is of.
       like = inventory.with_saved_dtypes(tree, content['arrays'][name])
       restore_args = ocp.checkpoint_utils.construct_restore_args(like)
       found[name] = self._read(step, name, like, restore_args)
     return found
 
   def _read(self, step: int, tree: str, like, restore_args, **options):
-    # By the handler: the manager would wait for the other processes, and one
-    # that fails to read never comes.
+    # Not by the manager: it would wait for all processes, and a process that
+    # fails to read never arrives.
     return self._handler.restore(
       self._path / str(step) / tree,
       args=ocp.args.PyTreeRestore(like, restore_args, **options),
@@ -335,14 +341,14 @@ class Store:
     return array
 
   def _set_aside(self, damage: dict[int, str]):
-    """Renames damaged steps: a run that goes on will come to them again."""
+    """Renames damaged steps: the resumed run will reach and save them again."""
     if not damage:
       return
     if jax.process_index() == 0:
       for step in damage:
         path = self.directory / str(step)
         aside = path.with_name(f'damaged_{step}')
-        while aside.exists():  # It is not the first time.
+        while aside.exists():  # Damaged before, too.
           aside = aside.with_name(f'{aside.name}_again')
         path.rename(aside)
     _all_processes(True)  # Wait until process 0 has renamed.
@@ -350,7 +356,7 @@ class Store:
 
 
 def _all_processes(ok: bool) -> bool:
-  """True where `ok` is True on every process; all of them must call this."""
+  """True if `ok` is True on every process; every process must call this."""
   if jax.process_count() == 1:
     return ok
   from jax.experimental import multihost_utils
@@ -359,7 +365,7 @@ def _all_processes(ok: bool) -> bool:
 
 
 def _why(error: Exception) -> str:
-  """What the file system said; tensorstore wraps much around it."""
+  """The file system's message, without what tensorstore adds to it."""
   said = getattr(error, 'strerror', None) or str(error).splitlines()[0]
   found = re.search(r"([^:]+) \[os_error_code='\d+'", said)
   return found[1].strip() if found else said[:200]
@@ -376,28 +382,28 @@ def _version(package: str) -> str:
     return 'not installed'
 
 
-# Arrays that are not in memory yet.
+# LazyArrays, which are not in memory yet.
 
 
 class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
-  """Writes numpy arrays, and LazyArrays one after the other."""
+  """Writes numpy arrays, and LazyArrays one at a time."""
 
   def __init__(self):
     super().__init__()
-    # What we load is ours alone and need not be copied before it is written.
+    # Nothing else uses the arrays we load, so they need no copy before writing.
     self._owned = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
 
   async def serialize(self, values, infos, args=None):
     lazy = [isinstance(value, LazyArray) for value in values]
     if not any(lazy):
       return await super().serialize(values, infos, args)
-    # Chunk by chunk, or the encoder holds each array several times.
+    # In chunks: the encoder would hold a whole array several times.
     args = [ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
       loaded = [value.load() if isinstance(value, LazyArray) else value]
       for future in await self._owned.serialize(loaded, [info], [arg]):
         future.result()
-      # Written; let go of it, the future too, before the next is read.
+      # Free the array before the next is read; the future holds it too.
       num_bytes = loaded[0].nbytes
       del loaded, future
       _return_memory(num_bytes)
@@ -405,14 +411,15 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
 
 
 def _return_memory(num_bytes: int):
-  """Hands freed memory back to the system, where the C library would keep it:
-  measured, that was as much again as the largest array.
+  """Returns freed memory to the system, which the C library would keep.
+
+  Measured: without this, it kept as much again as the largest array.
   """
   if num_bytes < CHUNK_BYTES:
-    return  # For small arrays, collecting garbage costs more than it frees.
+    return  # Collecting garbage costs more than small arrays free.
   gc.collect()
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-  if trim is not None:  # glibc has it.
+  if trim is not None:  # glibc only.
     trim(0)
 
 

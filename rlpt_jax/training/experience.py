@@ -1,4 +1,4 @@
-"""Completions and their rewards, as arrays that a policy learns from."""
+"""Turns completions and their rewards into arrays that a policy learns from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,18 +10,19 @@ from rlpt_jax.core.types import Batch
 
 
 class Sampled(Protocol):
-  """What is needed of a completion."""
+  """The fields of a completion that learning needs."""
 
   tokens: np.ndarray
-  logprobs: np.ndarray  # Of the distribution that was sampled from.
-  is_own: np.ndarray  # False: put there, not sampled.
+  logprobs: np.ndarray  # Under the distribution that was sampled from.
+  is_own: np.ndarray  # False: forced, not sampled.
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
   """A prompt, its completions and the reward of each.
 
-  NaN: there is no verdict, or it is not to be learned from.
+  A reward of NaN means no verdict, or a completion that must not be learned
+  from.
   """
 
   prompt_tokens: Sequence[int]
@@ -30,13 +31,13 @@ class Group:
 
 
 def padded(length: int, longest: int) -> int:
-  """`longest`, its half, a quarter of it, ...: the smallest that has room.
+  """The smallest of `longest`, its half, its quarter, ... that is >= `length`.
 
-  XLA compiles an update anew for every length, in seconds for the smallest
-  model on a CPU, in minutes for a large one. The longest of a batch of rollouts
-  is near what is allowed, so that most runs compile one update, and at most
-  half of a batch is padding. Halves that kernels could not take in blocks of
-  128 are left out.
+  XLA compiles an update for every length, in seconds for the smallest model on
+  a CPU and minutes for a large one. The longest rollout of a batch is usually
+  near the limit, so that most runs compile one update, and at most half of a
+  batch is padding. Halves of 128 or more that are no multiple of 128, the block
+  size of kernels, are not used.
   """
   assert length <= longest, (length, longest)
   half = longest // 2
@@ -55,14 +56,15 @@ def make_batch(
   longest: tuple[int, int],
   share_prompt: bool = True,
 ) -> Batch:
-  """The batch of some groups, of a shape that hardly changes from step to step.
+  """The batch of some groups, with a shape that rarely changes between steps.
 
-  num_prompts: groups of the batch; what is missing is filled with prompts that
-    have no token in the loss, which change nothing.
+  num_prompts: number of prompts of the batch; missing ones are filled with
+    empty prompts without tokens in the loss, which do not affect it.
   advantages: rewards_PG -> advantages_PG.
   reduction: (mask_BT, group size) -> weights_BT.
-  longest: the tokens of a prompt and of a completion that there may be.
-  share_prompt: a prompt is computed once for its group, and not in every row.
+  longest: the maximum numbers of tokens of a prompt and of a completion.
+  share_prompt: True if a prompt is computed once for its group, False if it is
+    computed in every row.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, len(groups[0].completions)
@@ -71,14 +73,14 @@ def make_batch(
     longest[1],
   )
   S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
-  # Where a shorter prompt would save less than an eighth of what is computed of
-  # a group, it is not worth a program.
+  # A shorter prompt length must save an eighth of a group's computation to be
+  # worth compiling another program.
   prompts = 1 if share_prompt else G
   if 8 * prompts * (longest[0] - S) < prompts * longest[0] + G * T:
     S = longest[0]
   prompts_PS = np.zeros((P, S), np.int32)
   prompt_mask_PS = np.zeros((P, S), np.int32)
-  # A prompt that is none has a token too: attention to nothing is undefined.
+  # An empty prompt has a token too: attention to no keys is undefined.
   prompt_mask_PS[:, 0] = 1
   tokens_PGT = np.zeros((P, G, T), np.int32)
   present_PGT, own_PGT = (np.zeros((P, G, T), bool) for _ in range(2))
@@ -94,7 +96,7 @@ def make_batch(
       present_PGT[p, g, :length] = True
       own_PGT[p, g, :length] = completion.is_own
       behavior_PGT[p, g, :length] = completion.logprobs
-  # A failure is not a zero: it leaves the loss, and its denominators.
+  # Completions without a verdict leave the loss and its denominators.
   mask_PGT = own_PGT & ~np.isnan(rewards_PG)[..., None]
   weights_BT = reduction(mask_PGT.reshape(P * G, T), G)
   return Batch(

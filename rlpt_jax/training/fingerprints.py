@@ -1,14 +1,14 @@
-"""Fingerprints of arrays: 32 bits, the same on every mesh."""
+"""Fingerprints of arrays: 32 bits that are the same on every mesh."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-HOST_PIECE = 2**24  # Elements of a host array that are looked at together.
+HOST_PIECE = 2**24  # Elements of a host array that are hashed at a time.
 
 
 def of_host(x: np.ndarray) -> int:
-  """The same of a host array, in pieces: copying it whole would double it."""
+  """`of_array` for a host array, in pieces: copying it whole doubles memory."""
   if not x.ndim:
     return int(of_array(x))
   size = max(1, x[0].size)
@@ -24,11 +24,11 @@ def of_host(x: np.ndarray) -> int:
 
 @jax.jit
 def of_array(x, start=0) -> jax.Array:
-  """32 bits that any one changed bit of the array changes.
+  """32 bits that change if any one bit of the array changes.
 
-  The sum, modulo 2^32, of every element's bits times an odd hash of its
-  position: a sum of integers is the same on every mesh, an odd factor lets no
-  single difference vanish, and a hash notices what has only moved.
+  The sum, modulo 2^32, of the bits of every element times an odd hash of its
+  position. An integer sum is the same on every mesh; an odd factor never maps a
+  change of one element to 0; the hash detects moved elements.
   """
   x = jnp.asarray(x)
   if x.dtype == jnp.bool_:
@@ -44,7 +44,7 @@ def of_array(x, start=0) -> jax.Array:
 
 
 def _mix(x):
-  """Murmur3's finalizer: every bit of the result depends on all of x."""
+  """The finalizer of Murmur3: every bit of the result depends on all of x."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""An inventory of arrays: what the record of a checkpoint says of them."""
+"""Inventories of a checkpoint's arrays: shapes, dtypes and fingerprints."""
 
 import pathlib
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from rlpt_jax.training import fingerprints
 
 
 def describe(tree) -> dict[str, list]:
-  """{path: [shape, dtype, fingerprint]} of every array of a tree."""
+  """{path: [shape, dtype, fingerprint]} for every array of a tree."""
   leaves, prints = dict(_paths(tree)), {}
   for path, x in leaves.items():
     if isinstance(x, LazyArray):
-      # Waits for each, so that one of them is in memory at a time.
+      # Blocks on each, so that only one is in memory at a time.
       prints[path] = fingerprints.of_host(x.load())
     elif isinstance(x, np.ndarray):
       prints[path] = fingerprints.of_host(x)
@@ -31,7 +31,7 @@ def describe(tree) -> dict[str, list]:
 
 
 def check_leaves(name: str, tree):
-  """Raises for a leaf that could not be read back as it is."""
+  """Raises for a leaf that a checkpoint could not restore unchanged."""
   for path, leaf in _paths(tree):
     dtype = getattr(leaf, 'dtype', None)
     if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
@@ -55,7 +55,7 @@ def check_fingerprints(found: dict[str, list], saved: dict[str, list]):
 
 
 def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
-  """Raises where a tree is not the one that was saved: no damage, a mistake."""
+  """Raises if a tree is not the saved one: the caller's mistake, not damage."""
   for name, tree in trees.items():
     if name not in saved:
       raise ValueError(

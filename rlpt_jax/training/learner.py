@@ -1,8 +1,9 @@
-"""One update: a batch in microbatches, gradients summed, a step or none.
+"""The update: sums the gradients of microbatches and takes an optimizer step.
 
-Everything that depends on the batch as a whole, the denominators above all, is
-in the batch when it arrives here. A microbatch adds its share, so that neither
-their number nor padding nor devices change the result.
+A step is skipped if the loss or gradient is not finite. Everything that depends
+on the whole batch, above all the denominators, is already in the batch. Each
+microbatch adds its share, so that neither their number nor padding nor devices
+change the result.
 """
 
 import dataclasses
@@ -17,25 +18,25 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 # (params, microbatch) -> (its share of the loss, {name: an array of its rows})
 LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
-# (batch, what the loss function said of its rows) -> metrics
+# (batch, the arrays that the loss function returned) -> metrics
 Measure = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """What an update changes; all of it is saved."""
+  """The state of training; all of it is saved."""
 
   params: Any
   optimizer: Any
-  step: jax.Array  # Updates so far, those that were skipped included.
-  skipped: jax.Array  # In all.
+  step: jax.Array  # Updates so far, including skipped ones.
+  skipped: jax.Array  # Skipped updates so far.
   skipped_in_a_row: jax.Array
 
 
 def make_state(params, optimizer: optax.GradientTransformation) -> State:
-  # All of it placed as an update gives it back: a second one would be compiled
-  # anew for a first state that lay elsewhere.
+  # With the shardings that an update returns: otherwise the second update would
+  # be compiled again.
   init = jax.jit(optimizer.init, out_shardings=shardings(optimizer, params))
   counts = [
     jax.device_put(jnp.zeros((), jnp.int32), _everywhere(params))
@@ -45,13 +46,13 @@ def make_state(params, optimizer: optax.GradientTransformation) -> State:
 
 
 def shardings(optimizer: optax.GradientTransformation, params):
-  """Where the optimizer keeps its arrays: a moment beside its parameter.
+  """Shardings of the optimizer state: each moment like its parameter.
 
-  Said, for XLA would not know: zeros follow from no parameter.
+  Set explicitly: XLA cannot infer the sharding of `zeros_like`.
   """
   everywhere = _everywhere(params)
   if everywhere is None:
-    return None  # On one device, and free to move with what comes along.
+    return None  # One device: uncommitted, so that it can follow other inputs.
   return optax.tree_map_params(
     optimizer,
     lambda _, param: param.sharding,
@@ -62,7 +63,7 @@ def shardings(optimizer: optax.GradientTransformation, params):
 
 
 def _everywhere(params) -> NamedSharding | None:
-  """The whole of an array on every device of the parameters' mesh, if any."""
+  """The replicated sharding on the parameters' mesh; None without a mesh."""
   some = jax.tree.leaves(params)[0].sharding
   if not isinstance(some, NamedSharding):
     return None
@@ -78,8 +79,8 @@ def make_update(
 ):
   """update(state, batch) -> (state, metrics); the state is donated.
 
-  The first dimension of every array of a batch is its rows, or its groups of
-  rows: a multiple of `num_microbatches`.
+  The first dimension of every array of a batch counts rows, or groups of rows,
+  and must be a multiple of `num_microbatches`.
   """
 
   @functools.partial(jax.jit, donate_argnums=0)
@@ -118,14 +119,14 @@ def make_update(
 
 
 def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
-  """((loss, rows), gradients) of a batch, a microbatch at a time."""
+  """((loss, rows), gradients) of a batch, computed by microbatches."""
   grad = jax.value_and_grad(loss_fn, has_aux=True)
   if num_microbatches == 1:
     return grad(params, batch)
 
   def add(total, microbatch):
     (loss, rows), grads = grad(params, microbatch)
-    # In float32, which the sum is: bfloat16 would lose what is small.
+    # Sum in float32: bfloat16 would lose small terms.
     return jax.tree.map(jnp.add, total, (loss, grads)), rows
 
   zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
@@ -136,7 +137,7 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 
 
 def split(x, M):
-  """[M, rows / M, ...]: every M-th row, so that a device keeps those it has."""
+  """[M, rows / M, ...]: every M-th row, so that rows stay on their devices."""
   rows, *rest = x.shape
   if rows % M:
     raise ValueError(
@@ -147,5 +148,5 @@ def split(x, M):
 
 
 def join(x):
-  """[rows, ...] of what `split` made."""
+  """[rows, ...]: the inverse of `split`."""
   return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

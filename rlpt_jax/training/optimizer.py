@@ -1,4 +1,4 @@
-"""AdamW, as a run configures it. The only module that names optax's parts."""
+"""AdamW, as a run configures it. Only this module builds optax optimizers."""
 
 import dataclasses
 from typing import Literal
@@ -19,11 +19,12 @@ from rlpt_jax.core.weights import ParamSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-  """The learning rate rises over `warmup_steps` from 0 and then follows its
-  schedule, which ends at `num_steps` with `end_share` of it.
+  """AdamW with a learning rate that warms up and then follows a schedule.
 
-  Weight decay pulls on matrices, not on scales and biases. ScaleRL's eps is
-  1e-15: with gradients of many tokens 1e-8 is no longer small.
+  The rate rises linearly over `warmup_steps`, then follows `schedule`, which
+  ends at `num_steps` with the share `end_share` of the rate. Weight decay
+  applies to matrices, not to scales and biases. ScaleRL uses eps = 1e-15: with
+  gradients averaged over many tokens, 1e-8 is no longer small.
   """
 
   learning_rate: NonNegative
@@ -51,7 +52,7 @@ class AdamW:
 
 
 def learning_rates(config: AdamW) -> optax.Schedule:
-  """The learning rate of each step, from 0 on."""
+  """The learning rate as a function of the step, counted from 0."""
   peak, warmup = config.learning_rate, config.warmup_steps
   rest = (config.num_steps or 0) - warmup
   after = {
@@ -63,13 +64,13 @@ def learning_rates(config: AdamW) -> optax.Schedule:
   }[config.schedule]()
   if not warmup:
     return after
-  # The first step learns too: a rate of 0 would be a step for nothing.
+  # Start at peak / warmup: a first step with a rate of 0 would be wasted.
   rising = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
   return optax.join_schedules([rising, after], [warmup])
 
 
 def make_optimizer(config: AdamW, specs) -> optax.GradientTransformation:
-  """Clips the global norm, then AdamW; `specs` say what is a matrix."""
+  """Clips the global norm, then applies AdamW; `specs` tells matrices apart."""
   is_matrix = jax.tree.map(
     lambda spec: spec.fan_in is not None,
     specs,

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run saves after the current step, then exits."""
+"""Preemption by SIGTERM or Ctrl-C: a run saves after its step, then exits."""
 
 import contextlib
 import logging
@@ -9,23 +9,23 @@ from typing import NoReturn
 
 import jax
 
-# EX_TEMPFAIL: "try again later", unlike any status of a run that failed.
+# EX_TEMPFAIL, "try again later"; no failed run exits with this status.
 EXIT_PREEMPTED = 75
 
 logger = logging.getLogger(__name__)
 
 
 class Preemption:
-  """Whether a run was told to leave, and how it does."""
+  """Tells whether a run was preempted, and ends it."""
 
   def __init__(self):
-    self.heard: list[int] = []  # Signals.
+    self.heard: list[int] = []  # Signal numbers.
 
   def __call__(self, step: int) -> bool:
-    """True once every process should save and leave; each asks after each step.
+    """True once every process should save and exit; call it after each step.
 
-    One process hears SIGTERM itself. Of several, jax.distributed hears it, and
-    they agree on the step.
+    A single process receives SIGTERM itself. With several, jax.distributed
+    receives it, and all processes agree on the step.
     """
     if jax.process_count() == 1:
       return bool(self.heard)
@@ -34,7 +34,7 @@ class Preemption:
     return multihost_utils.reached_preemption_sync_point(step)
 
   def leave(self, count: int) -> NoReturn:
-    """Ends a run that has saved `count` steps as it was told to end."""
+    """Exits a preempted run that has saved after `count` steps."""
     if self.heard[:1] == [signal.SIGINT]:
       raise KeyboardInterrupt(
         f'saved after step {count}, the same command goes on'
@@ -47,13 +47,13 @@ class Preemption:
 def preemption(
   on_signal: Callable[[], None] = lambda: None,
 ) -> Iterator[Preemption]:
-  """Hears SIGTERM and Ctrl-C, for a loop that saves and leaves after a step.
+  """Handles SIGTERM and Ctrl-C, for a loop that saves and exits after a step.
 
-  A second Ctrl-C interrupts at once. A signal that arrives after the loop is
-  passed to the handler that was there before.
+  A second Ctrl-C interrupts at once. If the loop ends before it sees a signal,
+  the signal is passed to the previous handler, if that is a function.
 
-  on_signal: called by the handler, so that a step which waits for something
-    ends. Not where several processes compute together.
+  on_signal: called by the handler, so that a step that waits for something can
+    end. Not called if several processes compute together.
   """
   told = Preemption()
   if jax.process_count() > 1:
@@ -71,7 +71,7 @@ def preemption(
       )
 
   numbers = [signal.SIGTERM]
-  # A shell has what it starts in the background ignore Ctrl-C.
+  # A shell makes its background jobs ignore Ctrl-C.
   if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     numbers.append(signal.SIGINT)
   before = {number: signal.signal(number, hear) for number in numbers}

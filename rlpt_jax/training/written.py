@@ -1,6 +1,4 @@
-"""What a save has put on the disk: whether all of it is there, and a way to it
-from any path.
-"""
+"""Checks that a save is complete on disk, and makes any path safe for saves."""
 
 import collections
 import contextlib
@@ -14,22 +12,22 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import tensorstore as ts
 
-# Characters of a path that Orbax and TensorStore take for nothing else.
+# Paths of these characters are safe with Orbax and TensorStore.
 PLAIN = re.compile(r'[\w/. -]+')
-# Those that they take for something else, and bytes that are no UTF-8.
+# Characters that they misinterpret, and bytes that are not UTF-8.
 MISREAD = re.compile(r'[*?\[\]\\\ud800-\udfff]')
-LOCK = '.__lock'  # TensorStore's own, wherever it is in a path.
+LOCK = '.__lock'  # TensorStore reserves this anywhere in a path.
 OWN_DESCRIPTORS = pathlib.Path('/proc/self/fd')
 META = b'/.zarray'
 
 
 @contextlib.contextmanager
 def plain_path(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path to a directory that any library can read and write under.
+  """Yields a path to the directory that any library can read and write under.
 
-  Orbax looks for what it has written by a glob of the whole path, so that under
-  `run[1]` it finds nothing, and TensorStore takes a backslash for a slash. Such
-  a directory is reached through a descriptor that holds it open.
+  Orbax finds its files with a glob of the whole path, which matches nothing
+  under `run[1]`, and TensorStore reads a backslash as a slash. Such a directory
+  is reached through an open file descriptor instead.
   """
   name = str(directory)
   if PLAIN.fullmatch(name) and LOCK not in name:
@@ -51,10 +49,10 @@ def plain_path(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def check(directory: pathlib.Path, arrays: dict[str, list]):
-  """Raises unless a tree of arrays can be read back: all of them are in its
-  index, with all their chunks, in files that are long enough.
+  """Raises unless a tree of arrays can be read back from disk.
 
-  Reads the index and asks for the sizes of files; no array is read.
+  All arrays must be in its index, with all their chunks, in files that are long
+  enough. This reads the index and the sizes of files, but no array.
 
   arrays: path -> [shape, dtype, ...].
   """
@@ -97,7 +95,7 @@ def check(directory: pathlib.Path, arrays: dict[str, list]):
 def _entries(
   files: ts.KvStore, node: str, prefix: bytes = b''
 ) -> Iterator[tuple[bytes, str | None]]:
-  """(key, place of the value; None: in the index itself) below a node."""
+  """Yields (key, location of its value; None if stored in the index itself)."""
   found = ts.ocdbt.dump(files, node=node).result()
   for entry in found['entries']:
     if found['height']:
@@ -108,6 +106,6 @@ def _entries(
 
 
 def _place(value: str) -> tuple[str, int]:
-  """(file, end in it) of 'value:FOLDER/:FILE:OFFSET:LENGTH'."""
+  """(file, end offset in it) of 'value:FOLDER/:FILE:OFFSET:LENGTH'."""
   _, folder, file, offset, length = value.split(':')
   return folder + file, int(offset) + int(length)
