@@ -1,21 +1,21 @@
-"""Rewards to advantages: how much better a completion is than its siblings.
+"""Advantages from rewards: how much better a completion is than its group.
 
-Each function is rewards_PG -> advantages_PG, float32. A reward of NaN is no
-verdict: it is left out of every mean, and its advantage is 0. It has to leave
-the loss too, whose denominators would count it; the mask says so, before the
-reductions read it:
+Each function is rewards_PG -> advantages_PG, float32. A reward of NaN means
+that there is no verdict: means skip it, and its advantage is 0. Its completion
+must also leave the mask before the reductions, whose denominators would count
+it:
 
   keep_PG = judged(rewards_PG)
   keep_PG &= varies(rewards_PG)[:, None]  # Only to filter flat groups.
   mask_BT &= keep_PG.reshape(-1, 1)
 
-A group whose rewards agree teaches nothing, filtered or not: advantages of
-exactly 0, where a rounding error would be divided by a rounding error.
+A group with equal rewards gets advantages of exactly 0, filtered or not;
+otherwise one rounding error would be divided by another.
 
-What carries something from step to step is a function too, of two things:
-(rewards_PG, carried) -> (advantages_PG, carried), None at the first step and
-plain numbers after it, to be saved with the run. Its `carries` is True, and
-`Carried` calls both sorts alike.
+A function with state between steps is (rewards_PG, carried) -> (advantages_PG,
+carried) instead. `carried` is None at the first step and then a plain number,
+to be saved with the run. Such a function has `carries = True`; `Carried` calls
+both kinds the same way.
 """
 
 import dataclasses
@@ -35,11 +35,12 @@ def judged(rewards_PG):
 
 
 def varies(rewards_PG, *, tolerance=1e-6):
-  """[P]: True where two rewards of a group differ by more than the tolerance.
+  """[P]: True where rewards of a group differ by more than the tolerance.
 
   The filter of DAPO (arXiv 2503.14476) and ScaleRL (arXiv 2510.13786, Section
-  4: 0 < mean(r) < 1), for rewards that need not be 0 and 1. The range, not the
-  standard deviation: of equal floats it is exactly 0, however large they are.
+  4: 0 < mean(r) < 1), for any rewards, not only 0 and 1. It uses the range
+  instead of the standard deviation: for equal floats the range is exactly 0,
+  however large they are.
   """
   rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
   kept_PG = judged(rewards_PG)
@@ -52,7 +53,7 @@ def group_centered(rewards_PG):
   """A = r - mean(group).
 
   Dr. GRPO (arXiv 2503.20783, Section 3): GRPO without the division by std,
-  which weights a prompt by how easy or hard it is. Its other half is the
+  which weights prompts by their difficulty. The paper's other change is the
   reduction `constant`.
   """
   advantages_PG, _ = _center(rewards_PG)
@@ -62,20 +63,20 @@ def group_centered(rewards_PG):
 def group_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
   """A = (r - mean(group)) / (std(group) + eps).
 
-  GRPO (arXiv 2402.03300, Section 4.1.2), which has no eps; 1e-4 is TRL's. Std
-  is that of the G rewards themselves: implementations by torch.std estimate
-  that of all completions, and their advantages are sqrt((G - 1) / G) of these.
+  GRPO (arXiv 2402.03300, Section 4.1.2), which has no eps; 1e-4 is TRL's. The
+  std divides by G; implementations with torch.std divide by G - 1, so that
+  their advantages are sqrt((G - 1) / G) times ours.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   return advantages_PG / (_rms(advantages_PG, kept_PG, axis=1) + eps)
 
 
 def leave_one_out(rewards_PG):
-  """A = r - mean(the others of the group), 0 where there is no other.
+  """A = r - mean(the others of the group), 0 if there are no others.
 
-  RLOO (Kool et al. 2019; arXiv 2402.14740): a baseline that does not hold the
-  reward itself, so the gradient is unbiased. n / (n - 1) times
-  `group_centered`, n the verdicts of the group.
+  RLOO (Kool et al. 2019; arXiv 2402.14740): the baseline does not include the
+  reward itself, so the gradient is unbiased. Equals n / (n - 1) times
+  `group_centered`, where n is the number of verdicts in the group.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   count_P1 = jnp.sum(kept_PG, axis=1, keepdims=True)
@@ -83,12 +84,12 @@ def leave_one_out(rewards_PG):
 
 
 def batch_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
-  """A = (r - mean(group)) / (std of those differences in the batch + eps).
+  """A = (r - mean(group)) / (std of r - mean(group) over the batch + eps).
 
-  ScaleRL (arXiv 2510.13786, Section 4), which leaves open whether flat groups
-  count in the std: here they do not, for filtering them or not should not scale
-  the others. No eps there; 1e-4 is TRL's, which also smooths the std over
-  steps. `rewards_PG` must be the whole batch, of all hosts.
+  ScaleRL (arXiv 2510.13786, Section 4), which does not say if flat groups count
+  in the std. Here they do not, so that filtering them does not rescale the
+  other advantages. The paper has no eps; 1e-4 is TRL's, which also smooths the
+  std over steps. `rewards_PG` must be the whole batch, of all hosts.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   return advantages_PG / (_rms(advantages_PG, kept_PG) + eps)
@@ -96,14 +97,14 @@ def batch_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
 
 @dataclasses.dataclass(frozen=True)
 class RunningNormalized:
-  """A = (r - mean(group)) / (std of those differences in all steps + eps).
+  """A = (r - mean(group)) / (running std of r - mean(group) + eps).
 
-  `batch_normalized` with a standard deviation that small batches do not shake:
-  ScaleRL (arXiv 2510.13786, Section 4) as TRL has it, where the mean square is
-  a moving average, `rate` for each completion in turn, flat groups left out
-  (0.001: half of it is of the last 700 completions). Here it begins at the mean
-  of the first batch, where TRL has its first completion, all of a batch are
-  divided by what it is after the batch, and no verdict is no completion.
+  `batch_normalized` with a std that is not noisy in small batches: ScaleRL
+  (arXiv 2510.13786, Section 4) as in TRL. The mean square is a moving average
+  that each completion updates by `rate`, without flat groups (0.001: half the
+  weight is on the last 700 completions). Unlike TRL, it starts from the mean of
+  the first batch, not from the first completion; all of a batch are divided by
+  the value after the batch; and completions without a verdict do not update it.
   """
 
   rate: PositiveShare = 0.001
@@ -131,9 +132,9 @@ class RunningNormalized:
 
 
 class Carried:
-  """An advantage function as rewards_PG -> advantages_PG, whichever its sort.
+  """Wraps an advantage function of either kind as rewards_PG -> advantages_PG.
 
-  value: what it carries; to be saved, and given to the one that goes on.
+  value: the carried state; save it, and pass it in when the run resumes.
   """
 
   def __init__(self, function: Callable, value: float | None = None):
@@ -147,15 +148,20 @@ class Carried:
 
 
 def needs_groups(function: Callable) -> bool:
-  """Whether a completion without siblings teaches nothing, whatever its reward:
-  True where the baseline is the group's, so that each is compared with itself.
+  """Returns True if a completion alone in its group always gets advantage 0.
+
+  This holds if the baseline is the group mean: each reward is compared with
+  itself.
   """
   alone_P1 = np.array([[0.0], [1.0]], np.float32)
   return not np.any(np.asarray(Carried(function)(alone_P1)))
 
 
 def _center(rewards_PG):
-  """(r - mean(group) or 0, True where it counts: judged in a varying group)."""
+  """(r - mean(group), True where it counts: judged, in a varying group).
+
+  The first is 0 where the second is False.
+  """
   rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
   kept_PG = judged(rewards_PG) & varies(rewards_PG)[:, None]
   rewards_PG = jnp.where(kept_PG, rewards_PG, 0.0)
@@ -166,7 +172,7 @@ def _center(rewards_PG):
 
 
 def _rms(x_PG, kept_PG, axis=None):
-  """The standard deviation of what is centered already."""
+  """The root mean square; the standard deviation if x is centered."""
   count = jnp.sum(kept_PG, axis=axis, keepdims=True)
   return jnp.sqrt(
     jnp.sum(x_PG**2, axis=axis, keepdims=True) / jnp.maximum(count, 1)

@@ -1,18 +1,18 @@
 """Estimates of KL(pi || reference) on sampled tokens: k1, k2 and k3.
 
-Each function is (logprobs_BT, reference_BT, mask_BT) -> kl_BT, 0 outside of the
-mask. Names and reasons: Schulman 2020, "Approximating KL divergence". Over
-tokens that pi sampled, with x = log(pi / reference):
+Each function is (logprobs_BT, reference_BT, mask_BT) -> kl_BT, 0 outside the
+mask. Names and derivations: Schulman 2020, "Approximating KL divergence". For
+tokens sampled from pi, with x = log(pi / reference):
 
-        value             mean            as a term of a loss, mean gradient
-  k1    x                 the KL          0: a constraint that is none
+        value             mean            mean gradient as a loss term
+  k1    x                 the KL          0: no constraint at all
   k2    x^2 / 2           biased          that of KL(pi || reference)
   k3    e^-x - 1 + x      the KL          that of KL(reference || pi)
 
-So: k3 (GRPO's) or k2 in the loss, `ppo(...) + beta * k3(...)`; k1 in the
-reward, `reward - beta * sum(k1)`. A good estimate of the value need not have
-the gradient of the value, for the gradient must also follow the change in what
-is sampled (arXiv 2510.01555). Tokens of another policy need the ratio as a
+So use k3 (as GRPO) or k2 in the loss, `ppo(...) + beta * k3(...)`, and k1 in
+the reward, `reward - beta * sum(k1)`. A good estimate of the value can have
+the wrong gradient: the gradient must also account for how the samples change
+(arXiv 2510.01555). Tokens sampled from another policy need the ratio as a
 weight: ratio * k3, differentiated through both, has the gradient of
 KL(pi || reference).
 """
@@ -23,15 +23,15 @@ from rlpt_jax.algorithms.ratios import MAX_LOG_RATIO, token_log_ratio
 
 
 def k1(logprobs_BT, reference_BT, mask_BT):
-  """log(pi / reference): unbiased, of either sign. For rewards, not for losses.
+  """log(pi / reference): unbiased, of either sign. For rewards, not losses.
 
-  The penalty of PPO's RLHF (DeepSeekMath, arXiv 2402.03300, Eq 2).
+  The penalty of RLHF with PPO (DeepSeekMath, arXiv 2402.03300, Eq 2).
   """
   return token_log_ratio(logprobs_BT, reference_BT, mask_BT)
 
 
 def k2(logprobs_BT, reference_BT, mask_BT):
-  """Half the square of the log ratio: never negative, biased."""
+  """Half the squared log ratio: never negative, biased."""
   return token_log_ratio(logprobs_BT, reference_BT, mask_BT) ** 2 / 2
 
 
@@ -39,7 +39,7 @@ def k3(logprobs_BT, reference_BT, mask_BT):
   """reference / pi - 1 - log(reference / pi): unbiased and never negative.
 
   GRPO (DeepSeekMath, arXiv 2402.03300, Eq 4), except that the log ratio is
-  bounded, with the gradient 0 beyond.
+  bounded, with zero gradient beyond the bound.
   """
   log_ratio_BT = -token_log_ratio(logprobs_BT, reference_BT, mask_BT)
   log_ratio_BT = jnp.minimum(log_ratio_BT, MAX_LOG_RATIO)

@@ -1,4 +1,4 @@
-"""The loss of a policy on a batch, and what an update says of itself."""
+"""The loss of a policy on a batch, and the metrics of an update."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,10 @@ Kl = Callable[..., jax.Array]
 def make_loss(
   score: Score, loss: Loss, *, kl: Kl | None = None, kl_weight: float = 0.0
 ):
-  """(params, batch) -> (its share of the loss, what `measure` needs of rows).
+  """(params, batch) -> (its share of the loss, token statistics for `measure`).
 
-  With a `kl`, `batch` is a pair: the Batch and reference_PGT, log-probabilities
-  of the policy that is not to be left.
+  With `kl`, `batch` is a pair: the Batch and reference_PGT, the
+  log-probabilities under the reference policy.
   """
 
   def loss_fn(params, batch: Batch | tuple[Batch, jax.Array]):
@@ -61,18 +61,19 @@ def make_loss(
 def _with_gradient(loss, logprobs_BT):
   """(loss_BT, its derivative with respect to each log-probability)."""
   loss_BT = loss(logprobs_BT)
-  # Again, for itself: the outer gradient must not go through this one.
+  # A second evaluation, which the outer gradient must not go through.
   _, pull = jax.vjp(loss, jax.lax.stop_gradient(logprobs_BT))
   (gradient_BT,) = pull(jnp.ones_like(loss_BT))
   return loss_BT, gradient_BT
 
 
 def measure(batch, said: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """What a step logs of its update.
+  """The metrics of an update.
 
-  `gap` and `ratio` compare the learner with the policy that sampled: before the
-  first update of a batch they say how well sampler and learner agree. The clip
-  share is that of tokens with an advantage to which the loss gives no gradient.
+  `sampler/gap_*` and `sampler/ratio_*` compare the learner with the behavior
+  policy: before the first update on a batch, they show how well sampler and
+  learner agree. `clip_share` is the share of the tokens with an advantage whose
+  gradient is zero.
   """
   batch = batch[0] if isinstance(batch, tuple) else batch
   P, G, T = batch.mask_PGT.shape

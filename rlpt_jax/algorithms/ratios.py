@@ -1,38 +1,39 @@
-"""How far one policy is from another on sampled tokens.
+"""Probability ratios between two policies on sampled tokens.
 
-Three policies meet in the losses: the learner's, which has the gradient;
-behavior, which sampled; and, where a batch serves several updates, the old one,
-the learner's before the first of them. It takes the place of behavior_BT in a
-loss, and `truncated_weight` multiplies what comes back.
+Losses involve three policies: the learner's, which has the gradient; the
+behavior policy, which sampled; and, if a batch serves several updates, the old
+policy, which is the learner's before the first of them. The old policy then
+replaces behavior_BT in a loss, and `truncated_weight` multiplies the result.
 
-What lies outside of the mask is never read: infinities and NaN there reach
-neither values nor gradients.
+Values outside the mask are never used: infinities and NaN there reach neither
+values nor gradients.
 """
 
 import jax
 import jax.numpy as jnp
 
-# exp(20) is 5e8. Beyond it a ratio has no gradient, as if it were clipped; an
-# infinite one would make it NaN even where a clip drops the token: 0 * inf.
+# exp(20) is 5e8. A larger ratio has no gradient, as if clipped; an infinite one
+# would give NaN gradients even if a clip drops the token: 0 * inf.
 MAX_LOG_RATIO = 20.0
 
 
 def token_log_ratio(logprobs_BT, behavior_BT, mask_BT):
-  """log(pi / behavior) of each token, 0 outside of the mask.
+  """log(pi / behavior) of each token, 0 outside the mask.
 
-  No gradient for the second policy, so a loss of (logprobs, logprobs) is the
-  on-policy one.
+  There is no gradient through behavior_BT, so a loss of (logprobs, logprobs) is
+  the on-policy loss.
   """
   behavior_BT = jax.lax.stop_gradient(behavior_BT)
   return jnp.where(mask_BT, logprobs_BT - behavior_BT, 0.0)
 
 
 def sequence_log_ratio(logprobs_BT, behavior_BT, mask_BT):
-  """Its mean over the completion, on each of the completion's tokens.
+  """The mean of `token_log_ratio` over the completion, at each of its tokens.
 
-  The exponential is GSPO's ratio (arXiv 2507.18071, Eq 7). The gradient of each
-  is that of its own token only, as in GSPO-token (Eq 14): the mean over a
-  completion then has the gradient of the mean, and any reduction may follow.
+  Its exponential is GSPO's ratio (arXiv 2507.18071, Eq 7). Each token's
+  gradient goes to its own log-probability only, as in GSPO-token (Eq 14): a
+  mean over the completion then has the gradient of the mean, and any reduction
+  can follow.
   """
   own_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)
   count_B1 = jnp.count_nonzero(mask_BT, axis=1, keepdims=True)
@@ -44,18 +45,18 @@ def sequence_log_ratio(logprobs_BT, behavior_BT, mask_BT):
 
 
 def ratio(log_ratio_BT):
-  """pi / behavior, finite however far apart they are."""
+  """pi / behavior, bounded so that it is finite."""
   return jnp.exp(jnp.minimum(log_ratio_BT, MAX_LOG_RATIO))
 
 
 def truncated_weight(old_BT, behavior_BT, mask_BT, *, max_weight=2.0):
-  """min(old / behavior, max_weight), a constant: what to multiply a loss by.
+  """min(old / behavior, max_weight), without gradient, to multiply a loss by.
 
-  Corrects for a sampler that is not quite the learner, whether its kernels or
-  its weights differ (Yao et al. 2025, "Your efficient RL framework secretly
-  brings you off-policy RL training", 2 at 32B). Times `ppo(logprobs, old,
-  ...)` it is decoupled PPO (arXiv 2110.00641), truncated; times `reinforce` at
-  old = logprobs it is `cispo`.
+  Corrects for a sampler whose kernels or weights differ from the learner's (Yao
+  et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+  training", which uses 2 at 32B). Times `ppo(logprobs, old, ...)` this is
+  decoupled PPO (arXiv 2110.00641), truncated; times `reinforce`, with old =
+  logprobs, it is `cispo`.
   """
   log_ratio_BT = token_log_ratio(old_BT, behavior_BT, mask_BT)
   weight_BT = jnp.minimum(ratio(log_ratio_BT), max_weight)
@@ -63,7 +64,7 @@ def truncated_weight(old_BT, behavior_BT, mask_BT, *, max_weight=2.0):
 
 
 def clipped(log_ratio_BT, advantages_B1, *, clip_low=0.2, clip_high=0.2):
-  """[B, T]: True where `ppo` or `gspo` leaves a token no gradient."""
+  """[B, T]: True where `ppo` or `gspo` gives a token no gradient."""
   ratio_BT = ratio(log_ratio_BT)
   too_high_BT = (ratio_BT > 1 + clip_high) & (advantages_B1 > 0)
   too_low_BT = (ratio_BT < 1 - clip_low) & (advantages_B1 < 0)
@@ -71,13 +72,13 @@ def clipped(log_ratio_BT, advantages_B1, *, clip_low=0.2, clip_high=0.2):
 
 
 def ratio_statistics(log_ratio_BT, mask_BT):
-  """Scalars for the log, over the tokens of the mask.
+  """Scalar statistics of the ratio over the tokens of the mask, for the log.
 
-  The mean ratio is 1 in expectation, pi being a distribution. The gap is
-  |log(pi / behavior)|; before the first update of a batch it says how well
-  sampler and learner agree. `kl` estimates KL(behavior || pi) by k3 (kl.py),
-  for the tokens are behavior's. Of the whole batch: maxima and quantiles of
-  microbatches do not add up.
+  The expected mean ratio is 1, because pi is a distribution. The gap is
+  |log(pi / behavior)|; before the first update on a batch it shows how well
+  sampler and learner agree. `kl` estimates KL(behavior || pi) by k3 (kl.py), as
+  the tokens are sampled from behavior. Needs the whole batch: maxima and
+  quantiles of microbatches cannot be added.
   """
   mask_BT = jnp.asarray(mask_BT, bool)
   count = jnp.maximum(jnp.count_nonzero(mask_BT), 1)

@@ -1,13 +1,13 @@
 """The weight of each token in the loss of a batch.
 
-Each function is (mask_BT, group_size) -> weights_BT, float32, 0 outside of the
-mask, and the loss is sum(weights_BT * loss_BT). All denominators are in the
-weights, and they belong to the whole batch: a microbatch is a slice of rows of
-both, its losses and gradients are added, and neither the split, the padding nor
-the number of devices is in the result.
+Each function is (mask_BT, group_size) -> weights_BT, float32, 0 outside the
+mask, and the loss is sum(weights_BT * loss_BT). The weights include all
+denominators, computed over the whole batch. A microbatch takes a slice of rows
+of both, and losses and gradients are summed, so that the result depends neither
+on the split nor on padding or the number of devices.
 
-A row without a token in the mask is no completion, and a group without one no
-prompt: neither is counted. So a completion leaves the loss by its mask, as
+A row with no token in the mask does not count as a completion, nor a group with
+none as a prompt. So a completion is removed from the loss through its mask, as
 advantages.py says.
 """
 
@@ -17,10 +17,10 @@ from rlpt_jax.core.checks import Count
 
 
 def token_mean(mask_BT, group_size):
-  """1 / tokens of the batch: a completion weighs as much as it is long.
+  """1 / (tokens in the batch): a completion's weight is its length.
 
-  What TRL and verl call DAPO. DAPO's own (arXiv 2503.14476) is a mean over
-  prompts outside: `prompt_mean`.
+  TRL and verl call this DAPO. DAPO itself (arXiv 2503.14476) averages over the
+  tokens of each group, then over prompts: `prompt_mean`.
   """
   del group_size
   weights_1M = _mean_of_means(mask_BT.reshape(1, -1))
@@ -28,21 +28,21 @@ def token_mean(mask_BT, group_size):
 
 
 def completion_mean(mask_BT, group_size):
-  """1 / (completions * tokens of its own): completions weigh the same.
+  """1 / (completions * tokens of its own): completions have equal weight.
 
-  GRPO (arXiv 2402.03300, Eq 3) and the "sample average" of ScaleRL. They are a
-  mean over prompts of a mean over G completions; where some of a group have
-  left the loss, its prompt weighs less here.
+  GRPO (arXiv 2402.03300, Eq 3) and the "sample average" of ScaleRL. They take
+  the mean over prompts of a mean over G completions; here a prompt weighs less
+  if some of its completions have left the loss.
   """
   del group_size
   return _mean_of_means(mask_BT)
 
 
 def prompt_mean(mask_BT, group_size):
-  """1 / (prompts * tokens of its group): prompts weigh the same.
+  """1 / (prompts * tokens of its group): prompts have equal weight.
 
   The "prompt average" of ScaleRL (arXiv 2510.13786, Section 4) and DAPO (arXiv
-  2503.14476). Flat groups that were filtered are no prompts, as above.
+  2503.14476). Groups that were filtered for being flat do not count as prompts.
   """
   B, T = mask_BT.shape
   assert B % group_size == 0, (B, group_size)
@@ -51,11 +51,11 @@ def prompt_mean(mask_BT, group_size):
 
 
 def constant(mask_BT, group_size, *, max_tokens: Count):
-  """1 / (completions * max_tokens): tokens weigh the same in every batch.
+  """1 / (completions * max_tokens): tokens have equal weight in every batch.
 
-  Dr. GRPO (arXiv 2503.20783, Section 3), which leaves out the length; its code
-  divides by a constant, the limit of generation, to keep the scale. Not T,
-  which is padding.
+  Dr. GRPO (arXiv 2503.20783, Section 3), which drops the length; its code
+  divides by a constant, the generation limit, to keep the scale. This is not T,
+  which includes padding.
   """
   del group_size
   completions = jnp.count_nonzero(jnp.any(mask_BT, axis=1))
@@ -64,7 +64,7 @@ def constant(mask_BT, group_size, *, max_tokens: Count):
 
 
 def _mean_of_means(mask):
-  """Weights of a mean over rows, those with tokens, of the mean over a row."""
+  """Weights that average over each row, then over the rows with tokens."""
   tokens = jnp.count_nonzero(mask, axis=1, keepdims=True)
   rows = jnp.count_nonzero(tokens)
   weights = 1 / (jnp.maximum(tokens, 1) * jnp.maximum(rows, 1.0))
