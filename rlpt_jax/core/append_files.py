@@ -1,6 +1,6 @@
-"""Files that a run which is killed and started again adds to.
+"""Append-only files that stay consistent when a run is killed and restarted.
 
-Their lines are {"step": 0, ...}, {"step": 1, ...}, each step in its place.
+A JSON-lines file has one line per step, in order: {"step": 0, ...}, ...
 """
 
 import contextlib
@@ -16,9 +16,10 @@ from rlpt_jax.core import output_files
 
 
 class AppendFile:
-  """A file that grows by whole records, or not at all.
+  """A file that is truncated to `size` when opened, and then only appended to.
 
-  Each is one write: a kill leaves all of it, or a part at the end of the file.
+  Each record is one write, so only the last record can be incomplete after a
+  kill.
   """
 
   def __init__(self, path: pathlib.Path, size: int):
@@ -40,10 +41,13 @@ class AppendFile:
     self.close()
 
   def append(self, record: bytes, what: str):
-    """Raises with the file as it was; `what` is the record in that message."""
+    """Appends a record; on failure truncates the file again and raises.
+
+    what: a name for the record, used in the error message.
+    """
     try:
       left = memoryview(record)
-      while left:  # Once, unless something is wrong: the next time says what.
+      while left:  # After a short write, the next write raises the cause.
         left = left[os.write(self._descriptor, left) :]
     except OSError as error:
       with contextlib.suppress(OSError):
@@ -65,7 +69,7 @@ class AppendFile:
 
 
 def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
-  """The error of a run that can be mended and started again."""
+  """Returns the error for a failed write, after which the run can resume."""
   return OSError(
     error.errno,
     f'{path}: {what} ({error.strerror}). Mend that and start again: the run '
@@ -74,7 +78,7 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
 
 
 def _sync_directory(path: pathlib.Path):
-  """A new file that is on the disk is lost if its name is not."""
+  """Flushes a directory: without its entry, a new synced file can be lost."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -83,7 +87,10 @@ def _sync_directory(path: pathlib.Path):
 
 
 def size_before(path: pathlib.Path, first_step: int) -> int:
-  """Bytes of the lines before first_step, all of which must be there."""
+  """Returns the size in bytes of the lines before first_step.
+
+  Raises a ValueError if one of them is missing.
+  """
   output_files.check_regular(path)
   if not first_step:
     return 0
@@ -95,7 +102,7 @@ def size_before(path: pathlib.Path, first_step: int) -> int:
       if missing == first_step:
         return lines.tell()
   except FileNotFoundError:
-    pass  # As good as empty.
+    pass  # Treated like an empty file.
   except OSError as error:
     raise _refused(path, error) from None
   raise ValueError(
@@ -117,7 +124,7 @@ def _refused(path: pathlib.Path, error: OSError) -> ValueError:
 
 
 def line(step: int, values: Mapping[str, Any]) -> bytes:
-  """JSON in the order of the keys; null for what is not finite."""
+  """Returns a line of JSON with sorted keys and null for NaN and infinity."""
   ordered = {key: _without_nan(values[key]) for key in sorted(values)}
   return json.dumps({'step': step, **ordered}, allow_nan=False).encode() + b'\n'
 

@@ -1,4 +1,4 @@
-"""What a setting may be: the types and ranges that its annotation states.
+"""Checks settings against the types and ranges in their annotations.
 
   @dataclasses.dataclass(frozen=True)
   class Sampling:
@@ -8,9 +8,9 @@
     def __post_init__(self):
       checks.check_fields(self)
 
-`Sampling(samples=0)` then raises one line that names the setting, its value and
-what was expected, whether Python or a gin file made it. Whole numbers are
-written without a point: 1e6 is refused, and the line says 1000000.
+`Sampling(samples=0)` then raises a one-line error that names the setting, its
+value and what was expected, in Python and in a gin file alike. An integer must
+be written without a decimal point: 1e6 is an error that suggests 1000000.
 """
 
 import collections.abc
@@ -25,24 +25,24 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-# No run has more steps, and no prompt more tokens.
+# Above any number of steps in a run or of tokens in a prompt.
 LARGEST = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """Finite numbers from `low` to `high`; `above`: without `low` itself."""
+  """The finite numbers from `low` to `high`; `above` excludes `low` itself."""
 
   low: float
   high: float = math.inf
   above: bool = False
 
   def __contains__(self, x) -> bool:
-    lowest = self.low < x if self.above else self.low <= x  # Not of NaN.
+    lowest = self.low < x if self.above else self.low <= x  # False for NaN.
     return lowest and x <= self.high and math.isfinite(x)
 
   def words(self, value: Any) -> str:
-    """'of at least 1', with the bound that this value breaks."""
+    """Describes the range, or the bound that value breaks: 'of at least 1'."""
     is_number = isinstance(value, numbers.Real) and math.isfinite(value)
     if self.high >= LARGEST and is_number and value > self.high:
       return f'of at most {self.high:,}'
@@ -67,13 +67,15 @@ Name = Annotated[str, 'not empty']
 
 
 class SettingError(ValueError):
-  """A setting that cannot be used, and the class or function that has it:
-  `owner`, `name`, `value`.
+  """A setting has an invalid value.
+
+  `owner` is the class or function with the setting, `name` is the setting's
+  name and `value` its value.
   """
 
 
 def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
-  """The error that says what was expected of `owner.name`."""
+  """Returns an error that says what was expected of `owner.name`."""
   path, plain = f'{title(owner)}.{name}', _plain(value)
   if inspect.isclass(plain) or inspect.isroutine(plain):
     error = SettingError(f'{path}: expected {expected}, found {found(value)}.')
@@ -84,13 +86,13 @@ def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
 
 
 def title(owner: Any) -> str:
-  """train_rl.Config: as a gin file calls it."""
+  """The owner's name as in a gin file, like 'train_rl.Config'."""
   thing = owner if hasattr(owner, '__qualname__') else type(owner)
   return f'{thing.__module__.rpartition(".")[2]}.{thing.__qualname__}'
 
 
 def found(value: Any) -> str:
-  """A value in some words, whatever it is."""
+  """Describes any value briefly, for an error message."""
   plain = _plain(value)
   if inspect.isclass(plain):
     name = plain.__name__
@@ -102,12 +104,12 @@ def found(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """A function or class without the arguments that go with it."""
+  """Returns the function or class inside a functools.partial."""
   return value.func if isinstance(value, functools.partial) else value
 
 
 def check_fields(config: Any):
-  """Raises for the first field of a dataclass that is not as annotated."""
+  """Raises for the first dataclass field that violates its annotation."""
   hints = _hints(type(config))
   for field in dataclasses.fields(config):
     if field.init:
@@ -117,7 +119,7 @@ def check_fields(config: Any):
 
 
 def check_arguments(function: Callable, arguments: Mapping[str, Any]):
-  """Raises for the first annotated argument that is not as annotated."""
+  """Raises for the first argument that violates its annotation."""
   hints = _hints(inspect.unwrap(function))
   for name, value in arguments.items():
     if name in hints:
@@ -125,7 +127,7 @@ def check_arguments(function: Callable, arguments: Mapping[str, Any]):
 
 
 def check_value(owner: Any, name: str, value: Any, hint: Any):
-  """Raises where the value of one setting is not as annotated."""
+  """Raises if the value of a setting violates its annotation, `hint`."""
   if expected := unlike(value, hint):
     raise wrong(owner, name, value, expected)
 
@@ -136,12 +138,12 @@ def _hints(thing: Any) -> dict[str, Any]:
     thing = thing.__init__
   try:
     return typing.get_type_hints(thing, include_extras=True)
-  except (NameError, TypeError, AttributeError):  # One for type checkers.
+  except (NameError, TypeError, AttributeError):  # Only type checkers read it.
     return collections.defaultdict(lambda: Any)
 
 
 def unlike(value: Any, hint: Any) -> str:
-  """What was expected of a value; '' where it is that."""
+  """Describes what was expected of a value; '' if the value matches."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return _unlike_annotated(value, args[0], args[1:])
@@ -149,7 +151,7 @@ def unlike(value: Any, hint: Any) -> str:
     said = [unlike(value, arg) for arg in args]
     return '' if '' in said else ', or '.join(dict.fromkeys(said))
   if origin is typing.Literal:
-    # True == 1, and 1 == 1.0.
+    # Compare types too: True == 1 and 1 == 1.0.
     same = any(type(value) is type(arg) and value == arg for arg in args)
     *first, last = map(repr, args)
     words = f'{", ".join(first)} or {last}' if first else last
@@ -168,7 +170,7 @@ def unlike(value: Any, hint: Any) -> str:
     )
   if inspect.isclass(hint) and hint not in (Any, object):
     return _unlike_class(value, hint)
-  return ''  # Any, and what this module does not know.
+  return ''  # Any, and annotations that this module does not handle.
 
 
 WORDS = {
@@ -237,7 +239,7 @@ def _may_be(returned: type, expected: Any) -> bool:
 
 
 def _unlike_collection(value: Any, origin: Any, args: tuple) -> str:
-  # A list is taken for a tuple: so they are written in gin files.
+  # Accept a list for a tuple: gin files write tuples as lists.
   kinds = (list, tuple) if origin is tuple else origin
   items, same = [], isinstance(value, kinds)
   if origin is tuple and args[-1:] == (...,):

@@ -1,4 +1,4 @@
-"""How often XLA compiled something: a run that goes on compiling is slow."""
+"""Counts XLA compilations: a run that keeps compiling is slow."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ class Compilations:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Compilations]:
-  """Yields what is compiled inside, as it is compiled."""
+  """Yields a counter, updated at every compilation inside the context."""
   compilations = Compilations()
   listener = compilations._add
   jax.monitoring.register_event_duration_secs_listener(listener)

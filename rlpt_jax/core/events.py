@@ -1,8 +1,7 @@
-"""Numbers as TensorBoard reads them: bytes of an events file.
+"""Encodes scalars as bytes of a TensorBoard events file.
 
-Written out by hand, since it is this short. tensorboardX imports torch where
-it is there, writes from a daemon thread through a queue, so that what was
-written is lost when the run is killed, and waits forever once the disk is full.
+We do not use tensorboardX: it imports torch if installed, its daemon thread and
+queue lose data when the run is killed, and it hangs once the disk is full.
 """
 
 import struct
@@ -18,18 +17,19 @@ _STATUS_START = b'\x08\x01'
 
 
 def opening(first_step: int) -> bytes:
-  """What a file begins with: TensorBoard drops what other files have of steps
-  from first_step on.
+  """Returns the first records of a file.
+
+  They make TensorBoard drop what earlier files hold for first_step and later.
   """
   version = _record(_event(0, _VERSION, b'brain.Event:2'))
   return version + _record(_event(first_step, _SESSION, _STATUS_START))
 
 
 def scalars(step: int, values: Mapping[str, float]) -> bytes:
-  """The values of one step, as float32."""
+  """Returns the record with the values of one step, as float32."""
   summary = b''
   for tag, value in values.items():
-    with np.errstate(over='ignore'):  # Beyond float32 is infinite.
+    with np.errstate(over='ignore'):  # Values beyond float32 become infinite.
       number = np.array(value, '<f4').tobytes()
     encoded = _bytes(_TAG, tag.encode()) + bytes([_SIMPLE_VALUE]) + number
     summary += _bytes(_VALUE, encoded)
@@ -54,7 +54,7 @@ def _varint(number: int) -> bytes:
 
 
 def _record(content: bytes) -> bytes:
-  """One record of a TFRecord file."""
+  """Wraps content as one record of a TFRecord file."""
   length = struct.pack('<Q', len(content))
   return length + _masked_crc(length) + content + _masked_crc(content)
 
@@ -66,7 +66,7 @@ def _masked_crc(content: bytes) -> bytes:
 
 
 def crc32c(content: bytes) -> int:
-  """The checksum of Castagnoli; that of zlib has another polynomial."""
+  """The CRC-32C (Castagnoli) checksum; zlib's CRC has another polynomial."""
   crc = 0xFFFFFFFF
   for byte in content:
     crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

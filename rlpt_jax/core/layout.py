@@ -1,14 +1,14 @@
-"""Where arrays live: a mesh of devices and rules that place logical axes.
+"""Sharding: a device mesh, and rules that map logical axes to mesh axes.
 
-The only module that names mesh axes:
+Only this module names mesh axes:
 
-  data    splits the batch; every device of it holds the same weights
-  fsdp    splits the batch and the weights, which are gathered where used
+  data    splits the batch; weights are replicated along it
+  fsdp    splits the batch and the weights, which are gathered for use
   tensor  splits heads, hidden units and vocabulary
   expert  splits the experts of a mixture, and the batch everywhere else
 
-A `Layout` is hashable and travels as a static argument of jitted functions. An
-ambient mesh would not be seen by jit's cache: a policy that learns and samples
+A `Layout` is hashable and is passed to jitted functions as a static argument.
+An ambient mesh is not part of jit's cache key: a policy that learns and samples
 under two layouts would silently get the first one's shardings.
 """
 
@@ -26,9 +26,9 @@ from rlpt_jax.core.checks import Count
 MESH_AXES = ('data', 'fsdp', 'tensor', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
-# Logical axis -> mesh axes. Axes that are not named here stay whole. Weights
-# and activations need a table each: fsdp splits a weight's `embed` over the
-# axis that splits an activation's `batch`.
+# Logical axis -> mesh axes. Axes that are not listed are not split. Weights and
+# activations need separate tables: the mesh axis fsdp splits `embed` of a
+# weight, but `batch` of an activation.
 WEIGHT_RULES = (
   ('experts', ('expert',)),
   ('embed', ('fsdp', 'expert')),
@@ -52,7 +52,7 @@ class Layout:
   """A mesh with its rules; make one with `make_layout`."""
 
   mesh: Mesh
-  platform: str  # 'cpu', 'gpu' or 'tpu': what kernels are picked for.
+  platform: str  # 'cpu', 'gpu' or 'tpu'; it decides which kernels are used.
   weight_rules: Rules = WEIGHT_RULES
   activation_rules: Rules = ACTIVATION_RULES
 
@@ -61,7 +61,7 @@ class Layout:
     return NamedSharding(self.mesh, spec)
 
   def gathered_weight_sharding(self, shape, axes) -> NamedSharding:
-    """Of a weight where it is used: whole along what splits its `embed`."""
+    """Sharding of a weight at its point of use: gathered along `embed`."""
     rules = tuple(rule for rule in self.weight_rules if rule[0] != 'embed')
     return NamedSharding(self.mesh, self._partition(shape, axes, rules))
 
@@ -73,38 +73,40 @@ class Layout:
     return NamedSharding(self.mesh, self.activation_spec(shape, axes))
 
   def batch_axes(self, rows: int) -> tuple[str, ...]:
-    """The mesh axes that split a batch of so many rows."""
+    """The mesh axes that split a batch of this many rows."""
     return self._dividing(rows, dict(self.activation_rules)['batch'])
 
   @property
   def batch_size(self) -> int:
-    """The least number of rows that every device can have a share of."""
+    """The smallest batch that splits evenly over all batch axes."""
     axes = dict(self.activation_rules)['batch']
     return math.prod(self.mesh.shape[axis] for axis in axes)
 
   def whole_batch(self, rows: int) -> int:
-    """So many rows, or the next number that splits evenly."""
+    """Rounds `rows` up to a multiple of `batch_size`."""
     return -(-rows // self.batch_size) * self.batch_size
 
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
   def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
-    """x, with its place stated by the logical axes of its dimensions."""
+    """Constrains the sharding of x by the logical axes of its dimensions."""
     if self.mesh.size == 1:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, axes))
 
   def put(self, x, *axes: str | None) -> jax.Array:
-    """A host array that every process holds whole, as a sharded array."""
+    """Shards a host array; every process must hold all of it."""
     x = np.asarray(x)
     return jax.make_array_from_callback(
       x.shape, self.sharding(x.shape, axes), lambda index: x[index]
     )
 
   def share(self, rows: int) -> tuple[int, int]:
-    """(host, hosts): this process's devices hold share `host` of so many rows,
-    of `hosts` shares of one size. Processes may hold the same one.
+    """Returns (host, hosts): this process holds share `host` of `hosts`.
+
+    The shares split the rows into equal, contiguous blocks. Processes may hold
+    the same share.
     """
     sharding = self.sharding((rows,), ('batch',))
     indices = sharding.addressable_devices_indices_map((rows,)).values()
@@ -113,7 +115,7 @@ class Layout:
     return first // (last - first), rows // (last - first)
 
   def put_share(self, x, rows: int, *axes: str | None) -> jax.Array:
-    """This process's share of so many rows, as a part of the whole array."""
+    """Makes the global array of `rows` rows from the share of each process."""
     x = np.asarray(x)
     shape = (rows, *x.shape[1:])
     first = self.share(rows)[0] * len(x)
@@ -127,8 +129,8 @@ class Layout:
   def _partition(self, shape, axes, rules) -> PartitionSpec:
     rules, taken, parts = dict(rules), set(), []
     for size, axis in zip(shape, axes, strict=True):
-      # A mesh axis splits one dimension of an array, the first that asks, and
-      # a dimension that it does not divide stays whole (one kv head on four
+      # A mesh axis can split only one dimension of an array; the first one gets
+      # it. A dimension that is not divisible is not split (one kv head on four
       # devices, an odd vocabulary).
       free = [a for a in rules.get(axis, ()) if a not in taken]
       part = self._dividing(size, free)
@@ -150,7 +152,7 @@ def make_layout(
   expert: int = 1,
   devices=None,
 ) -> Layout:
-  """The layout over all devices or those given; a size of -1 is the rest."""
+  """Makes a layout of all or the given devices; -1 takes those that remain."""
   devices = jax.devices() if devices is None else devices
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
   free = [name for name, size in sizes.items() if size == -1]
@@ -178,13 +180,13 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """How many devices each axis has, as a run configures it; -1: the rest."""
+  """The size of each mesh axis, from a run's config; -1 takes the rest."""
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # The first so many; None: all.
+  devices: Count | None = None  # Use only the first ones; None uses all.
 
   def __post_init__(self):
     checks.check_fields(self)

@@ -1,15 +1,15 @@
-"""What a run says of itself: files, TensorBoard, the terminal.
+"""Writes a run's metrics to files, TensorBoard and the terminal.
 
-Kill a run at any moment, start it again at its newest checkpoint, and its
-metrics.jsonl has the bytes of a run that nobody killed. That rests on an order:
+A run that is killed and resumes from its newest checkpoint ends with the same
+bytes in metrics.jsonl as a run that was never killed. This depends on an order:
 
-  1. `sync` returns when the lines of all steps so far are on the disk;
+  1. `sync` returns once the lines of all steps so far are on disk;
   2. only then may a checkpoint of these steps be saved;
-  3. a run that restores it opens a Writer at the step after them, which cuts
-     off every later line, whole or half, to be written again.
+  3. a run that restores it opens a Writer at the next step, which truncates
+     every later line, complete or not, to be written again.
 
-So a checkpoint never knows of a step that the files do not. Files that lack one
-all the same were tampered with, and are refused.
+So the files hold every step that a checkpoint covers. If a step is missing, the
+files were changed from outside, and opening them raises an error.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ Value = bool | int | float | np.ndarray | jax.Array
 
 
 class Writer:
-  """The metrics of every step, each once and in order, on process 0 only.
+  """Writes the metrics of every step once and in order, on process 0 only.
 
-  A line of metrics.jsonl is {"step": 0, ...} with the other keys sorted; NaN
-  and infinity are null there, for JSON has neither, and themselves elsewhere.
-  timing.jsonl is alike. TensorBoard gets the numbers, not the arrays.
+  A line of metrics.jsonl is {"step": 0, ...} with the other keys sorted. NaN
+  and infinity are null there, since JSON has neither; elsewhere they are kept.
+  timing.jsonl has the same form. TensorBoard gets scalars, but no arrays.
 
-  Steps are read late: `write` starts the copies of its step and waits for the
-  step before it, so the loop is at most two steps ahead of its metrics.
+  Metrics are read late: `write` starts copying those of its step to the host
+  and waits for the previous step, so the loop is at most two steps ahead.
   """
 
   def __init__(
@@ -58,12 +58,13 @@ class Writer:
     tensorboard: bool = True,
     every_s: float = 10.0,
   ):
-    """Goes on at first_step: as many steps as the restored checkpoint has done.
+    """Opens the files at first_step and truncates what they hold from there on.
 
-    shown: (label, key, format) of what the terminal shows; without any it
-      shows nothing.
-    alarms: What it shows beside that where it is not 0.
-    every_s: Between two lines where standard output is not a terminal.
+    first_step: the number of steps that the restored checkpoint has done.
+    shown: (label, key, format) of each metric in the terminal; if empty, the
+      terminal shows nothing.
+    alarms: metrics that the terminal also shows while they are not 0.
+    every_s: seconds between lines if standard output is not a terminal.
     """
     self._next_step, self._pending = first_step, None
     self._files, self._view, self._closed = {}, None, False
@@ -72,7 +73,7 @@ class Writer:
       return
     workdir = pathlib.Path(workdir)
     paths = workdir / METRICS, workdir / TIMING
-    # Both are looked at before either is touched.
+    # Check both files before changing either.
     sizes = [append_files.size_before(path, first_step) for path in paths]
     with contextlib.ExitStack() as opened:
       for path, size in zip(paths, sizes, strict=True):
@@ -100,7 +101,7 @@ class Writer:
     if error is None:
       self.close()
       return
-    # What broke the loop matters, and nobody waits for a step after Ctrl-C.
+    # Keep the original error, and do not wait for a step after Ctrl-C.
     if self._pending is not None and not _is_ready(self._pending):
       self._pending = None
     try:
@@ -114,16 +115,16 @@ class Writer:
     metrics: Mapping[str, Value],
     timing: Mapping[str, Value],
   ):
-    """Takes what a step computed, and apart from it what the clock said.
+    """Queues the metrics of a step, and writes those of the previous one.
 
-    metrics: What a repeated run computes again bit by bit; may still be under
-      way on the device.
-    timing: All else: seconds, tokens per second, memory, compilations. Its keys
-      begin with 'timing/', and no others do.
+    metrics: values that a repeated run reproduces bit by bit; device arrays may
+      still be computing.
+    timing: all other values: seconds, tokens per second, memory, compilations.
+      Their keys begin with 'timing/'; no other keys may.
     """
     assert not self._closed, 'the writer is closed'
     assert step == self._next_step, f'step {step} after {self._next_step - 1}'
-    # On all processes, so that they stop together.
+    # On all processes, so that all of them raise.
     _check_keys(metrics, timing)
     for key, value in (*metrics.items(), *timing.items()):
       _check(key, value)
@@ -135,16 +136,16 @@ class Writer:
     self._pending = started
 
   def sync(self):
-    """Returns when all steps so far are on the disk.
+    """Returns once all steps so far are on disk.
 
-    Before a checkpoint is saved, never after: see the head of this file.
+    Call it before a checkpoint is saved; see the module docstring.
     """
     self.flush()
     for file in self._files.values():
       file.sync()
 
   def close(self):
-    """Writes what is left, and lets go of the files and of the terminal."""
+    """Writes what is left, and closes the files and the terminal view."""
     if self._closed:
       return
     self._closed = True
@@ -156,8 +157,8 @@ class Writer:
       self._look(lambda view: view.close())
 
   def flush(self):
-    """Writes the newest step; a loop that has waited for it may do so."""
-    # Taken first: nothing may follow a step that could not be written.
+    """Writes the pending step, after waiting for its arrays."""
+    # Cleared first, so that `close` does not write a failed step again.
     pending, self._pending = self._pending, None
     if pending is not None:
       self._record(*pending)
@@ -180,7 +181,7 @@ class Writer:
     self._look(lambda view: view.show(step, numbers))
 
   def _look(self, draw: Callable[[Any], None]):
-    """A terminal that is gone must not end a run."""
+    """Updates the terminal view; a closed terminal must not end the run."""
     if self._view is None:
       return
     try:
@@ -188,27 +189,27 @@ class Writer:
     except OSError as error:
       view, self._view = self._view, None
       with contextlib.suppress(OSError):
-        view.close()  # Standard output is its owner's again.
+        view.close()  # Stops rich from capturing standard output.
       logger.warning('The terminal is gone (%s); the run goes on.', error)
 
 
 def _events_name() -> str:
-  """Sorts by time, as TensorBoard reads files; unique on this machine."""
+  """Returns a name unique on this machine.
+
+  Names sort by time, the order in which TensorBoard reads files.
+  """
   return f'events.out.tfevents.{time.time_ns()}.{socket.gethostname()}'
 
 
-# From what a program has to Python's numbers.
-
-
 def _started(values: Mapping[str, Value]) -> dict[str, Any]:
-  """Python's numbers, and of what is on a device the copy under way."""
+  """Converts values to Python numbers; starts copying device arrays to host."""
   started = {}
   for key, value in values.items():
     if isinstance(value, jax.Array):
       value.copy_to_host_async()
       started[key] = value
     else:
-      # Now: a numpy array may be written to as soon as this returns.
+      # Read now: the caller may reuse a NumPy array as soon as this returns.
       started[key] = _read(value)
   return started
 
@@ -249,7 +250,7 @@ def _check(key: str, value: Value):
 
 
 def _read(value: Value):
-  """A Python number, or lists of them; of a device array, once it is there."""
+  """Returns a Python number or nested lists; waits for a device array."""
   if isinstance(value, bool | int | float | list):
     return value
   return np.asarray(value).tolist()

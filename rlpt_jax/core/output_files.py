@@ -1,6 +1,4 @@
-"""Files that a program writes where its user says: whole or not at all, and
-never in the place of what is not a file of that kind already.
-"""
+"""Writes output files atomically, and never over files of another kind."""
 
 import os
 import pathlib
@@ -19,7 +17,7 @@ KINDS = (
 
 
 def check_regular(path: pathlib.Path):
-  """Raises where there is something at a path that is no file."""
+  """Raises if the path exists and is not a regular file."""
   try:
     mode = path.stat().st_mode
   except (FileNotFoundError, NotADirectoryError):
@@ -30,9 +28,9 @@ def check_regular(path: pathlib.Path):
 
 
 def check(path: pathlib.Path, beginning: bytes):
-  """Raises where `path` holds anything but an empty file or one of our own.
+  """Raises if `path` is a nonempty file that this program did not write.
 
-  beginning: the bytes that files of our own begin with.
+  beginning: the first bytes of every file that this program writes.
   """
   check_regular(path)
   if not path.exists():
@@ -47,7 +45,7 @@ def check(path: pathlib.Path, beginning: bytes):
 
 
 def replace(path: pathlib.Path, parts: Iterable[bytes]):
-  """Writes a file in one go; of a link, the file that it points to."""
+  """Writes a file atomically; follows symbolic links."""
   check_regular(path)
   target = pathlib.Path(os.path.realpath(path))
   fresh = target.with_name(f'.{uuid.uuid4().hex}.new')
@@ -59,8 +57,8 @@ def replace(path: pathlib.Path, parts: Iterable[bytes]):
       shutil.copymode(target, fresh)
     fresh.replace(target)
   except OSError as error:
-    # Of the file that was meant; nobody knows the other.
+    # Name the requested file: users do not know the temporary one.
     raise OSError(error.errno, error.strerror, str(path)) from error
   finally:
-    if fresh.exists():  # Of what failed nothing stays.
+    if fresh.exists():  # The write failed.
       fresh.unlink()

@@ -1,9 +1,9 @@
-"""Compiled programs on disk: what a machine has compiled once starts at once.
+"""A cache of compiled programs on disk.
 
-JAX has such a cache. It writes its files in place, so a process that is killed
-leaves half a program, which is warned of at every later start and never made
-again; and where its size is bounded, every read takes a lock. Here a file is
-there whole or not at all, is checked when it is read, and needs no lock.
+JAX's own cache writes files in place: a killed process leaves a truncated
+program, which causes a warning at every later start and is never replaced; and
+with a size limit, every read takes a lock. This one writes files atomically,
+verifies them when it reads them, and needs no lock.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ import tempfile
 
 import jax
 
-# Nothing public takes a cache. A JAX that has moved these keeps nothing.
+# JAX has no public way to set a cache. If these names move, nothing is cached.
 try:
   from jax._src import compilation_cache
   from jax._src.compilation_cache import CacheInterface, get_file_cache
 except ImportError:
   compilation_cache, CacheInterface = None, object
 
-MAX_BYTES = 1 << 30  # Of all folders together; the least recently used go.
-LOOK_AGAIN = MAX_BYTES // 16  # Bytes written between two looks at the size.
-MIN_SECONDS = 0.01  # Of compilation; what is faster is not worth a file.
+MAX_BYTES = 1 << 30  # Of all folders; the least recently used are removed.
+LOOK_AGAIN = MAX_BYTES // 16  # Bytes written between two checks of the size.
+MIN_SECONDS = 0.01  # Programs that compile faster are not cached.
 SUFFIX = '.program'
 _CHECK_BYTES = 16
 
@@ -33,11 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def use():
-  """Keeps what is compiled from now on under the user's cache folder, and finds
-  there what was compiled before.
+  """Caches programs compiled from now on in the user's cache folder.
 
-  JAX's settings win: with JAX_COMPILATION_CACHE_DIR its own cache is used, and
-  JAX_ENABLE_COMPILATION_CACHE=0 switches either off.
+  JAX's settings take precedence: JAX_COMPILATION_CACHE_DIR selects JAX's own
+  cache, and JAX_ENABLE_COMPILATION_CACHE=0 disables both.
   """
   if jax.config.jax_compilation_cache_dir is not None:
     return
@@ -47,7 +46,7 @@ def use():
     return
   try:
     path = str(root() / machine())
-  except RuntimeError:  # A user without a home has no cache.
+  except RuntimeError:  # The user has no home directory.
     return
 
   def ours_or_jaxs(asked: str):
@@ -60,21 +59,21 @@ def use():
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_SECONDS)
   if 'JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES' not in os.environ:
-    # On GPUs XLA would keep a folder of its own in ours, without any bound.
+    # On GPUs, XLA would keep its own subfolder here, of unlimited size.
     jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
 
 
 def root() -> pathlib.Path:
-  """Where the programs of all machines are, a folder for each kind."""
+  """The cache folder, with a subfolder for each kind of machine."""
   caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(caches).expanduser() / 'rlpt_jax' / 'programs'
 
 
 def machine() -> str:
-  """A name for processors like this one: machine code runs on no others.
+  """Identifies this kind of processor, since machine code runs on no other.
 
-  The versions of JAX and of the compiler, XLA's flags and the accelerators are
-  in JAX's own keys.
+  JAX's keys already include the versions of JAX and the compiler, XLA's flags
+  and the accelerators.
   """
   about = [platform.system(), platform.machine(), str(_num_cpus())]
   cpuinfo = pathlib.Path('/proc/cpuinfo')
@@ -82,7 +81,7 @@ def machine() -> str:
     with cpuinfo.open() as lines:
       for line in lines:
         if not line.strip():
-          break  # The others are alike.
+          break  # The other processors are the same.
         if line.lower().startswith(_TELLING):
           about.append(line.strip())
   else:
@@ -90,7 +89,7 @@ def machine() -> str:
   return hashlib.sha256('\n'.join(about).encode()).hexdigest()[:16]
 
 
-# Of a processor in /proc/cpuinfo; other lines change with the clock.
+# Lines of /proc/cpuinfo that identify a processor; others vary over time.
 _TELLING = (
   'vendor_id', 'cpu family', 'model', 'flags', 'features', 'isa',
   'cpu implementer', 'cpu architecture', 'cpu variant', 'cpu part',
@@ -98,31 +97,31 @@ _TELLING = (
 
 
 def _num_cpus() -> int:
-  """Those that this process may use: XLA cuts its loops into as many."""
+  """The number of CPUs this process may use; XLA splits loops by it."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 class ProgramCache(CacheInterface):
-  """A folder with a file for each program, as JAX asks for them."""
+  """A folder with one file per program, behind JAX's cache interface."""
 
   def __init__(self, path: str):
     self._path = self._folder = pathlib.Path(path)
     self._usable = True
-    # As if much had been written: the first program looks at the size of all.
+    # So that the first write checks the total size.
     self._written = LOOK_AGAIN
     try:
       about = self._folder.stat()
     except OSError:
-      return  # None yet; whether one can be made, `put` finds out.
-    # A program is run as it is: no one else may have put it there.
+      return  # It does not exist yet; `put` creates it.
+    # Cached programs are executed, so no other user may be able to write here.
     others_write = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if about.st_uid != os.getuid() or others_write:
       self._give_up(f'{path}: others can write there')
 
   def get(self, key: str) -> bytes | None:
-    """The program of a key; None where there is none, or none that is whole."""
+    """Returns the program of a key; None if it is missing or damaged."""
     if not self._usable:
       return None
     path = self._file(key)
@@ -140,7 +139,7 @@ class ProgramCache(CacheInterface):
     return data[_CHECK_BYTES:]
 
   def put(self, key: str, value: bytes):
-    """Keeps a program, if that is possible."""
+    """Stores a program; on an OSError warns and disables the cache."""
     if not self._usable:
       return
     try:
@@ -166,7 +165,7 @@ class ProgramCache(CacheInterface):
     return self._folder / f'{key}{SUFFIX}'
 
   def _give_up(self, error: OSError | str):
-    """Says once that nothing is kept: a run does without."""
+    """Disables the cache and logs one warning; the run continues without."""
     if self._usable:
       self._usable = False
       logger.warning(
@@ -177,17 +176,15 @@ class ProgramCache(CacheInterface):
 
 
 def prune(folder: pathlib.Path, most: int):
-  """Removes the files below a folder that were used least recently, until no
-  more than `most` bytes are left.
-  """
+  """Removes the least recently used files until at most `most` bytes remain."""
   found = []
   for path in folder.glob('*/*'):
     try:
       about = path.lstat()
     except FileNotFoundError:
-      continue  # Another process was faster.
+      continue  # Another process removed it.
     if not stat.S_ISREG(about.st_mode):
-      continue  # Not ours: XLA has a folder here where a user asks for one.
+      continue  # A folder of XLA's own cache, if the user enabled that.
     found.append((about.st_mtime_ns, about.st_size, path))
   total = sum(size for _, size, _ in found)
   for _, size, path in sorted(found):

@@ -1,9 +1,9 @@
-"""What a run was started with, as plain data that another run is compared with.
+"""Describes the settings of a run as plain data, to compare runs.
 
-Dataclasses become their fields, functions their names with all that was bound
-to them, also what a function made them remember: text_match(prefix) differs
-from text_match(exact). Of another object only the class is known, for addresses
-differ, unless it says by a method `settings` what its answers depend on.
+A dataclass becomes its fields; a function becomes its name with its bound
+arguments and closure variables, so text_match(prefix) differs from
+text_match(exact). Any other object becomes its class name, plus the result of
+its method `settings`, if it has one that returns what its answers depend on.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ MISSING = 'nothing'
 
 
 def described(value: Any, inside: tuple = ()) -> Any:
-  """As JSON has it: equal for what is set alike, in whatever process.
+  """Returns JSON data that is equal in every process for equal settings.
 
-  inside: what holds the value. A function that calls itself holds itself; there
-    its name is enough.
+  inside: the objects that contain the value. An object inside itself, like a
+    recursive function, is described by its name alone.
   """
   if value is None or isinstance(value, bool | int | float | str):
     return value
@@ -45,9 +45,7 @@ def described(value: Any, inside: tuple = ()) -> Any:
 
 
 def objects(value: Any) -> list[Any]:
-  """The value and all that it holds, each once: what is to be closed is among
-  them.
-  """
+  """Returns the value and every object in it once, to find those to close."""
   found, left = {}, [value]
   while left:
     x = left.pop()
@@ -65,8 +63,10 @@ def objects(value: Any) -> list[Any]:
 
 
 def _held(value: Any) -> dict[str, Any]:
-  """Fields of a dataclass, what is bound to a function or remembered by it, and
-  what an object says of itself.
+  """Returns what a value contains, by name.
+
+  These are the fields of a dataclass, the bound arguments and closure variables
+  of a function, or the result of an object's method `settings`.
   """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     names = [field.name for field in dataclasses.fields(value) if field.init]
@@ -92,7 +92,7 @@ def _name(value: Any) -> str:
 
 
 def flat(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-  """(path, value) of every value that holds no others."""
+  """Yields (path, value) of every leaf of nested dicts and lists."""
   if isinstance(value, Mapping):
     items = value.items()
   elif isinstance(value, list):
@@ -105,7 +105,7 @@ def flat(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def differences(found: Any, wanted: Any) -> list[str]:
-  """'optimizer.learning_rate was 1e-06, now 2e-06', ..."""
+  """Lists changes like 'optimizer.learning_rate was 1e-06, now 2e-06'."""
   before, now = dict(flat(found)), dict(flat(wanted))
   return [
     f'{path} was {_shown(before, path)}, now {_shown(now, path)}'

@@ -1,6 +1,6 @@
-"""A run in the terminal: a live panel, or a plain table where nobody looks.
+"""Shows a run's metrics: a live panel in a terminal, a plain table elsewhere.
 
-Neither has a thread: what is seen changes when a step has ended.
+Neither has a thread; the output changes only when a step ends.
 """
 
 import collections
@@ -16,11 +16,11 @@ import numpy as np
 Shown = tuple[str, str, str]
 
 LEVELS = '▁▂▃▄▅▆▇█'
-CELL_WIDTH = 36  # Of one metric in the panel, at least.
+CELL_WIDTH = 36  # The minimum width of one metric in the panel.
 NUMBER_WIDTH = 9  # Enough for 1,234,567.
-HISTORY = 2000  # Steps that a sparkline tells of, each bar of a few of them.
+HISTORY = 2000  # The number of steps in a sparkline; each bar averages several.
 REFRESH_S = 0.1
-HEADER_EVERY = 25  # Lines of the table.
+HEADER_EVERY = 25  # Repeat the header of the table after this many lines.
 
 
 def make(
@@ -32,23 +32,24 @@ def make(
   alarms: Sequence[Shown] = (),
   every_s: float = 10.0,
 ) -> 'LiveView | PlainView':
-  """A panel where standard output is a terminal, else a line every so often.
+  """Makes a live panel if standard output is a terminal, else a plain table.
 
-  alarms: what is shown only where it is not 0.
+  alarms: metrics that are shown only while they are not 0.
+  every_s: seconds between two lines of the table.
   """
   pace = Pace(first_step, num_steps)
   if sys.stdout.isatty():
     import rich.console
 
     console = rich.console.Console(highlight=False)
-    # A dumb terminal cannot move its cursor, an old one has no blocks.
+    # A dumb terminal cannot move its cursor; not every encoding has LEVELS.
     if console.is_interactive and console.encoding.startswith('utf'):
       return LiveView(console, title, pace, shown, alarms)
   return PlainView(pace, shown, every_s, alarms)
 
 
 class Pace:
-  """How far a run is and how long it still takes."""
+  """Tracks a run's progress and estimates the time left."""
 
   def __init__(
     self,
@@ -58,11 +59,12 @@ class Pace:
   ):
     self.done, self.num_steps = first_step, num_steps
     self._clock, self._start = clock, clock()
-    # (steps done, when): the first ends compilation, the rest slide along.
+    # (steps done, time) of the last steps. The first mark is made after the
+    # first step, so the estimate excludes compilation.
     self._marks = collections.deque(maxlen=50)
 
   def tick(self, step: int):
-    """A step has ended."""
+    """Records that a step has ended."""
     self.done = step + 1
     self._marks.append((self.done, self._clock()))
 
@@ -71,11 +73,11 @@ class Pace:
     return self.done >= self.num_steps
 
   def elapsed(self) -> str:
-    """Since this start of the run."""
+    """The time since this process started the run."""
     return _duration(self._clock() - self._start)
 
   def left(self) -> str:
-    """By the last steps; unknown until two have ended."""
+    """The time left, estimated from the last steps; needs at least two."""
     if self.finished:
       return _duration(0)
     if len(self._marks) < 2:
@@ -86,9 +88,9 @@ class Pace:
 
 
 class PlainView:
-  """A table that grows by a line every so often; ASCII, no control characters.
+  """A table that gains a line every `every_s` seconds, in plain ASCII.
 
-  The first step and the last always have a line.
+  The first and the last step always get a line.
   """
 
   def __init__(
@@ -105,7 +107,7 @@ class PlainView:
 
   def show(self, step: int, values: Mapping[str, float]):
     self._pace.tick(step)
-    # What is not measured at every step has its place in the next line.
+    # Keep values that are not measured at every step for the next line.
     self._unseen = {**(self._unseen or {}), **values}
     now = time.monotonic()
     if now >= self._next_s:
@@ -140,7 +142,7 @@ class PlainView:
 
 
 class LiveView:
-  """A panel that is redrawn in its place; what is printed appears above it."""
+  """A panel that is redrawn in place; printed text appears above it."""
 
   def __init__(
     self,
@@ -152,7 +154,7 @@ class LiveView:
   ):
     import rich.live
 
-    # rich would end the process when its reader is gone.
+    # By default, rich exits the process on a broken pipe.
     console.on_broken_pipe = _raise_broken_pipe
     self._console, self._title = console, title
     self._pace, self._shown, self._alarms = pace, tuple(shown), tuple(alarms)
@@ -165,12 +167,12 @@ class LiveView:
       self._drawn(), console=console, auto_refresh=False
     )
     self._live.start(refresh=True)
-    # A run that is killed leaves the cursor as it is: seen, below the panel.
+    # rich hides the cursor, and a killed run could not show it again.
     console.show_cursor(True)
 
   def show(self, step: int, values: Mapping[str, float]):
     self._pace.tick(step)
-    # What is not measured at every step stays until it is measured again.
+    # Values that are not measured at every step stay until the next one.
     self._values.update(values)
     for key, history in self._history.items():
       if key in values:
@@ -198,7 +200,7 @@ class LiveView:
       border_style='bright_black',
       box=rich.box.ROUNDED,
     )
-    # The cursor waits on a line of its own.
+    # An empty line for the cursor.
     return panel if last else rich.console.Group(panel, '')
 
   def _progress(self):
@@ -222,7 +224,7 @@ class LiveView:
     return grid
 
   def _rows(self, width: int):
-    """The metrics from left to right, as many beside each other as fit."""
+    """Yields rows with as many metrics side by side as fit."""
     import rich.text
 
     raised = _raised(self._alarms, self._values)
@@ -252,8 +254,9 @@ class LiveView:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-  """At most `width` bars between the smallest and the largest, from left to
-  right; one that nothing finite is behind is blank.
+  """Returns at most `width` bars, scaled between the lowest and the highest.
+
+  A bar is the mean of several values; it is blank if none of them is finite.
   """
   if not values or width < 1:
     return ''
@@ -266,7 +269,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
   def bar(mean):
     if mean is None:
       return ' '
-    # Nothing rises where all are equal.
+    # Equal values get bars of medium height.
     share = (mean - low) / span if span else 0.4
     return LEVELS[round(share * (len(LEVELS) - 1))]
 

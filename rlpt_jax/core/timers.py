@@ -1,15 +1,15 @@
-"""Where the time of a step goes."""
+"""Measures how the time of a step splits into its parts."""
 
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 
-PREFIX = 'timing/'  # Of all that a repeated run would not repeat.
+PREFIX = 'timing/'  # Of all metrics that differ when a run is repeated.
 
 
 class Timers:
-  """Splits the time of a step into named parts and 'idle', the rest.
+  """Splits the time of a step into named parts; 'idle' is the rest.
 
   In a program:
 
@@ -18,9 +18,9 @@ class Timers:
       ...
     writer.write(step, metrics, timers.lap())
 
-  A part inside another is not counted twice, so the parts sum to the step. It
-  is the time of the host, and of one thread: a device that still works when a
-  part ends is waited for in a later one.
+  Time in a nested part counts only for the inner part, so the parts sum to the
+  step. The times are those of one host thread: if the device is still busy when
+  a part ends, a later part that waits for it gets that time.
   """
 
   def __init__(
@@ -43,7 +43,7 @@ class Timers:
       self._running.pop()
 
   def lap(self) -> dict[str, float]:
-    """Seconds as {'timing/step_s', 'timing/rollout_s', ...}; starts anew."""
+    """Returns {'timing/step_s': seconds, ...} and resets all parts to zero."""
     self._charge()
     parts = {f'{PREFIX}{name}_s': s for name, s in self._seconds.items()}
     self._seconds = dict.fromkeys(self._seconds, 0.0)

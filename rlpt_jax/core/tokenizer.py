@@ -1,16 +1,16 @@
-"""Text <-> token ids, three ways behind one interface.
+"""Three tokenizers behind one interface.
 
   'bytes'                          ByteTokenizer: no file, for tests and toys
   x.model, or a directory with     SentencePieceTokenizer
   tokenizer.model
   a directory with tokenizer.json  HuggingFaceTokenizer: chat templates too
 
-A directory of checkpoints has that of its run in assets/; there a file named
+A checkpoint folder holds its run's tokenizer in assets/, where a file named
 byte_tokenizer.txt stands for 'bytes'.
 
-What we encode is raw text from the web, and some of it speaks about language
-models: a document that says '<|endoftext|>' gets ordinary tokens, never the id
-that ends a document. Only a program (by id) and a chat template place those.
+Raw text from the web may contain the names of special tokens. A document that
+says '<|endoftext|>' gets ordinary tokens, never the id that ends a document.
+Only a program (by id) and a chat template insert special tokens.
 """
 
 import copy
@@ -23,14 +23,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-# Some templates write what day it is. It is always that which Llama 3.2's has
-# without a clock: with one, prompts would be others tomorrow, and a run could
-# not go on. The plus keeps a line break with which a template begins.
+# Some templates write today's date. We fix it to Llama 3.2's default: otherwise
+# prompts would change from day to day, and a run could not be resumed. The plus
+# keeps a leading line break of the template.
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
-# Classes that take a tokenizer.json as it is.
+# Classes that use a tokenizer.json unchanged.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
-# What a tokenizer_config.json may say that changes none of its ids; the rest is
-# left to transformers, which for some makes parts of a tokenizer anew.
+# Keys of tokenizer_config.json that do not change any id. With any other key,
+# transformers loads the tokenizer, since it may rebuild parts of it.
 HARMLESS = {
   'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
   'chat_template', 'padding_side', 'truncation_side', 'model_input_names',
@@ -45,24 +45,24 @@ Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 
 
 class Tokenizer(Protocol):
-  """What the other parts know of a tokenizer; threads may share one."""
+  """The interface of all tokenizers; several threads may share one."""
 
   vocab_size: int  # The largest id + 1; a model's vocabulary may be padded.
-  bos_id: int | None  # What begins every text, if anything does.
+  bos_id: int | None  # The token that begins every text, if there is one.
   pad_id: int
   eos_ids: tuple[int, ...]  # All that end a text, the tokenizer's own first.
-  # The most characters of a text that a token stands for; more only where a
-  # tokenizer joins blanks or takes a whole word for unknown.
+  # The largest number of characters per token. A token can stand for more only
+  # if the tokenizer joins blanks or maps a whole word to the unknown token.
   longest_token: int
 
   def encode(self, text: str) -> list[int]:
-    """Ids of plain text: none is added, none of them is special."""
+    """Returns the ids of plain text, without special or added tokens."""
 
   def pieces(self) -> dict[int, str]:
-    """What each id stands for, as the tokenizer's own file spells it."""
+    """Returns the token of each id, as spelled in the tokenizer's file."""
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-    """The text of ids; special ones, and those without a text, say nothing."""
+    """Returns the text of ids; drops special tokens, and ids without text."""
 
   def encode_chat(
     self,
@@ -71,21 +71,21 @@ class Tokenizer(Protocol):
     add_generation_prompt: bool = True,
     literal: Mapping[str, list[int]] | None = None,
   ) -> list[int]:
-    """Ids of a chat by the model's template, special ones included.
+    """Returns the ids of a chat in the model's template, special ones included.
 
-    A character of `literal` in a message stands for the ids it maps to.
+    literal: {character: ids}; in messages, such a character stands for its ids.
     """
 
 
 def load(source: str | pathlib.Path) -> Tokenizer:
-  """The tokenizer of 'bytes', a SentencePiece file, or a model's directory."""
+  """Loads a tokenizer: 'bytes', a SentencePiece file or a model's directory."""
   if source == 'bytes':
     return ByteTokenizer()
   path = folder(source)
   if path.suffix == '.model' and path.is_file():
     return SentencePieceTokenizer(path)
-  # Where there are both, tokenizer.json also knows what was added later: the
-  # tokens of the chat template.
+  # Prefer tokenizer.json: if a directory has both files, only this one has the
+  # tokens that were added later, those of the chat template.
   if (path / 'tokenizer.json').is_file():
     return HuggingFaceTokenizer(path)
   if (path / 'tokenizer.model').is_file():
@@ -101,21 +101,21 @@ def load(source: str | pathlib.Path) -> Tokenizer:
 
 
 def is_there(path: pathlib.Path) -> bool:
-  """Whether a directory has the files of a tokenizer."""
+  """True if a directory contains the files of a tokenizer."""
   names = ('tokenizer.json', 'tokenizer.model', BYTES)
   return any((path / name).is_file() for name in names)
 
 
 def folder(source: str | pathlib.Path) -> pathlib.Path:
-  """Where the files are: of checkpoints beside the steps."""
+  """Returns the folder of the tokenizer's files: assets/ for checkpoints."""
   path = pathlib.Path(source)
   return path / ASSETS if is_there(path / ASSETS) else path
 
 
 def difference(one: Tokenizer, other: Tokenizer) -> str | None:
-  """How two tokenizers differ in what ids stand for; None where they agree.
+  """Describes how two tokenizers map ids differently; None if they agree.
 
-  Ids that one of them lacks do not count: some files leave out what was added.
+  Ids that one of them lacks are ignored: some files omit added tokens.
   """
   ours, theirs = one.pieces(), other.pieces()
   for i in sorted(ours.keys() & theirs.keys()):
@@ -127,7 +127,7 @@ def difference(one: Tokenizer, other: Tokenizer) -> str | None:
 
 
 class ByteTokenizer:
-  """UTF-8: a byte is its id. Any string comes back as it was."""
+  """Uses the bytes of UTF-8 as ids; decoding restores any string exactly."""
 
   vocab_size = 259
   longest_token = 1
@@ -140,7 +140,7 @@ class ByteTokenizer:
     return {i: f'<0x{i:02X}>' for i in range(256)} | names
 
   def encode(self, text: str) -> list[int]:
-    # Lone surrogates, of broken JSON escapes, are not UTF-8: let them pass.
+    # Accept lone surrogates, which broken JSON escapes produce.
     return list(text.encode('utf-8', 'surrogatepass'))
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
@@ -151,7 +151,7 @@ class ByteTokenizer:
     )
     try:
       return data.decode('utf-8', 'surrogatepass')
-    except UnicodeDecodeError:  # What a model samples need not be text.
+    except UnicodeDecodeError:  # A model may sample bytes that are not text.
       return data.decode('utf-8', 'replace')
 
   def encode_chat(self, messages, **_):
@@ -159,12 +159,14 @@ class ByteTokenizer:
 
 
 class SentencePieceTokenizer:
-  """A SentencePiece model. What comes back is the text as the model sees it:
-  normalised (often NFKC, runs of blanks joined), U+2581 as a blank, what is
-  not in the vocabulary as ' ⁇ ' (nothing is, given byte_fallback).
+  """A SentencePiece model.
 
-  Most models put a blank before a text and take it away from what they decode.
-  So the text of ids cut in two is not the two texts joined: decode the whole.
+  Decoding returns the text as the model sees it: normalized (often NFKC, with
+  runs of blanks joined), with U+2581 as a blank and with ' ⁇ ' for anything
+  outside the vocabulary (with byte_fallback, nothing is outside).
+
+  Most models add a blank before a text and remove it when they decode. So the
+  decoded halves of a sequence do not join to its text: decode it as a whole.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -180,11 +182,11 @@ class SentencePieceTokenizer:
     self._path, self._model = path, model
     self.vocab_size = model.get_piece_size()
     self.longest_token = max(map(len, self.pieces().values()))
-    # SentencePiece says -1 for a symbol that a model lacks.
+    # SentencePiece returns -1 for a symbol that the model lacks.
     self.bos_id = model.bos_id() if model.bos_id() >= 0 else None
     self.eos_ids = (model.eos_id(),) if model.eos_id() >= 0 else ()
-    # Padding is masked wherever it is: any id does that the model has. The
-    # unknown symbol is the one that no model is without.
+    # Padding is always masked, so any valid id will do. Every model has the
+    # unknown symbol.
     candidates = (model.pad_id(), model.eos_id(), model.unk_id())
     self.pad_id = next(i for i in candidates if i >= 0)
 
@@ -192,8 +194,8 @@ class SentencePieceTokenizer:
     return dict(enumerate(self._model.id_to_piece([*range(self.vocab_size)])))
 
   def encode(self, text: str) -> list[int]:
-    # Control symbols are not looked for in text. User-defined ones are, which
-    # is what they are for.
+    # SentencePiece never matches control symbols in text. It does match
+    # user-defined symbols, as intended.
     return self._model.encode(_well_formed(text))
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
@@ -214,13 +216,13 @@ class HuggingFaceTokenizer:
   """The tokenizer.json of a Hugging Face directory, with its chat template."""
 
   def __init__(self, directory: str | pathlib.Path):
-    # Threads of its own would not survive a fork, and warn of that.
+    # The library's own threads do not survive a fork, and warn about it.
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     directory = pathlib.Path(directory)
     self._directory = directory
     try:
       backend, roles, extra = _alone(directory) or self._by_transformers()
-    except Exception as error:  # Each part of a file breaks in its own way.
+    except Exception as error:  # Damaged files raise many types of errors.
       raise ValueError(
         f'{directory / "tokenizer.json"}: transformers cannot load this '
         f'tokenizer ({type(error).__name__}: {error}). Is it whole? Fetch it '
@@ -236,18 +238,18 @@ class HuggingFaceTokenizer:
         f'{directory}: neither pad_token nor eos_token is set; expected one to '
         'pad with. Set eos_token in its tokenizer_config.json.'
       )
-    # Some files name a token that they never put before a text.
+    # Some files declare a BOS token but never add it to a text.
     begins = backend.encode('', add_special_tokens=True).ids
     bos = roles.get('bos_token')
     self.bos_id = bos if bos in begins else None
     vocabulary = backend.get_vocab()
     self.vocab_size = max(vocabulary.values()) + 1
-    # Byte-level BPE spells a token with a character for each of its bytes.
+    # Byte-level BPE spells a token with one character per byte.
     self.longest_token = max(map(len, vocabulary))
 
-    # Special is what the file calls so, and what has a role or ends a text: a
-    # few published models forget the flag. Other added tokens, '<think>' in
-    # most families, are the model's words for things: text may hold them.
+    # Besides tokens flagged as special, treat those with a role and those that
+    # end a text as special: a few published models forget the flag. Text may
+    # contain the other added tokens, like '<think>' in most families.
     named = {*self.eos_ids, *roles.values(), *map(backend.token_to_id, extra)}
     special = {
       i: token
@@ -255,27 +257,27 @@ class HuggingFaceTokenizer:
       if token.special or i in named
     }
     backend.add_special_tokens(list(special.values()))  # Flags them all.
-    backend.no_truncation()  # A tokenizer.json may ask for both.
+    backend.no_truncation()  # A tokenizer.json may enable both.
     backend.no_padding()
-    # Two copies, since the switch between special and plain belongs to the
-    # tokenizer: transformers turns it at every call, under other threads' feet.
+    # Keep two copies: whether special tokens are encoded as text is a switch of
+    # the tokenizer object, and setting it per call would affect other threads.
     self._with_special, self._plain = backend, copy.deepcopy(backend)
     self._plain.encode_special_tokens = True  # Encode them like any text.
 
     self._special_text = _any_of(t.content for t in special.values())
-    # The unknown token is special too, but text may well be unknown.
+    # The unknown token is special too, but plain text may produce it.
     self._never = special.keys() - {roles.get('unk_token')}
 
   def _by_transformers(self):
-    """As `_alone`, for any directory that transformers knows."""
-    backend = self._templated.backend_tokenizer  # Not there if it fell back.
+    """Like `_alone`, for any directory that transformers can load."""
+    backend = self._templated.backend_tokenizer  # Only fast tokenizers have it.
     roles = self._templated.special_tokens_map
     return backend, roles, self._templated.all_special_tokens
 
   @functools.cached_property
   def _templated(self):
-    """The same by transformers, which takes seconds to load, for chats."""
-    # That there is no torch is no news: its tokenizers are all that we use.
+    """The same tokenizer in transformers, for chats; loading takes seconds."""
+    # Silence the warning that torch is missing: we only use tokenizers.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers
 
@@ -284,7 +286,7 @@ class HuggingFaceTokenizer:
     )
 
   def __reduce__(self):
-    # A pickle of `_plain` would forget the switch.
+    # Pickling `_plain` would lose its switch.
     return HuggingFaceTokenizer, (self._directory,)
 
   def pieces(self) -> dict[int, str]:
@@ -294,8 +296,8 @@ class HuggingFaceTokenizer:
     ids = _encode(self._plain, text)
     if self._never.isdisjoint(ids):
       return ids
-    # The switch is enough for BPE. To a unigram or a word-level model special
-    # tokens are words of its vocabulary as well: spell them.
+    # The switch suffices for BPE. Unigram and word-level models also have the
+    # special tokens in their vocabulary: split those into other tokens.
     return [part for i in ids for part in self._spell(i)]
 
   def _spell(self, i: int) -> list[int]:
@@ -306,7 +308,7 @@ class HuggingFaceTokenizer:
     return [piece for piece in pieces if piece not in self._never]
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-    # Not by way of transformers, which may tidy up blanks.
+    # Not with transformers, which may clean up blanks.
     return self._plain.decode(
       [int(i) for i in ids], skip_special_tokens=not keep_special
     )
@@ -318,19 +320,20 @@ class HuggingFaceTokenizer:
     add_generation_prompt: bool = True,
     literal: Mapping[str, list[int]] | None = None,
   ) -> list[int]:
-    """Ids of a chat, as by transformers, but that its messages are plain text.
+    """Like transformers' apply_chat_template, but messages are plain text.
 
-    A character stands in for each special token of a message until the
-    template is rendered. Not seen: one that only a normalizer makes, or that a
-    template joins from a string of its own and the end of a message.
+    While the template is rendered, a placeholder character replaces each
+    special token in a message. This misses special tokens that only a
+    normalizer creates, or that the template forms by joining its own text to a
+    message.
     """
     if not self._templated.chat_template:
       raise _no_chat_template(self._directory)
     texts = []
     _map_strings(messages, texts.append)
     found = {s for text in texts for s in self._special_text.findall(text)}
-    # For private use, so neither blank nor of any case: a template that trims,
-    # cuts or lowers a message leaves the character as it is.
+    # Private-use characters are neither blank nor upper or lower case, so they
+    # survive a template that trims, splits or lowercases a message.
     taken = set(self._templated.get_chat_template()).union(*texts)
     free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in taken)
     marks = dict(zip(sorted(found), free, strict=False))
@@ -346,8 +349,8 @@ class HuggingFaceTokenizer:
     inserted = {mark: self.encode(text) for text, mark in marks.items()}
     inserted.update(literal or {})
     ids = []
-    # Every second piece is a mark, what split found. Each is encoded by itself,
-    # so where a tokenizer begins texts with a blank, there are some more here.
+    # Every second piece is a mark. Each piece is encoded separately, so a
+    # tokenizer that begins texts with a blank adds some extra blanks here.
     for i, piece in enumerate(re.split(_any_of(inserted), rendered)):
       if i % 2:
         ids += inserted[piece]
@@ -357,14 +360,14 @@ class HuggingFaceTokenizer:
 
 
 def _alone(directory: pathlib.Path):
-  """(tokenizer.json, {role: token}, other special tokens), or None.
+  """Returns (tokenizer, {role: token}, other special tokens), or None.
 
-  None where transformers might make another tokenizer of the directory than the
-  file alone does.
+  Uses tokenizer.json alone. Returns None if transformers might load a different
+  tokenizer from the directory.
   """
   try:
     return _by_its_file(directory)
-  except Exception:  # Transformers knows more kinds, or says what is wrong.
+  except Exception:  # Let transformers load it, or raise a better error.
     return None
 
 
@@ -375,13 +378,14 @@ def _by_its_file(directory: pathlib.Path):
     return None
   config = json.loads(path.read_text(encoding='utf-8'))
   if config.get('tokenizer_class') not in GENERIC:
-    return None  # A class of its own may build it in another way.
+    return None  # A model-specific class may build a different tokenizer.
   if not config.keys() <= HARMLESS:
     return None
   import tokenizers
 
   backend = tokenizers.Tokenizer.from_file(str(directory / 'tokenizer.json'))
-  # Padding would name a token, and in large ones a pattern may be mended.
+  # Transformers takes a pad token from `padding`, and may correct the pattern
+  # of the pre-tokenizer if the vocabulary is large.
   if backend.padding or backend.get_vocab_size() > 100_000:
     return None
   extra = [
@@ -406,8 +410,8 @@ def _by_its_file(directory: pathlib.Path):
 
 
 def _encode(backend, text: str) -> list[int]:
-  # A batch of one: only for batches does it let go of the interpreter's lock,
-  # and a server answers others while it encodes a long prompt.
+  # A batch of one: the library releases the GIL only for batches, so a server
+  # can answer other requests while it encodes a long prompt.
   (encoded,) = backend.encode_batch_fast(
     [_well_formed(text)], add_special_tokens=False
   )
@@ -415,7 +419,7 @@ def _encode(backend, text: str) -> list[int]:
 
 
 def _generation_eos(directory: pathlib.Path) -> list[int | None]:
-  # Chat models end a turn with another token than a document, and say so here.
+  # Chat models end a turn with another token than a document, listed here.
   path = directory / 'generation_config.json'
   if not path.is_file():
     return []
@@ -430,7 +434,7 @@ def _generation_eos(directory: pathlib.Path) -> list[int | None]:
 
 
 def _map_strings(value: Any, fn: Callable[[str], Any]) -> Any:
-  # Keys too: those of a tool's arguments are as foreign as their values.
+  # Keys too: those of a tool's arguments are as untrusted as the values.
   if isinstance(value, str):
     return fn(value)
   if isinstance(value, dict):
@@ -441,12 +445,12 @@ def _map_strings(value: Any, fn: Callable[[str], Any]) -> Any:
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern:
-  """Matches the first of strings that fits; nothing if there are none."""
+  """Returns a pattern for any of the strings; without any it never matches."""
   return re.compile(f'({"|".join(map(re.escape, strings)) or "(?!)"})')
 
 
 def _well_formed(text: str) -> str:
-  """The text with U+FFFD for lone surrogates, which only Python has."""
+  """Replaces lone surrogates, which are not valid Unicode text, by U+FFFD."""
   data = text.encode('utf-16-le', 'surrogatepass')
   return data.decode('utf-16-le', 'replace')
 

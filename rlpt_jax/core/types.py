@@ -1,6 +1,6 @@
-"""The key of shape letters, and the records that pass between the parts.
+"""The shape letters, and the data types that all parts share.
 
-An array's name ends in its shape, one letter a dimension:
+An array's name ends in its shape, one letter per dimension:
 
   B  rows of a batch (B = P * G)      D  embedding
   P  prompts                          N  query heads
@@ -9,11 +9,11 @@ An array's name ends in its shape, one letter a dimension:
   S  keys                             H  size of a head
   L  layers                           F  hidden units of an mlp
   E  experts                          V  vocabulary
-  M  tokens laid flat: a group's      J  token and expert pairs
-  C  a few of something: positions of a chunk, choices of a router, parts
+  M  flattened tokens, of a group     J  pairs of token and expert
+  C  a small count: positions of a chunk, choices of a router, parts
 
 Row p * G + g of a batch is rollout g of prompt p, so `x_BT.reshape(P, G, T)`
-groups a batch without moving it.
+groups a batch without moving data.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One thing to predict: what the model reads and what really follows.
+  """A prompt and its reference answers.
 
-  The references are segments in the order of the text, the first the one that
-  is asked for: a prediction may mean the same as a prefix of them joined.
+  For ASR, the references are consecutive segments of the text, beginning with
+  the one to predict: a prediction may match any prefix of them, joined.
   """
 
   prompt_tokens: np.ndarray  # int32
@@ -39,17 +39,17 @@ class Example:
 
   @property
   def id(self) -> str:
-    """Unique among all examples, and the same in every run."""
+    """An id that is unique among all examples and the same in every run."""
     return f'{self.corpus}/{self.document}/{self.segment}/{self.kind}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Packed text: several documents in a row, each a segment of attention.
+  """Packed text: each row holds several documents, with separate attention.
 
   `segments_BT` numbers the texts of a row from 1; 0 is padding. `loss_BT` is 1
-  where a token is to be predicted from those before it, so never for the first
-  of a segment.
+  for tokens in the loss, and 0 for the first token of a segment, which has
+  nothing before it to predict it from.
   """
 
   tokens_BT: np.ndarray  # int32
@@ -60,18 +60,19 @@ class Rows:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """What a policy learns from: P prompts with G completions each.
+  """A batch of RL experience: P prompts with G completions each.
 
-  Everything is padded on the right; a prompt that left the loss, or is none,
-  has no token in `mask_PGT`. `weights_PGT` is the share of each token in the
-  loss of the whole batch, so a sum over a part of it is that part's share.
+  Everything is padded on the right. A prompt that was left out of the loss, or
+  only fills up the batch, has no token in `mask_PGT`. `weights_PGT` is each
+  token's weight in the loss of the whole batch, so the losses of microbatches
+  sum to that of the batch.
   """
 
   prompts_PS: np.ndarray | jax.Array  # int32
   prompt_mask_PS: np.ndarray | jax.Array
   tokens_PGT: np.ndarray | jax.Array  # int32
-  present_PGT: np.ndarray | jax.Array  # Where there is a token,
-  mask_PGT: np.ndarray | jax.Array  # and where it is the policy's and counts.
-  behavior_PGT: np.ndarray | jax.Array  # Log-probabilities when sampled.
+  present_PGT: np.ndarray | jax.Array  # True for tokens, False for padding.
+  mask_PGT: np.ndarray | jax.Array  # True for sampled tokens in the loss.
+  behavior_PGT: np.ndarray | jax.Array  # The behavior policy's log-probs.
   advantages_PG: np.ndarray | jax.Array
   weights_PGT: np.ndarray | jax.Array

@@ -1,4 +1,4 @@
-"""Weights, declared once: every tree of arrays follows from a tree of specs.
+"""Parameter specs, and everything that is derived from them.
 
 A model describes its parameters as a nested dict of `ParamSpec`. Initial
 values, shapes, shardings, counts and the weight-decay mask are functions of it.
@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-  """One array: its shape, what each dimension means, how it starts.
+  """The shape, the logical axes and the initial values of one array.
 
   Set `fan_in` for a matrix (normal, standard deviation 1 / sqrt(fan_in)) or
   `fill` for a scale or a bias (that constant).
@@ -41,13 +41,11 @@ class ParamSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-  """A leaf that is read when it is needed, so that a tree can be larger than
-  memory.
-  """
+  """A leaf that is read on demand, so that a tree can be larger than memory."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
-  read: Callable[[tuple[slice, ...]], np.ndarray]  # Given an index.
+  read: Callable[[tuple[slice, ...]], np.ndarray]  # index -> that part.
 
   def load(self) -> np.ndarray:
     return self.read((slice(None),) * len(self.shape))
@@ -64,7 +62,7 @@ def named(tree: Tree, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def unnamed(leaves: dict[str, Any]) -> Tree:
-  """The nested dicts whose `named` leaves these are."""
+  """Rebuilds the nested dicts from {path: leaf}; the inverse of `named`."""
   tree = {}
   for path, leaf in leaves.items():
     *parents, name = path.split('/')
@@ -76,17 +74,17 @@ def unnamed(leaves: dict[str, Any]) -> Tree:
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: Tree) -> Tree:
-  """The same nested dicts with fn(path, leaf) for every leaf."""
+  """Returns the same nested dicts with fn(path, leaf) for every leaf."""
   return unnamed({path: fn(path, leaf) for path, leaf in named(tree)})
 
 
 def init(specs: Tree, key: jax.Array, *, layout: Layout, dtype='float32'):
-  """Random parameters, each born in its place; the same on every layout."""
+  """Initializes sharded parameters; the values do not depend on the layout."""
 
   def init_one(key, path, spec):
     if spec.fill is not None:
       return jnp.full(spec.shape, spec.fill, dtype)
-    # The key follows from the name, so that adding an array moves no other.
+    # Derive the key from the name, so that a new array changes no other.
     key = jax.random.fold_in(key, zlib.crc32(path.encode()))
     x = jax.random.normal(key, spec.shape, jnp.float32)
     return (x / math.sqrt(spec.fan_in)).astype(dtype)
@@ -98,7 +96,7 @@ def init(specs: Tree, key: jax.Array, *, layout: Layout, dtype='float32'):
 
 
 def shapes(specs: Tree, *, layout: Layout | None = None, dtype='float32'):
-  """What to restore: shape, dtype and, given a layout, place of each array."""
+  """Returns each array's shape, dtype and, given a layout, its sharding."""
 
   def shape(path, spec):
     del path
@@ -109,7 +107,7 @@ def shapes(specs: Tree, *, layout: Layout | None = None, dtype='float32'):
 
 
 def shardings(specs: Tree, layout: Layout):
-  """Where each array lives."""
+  """The sharding of each array."""
   return map_named(
     lambda _, spec: layout.weight_sharding(spec.shape, spec.axes), specs
   )
@@ -121,5 +119,5 @@ def count(specs: Tree) -> int:
 
 
 def decay_mask(specs: Tree):
-  """True for what weight decay applies to: matrices, not scales or biases."""
+  """True for the arrays with weight decay: matrices, not scales or biases."""
   return map_named(lambda _, spec: spec.fan_in is not None, specs)
