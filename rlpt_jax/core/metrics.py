@@ -39,9 +39,9 @@ Value = bool | int | float | np.ndarray | jax.Array
 class Writer:
   """Writes the metrics of every step once and in order, on process 0 only.
 
-  A line of metrics.jsonl is {"step": 0, ...} with the other keys sorted. NaN
-  and infinity are null there, since JSON has neither; elsewhere they are kept.
-  timing.jsonl has the same form. TensorBoard gets scalars, but no arrays.
+  A line of metrics.jsonl or timing.jsonl is {"step": 0, ...} with the other
+  keys sorted, and null for NaN and infinity, which JSON lacks. TensorBoard gets
+  all scalars, NaN and infinity too, but no arrays.
 
   Metrics are read late: `write` starts copying those of its step to the host
   and waits for the previous step, so the loop is at most two steps ahead.

@@ -88,9 +88,10 @@ class Pace:
 
 
 class PlainView:
-  """A table that gains a line every `every_s` seconds, in plain ASCII.
+  """A table that gains a line every `every_s` seconds.
 
-  The first and the last step always get a line.
+  It is ASCII without control characters. The first and the last step always get
+  a line.
   """
 
   def __init__(

@@ -73,6 +73,6 @@ class Batch:
   tokens_PGT: np.ndarray | jax.Array  # int32
   present_PGT: np.ndarray | jax.Array  # True for tokens, False for padding.
   mask_PGT: np.ndarray | jax.Array  # True for sampled tokens in the loss.
-  behavior_PGT: np.ndarray | jax.Array  # The behavior policy's log-probs.
+  behavior_PGT: np.ndarray | jax.Array  # The behavior log-probabilities.
   advantages_PG: np.ndarray | jax.Array
   weights_PGT: np.ndarray | jax.Array

@@ -1,10 +1,10 @@
-r"""Benchmarks: rows of their public schemas, as problems.
+r"""Reads public benchmarks and turns their rows into problems.
 
-A row of `ROWS` says where a benchmark is published, which of its fields become
-the question and the right answer, and what scores an answer. How many samples
-are drawn is the paper's protocol (RLPT 2509.19249, section 4.2: 64 for
-mathematics); its prompts are not stated, ours are below: no examples, reasoning
-first, the result in \boxed{}.
+An entry of `ROWS` says where a benchmark is published, which of its fields hold
+the question and the reference answer, and which scorer to use. The number of
+samples follows the paper (RLPT 2509.19249, section 4.2: 64 for mathematics).
+The paper does not state its prompts; ours, below, are zero-shot and ask for
+reasoning first and the result in \boxed{}.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ CHOICE = """\
 Please reason step by step, and put the letter of the right option within \
 \\boxed{{}}."""
 
-# The question of KOR-Bench says itself that the answer goes into [[ ]].
+# The questions of KOR-Bench already ask for the answer in [[ ]].
 RULE = """\
 ### Rule
 
@@ -42,25 +42,26 @@ Please apply the rule above, whatever else you know, and reason step by step."""
 
 
 class Problem(NamedTuple):
-  """A question, and what an answer is compared with."""
+  """A question and its reference answers."""
 
   id: str
   prompt: str
-  references: tuple[str, ...]  # As the scorer wants them.
-  group: str = ''  # The subject, say: means are also by that.
+  references: tuple[str, ...]  # In the form that the scorer expects.
+  group: str = ''  # E.g. the subject; means are also reported per group.
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-  """Where a benchmark is, and what its rows mean.
+  """A published benchmark, and how its rows become problems.
 
-  make: a row's problem; None for what cannot be asked: it has a picture, say.
+  make: turns a row into a problem; None if it cannot be asked, for example
+    because it has a picture.
   """
 
   name: str
   repo: str  # On the Hugging Face hub.
   split: str
-  fields: str  # For people: what a row must have.
+  fields: str  # The fields that a row must have, for error messages.
   scorer: Scorer
   make: Callable[['Fields', str], Problem | None]
   config: str = ''
@@ -74,7 +75,7 @@ class Benchmark:
 
 
 class Fields:
-  """The fields of a row, by any of the names that they are published under."""
+  """Looks up fields of a row by any of the names they are published under."""
 
   def __init__(self, row: Row, benchmark: str, expected: str):
     self._row, self._benchmark, self._expected = row, benchmark, expected
@@ -97,7 +98,7 @@ class Fields:
     if isinstance(found, (list, dict)):
       self.fail(f'{names[0]} is a {type(found).__name__}, no text')
     if isinstance(found, float) and found.is_integer():
-      found = int(found)  # A table of numbers says 25.0 for an answer of 25.
+      found = int(found)  # A numeric column holds 25.0 for the answer 25.
     return str(found).strip()
 
   def texts(self, *names: str) -> list[str]:
@@ -113,7 +114,7 @@ class Fields:
 
 
 def maths(fields: Fields, id: str) -> Problem:
-  """Problems with an answer that stands for itself."""
+  """Makes a problem with a plain answer, for most mathematics benchmarks."""
   question = fields.text('problem', 'question', 'Problem', 'Question')
   answer = fields.text('answer', 'Answer', 'final_answer')
   group = str(fields.get('subject', 'level', default=''))
@@ -121,7 +122,7 @@ def maths(fields: Fields, id: str) -> Problem:
 
 
 def gsm8k(fields: Fields, id: str) -> Problem:
-  """The answer is what follows '####' in the worked solution."""
+  """Makes a problem of GSM8K: its answer follows '####' in the solution."""
   worked = fields.text('answer')
   _, mark, gold = worked.rpartition('####')
   gold = gold.strip().replace(',', '').lstrip('$')
@@ -131,10 +132,13 @@ def gsm8k(fields: Fields, id: str) -> Problem:
 
 
 def olympiad(fields: Fields, id: str) -> Problem | None:
-  """Open questions in words alone; several answers are joined by commas."""
+  """Makes a problem of OlympiadBench; None for pictures and proofs.
+
+  Several answers are joined by commas.
+  """
   has_picture = any(fields.get(f'image_{i}') for i in range(1, 10))
   answers = fields.get('final_answer')
-  if has_picture or not answers:  # A proof, which nothing here can judge.
+  if has_picture or not answers:  # No answers: a proof, which we cannot judge.
     return None
   if isinstance(answers, str):
     answers = [answers]
@@ -170,7 +174,7 @@ def super_gpqa(fields: Fields, id: str) -> Problem:
 
 
 def gpqa(fields: Fields, id: str) -> Problem:
-  """The options come in an order that follows from the question alone."""
+  """Makes a problem of GPQA; a hash of the question shuffles the options."""
   question = fields.text('Question')
   right = fields.text('Correct Answer')
   wrong = [fields.text(f'Incorrect Answer {i}') for i in (1, 2, 3)]
@@ -190,7 +194,10 @@ def kor(fields: Fields, id: str) -> Problem:
 
 
 def kor_rows(rows: list[Row]) -> list[Row]:
-  """CATEGORY/sample and CATEGORY/rule, joined by rule_id; joined rows stay."""
+  """Joins the rows of CATEGORY/sample and CATEGORY/rule by rule_id.
+
+  Keeps rows that already contain their rule.
+  """
   rules, samples = {}, []
   for row in rows:
     file = pathlib.PurePath(row.file)
@@ -210,7 +217,7 @@ def kor_rows(rows: list[Row]) -> list[Row]:
           'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
         )
       fields['rule_content'] = rules[key]['rule_content']
-      fields['category'] = category  # A cipher's own is 'Encryption'.
+      fields['category'] = category  # A cipher has 'Encryption' in this field.
     joined.append(row._replace(fields=fields))
   return joined
 
@@ -229,7 +236,7 @@ def _choice(id, question, options: Sequence[str], gold: str, group: str):
 
 
 def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
-  """The letter of an answer that is a number from 0, or a letter."""
+  """Returns the letter of an answer given as a letter or an index from 0."""
   letters = string.ascii_uppercase[: len(options)]
   said = str(answer).strip()
   if said.isdigit() and int(said) < len(options):
@@ -293,16 +300,16 @@ NAMES = tuple(row.name for row in ROWS)
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """A benchmark's problems, and where they are from."""
+  """The problems of a benchmark, and where they were read from."""
 
   benchmark: Benchmark
   problems: list[Problem]
   place: str
-  left_out: int  # Rows that are no question for a model of text.
+  left_out: int  # The number of rows that a text-only model cannot be asked.
 
 
 def load(name: str, folder: pathlib.Path | None, place: str = '') -> Loaded:
-  """The problems of a benchmark: at `place`, or else in the folder of all."""
+  """Reads a benchmark's problems from `place`, or else from `folder`."""
   benchmark = get(name)
   rows, place = _rows(benchmark, folder, place)
   problems = [

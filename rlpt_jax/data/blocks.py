@@ -1,27 +1,29 @@
-r"""The layout of plain text: where its paragraphs, headings and lists are.
+r"""Splits plain text into blocks: paragraphs, headings, items of lists, code.
 
 A text from the web may be Markdown, LaTeX, wikitext, a mail wrapped at 72
-columns or none of these, and does not say so. `blocks` goes by its lines:
+columns or none of these, and does not say which. `blocks` looks at its lines:
 
   a blank line            ends a block, also inside a quotation ('>')
-  '# x', '== x ==',       a heading stands alone, and so does a line of dashes
+  '# x', '== x ==',       a heading is one block, and so is a line of dashes
   x underlined by '==='
   '- x', '1. x', '(a) x'  an item of a list begins a block
   '| a | b |'             a row of a table is a block, and '|---|' belongs to
                           the row above
-  ``` or ~~~              code, whole, to its closing fence; if there is none,
-                          to a blank line
-  four blanks or a tab    code, whole, if all of its lines are so and it does
-                          not read like prose; it may have blank lines
+  ``` or ~~~              code is one block, up to the closing fence; if there
+                          is none, up to a blank line
+  four blanks or a tab    code is one block, if all of its lines are indented
+                          and it does not read like prose; it may contain blank
+                          lines
   '> x'                   a block ends where the depth of quotation changes
 
-Whether a single line break ends a block is the hard question. In wrapped text
-it does not. That is a text with lines that go on in lower case, and the lines
-before those tell how wide it is: a line about as long was wrapped as well, a
+It is hard to decide if a single line break ends a block. In wrapped text it
+does not. A text is wrapped if some lines continue in lower case, and the lines
+before those tell its width: a line of about that width was wrapped too, and a
 shorter one ends where its author wanted.
 
-A formula on display, `$$..$$`, `\[..\]` or an environment such as equation, is
-never cut. It belongs to the sentence around it, if no blank line is between.
+A displayed formula, `$$..$$`, `\[..\]` or an environment such as equation, is
+never split. It belongs to the surrounding sentence, unless a blank line
+separates them.
 """
 
 import bisect
@@ -34,7 +36,7 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-  """text[start:end]. What is whole is one segment, whatever it contains."""
+  """The block text[start:end]; if `whole`, it is never split into sentences."""
 
   start: int
   end: int
@@ -43,10 +45,10 @@ class Block(NamedTuple):
 
 class _Line(NamedTuple):
   start: int
-  body: int  # Behind quotation marks and indentation.
-  end: int  # Before the blanks that end it.
+  body: int  # The offset after '>' marks and indentation.
+  end: int  # The offset before trailing white space.
   kind: str  # The group of _LINE that matched; 'indent' is plain text.
-  depth: int  # How many '>'.
+  depth: int  # The number of '>' marks.
   indent: int
 
 
@@ -76,22 +78,22 @@ _FORMULA = re.compile(
   r'(?<![\\$])(?:\$\$(?!\$)|\\\[|\\begin\{(?P<name>(?:equation|align|gather|'
   r'multline|eqnarray|displaymath|flalign)\*?)\})'
 )
-# Not 'x = 2' nor 'ben: hi', which are lines of their own.
+# Matches neither 'x = 2' nor 'ben: hi', which do not continue the line above.
 _WORD = re.compile(r'[^\W\d_]{2,}+(?![\w:=(\[/@<])|[^\W\d_](?=[ ,])(?! =)')
 _CODE = re.compile(r'[={}<>\\|$@_]|\w\(|;$', re.MULTILINE)
 _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 
-# Text about this wide is wrapped. Narrower is verse or a list, and wider has
-# its line breaks where paragraphs end.
+# Wrapped text has a width in this range. Narrower text is verse or a list; in
+# wider text, line breaks end paragraphs.
 _WIDTHS = 45, 150
-# Wrapped lines differ by words, and more where people wrap by hand.
+# The length of wrapped lines varies by a word, and more if wrapped by hand.
 _FULL = 0.85
-# Shorter lines do not go on even in lower case: ingredients, chats.
+# Shorter lines end a block, even before lower case: ingredients, chats.
 _SHORT = 30
 
 
 def blocks(text: str) -> list[Block]:
-  """The blocks of a text, which tile it; none is blank unless the text is."""
+  """Returns blocks that tile the text; none is blank unless the text is."""
   runs = _runs(text)
   joins = _Joins(text, runs)
   starts, in_code = [], False
@@ -104,7 +106,7 @@ def blocks(text: str) -> list[Block]:
     in_code = is_code
   if not starts:
     return [Block(0, len(text), True)] if text else []
-  starts[0] = (0, starts[0][1])  # With the blank lines before it.
+  starts[0] = (0, starts[0][1])  # Include leading blank lines.
   ends = [start for start, _ in starts[1:]] + [len(text)]
   return [
     Block(start, end, whole)
@@ -113,8 +115,10 @@ def blocks(text: str) -> list[Block]:
 
 
 def formulas(text: str) -> list[tuple[int, int]]:
-  """Where formulas on display are. They have no blank lines, as in TeX, so that
-  a stray '$$' cannot hide what follows.
+  """Returns the (start, end) of displayed formulas.
+
+  As in TeX, a formula contains no blank line, so a stray '$$' cannot hide the
+  rest of the text.
   """
   spans, missing = [], {}
   position, limit = 0, -1
@@ -126,7 +130,7 @@ def formulas(text: str) -> list[tuple[int, int]]:
     name = match['name']
     close = f'\\end{{{name}}}' if name else {'$$': '$$', '\\[': '\\]'}[match[0]]
     if missing.get(close) == limit:
-      continue  # Many that are never closed must not take quadratic time.
+      continue  # Many unclosed formulas must not take quadratic time.
     end = text.find(close, position, limit)
     if end < 0:
       missing[close] = limit
@@ -137,7 +141,10 @@ def formulas(text: str) -> list[tuple[int, int]]:
 
 
 def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
-  """What is apart for certain: (whether it is whole, its first lines)."""
+  """Splits a text where a block certainly ends; returns (whole, lines).
+
+  If a run is `whole`, `lines` has only its first line.
+  """
   runs, run, above = [], None, None
   unclosed = set()
   start = 0
@@ -150,7 +157,7 @@ def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
     if above and line.depth != above.depth:
       run = None
     if kind == 'rule' and run and len(run) == 1 and text[line.body] in '-=^':
-      runs[-1], run = (True, run), None  # It makes the line above a heading.
+      runs[-1], run = (True, run), None  # The line above is a heading.
     elif kind in ('fence', 'rule', 'heading'):
       runs.append((True, [line]))
       run = None
@@ -174,16 +181,16 @@ def _line(text: str, start: int, stop: int) -> _Line:
   match = _LINE.match(text, start, stop)
   body = match.end('indent')
   end = start + len(text[start:stop].rstrip())
-  # A tab is four blanks, here at least.
+  # A tab counts as four blanks.
   indent = len(match['indent']) + 3 * text.count('\t', start, body)
   depth = text.count('>', start, body)
   return _Line(start, body, end, match.lastgroup, depth, indent)
 
 
 def _end_of_code(text: str, line: _Line, stop: int, unclosed: set) -> int:
-  """Where the line after a fenced block begins; `stop` is behind its first."""
+  """Returns the end of a fenced block; `stop` is the end of its first line."""
   mark = text[line.body]
-  # Up to six are told apart: longer fences close each other.
+  # Fences of six or more marks are treated alike.
   length = 6 if text.startswith(6 * mark, line.body) else 3
   while length < 6 and text.startswith((length + 1) * mark, line.body):
     length += 1
@@ -204,7 +211,7 @@ def _fence(mark: str, length: int) -> re.Pattern:
 
 
 def _is_code(text: str, lines: list[_Line]) -> bool:
-  """Whether a run is indented code rather than, say, a block quotation."""
+  """True if a run is indented code, not, for example, a block quotation."""
   if lines[0].kind != 'indent' or any(line.indent < 4 for line in lines):
     return False
   first, last = text[lines[0].body], text[lines[-1].end - 1]
@@ -216,7 +223,7 @@ def _is_code(text: str, lines: list[_Line]) -> bool:
 
 
 class _Joins:
-  """Decides which line breaks are only there because a line was full."""
+  """Decides which line breaks only wrap a paragraph."""
 
   def __init__(self, text: str, runs: list[tuple[bool, list[_Line]]]):
     self._text = text
@@ -234,7 +241,7 @@ class _Joins:
     self._full = _FULL * width if narrow <= width <= wide else math.inf
 
   def first_lines(self, lines: list[_Line]) -> list[_Line]:
-    """Those lines of a run that do not go on with the one above."""
+    """Returns the lines of a run that do not continue the line above."""
     first, listed = lines[:1], lines[0].kind != 'indent'
     for above, below in itertools.pairwise(lines):
       if not self._joined(above, below, listed):
@@ -263,7 +270,7 @@ class _Joins:
     return reach > _SHORT and bool(_UNFINISHED.search(ending))
 
   def _in_formula(self, line: _Line) -> bool:
-    """Whether the line begins with a formula or in the middle of one."""
+    """True if the line begins with a formula or inside one."""
     i = bisect.bisect_right(self._formulas, (line.body, math.inf)) - 1
     return i >= 0 and line.body < self._formulas[i][1]
 
@@ -275,7 +282,7 @@ class _Joins:
     )
 
   def _reach(self, above: _Line, below: _Line) -> int:
-    """How long the line above were, if the next word had stayed on it."""
+    """The length of the line above if the first word below were added to it."""
     word = self._text.find(' ', below.body, below.end)
     word_end = word if word >= 0 else below.end
     return above.end - above.start + 1 + word_end - below.body

@@ -1,15 +1,15 @@
-"""Records on disk: SeqIO's cache, with an index so that any record can be read.
+"""Records on disk: a SeqIO cache with an index for random access.
 
   FOLDER/                            one stage of one corpus
-    plan.json                        what is prepared: source, settings, parts
+    plan.json                        the input: source, settings, parts
     train.tfrecord-00003-of-00012    the records of part 3, as SeqIO reads them
-    index-00003.npz                  where each record lies, its checksum, sizes
-    part-00003.json                  what became of the part's documents
-    manifest.json                    all of that summed up, with checksums
-    info.train.json stats.train.json COMPLETED       what SeqIO looks for
+    index-00003.npz                  each record's offset, checksum and sizes
+    part-00003.json                  counts of the part's documents
+    manifest.json                    the sum over all parts, with checksums
+    info.train.json stats.train.json COMPLETED       the files SeqIO expects
 
-A part is written under another name and renamed when it is whole, its json
-last: what has its json is done. So preparing can be stopped anywhere.
+Files are written under a temporary name and then renamed, the json of a part
+last: a part with a json is complete. So preparation can be killed at any time.
 """
 
 import collections
@@ -29,10 +29,10 @@ import numpy as np
 from rlpt_jax.data import files
 from rlpt_jax.data.records import Record, Stage
 
-SPLIT = 'train'  # SeqIO wants one; a held-out set is a corpus of its own.
+SPLIT = 'train'  # SeqIO needs one; a held-out set is a separate corpus.
 OPEN_FILES = 64
-# A TFRecord is its length (8 bytes), a checksum of that (4), the data, and a
-# checksum of the data (4).
+# A TFRecord consists of the length (8 bytes), a checksum of the length (4), the
+# data, and a checksum of the data (4).
 _BEFORE, _AFTER = 12, 4
 
 
@@ -62,7 +62,7 @@ def write_part(
       offset += _BEFORE + len(data) + _AFTER
   tf.io.gfile.rename(f'{path}.tmp', path, overwrite=True)
   index = os.path.join(folder, f'index-{part:05d}.npz')
-  arrays = io.BytesIO()  # A zip wants to seek, which not every store can.
+  arrays = io.BytesIO()  # Writing a zip seeks, which not every store supports.
   np.savez(
     arrays,
     offsets=np.array(offsets, np.int64),
@@ -82,7 +82,7 @@ def write_part(
 
 
 def encode(record: Record) -> bytes:
-  """A record as a tf.train.Example, written out."""
+  """Serializes a record as a tf.train.Example."""
   import tensorflow as tf
 
   features = {}
@@ -98,7 +98,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-  """What `encode` wrote."""
+  """Parses a record that `encode` serialized."""
   record = {}
   features = _example().FromString(data).features.feature
   for name, feature in features.items():
@@ -110,7 +110,8 @@ def decode(data: bytes) -> Record:
   return record
 
 
-# tf.train.Example as far as records need it; TensorFlow takes seconds to load.
+# The parts of tf.train.Example that records use, since importing TensorFlow
+# takes seconds.
 _EXAMPLE = """
   name: "rlpt_jax/example.proto"
   package: "rlpt_jax"
@@ -149,7 +150,7 @@ _EXAMPLE = """
 
 @functools.cache
 def _example() -> type:
-  """The class of tf.train.Example."""
+  """Returns a protobuf class that parses tf.train.Example."""
   from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
@@ -166,7 +167,7 @@ def _example() -> type:
 
 @dataclasses.dataclass
 class Cache:
-  """The records of a prepared folder, any of them at once."""
+  """Random access to the records of a prepared folder."""
 
   folder: str
 
@@ -189,14 +190,14 @@ class Cache:
       np.concatenate([c[name] for c in columns])
       for name in ('offsets', 'lengths', 'checks', 'sizes')
     )
-    # The most recently read last: there are limits on open files.
+    # Least recently used first, to close files beyond OPEN_FILES.
     self._files: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
   def __len__(self) -> int:
     return len(self._offsets)
 
   def read(self, number: int) -> Record:
-    """Record `number`, checked."""
+    """Returns record `number`; raises a ValueError if it is damaged."""
     shard, length = int(self._shard[number]), int(self._lengths[number])
     file = self._open(shard)
     file.seek(int(self._offsets[number]))
@@ -226,7 +227,7 @@ class Cache:
 def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-  """The index of a part's shard; a ValueError if one of them is not whole."""
+  """Returns a shard's index; raises a ValueError if one of them is damaged."""
   path = os.path.join(folder, shard['name'])
   found = files.size(path)
   if found != shard['bytes']:
@@ -263,7 +264,7 @@ def _damaged(path: str, error: Any) -> ValueError:
 
 
 def write_json(folder: str, name: str, value: Any):
-  """Writes a file that is there whole or not at all."""
+  """Writes a JSON file atomically."""
   import tensorflow as tf
 
   path = os.path.join(folder, name)
@@ -273,6 +274,6 @@ def write_json(folder: str, name: str, value: Any):
 
 
 def digest(value: Any) -> str:
-  """A short checksum of anything that JSON can say."""
+  """Returns a short checksum of any JSON value."""
   data = json.dumps(value, sort_keys=True).encode()
   return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -1,6 +1,6 @@
-"""What a run reads: corpora, what is asked of them, and how they are prepared.
+"""The data config of a run: its corpora, its tasks and their preparation.
 
-A gin file describes it, a block for each corpus:
+A gin file sets it, with a block for each corpus:
 
   from __gin__ import dynamic_registration
   from rlpt_jax.data import config
@@ -29,7 +29,7 @@ from rlpt_jax.data.records import Stage
 from rlpt_jax.data.sources import Source
 from rlpt_jax.data.tasks import Task
 
-# What a segmenter and a tokenizer do with this tells them from others.
+# Segmenters and tokenizers are compared by their output on this text.
 PROBE = """# A heading
 
 Dr. Smith paid $3.50 for "it"... Really? He said: "Go!" See example.com, p. 5.
@@ -48,24 +48,24 @@ $$ a. B $$ The end of it was reached by J. R. Hartley in the U.S. by then.
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Corpora and the tasks made of them.
+  """Corpora and the tasks made from them.
 
-  Every task is made of every corpus; a corpus with a `task` of its own has that
-  one instead. Weights multiply: a corpus's, and a task's.
+  Every task is made from every corpus, except that a corpus's own `task`
+  replaces these for that corpus. The weights of corpus and task are multiplied.
   """
 
   corpora: Sequence[Source]
   task: Task | Sequence[Task]
-  # 'bytes', or the directory of a model's tokenizer. None: the model's own, and
-  # 'bytes' where there is no model.
+  # 'bytes' or the directory of a tokenizer. None uses the model's tokenizer, or
+  # 'bytes' if there is no model.
   tokenizer: Name | None = None
-  cache_dir: str = ''  # What `rlpt prepare` fills; '' reads the corpora.
+  cache_dir: str = ''  # Written by `rlpt prepare`; '' reads the corpora.
   segmenter: Callable[[str], list[int]] = segment.sentences
-  min_words: Natural = 4  # Shorter segments are no targets (records.Text).
+  min_words: Natural = 4  # Shorter segments are never targets (records.Text).
   seed: Seed = 0
-  epochs: Count | None = None  # None: without end.
-  window: Count = 8192  # Examples shuffled together where there is no cache.
-  strict: bool = False  # The first unusable document ends the run.
+  epochs: Count | None = None  # None repeats the data forever.
+  window: Count = 8192  # Without a cache, shuffle this many examples at a time.
+  strict: bool = False  # The first unusable document raises an error.
 
   def __post_init__(self):
     checks.check_fields(self)
@@ -101,14 +101,14 @@ class Component:
 
   @property
   def folder(self) -> str:
-    """The name of the records it reads, in the cache."""
+    """The name of the cache folder with the records that it reads."""
     return f'{self.source.name}.{self.stage.name}'
 
 
 def components(
   data: Data, tokenizer: tokenizer_lib.Tokenizer
 ) -> list[Component]:
-  """Every task of every corpus."""
+  """Returns a component for every task of every corpus."""
   found = []
   _check_segmenter(data.segmenter)
   for source in data.corpora:
@@ -152,7 +152,7 @@ def load_tokenizer(source: str | None) -> tokenizer_lib.Tokenizer:
 
 
 def described(segmenter: Callable[[str], list[int]]) -> str:
-  """A segmenter in words: its name, its options, and the model it uses."""
+  """Describes a segmenter: its name, its options and the model it uses."""
   name = getattr(segmenter, 'func', segmenter).__name__
   options = getattr(segmenter, 'keywords', {})
   words = [name, *(f'{k}={v!r}' for k, v in options.items())]
@@ -172,7 +172,7 @@ def _of_segmenter(segmenter: Callable[[str], list[int]]) -> list:
     name: _of_tokenizer(value) if hasattr(value, 'vocab_size') else repr(value)
     for name, value in getattr(segmenter, 'keywords', {}).items()
   }
-  # Machines differ in whether NLTK's model is there, and where.
+  # Only the model's name: its path differs between machines.
   model = _model_of(segmenter).split(',')[0]
   return [model, options, digest(list(map(int, segmenter(PROBE))))]
 
@@ -189,13 +189,13 @@ def _of_tokenizer(
     ]
     try:
       known.append(t.encode_chat(messages, add_generation_prompt=False))
-    except ValueError as error:  # It has no template.
+    except ValueError as error:  # It has no chat template.
       known.append(str(error.__class__))
   return digest(known)
 
 
 def settings(stage: Stage) -> dict[str, Any]:
-  """What a stage's records depend on, besides the documents."""
+  """Returns everything a stage's records depend on, except the documents."""
   values = {'stage': stage.name}
   for field in dataclasses.fields(stage):
     value = getattr(stage, field.name)
@@ -204,6 +204,6 @@ def settings(stage: Stage) -> dict[str, Any]:
     elif callable(value):
       value = _of_segmenter(value)
     elif isinstance(value, tuple):
-      value = list(value)  # As JSON says it.
+      value = list(value)  # JSON has no tuples.
     values[field.name] = value
   return values

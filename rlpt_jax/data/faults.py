@@ -1,4 +1,4 @@
-"""What of a corpus could not be used: all counted, the first few shown."""
+"""Counts the unusable parts of a corpus, and keeps the first few to show."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ FAR = 1 << 30
 
 
 class Place(NamedTuple):
-  """A line of a file. str(place) is for people: 'x.jsonl line 17'.
+  """A line of a file; str(place) is for messages: 'x.jsonl line 17'.
 
-  Counted from byte `start`, where a reader began: the lines before it are
-  counted when a place is shown, which few are.
+  `line` counts from byte `start`, where the reader began. The lines before it
+  are counted only when a place is shown, which is rare.
   """
 
   name: str
@@ -32,10 +32,9 @@ Where = str | Place
 
 
 class Faults:
-  """Counts what could not be used, by reason, and keeps the first few places.
+  """Counts faults by reason, and keeps the first few places of each.
 
-  Parts that other processes read have their own, which come home by to_json
-  and merge.
+  Each worker process has its own Faults; to_json and merge combine them.
   """
 
   def __init__(self, *, strict: bool = False, shown: int = 3):
@@ -44,7 +43,7 @@ class Faults:
     self.counts: dict[str, int] = {}
 
   def add(self, reason: str, where: Where, note: str = '') -> None:
-    """Counts one; `note` is what more there is to say of this very place."""
+    """Counts a fault; if strict, raises. `note` has details of this place."""
     self.counts[reason] = self.counts.get(reason, 0) + 1
     self._keep(reason, where, note)
     if self._strict:
@@ -55,14 +54,14 @@ class Faults:
 
   @property
   def first(self) -> dict[str, list[str]]:
-    """The first few places of every reason."""
+    """The first few places for every reason."""
     return {
       reason: [_described(where, note) for where, note in places]
       for reason, places in self._first.items()
     }
 
   def report(self) -> list[str]:
-    """A line for every reason: '5 x invalid UTF-8: a.txt line 3, ...'."""
+    """Returns a line per reason: '5 x invalid UTF-8: a.txt line 3, ...'."""
     lines = []
     for reason, places in self.first.items():
       more = [] if self.counts[reason] == len(places) else ['...']
@@ -75,7 +74,7 @@ class Faults:
     return {'counts': dict(self.counts), 'first': first}
 
   def merge(self, other: dict[str, Any]) -> None:
-    """Adds what another's to_json gave, also by way of JSON text."""
+    """Adds the to_json of another Faults, even after a JSON round trip."""
     for reason, count in other['counts'].items():
       self.counts[reason] = self.counts.get(reason, 0) + count
       for where, note in other['first'][reason]:
@@ -94,7 +93,7 @@ def _described(where: Where, note: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _newlines(file: str, end: int) -> int | None:
-  """How many lines end before byte `end`; None if that is far, or unknown."""
+  """The number of lines before byte `end`; None if too far or unreadable."""
   if end == 0:
     return 0
   if end > FAR:
@@ -105,6 +104,6 @@ def _newlines(file: str, end: int) -> int | None:
       while end and (block := opened.read(min(BLOCK, end))):
         count += block.count(b'\n')
         end -= len(block)
-  except OSError:  # It vanished: a place is worth no error.
+  except OSError:  # The file is gone; do not fail over a line number.
     return None
   return count

@@ -1,8 +1,8 @@
-"""Reading files: those of this machine by Python, all others by TensorFlow.
+"""Reads local files with Python and remote files with TensorFlow.
 
-A path with '://' is in one of the stores that TensorFlow knows (gs://, s3://,
-ram://). It takes seconds to load, so that what is here is read without it.
-Whatever goes wrong is an OSError.
+A path with '://' is in a store that TensorFlow supports (gs://, s3://, ram://).
+TensorFlow takes seconds to import, so local files are read without it. All
+errors are OSErrors.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ def is_remote(path: str) -> bool:
 
 
 def open_file(path: str) -> io.IOBase:
-  """A file of bytes to read, as Python's and Arrow's readers expect it."""
+  """Opens a binary file for reading, for Python's and Arrow's readers."""
   return _Remote(path) if is_remote(path) else open(path, 'rb')
 
 
 def size(path: str) -> int | None:
-  """How many bytes a file has; None where there is no file."""
+  """The size of a file in bytes; None if it does not exist."""
   if is_remote(path):
     with _remote() as gfile:
       return gfile.stat(path).length if gfile.exists(path) else None
@@ -47,15 +47,17 @@ def is_directory(path: str) -> bool:
 
 
 def glob(pattern: str) -> list[str]:
-  """The paths that match, also hidden ones; a backslash makes the character
-  after it an ordinary one. A file that has this very name is the one meant.
+  """Returns the paths that match, hidden ones included.
+
+  A backslash escapes the next character. If a file has exactly this name, only
+  that file is returned.
   """
   if is_file(pattern):
     return [pattern]
   if is_remote(pattern):
     with _remote() as gfile:
       return gfile.glob(pattern)
-  # Python escapes by brackets, and has no use for a backslash.
+  # Python's glob escapes with brackets, not with backslashes.
   pattern = re.sub(r'\\([*?[])', r'[\1]', pattern)
   pattern = re.sub(r'\\(.)', r'\1', pattern)
   return python_glob.glob(pattern, include_hidden=True)
@@ -63,7 +65,7 @@ def glob(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def _remote() -> Iterator:
-  """TensorFlow's files."""
+  """Yields tf.io.gfile; turns TensorFlow's errors into OSErrors."""
   quiet_tensorflow.load()
   import tensorflow as tf
 
@@ -74,12 +76,12 @@ def _remote() -> Iterator:
 
 
 class _Remote(io.RawIOBase):
-  """A file in a store."""
+  """A file in a remote store."""
 
   def __init__(self, path: str):
     with _remote() as gfile:
       self._file = gfile.GFile(path, 'rb')
-    self.seek(0)  # Which opens it: fail now rather than later.
+    self.seek(0)  # Opens the file, so that errors are raised now.
 
   def readable(self) -> bool:
     return True

@@ -1,8 +1,8 @@
-"""Batches in an order that hosts, stops and restarts do not change.
+"""Loads batches in an order independent of hosts and restarts.
 
-The order is that of whole batches: host h of H takes the h-th share of each. So
-the position after a batch is the same on every host, and a run may go on with
-another number of hosts, or another batch size.
+The order is over global batches: host h of H takes the h-th share of each. So
+the position after a batch is the same on every host, and a run can resume with
+a different number of hosts or a different batch size.
 """
 
 import concurrent.futures
@@ -19,13 +19,13 @@ from rlpt_jax.data.cache import Cache, digest
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.order import Position
 
-PACKED_TOGETHER = 1024  # Texts from which rows are packed at a time.
-WINDOW_TOKENS = 32 << 20  # Of the documents in a window: some 300 MB.
-NAMED_FILES = 64  # A position says which file changed up to so many.
+PACKED_TOGETHER = 1024  # The number of texts that are packed at a time.
+WINDOW_TOKENS = 32 << 20  # The most tokens in a window, about 300 MB.
+NAMED_FILES = 64  # With more files, a position has only their joint checksum.
 
 
 class Item(NamedTuple):
-  """One item of a task: item `index` of a record (or of its number)."""
+  """Item `index` of a record; `record` may be its number in the cache."""
 
   component: int
   record: records.Record | int
@@ -34,17 +34,17 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """This host's share of a batch, and the position after the whole of it."""
+  """This host's share of a batch, and the position after the whole batch."""
 
   examples: Sequence[Example] | Rows
   position: Position
 
 
 class Loader:
-  """Iterates over Loaded; ends after `data.epochs`, with what is left.
+  """Iterates over Loaded batches, made ahead in a thread.
 
-  `position` is where an earlier Loader stood: data that is not what it was then
-  is refused. Batches are made ahead by a thread of its own.
+  Ends after `data.epochs`; the last batch may be smaller. `position` comes from
+  an earlier Loader; raises a ValueError if the data has changed since.
   """
 
   def __init__(
@@ -69,7 +69,7 @@ class Loader:
     self._data = data
     self.tokenizer = config.load_tokenizer(data.tokenizer)
     self.components = config.components(data, self.tokenizer)
-    # Several tasks may read one corpus: its faults are counted for the first.
+    # If several tasks read a corpus, only the first counts its faults.
     self._tallies: dict[str, records.Tally] = {}
     packed = {c.task.packed for c in self.components}
     if len(packed) > 1:
@@ -93,11 +93,11 @@ class Loader:
 
   @property
   def position(self) -> Position:
-    """Where the order stands, everything that was made ahead included."""
+    """The current position, after all batches that were made ahead."""
     return {'order': self._cursor.position, 'data': self.description}
 
   def __iter__(self) -> Iterator[Loaded]:
-    # One ahead is enough: a batch is made while the last one is used.
+    # One batch ahead is enough: it is made while the previous one is used.
     executor = concurrent.futures.ThreadPoolExecutor(1)
     given = self._cursor.position
     try:
@@ -108,11 +108,11 @@ class Loader:
         yield loaded
     finally:
       executor.shutdown(cancel_futures=True)
-      # Whoever iterates again goes on after the last batch that was used.
+      # A new iteration continues after the last batch that was yielded.
       self._cursor = self._rows(given)
 
   def faults(self) -> list[str]:
-    """What could not be used of the corpora so far, a line for each reason."""
+    """Lists the faults found in the corpora so far, one line per reason."""
     return [
       f'{folder.split(".")[0]}: {line}'
       for folder, tally in self._tallies.items()
@@ -120,7 +120,7 @@ class Loader:
     ]
 
   def items(self) -> Iterator[tuple[config.Component, records.Record, int]]:
-    """The items of the order one by one, before packing, to look at."""
+    """Yields (component, record, index) of every item, before packing."""
     cursor = self._mixed(None)
     while True:
       try:
@@ -165,7 +165,7 @@ class Loader:
     return self._caches[folder].read(item.record)
 
   def _rows(self, position: Position | None) -> order.Cursor:
-    """A cursor over what a batch has `batch_size` of."""
+    """Returns a cursor over the rows of batches: packed rows, or items."""
     if not self._packed:
       return self._mixed(position)
     return order.Blocks(
@@ -187,7 +187,7 @@ class Loader:
     return component.task.length(sizes, item.index, self.tokenizer)
 
   def _mixed(self, position: Position | None) -> order.Cursor:
-    """A cursor over items, of all components by their weights."""
+    """Returns a cursor over the items of all components, mixed by weight."""
     make = self._shuffled if self._data.cache_dir else self._streamed
     places = position['cursors'] if position else [None] * len(self.components)
     return order.Mixed(
@@ -269,7 +269,7 @@ class Loader:
     return folders.index(folder)
 
   def _describe(self) -> dict[str, Any]:
-    """All that the order depends on."""
+    """Describes everything that the order depends on, as JSON data."""
     tasks, corpora = {}, {}
     for component in self.components:
       options = {
@@ -304,7 +304,7 @@ class Loader:
 
 
 def summary(files: dict[str, list]) -> dict[str, Any]:
-  """A corpus's files in a few numbers; each by name where they are few."""
+  """Summarizes the files of a corpus; lists each of them if they are few."""
   few = len(files) <= NAMED_FILES
   return {
     'files': len(files),
@@ -315,7 +315,7 @@ def summary(files: dict[str, list]) -> dict[str, Any]:
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any]):
-  """Raises a ValueError that names what is not as it was."""
+  """Raises a ValueError that lists the changes since the saved position."""
   changes = list(differences(then, now))
   if changes:
     shown = '; '.join(changes[:5]) + ('; ...' if len(changes) > 5 else '')
@@ -339,7 +339,7 @@ def check_manifest(
   component: config.Component,
   strict: bool,
 ):
-  """Raises a ValueError if what was prepared is not what is asked for."""
+  """Raises a ValueError if the cache was prepared with other settings."""
   keys = ('settings', 'read', 'place')
   now = (
     config.settings(component.stage),
@@ -357,7 +357,7 @@ def check_manifest(
 
 
 def differences(then: Any, now: Any, path: str = '') -> Iterator[str]:
-  """What differs between two trees of JSON, in words."""
+  """Yields a description of every difference between two JSON trees."""
   if isinstance(then, dict) and isinstance(now, dict):
     for key in sorted(then.keys() | now.keys()):
       inner = f'{path}.{key}' if path else str(key)
@@ -374,7 +374,7 @@ def differences(then: Any, now: Any, path: str = '') -> Iterator[str]:
 def nothing_usable(
   component: config.Component, tally: records.Tally
 ) -> ValueError:
-  """An error for a corpus of which a task can use nothing."""
+  """Returns an error for a corpus that has no usable example for a task."""
   reasons = [*tally.faults.report()]
   reasons += [f'{n:,} {what}' for what, n in tally.left_out.items() if n]
   return ValueError(
@@ -386,7 +386,7 @@ def nothing_usable(
 
 
 def _limits(component: config.Component) -> str:
-  """The options by which a task chooses, as set."""
+  """Describes the options that decide which items a task has."""
   task = component.task
   options = [f'{name}={getattr(task, name)!r}' for name in task.selection]
   return f'{task.name} with {", ".join(options)}'

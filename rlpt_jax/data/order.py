@@ -1,14 +1,14 @@
-"""The order of examples, and places in it that fit into a line of JSON.
+"""The order of examples, with positions that are small JSON objects.
 
-A cursor walks through a sequence that is fixed by its settings: `next` gives an
-item, `position` says where it stands, and a cursor made with that position goes
-on from there. A position knows nothing of hosts or batches, so a run may be
-stopped anywhere and go on with other numbers of both. Cursors stand on cursors:
+A cursor iterates over a sequence that is fixed by its settings: `next` returns
+an item, `position` is the place after it, and a cursor made with that position
+continues from there. A position does not depend on hosts or batches, so a run
+can stop anywhere and resume with other numbers of both. Cursors compose:
 
-  Shuffled   the items of a cache, by number; every epoch a new permutation
-  Streamed   the items of a source, read as they come
+  Shuffled   the item numbers of a cache, in a new permutation every epoch
+  Streamed   the items of a source, in the order they are read
   Blocks     another cursor's items, rearranged some thousands at a time
-  Mapped     another cursor's items, each turned into something else
+  Mapped     a function of another cursor's items
   Mixed      several cursors, by weight
 """
 
@@ -27,11 +27,10 @@ class Cursor(Protocol):
 
 
 def permute(n: int, size: int, key: str) -> int:
-  """Where `key`'s permutation of range(size) puts n, without making the rest.
+  """Returns the image of n under a permutation of range(size) drawn by `key`.
 
-  A Feistel network of six rounds over the next power of four, walked until it
-  comes back below `size`: every key gives another permutation of all of it, and
-  nothing is kept in memory, however large the corpus.
+  Applies a six-round Feistel network over the next power of four until the
+  result is below `size`. It needs no memory, however large the corpus.
   """
   assert 0 <= n < size, (n, size)
   half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
@@ -62,10 +61,10 @@ def _mix(x: int) -> int:
 
 
 class Shuffled:
-  """The numbers 0 .. size - 1, in another order every epoch.
+  """The numbers 0 .. size - 1, in a new random order every epoch.
 
-  The order is a permutation of the whole, drawn by seed and epoch. The position
-  is a count: any place is as near as the next.
+  The order is a full permutation drawn by key and epoch. The position is the
+  number of items taken, so resuming anywhere takes constant time.
   """
 
   def __init__(
@@ -93,14 +92,13 @@ class Shuffled:
 
 
 class Streamed:
-  """The items of a source as they are read: its parts in another order every
-  epoch, the documents of a part one after the other.
+  """The items of a source, with its parts in a new order every epoch.
 
-  `documents(part)` yields a list of items for each document, an empty one where
-  there are none. The position counts documents of the part, so going on reads
-  that part again from its start, and nothing before it. After every epoch but
-  the last comes a None, for `Blocks`. An epoch without any item would be
-  repeated for ever: `nothing` makes the error to raise instead.
+  `documents(part)` yields a list of items for each document of a part, in
+  order; the list may be empty. The position counts documents within the part,
+  so resuming rereads that part from its start, but no earlier part. Yields a
+  None after every epoch but the last, for `Blocks`. If an epoch has no item,
+  raises the error that `nothing` returns, instead of looping forever.
   """
 
   def __init__(
@@ -126,8 +124,8 @@ class Streamed:
     return item
 
   def _walk(self, epoch: int, part: int, document: int, item: int):
-    """Yields (the position after it, item) from a position on."""
-    # An epoch that is entered in its middle gave something before.
+    """Yields (position after the item, item), from the given position on."""
+    # An epoch that is resumed in the middle has given items before.
     some = part > 0 or document > 0 or item > 0
     while self._epochs is None or epoch < self._epochs:
       for p in range(part, len(self._parts)):
@@ -141,7 +139,7 @@ class Streamed:
           item = 0
         document = 0
       if not some:
-        # A whole epoch without an item; the next would be no better.
+        # The whole epoch had no item, so neither would the next.
         raise self._nothing()
       epoch, part, some = epoch + 1, 0, False
       if epoch != self._epochs:
@@ -149,13 +147,13 @@ class Streamed:
 
 
 class Blocks:
-  """Another cursor's items, taken `size` at a time and rearranged.
+  """Another cursor's items, rearranged in blocks of `size`.
 
-  `arrange(items, key)` returns what to give out, a permutation of the items or
-  rows packed of them. The position is that before the block was taken, and how
-  much of it was given out. A None ends a block, so that all items of an epoch
-  come before those of the next; so does a total `weight` of `most`, so that few
-  large items are not too much for the memory.
+  `arrange(items, key)` returns what a block gives out: a permutation of its
+  items, or rows packed from them. The position is the other cursor's position
+  before the block and the number of results given out. A None ends a block
+  early, so that epochs do not mix; a total `weight` of `most` also ends it, so
+  that large items do not exhaust the memory.
   """
 
   def __init__(
@@ -210,7 +208,7 @@ class Blocks:
 
 
 class Mapped:
-  """Another cursor's items, each turned into something else."""
+  """Applies `fn` to another cursor's items."""
 
   def __init__(self, cursor: Cursor, fn: Callable[[Any], Any]):
     self._cursor, self._fn = cursor, fn
@@ -224,16 +222,17 @@ class Mapped:
 
 
 def shuffle(items: list[Any], key: str) -> list[Any]:
-  """The items in an order drawn by the key."""
+  """Returns the items in a random order drawn by the key."""
   return [items[permute(i, len(items), key)] for i in range(len(items))]
 
 
 class Mixed:
-  """Several cursors by weight, as evenly as can be.
+  """Interleaves several cursors by weight, as evenly as possible.
 
-  Each gains its share of credit at every step, and the one with the most gives
-  the item: after n steps no cursor is further than an item from its share per
-  cursor in the mix. One that ends leaves the others their shares.
+  At every step, each cursor gains credit by its share, and the one with the
+  most credit gives the item and pays 1. So the items from a cursor differ from
+  its exact share by at most one per cursor in the mix. When a cursor ends, the
+  others keep their relative weights.
   """
 
   def __init__(

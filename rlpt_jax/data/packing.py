@@ -1,4 +1,4 @@
-"""Texts of many lengths into rows of one length, with little left over."""
+"""Packs texts of different lengths into rows of equal length."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from rlpt_jax.core.types import Rows
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-  """Which texts go into which row: best fit, the longest first.
+  """Returns the indices of the texts in each row: best fit, longest first.
 
-  A row's texts, and the rows, come in the order of their first text, so that a
-  shuffled order stays shuffled.
+  Texts in a row keep their order, and rows are ordered by their first text, so
+  a shuffled order stays shuffled.
   """
   rows: list[list[int]] = []
-  # Rows by the room they have left: at most row_tokens + 1 different ones.
+  # with_room[r] lists the rows with r tokens of room left.
   with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
   for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
     length = lengths[i]
@@ -37,7 +37,7 @@ def rows(
   row_tokens: int,
   pad_id: int,
 ) -> Rows:
-  """Rows of (tokens, loss) texts, each a segment of its own, padded."""
+  """Builds padded rows from lists of (tokens, loss), one segment per text."""
   shape = len(texts), row_tokens
   tokens_BT = np.full(shape, pad_id, np.int32)
   segments_BT = np.zeros(shape, np.int32)
@@ -49,6 +49,6 @@ def rows(
       tokens_BT[b, start:end] = tokens
       segments_BT[b, start:end] = number
       loss_BT[b, start:end] = loss
-      # Nothing of its own text stands before it.
+      # The first token of a text has no context.
       loss_BT[b, start] = 0
   return Rows(tokens_BT, segments_BT, loss_BT)

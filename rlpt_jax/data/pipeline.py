@@ -1,8 +1,8 @@
-"""Preparing a corpus: each of its parts becomes a shard, by Apache Beam.
+"""Prepares a corpus with Apache Beam: each of its parts becomes a shard.
 
-Beam's part is to spread the parts over workers. What a part's shard holds
-depends on nothing but the part, so the cache is the same with any runner, any
-number of workers, and after any stops.
+Beam only distributes the parts over workers. A shard depends only on its part,
+so the cache is the same with any runner, any number of workers, and after any
+interruption.
 """
 
 import collections
@@ -22,22 +22,22 @@ DONE = 'COMPLETED'
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """One folder of records that is to be prepared."""
+  """A folder of records to prepare."""
 
   data: config.Data
-  component: config.Component  # The first of those that read the folder.
+  component: config.Component  # The first component that reads the folder.
   folder: str
   parts: list[Any]
 
   def missing(self) -> list[int]:
-    """The parts that have no json yet."""
+    """Returns the numbers of the parts without a json."""
     import tensorflow as tf
 
     there = set(tf.io.gfile.listdir(self.folder))
     return [i for i in range(len(self.parts)) if _part_name(i) not in there]
 
   def drop_damaged(self):
-    """Takes the json from parts that lost something else: they are missing."""
+    """Deletes the json of damaged parts, so that they count as missing."""
     import tensorflow as tf
 
     for i in set(range(len(self.parts))) - set(self.missing()):
@@ -49,15 +49,18 @@ class Plan:
 
 
 def plans(data: config.Data) -> list[Plan]:
-  """A plan for each folder, written down; refuses one made of other input."""
+  """Writes and returns a plan for each folder.
+
+  Raises a ValueError if a folder was prepared from other input.
+  """
   if not data.cache_dir:
     raise ValueError(
       "Data.cache_dir is '': expected the folder to prepare into. Set it in "
       'the gin file, or after it: "config.Data.cache_dir=\'cache\'".'
     )
   quiet_tensorflow.load()
-  # Now, and not while a thread draws how far it is: libraries that both load
-  # replace Python's import for a while by one that other threads fail in.
+  # Import these before the progress thread starts: they load libraries that
+  # temporarily replace Python's import function, which breaks other threads.
   import seqio  # noqa: F401
   import tensorflow as tf
 
@@ -98,21 +101,21 @@ def run(
   beam_options: list[str],
   on_progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-  """Prepares what is missing of a plan; returns the manifest."""
-  # What it says of itself while it loads is of no use here.
+  """Prepares the missing parts of a plan; returns the manifest."""
+  # Hide what Beam logs while it loads.
   logging.disable(logging.WARNING)
   import apache_beam as beam
   import tensorflow as tf
   from apache_beam.options.pipeline_options import PipelineOptions
 
   logging.disable(logging.NOTSET)
-  # What a worker raises comes home; it need not be logged as well.
+  # Errors of workers are raised here, so Beam need not log them too.
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   plan.drop_damaged()
   missing, total = plan.missing(), len(plan.parts)
   on_progress(total - len(missing), total)
   if missing:
-    # A failure of an earlier attempt may have been mended since.
+    # Failures of an earlier attempt may be fixed by now.
     for name in tf.io.gfile.glob(os.path.join(plan.folder, 'failed-*.json')):
       tf.io.gfile.remove(name)
     options = PipelineOptions(beam_options)
@@ -127,7 +130,7 @@ def run(
       with _every_second(show):
         pipeline.run().wait_until_finish()
     except RuntimeError as error:
-      if 'KeyboardInterrupt' in str(error):  # Beam's word for a part's Ctrl-C.
+      if 'KeyboardInterrupt' in str(error):  # Beam wraps a worker's Ctrl-C.
         raise KeyboardInterrupt from error
       raise
   for name in sorted(tf.io.gfile.glob(f'{plan.folder}/failed-*.json')):
@@ -137,7 +140,7 @@ def run(
 
 
 def prepare_part(number: int, plan: Plan):
-  """Writes one part's shard, then its json: what has one is done."""
+  """Writes a part's shard, then its json, which marks it as complete."""
   quiet_tensorflow.load()
   tally = records.Tally(Faults(strict=plan.data.strict))
   component = plan.component
@@ -149,7 +152,7 @@ def prepare_part(number: int, plan: Plan):
       plan.folder, number, len(plan.parts), usable, component.stage
     )
   except ValueError as error:
-    # For whoever started the pipeline: a runner would wrap it in its own words.
+    # Pass the error to `run` in a file: a runner would change its message.
     cache.write_json(
       plan.folder, f'failed-{number:05d}.json', {'error': str(error)}
     )
@@ -165,7 +168,7 @@ def prepare_part(number: int, plan: Plan):
 
 
 def finish(plan: Plan) -> dict[str, Any]:
-  """Sums up the parts in the manifest, and lets SeqIO know."""
+  """Writes the manifest, summing over all parts, and SeqIO's files."""
   import seqio
   import tensorflow as tf
 
@@ -217,7 +220,7 @@ def finish(plan: Plan) -> dict[str, Any]:
 
 
 def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
-  """(items, records that give some, records) of each task, as prepared."""
+  """Counts (items, records with items, records) of each prepared task."""
   tokenizer = config.load_tokenizer(data.tokenizer)
   found = {}
   for component in config.components(data, tokenizer):
@@ -229,7 +232,7 @@ def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
 
 @contextlib.contextmanager
 def _every_second(fn: Callable[[], None]) -> Iterator[None]:
-  """Calls fn every second, in a thread of its own, until it is left."""
+  """Calls fn every second in a thread, while the context is active."""
   over = threading.Event()
 
   def repeat():

@@ -1,8 +1,8 @@
-"""The prompts as the papers print them, side by side, and their tokens.
+"""The prompts of the papers, and their tokens.
 
-A prompt is text with places in braces. What is put in a place arrives as tokens
-that are already there (a document is tokenised once), so a prompt is a list of
-token ids with holes: `compiled` makes it, `Prompt.fill` fills the holes.
+A template is text with places in braces. Places are filled with tokens, since a
+document is tokenized only once. So a prompt is a list of token ids with holes:
+`compiled` makes it, and `Prompt.fill` fills the holes.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from rlpt_jax.core.tokenizer import Tokenizer
 
-# RLPT (2509.19249), section 3.2. The paper's blank lines are recovered from a
-# PDF and may differ.
+# RLPT (2509.19249), section 3.2. The blank lines are recovered from a PDF and
+# may differ from the paper's.
 ASR = """\
 Complete the text provided under ### Context by predicting the next most \
 probable sentence.
@@ -40,8 +40,8 @@ Finally, provide your best prediction for the <MASK> section. Enclose your \
 final answer for the <MASK> part within <|startofprediction|> and \
 <|endofprediction|>."""
 
-# None of the papers prints a prompt for questions with a verifiable answer.
-# This is PretrainZero's wording (2512.03442, figure 5), for an answer to box.
+# No paper prints a prompt for questions with a verifiable answer. This one is
+# worded like PretrainZero's (2512.03442, figure 5) and asks for a boxed answer.
 RLVR = """\
 {question}
 
@@ -59,24 +59,26 @@ class Prompt:
 
   @property
   def num_tokens(self) -> int:
-    """How many tokens the prompt has before anything is filled in."""
+    """The number of tokens without the holes."""
     return sum(map(len, self.pieces))
 
   def layout(self, **tokens: list[int]) -> list[tuple[str, list[int]]]:
-    """(role, ids) in reading order: 'template', or the name of a place."""
+    """Returns (role, ids) in order; a role is 'template' or a place's name."""
     pieces = [('template', list(self.pieces[0]))]
     for place, piece in zip(self.places, self.pieces[1:], strict=True):
       pieces += [(place, tokens[place]), ('template', list(piece))]
     return pieces
 
   def fill(self, **tokens: list[int]) -> list[int]:
-    """The prompt's ids with `tokens` in their places."""
+    """Returns the prompt's ids with `tokens` in their places."""
     return [i for _, ids in self.layout(**tokens) for i in ids]
 
 
 def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
-  """The template's tokens: as plain text after the token that begins every
-  text, or as a user's message in the tokenizer's chat template.
+  """Tokenizes a template.
+
+  chat: makes it a user message in the tokenizer's chat template; otherwise it
+    is plain text after the BOS token, if there is one.
   """
   literals = _PLACE.split(template)
   texts, places = literals[::2], tuple(literals[1::2])
@@ -84,8 +86,8 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
     pieces = [tuple(tokenizer.encode(text)) for text in texts]
     begin = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
     return Prompt((begin + pieces[0], *pieces[1:]), places)
-  # What a hole is filled with is no part of the text that the chat template
-  # renders: a mark of its own stands for it, and -1 for its tokens.
+  # The chat template renders a mark in place of each hole, which is then
+  # encoded as -1.
   hole = '\U000f0000'
   ids = tokenizer.encode_chat(
     [{'role': 'user', 'content': hole.join(texts)}], literal={hole: [-1]}
@@ -100,7 +102,7 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
 
 
 def places(template: str) -> list[str]:
-  """What is to be filled in, in order."""
+  """Returns the names of the places, in order."""
   return _PLACE.findall(template)
 
 

@@ -1,12 +1,12 @@
-"""Does this period end a sentence? Punkt (Kiss and Strunk, 2006), as in NLTK.
+"""Decides if a period ends a sentence: Punkt (Kiss and Strunk, 2006).
 
-A model of Punkt is four tables of a language: abbreviations, pairs of words
-with a period between them, words that often begin sentences, and in which case
-a word was seen where in a sentence. NLTK's punkt_tab is one, if installed.
-punkt_english.json beside this file is another, which `train` has made.
+A Punkt model has four tables for a language: abbreviations, pairs of words with
+a period between them, words that often begin sentences, and whether words were
+seen in upper or lower case at each position of a sentence. We use NLTK's
+punkt_tab if it is installed, else punkt_english.json, which `train` made.
 
-English gets abbreviations from us as well, with either model: corpora that one
-can train on say 'e.g.' and 'Sgt.' too rarely to learn them.
+For English, we add abbreviations to either model: free training corpora contain
+'e.g.' and 'Sgt.' too rarely to learn them.
 """
 
 import functools
@@ -22,24 +22,25 @@ def _words(text: str) -> frozenset[str]:
   return frozenset(text.split())
 
 
-# Never the end of a sentence before a capital letter, even if the name is also
-# a word that begins sentences: 'Mr. Brown', 'Gen. Still'.
+# These never end a sentence before a capital letter, even if the name is also a
+# word that begins sentences: 'Mr. Brown', 'Gen. Still'.
 TITLES = _words("""
   adm brig capt cmdr col comdr cpl det dr drs fr gen gov hon insp lt maj messrs
   mlle mme mmes mr mrs ms msgr ofc pfc pres prof profs pvt rep reps rev sen sens
   sgt supt
 """)
-# Never the end of a sentence.
+# These never end a sentence.
 INTRODUCING = _words("""
   approx c.f ca cf e.g eg eqs esp excl figs i.e ie incl n.b p.s resp v viz vs
 """)
-# Before a number no end. Elsewhere some of them are words: 'No.', 'He sat.'
+# These never end a sentence before a number. Some are also ordinary words:
+# 'No.', 'He sat.'
 NUMBERED = _words("""
   apr art arts aug ch chap chaps cl cor dec def dim eq eqs ex feb fig figs jan
   jul jun lem mar no nos nov oct op p para paras pp prop pt ref refs sat sec
   secs sep sept sun tab thm ver vol vols wed
 """)
-# Ends a sentence only if what follows begins one. Companies, places and
+# These end a sentence only if the next word begins one. Companies, places and
 # addresses; people and degrees; books and law; time and measures.
 ABBREVIATIONS = _words("""
   assn assoc ave bldg blvd bros co corp dept dist div hwy inc intl jct ltd mfg
@@ -51,7 +52,7 @@ ABBREVIATIONS = _words("""
   cu ft gal hr hrs inst kg km lb lbs mi min mins misc mon oz prox qt sq tbsp tel
   temp thu thur thurs tsp tue tues ult yd yds fri
 """)
-# Words that begin a sentence if they have a capital letter after a period.
+# Words that begin a sentence if they are capitalized after a period.
 STARTERS = _words("""
   a all also although an and another any are as at because before both but by
   can could did do does during each either every few for from had has have he
@@ -64,7 +65,7 @@ STARTERS = _words("""
 """)
 
 _ROMAN = re.compile(r'[IVXLCivxlc]+\b')
-# 'U.S', 'p.m', 'C.S', 'S.-T': each letter has its period, but for the last.
+# 'U.S', 'p.m', 'C.S', 'S.-T': every letter but the last has a period.
 _ACRONYM = re.compile(r'(?:[^\W\d_]\.-?)+[^\W\d_]')
 # An initial, and perhaps more of them: 'J', 'J.', 'J.R', 'W.E.B.'
 _INITIALS = re.compile(r'[^\W\d_](?:\.-?[^\W\d_])*\.?')
@@ -73,14 +74,14 @@ _VOWEL = re.compile('[aeiouy]|[^a-z]')
 
 
 class _Flags(dict):
-  """The orthography of words; asking for a word must not make it known."""
+  """The orthography flags of words; looking up a word does not add it."""
 
   def __missing__(self, word: str) -> int:
     return 0
 
 
 class Punkt:
-  """Decides on periods, by the tables of one language."""
+  """Decides if periods end sentences, by the tables of one language."""
 
   def __init__(self, name: str, params, *, english: bool = False):
     from nltk.tokenize import punkt
@@ -88,7 +89,7 @@ class Punkt:
     if english:
       params.abbrev_types |= ABBREVIATIONS | INTRODUCING | TITLES
       params.sent_starters |= STARTERS
-      # Words, unless there is a number: `ends` knows better than a table.
+      # These are abbreviations only before a number, which `ends` handles.
       params.abbrev_types -= NUMBERED - ABBREVIATIONS - INTRODUCING - TITLES
     params.ortho_context = _Flags(params.ortho_context)
     self.name = name
@@ -97,29 +98,29 @@ class Punkt:
     self._introducing = INTRODUCING if english else frozenset()
     self._numbered = NUMBERED if english else frozenset()
     self._words = params.ortho_context.keys()
-    # All but these end a sentence if nothing but letters is before the period.
+    # Any other purely alphabetic word with a period ends a sentence.
     self._special = params.abbrev_types | {a for a, _ in params.collocations}
     self._ask = functools.lru_cache(2**16)(
       self.tokenizer.text_contains_sentbreak
     )
 
   def says(self, word: str, following: str) -> bool:
-    """What NLTK's Punkt decides on the period in 'word. following'."""
+    """True if NLTK's Punkt ends a sentence at the '.' of 'word. following'."""
     if word.isalpha() and len(word) > 1 and word.lower() not in self._special:
-      return True  # Most periods. Asking takes 20 us, this takes none.
+      return True  # Most periods; this saves 20 us per call.
     return self._ask(f'{word}. {following}')
 
   def begins_sentence(self, word: str) -> bool:
-    """Whether Punkt thinks so, where what comes before does not tell."""
+    """True if Punkt begins a sentence at `word` after a neutral '...'."""
     return self._ask(f'... {word}')
 
   def ends(self, before: str, word: str, following: str) -> bool:
-    """Whether the period of 'before word. following' ends a sentence.
+    """True if the period of 'before word. following' ends a sentence.
 
-    Punkt's answer, but for initials ('John F. Green'), acronyms ('J.P.
-    Morgan'), titles, what is numbered ('No. 5', not 'No. I will not.'), and
-    words that it has never met and that look abbreviated: short ones before
-    lower case ('vit. deficiency') and numbers, without a vowel before a name
+    Follows Punkt, with rules of ours for initials ('John F. Green'), acronyms
+    ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
+    not.') and unknown words that look abbreviated: short ones before lower case
+    ('vit. deficiency') or numbers, and words without a vowel before a capital
     ('Wm. Penn').
     """
     lower, first = word.lower(), following[:1]
@@ -146,7 +147,7 @@ class Punkt:
       return False
     if following[1:2] == '.' and _INITIALS.match(following):
       return False
-    # 'Edwin M. <unk>' too.
+    # A following non-letter may be a name too: 'Edwin M. <unk>'.
     name = first.isupper() or not first.isalpha()
     if name and (len(word) > 1 or not before or before[0].isupper()):
       return self.begins_sentence(following)
@@ -155,9 +156,10 @@ class Punkt:
 
 @functools.cache
 def load(language: str) -> Punkt:
-  """Punkt of a language: NLTK's where it is installed, else ours.
+  """Loads Punkt for a language: NLTK's model if it is installed, else ours.
 
-  'none' knows no words at all, which leaves initials, numbers and case.
+  'none' has no words at all; only the rules for initials, numbers and upper or
+  lower case remain.
   """
   nltk = _nltk()
   from nltk.tokenize import punkt
@@ -187,10 +189,10 @@ def load(language: str) -> Punkt:
 
 
 def _nltk():
-  """NLTK, which loads SciPy for what is not used here: most of its time."""
+  """Imports NLTK without SciPy, which we do not need and which loads slowly."""
   is_free = 'scipy' not in sys.modules
   if is_free:
-    sys.modules['scipy'] = None  # As if it were not installed.
+    sys.modules['scipy'] = None  # Importing it fails as if not installed.
   try:
     import nltk
   finally:
@@ -200,7 +202,7 @@ def _nltk():
 
 
 def read(tables: dict):
-  """NLTK's PunktParameters of the tables in a JSON file of `train`."""
+  """Converts tables that `train` wrote to NLTK's PunktParameters."""
   from nltk.tokenize import punkt
 
   params = punkt.PunktParameters()
@@ -221,13 +223,14 @@ def train(
 ) -> None:
   """Writes the tables that PunktTrainer learns from texts, sorted.
 
-  `sources` says what the texts are and under which licence. Words seen less
-  than `min_count` times are left out: they are most of the size.
+  sources: describes the texts and their licenses.
+  min_count: rarer words, which are most of the size, are left out.
   """
   from nltk.tokenize import punkt
 
   trainer = punkt.PunktTrainer()
-  # In a few megabytes every rare word before a comma would be an abbreviation.
+  # Otherwise, in a corpus of a few megabytes, every rare word with a period
+  # and a comma after it would count as an abbreviation.
   trainer.ABBREV_BACKOFF = 0
   for text in texts:
     trainer.train(text, finalize=False)
@@ -238,15 +241,15 @@ def train(
     str(flags): ' '.join(sorted(w for w in words if words[w] == flags))
     for flags in sorted(set(words.values()) - {0})
   }
-  lower_case = 2**4 | 2**5 | 2**6  # NLTK's flags for it, wherever it was.
+  lower_case = 2**4 | 2**5 | 2**6  # NLTK has a flag for each position.
   tables = {
     'sources': list(sources),
     'abbreviations': sorted(
       a for a in params.abbrev_types if re.fullmatch(r'[a-z]+(\.[a-z]+)*', a)
     ),
     'collocations': sorted(map(list, params.collocations)),
-    # Whom a small corpus is about begins many sentences in it, and is no
-    # evidence elsewhere: names are never in lower case.
+    # Leave out names, which are never in lower case: a small corpus has many
+    # sentences that begin with the name of its subject.
     'sentence_starters': sorted(
       w for w in params.sent_starters if words.get(w, 0) & lower_case
     ),

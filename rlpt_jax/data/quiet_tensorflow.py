@@ -1,4 +1,4 @@
-"""TensorFlow, loaded without a word and kept off the accelerators."""
+"""Imports TensorFlow silently and keeps it off the accelerators."""
 
 import functools
 import os
@@ -8,10 +8,10 @@ import tempfile
 
 @functools.cache
 def load():
-  """Imports TensorFlow, once: what needs it calls this first.
+  """Imports TensorFlow; call this before any other import of it.
 
-  What it says while it loads goes to the file descriptor, whatever its log
-  level is set to. It is shown if loading fails.
+  Captures file descriptor 2, since TensorFlow writes there while it loads, at
+  any log level. Shows the captured output if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   with tempfile.TemporaryFile() as said:
@@ -21,7 +21,7 @@ def load():
     try:
       import tensorflow as tf
 
-      # It reads files for us; the devices, and their memory, are JAX's.
+      # We only read files with it; JAX needs the devices and their memory.
       for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
     except BaseException:

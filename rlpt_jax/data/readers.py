@@ -1,6 +1,6 @@
-"""Bytes -> records of jsonl, txt and parquet, and every way that can fail.
+"""Reads documents from jsonl, txt and parquet files, and reports their faults.
 
-A reader holds a block and a document, or a row group, never the file.
+A reader holds a block and a document, or a row group, in memory, never a file.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 from rlpt_jax.data import files
 from rlpt_jax.data.faults import BLOCK, Faults, Place, Where
 
-# Of compressed bytes, so that what comes out of one piece stays in bounds:
-# deflate makes up to 1032 bytes of one, zstd a block of 128 KiB of four.
+# Compressed bytes per piece, small enough to bound the decompressed piece:
+# deflate makes up to 1032 bytes from one byte, and zstd 128 KiB from four.
 GZIP_PIECE = 8 << 10
 ZSTD_PIECE = 256
 PARQUET_ROWS = 256
-SEARCHED = 64 << 10  # At once, for where a part's first line begins.
+SEARCHED = 64 << 10  # Bytes read at a time to find the first line of a part.
 BOM = b'\xef\xbb\xbf'
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A record of a corpus and where it came from."""
+  """A document of a corpus and where it came from."""
 
   id: str  # Unique in the corpus, and the same on every machine.
-  where: Where  # For people, by str().
+  where: Where  # For messages, by str().
   fields: dict[str, Any]
 
 
@@ -39,10 +39,11 @@ class Document:
 class Part:
   """A piece of a corpus that one worker reads from its start to its end.
 
-  Bytes of a jsonl or txt, row groups of a parquet, rows of a TFDS split.
+  `start` and `end` count bytes of jsonl and txt, row groups of parquet, and
+  rows of a TFDS split.
   """
 
-  name: str  # As in ids.
+  name: str  # As it appears in the ids of documents.
   file: str
   start: int = 0
   end: int | None = None
@@ -51,15 +52,15 @@ class Part:
 class Line(NamedTuple):
   offset: int
   where: Place
-  data: bytes | None  # With its line end; None if longer than the limit.
+  data: bytes | None  # Includes the line end; None if longer than the limit.
 
 
 class Damage(Exception):
-  """What is wrong with the bytes of a file."""
+  """The bytes of a file are damaged; the message says how."""
 
 
 class Unreadable(Exception):
-  """Nothing more comes from a part, and why: the arguments of Faults.add."""
+  """The rest of a part cannot be read; `args` are arguments of Faults.add."""
 
 
 def too_long(limit: int) -> str:
@@ -67,7 +68,7 @@ def too_long(limit: int) -> str:
 
 
 def read_jsonl(part: Part, limit: int, faults: Faults) -> Iterator[Document]:
-  """The objects of the lines that begin in the part."""
+  """Yields a document for each line that begins in the part."""
   for line in _lines_within(part, limit):
     record = _json_object(line, limit, faults)
     if record is not None:
@@ -95,7 +96,7 @@ def _json_object(line: Line, limit: int, faults: Faults) -> dict | None:
 def read_txt(
   part: Part, document: str, field: str, limit: int, faults: Faults
 ) -> Iterator[Document]:
-  """The texts of a part, cut as `document` says (see sources.Files)."""
+  """Yields the documents of a part, split by `document` (see sources.Files)."""
   lines, reason = _lines(part, limit), too_long(limit)
   if document == 'file':
     texts = _whole(part, lines, limit)
@@ -134,7 +135,7 @@ def _whole(part: Part, lines: Iterable[Line], limit: int) -> Iterator[Line]:
 def _headed(
   part: Part, lines: Iterable[Line], limit: int, heading: re.Pattern
 ) -> Iterator[Line]:
-  """Lines joined to texts that begin with a heading, or with the file."""
+  """Joins lines to texts that begin with a heading or at the file's start."""
   begins = _within(part)
   first, held, size = None, [], 0
 
@@ -155,7 +156,7 @@ def _headed(
       first, held, size = line, [], 0
     elif first is None:
       if part.start:
-        continue  # The rest of a text that begins in a part before.
+        continue  # The rest of a text that begins in an earlier part.
       first = line
     size += limit + 1 if line.data is None else len(line.data)
     if size <= limit:
@@ -181,7 +182,7 @@ def _without_end(data: bytes) -> bytes:
 
 
 def _lines(part: Part, limit: int) -> Iterator[Line]:
-  """From the first line that begins in the part to the end of the file."""
+  """Yields the lines from the first one in the part to the end of the file."""
   start, number = part.start, 0
   try:
     with files.open_file(part.file) as file:
@@ -196,7 +197,7 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
           data = data.removeprefix(BOM)
         yield Line(offset, Place(part.name, part.file, start, number), data)
   except OSError as error:
-    # Perhaps there is no file to have a line.
+    # Without a line number: the file may not exist.
     where = f'{part.name} from byte {start}' if start else part.name
     where = Place(part.name, part.file, start, number) if number else where
     raise Unreadable('cannot be read', where, str(error)) from error
@@ -206,9 +207,12 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
 
 
 def _first_line(file: io.IOBase, part: Part) -> int | None:
-  """Where the first line begins behind the part's start, None if too far."""
+  """Returns the offset of the first line that begins in the part or after it.
+
+  Returns None if the search passes the part's end.
+  """
   begins = _within(part)
-  offset = part.start - 1  # A line begins behind the end of another.
+  offset = part.start - 1  # A line begins after a line break.
   file.seek(offset)
   while begins(offset) and (block := file.read(SEARCHED)):
     found = block.find(b'\n')
@@ -221,8 +225,8 @@ def _first_line(file: io.IOBase, part: Part) -> int | None:
 def _split(
   pieces: Iterable[bytes], offset: int, limit: int
 ) -> Iterator[tuple[int, bytes | None]]:
-  """(offset, line), None for a line as soon as it is longer than limit."""
-  held, size, skipping = [], 0, False  # The line that has not ended yet.
+  """Yields (offset, line); line is None if longer than limit."""
+  held, size, skipping = [], 0, False  # The state of the unfinished line.
   for piece in pieces:
     if b'\n' in piece:
       *lines, rest = _keeping_ends(b''.join([*held, piece]))
@@ -245,14 +249,14 @@ def _split(
 
 
 def _keeping_ends(data: bytes) -> list[bytes]:
-  """Lines with their ends, and what follows the last, perhaps nothing."""
+  """Splits into lines with their ends, then the rest, which may be empty."""
   # bytes.splitlines would also split at a lone carriage return.
   lines = io.BytesIO(data).readlines()
   return [*lines, b''] if lines[-1].endswith(b'\n') else lines
 
 
 def _decompressed(file: io.IOBase, path: str) -> Iterator[bytes]:
-  """The content in pieces, up to where a compressed file is damaged."""
+  """Yields the content in pieces; raises Damage where the file is damaged."""
   if path.endswith('.gz'):
     new, errors = lambda: zlib.decompressobj(wbits=31), zlib.error
     return _inflated(file, GZIP_PIECE, new, errors, 'gzip')
@@ -278,7 +282,7 @@ def _inflated(
     for i in range(0, len(block), piece):
       compressed = block[i : i + piece]
       while compressed:
-        # Several in a row are one, and some are padded with zeros.
+        # A file can hold several streams in a row, and zeros as padding.
         if decompressor.eof:
           compressed = compressed.lstrip(b'\0')
           decompressor = new() if compressed else decompressor
@@ -294,7 +298,7 @@ def _inflated(
 
 
 def row_group_bytes(path: str) -> list[int]:
-  """The size of every row group of a parquet file."""
+  """Returns the size in bytes of every row group of a parquet file."""
   with files.open_file(path) as file:
     metadata = _open_parquet(file).metadata
     groups = range(metadata.num_row_groups)
@@ -302,7 +306,7 @@ def row_group_bytes(path: str) -> list[int]:
 
 
 def read_parquet(part: Part, faults: Faults) -> Iterator[Document]:
-  """The rows of the part's row groups, without the rest of a damaged one."""
+  """Yields the rows of a part; skips the rest of a damaged row group."""
   try:
     with files.open_file(part.file) as file:
       parquet, row = _open_parquet(file), 0
@@ -322,7 +326,7 @@ def _open_parquet(file: io.IOBase):
   except ImportError as error:
     raise ValueError('parquet needs `pip install pyarrow`.') from error
   with _arrow_errors():
-    # As it is read, and not a row group at once.
+    # Read with small buffers instead of a whole row group at a time.
     return pyarrow.parquet.ParquetFile(
       file, pre_buffer=False, buffer_size=BLOCK, page_checksum_verification=True
     )
@@ -349,10 +353,10 @@ def _rows(
 
 
 def _fields(batch) -> Iterator[dict[str, Any] | None]:
-  """The rows of a pyarrow.RecordBatch, None where one is not UTF-8."""
+  """Yields the rows of a pyarrow.RecordBatch; None if a row is not UTF-8."""
   try:
     rows = batch.to_pylist()
-  except UnicodeDecodeError:  # One of them: which?
+  except UnicodeDecodeError:  # Find out which rows are invalid.
     for i in range(len(batch)):
       try:
         yield plain(batch.slice(i, 1).to_pylist()[0])
@@ -373,7 +377,7 @@ def _arrow_errors():
 
 
 def plain(value: Any) -> Any:
-  """Arrays as lists, numbers as Python's, and bytes as text if they are."""
+  """Converts arrays to lists, numbers to Python's and UTF-8 bytes to str."""
   if isinstance(value, bytes):
     try:
       return value.decode()
@@ -385,6 +389,6 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value]
   if hasattr(value, 'to_list'):  # A ragged tensor.
     return plain(value.to_list())
-  if hasattr(value, 'tolist'):  # Of NumPy.
+  if hasattr(value, 'tolist'):  # A NumPy array or number.
     return plain(value.tolist())
   return value

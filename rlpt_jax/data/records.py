@@ -1,11 +1,11 @@
-"""What a document becomes once, whatever is asked of it later: a record.
+"""Turns documents into records, the form in which a corpus is cached.
 
-A cache holds records. Examples are cut from them when they are wanted, so how
-much context a prompt has, how ASR and MSR are mixed, or which targets are taken
-may change without preparing a corpus again. A stage makes records of documents:
+Examples are made from records on the fly. So the length of contexts, the mix of
+ASR and MSR, and the choice of targets can change without preparing a corpus
+again. A stage turns documents into records:
 
   Text       raw text: segments and their tokens (ntp, asr, msr)
-  Chat       a conversation: tokens and where the loss is (sft)
+  Chat       a conversation: tokens and a loss mask (sft)
   Question   a question with a verifiable answer (rlvr)
 """
 
@@ -22,12 +22,12 @@ from rlpt_jax.data import segment
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.sources import Document, fields, not_text, text_of
 
-Record = dict[str, Any]  # 'document': id, and what the stage adds.
+Record = dict[str, Any]  # 'document': its id, and the features of the stage.
 
 
 @dataclasses.dataclass
 class Tally:
-  """What became of documents: how many, what was left out and why, lengths."""
+  """Counts of documents, of everything left out by reason, and of lengths."""
 
   faults: Faults
   documents: int = 0
@@ -42,23 +42,23 @@ class Tally:
 
 
 class Stage(Protocol):
-  """How documents become records."""
+  """The interface of stages, which turn documents into records."""
 
   name: str
-  features: dict[str, str]  # dtype of each; what is no string is a list.
-  columns: tuple[str, ...]  # What an index knows of a record: `sizes`.
+  features: dict[str, str]  # The dtype of each; all but strings are lists.
+  columns: tuple[str, ...]  # The names of `sizes`, which the index stores.
 
   def record(self, document: Document, tally: Tally) -> Record | None:
-    """The record of a document; None if it is of no use, which is counted."""
+    """Returns a document's record; None, after counting, if it is unusable."""
 
   def sizes(self, record: Record) -> tuple[int, ...]:
-    """The record's columns."""
+    """Returns the values of `columns` for a record."""
 
 
 def records(
   documents: Iterable[Document], stage: Stage, tally: Tally
 ) -> Iterator[Record | None]:
-  """For each document its record, or None."""
+  """Yields the record of each document, or None if it is unusable."""
   for document in documents:
     tally.documents += 1
     record = stage.record(document, tally)
@@ -68,17 +68,17 @@ def records(
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Segments that tile the text, each with its tokens, and possible targets.
+  """Splits a text into segments with tokens, and lists the possible targets.
 
   The first and the last segment are never targets (RLPT, section 3.2), nor are
   those of fewer than `min_words` words. The paper does not say how short is too
-  short: three words or fewer are headings, labels and cries ("Why not?"), which
-  follow from nothing, or which a guess gets right.
+  short. Three words or fewer are headings, labels and exclamations ("Why
+  not?"), which the context does not predict or which are easy to guess.
   """
 
   tokenizer: Tokenizer
   segmenter: Callable[[str], list[int]]
-  field: str | Sequence[str] = 'text'  # Several follow each other on lines.
+  field: str | Sequence[str] = 'text'  # Several are joined by line breaks.
   min_words: int = 4
 
   name = 'text'
@@ -86,8 +86,8 @@ class Text:
   features = {  # noqa: RUF012 - nobody writes to it.
     'document': 'string',
     'text': 'string',
-    'ends': 'int32',  # Where segments end in the text, in characters,
-    'token_ends': 'int32',  # and in the tokens.
+    'ends': 'int32',  # The end of each segment, in characters of the text.
+    'token_ends': 'int32',  # The end of each segment, in tokens.
     'tokens': 'int32',
     'targets': 'int32',
   }
@@ -128,7 +128,7 @@ class Text:
     return len(record['targets']), len(record['tokens'])
 
   def _encode(self, piece: str) -> list[int]:
-    # A tokenizer that begins every text with a blank would find two here.
+    # A tokenizer that adds a blank before every text would double this one.
     if piece.startswith(' ') and _begins_with_blank(self.tokenizer):
       piece = piece[1:]
     return self.tokenizer.encode(piece)
@@ -143,11 +143,11 @@ def _begins_with_blank(tokenizer: Tokenizer) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-  """A conversation as tokens, with the loss on what the assistant says.
+  """A conversation as tokens, with the loss on the assistant's messages.
 
   A document has either `messages`, a list of {'role', 'content'}, or `prompt`
-  and `response`. The first goes through the tokenizer's chat template; so does
-  the second if `chat`, else the response simply follows the prompt.
+  and `response`. Messages use the tokenizer's chat template. Prompt and
+  response use it only if `chat` is set; otherwise their tokens are joined.
   """
 
   tokenizer: Tokenizer
@@ -184,7 +184,7 @@ class Chat:
     _check_template(self.tokenizer)
     try:
       ids, loss = self._chat(messages)
-    except Exception as error:  # A template may raise what it likes.
+    except Exception as error:  # A template can raise any exception.
       first_line = str(error).partition('\n')[0]
       tally.faults.add(
         'the chat template refuses it', document.where, first_line
@@ -205,7 +205,10 @@ class Chat:
     return before + after, [0] * len(before) + [1] * len(after)
 
   def _chat(self, messages: list[dict]) -> tuple[list[int], list[int]]:
-    """Ids and loss; without any loss if an answer's place cannot be told."""
+    """Returns ids and loss mask.
+
+    The mask omits answers that cannot be located in the rendered conversation.
+    """
     encode = self.tokenizer.encode_chat
     ids = encode(messages, add_generation_prompt=False)
     loss = [0] * len(ids)
@@ -214,8 +217,8 @@ class Chat:
         continue
       before = encode(messages[:i], add_generation_prompt=True)
       until = encode(messages[: i + 1], add_generation_prompt=False)
-      # A template may tidy up earlier turns (drop their reasoning, say). Then
-      # only the last answer stands where it would be sampled.
+      # A template may change earlier turns, e.g. drop their reasoning. Then
+      # only the last answer follows the prompt it would be sampled from.
       if until == ids[: len(until)] and before == ids[: len(before)]:
         loss[len(before) : len(until)] = [1] * (len(until) - len(before))
     return ids, loss
@@ -235,7 +238,7 @@ class Chat:
 
 @functools.lru_cache(maxsize=8)
 def _check_template(tokenizer: Tokenizer):
-  """Raises the tokenizer's error if it has no chat template at all."""
+  """Raises the tokenizer's error if it has no chat template."""
   tokenizer.encode_chat([{'role': 'user', 'content': 'Hello.'}])
 
 
@@ -254,8 +257,10 @@ def _not_a_conversation(messages: Any) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A question and its answer: what stands after `answer_mark` in the field, if
-  there is one (GSM8K ends worked steps with '#### 72').
+  """A question with its reference answer.
+
+  If `answer_mark` is set, the answer is the text after the last mark in the
+  field: GSM8K ends its solutions with '#### 72'.
   """
 
   tokenizer: Tokenizer

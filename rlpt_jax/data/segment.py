@@ -1,23 +1,24 @@
-"""Text -> segments, as offsets: where each segment ends, the last at len(text).
+"""Splits text into segments, given by their end offsets; the last is len(text).
 
-Segments tile the text, so joining them gives it back; none is blank unless the
-text is. Of the white space between two, all up to the last line break belongs
-to the one before and the blanks after it to the one behind: ' The next.' is how
-BPE tokenizers know a word, so the tokens of segments are those of the text.
+Segments tile the text, so joining them restores it; none is blank unless the
+text is. White space between two segments belongs to the first up to the last
+line break; the blanks after that belong to the second. BPE tokens begin with a
+blank (' The'), so the segments' tokens together are those of the text.
 
 Sentences end
 
   at the end of a block: `rlpt_jax.data.blocks` finds paragraphs, headings,
     lists, tables, code and formulas
-  at '.' as Punkt decides, or `rlpt_jax.data.punkt` in what it adds to Punkt
+  at '.' if Punkt decides so, with the additional rules of `rlpt_jax.data.punkt`
   at '...' before a capital letter, but not before 'I'
-  at '?', '!' and marks of other scripts, unless what follows goes on in lower
-    case ('Yahoo! said') or with a comma; chats begin so, and are excused
-  at 。！？ and their kin, where no blank is needed
+  at '?', '!' and marks of other scripts, unless a comma or lower case follows
+    ('Yahoo! said'); lower case is no obstacle if the sentence itself began
+    with it, as in chats
+  at 。！？ and similar marks, with no blank needed after them
 
-and take closing quotes, brackets, emphasis, notes ('[12]') and smileys with
-them. '"Go!" he said.' is one sentence. In tokenised corpora (' . " ') a quote
-closes if the paragraph has opened one. Nothing ends in a label ('Section 12.').
+and include closing quotes, brackets, emphasis, notes ('[12]') and smileys.
+'"Go!" he said.' is one sentence. In tokenized corpora (' . " ') a quote closes
+if one is open in the paragraph. No sentence ends in a label ('Section 12.').
 """
 
 import bisect
@@ -35,8 +36,8 @@ _CJK = (
 )
 _WORD = re.compile(rf'[{_CJK}]|[^\W_{_CJK}]+')
 
-# Every quantifier that could give back is possessive, and a mark is matched
-# whatever follows it: there is nothing to try twice, in a text of any kind.
+# All quantifiers that could backtrack are possessive, and a mark matches
+# whatever follows it, so matching takes linear time on any text.
 _MARK = re.compile(
   r"""
   (?P<mark> \.(?:[ ]\.)++ | [.?!…⋯‽؟۔।॥։።፧。！？｡．]++ )
@@ -63,12 +64,12 @@ _LABEL = re.compile(
 _QUOTES = frozenset('"\'”’»›」』')
 _LETTER = re.compile(r'[^\W\d_]')
 _SPACED_WORD = re.compile(r'\S++(?P<gap>\s*+)')
-# What goes on after a Japanese quotation: 「行け。」と言った。
+# Particles that continue a sentence after a quotation: 「行け。」と言った。
 _PARTICLES = frozenset('とってがをにのはもでやへ')
 
 
 def sentences(text: str, *, language: str = 'english') -> list[int]:
-  """Where each sentence ends: offsets into text, the last is len(text)."""
+  """Returns the end offset of each sentence; the last is len(text)."""
   model = punkt.load(language)
   formulas = blocks.formulas(text)
   ends = []
@@ -80,22 +81,22 @@ def sentences(text: str, *, language: str = 'english') -> list[int]:
 
 
 def paragraphs(text: str) -> list[int]:
-  """Where paragraphs end; headings, items of lists and the like are too."""
+  """Returns the end offset of each block: paragraph, heading, list item, ..."""
   return [block.end for block in blocks.blocks(text)]
 
 
 def which_model(language: str) -> str:
-  """Whose Punkt `sentences` asks about a period in this language."""
+  """Returns the name of the Punkt model that `sentences` uses."""
   return punkt.load(language).name
 
 
 def num_words(text: str) -> int:
-  """How many runs of letters and digits; each CJK character counts as one."""
+  """Counts runs of letters and digits; each CJK character counts as one."""
   return len(_WORD.findall(text))
 
 
 def _ends_inside(text, start, end, model, formulas) -> list[int]:
-  """Where sentences end in text[start:end], but for its own end."""
+  """Returns where sentences end in text[start:end], without `end` itself."""
   ends, sentence = [], start
   counted, in_quote = start, False
   label = _LABEL.match(text, start, end)
@@ -108,8 +109,8 @@ def _ends_inside(text, start, end, model, formulas) -> list[int]:
     if formulas and _is_inside(formulas, mark):
       continue
     if text[mark - 1 : mark].isspace() and gap < stop:
-      # Tokenised text has blanks around its quotes, so that only counting them
-      # tells a closing one.
+      # Tokenized text has blanks around its quotes, so only counting them
+      # identifies a closing one.
       in_quote ^= text.count('"', counted, stop) % 2 == 1
       counted = stop
       close = _SPACED_CLOSE.match(text, stop, end)
@@ -134,13 +135,13 @@ def _is_inside(formulas, position: int) -> bool:
 def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
   if quote == '"':
     return in_quote
-  if quote == "'":  # Seldom longer than this, often an apostrophe.
+  if quote == "'":  # Often an apostrophe, so look back 300 characters at most.
     return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
   return True
 
 
 def _is_end(text, sentence: int, match, following, model) -> bool:
-  """Whether a sentence ends with the match of _MARK."""
+  """True if a sentence ends with the match of _MARK."""
   mark, close, word = match['mark'], match['close'], following['word']
   start, first = match.start(), word[:1]
   if mark[0] >= '\u3000' or _is_cjk(text, start, match.end('close')):
@@ -155,7 +156,7 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
   informal = first.islower() and _is_informal(text, sentence, start)
   if mark == '.':
     if start == sentence or text[start - 1].isspace():
-      return informal or not first.islower()  # ' . ' is no abbreviation's.
+      return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
     if informal:
       return model.says(last_word, word)
@@ -168,7 +169,7 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
 
 
 def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
-  """The last two words before a period; '' for what is not there."""
+  """Returns the last two words before a period; '' for a missing word."""
   words = text[max(sentence, period - 60) : period].rsplit(None, 2)
   *_, before, word = '', '', *words
   return before, word.lstrip('"\'“‘«([{*_`')
@@ -177,19 +178,19 @@ def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
 def _ellipsis_ends(text, sentence: int, start: int, word: str) -> bool:
   before = text[max(sentence, start - 8) : start].strip()
   if not before.strip('"\'“‘') or before[-1] in '([':
-    return False  # Something is left out: '" ... Later "', '[...]'
+    return False  # The ellipsis marks an omission: '" ... Later "', '[...]'
   pronoun = word[0] == 'I' and not word[1:2].isalpha()
   return word[0].isupper() and not pronoun
 
 
 def _is_informal(text, sentence: int, mark: int) -> bool:
-  """Whether a sentence begins in lower case, so that the next one may."""
+  """True if the sentence begins in lower case, so that the next one may."""
   letter = _LETTER.search(text, sentence, min(mark, sentence + 100))
   return letter is not None and letter[0].islower()
 
 
 def _is_cjk(text, start: int, end: int) -> bool:
-  """Whether a mark at `start` stands between CJK characters, as in 对吗?对."""
+  """True if a mark at `start` is between CJK characters, as in 对吗?对."""
   after = text[end : end + 1]
   return start > 0 and text[start - 1] >= '\u2e80' and after >= '\u2e80'
 
@@ -201,7 +202,7 @@ def _is_cjk_end(text, match) -> bool:
     return False
   if close[-1:] in '」』' and close and after in _PARTICLES:
     return False
-  if mark in '…⋯':  # Two of them end a sentence, one is a pause.
+  if mark in '…⋯':  # A single one is a pause; two of them end a sentence.
     return bool(close)
   return mark != '．' or not after.isdigit()
 
@@ -209,10 +210,11 @@ def _is_cjk_end(text, match) -> bool:
 def tokens(
   text: str, *, tokenizer: tokenizers.Tokenizer, size: Count
 ) -> list[int]:
-  """Where pieces of at most `size` tokens end, cut between words.
+  """Returns the end offsets of pieces of at most `size` tokens.
 
-  A word that has more tokens than that is cut inside; one character is never
-  cut, and white space is no piece by itself, whatever they count.
+  Pieces end between words; a word of more than `size` tokens is split. A single
+  character is never split, and white space is never a piece by itself, even if
+  that exceeds `size`.
   """
   if size < 1:
     raise ValueError(f'size is {size}; expected at least one token per piece.')
@@ -223,7 +225,7 @@ def tokens(
       ends.append(word_start)
       start, total = word_start, 0
     total += count
-    if total > size:  # One word.
+    if total > size:  # The piece is a single word.
       cuts = _cut_word(text, word_start, word_end, tokenizer, size)
       ends += cuts
       start = cuts[-1] if cuts else start
@@ -232,7 +234,7 @@ def tokens(
 
 
 def _words(text: str):
-  """Spans that tile a text: a word, blanks before it, line breaks after it."""
+  """Yields spans: a word with the blanks before and line breaks after it."""
   start = 0
   for match in _SPACED_WORD.finditer(text):
     gap = match.start('gap')
@@ -244,7 +246,7 @@ def _words(text: str):
 
 
 def _count(tokenizer: tokenizers.Tokenizer, text: str) -> int:
-  if len(text) > 32:  # Not worth keeping: data in base 64, text without blanks.
+  if len(text) > 32:  # Do not cache base64 data or text without blanks.
     return len(tokenizer.encode(text))
   return _count_word(tokenizer, text)
 
@@ -255,7 +257,7 @@ def _count_word(tokenizer: tokenizers.Tokenizer, text: str) -> int:
 
 
 def _cut_word(text, start: int, end: int, tokenizer, size: int) -> list[int]:
-  """Where text[start:end], too long for a piece, is cut."""
+  """Returns the offsets at which to split a word that is too long."""
   cuts = []
   word = text[start:end]
   # Blanks around a word stay with its first and last character.

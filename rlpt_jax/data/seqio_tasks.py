@@ -1,11 +1,11 @@
-"""The tasks of a run as SeqIO tasks and mixtures, for what speaks SeqIO.
+"""Registers the tasks of a run as SeqIO tasks and mixtures.
 
   names = seqio_tasks.register(data)
   dataset = seqio.get_mixture_or_task('wiki_asr').get_dataset(use_cached=True)
 
-They give the same examples as our Loader, with SeqIO's order and sharding; the
-Loader's can be stopped and counted. What `rlpt prepare` wrote is their cache,
-one for all tasks that read the same records.
+They give the same examples as our Loader, but in SeqIO's order and sharding;
+only the Loader resumes exactly and reports faults. Their cache is the output of
+`rlpt prepare`; tasks that read the same records share it.
 """
 
 import itertools
@@ -30,8 +30,10 @@ from rlpt_jax.data.sources import Source
 
 
 def register(data: config.Data) -> list[str]:
-  """Registers a task for each corpus and task, `{corpus}_{task}`, a mixture
-  `{corpus}_rlpt` where there are both ASR and MSR, and returns their names.
+  """Registers all tasks and mixtures; returns their names.
+
+  These are a task `{corpus}_{task}` for each corpus and task, and a mixture
+  `{corpus}_rlpt` for each corpus with both ASR and MSR.
   """
   tokenizer = config.load_tokenizer(data.tokenizer)
   components = config.components(data, tokenizer)
@@ -53,7 +55,7 @@ _RLPT = ('asr', 'msr')
 
 
 class CorpusSource(seqio.DataSource):
-  """A corpus as SeqIO sees it: {'id', 'where', 'fields'}, the last as JSON."""
+  """A corpus as a SeqIO source of {'id', 'where', 'fields'}, fields as JSON."""
 
   def __init__(self, source: Source, strict: bool):
     super().__init__(splits=(cache.SPLIT,))
@@ -75,7 +77,7 @@ class CorpusSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_,
   ) -> tf.data.Dataset:
-    """Its documents; `shuffle` is one of the corpus's parts."""
+    """Returns the documents; `shuffle` only shuffles the corpus's parts."""
     del split
     parts = self._source.parts()
     if shuffle:
@@ -99,12 +101,12 @@ class CorpusSource(seqio.DataSource):
 
 
 def _no_text(value: Any) -> None:
-  """For what is not JSON, bytes that are no text: as if not there."""
+  """Encodes bytes that are not UTF-8 as null, like a missing field."""
   del value
 
 
 class _Task(seqio.Task):
-  """A task whose cache is the one of the records that it reads."""
+  """A task that uses a folder of prepared records as its cache."""
 
   def __init__(self, *args, records_dir: str | None, **kwargs):
     super().__init__(*args, **kwargs)
@@ -143,7 +145,7 @@ def _task(
 
 
 def _records_dir(component: config.Component, data: config.Data) -> str | None:
-  """Where its records are prepared; None if they are not."""
+  """The folder with the component's records; None if not prepared."""
   folder = os.path.join(data.cache_dir, component.folder)
   done = tf.io.gfile.exists(os.path.join(folder, 'COMPLETED'))
   if not data.cache_dir or not done:
@@ -166,7 +168,7 @@ _LISTS = ('tokens', 'loss', 'prompt_tokens', 'references')
 
 
 def _records_of(stage: records.Stage, strict: bool) -> Callable:
-  """A preprocessor: documents -> records."""
+  """Returns a preprocessor from documents to records."""
 
   def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
     def made() -> Iterator[records.Record]:
@@ -190,7 +192,7 @@ def _records_of(stage: records.Stage, strict: bool) -> Callable:
 
 
 def _examples_of(component: config.Component, tokenizer: Tokenizer) -> Callable:
-  """A preprocessor: records -> what the task makes of them."""
+  """Returns a preprocessor from records to the task's examples."""
   task, stage = component.task, component.stage
 
   def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,7 +1,7 @@
-"""Where text comes from: files of jsonl, txt or parquet, and TFDS datasets.
+"""Sources of text: jsonl, txt and parquet files, and TFDS datasets.
 
-A source is cut into parts, which workers read alone and in any order. What
-cannot be used is counted in Faults, and the rest of the corpus goes on.
+A source is split into parts, which workers read independently and in any order.
+Unusable documents are counted in Faults and skipped.
 """
 
 import contextlib
@@ -28,40 +28,40 @@ KNOWN = (
 
 
 class Source(Protocol):
-  """What the other parts know of a corpus."""
+  """The interface of a corpus."""
 
   name: str
-  text: str | Sequence[str]  # The field, or fields, of the text.
+  text: str | Sequence[str]  # The field or fields that hold the text.
   weight: float
-  task: Any  # What is asked of this corpus; None: what the run asks of all.
+  task: Any  # The task or tasks of this corpus; None uses those of the run.
 
   def parts(self) -> list[Part]:
-    """The pieces of the corpus, in the same order on every machine."""
+    """Returns the parts of the corpus, in the same order on every machine."""
 
   def read(self, part: Part, faults: Faults) -> Iterator[Document]:
-    """The documents of a part; whether there is text in one, text_of says."""
+    """Yields a part's documents; use text_of to check that they have text."""
 
   def fingerprint(self) -> dict[str, list]:
-    """{name of a file: [size, checksum]}: another one for another corpus."""
+    """Returns {file name: [size, checksum]}, to detect changes."""
 
   def settings(self) -> dict[str, Any]:
-    """How its files are read, as JSON."""
+    """Returns the options for reading its files, as JSON data."""
 
   def place(self) -> str:
-    """Where it is, as it was configured."""
+    """Returns the configured location."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """All files that match the globs, local or remote, mixed as you like.
+  """All files that match the globs; local and remote files can be mixed.
 
-  `document` is for txt and says what a document is: 'file', 'line', or a
-  pattern (Python's re.match) of the first line of each: r'^ = [^=].* = $' for
-  WikiText. What a file has before its first such line is a document as well.
+  For txt, `document` says what a document is: 'file', 'line', or a regular
+  expression (for re.match) of each document's first line: r'^ = [^=].* = $' for
+  WikiText. Text before the first such line of a file is also a document.
 
-  Jsonl and txt are cut into parts of about `part_bytes`; a part of parquet has
-  whole row groups. A compressed file is one part, since it can only be read
-  from its start: many files of some 100 MB are better than one.
+  Jsonl and txt files are split into parts of about `part_bytes`, and parquet
+  files at row groups. A compressed file is one part, since it can only be read
+  from its start: many files of about 100 MB are better than one.
   """
 
   name: Name
@@ -81,7 +81,7 @@ class Files:
         type(self), 'files', self.files, "a glob like 'data/*.jsonl'"
       )
     object.__setattr__(self, 'files', tuple(globs))
-    # Any word is a pattern too, but hardly meant to be one.
+    # A plain word is a valid pattern too, but is probably a typo.
     if self.document not in ('file', 'line'):
       try:
         known = not self.document.isidentifier() and re.compile(self.document)
@@ -123,11 +123,10 @@ class Files:
     return ' '.join(self.files)
 
   def _found(self) -> dict[str, str]:
-    """{name: path} of all files, sorted by name."""
+    """Returns {name: path} of all files, sorted by name."""
     globs = [_absolute(glob) for glob in self.files]
-    # Names begin where the globs have no directory in common any more: so they
-    # depend neither on the machine nor on where a corpus was put, and no two
-    # files have the same.
+    # Names are paths relative to the deepest directory common to all globs. So
+    # they are unique, and do not depend on the machine or the corpus's place.
     levels = zip(*map(_fixed_directories, globs), strict=False)
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     depth = len(list(same))
@@ -153,17 +152,18 @@ class Files:
         return whole
     except (OSError, readers.Damage):
       _check_no_directory(path)
-      return whole  # Whoever reads it counts the fault.
+      return whole  # The reader will count the fault.
     return [Part(name, path, a, b) for a, b in itertools.pairwise(bounds)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-  """A prepared TensorFlow dataset: its name ('wikipedia/20230601.en') and
-  data_dir, or the directory that has its dataset_info.json.
+  """A prepared TensorFlow dataset.
 
-  `split` may be a part of one ('train[:90%]') or a sum ('train+test'). Nothing
-  is downloaded: prepare it with `tfds build` or tfds.load.
+  `builder` is its name ('wikipedia/20230601.en'), found in `data_dir`, or the
+  directory with its dataset_info.json. `split` may be a slice ('train[:90%]')
+  or a sum ('train+test'). Nothing is downloaded: prepare the dataset with
+  `tfds build` or tfds.load.
   """
 
   name: Name
@@ -213,7 +213,7 @@ class Tfds:
     return _prepared(self.builder, self.data_dir)
 
   def _rows(self) -> list[tuple[str, int, int]]:
-    """(split, first row, end) of what `split` stands for."""
+    """Returns (split, first row, end) of each slice in `split`."""
     splits = self._builder().info.splits
     import tensorflow_datasets as tfds
 
@@ -249,7 +249,7 @@ class Tfds:
           part.file, from_=part.start, to=part.end, unit='abs'
         ),
         shuffle_files=False,
-        # One file after the other, so that rows can be counted.
+        # Read one file at a time, so that row numbers are correct.
         read_config=tfds.ReadConfig(
           interleave_cycle_length=1, try_autocache=False
         ),
@@ -261,18 +261,18 @@ class Tfds:
     except tf.errors.OpError as error:
       where = f'{builder.info.full_name} {part.name} row {row}'
       where += f' to {part.end - 1}'
-      # Without the names of TensorFlow's nodes.
+      # Remove the names of TensorFlow's nodes.
       note = re.sub(r'\{\{.*?\}\} | \[Op:.*', '', error.message)
       raise readers.Unreadable('cannot be read', where, note) from error
 
 
 def fields(text: str | Sequence[str]) -> list[str]:
-  """The names of the fields that hold a text."""
+  """Returns the names of the fields that hold a text, as a list."""
   return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
 def text_of(document: Document, field: str, faults: Faults) -> str | None:
-  """The text in a field of a document; None, and counted, if there is none."""
+  """Returns the text in a field; None, after counting a fault, if none."""
   value = document.fields.get(field)
   if value is None:
     note = f'fields: {", ".join(map(str, document.fields)) or "none"}'
@@ -290,9 +290,9 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
 
 
 def not_text(value: Any) -> str | None:
-  """Why a value cannot be text; None if it can."""
+  """Returns why a value is not valid text; None if it is."""
   if isinstance(value, bytes):
-    return 'invalid UTF-8'  # Or readers would have made text of it.
+    return 'invalid UTF-8'  # Readers convert bytes that are UTF-8 to str.
   if not isinstance(value, str):
     return 'no text'
   if '\0' in value:
@@ -301,7 +301,7 @@ def not_text(value: Any) -> str | None:
 
 
 def _is_utf8(text: str) -> bool:
-  # Half of a surrogate pair is what only an escape in JSON can say.
+  # Escapes in JSON can produce half of a surrogate pair.
   if text.isascii():
     return True
   try:
@@ -317,13 +317,13 @@ def _counted(
   limit: int,
   faults: Faults,
 ) -> Iterator[Document]:
-  """The documents but those that are too long, until no more can be read."""
+  """Yields documents; counts those that are too long, and an unreadable end."""
   names = fields(text)
   try:
     for document in documents:
       values = [document.fields.get(name) for name in names]
       texts = [value for value in values if isinstance(value, str)]
-      # A character has four bytes at most: few texts need to be encoded.
+      # A character has at most four bytes, so few texts need to be encoded.
       if sum(map(len, texts)) * 4 > limit and limit < sum(
         len(one.encode(errors='surrogatepass')) for one in texts
       ):
@@ -347,7 +347,7 @@ def _check(source: Files | Tfds) -> None:
 
 
 def _form(path: str) -> str:
-  """'jsonl', 'txt' or 'parquet', compressed or not."""
+  """Returns 'jsonl', 'txt' or 'parquet', by the file's suffixes."""
   found = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
   if not found:
     _check_no_directory(path)
@@ -363,7 +363,7 @@ def _check_no_directory(path: str) -> None:
 
 
 def _absolute(glob: str) -> str:
-  # As another process sees it, which may work elsewhere.
+  # Workers may have another working directory.
   return (
     glob if files.is_remote(glob) else os.path.abspath(os.path.expanduser(glob))
   )
@@ -371,9 +371,9 @@ def _absolute(glob: str) -> str:
 
 def _fixed_directories(glob: str) -> list[str]:
   directories = glob.split('/')[:-1]
-  with contextlib.suppress(OSError):  # `_expanded` says it better.
+  with contextlib.suppress(OSError):  # `_expanded` raises a better error.
     if files.is_file(glob):
-      return directories  # The name of a file, whatever signs are in it.
+      return directories  # An exact file name, even if it looks like a glob.
   return list(
     itertools.takewhile(lambda d: not re.search(r'[*?[\\]', d), directories)
   )
@@ -395,7 +395,7 @@ def _expanded(name: str, glob: str) -> list[str]:
 
 
 def _bounds(sizes: list[int], at_least: int) -> list[int]:
-  """Where to cut a sequence of such sizes, from 0 to its end."""
+  """Splits a sequence into runs of size `at_least` or more; returns bounds."""
   bounds, size = [0], 0
   for i, one in enumerate(sizes, 1):
     size += one
@@ -406,7 +406,7 @@ def _bounds(sizes: list[int], at_least: int) -> list[int]:
 
 
 def _checksum(path: str) -> list:
-  """[size, hex]: of all, or of blocks everywhere in what is large."""
+  """Returns [size, hex]; for large files, hashes only evenly spaced blocks."""
   digest, block = hashlib.blake2b(digest_size=8), 64 << 10
   try:
     with files.open_file(path) as file:
@@ -419,14 +419,14 @@ def _checksum(path: str) -> list:
       for offset in offsets:
         file.seek(offset)
         digest.update(file.read(block))
-  except OSError:  # Whoever reads it counts the fault.
+  except OSError:  # The reader will count the fault.
     return [-1, '']
   return [size, digest.hexdigest()]
 
 
 @functools.cache
 def _prepared(builder: str, data_dir: str | None) -> Any:
-  """The TFDS builder of a dataset that is there."""
+  """Returns the TFDS builder of a dataset, which must be prepared."""
   quiet_tensorflow.load()
   import tensorflow as tf
   import tensorflow_datasets as tfds

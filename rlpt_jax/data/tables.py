@@ -1,15 +1,15 @@
-"""Rows of small files, all of them at once: what benchmarks are made of.
+"""Reads all rows of small tables, such as benchmarks, into memory.
 
-  PATH               .jsonl, .json (a list), .parquet or .csv; the first two and
-                     .csv also with .gz
-  FOLDER             such files below it, as a clone of a dataset's repository
-                     has them: those of the configuration and the split, where
-                     their names say so
-  hf:REPO[:CONFIG][:SPLIT]   by Hugging Face datasets, where that is installed
-  tfds:NAME[:SPLIT]          by TFDS, prepared
+  PATH               .jsonl, .json (a list), .parquet or .csv; all but .parquet
+                     also with .gz
+  FOLDER             all such files in it, like a clone of a dataset's
+                     repository; if file names contain the configuration and the
+                     split, only the files that match
+  hf:REPO[:CONFIG][:SPLIT]   with Hugging Face datasets, if installed
+  tfds:NAME[:SPLIT]          with TFDS; the dataset must be prepared
 
-A corpus is read by `sources`, which streams, and counts what is faulty. Here
-the first fault is an error: a benchmark that lacks some problems is another.
+`sources` reads corpora: it streams, and counts faults. Here the first fault is
+an error, since a benchmark with some problems missing is another benchmark.
 """
 
 import csv
@@ -30,14 +30,15 @@ SUFFIXES = (
 
 
 class Row(NamedTuple):
-  where: str  # For messages,
-  file: str  # and where it is from: a path, or a name.
+  where: str  # The file and line, for messages.
+  file: str  # The path, or a name like 'hf:...'.
   fields: dict[str, Any]
 
 
 def find(place: pathlib.Path, config: str = '', split: str = '') -> list[str]:
-  """The files at a path, or below it: of the configuration `config` and the
-  `split`, if any has that in its name.
+  """Returns the file at a path, or all files below a folder.
+
+  If some paths contain `config` or `split` as a word, returns only those.
   """
   if place.is_file():
     return [str(place)]
@@ -60,12 +61,12 @@ def find(place: pathlib.Path, config: str = '', split: str = '') -> list[str]:
 
 
 def read(files: Sequence[str]) -> list[Row]:
-  """The rows of files, one file after the other."""
+  """Returns the rows of several files, in order."""
   return [row for file in files for row in _read_file(file)]
 
 
 def read_named(name: str) -> list[Row]:
-  """The rows of 'hf:...' or 'tfds:...'."""
+  """Returns the rows of 'hf:...' or 'tfds:...'."""
   kind, _, rest = name.partition(':')
   return {'hf': _read_hub, 'tfds': _read_tfds}[kind](name, rest)
 
@@ -100,7 +101,7 @@ def _read_file(file: str) -> list[Row]:
 
 def _jsonl(file: str, data: bytes) -> list[Row]:
   rows = []
-  # Not splitlines: a line of JSON may hold other separators.
+  # Not splitlines: JSON text may contain other line separators.
   for number, line in enumerate(data.decode('utf-8-sig').split('\n'), 1):
     if line.strip():
       where = f'{file}:{number}'
@@ -113,7 +114,7 @@ def _json(file: str, data: bytes) -> list[Row]:
   try:
     found = json.loads(text)
   except ValueError:
-    return _jsonl(file, data)  # Many a .json has an object a line.
+    return _jsonl(file, data)  # Many .json files have one object per line.
   if isinstance(found, dict):
     found = [found]
   if not isinstance(found, list):
@@ -164,7 +165,7 @@ def _read_hub(name: str, rest: str) -> list[Row]:
     ) from None
   try:
     found = datasets.load_dataset(repo, config or None, split=split)
-  except Exception as error:  # Of a dozen kinds: no network, no such name.
+  except Exception as error:  # Many types: no network, no such dataset, ...
     first_line = str(error).partition('\n')[0][:200]
     raise ValueError(
       f'{name}: Hugging Face datasets cannot load it '

@@ -1,13 +1,13 @@
-"""The tasks: what is asked of a record, and how many times it can be asked.
+"""The tasks, which turn records into examples.
 
   Ntp     packed rows of text, every token predicted from those before it
-  Sft     packed conversations, the loss on what the assistant says
+  Sft     packed conversations, with the loss on the assistant's messages
   Asr     predict a segment from everything before it
-  Msr     predict a segment from what is before it and the segment after it
-  Rlvr    answer a question whose answer is known
+  Msr     predict a segment from everything before it and the segment after it
+  Rlvr    answer a question with a known answer
   rlpt    Asr and Msr, the second with weight lambda
 
-A record gives `count` items of a task; `example` cuts item i. A new task is a
+A record gives `count` items of a task; `example` makes item i. A new task is a
 class with the members of `Task`.
 """
 
@@ -27,7 +27,7 @@ from rlpt_jax.data import prompts, records
 from rlpt_jax.data.order import permute
 from rlpt_jax.data.records import Record
 
-# One token is nothing to predict from the one before it.
+# At least two: in a row of one token, there is nothing to predict.
 RowTokens = Annotated[int, Range(2, checks.LARGEST)]
 
 _compiled = functools.lru_cache(maxsize=64)(prompts.compiled)
@@ -36,8 +36,8 @@ _compiled = functools.lru_cache(maxsize=64)(prompts.compiled)
 class Task(Protocol):
   name: str
   weight: float
-  packed: bool  # Items are (tokens, loss) to be packed into rows of row_tokens.
-  selection: tuple[str, ...]  # The options that say which items there are.
+  packed: bool  # If True, items are (tokens, loss), packed into rows.
+  selection: tuple[str, ...]  # The options that decide which items there are.
 
   def stage(
     self,
@@ -46,39 +46,39 @@ class Task(Protocol):
     segmenter: Callable[[str], list[int]],
     min_words: int,
   ) -> records.Stage:
-    """What makes the records that this task reads."""
+    """Returns the stage that makes the records of this task."""
 
   def count(self, sizes: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """How many items each record gives, from its stage's columns."""
+    """Returns each record's number of items, from its stage's columns."""
 
   def example(
     self, record: Record, corpus: str, i: int, tokenizer: Tokenizer
   ) -> Any:
-    """Item i of a record: an Example, or (tokens, loss) if packed.
+    """Returns item i of a record: an Example, or (tokens, loss) if packed.
 
-    A packed task also says how long it is: `length(sizes, i, tokenizer)`.
+    A packed task also has `length(sizes, i, tokenizer)`, the item's tokens.
     """
 
   def pieces(
     self, record: Record, i: int, tokenizer: Tokenizer
   ) -> list[tuple[str, list[int]]]:
-    """Item i as (role, tokens), for a person to look at."""
+    """Returns item i as a list of (role, tokens), for display."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-  """What Asr and Msr share.
+  """The common part of Asr and Msr.
 
-  `max_prompt_tokens` bounds the whole prompt. What does not fit is cut from
-  the left of the context at a segment boundary; where the segment before the
-  target does not fit by itself, it loses its own beginning. `max_targets` of a
-  document are asked for, chosen by hash, or all of them (None).
+  `max_prompt_tokens` bounds the whole prompt. A longer context is truncated on
+  the left, at a segment boundary; if even the segment before the target is too
+  long, its beginning is removed. At most `max_targets` of a document are used,
+  chosen by hash; None uses all.
   """
 
   weight: Positive = 1.0
   max_prompt_tokens: Count = 1024
   max_targets: Count | None = None
-  chat: bool = False  # The prompt as a user's message in the chat template.
+  chat: bool = False  # Makes the prompt a user message in the chat template.
 
   packed = False
   selection = ('max_targets',)
@@ -88,7 +88,7 @@ class _Segments:
     checks.check_fields(self)
 
   def stage(self, tokenizer, text, segmenter, min_words):
-    self.room(tokenizer)  # Too little is better said now than later.
+    self.room(tokenizer)  # Raises early if there is too little room.
     return records.Text(tokenizer, segmenter, text, min_words)
 
   def count(self, sizes, tokenizer):
@@ -97,11 +97,11 @@ class _Segments:
     return np.minimum(sizes[:, 0], limit)
 
   def target(self, record: Record, i: int) -> int:
-    """Which segment item i asks for."""
+    """Returns the number of the segment that item i asks for."""
     targets, n = record['targets'], self.max_targets
     if n is None or len(targets) <= n:
       return int(targets[i])
-    # By hash, so that the choice depends on the document alone.
+    # Choose by hash, so that the choice depends only on the document.
     document = record['document']
     chosen = [permute(j, len(targets), document) for j in range(n)]
     return int(targets[sorted(chosen)[i]])
@@ -125,7 +125,7 @@ class _Segments:
     return prompt.layout(**places)
 
   def room(self, tokenizer: Tokenizer) -> int:
-    """How many tokens of a prompt may be the document's."""
+    """Returns the number of prompt tokens left for the document."""
     prompt = _compiled(self.template, tokenizer, chat=self.chat)
     room = self.max_prompt_tokens - prompt.num_tokens
     if room < 16:
@@ -141,8 +141,8 @@ class _Segments:
 class Asr(_Segments):
   """Autoregressive segment reasoning: predict a segment from all before it.
 
-  The reference is the target and what follows, `following` segments in all: the
-  paper's "several", for the prefix reward; 1 gives the strict reward.
+  The references are the target and the segments after it, `following` in all:
+  the paper's "several", for the prefix reward; 1 gives the strict reward.
   """
 
   following: Count = 3
@@ -161,8 +161,8 @@ class Asr(_Segments):
 class Msr(_Segments):
   """Middle segment reasoning: the segment after the target is shown too.
 
-  What is shown is no part of what must be predicted, so the reference is the
-  target alone. A shown segment of more than half the room loses its end.
+  So the target is the only reference. The shown segment is truncated to half of
+  `room`.
   """
 
   name = 'msr'
@@ -185,8 +185,9 @@ def rlpt(
   following: Count = 3,
   chat: bool = False,
 ) -> tuple[Asr, Msr]:
-  """ASR and MSR interleaved, `msr_weight` (the paper's lambda) of the second
-  for each of the first. The paper states no value; 1 asks for both alike.
+  """Returns ASR with weight 1 and MSR with weight `msr_weight`, to interleave.
+
+  The weight is the paper's lambda. The paper states no value; 1 mixes equally.
   """
   checks.check_arguments(rlpt, locals())
   shared = {
@@ -198,7 +199,7 @@ def rlpt(
 
 
 def segments(record: Record, first: int, last: int) -> tuple[str, ...]:
-  """The texts of segments first .. last - 1, as they are."""
+  """Returns the texts of segments first .. last - 1, unstripped."""
   text, ends = record['text'], record['ends']
   starts = [0, *ends.tolist()]
   return tuple(
@@ -209,9 +210,9 @@ def segments(record: Record, first: int, last: int) -> tuple[str, ...]:
 def stripped(
   record: Record, first: int, last: int, tokenizer: Tokenizer
 ) -> list[int]:
-  """The tokens of segments first .. last - 1, without the white space around.
+  """Returns the tokens of segments first .. last - 1, stripped at both ends.
 
-  Only a first and a last segment that have some are tokenised again.
+  Tokenizes the first and the last segment again, if they change.
   """
   bounds = [0, *record['token_ends'].tolist()]
   tokens = record['tokens'][bounds[first] : bounds[last]].tolist()
@@ -231,10 +232,10 @@ def stripped(
 def context(
   record: Record, target: int, room: int, tokenizer: Tokenizer
 ) -> list[int]:
-  """The tokens before a target: as many whole segments as there is room for."""
+  """Returns the tokens before a target, as many whole segments as fit."""
   bounds = np.concatenate([[0], record['token_ends']])
   first = int(np.searchsorted(bounds, bounds[target] - room))
-  # One more may fit without the white space around it all.
+  # One more segment may fit after stripping white space.
   first = max(0, min(first, target) - 1)
   while True:
     tokens = stripped(record, first, target, tokenizer)
@@ -247,7 +248,7 @@ def context(
 
 @dataclasses.dataclass(frozen=True)
 class _Packed:
-  """What Ntp and Sft share."""
+  """The common part of Ntp and Sft."""
 
   weight: Positive = 1.0
   row_tokens: RowTokens = 1024
@@ -262,10 +263,10 @@ class _Packed:
 
 @dataclasses.dataclass(frozen=True)
 class Ntp(_Packed):
-  """Packed language modelling: every token of a document, but the first.
+  """Packed language modeling: predict every token of a document but the first.
 
-  A document longer than a row is cut into pieces that overlap by one token, so
-  that each token is predicted exactly once.
+  A document longer than a row is split into pieces that overlap by one token,
+  so that each token is predicted exactly once.
   """
 
   name = 'ntp'
@@ -274,7 +275,7 @@ class Ntp(_Packed):
     return records.Text(tokenizer, segmenter, text, min_words)
 
   def count(self, sizes, tokenizer):
-    # At least one: a document of a single token is a piece, with no loss.
+    # At least one: a document of a single token is an item without loss.
     predicted = sizes[:, 1] + _num_around(tokenizer) - 1
     return np.maximum(-(-predicted // (self.row_tokens - 1)), 1)
 
@@ -297,15 +298,15 @@ class Ntp(_Packed):
 
 @dataclasses.dataclass(frozen=True)
 class Sft(_Packed):
-  """Supervised rows of conversations (records.Chat says which fields).
+  """Supervised fine-tuning on packed conversations (see records.Chat).
 
-  A conversation longer than a row is left out: cut, it would teach to stop.
+  A conversation longer than a row is left out, not truncated.
   """
 
   messages: Name = 'messages'
   prompt: Name = 'prompt'
   response: Name = 'response'
-  chat: bool = False  # Prompt and response, too, through the chat template.
+  chat: bool = False  # Uses the chat template for prompt and response too.
 
   name = 'sft'
 
@@ -339,7 +340,7 @@ class Sft(_Packed):
 
 @dataclasses.dataclass(frozen=True)
 class Rlvr:
-  """A question whose answer can be verified (records.Question)."""
+  """A question with a verifiable answer (records.Question)."""
 
   weight: Positive = 1.0
   max_prompt_tokens: Count = 1024
@@ -368,7 +369,7 @@ class Rlvr:
     )
 
   def count(self, sizes, tokenizer):
-    # A question is nothing without its end: too long a one is left out.
+    # Leave out questions that are too long, since truncating would change them.
     prompt = _compiled(self.template, tokenizer, chat=self.chat)
     room = self.max_prompt_tokens - prompt.num_tokens
     return (sizes[:, 0] <= room).astype(np.int64)
@@ -393,7 +394,7 @@ class Rlvr:
 
 
 def _ids_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-  """What begins and what ends a document of text."""
+  """Returns the ids before and after the text of a document: BOS and EOS."""
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   return begin, list(tokenizer.eos_ids[:1])
 
