@@ -103,10 +103,9 @@ class Layout:
     )
 
   def share(self, rows: int) -> tuple[int, int]:
-    """Returns (host, hosts): this process holds share `host` of `hosts`.
+    """Returns (host, hosts): which of `hosts` shares of the rows is ours.
 
-    The shares split the rows into equal, contiguous blocks. Processes may hold
-    the same share.
+    The shares are equal, contiguous blocks. Processes may hold the same share.
     """
     sharding = self.sharding((rows,), ('batch',))
     indices = sharding.addressable_devices_indices_map((rows,)).values()

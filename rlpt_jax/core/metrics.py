@@ -58,7 +58,7 @@ class Writer:
     tensorboard: bool = True,
     every_s: float = 10.0,
   ):
-    """Opens the files at first_step and truncates what they hold from there on.
+    """Opens the files and truncates them to the lines before first_step.
 
     first_step: the number of steps that the restored checkpoint has done.
     shown: (label, key, format) of each metric in the terminal; if empty, the

@@ -56,7 +56,7 @@ class Files:
   """All files that match the globs; local and remote files can be mixed.
 
   For txt, `document` says what a document is: 'file', 'line', or a regular
-  expression (for re.match) of each document's first line: r'^ = [^=].* = $' for
+  expression (for re.match) of each document's first line, r'^ = [^=].* = $' for
   WikiText. Text before the first such line of a file is also a document.
 
   Jsonl and txt files are split into parts of about `part_bytes`, and parquet
