@@ -1,4 +1,4 @@
-"""What `rlpt generate` is asked: prompts as tokens, and what ends an answer."""
+"""Reads the prompts of `rlpt generate` and tokenizes them for one model."""
 
 import dataclasses
 import hashlib
@@ -13,13 +13,13 @@ from rlpt_jax.programs.prompt_files import Prompt
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """Prompts of a file, for one model."""
+  """The prompts of one file, tokenized for one model."""
 
   prompts: list[Prompt]
-  tokens: list[tuple[int, ...]]  # Of each prompt.
-  tokenizer: Tokenizer | None  # None: tokens in, tokens out.
-  stop: tuple[str, ...]  # Texts, and names of special tokens,
-  stop_ids: tuple[int, ...]  # which are here, with the model's own end.
+  tokens: list[tuple[int, ...]]  # One tuple per prompt.
+  tokenizer: Tokenizer | None  # None: the run uses token ids only.
+  stop: tuple[str, ...]  # The --stop texts; some may name special tokens.
+  stop_ids: tuple[int, ...]  # The ids of those tokens, and the EOS ids.
 
   @property
   def longest(self) -> int:
@@ -27,7 +27,7 @@ class Asked:
 
   @property
   def digest(self) -> str:
-    """Says which prompts these are, as texts and as tokens."""
+    """The number of prompts, and a hash of their fields and tokens."""
     sha256 = hashlib.sha256()
     for prompt, ids in zip(self.prompts, self.tokens, strict=True):
       sha256.update(json.dumps([prompt.fields, ids]).encode())
@@ -43,7 +43,7 @@ def read(
   stop: tuple[str, ...],
   max_prompt_tokens: int | None,
 ) -> Asked:
-  """The prompts of a file; raises for the first that does not fit."""
+  """Reads and tokenizes a prompts file; raises at the first invalid prompt."""
   prompts = prompt_files.read_prompts(path)
   has_text = any('prompt' in prompt.fields for prompt in prompts)
   loaded = None
@@ -59,7 +59,7 @@ def read(
 def tokens_of(
   prompt: Prompt, tokenizer: Tokenizer | None, chat: bool
 ) -> tuple[int, ...]:
-  """What the model reads of a prompt."""
+  """Returns the token ids that the model reads for a prompt."""
   if 'prompt_tokens' in prompt.fields:
     if chat:
       raise ValueError(
@@ -85,7 +85,7 @@ def check_tokens(
   vocab_size: int,
   max_prompt_tokens: int | None,
 ):
-  """Raises for the first prompt that the model or the user has no room for."""
+  """Raises at the first prompt with an unknown token or too many tokens."""
   for prompt, ids in zip(prompts, tokens, strict=True):
     if max(ids) >= vocab_size:
       raise ValueError(
@@ -103,7 +103,10 @@ def check_tokens(
 def special_ids(
   tokenizer: Tokenizer | None, stop: tuple[str, ...]
 ) -> tuple[int, ...]:
-  """The special tokens among the stop strings, which no text would show."""
+  """Returns the ids of the stop strings that name a special token.
+
+  Decoded text omits special tokens, so they cannot be found as text.
+  """
   if not all(stop):
     raise ValueError("--stop='': expected at least one character.")
   found = []

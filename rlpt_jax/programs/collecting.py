@@ -1,4 +1,4 @@
-"""Examples to experience: sampled, rewarded, and what a step says of it."""
+"""Samples completions, scores them, and computes the metrics of a step."""
 
 import dataclasses
 import math
@@ -32,11 +32,12 @@ from rlpt_jax.training.experience import Group
 class Interruption:
   """Makes a model that thinks for too long answer (ScaleRL, section 4).
 
-  phrase: what is said for it, after a number of tokens drawn evenly from
-    `after`, both ends included. Nothing of it is learned from.
-  answer: tokens that it has left then.
-  unless: who has said this is not interrupted. It is looked for as its tokens,
-    so it should be one that the tokenizer always writes alike.
+  phrase: text that is inserted after a number of tokens drawn evenly from
+    `after`, both ends included. Its tokens are not in the loss.
+  answer: the number of tokens left for the answer after the phrase.
+  unless: a completion that has this text already is not interrupted. The search
+    compares tokens, so the tokenizer should always encode the text in the same
+    way.
   """
 
   phrase: Name = (
@@ -65,9 +66,9 @@ class Interruption:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a policy is sampled, to learn from or to be tried.
+  """Sampling settings, for training or for held-out examples.
 
-  stop: texts that end a completion besides the model's own end.
+  stop: texts that end a completion, in addition to EOS.
   """
 
   samples: Count = 8
@@ -83,7 +84,11 @@ class Sampling:
     checks.check_fields(self)
 
   def check_learnable(self):
-    """Raises where the learner would not know how probable a sample was."""
+    """Raises if the policy cannot be trained on samples with these settings.
+
+    At temperature 0 all samples of a group are the same. With filters, samples
+    come from a distribution that the learner does not compute.
+    """
     if not self.temperature > 0:
       raise checks.wrong(
         type(self), 'temperature', self.temperature,
@@ -97,7 +102,7 @@ class Sampling:
       )
 
   def interrupted(self, tokenizer: Tokenizer) -> requests.Interruption | None:
-    """The interruption in tokens; raises where they leave no room for it."""
+    """Tokenizes the interruption; raises if max_new_tokens is too small."""
     if self.interruption is None:
       return None
     found = self.interruption.in_tokens(tokenizer)
@@ -113,26 +118,24 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-  """Examples, their samples, and what the reward says of them."""
+  """Examples with their samples and scores."""
 
   examples: Sequence[Example]
   samples: Sequence[Sequence[Sample]]
   scores: Scores
-  # The rewards that are learned from; NaN leaves a completion out.
+  # The rewards used in the loss; NaN excludes a completion.
   rewards_PG: np.ndarray
 
   @property
   def flat(self) -> np.ndarray:
-    """[P]: True for groups that teach nothing: their verdicts agree, or there
-    is none.
-    """
+    """[P]: True for groups that teach nothing: no verdicts, or all the same."""
     left_out_PG = np.isnan(self.rewards_PG)
     verdicts_PG = np.where(left_out_PG, np.nan, self.scores.rewards_PG)
     return ~np.asarray(varies(verdicts_PG))
 
   @property
   def truncated_PG(self) -> np.ndarray:
-    """True where a completion has no end of its own."""
+    """[P, G]: True where a completion was cut at its length limit."""
     return np.array(
       [
         [sample.finish_reason == 'length' for sample in group]
@@ -141,7 +144,7 @@ class Judged:
     )
 
   def without(self, where_PG: np.ndarray) -> 'Judged':
-    """The same, with these completions left out of learning, as if unjudged."""
+    """Returns a copy that excludes these completions from the loss."""
     rewards_PG = np.where(where_PG, np.float32(np.nan), self.rewards_PG)
     return dataclasses.replace(self, rewards_PG=rewards_PG)
 
@@ -165,11 +168,11 @@ def judge(
   seed: int,
   kept: dict[str, Sequence[Sample]],
 ) -> Judged:
-  """Samples the policy on examples and asks the reward.
+  """Samples the policy on examples and scores the samples with the reward.
 
   names: one per example; they seed its samples.
-  kept: {name: samples}; what is there is not sampled again, and what is sampled
-    is put there, should the reward not answer.
+  kept: {name: samples}, updated in place. Names in it are not sampled again;
+    new samples are added, so that they are not lost if the reward fails.
   """
   interruption = sampling.interrupted(tokenizer)
   requested = [
@@ -201,8 +204,10 @@ def judge(
 
 
 def asked(judged_: Judged) -> np.ndarray:
-  """[P, G]: True where a verdict is to be expected: not where its form has
-  settled it, nor where there is nothing to compare with.
+  """[P, G]: True where a verdict is expected.
+
+  False where the format or length settles the reward, or where the example has
+  no usable reference.
   """
   return ~_where(judged_.scores, _is_settled, _kinds(judged_))
 
@@ -216,7 +221,7 @@ def _kinds(judged_: Judged) -> np.ndarray:
 
 
 def together(parts: Sequence[Judged]) -> Judged:
-  """What was judged in several rounds, as one."""
+  """Joins the results of several rounds of sampling into one."""
   if len(parts) == 1:
     return parts[0]
   return Judged(
@@ -243,7 +248,7 @@ def _joined(scores: Sequence[Scores]) -> Scores:
 def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
   if all(each.answers_PG is None for each in scores):
     return None
-  # A round in which the judge was not asked has none.
+  # A round in which the judge was not asked has no answers.
   return np.concatenate(
     [
       np.full(each.rewards_PG.shape, None)
@@ -255,8 +260,11 @@ def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
 
 
 def metrics(judged_: Judged, version: int) -> dict[str, float]:
-  """What a step says of its rollouts; shares are of all completions, but that
-  of the unjudged is of those that were asked about.
+  """Returns the rollout metrics of a step.
+
+  Shares are of all completions, but `unjudged_share` is of those for which a
+  verdict is expected. Staleness is relative to `version` of the current
+  weights.
   """
   scores = judged_.scores
   rewards_PG, kinds = scores.rewards_PG, _kinds(judged_)
@@ -299,7 +307,7 @@ def metrics(judged_: Judged, version: int) -> dict[str, float]:
 
 
 def speed(judged_: Judged, timing: dict[str, float]) -> dict[str, float]:
-  """Sampled tokens over the time of everything, and of sampling alone."""
+  """Returns sampled tokens per second, of the step and of sampling alone."""
   tokens = sum(
     len(sample.completion.tokens)
     for group in judged_.samples
@@ -313,7 +321,7 @@ def speed(judged_: Judged, timing: dict[str, float]) -> dict[str, float]:
 
 
 def mean(values_PG: np.ndarray, of: np.ndarray | None = None) -> float:
-  """Over those that have a verdict."""
+  """Returns the mean over entries where `of` (or else the value) is not NaN."""
   there = ~np.isnan(values_PG if of is None else of)
   return float(np.mean(values_PG[there])) if there.any() else math.nan
 
@@ -336,11 +344,15 @@ def _reason_metrics(name: str, scores: Scores) -> dict[str, float]:
 def _where(
   scores: Scores, is_one: Callable[[str], bool], kinds: np.ndarray
 ) -> np.ndarray:
-  """[P, G]: True for a reason, also of a part that a sum does not name."""
+  """[P, G]: True where `is_one` holds for the reason of the score or of a part.
+
+  Parts are searched too, since a combined reason need not name theirs.
+  """
   found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
   for name, part in scores.parts.items():
     rows = np.ones(len(kinds), bool)
-    if len(part.rewards_PG) < len(kinds):  # Of a kind, which has its name.
+    # A part with fewer rows is for one kind of example, and named after it.
+    if len(part.rewards_PG) < len(kinds):
       rows = kinds == name
     if rows.sum() == len(part.rewards_PG):
       found_PG[rows] |= _where(part, is_one, kinds[rows])
@@ -348,18 +360,18 @@ def _where(
 
 
 class Drawn:
-  """Examples in the order of the data, each with a number of its own."""
+  """Draws examples in the order of the data and numbers them."""
 
   def __init__(self, examples: Iterator, *, count: int, position: Any):
     self._examples, self.count, self.position = examples, count, position
 
   def take(self, count: int) -> tuple[list[Example], list[str]]:
-    """The next examples and their names; fewer where the data ends."""
+    """Returns the next examples and their names; fewer if the data ends."""
     taken, names = [], []
     while len(taken) < count and (loaded := next(self._examples, None)):
       (example,) = loaded.examples
       taken.append(example)
-      # In another epoch the same example has another name.
+      # The count makes the names of an example differ between epochs.
       names.append(f'{self.count}/{example.id}')
       self.count += 1
       self.position = loaded.position

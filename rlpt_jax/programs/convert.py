@@ -23,19 +23,19 @@ def convert(
   dtype: Literal['keep', 'float32', 'bfloat16', 'float16'] = 'keep',
   overwrite: bool = False,
 ):
-  """Converts SRC to the other kind of model directory at DST.
+  """Converts a model directory to the other format.
 
-  A Hugging Face directory (config.json, safetensors) becomes a directory of
-  checkpoints with one step, 0; a directory of checkpoints becomes a Hugging
-  Face directory. Tensors stream, so a model may be larger than memory, and DST
-  appears whole or not at all.
+  A Hugging Face directory (config.json, safetensors) becomes a checkpoint
+  directory with a single step, 0; a checkpoint directory becomes a Hugging Face
+  directory. Tensors are streamed, so a model may be larger than memory. DST is
+  written completely or not at all.
 
   Args:
-    src: What to convert; what it is decides the direction.
-    dst: Where to, a directory that does not exist yet.
-    step: Which checkpoint to export; by default the newest.
-    dtype: Of the written weights; by default the one they have.
-    overwrite: Replace DST where it is a model that rlpt wrote.
+    src: The directory to convert; its format decides the direction.
+    dst: The output directory, which must not exist without --overwrite.
+    step: The checkpoint step to export; by default the newest.
+    dtype: The dtype of the written weights; by default it stays the same.
+    overwrite: Replaces DST if it is a model that rlpt wrote.
   """
   model = model_files.find(src, step=step)
   if dst.resolve() in (src.resolve(), *src.resolve().parents):
@@ -71,7 +71,8 @@ def _to_huggingface(model: model_files.ModelFiles, directory, dtype: str):
         print(f'exported step {step}')
         return
       except DamagedCheckpoint:
-        # Said by the store. Damage shows while tensors stream: start again.
+        # The store has logged the damage. It shows only while tensors stream,
+        # so start again with the next older step.
         if step == candidates[-1]:
           raise
 
@@ -89,7 +90,7 @@ def _export(store: Store, step: int, model, directory, dtype: str):
 
 
 def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
-  """The array cast to `dtype`; raises where weights are NaN or infinite."""
+  """Returns the array cast to `dtype`; reading raises on non-finite weights."""
   wanted = array.dtype if dtype == 'keep' else jnp.dtype(dtype)
 
   def read(index):
@@ -114,7 +115,7 @@ def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
 
 
 def _is_finite(array: np.ndarray) -> bool:
-  """Whether all numbers are; some rows at a time, for memory."""
+  """Returns True if all values are finite; checks a few rows at a time."""
   array = np.atleast_1d(array)
   rows = max(2**20 // max(math.prod(array.shape[1:]), 1), 1)
   return all(

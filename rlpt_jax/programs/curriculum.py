@@ -1,4 +1,4 @@
-"""Examples that the policy can do already are not sampled again."""
+"""Skips examples that the policy already solves."""
 
 import base64
 import hashlib
@@ -8,9 +8,9 @@ import numpy as np
 
 from rlpt_jax.core.types import Example
 
-# So many in a row that are solved, for each that is known to be and for a few
-# more, mean that nothing else is left. A mixture may ask a small corpus that is
-# solved many times before it asks a large one.
+# The data ends after PATIENCE_EACH * (examples known to be solved) + PATIENCE
+# solved examples in a row. It takes that many because a mixture may draw from a
+# small solved corpus many times before it draws from a large one.
 PATIENCE_EACH, PATIENCE = 10, 1000
 
 
@@ -18,32 +18,33 @@ class Curriculum:
   """ScaleRL's no-positive-resampling (arXiv 2510.13786, section 4).
 
   An example whose latest group had a pass rate of at least `max_pass_rate` is
-  passed over from its next epoch on, for ever: nobody samples it again, so the
-  history is who they are, eight bytes of a digest each (11 MB of a checkpoint's
-  record for a million; two of these are taken for one with a chance of 3e-8).
-  The pass rate is the share of positive rewards among the verdicts, TRL's
-  choice; a group without any verdict changes nothing.
+  skipped from its next epoch on. Since it is never sampled again, it stays
+  solved, and the history is only the set of solved examples: an 8-byte digest
+  each (11 MB in the record of a checkpoint for a million; the chance that two
+  of these collide is 3e-8). The pass rate is the share of positive rewards
+  among the verdicts, as in TRL; a group without verdicts changes nothing.
   """
 
   def __init__(self, max_pass_rate: float | None, record: str = ''):
-    """max_pass_rate: None for no curriculum; record: what an earlier run has
-    said of itself.
+    """Continues from the `record` of an earlier run, if there is one.
+
+    max_pass_rate: None disables the curriculum.
     """
     self._max_pass_rate = max_pass_rate
     digests = np.frombuffer(base64.b64decode(record), '<u8')
     self._solved: set[int] = set(digests.tolist())
-    self._given = self._skipped = 0  # Since metrics were asked for.
+    self._given = self._skipped = 0  # Since the last call of metrics().
 
   @property
   def record(self) -> str:
-    """The history; the same for the same examples in whatever order."""
+    """The solved examples as base64; does not depend on their order."""
     digests = np.fromiter(self._solved, '<u8', len(self._solved))
     return base64.b64encode(np.sort(digests).tobytes()).decode()
 
   def unsolved(self, batches: Iterator) -> Iterator:
-    """What a Loader gives, one example at a time, but those that are solved.
+    """Yields the unsolved examples of a Loader whose batches have one example.
 
-    Ends where nothing else comes any more.
+    Ends when only solved examples seem to be left: see PATIENCE.
     """
     in_a_row = 0
     for loaded in batches:
@@ -59,7 +60,7 @@ class Curriculum:
       yield loaded
 
   def note(self, examples: Sequence[Example], rewards_PG: np.ndarray):
-    """Takes what the groups of some examples were rewarded with."""
+    """Marks examples as solved or unsolved by the rewards of their groups."""
     if self._max_pass_rate is None:
       return
     for example, rewards_G in zip(examples, rewards_PG, strict=True):
@@ -72,7 +73,7 @@ class Curriculum:
         self._solved.discard(_digest(example))
 
   def metrics(self) -> dict[str, float]:
-    """Of a step: the share that was passed over; and how many are solved."""
+    """Returns the share skipped since the last call, and the number solved."""
     if self._max_pass_rate is None:
       return {}
     given, skipped = self._given, self._skipped

@@ -1,4 +1,4 @@
-"""Asks models the questions of benchmarks and scores their answers."""
+"""Evaluates models on benchmarks: samples answers and scores them."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import Sizes
 
-# Samples of one problem that run at the same time, as in `rlpt generate`.
+# The number of samples of one problem that run at once, as in `rlpt generate`.
 GROUP = 8
 
 
@@ -66,44 +66,46 @@ def evaluate(
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None,
   tensor: int = 1,
 ):
-  """Asks models the questions of benchmarks and scores their answers.
+  """Evaluates models on benchmarks: samples answers and scores them.
 
-  OUT gets results.jsonl, a line for each model and benchmark, and every answer
-  with its verdict in answers/MODEL/BENCHMARK.jsonl. Sampling is RLPT's by
-  default (64 samples in mathematics, temperature 0.6, top-p 0.95, 32,768
-  tokens). An answer without a verdict is counted and left out of all means.
+  OUT/results.jsonl gets one line per model and benchmark;
+  OUT/answers/MODEL/BENCHMARK.jsonl gets every answer with its verdict. Defaults
+  for sampling are RLPT's (64 samples in mathematics, temperature 0.6, top-p
+  of 0.95, 32,768 tokens). Answers without a verdict are counted, but are left
+  out of all means.
 
-  Stop it whenever you like: the same command goes on with the problems that
-  are missing. More models and benchmarks may go into the same OUT.
+  You can stop it at any time: the same command continues with the missing
+  problems. You can add more models and benchmarks to the same OUT.
 
   Args:
-    models: Hugging Face directories or directories of checkpoints; DIR@STEP is
-      one that is not the newest.
-    benchmarks: Several of mmlu, mmlu_pro, gpqa_diamond, supergpqa, kor_bench,
-      olympiad_bench, gsm8k, math500, amc23, minerva, aime24, aime25; or with
-      where it is, gsm8k=PATH; next_segment=FILES or a .gin file
-      (programs/next_segment.py) is held-out text.
-    out: A folder.
+    models: Hugging Face directories or checkpoint directories; DIR@STEP selects
+      a checkpoint other than the newest.
+    benchmarks: One or more of mmlu, mmlu_pro, gpqa_diamond, supergpqa,
+      kor_bench, olympiad_bench, gsm8k, math500, amc23, minerva, aime24, aime25.
+      NAME=PATH, such as gsm8k=PATH, gives the location. next_segment=FILES or a
+      .gin file (programs/next_segment.py) evaluates on held-out text.
+    out: The output folder.
     data: The folder of benchmarks, in their public schemas: gsm8k.jsonl, or
       .json, .parquet, .csv, or a folder gsm8k with such files.
-    n: Samples of each problem; by default 64 in mathematics, else 1.
-    k: Of pass@k, where there are so many samples.
-    limit: Only the first so many problems of each benchmark.
-    max_new_tokens: Tokens after which an answer is cut.
-    temperature: Of sampling; 0 always takes the most probable token.
-    top_k: Samples among so many of the most probable tokens; 0 is all.
-    top_p: Of these, the most probable that together have this probability.
+    n: Samples per problem; by default 64 in mathematics, else 1.
+    k: The values of k for pass@k; values above n are skipped.
+    limit: Uses only the first LIMIT problems of each benchmark.
+    max_new_tokens: The number of tokens after which an answer is cut.
+    temperature: The sampling temperature; 0 takes the most probable token.
+    top_k: Samples only from this many most probable tokens; 0 means all.
+    top_p: Of these, samples only from the most probable ones that together have
+      this probability.
     min_p: Drops tokens less probable than this share of the most probable one.
-    stop: Ends an answer before this text, or after a special token with this
-      name, besides the model's own end; may be given several times.
+    stop: Ends an answer before this text, or after the special token of this
+      name, in addition to EOS; may be given several times.
     seed: The same seed gives the same answers.
-    chat: Each question is what a user says, by the model's chat template.
-    slots: Answers that run at the same time. A run may go on with another
-      number.
-    tokenizer: 'bytes', or a path, instead of the models' own.
-    dtype: Of weights and activations.
-    cache_dtype: Of keys and values, if not that of the rest.
-    tensor: Devices that share one copy of a model.
+    chat: Asks each question as a user message in the model's chat template.
+    slots: The number of answers sampled at once. A continued run may use
+      another number.
+    tokenizer: 'bytes' or a path, instead of the models' own.
+    dtype: The dtype of weights and activations.
+    cache_dtype: The dtype of keys and values; by default the same as dtype.
+    tensor: The number of devices that share one copy of a model.
   """
   check_options(
     n=(n, 1, None),
@@ -117,7 +119,7 @@ def evaluate(
     seed=(seed, 0, 2**32 - 1),
     slots=(slots, 1, None),
   )
-  is_first = jax.process_index() == 0  # The one that reads and writes OUT.
+  is_first = jax.process_index() == 0  # Only this one reads and writes OUT.
   loaded = questions.load(benchmarks, data, chat=chat)
   found = find_models(models)
   sampling = {
@@ -138,7 +140,7 @@ def evaluate(
   with contextlib.ExitStack() as stack:
     scorers = Scorers()
     stack.callback(scorers.close)
-    # What each model is asked, and what of it is done by an earlier run.
+    # One task per model and benchmark, with the answers of an earlier run.
     tasks = []
     for name, files in found.items():
       words = files.load_tokenizer(tokenizer)
@@ -187,7 +189,7 @@ def evaluate(
           )
         params = task.files.load_params(layout=decoder.layout, dtype=dtype)
         weights = fingerprint(params)
-        # One engine for all models of an architecture: only weights differ.
+        # Models of one architecture share an engine: only the weights differ.
         if engine and engine.decoder.config == decoder.config:
           engine.publish(params)
         else:
@@ -204,7 +206,7 @@ def evaluate(
       if is_first:
         results.add(out / 'results.jsonl', task.result(k))
   if is_first:
-    # Rather wider than the terminal than without the last digits.
+    # At least 120 columns: the last digits matter more than line breaks.
     wide = rich.console.Console(width=max(console.width, 120), highlight=False)
     for table in results.tables(results.read(out / 'results.jsonl')):
       wide.print(table)
@@ -214,7 +216,7 @@ def evaluate(
 
 @dataclasses.dataclass
 class Task:
-  """A benchmark and a model: what is asked, and the answers so far."""
+  """One benchmark for one model, with the answers so far."""
 
   model: str
   files: ModelFiles
@@ -249,12 +251,12 @@ class Task:
     return len(self.asked.ids) - self.done
 
   def check_settings(self, **more):
-    """Raises where the file of answers was begun with others."""
+    """Raises if the file of answers was begun with other settings."""
     if jax.process_index() == 0:
       self.file.check_settings(self.settings | more)
 
   def read_done(self):
-    """Counts what an earlier run has answered."""
+    """Counts the answers of an earlier run."""
     if jax.process_index() == 0:
       expected = [{'problem': id} for id in self.asked.ids]
       needed = ('reward', 'reason', 'tokens', 'finish_reason')
@@ -264,7 +266,7 @@ class Task:
     self.done = broadcast(self.tally.problems)
 
   def requests(self, sampling: Line):
-    """What is left to be asked."""
+    """Yields a request for each problem without answers."""
     options = {k: v for k, v in sampling.items() if k != 'stop'}
     for i in range(self.done, len(self.asked.ids)):
       yield Request(
@@ -276,7 +278,7 @@ class Task:
       )
 
   def result(self, ks: tuple[int, ...]) -> Line:
-    """Its line of results.jsonl."""
+    """Returns its line of results.jsonl."""
     numbers = results.result(self.tally, self.asked.groups, ks)
     return {
       'model': self.model,
@@ -294,7 +296,7 @@ def answer(
   sampling: Line,
   console: rich.console.Console | None,
 ):
-  """Samples and scores what is left of a benchmark, group by group."""
+  """Samples and scores the remaining problems of a benchmark."""
   asked = task.asked
   with contextlib.ExitStack() as stack:
     write = None
@@ -337,9 +339,9 @@ def answer(
 def judged(
   asked: Questions, first: int, groups: Iterator[list[rollouts.Sample]]
 ) -> Iterator[list[Line]]:
-  """The lines of each group, from that of problem `first` on."""
+  """Yields the lines of each group, starting with that of problem `first`."""
   parts = settings_lib.objects(asked.reward)
-  # A local judge computes on all hosts.
+  # A local judge computes on all hosts, so all must call it.
   is_local = any(isinstance(part, judges.LocalModel) for part in parts)
   reward = asked.reward if is_local else on_one_host(asked.reward)
   while some := list(itertools.islice(groups, asked.together)):
@@ -357,7 +359,7 @@ def judged(
 def line(
   asked: Questions, p: int, g: int, sample: rollouts.Sample, reward, reason
 ) -> Line:
-  """What the file of answers says of sample g of problem p."""
+  """Returns the line for sample g of problem p in the file of answers."""
   return {
     'problem': asked.ids[p],
     'sample': g,
@@ -372,7 +374,7 @@ def line(
 
 
 def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
-  """{the name of a model's folder: where it is}, from DIR or DIR@STEP."""
+  """Returns {name for OUT/answers: model files} for each DIR or DIR@STEP."""
   if not models:
     raise ValueError('MODELS: expected at least one directory of a model.')
   found = {}
@@ -381,7 +383,7 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
     if not at or not step.isdigit() or pathlib.Path(model).exists():
       path, step = model, None
     files = model_files.find(path, step=None if step is None else int(step))
-    # The same checkpoint to the end, also if a run adds a newer one meanwhile.
+    # Keep this checkpoint to the end, even if a run adds a newer one meanwhile.
     files = dataclasses.replace(files, step=files.found)
     name = re.sub(r'[^A-Za-z0-9_.]+', '-', path).strip('-.')
     if files.step is not None:
@@ -393,21 +395,23 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
 
 
 def has_answers(out: pathlib.Path) -> bool:
-  """Where nothing was answered, any settings will do."""
+  """Returns True if any answer was written, so that settings are fixed."""
   files = (out / 'answers').glob('*/*.jsonl')
   return any(file.stat().st_size for file in files)
 
 
 def check_lengths(asked: Questions, files: ModelFiles):
-  """Raises for a question with tokens that the model does not know."""
+  """Raises if a question has a token that the model does not know."""
   prompts = [Prompt(id, {}) for id in asked.ids]
   tokens = [tuple(x.prompt_tokens.tolist()) for x in asked.examples]
   check_tokens(tokens, prompts, files.config.vocab_size, None)
 
 
 def plan_for(tasks: list[Task], *, slots: int, max_new_tokens: int) -> Plan:
-  """Room for all that is asked of all models: not only for what is left of it,
-  so that numbers do not depend on where a run goes on.
+  """Returns an engine plan with room for all questions of all models.
+
+  Answered questions count too, so that results do not depend on where a run was
+  interrupted.
   """
   count = max(len(task.asked.ids) for task in tasks)
   samples = max(task.asked.samples for task in tasks)
@@ -428,7 +432,7 @@ def plan_for(tasks: list[Task], *, slots: int, max_new_tokens: int) -> Plan:
 
 
 def whole(plan: Plan, layout: Layout) -> Plan:
-  """The plan with as many rows as the devices share evenly."""
+  """Rounds slots and prompts up to split evenly over the devices."""
   return dataclasses.replace(
     plan,
     slots=layout.whole_batch(plan.slots),
@@ -437,7 +441,7 @@ def whole(plan: Plan, layout: Layout) -> Plan:
 
 
 def describe(loaded):
-  """Says what is asked, and from where."""
+  """Prints each benchmark with its source and its number of problems."""
   for one in loaded:
     if isinstance(one, NextSegment):
       print(f'{one.name}: {", ".join(c.place() for c in one.data.corpora)}')

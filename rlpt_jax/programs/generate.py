@@ -1,4 +1,4 @@
-"""Completes the prompts of a file, n times each."""
+"""Samples n completions for each prompt of a file."""
 
 import contextlib
 import dataclasses
@@ -28,8 +28,9 @@ from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.training import fingerprints
 
-# Samples of one prompt that run at the same time, if there are prompts enough
-# to fill the slots: with more, its last ones would keep too many waiting.
+# The number of samples of one prompt that run at once, if there are enough
+# prompts to fill the slots. With more, too many slots would wait for the last
+# samples of a prompt.
 GROUP = 8
 
 
@@ -56,44 +57,45 @@ def generate(
   tensor: int = 1,
   overwrite: bool = False,
 ):
-  """Completes the prompts of a file, n times each.
+  """Samples n completions for each prompt of a file.
 
-  OUT gets a JSON line a completion, those of a prompt as soon as it and all
-  before it are done: prompt (or prompt_tokens), sample, completion,
-  completion_tokens, logprobs, policy_logprobs, finish_reason ('stop' or
-  'length'). logprobs are those of the distribution that was sampled from, 0 at
-  temperature 0; policy_logprobs those at temperature 1 without top_k, top_p and
-  min_p.
+  OUT gets one JSON line per completion, with prompt (or prompt_tokens), sample,
+  completion, completion_tokens, logprobs, policy_logprobs, and finish_reason,
+  which is 'stop' or 'length'. The lines of a prompt are written as soon as it
+  and all prompts before it are done. logprobs are those of the distribution
+  that was sampled from, 0 at temperature 0; policy_logprobs are those at
+  temperature 1 without top_k, top_p and min_p.
 
-  Stop it whenever you like: the same command goes on with the prompts that are
-  missing, and the file becomes what it would have been.
+  You can stop it at any time: the same command continues with the missing
+  prompts, and gives the same file as an uninterrupted run.
 
   Args:
-    model: A Hugging Face directory or a directory of checkpoints.
-    prompts: A .txt file, one prompt a line, or .jsonl with "prompt" or, for a
-      model without a tokenizer, "prompt_tokens".
+    model: A Hugging Face directory or a checkpoint directory.
+    prompts: A .txt file with one prompt per line, or a .jsonl file with
+      "prompt" or, for a model without a tokenizer, "prompt_tokens".
     out: The .jsonl file to write; OUT.run.json gets the settings.
-    n: Completions of each prompt.
-    max_new_tokens: Tokens after which a completion is cut.
-    temperature: Of sampling; 0 always takes the most probable token.
-    top_k: Samples among so many of the most probable tokens; 0 is all.
-    top_p: Of these, the most probable that together have this probability.
+    n: Completions per prompt.
+    max_new_tokens: The number of tokens after which a completion is cut.
+    temperature: The sampling temperature; 0 takes the most probable token.
+    top_k: Samples only from this many most probable tokens; 0 means all.
+    top_p: Of these, samples only from the most probable ones that together have
+      this probability.
     min_p: Drops tokens less probable than this share of the most probable one.
-    stop: Ends a completion before this text, or after a special token with this
-      name, besides the model's own end; may be given several times.
-      completion_tokens have it. In bash, $'\\n' is a line break.
+    stop: Ends a completion before this text, or after the special token of this
+      name, in addition to EOS; may be given several times. completion_tokens
+      include it. In bash, $'\\n' is a line break.
     seed: The same seed gives the same completions.
-    chat: Each prompt is what a user says, by the model's chat template.
-    slots: Completions that run at the same time. A run may go on with another
-      number; its log-probabilities then differ by rounding.
+    chat: Sends each prompt as a user message in the model's chat template.
+    slots: The number of completions sampled at once. A continued run may use
+      another number; its log-probabilities then differ by rounding.
     max_prompt_tokens: Refuses a file with longer prompts; by default there is
       room for its longest.
-    tokenizer: 'bytes', or a path, instead of the model's own.
-    dtype: Of weights and activations; log-probabilities are float32.
-    cache_dtype: Of keys and values, if not that of the rest.
-    step: Which checkpoint; by default the newest.
-    tensor: Devices that share one copy of the model.
-    overwrite: Begins again where OUT exists, whatever it was made with.
+    tokenizer: 'bytes' or a path, instead of the model's own.
+    dtype: The dtype of weights and activations; log-probabilities are float32.
+    cache_dtype: The dtype of keys and values; by default the same as dtype.
+    step: The checkpoint step; by default the newest.
+    tensor: The number of devices that share one copy of the model.
+    overwrite: Starts over if OUT exists, whatever its settings were.
   """
   check_options(
     n=(n, 1, None),
@@ -109,7 +111,7 @@ def generate(
   if out.resolve() == prompts.resolve():
     raise ValueError(f'{out}: is the prompts file. Take another --out.')
   files = model_files.find(model, step=step)
-  # The same checkpoint to the end, also if a run adds a newer one meanwhile.
+  # Keep this checkpoint to the end, even if a run adds a newer one meanwhile.
   files = dataclasses.replace(files, step=files.found)
   asked = asked_lib.read(
     prompts,
@@ -137,8 +139,8 @@ def generate(
     'cache_dtype': cache_dtype or dtype,
   }
 
-  # What is done already, by an earlier run with the same settings.
-  is_first = jax.process_index() == 0  # The one that reads and writes OUT.
+  # Count the prompts that an earlier run with the same settings finished.
+  is_first = jax.process_index() == 0  # Only this one reads and writes OUT.
   file, tally = GroupFile(out), prompt_files.Tally()
   if is_first and file.is_begun() and not overwrite:
     file.check_settings(settings)
@@ -238,7 +240,7 @@ def generate(
 
 
 def check_options(**options):
-  """Raises for a value, if there is one, that is not within its bounds."""
+  """Raises if a value is outside of its (least, most) bounds; skips None."""
   for name, (value, least, most) in options.items():
     if value is None:
       continue
@@ -250,13 +252,15 @@ def check_options(**options):
 def plan_for(
   asked: Asked, layout: Layout, *, n: int, slots: int, **options
 ) -> Plan:
-  """As many slots as the whole file can fill: not only what is left of it, so
-  that numbers do not depend on where a run goes on.
+  """Returns a plan with as many slots as the whole file can fill.
+
+  Finished prompts count too, so that results do not depend on where a run was
+  interrupted.
   """
   count = len(asked.prompts)
   slots = layout.whole_batch(min(slots, n * count))
   group = min(n, slots, max(GROUP, -(-slots // count)))
-  # Where a group is one sample, its prompt goes when it goes.
+  # A group of one sample frees its prompt when it frees its slot.
   kept = min(count, slots if group == 1 else 2 * (slots // group))
   return Plan(
     slots=slots,
@@ -270,7 +274,7 @@ def plan_for(
 
 
 def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
-  """What the completions file says of a sample."""
+  """Returns the line for a sample in the completions file."""
   completion = sample.completion
   return {
     **prompt.fields,
@@ -284,14 +288,14 @@ def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
 
 
 def fingerprint(params) -> int:
-  """Says which weights these are, the same on every mesh."""
+  """Returns a checksum of the weights, the same on every mesh."""
   prints = {path: fingerprints.of_array(x) for path, x in weights.named(params)}
   prints = {path: int(x) for path, x in jax.device_get(prints).items()}
   return zlib.crc32(json.dumps(prints, sort_keys=True).encode())
 
 
 def summary(tally: prompt_files.Tally) -> str:
-  """What a completions file holds, in words."""
+  """Describes the content of a completions file in words."""
   reasons = tally.finish_reasons
   return (
     f'{tally.prompts:,} prompts, {tally.completions:,} completions '
@@ -301,5 +305,5 @@ def summary(tally: prompt_files.Tally) -> str:
 
 
 def _short(x_T: np.ndarray) -> list[float]:
-  """The shortest numbers that are these of float32."""
+  """Returns the float32 values as floats with the shortest decimal form."""
   return [float(str(x)) for x in x_T]

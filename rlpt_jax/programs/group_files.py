@@ -1,8 +1,8 @@
-"""Files of answers that a run which is killed and started again goes on with.
+"""Output files that an interrupted run can continue.
 
-Such a file grows by whole groups, the n lines of one question, in the order of
-the questions; beside it, FILE.run.json says what it is made with. So what it
-holds says what is done: a run that ended at any moment goes on from there.
+A file grows by whole groups, the n lines of one prompt, in the order of the
+prompts. FILE.run.json beside it holds the settings. The lines alone say which
+prompts are done, so a run killed at any moment can be continued.
 """
 
 import contextlib
@@ -21,18 +21,21 @@ Line = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class GroupFile:
-  """A .jsonl file of groups, and what is said where it cannot be used."""
+  """A .jsonl file of groups; its error messages name `program` and `advice`."""
 
   path: pathlib.Path
-  program: str = 'rlpt generate'  # Who writes it,
-  advice: str = 'take another --out, or --overwrite'  # and what helps.
+  program: str = 'rlpt generate'  # The program that writes the file.
+  advice: str = 'take another --out, or --overwrite'  # How to fix an error.
 
   @property
   def settings_path(self) -> pathlib.Path:
     return self.path.with_name(f'{self.path.name}.run.json')
 
   def is_begun(self) -> bool:
-    """Whether there is anything in the file; raises where that is not ours."""
+    """Returns True if the file has content.
+
+    Raises if it has content but no settings beside it: rlpt did not write it.
+    """
     output_files.check_regular(self.path)
     if not self.path.exists() or not self.path.stat().st_size:
       return False
@@ -45,7 +48,7 @@ class GroupFile:
     return True
 
   def check_settings(self, settings: Line):
-    """Raises where the file was begun with others."""
+    """Raises if the file was begun with other settings."""
     if not self.is_begun():
       return
     try:
@@ -69,11 +72,11 @@ class GroupFile:
   def groups(
     self, expected: Sequence[Line], n: int, needed: Sequence[str] = ()
   ) -> Iterator[tuple[list[Line], int]]:
-    """Yields (lines, bytes up to their end) of whole groups of `n` lines, each
-    with the fields that are `expected` of its group and those that are needed.
+    """Yields (lines, bytes up to their end) for each whole group of `n` lines.
 
-    What follows them, a run that ended left there: less than a group, of which
-    the last line may be half a line.
+    Raises at a line without the `expected` fields of its group, or without the
+    `needed` ones. An interrupted run may leave an incomplete group and half a
+    line at the end; these are ignored.
     """
     lines, count, num_bytes = [], 0, 0
     if not self.path.exists():
@@ -87,7 +90,7 @@ class GroupFile:
         fields = {'sample': len(lines) - 1}
         if count < len(expected):
           fields |= expected[count]
-        # Past the last group there is nothing that would be expected.
+        # No line is expected after the last group.
         if count == len(expected) or not _holds(lines[-1], fields, needed):
           raise ValueError(
             f'{self.path}:{number}: not what {self.program} wrote there. Was '
@@ -103,7 +106,8 @@ class GroupFile:
   ) -> Iterator[Callable[[list[Line]], None]]:
     """Yields write(lines), which adds a group after the first `after` bytes.
 
-    A group that is written is out of our hands: it survives a kill -9.
+    Whatever follows these bytes is removed. Each group is flushed to the
+    system, so a written group survives kill -9.
     """
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with self.path.open('ab') as file:
@@ -115,9 +119,10 @@ class GroupFile:
           'one, or take another --out.'
         ) from None
       except OSError:
-        pass  # Some network file systems have no locks.
+        pass  # Some network file systems do not support locks.
       file.truncate(after)
-      if not after:  # In this order: settings are those of what is there.
+      # After truncating: the settings must be those of the lines in the file.
+      if not after:
         text = json.dumps(settings, indent=2) + '\n'
         output_files.replace(self.settings_path, [text.encode()])
 
@@ -147,7 +152,7 @@ def _holds(line: Line | None, fields: Line, needed: Sequence[str]) -> bool:
 
 
 def encoded(line: Line) -> bytes:
-  """A line of such a file."""
+  """Returns a line of a group file as bytes."""
   text = json.dumps(line, ensure_ascii=False) + '\n'
-  # Half a surrogate pair is no UTF-8; as an escape it is JSON.
+  # A lone surrogate is not valid UTF-8, but its escape is valid JSON.
   return text.encode('utf-8', 'backslashreplace')

@@ -1,4 +1,4 @@
-"""Examples that are not learned from, on which a policy is tried."""
+"""Evaluates the policy on held-out examples during a run."""
 
 import contextlib
 
@@ -9,7 +9,10 @@ from rlpt_jax.programs.collecting import Sampling, mean
 
 
 class HeldOut:
-  """The first examples of some data; each time the same, sampled alike."""
+  """Evaluates the policy on the same held-out examples each time.
+
+  They are the first `count` of the data, and their samples have the same seeds.
+  """
 
   def __init__(self, data: Data, count: int, sampling: Sampling):
     self._sampling = sampling
@@ -19,7 +22,10 @@ class HeldOut:
     loader.close()
 
   def metrics(self, name: str, judge, timers: Timers) -> dict[str, float]:
-    """Their reward and its parts; `judge` is collecting.judge of a run."""
+    """Returns mean rewards and the pass rate, as metrics `name`/...
+
+    judge: collecting.judge with the run's engine, tokenizer and reward bound.
+    """
     names = [f'held_out/{example.id}' for example in self.examples]
     found = judge(
       self._sampling, self.examples, names, lambda part: timers('held_out')

@@ -1,11 +1,11 @@
-"""Models that judge, as a gin file names them; loaded when first asked.
+"""The judges of a run: local models from a gin file, and remote ones.
 
   train_rl.Config.reward = @judge.by_probability()
   judge.by_probability.score = @judges.Weighing()
   judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 
-Each has the weights, the tokenizer and the layout of its own, on the devices of
-the run, and counts what it computes.
+A local model is loaded at its first question. It has its own weights, tokenizer
+and layout, runs on the devices of the run, and counts its compute.
 """
 
 import abc
@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class LocalModel(abc.ABC):
-  """The parts that Answering, Weighing and Reading share.
+  """The common parts of Answering, Weighing and Reading.
 
-  model: a Hugging Face directory or a directory of checkpoints.
+  model: a Hugging Face directory or a checkpoint directory.
   tokenizer: 'bytes' or a path, instead of the model's own.
-  chat: questions go through its chat template.
+  chat: if True, questions use the model's chat template.
   """
 
   model: Name
@@ -58,7 +58,7 @@ class LocalModel(abc.ABC):
     checks.check_fields(self)
 
   def check(self):
-    """Raises for what can be known before the weights are read."""
+    """Raises for errors that can be found before the weights are loaded."""
     if self._tokenizer is None:
       files = model_files.find(self.model)
       self._tokenizer = files.load_tokenizer(self.tokenizer)
@@ -91,7 +91,7 @@ class LocalModel(abc.ABC):
 
   @abc.abstractmethod
   def _open(self, decoder, params, tokenizer, spend):
-    """Returns the function that is asked, once the model is loaded."""
+    """Returns the function that answers questions with the loaded model."""
 
   def close(self):
     """Frees the model; the next call loads it again."""
@@ -100,7 +100,7 @@ class LocalModel(abc.ABC):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Answering(LocalModel):
-  """Says its verdict: a `Complete` for judge.by_answer."""
+  """A `Complete` for judge.by_answer: generates its verdict as text."""
 
   slots: Count = 64
   max_new_tokens: Count = 16
@@ -131,7 +131,7 @@ class Answering(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Weighing(LocalModel):
-  """Weighs the two verdicts: a `Score` for judge.by_probability."""
+  """A `Score` for judge.by_probability: log-probabilities of both verdicts."""
 
   rows: Count = 16
 
@@ -148,7 +148,7 @@ class Weighing(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Reading(LocalModel):
-  """Says how probable texts are: a `Logprob`, with the tokens of its own."""
+  """A `Logprob`: computes log-probabilities of texts in its own tokens."""
 
   rows: Count = 16
 
@@ -157,14 +157,15 @@ class Reading(LocalModel):
 
 
 def try_out(reward: Reward):
-  """Finds out what is wrong with the judges of a reward before anything is
-  sampled. Those behind a URL are asked a few small questions, as the run will
-  ask: it waits for one that is down, warns of an answer that cannot be read,
-  and raises where none can. Every host calls this; one asks.
+  """Checks the judges of a reward before anything is sampled.
+
+  A judge behind a URL is asked a few short questions, in the way the run will
+  ask. This waits for a judge that is down, warns if an answer has no verdict,
+  and raises if none has one. Every host must call this; only one asks.
   """
   for part in settings.objects(reward):
     if isinstance(part, LocalModel):
-      # On all hosts: to find its files, they wait for each other.
+      # On all hosts: they wait for each other while finding its files.
       part.check()
     elif inspect.isfunction(part) and hasattr(part, 'try_judge'):
       on_one_host(_try_remote)(part)
@@ -186,14 +187,17 @@ def _try_remote(part: Reward):
 
 
 def by_likelihood(read: Reading, **options) -> Reward:
-  """likelihood.likelihood by a frozen model, which has the policy's tokens."""
+  """Returns the `likelihood` reward, computed by a frozen model.
+
+  The model must have the policy's tokenizer.
+  """
   files = model_files.find(read.model)
   encode = files.load_tokenizer(read.tokenizer).encode
   return likelihood.likelihood(read, encode=encode, **options)
 
 
 def cure(reason: str, answer: str | None) -> str:
-  """What the judge answered, and what to change, where that is no verdict."""
+  """Says what the judge answered instead of a verdict, and how to fix it."""
   if 'judge/' not in reason:
     return 'The reward gave no verdict'
   if answer is None and reason.endswith('judge/neither'):
@@ -223,21 +227,21 @@ def cure(reason: str, answer: str | None) -> str:
 
 
 def stop_waiting(parts: Iterable[Any]):
-  """Has remote judges that are down stop the run, as it is to leave."""
+  """Makes a remote judge that is down raise at once: the run was preempted."""
   for part in parts:
     if isinstance(part, Remote):
       part.stop_waiting()
 
 
 def forget(parts: Iterable[Any], answers: Collection[str]):
-  """Has remote judges asked again what they answered so."""
+  """Makes remote judges answer anew where they gave one of these answers."""
   for part in parts:
     if isinstance(part, Remote) and part.cache and answers:
       part.cache.forget(answers)
 
 
 def counts(parts: Iterable[Any]) -> dict[str, int]:
-  """What remote judges counted since the start: 'requests', 'cached', ..."""
+  """Returns what remote judges counted so far: 'requests', 'cached', ..."""
   return {
     f'timing/judge/{name}': count
     for part in parts

@@ -1,4 +1,4 @@
-"""What a run has computed, so that methods can be compared at equal compute."""
+"""Counts a run's compute, so that methods can be compared at equal compute."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,12 +9,11 @@ from rlpt_jax.programs.judges import LocalModel
 
 
 class Ledger:
-  """Tokens and operations of rollouts, judges and updates, by models/flops.py;
-  and of the reference, where there is one to keep near to.
+  """Counts tokens and FLOPs of rollouts, judges, updates and the reference.
 
-  Operations that are needed, not those that padding adds. Of judges those of
-  local models alone: a server does not say. Held-out evaluation is not counted,
-  but for its judges.
+  FLOPs are those of models/flops.py, without padding. Of judges only local
+  models are counted, since a server does not report its compute. Of held-out
+  evaluation only the judges are counted.
   """
 
   def __init__(
@@ -32,7 +31,10 @@ class Ledger:
     self.totals = dict(totals)
 
   def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
-    """The step's own and all since the beginning, as metrics."""
+    """Returns the compute of a step and of the run so far, as metrics.
+
+    learned: per group, True if it is in the loss.
+    """
     step = {
       'rollout_tokens': 0, 'update_tokens': 0, 'rollout_flops': 0,
       'update_flops': 0, **self._spent(),
@@ -64,7 +66,7 @@ class Ledger:
     }
 
   def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
-    """What `add` said of a step, with what its judges have computed since."""
+    """Returns the judge metrics of `add`, plus the judges' compute since."""
     found = {}
     for name, value in self._spent().items():
       self.totals[name] = self.totals.get(name, 0) + value
@@ -73,7 +75,7 @@ class Ledger:
     return found
 
   def _spent(self) -> dict[str, int]:
-    """What local judges have computed since it was last asked for."""
+    """Returns the compute of local judges since the last call."""
     found = {'judge_tokens': 0, 'judge_flops': 0}
     for judge in self._judges:
       found['judge_tokens'] += judge.spent['tokens']

@@ -1,10 +1,11 @@
-"""A judge on the devices of the run: a model with weights, tokenizer and layout
-of its own, asked in the two ways of `rewards.judge`.
+"""A judge model on the devices of the run.
 
-`completer` answers by the sampler, greedily. `scorer` computes each question
-once and compares the two answers by their probabilities, without decoding.
-`reader` says how probable texts are, for rewards without a judge. Every host
-of a pod must ask the same questions in the same order.
+It has its own weights, tokenizer and layout. `completer` and `scorer` are for
+the two ways to ask in `rewards.judge`: `completer` decodes an answer greedily;
+`scorer` computes each question once and compares the probabilities of the two
+answers, without decoding. `reader` computes log-probabilities of texts, for
+rewards without a judge. Every host of a pod must ask the same questions in the
+same order.
 """
 
 import collections
@@ -29,23 +30,27 @@ from rlpt_jax.sampling.engine import Engine, no_number
 from rlpt_jax.sampling.requests import Request
 
 ANSWERS = ('Score: 0', 'Score: 1')
-AFTER_PROMPT = '\n\n'  # Where no chat template says that an answer begins.
+AFTER_PROMPT = '\n\n'  # Begins the answer if there is no chat template.
 NO_VERDICT = (float('nan'), float('nan'))
 
-# Called with the tokens that were read and those that were said or weighed.
+# Called with the numbers of tokens read, and of tokens generated or scored.
 Spend = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
 
 def ignore(read: int, said: int):
-  """Nobody counts."""
+  """Counts nothing."""
 
 
 def completer(
   engine: Engine, tokenizer: Tokenizer, *, chat: bool, spend: Spend = ignore
 ) -> Complete:
-  """Greedy answers of an engine that nobody else asks meanwhile."""
+  """Returns a `Complete` that decodes greedily.
+
+  Nothing else may use the engine during a call. A question that is too long
+  gets None.
+  """
   plan = engine.plan
 
   def complete(prompts: list[str]) -> list[str | None]:
@@ -84,10 +89,10 @@ def scorer(
   answers: Sequence[str] = ANSWERS,
   spend: Spend = ignore,
 ) -> Score:
-  """Log-probabilities of the answers, in batches of few shapes.
+  """Returns a `Score`: the log-probabilities of the answers to each question.
 
-  A fixed number of rows, and a length that follows from a question's own: its
-  scores do not depend on its company.
+  A batch has a fixed number of rows, and a length that follows from each
+  question's own: its scores do not depend on the other questions.
   """
   rows = decoder.layout.whole_batch(rows)
 
@@ -106,7 +111,7 @@ def scorer(
       for first in range(0, len(same), rows):
         some = same[first : first + rows]
         batch = _padded([asked[i] for i in some], rows, S, T)
-        # Nothing waits here: the next batch is made while this one runs.
+        # Do not wait here: the next batch is made while this one runs.
         on_devices = (decoder.layout.put(x, 'batch', None) for x in batch)
         pending.append((some, choice_logprobs(decoder, params, *on_devices)))
     found = [NO_VERDICT] * len(prompts)
@@ -122,7 +127,7 @@ def scorer(
 def reader(
   decoder: Decoder, params, *, rows: int = 16, spend: Spend = ignore
 ) -> Logprob:
-  """Log-probability of each continuation after its context, summed."""
+  """Returns a `Logprob`: the summed log-probability of each continuation."""
   rows = decoder.layout.whole_batch(rows)
 
   def logprob(contexts, continuations) -> list[float]:
@@ -152,7 +157,10 @@ def reader(
 def choice_logprobs(
   decoder: Decoder, params, prompts_PS, mask_PS, choices_BT, mask_BT
 ):
-  """[P, C]: of each choice after its prompt; row p * C + c is choice c."""
+  """[P, C]: the log-probability of each choice after its prompt.
+
+  Row p * C + c of `choices_BT` is choice c of prompt p.
+  """
   P, B, T = prompts_PS.shape[0], *choices_BT.shape
   if T > 1:
     logprobs_BT, _ = scoring.in_groups(
@@ -160,7 +168,7 @@ def choice_logprobs(
     )
     total_B = jnp.where(mask_BT > 0, logprobs_BT, 0.0).sum(1)
   else:
-    # What follows the last token of a prompt is all there is to know.
+    # With choices of one token, the logits after the prompt are enough.
     out = decoder_lib.forward(decoder, params, prompts_PS, mask_PS)
     last_P = mask_PS.sum(1) - 1
     last_P1D = jnp.take_along_axis(
@@ -173,13 +181,13 @@ def choice_logprobs(
     )
     total_B = total_PC.reshape(B)
   total_PC = total_B.reshape(P, B // P)
-  # Every host decides from them, so each needs all.
+  # Every host decides by them, so each needs all of them.
   replicated = decoder.layout.replicated()
   return jax.lax.with_sharding_constraint(total_PC, replicated)
 
 
 def question(tokenizer: Tokenizer, prompt: str, *, chat: bool) -> list[int]:
-  """What a judge reads before it answers."""
+  """Returns the token ids that a judge reads before it answers."""
   if chat:
     return tokenizer.encode_chat([{'role': 'user', 'content': prompt}])
   return _begin(tokenizer) + tokenizer.encode(prompt + AFTER_PROMPT)
@@ -192,10 +200,12 @@ def split(
   chat: bool,
   answers: Sequence[str] = ANSWERS,
 ) -> tuple[list[int], list[list[int]]]:
-  """(ids of the question and of what all answers begin with, those of each).
+  """Splits question and answers into (common ids, remaining ids per answer).
 
-  An answer is encoded whole, as the model would write it, and only then cut:
-  many tokenizers have one token for ' 0', and none of them ever sees 'Score: '.
+  The common ids are the question and what all answers begin with. An answer is
+  encoded together with the text before it, as the model would write it, and
+  split afterwards: many tokenizers have one token for ' 0', so their models
+  never see 'Score: ' with a space at the end.
   """
   if chat:
     begin = question(tokenizer, prompt, chat=True)
@@ -220,9 +230,10 @@ def _begin(tokenizer: Tokenizer) -> list[int]:
 
 
 def _padded(asked, rows: int, S: int, T: int):
-  """(prompts, their mask, choices, their mask), padded on the right."""
+  """Returns (prompts, their mask, choices, their mask), padded on the right."""
   prompts_PS, mask_PS = pad_prompts([context for context, _ in asked], rows, S)
-  mask_PS[len(asked) :, 0] = 1  # A row of padding is one token long.
+  # A padding row has one token: attention to nothing is undefined.
+  mask_PS[len(asked) :, 0] = 1
   num_choices = len(asked[0][1])
   flat = [choice for _, choices in asked for choice in choices]
   choices_BT, mask_BT = pad_prompts(flat, rows * num_choices, T)
@@ -230,8 +241,9 @@ def _padded(asked, rows: int, S: int, T: int):
 
 
 def _check_numbers(decoder: Decoder, computed: Sequence):
-  """Raises where nothing is a number: a text that is too much for the model has
-  no verdict, but where none has one it is the model.
+  """Raises if every text gave NaN, because then the model must be broken.
+
+  A single text that is too much for the model has no verdict.
   """
   if computed and all(np.isnan(numbers).any() for numbers in computed):
     where = f'the judge, asked about {len(computed):,} texts'

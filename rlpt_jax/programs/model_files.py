@@ -1,7 +1,8 @@
-"""A model on disk, whichever of the two kinds: a Hugging Face directory or a
-directory of checkpoints, which keeps what is not weights under `assets/`. Or
-none yet: 'random:NAME' has a name of the zoo, and weights that follow from a
-seed.
+"""Finds and loads a model on disk, or a random one.
+
+A model is a Hugging Face directory, or a checkpoint directory, which keeps
+tokenizer and config files under `assets/`. 'random:NAME' is a model of the zoo,
+with weights that follow from a seed.
 """
 
 import contextlib
@@ -25,20 +26,20 @@ from rlpt_jax.models import huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.training.checkpoints import Store
 
-# Beside the steps: tokenizer files, the original config.json.
+# The folder beside the steps with tokenizer files and the original config.json.
 ASSETS = tokenizer_lib.ASSETS
 RANDOM = 'random:'
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFiles:
-  """Where a model is and what it is; `load_params` reads its weights."""
+  """The path and config of a model; `load_params` reads its weights."""
 
   path: pathlib.Path
   config: DecoderConfig
   is_checkpoint: bool
-  step: int | None  # The checkpoint that was asked for; None: the newest.
-  found: int | None = None  # The checkpoint that has this config.
+  step: int | None  # The step that was asked for; None: the newest.
+  found: int | None = None  # The step that the config was read from.
 
   @property
   def assets(self) -> pathlib.Path:
@@ -46,11 +47,11 @@ class ModelFiles:
 
   @property
   def name(self) -> str:
-    """The same from wherever it is looked at."""
+    """The absolute path, the same from any working directory."""
     return str(self.path.resolve())
 
   def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
-    """The parameters, each on its devices. `seed`: of random ones."""
+    """Returns the sharded parameters; `seed` is for random ones."""
     specs = decoder_lib.specs(self.config)
     if not self.is_checkpoint:
       return huggingface.load(self.path, specs, layout=layout, dtype=dtype)
@@ -59,9 +60,10 @@ class ModelFiles:
       return store.restore({'params': shapes}, step=self.step).trees['params']
 
   def decoder(self, *, dtype: str, tensor: int = 1) -> Decoder:
-    """The model on all devices, to read or sample: each `tensor` of them hold
-    its weights, which a layout that splits them also by the batch would have to
-    gather again for every chunk.
+    """Returns a decoder on all devices, for scoring or sampling.
+
+    Every `tensor` devices share one copy of the weights. A layout that shards
+    the weights over the batch axes too would gather them again for every chunk.
     """
     if tensor < 1 or jax.device_count() % tensor:
       raise ValueError(
@@ -72,7 +74,7 @@ class ModelFiles:
     return Decoder(self.config, Compute(dtype=dtype), layout)
 
   def warn_of_length(self, prompt_tokens: int, new_tokens: int):
-    """Says so where texts may get longer than those the model has seen."""
+    """Warns if texts may become longer than those the model was trained on."""
     longest = self.config.max_length
     if prompt_tokens + new_tokens > longest:
       print(
@@ -86,7 +88,7 @@ class ModelFiles:
     return tokenizer_lib.is_there(self.assets)
 
   def eos_ids(self) -> tuple[int, ...]:
-    """What ends a text, as the files beside the weights say."""
+    """Returns the EOS ids that the files beside the weights name."""
     for name in ('generation_config.json', 'config.json'):
       path = self.assets / name
       found = json.loads(path.read_text()) if path.exists() else {}
@@ -96,7 +98,7 @@ class ModelFiles:
     return ()
 
   def tokenizer_source(self, named: str | None = None) -> str:
-    """Where a tokenizer is: the model's own, unless another is named."""
+    """Returns where to load the tokenizer: `named`, or else the model's own."""
     if named or self.has_tokenizer():
       return named or str(self.assets)
     try:
@@ -109,16 +111,18 @@ class ModelFiles:
     raise AssertionError('it has one')
 
   def load_tokenizer(self, named: str | None = None) -> Tokenizer:
-    """The model's own tokenizer, or the one that is named ('bytes' or a path)
-    if its ids are the model's.
+    """Loads the model's own tokenizer, or the one `named` ('bytes' or a path).
+
+    Raises if its ids are not the model's.
     """
     loaded = tokenizer_lib.load(self.tokenizer_source(named))
     self.check_tokenizer(loaded, named)
     return loaded
 
   def check_tokenizer(self, tokenizer: Tokenizer, named: str | None):
-    """Raises where ids of a tokenizer (named, or the model's own) are not those
-    that the model knows.
+    """Raises if the ids of a tokenizer are not those of the model.
+
+    named: where the tokenizer is from; None for the model's own.
     """
     if tokenizer.vocab_size > self.config.vocab_size:
       raise ValueError(
@@ -141,7 +145,7 @@ class ModelFiles:
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel(ModelFiles):
-  """A model of the zoo before it has seen anything; its tokens are bytes."""
+  """A model of the zoo with random weights; its default tokens are bytes."""
 
   @property
   def assets(self) -> None:
@@ -166,7 +170,7 @@ class RandomModel(ModelFiles):
 
 
 def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
-  """The model at a path; of checkpoints, the newest or that of `step`."""
+  """Finds the model at a path; of checkpoints, the newest or that of `step`."""
   name = str(path).removeprefix(RANDOM)
   if name != str(path):
     if step is not None:
@@ -198,7 +202,7 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
 
 
 def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
-  """Copies what is not weights of a model, with the tokenizer that is used."""
+  """Copies the model's config.json, and the files of the tokenizer in use."""
   source = None if tokenizer == 'bytes' else tokenizer_lib.folder(tokenizer)
   config = files.assets and files.assets / 'config.json'
   if config and config.exists():
@@ -214,17 +218,18 @@ def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
 
 
 def describe(config: DecoderConfig) -> str:
-  """'qwen3, 4,022,468,096 parameters'."""
+  """Describes a model: 'qwen3, 4,022,468,096 parameters'."""
   count = weights.count(decoder_lib.specs(config))
   return f'{config.family}, {count:,} parameters'
 
 
 def is_written(path: pathlib.Path) -> bool:
-  """Whether all that is at a path is a model of `rlpt convert`, or nothing."""
+  """Returns True if a directory is empty or holds only a converted model."""
   if not path.is_dir():
     return False
   names = {entry.name for entry in path.iterdir()}
-  if names == {ASSETS, '0'}:  # A run has other steps, and keeps its optimizer.
+  # The checkpoints of a run have other steps, and keep the optimizer.
+  if names == {ASSETS, '0'}:
     with Store(path, read_only=True) as store:
       return store.trees(step=0) == ['params']
   return not names or huggingface.is_saved(path)
@@ -234,10 +239,11 @@ def is_written(path: pathlib.Path) -> bool:
 def new_directory(
   path: str | pathlib.Path, *, overwrite: bool = False
 ) -> Iterator:
-  """Yields an empty directory that becomes `path` when all went well, or what
-  `path` links to.
+  """Yields an empty directory that becomes `path` if nothing raises.
 
-  overwrite: replaces a model that was written here, and nothing else.
+  If `path` is a link, its target is replaced.
+
+  overwrite: replaces a model that rlpt wrote, and nothing else.
   """
   path = pathlib.Path(os.path.realpath(path))
   if path.exists() and not overwrite:
@@ -250,7 +256,7 @@ def new_directory(
   if jax.process_count() > 1:
     raise ValueError('Directories of models are written by a single process.')
   path.parent.mkdir(parents=True, exist_ok=True)
-  # A neighbour, so that the renames stay on one file system.
+  # In the same folder, so that the renames stay on one file system.
   parent = pathlib.Path(
     tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent)
   )
@@ -263,5 +269,5 @@ def new_directory(
     fresh.rename(path)
   finally:
     if (parent / 'old').exists() and not path.exists():
-      (parent / 'old').rename(path)  # Stopped between the two.
+      (parent / 'old').rename(path)  # Stopped between the renames.
     shutil.rmtree(parent, ignore_errors=True)

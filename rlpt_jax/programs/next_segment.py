@@ -1,5 +1,6 @@
-"""Held-out text as a benchmark: how often the next or the middle segment is
-predicted. A gin file says more than a glob does:
+"""Held-out text as a benchmark: the model predicts the next or middle segment.
+
+A gin file can set more than a glob can:
 
   from __gin__ import dynamic_registration
   from rlpt_jax.data import config, sources, tasks
@@ -36,14 +37,14 @@ NAME = 'next_segment'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextSegment:
-  """Text that was not learned from, and what predictions of it are worth.
+  """A benchmark of held-out text, with the reward that scores its predictions.
 
-  data: its tokenizer is that of each model that is evaluated, its epochs are 1.
-  reward: (examples, completions) -> Scores; by default 1 for the very words of
-    the next segments. A judge that allows others is named here.
-  examples: the first of them in the order of the data.
-  together: problems that are judged at a time; a run that is killed has lost
-    the answers to so many at most.
+  data: its tokenizer is replaced by that of each model, and its epochs by 1.
+  reward: (examples, completions) -> Scores. By default 1 for the exact words of
+    the next segments; set a judge to accept other wordings.
+  examples: the number of examples, taken from the first in the data.
+  together: problems that are judged at a time; a killed run loses the answers
+    to at most this many.
   """
 
   data: Data
@@ -58,7 +59,7 @@ class NextSegment:
 
 
 def of_files(glob: str, *, chat: bool = False) -> NextSegment:
-  """The files that match, with everything else as it is by default."""
+  """Returns the benchmark of the matching files, with default settings."""
   task = tasks.rlpt(chat=chat)
   return NextSegment(data=Data([Files('held_out', glob)], task))
 
@@ -66,7 +67,7 @@ def of_files(glob: str, *, chat: bool = False) -> NextSegment:
 def read(
   held_out: NextSegment, tokenizer: str, limit: int | None
 ) -> list[Example]:
-  """Its examples, in the tokens of a tokenizer."""
+  """Reads the examples, at most `limit`, with the given tokenizer."""
   data = dataclasses.replace(held_out.data, tokenizer=tokenizer, epochs=1)
   count = min(held_out.examples, limit or held_out.examples)
   loader = Loader(data, 1)

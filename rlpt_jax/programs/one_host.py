@@ -1,4 +1,4 @@
-"""What one host of a pod does for all of them."""
+"""Lets one host of a pod do work for all of them."""
 
 import functools
 import pickle
@@ -10,14 +10,15 @@ import numpy as np
 
 
 def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
-  """The function, called by the first process; the others hear what it gives.
+  """Returns a function that only the first process calls; all get its result.
 
-  A reward's server would be asked by every host otherwise, and hosts that hear
-  different answers part ways, as do hosts of which one sees a file sooner. What
-  it raises, all raise: none waits for the others.
+  If every host called the reward's server, hosts with different answers would
+  diverge; so would hosts of which one sees a new file earlier. An exception is
+  raised on all processes, so that none waits for the others.
 
-  called_by_all: the others call it too, for it computes on their devices, but
-    take what the first has: beside a local judge there may be a server.
+  called_by_all: all processes call the function, because it computes on their
+    devices, but use the result of the first: a reward may combine a local judge
+    with a server.
   """
   if jax.process_count() == 1:
     return function
@@ -39,14 +40,14 @@ def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
 
 
 def broadcast(value):
-  """What the first process has; of the others nothing is looked at."""
+  """Returns the first process's value; values of the others are ignored."""
   if jax.process_count() == 1:
     return value
   from jax.experimental import multihost_utils
 
   data = np.frombuffer(pickle.dumps(value), np.uint8)
   length = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-  # Of one shape on all of them.
+  # The shape must be the same on all processes.
   room = np.zeros(length, np.uint8)
   if jax.process_index() == 0:
     room[:] = data

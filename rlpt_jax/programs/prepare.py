@@ -1,4 +1,4 @@
-"""Cuts corpora into segments and tokens once: `rlpt prepare FILE.gin`."""
+"""Segments and tokenizes corpora once: `rlpt prepare FILE.gin`."""
 
 import os
 import pathlib
@@ -20,14 +20,14 @@ def prepare(
   runner: str = 'DirectRunner',
   beam: tuple[str, ...] = (),
 ):
-  """Cuts corpora into segments and tokens once, into config.Data.cache_dir.
+  """Segments and tokenizes corpora once, into config.Data.cache_dir.
 
-  Stop it whenever you like: the same command goes on with what is missing.
+  You can stop it at any time: the same command continues with what is missing.
 
   Args:
     workers: Processes on this machine, for Beam's DirectRunner.
-    runner: Any runner of Apache Beam, say DataflowRunner.
-    beam: Its options, say --beam=--project=mine.
+    runner: Any runner of Apache Beam, for example DataflowRunner.
+    beam: Options for Beam, for example --beam=--project=mine.
   """
   if workers < 1:
     raise ValueError(f'--workers is {workers}: expected 1 or more.')
@@ -84,7 +84,7 @@ def prepare(
 
 
 def report(console: rich.console.Console, folder: str, manifest: dict):
-  """Prints what went in, what came out, and what was left out and why."""
+  """Prints how many documents were read, kept and dropped, and why."""
   console.print(f'\n[bold]{os.path.basename(folder)}[/bold]  {folder}')
   faulty = sum(manifest['faults']['counts'].values())
   size = sum(shard['bytes'] for shard in manifest['shards'])
@@ -105,7 +105,7 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
 
 
 def picture(folder: str, manifest: dict):
-  """Draws the lengths as lengths.png, beside the manifest."""
+  """Plots the lengths to lengths.png beside the manifest, if that is local."""
   columns = {}
   for name, counts in manifest['lengths'].items():
     columns[name] = Histogram()

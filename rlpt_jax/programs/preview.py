@@ -1,4 +1,4 @@
-"""Shows examples as a person wants to see them: `rlpt preview FILE.gin`."""
+"""Shows examples in readable form: `rlpt preview FILE.gin`."""
 
 import itertools
 import pathlib
@@ -10,7 +10,7 @@ from rlpt_jax.data.config import Component, Data, described
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.data.records import Record
 
-# What a place of a prompt is to a reader.
+# The display role of each placeholder in a prompt.
 ROLES = {'prompt': 'context', 'next_step': 'shown', 'question': 'context'}
 MASK = '<MASK>'
 
@@ -22,12 +22,12 @@ def preview(
   html: pathlib.Path | None = None,
   full: bool = False,
 ):
-  """Shows the first examples that a run would read, from the cache or without.
+  """Shows the first examples that a run would read, with or without a cache.
 
   Args:
-    n: How many.
-    html: Writes a page to this file instead.
-    full: Long texts as a whole.
+    n: The number of examples.
+    html: Writes a page to this file instead of the terminal.
+    full: Shows long texts in full.
   """
   if n < 1:
     raise ValueError(f'-n is {n}: expected 1 or more.')
@@ -59,7 +59,7 @@ def preview(
 
 
 def view(component: Component, record: Record, i: int, loader: Loader) -> View:
-  """Item i of a record, for people: what the model reads, decoded."""
+  """Returns a view of item i of a record: what the model reads, decoded."""
   task, tokenizer = component.task, loader.tokenizer
   tokens = task.pieces(record, i, tokenizer)
   counts = {'tokens': sum(len(ids) for _, ids in tokens)}
@@ -78,7 +78,7 @@ def view(component: Component, record: Record, i: int, loader: Loader) -> View:
   pieces = []
   for role, ids in tokens:
     text = tokenizer.decode(ids, keep_special=True)
-    # The mask also is a word of the task; alone on its line it is the place.
+    # The instruction names the mask too; alone on its line it marks the gap.
     role = 'mask' if text.strip() == MASK else ROLES.get(role, role)
     pieces.append((role, text))
   return View(

@@ -1,4 +1,4 @@
-"""How far a run of the sampler is: a bar in a terminal, lines in a log."""
+"""Shows the progress of sampling: a bar in a terminal, lines in a log."""
 
 import collections
 import datetime
@@ -10,21 +10,22 @@ import rich.console
 import rich.progress
 
 LINE_SECONDS = 30  # Between two lines of a log.
-WINDOW_SECONDS = 20  # Over which tokens/s are counted,
-LEAST_SECONDS = 2  # and that are there before anything is said of them.
+WINDOW_SECONDS = 20  # The window for tokens/s.
+LEAST_SECONDS = 2  # The shortest window for which tokens/s are shown.
 
 
 def waiting(what: str):
-  """Says on the first host what the program is going to wait for."""
+  """Prints, on the first host, what the program will wait for."""
   if jax.process_index() == 0:
     print(f'{what} ...', flush=True)
 
 
 class Progress:
-  """Shows prompts, tokens, tokens/s and the time left, from `with` to its end.
+  """A context manager that shows prompts, tokens, tokens/s and the time left.
 
-  The bar goes away at the end. What is not a terminal gets a plain line now and
-  then. Nothing is shown where `console` is None: on all hosts but the first.
+  The bar disappears at the end. Output that is not a terminal gets a line every
+  LINE_SECONDS. With console=None, as on all hosts but the first, nothing is
+  shown.
   """
 
   def __init__(
@@ -33,14 +34,14 @@ class Progress:
     *,
     prompts: int,
     done: int,  # Prompts that an earlier run finished.
-    n: int,  # Completions of each.
+    n: int,  # Completions per prompt.
     max_new_tokens: int,
     clock: Callable[[], float] = time.monotonic,
   ):
     self._console, self._clock = console, clock
     self._prompts, self._earlier, self._n = prompts, done, n
     self._max_new_tokens = max_new_tokens
-    self._seen = collections.deque()  # (time, tokens) of the last seconds.
+    self._seen = collections.deque()  # (time, tokens) in the window.
     self._last_line = clock()
     self._bar = None
     if console and console.is_terminal and not console.is_dumb_terminal:
@@ -67,7 +68,7 @@ class Progress:
       self._bar.stop()
 
   def update(self, prompts: int, completions: int, tokens: int):
-    """What this run has done; tokens are also those of completions that run."""
+    """Shows the counts of this run; tokens include unfinished completions."""
     if self._console is None:
       return
     prompts += self._earlier
@@ -96,11 +97,12 @@ class Progress:
 def tokens_left(
   tokens: int, completions: int, *, total: int, max_new_tokens: int
 ) -> float:
-  """How many tokens `total` completions are expected to need yet.
+  """Estimates the number of tokens that `total` completions still need.
 
-  Short completions are done first, so the mean length of those that are done is
-  too small. All tokens over the number of ends is not: ends are taken to be as
-  likely in those that still run.
+  The mean length is estimated as all tokens so far, divided by the number of
+  finished completions; this assumes that unfinished completions end at the same
+  rate. The mean over finished ones would be too small, because short
+  completions finish first.
   """
   mean = min(max_new_tokens, tokens / max(1, completions))
   return max(0.0, mean * total - tokens)
@@ -113,7 +115,7 @@ def described(
   rate: float | None,
   seconds: float | None,
 ) -> str:
-  """'3/8 prompts, 1,234 tokens, 56 tokens/s, 0:01:23 left'."""
+  """Formats '3/8 prompts, 1,234 tokens, 56 tokens/s, 0:01:23 left'."""
   parts = [f'{done:,}/{prompts:,} prompts', f'{tokens:,} tokens']
   if rate is not None:
     parts.append(f'{rate:,.0f} tokens/s')

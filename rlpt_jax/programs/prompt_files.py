@@ -1,4 +1,4 @@
-"""Prompts files, and what a completions file holds of them."""
+"""Reads prompts files, and counts the finished prompts of completions files."""
 
 import collections
 import dataclasses
@@ -10,15 +10,15 @@ from rlpt_jax.programs.group_files import GroupFile, Line
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A prompt of a file."""
+  """One prompt of a prompts file."""
 
-  where: str  # File and line, for messages.
+  where: str  # File and line, for error messages.
   fields: Line  # {'prompt': text} or {'prompt_tokens': ids}.
 
 
 @dataclasses.dataclass
 class Tally:
-  """What a completions file holds."""
+  """Counts of a completions file."""
 
   prompts: int = 0
   completions: int = 0
@@ -38,8 +38,10 @@ class Tally:
 
 
 def read_prompts(path: pathlib.Path) -> list[Prompt]:
-  """The prompts of a .txt file, one a line that is not blank, or of a .jsonl
-  file, whose lines have "prompt" or "prompt_tokens".
+  """Reads the prompts of a .txt or .jsonl file; skips blank lines.
+
+  A .txt file has one prompt per line; each line of a .jsonl file has "prompt"
+  or "prompt_tokens".
   """
   if path.suffix not in ('.txt', '.jsonl'):
     raise ValueError(
@@ -47,7 +49,7 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
       'or .jsonl, with "prompt" or "prompt_tokens" in each.'
     )
   try:
-    # With or without a mark at the beginning, as Windows leaves it. Not
+    # utf-8-sig drops the byte order mark that Windows may write. Not
     # splitlines: a line of JSON may hold other separators.
     lines = path.read_bytes().decode('utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
@@ -86,7 +88,7 @@ def _parse(line: str, where: str) -> Line:
 
 
 def finished(file: GroupFile, prompts: list[Prompt], n: int) -> Tally:
-  """What a completions file has of `n` completions each, in whole groups."""
+  """Counts the prompts that have all `n` completions in a completions file."""
   tally = Tally()
   expected = [prompt.fields for prompt in prompts]
   needed = ('completion_tokens', 'finish_reason')

@@ -1,4 +1,4 @@
-"""What `rlpt evaluate` asks a model: a benchmark in that model's tokens."""
+"""Loads the benchmarks of `rlpt evaluate`, and tokenizes them for a model."""
 
 import dataclasses
 import functools
@@ -24,23 +24,24 @@ from rlpt_jax.rewards.final_answer import final_answer
 from rlpt_jax.rewards.math_verifier import MathVerifier
 from rlpt_jax.rewards.scores import Reward, Scores
 
-# An answer that the verifier could not finish with. To a policy that learns it
-# is worth 0 (see math_verifier); here nobody gains by it, and nothing is known.
+# The reasons of answers that the verifier could not finish with. In training
+# they get reward 0, so that a policy cannot gain by them (see math_verifier);
+# here they have no verdict.
 UNFINISHED = ('timeout', 'memory', 'crash')
 
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-  """Problems, for one model."""
+  """The problems of one benchmark, for one model."""
 
   name: str
   ids: Sequence[str]
-  prompts: Sequence[str]  # To be read,
-  examples: Sequence[Example]  # and with the tokens that the model reads.
+  prompts: Sequence[str]  # As text.
+  examples: Sequence[Example]  # With the tokens that the model reads.
   groups: Sequence[str]
   samples: int
   reward: Reward
-  together: int = 1  # Groups to be judged at a time.
+  together: int = 1  # Groups that are judged at a time.
 
   @property
   def longest(self) -> int:
@@ -48,7 +49,7 @@ class Questions:
 
   @functools.cached_property
   def digest(self) -> str:
-    """Says which problems these are, in which tokens, scored how."""
+    """The number of problems, and a hash of problems, tokens and scorer."""
     sha256 = hashlib.sha256()
     for id, example in zip(self.ids, self.examples, strict=True):
       ids = example.prompt_tokens.tolist()
@@ -64,7 +65,7 @@ def load(
   *,
   chat: bool,
 ) -> list[Loaded | NextSegment]:
-  """Benchmarks by NAME, by NAME=PLACE, or as held-out text."""
+  """Loads benchmarks given by NAME, by NAME=PLACE, or as held-out text."""
   found = []
   for one in wanted:
     if isinstance(one, str):
@@ -99,7 +100,7 @@ def name_of(benchmark: Loaded | NextSegment) -> str:
 
 
 class Scorers:
-  """What scores benchmarks, made when first wanted, until it is closed."""
+  """The scorers of benchmarks: created at first use, closed together."""
 
   def __init__(self):
     self._made: dict[str, Reward] = {}
@@ -132,7 +133,10 @@ def ask(
   n: int | None,
   limit: int | None,
 ) -> Questions:
-  """The benchmark in the tokens of a model. `source`: of the tokenizer."""
+  """Returns the questions of a benchmark in the tokens of a model.
+
+  source: where `tokenizer` was loaded from.
+  """
   if isinstance(benchmark, NextSegment):
     examples = next_segment.read(benchmark, source, limit)
     return Questions(
@@ -168,7 +172,7 @@ def ask(
 
 
 def decided(scores: Scores) -> Scores:
-  """The scores, without a verdict where the verifier did not finish."""
+  """Returns the scores, with NaN where the verifier did not finish."""
   unfinished = np.isin(scores.reasons_PG, UNFINISHED)
   rewards_PG = np.where(unfinished, np.float32(math.nan), scores.rewards_PG)
   return dataclasses.replace(scores, rewards_PG=rewards_PG)

@@ -1,4 +1,4 @@
-"""The whole story of RLPT in minutes on a CPU, from files in the repository."""
+"""Runs all stages of RLPT in minutes on a CPU, from files in the repository."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from rlpt_jax.programs.generate import check_options
 from rlpt_jax.programs.stages import Stages
 
 FILES = pathlib.Path(files.__file__).parent
-SAMPLES = 4  # Of each held-out question.
+SAMPLES = 4  # Per held-out question.
 
 
 def quickstart(
@@ -24,20 +24,20 @@ def quickstart(
   seed: int = 0,
   from_scratch: bool = False,
 ):
-  """Tells the whole story of RLPT in minutes on a CPU.
+  """Runs all stages of RLPT in minutes on a CPU.
 
-  A small world of text, a tiny base model and a tiny judge of what is said of
-  that world; a cold start from demonstrations; RL on raw text with the judge's
-  reward; how often held-out sentences are predicted right, by the truth; and
-  the model for transformers. Each stage is a command, shown before it runs.
-  Stopped at any moment and started again it goes on.
+  It starts from a small world of text, a tiny base model, and a tiny judge of
+  statements about that world. The stages are a cold start on demonstrations; RL
+  on raw text with the judge's reward; a check of how many held-out predictions
+  are true in that world; and an export for transformers. Each stage is a
+  command, shown before it runs. If it is stopped, the same command continues.
 
   Args:
-    workdir: Where everything goes.
-    steps: Steps of RL.
-    questions: Held-out sentences that the policies predict.
-    seed: Seed of the world's documents, of training and of sampling.
-    from_scratch: Makes the base model and the judge too, half an hour more.
+    workdir: The folder for all output.
+    steps: The number of RL steps.
+    questions: The number of held-out sentences that the policies predict.
+    seed: The seed of the world's documents, of training and of sampling.
+    from_scratch: Trains the base model and the judge too; half an hour more.
   """
   check_options(steps=(steps, 1, None), questions=(questions, 1, None))
   begun = time.monotonic()
@@ -49,7 +49,7 @@ def quickstart(
     },
   )  # fmt: skip
   for path in sorted(FILES.glob('*.gin')):
-    if not (workdir / path.name).exists():  # It may have been changed there.
+    if not (workdir / path.name).exists():  # The user may have edited it.
       shutil.copy(path, workdir)
 
   world = workdir / 'world'
@@ -100,7 +100,7 @@ def quickstart(
     'report', 'rlpt', 'cold_start', '--out', 'report.html',
   )  # fmt: skip
 
-  # As it can be typed, also where the environment is not active.
+  # A command that also works if the environment is not active.
   rlpt = shutil.which('rlpt') or pathlib.Path(sys.executable).with_name('rlpt')
   print(f"""
 In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
@@ -115,14 +115,14 @@ Next: cd {workdir}, change a line of rlpt.gin (samples = 4, say), and
 
 
 def show_a_document(world: pathlib.Path):
-  """Prints the first text."""
+  """Prints the first document of the world."""
   with (world / 'texts.jsonl').open() as file:
     text = json.loads(file.readline())['text']
   print(textwrap.fill(text, 76, initial_indent='   ', subsequent_indent='   '))
 
 
 def answering(name: str) -> tuple[str, ...]:
-  """The command by which a policy answers the held-out questions."""
+  """Returns the command that answers the held-out questions with a policy."""
   return (
     'generate', f'{name}/checkpoints', '--prompts', 'world/questions.jsonl',
     '--out', f'{name}/answers.jsonl', '-n', str(SAMPLES),
@@ -133,7 +133,7 @@ def answering(name: str) -> tuple[str, ...]:
 def predict(
   stages: Stages, workdir: pathlib.Path, name: str, questions: int
 ) -> dict[str, float]:
-  """How often a policy's predictions are true: of all, and by kind."""
+  """Samples predictions; returns the share that is true, by kind."""
   stages.run(
     f'{questions} held-out sentences, predicted by {name}/', *answering(name)
   )

@@ -1,4 +1,4 @@
-"""The policy that a run began with, and how far the learner may go from it."""
+"""The reference policy that a run began with, and KL penalties against it."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ from rlpt_jax.training.learner import join, split
 
 
 class Reference:
-  """What a model that does not learn thinks of completions."""
+  """A frozen model that computes log-probabilities of completions."""
 
   def __init__(self, params, score, layout: Layout, *, num_microbatches: int):
-    """score: of algorithms/policy.py, at the sampling temperature."""
+    """score: a `Score` of algorithms/policy.py, at the sampling temperature."""
 
     def of_part(params, batch: Batch):
       shape = batch.tokens_PGT.shape
@@ -44,11 +44,11 @@ class Reference:
 
     self._params, self._layout = params, layout
     self._logprobs = jax.jit(logprobs)
-    # Of all hosts: each computes the advantages of the whole batch.
+    # On all hosts: each computes the advantages of the whole batch.
     self._sums = jax.jit(sums, out_shardings=layout.replicated())
 
   def beside(self, batch: Batch) -> tuple[Batch, jax.Array]:
-    """The batch, with the log-probabilities for a KL in the loss."""
+    """Returns (batch, reference log-probabilities), for a KL in the loss."""
     return batch, self._logprobs(self._params, batch)
 
   def penalized(
@@ -58,13 +58,15 @@ class Reference:
     num_prompts: int,
     longest: tuple[int, int],
   ) -> Judged:
-    """Rewards less `weight` times the sum of k1 over the policy's own tokens.
+    """Subtracts `weight` times the sum of k1 over tokens from each reward.
 
-    PPO's RLHF (arXiv 2402.03300, Eq 2 sums the same by tokens), with the
-    log-probabilities that the sampler had. Scores stay what they are, with a
-    part more, 'kl': what was added, so never more than 0 in the mean; nothing
-    is learned from a completion of which that is not finite.
-    num_prompts, longest: of a batch, whose shapes it takes, to compile once.
+    This is the penalty of PPO's RLHF (arXiv 2402.03300, Eq 2 has the same sum,
+    token by token), with the sampler's log-probabilities and only over tokens
+    that the policy sampled. Scores keep their values and get a part 'kl': the
+    amount added, at most 0 in expectation. A completion whose sum is not finite
+    is excluded from the loss.
+
+    num_prompts, longest: those of a training batch, so that it compiles once.
     """
     P = len(judged.examples)
     sums_PG = np.concatenate(
@@ -78,7 +80,8 @@ class Reference:
         for first in range(0, P, num_prompts)
       ]
     )
-    # Infinite where it could not have said that; a mean of it would stay.
+    # A sum is infinite where the reference gives a token no probability; a mean
+    # over it would be infinite too.
     known_PG = ~np.isnan(judged.rewards_PG) & np.isfinite(sums_PG)
     added_PG = np.where(known_PG, -weight * sums_PG, np.nan).astype(np.float32)
     part = Scores(added_PG, np.where(known_PG, 'k1', 'left out'))
@@ -90,7 +93,7 @@ class Reference:
     )
 
   def _k1(self, judged, some: range, num_prompts: int, longest) -> np.ndarray:
-    """[P, G]: sums of k1 of some groups, 0 where nothing is learned from."""
+    """[P, G]: sums of k1 for some groups; 0 for completions not in the loss."""
     batch = make_batch(
       [judged.group(p) for p in some],
       num_prompts=num_prompts,
@@ -103,7 +106,7 @@ class Reference:
 
 
 def put(layout: Layout, batch: Batch) -> Batch:
-  """The batch on its devices, prompts split among them."""
+  """Returns the batch on its devices, sharded by prompt."""
   return jax.tree.map(
     lambda x: layout.put(x, 'batch', *[None] * (x.ndim - 1)), batch
   )

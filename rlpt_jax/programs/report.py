@@ -1,4 +1,4 @@
-"""Shows runs side by side, rollouts too: one page that opens offline."""
+"""Shows runs side by side, with rollouts, on one page that opens offline."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from rlpt_jax.core.metrics import METRICS, TIMING
 from rlpt_jax.programs import rollout_files, runs
 from rlpt_jax.rewards import combine, extract, judge
 
-# What precedes the answer that each of these finds, and never follows it.
+# The mark before the answer that each function finds; it never follows it.
 MARKS = {
   extract.prediction: extract.START,
   extract.boxed: r'\boxed',
@@ -29,14 +29,14 @@ def report(
   out: pathlib.Path = pathlib.Path('report.html'),
   max_mib: int = 200,
 ):
-  """Shows runs side by side, rollouts too: one page that opens offline.
+  """Shows runs side by side, with rollouts, on one page that opens offline.
 
   Args:
-    workdirs: Folders of runs, of train_rl or of train_sft; also of runs that
-      are under way.
-    out: The page.
-    max_mib: Of the page, about. Beyond it rollouts of some steps are left out,
-      evenly, and the page says so.
+    workdirs: Folders of train_rl or train_sft runs; also of runs that are under
+      way.
+    out: The page to write.
+    max_mib: The approximate size limit of the page. Beyond it the rollouts of
+      some steps are left out, evenly, and the page says so.
   """
   if not workdirs:
     raise ValueError('no WORKDIR: expected the folders of one or more runs.')
@@ -58,7 +58,7 @@ def report(
 
 
 def read(workdir: pathlib.Path, name: str, room: float) -> Run:
-  """A run's folder; of its rollouts what has room in so many bytes."""
+  """Reads a run's folder, with as many rollouts as fit into `room` bytes."""
   columns = read_columns(workdir)
   config = read_config(workdir)
   find, mark = finder(config)
@@ -87,7 +87,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
 
 
 def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """A column for each key of metrics and timing; NaN where a step lacks it."""
+  """Returns a column for each key of metrics and timing; NaN where missing."""
   path = workdir / METRICS
   if not path.is_file():
     raise ValueError(
@@ -101,7 +101,7 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     )
   if (workdir / TIMING).is_file():
     for line in read_lines(workdir / TIMING):
-      # A run may be between its two lines of a step.
+      # A run may have written only one of the two lines of a step.
       if line['step'] in lines:
         lines[line['step']] |= line
   steps = [lines[step] for step in sorted(lines)]
@@ -112,13 +112,13 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The whole lines of a file that a run may be writing to."""
+  """Returns the whole lines of a file that a run may still be writing."""
   whole, _, _ = path.read_bytes().rpartition(b'\n')
   found = []
   for i, line in enumerate(whole.splitlines(), 1):
     try:
       found.append(json.loads(line))
-      found[-1]['step'] + 0  # Every line has it.
+      found[-1]['step'] + 0  # Raises unless it is a number.
     except (ValueError, KeyError, TypeError):
       raise ValueError(
         f'{path}, line {i}: expected a JSON object with a "step", found '
@@ -128,7 +128,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def number(value: Any) -> float:
-  """NaN for what is none: null, and the few arrays that runs write."""
+  """Returns a number as float; NaN for null and for the few array metrics."""
   return float(value) if isinstance(value, bool | int | float) else np.nan
 
 
@@ -143,8 +143,9 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def named(config: dict[str, Any]) -> dict[str, Any]:
-  """Path -> value. What a thing is stands under the path of the thing: a reader
-  of a table looks for `optimizer`, not for `optimizer.is`.
+  """Returns {path: value}, with the name of an object under the object's path.
+
+  A reader of the table looks for `optimizer`, not for `optimizer.is`.
   """
   return {
     'program' if path == 'is' else path.removesuffix('.is'): value
@@ -153,8 +154,9 @@ def named(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:
-  """(what finds the answer in a completion, what precedes it) of a run: the
-  first of the functions of rewards/extract.py that its reward names.
+  """Returns (the function that finds a run's answers, the mark before them).
+
+  It is the first function of rewards/extract.py that the reward names.
   """
   names = {f'{f.__module__}.{f.__qualname__}': f for f in MARKS}
   flat = dict(settings.flat(config.get('reward')))
@@ -167,7 +169,7 @@ def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:
 
 
 def judge_of(config: dict[str, Any]) -> str:
-  """'judge' where one alone gives the reward, else ''."""
+  """Returns 'judge' if a judge alone gives the reward, else ''."""
   values = [str(value) for _, value in settings.flat(config.get('reward'))]
 
   def has(module):
@@ -179,10 +181,10 @@ def judge_of(config: dict[str, Any]) -> str:
 def read_rollouts(
   path: pathlib.Path, find: extract.Extract, mark: str
 ) -> list[dict[str, Any]]:
-  """The completions of a step, each with the place of its answer."""
+  """Returns the completions of a step, each with the span of its answer."""
   try:
     lines = rollout_files.read(path)
-  except FileNotFoundError:  # A run under way drops old ones.
+  except FileNotFoundError:  # A run under way deletes old ones.
     return []
   except (OSError, EOFError, ValueError) as error:
     raise ValueError(
@@ -194,11 +196,11 @@ def read_rollouts(
 
 
 def place(completion: str, find: Callable, mark: str) -> tuple[int, int] | None:
-  """(start, end) of the answer in a completion."""
+  """Returns (start, end) of the answer in a completion."""
   answer = find(completion).text
   if not answer:
     return None
-  # After the mark, which may have a short answer in its own letters.
+  # Search after the mark, since the mark itself may contain a short answer.
   marked = completion.rfind(mark)
   start = completion.find(answer, marked + len(mark) if marked >= 0 else 0)
   return (start, start + len(answer)) if start >= 0 else None
@@ -207,7 +209,10 @@ def place(completion: str, find: Callable, mark: str) -> tuple[int, int] | None:
 def evenly(
   files: Sequence[pathlib.Path], sizes: Sequence[int], room: float
 ) -> list[pathlib.Path]:
-  """All files, or evenly as many as have room; the first and the last stay."""
+  """Returns all files, or an even selection that fits into `room` bytes.
+
+  The first and the last file are always kept.
+  """
   # Base64 makes four bytes of three.
   share = min(1.0, room / max(1, sum(sizes) * 4 / 3))
   count = max(int(len(files) * share), min(2, len(files)))
@@ -216,7 +221,7 @@ def evenly(
 
 
 def distinct_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
-  """The shortest ends of the paths that tell the runs apart."""
+  """Returns the shortest ends of the paths that tell the runs apart."""
   paths = [workdir.resolve() for workdir in workdirs]
   if len({*paths}) < len(paths):
     twice = next(path for path in paths if paths.count(path) > 1)

@@ -1,4 +1,4 @@
-"""What an evaluation found: a line of results.jsonl, a row of a table."""
+"""Computes the results of evaluations, and shows them as tables."""
 
 import collections
 import json
@@ -15,15 +15,15 @@ from rlpt_jax.analysis.pass_at_k import Estimate, estimate, pass_at_k
 from rlpt_jax.core import output_files
 from rlpt_jax.programs.group_files import Line, encoded
 
-RIGHT = 0.5  # The reward from which an answer is right.
+RIGHT = 0.5  # An answer with at least this reward is right.
 
 
 class Tally:
-  """What of the answers to a benchmark is needed for its result."""
+  """Accumulates what the result of a benchmark needs."""
 
   def __init__(self):
-    self.rewards: list[list[float]] = []  # Of each problem; NaN: no verdict.
-    self.num_bytes = 0  # Of the file that the answers are in.
+    self.rewards: list[list[float]] = []  # Per problem; NaN: no verdict.
+    self.num_bytes = 0  # The size of whole groups in the answers file.
     self.tokens = 0
     self.counts = collections.Counter()
 
@@ -45,8 +45,9 @@ class Tally:
 
 
 def result(tally: Tally, groups: Sequence[str], ks: Sequence[int]) -> Line:
-  """The numbers of a benchmark. Answers without a verdict are in no mean; a
-  problem that has none with one is in none either.
+  """Returns the results of a benchmark.
+
+  Means skip unjudged answers, and problems without a judged answer.
   """
   rewards_PG = np.array(tally.rewards, np.float64)
   judged_PG = ~np.isnan(rewards_PG)
@@ -80,7 +81,7 @@ def result(tally: Tally, groups: Sequence[str], ks: Sequence[int]) -> Line:
 
 
 def _numbers(found: Estimate) -> dict[str, Any]:
-  """As JSON has it: null for what there is not."""
+  """Returns an estimate for JSON, with null for NaN."""
   values = {'value': found.mean, 'low': found.low, 'high': found.high}
   return {
     name: None if math.isnan(x) else round(x, 6) for name, x in values.items()
@@ -88,8 +89,9 @@ def _numbers(found: Estimate) -> dict[str, Any]:
 
 
 def add(path: pathlib.Path, line: Line) -> list[Line]:
-  """Puts a line into a file of results, in place of the one of the same model
-  and benchmark, and returns all of them.
+  """Adds a line to a file of results; returns all of its lines.
+
+  The line replaces that of the same model and benchmark.
   """
   lines = read(path)
   same = [_key(line) == _key(other) for other in lines]
@@ -120,7 +122,7 @@ def _key(line: Line) -> tuple:
 
 
 def tables(lines: Sequence[Line]) -> Iterator[rich.table.Table]:
-  """Results for a terminal, a table for each model, in percent."""
+  """Yields a table of results for each model, in percent, for a terminal."""
   ks = sorted({int(k) for line in lines for k in line['pass']} - {1})
   names = ['benchmark', 'problems', 'n', 'mean@n', '95%']
   names += [f'pass@{k}' for k in ks]

@@ -1,7 +1,7 @@
-"""What a run sampled, to be looked at: rollouts/00000012.jsonl.gz.
+"""Files of a run's rollouts: rollouts/00000012.jsonl.gz.
 
-A file is one step, a line is one completion; it appears whole, and a step that
-is done again writes the same bytes.
+A file holds one step, a line one completion. A file is written completely or
+not at all, and a step that is repeated writes the same bytes.
 """
 
 import gzip
@@ -31,11 +31,11 @@ def lines(
   *,
   with_tokens: bool = False,
 ) -> Iterator[dict[str, Any]]:
-  """What there is to say of each completion of a step.
+  """Yields a line for each completion of a step.
 
-  advantages_PG: NaN, and null in the file, for what is not in the loss.
-  with_tokens: also the text of each token and its log-probability when sampled,
-    null for what an interruption put there.
+  advantages_PG: NaN where a completion is not in the loss, null in the file.
+  with_tokens: adds the text and the behavior log-probability of each token; the
+    latter is null for tokens that an interruption inserted.
   """
   components = {
     name: _rows(name, part, judged)
@@ -76,7 +76,7 @@ def lines(
 
 
 def _verdict(scores: Scores, p: int, g: int) -> dict[str, Any]:
-  """The reward, its reason, and what a judge answered, if one was asked."""
+  """Returns the reward, its reason, and the judge's answer if it was asked."""
   said = {
     'reward': _number(scores.rewards_PG[p, g]),
     'reason': str(scores.reasons_PG[p, g]),
@@ -87,7 +87,10 @@ def _verdict(scores: Scores, p: int, g: int) -> dict[str, Any]:
 
 
 def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:
-  """The part, and {prompt: its row}; that of a kind has the kind's alone."""
+  """Returns (the part, {prompt: its row in the part}).
+
+  A part for one kind of example has rows for that kind only.
+  """
   prompts = range(len(judged.examples))
   if len(part.rewards_PG) < len(judged.examples):
     prompts = [p for p in prompts if judged.examples[p].kind == name]
@@ -95,7 +98,7 @@ def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:
 
 
 def _token_texts(tokenizer: Tokenizer, example, completion) -> list[str]:
-  """The parts of its text; '' for a token that is only some of a character."""
+  """Returns the text of each token; '' for one that completes no character."""
   prompt = tuple(example.prompt_tokens.tolist())
   piece = Transcript(tokenizer, prompt, with_tokens=True).add(completion)
   starts = [token.offset for token in piece.tokens]
@@ -110,16 +113,16 @@ def _number(x) -> float | None:
 
 
 def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
-  """Writes the file of a step; process 0 does, for all have the same."""
+  """Writes the file of a step, on process 0 only: all have the same lines."""
   if jax.process_index() != 0:
     return
   folder = workdir / FOLDER
   text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
-  # Half a surrogate pair is no UTF-8; as an escape it is JSON.
+  # A lone surrogate is not valid UTF-8, but its escape is valid JSON.
   data = text.encode('utf-8', 'backslashreplace')
   path = folder / f'{step:08}.jsonl.gz'
   try:
-    # No time in it: the same lines are the same file.
+    # Without a time stamp, the same lines give the same bytes.
     whole = gzip.compress(data, compresslevel=6, mtime=0)
     output_files.replace(path, [whole])
   except OSError as error:
@@ -127,10 +130,10 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
 
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
-  """Leaves the files of the last steps, and of every so many."""
+  """Deletes all files but those of the `last` steps and every `every`-th."""
   if jax.process_index() != 0:
     return
-  # What a kill left of a write; no other process writes here.
+  # Left by a write that was killed; no other process writes here.
   for path in (workdir / FOLDER).glob('*.new'):
     path.unlink()
   for path in (workdir / FOLDER).glob('*.jsonl.gz'):
@@ -141,6 +144,6 @@ def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The completions of a step."""
+  """Returns the completions of a step."""
   with gzip.open(path, 'rt', encoding='utf-8') as lines:
     return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Completions with their text, group by group, as an engine samples them."""
+"""Samples completions with an engine and decodes them, group by group."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ from rlpt_jax.serving.text import Transcript
 
 
 class Sample:
-  """A completion on its way, with its text where there is a tokenizer."""
+  """A completion being sampled, with its text if there is a tokenizer."""
 
   def __init__(
     self,
@@ -26,7 +26,7 @@ class Sample:
     self.finish_reason = None
 
   def add(self, piece: Completion):
-    """Takes the next tokens; one that completes a stop text ends it."""
+    """Adds the next tokens; one that completes a stop text ends the sample."""
     self._pieces.append(piece)
     self.finish_reason = piece.finish_reason
     if self._transcript:
@@ -36,8 +36,9 @@ class Sample:
 
   @property
   def completion(self) -> Completion:
-    """Its tokens, up to the one that completes a stop text: the rest of the
-    chunk in which that happened is nobody's.
+    """The tokens so far, up to the one that completes a stop text.
+
+    The rest of the chunk in which that happened is dropped.
     """
     count = self._transcript.num_tokens if self._transcript else None
     whole = cut(join(self._pieces), count)
@@ -52,12 +53,12 @@ def complete(
   stop: tuple[str, ...] = (),
   on_step: Callable[[int, int, int], None] = lambda *done: None,
 ) -> Iterator[list[Sample]]:
-  """The samples of each request, in the order of the requests.
+  """Yields the samples of each request, in the order of the requests.
 
-  on_step: called after each step of the engine with how many requests, samples
-    and tokens are done.
+  on_step: called after each step of the engine with the number of finished
+    requests, of finished samples, and of sampled tokens.
   """
-  groups: dict[int, list[Sample]] = {}  # By ticket, those not yet done.
+  groups: dict[int, list[Sample]] = {}  # Unfinished ones, by ticket.
   try:
     yield from _complete(
       engine, iter(requests), tokenizer, stop, on_step, groups
@@ -81,7 +82,7 @@ def _complete(engine, requests, tokenizer, stop, on_step, groups):
       return
     for ticket, i, piece in engine.step():
       if ticket not in groups or groups[ticket][i].finish_reason:
-        continue  # Its text had ended.
+        continue  # A stop text has ended it.
       sample = groups[ticket][i]
       sample.add(piece)
       tokens += len(piece.tokens)

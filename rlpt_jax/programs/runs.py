@@ -1,9 +1,9 @@
-"""A run's folder: what it was started with, and where it goes on.
+"""A run's folder: its settings, its checkpoints, and how a run resumes.
 
-config.json     the settings; a run with others is refused
-checkpoints/    the newest of them is where the run goes on
-metrics.jsonl   a line for every step, and timing.jsonl, tensorboard/
-rollouts/       what was sampled, a file for every step that is kept
+config.json     the settings; a run with other settings is refused
+checkpoints/    a run resumes from the newest of them
+metrics.jsonl   a line for every step; also timing.jsonl and tensorboard/
+rollouts/       sampled completions, a file for every step that is kept
 """
 
 import contextlib
@@ -33,29 +33,30 @@ from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
 CONFIG, CHECKPOINTS, LOCK = 'config.json', 'checkpoints', '.lock'
-FRESH_ASSETS = '.assets'  # Until they are whole.
+FRESH_ASSETS = '.assets'  # Until they are complete.
 
 
 @contextlib.contextmanager
 def claimed(
   workdir: pathlib.Path, config: Any, may_change: Sequence[str] = ()
 ) -> Iterator[None]:
-  """Keeps any other process out of a run's folder while this one is in it, and
-  notes the settings of a new run; raises where they are not those of the run
-  that is there.
+  """Locks a run's folder, and records the settings of a new run.
 
-  may_change: names of settings that do not change what a run computes, or only
-    how far it goes.
+  Raises if another process has the folder, or if it holds a run with other
+  settings.
+
+  may_change: names of settings that may differ: they do not change what a run
+    computes, or only how far it goes.
   """
   on_one_host(_make)(workdir)
-  # In this order: a run that has no step yet may be under way.
+  # Lock first: a run that has no step yet may be under way.
   with _alone(workdir):
     check_config(workdir, config, may_change, is_free=not has_step(workdir))
     yield
 
 
 def has_step(workdir: pathlib.Path) -> bool:
-  """Whether a run has left anything there that cannot be made again at once."""
+  """Returns True if the folder has checkpoints, rollouts or metrics."""
   own = (model_files.ASSETS, FRESH_ASSETS)
   if any(path.name not in own for path in _inside(workdir / CHECKPOINTS)):
     return True
@@ -66,7 +67,7 @@ def has_step(workdir: pathlib.Path) -> bool:
 
 
 def has_lines(workdir: pathlib.Path, steps: int) -> bool:
-  """Whether the metrics of so many steps are there."""
+  """Returns True if the metrics of the first `steps` steps are there."""
   try:
     for name in (METRICS, TIMING):
       append_files.size_before(workdir / name, steps)
@@ -86,12 +87,11 @@ def check_config(
   *,
   is_free: bool = False,
 ):
-  """Notes the settings of what is done in a folder; raises where they are not
-  those that are noted there.
+  """Records settings in a folder; raises if other settings are recorded there.
 
-  is_free: nothing was made yet with the settings that are noted.
+  is_free: nothing was made with the recorded settings yet, so they may change.
   """
-  # Another process would find the file that the first has just written.
+  # The other hosts would find the file that the first has just written.
   on_one_host(_check_config)(workdir, config, may_change, is_free)
 
 
@@ -115,7 +115,7 @@ def _check_config(
         f'{path}: expected the settings of a run, found something else. Choose '
         'another workdir.'
       )
-    # Of a run that an earlier version began, more may be written there.
+    # An earlier version may also have recorded settings of `may_change`.
     changed = settings.differences(_fixed(found, may_change), wanted)
     if changed and not is_free:
       raise ValueError(
@@ -127,8 +127,8 @@ def _check_config(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
       'they were made with. Choose another workdir.'
     )
-  # Again where it is there: what cannot be written to is known now, and not
-  # when something has been computed.
+  # Also if the file exists: a folder that cannot be written to should fail now,
+  # and not after something has been computed.
   _make(workdir)
   with _writable(workdir):
     fresh = path.with_suffix('.new')
@@ -154,14 +154,15 @@ def _writable(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps any other process out of a run's folder while this one is in it."""
+  """Locks a run's folder against other processes."""
   with contextlib.ExitStack() as stack:
 
     def lock():
       with _writable(workdir):
         file = stack.enter_context((workdir / LOCK).open('w'))
       try:
-        # A process's own: what it forked and left behind does not hold it.
+        # lockf binds the lock to this process: children that outlive it do not
+        # hold it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except (BlockingIOError, PermissionError):
         raise ValueError(
@@ -169,7 +170,7 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
           'choose another workdir.'
         ) from None
       except OSError:
-        pass  # Some network file systems have no locks.
+        pass  # Some network file systems do not support locks.
 
     on_one_host(lock)()
     yield
@@ -181,8 +182,10 @@ def _fixed(described: dict, may_change: Sequence[str]) -> dict:
 
 
 def with_tokenizer(config: Any, files: ModelFiles) -> Any:
-  """The config with the tokenizer of its data: the model's own, unless they
-  name another. Raises where its ids are not the model's.
+  """Returns the config with a tokenizer for its data and held-out data.
+
+  It is the model's own, unless the data name another. Raises if its ids are not
+  the model's.
   """
   found = {}
   for name in ('data', 'held_out'):
@@ -202,11 +205,11 @@ def checkpoints(
   keep_last: int,
   keep_every: int | None,
 ) -> Iterator[Store]:
-  """The checkpoints of a run, which `rlpt generate` and `convert` can read."""
+  """Yields a run's checkpoints; `rlpt generate` and `convert` can read them."""
   directory = workdir / CHECKPOINTS
   with Store(directory, keep_last=keep_last, keep_every=keep_every) as store:
     assets = directory / model_files.ASSETS
-    # Without a step, what is there may be of a model that was tried before.
+    # Without a step, assets may be those of a model that was tried before.
     if jax.process_index() == 0 and not (store.steps() and assets.exists()):
       fresh = directory / FRESH_ASSETS
       for old in (fresh, assets):
@@ -220,7 +223,7 @@ def checkpoints(
 def start(
   store: Store, files: ModelFiles, layout: Layout, optimizer, *, seed: int
 ) -> tuple[State, dict[str, Any]]:
-  """(state, record) of the newest checkpoint, or of a run that begins."""
+  """Returns (state, record) of the newest checkpoint, or of a new run."""
   if not store.steps():
     params = files.load_params(layout=layout, seed=seed)
     return make_state(params, optimizer), {}
@@ -231,8 +234,9 @@ def start(
 
 
 def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
-  """Starts to save a state, and what else the run needs to go on; nothing where
-  that state is saved already, or is the one that a run begins with.
+  """Starts to save a state, with the record that the run needs to resume.
+
+  Does nothing at step 0, or if the step is saved already.
   """
   step = int(state.step)
   if not step or step in store.steps():
@@ -253,7 +257,7 @@ def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
 
 
 def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
-  """What `restore` reads, with the place of every array; none is made."""
+  """Returns the shapes and shardings for `restore`; allocates no arrays."""
   params = weights.shapes(
     decoder_lib.specs(files.config), layout=layout, dtype='float32'
   )
@@ -270,7 +274,7 @@ def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
 
 
 def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
-  """Stops a run whose updates are not finite, one after the other."""
+  """Raises after `most` non-finite updates in a row."""
   in_a_row = int(said['skipped_in_a_row'])
   if in_a_row >= most:
     raise ValueError(
@@ -281,14 +285,14 @@ def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
 
 
 def memory() -> dict[str, float]:
-  """Peak memory of the first device, or of the process on a CPU."""
+  """Returns the peak memory of the first device, or of the process on a CPU."""
   stats = jax.local_devices()[0].memory_stats() or {}
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}
 
 
 def check_microbatches(config: Any, name: str):
-  """Raises where microbatches would not be of one size; `name`: of a batch."""
+  """Raises unless num_microbatches divides the batch size in field `name`."""
   size, number = getattr(config, name), config.num_microbatches
   if size % number:
     raise checks.wrong(

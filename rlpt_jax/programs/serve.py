@@ -1,4 +1,4 @@
-"""Answers OpenAI's API over HTTP with a model."""
+"""Serves a model over HTTP with OpenAI's API."""
 
 import asyncio
 import ipaddress
@@ -20,11 +20,11 @@ from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.serving import connections, http
 from rlpt_jax.serving.protocol import Served
 
-# Most calls ask for one answer, so that every slot has a prompt of its own; of
-# those that ask for several, so many share the cache of the prompt.
+# Most calls ask for one completion, so every slot has room for a prompt of its
+# own. Of a call that asks for several, this many share the prompt's cache.
 GROUP = 4
-# Connections besides those that a completion runs or waits for: clients keep
-# some open between two calls.
+# Connections in addition to those of running and waiting completions: clients
+# keep some open between calls.
 RESTING = 256
 
 
@@ -45,26 +45,26 @@ def serve(
   tensor: int = 1,
   token_env: str | None = None,
 ):
-  """Answers OpenAI's API over HTTP with a model.
+  """Serves a model over HTTP with OpenAI's API.
 
-  Routes are /v1/completions, /v1/chat/completions, /v1/models and /health. Says
-  where it serves once it does; Ctrl-C or SIGTERM ends it.
+  The routes are /v1/completions, /v1/chat/completions, /v1/models and /health.
+  It prints its address when it is ready; Ctrl-C or SIGTERM stops it.
 
   Args:
-    model: A Hugging Face directory or a directory of checkpoints.
-    host: The address to listen on; 0.0.0.0 is every one of this machine.
-    port: 0 picks a free one.
-    name: What clients call the model; by default as its directory.
-    slots: Completions that run at the same time.
+    model: A Hugging Face directory or a checkpoint directory.
+    host: The address to listen on; 0.0.0.0 means all addresses.
+    port: The port; 0 picks a free one.
+    name: The model's name for clients; by default that of its directory.
+    slots: The number of completions sampled at once.
     max_prompt_tokens: Longer prompts are refused.
-    max_new_tokens: The most that a call may ask for.
-    max_waiting: Completions that may wait for a slot; more are told to come
-      again.
-    dtype: Of weights and activations; log-probabilities are float32.
-    cache_dtype: Of keys and values, if not that of the rest.
-    tokenizer: 'bytes', or a path, instead of the model's own.
-    step: Which checkpoint; by default the newest.
-    tensor: Devices that share one copy of the model.
+    max_new_tokens: The most tokens that a call may ask for.
+    max_waiting: The number of completions that may wait for a slot; calls
+      beyond it are told to retry.
+    dtype: The dtype of weights and activations; log-probabilities are float32.
+    cache_dtype: The dtype of keys and values; by default the same as dtype.
+    tokenizer: 'bytes' or a path, instead of the model's own.
+    step: The checkpoint step; by default the newest.
+    tensor: The number of devices that share one copy of the model.
     token_env: An environment variable with the token that clients must send.
   """
   if jax.process_count() > 1:
@@ -83,7 +83,7 @@ def serve(
   token = read_token(token_env)
   files = model_files.find(model, step=step)
   loaded_tokenizer = files.load_tokenizer(tokenizer)
-  # Before the weights: what stands in the way is known now.
+  # Before the weights are loaded, so that a port in use fails at once.
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):
       print(warning, file=sys.stderr)
@@ -144,7 +144,7 @@ async def _run(
 
 
 def room_for(max_samples: int) -> int:
-  """How many connections the server accepts."""
+  """Returns the number of connections to accept; warns if it is too small."""
   wanted = max_samples + RESTING
   found = connections.most(wanted)
   if found < max_samples:
@@ -158,7 +158,10 @@ def room_for(max_samples: int) -> int:
 
 
 def read_token(variable: str | None) -> str | None:
-  """What clients must send, from the environment: a command line is seen."""
+  """Returns the token that clients must send.
+
+  It comes from the environment, because other users can see a command line.
+  """
   if variable is None:
     return None
   token = os.environ.get(variable, '').strip()
@@ -171,7 +174,7 @@ def read_token(variable: str | None) -> str | None:
 
 
 def exposure(sock: socket.socket, token_env: str | None) -> str | None:
-  """A warning where others than this machine may ask without a token."""
+  """Returns a warning if other machines can connect and no token is needed."""
   address = sock.getsockname()[0]
   if ipaddress.ip_address(address).is_loopback or token_env:
     return None

@@ -1,4 +1,4 @@
-"""The quickstart's base model and judge, made again from nothing."""
+"""Trains the quickstart's base model and judge from scratch."""
 
 import hashlib
 import itertools
@@ -30,7 +30,7 @@ TAGS = extract.START, extract.END
 
 
 def write_world(folder: pathlib.Path, **counts: int):
-  """The world's files, with the prompts and tags that we train with."""
+  """Writes the world's files, with the prompts and tags used in training."""
   lessons.write(
     folder,
     templates=TEMPLATES,
@@ -41,7 +41,7 @@ def write_world(folder: pathlib.Path, **counts: int):
 
 
 def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
-  """Makes base/ and judge/ in a folder that has their gin files."""
+  """Trains base/ and judge/ in a folder that has their gin files."""
   stages.do(
     'texts and pairs for the models, in world_of_models/',
     lambda: write_world(
@@ -65,7 +65,7 @@ def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
 
 
 def describe(workdir: pathlib.Path, name: str, *, seed: int):
-  """Writes the card of a model that was made here, with what it can do."""
+  """Writes the card of a model trained here, with its measured quality."""
   folder = workdir / name
   last = (
     (workdir / f'{name}_run' / 'metrics.jsonl').read_text().splitlines()[-1]
@@ -90,21 +90,21 @@ learned from was made by that generator.
 
 
 def open_judge(folder: pathlib.Path) -> judges.Weighing:
-  """The judge as the quickstart asks it."""
+  """Returns the judge with the settings of the quickstart."""
   return judges.Weighing(
     model=str(folder), chat=False, dtype='float32', rows=32
   )
 
 
 def write_random(folder: pathlib.Path, *, seed: int):
-  """A Hugging Face directory with a tokenizer and weights that know nothing."""
+  """Writes a Hugging Face directory with a tokenizer and random weights."""
   some = list(itertools.islice(world.documents(seed), 4000))
   thoughts = [f' {step.thought}' for d in some for step in d.steps if step]
   config = zoo.get(MODEL)
   specs = decoder_lib.specs(config)
   params = weights.init(specs, jax.random.key(seed), layout=make_layout())
-  # A model so small learns to copy, which all else stands on, in half the steps
-  # when at first a token weighs more than what layers add to it.
+  # With larger embeddings and smaller layer outputs at the start, a model this
+  # small learns to copy, on which all else builds, in half the steps.
   scales = {'embed': 4.0, 'layers/w_o': 0.35, 'layers/w_down': 0.35}
   arrays = [
     (path, x.dtype, lambda x=x: jax.device_get(x))
@@ -121,19 +121,19 @@ def write_random(folder: pathlib.Path, *, seed: int):
 
 
 def fixed_lines() -> list[str]:
-  """What prompts always say between their places, and marks of answers."""
+  """Returns the fixed texts between prompt placeholders, and answer marks."""
   pieces = [
     piece
     for template in TEMPLATES.values()
     for piece in re.split(r'\{\w+\}', template)
   ]
-  # A blank before a sentence is the sentence's, as in a text.
+  # A space before a sentence belongs to the sentence, as in running text.
   asked = [piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)]
   marks = ['\n\n', *TAGS, 'Score: 0', 'Score: 1']
   return [piece for piece in [*pieces, *asked] if piece] + marks
 
 
 def checksum(folder: pathlib.Path) -> str:
-  """Of the weights in a directory."""
+  """Returns the SHA-256 of the weights in a directory."""
   data = (folder / 'model.safetensors').read_bytes()
   return hashlib.sha256(data).hexdigest()

@@ -1,5 +1,7 @@
-"""Stages of a longer story, each done once: what is done is noted in a file, so
-that a story which was interrupted goes on.
+"""Runs the stages of a long program, each of them once.
+
+A file records the stages that are done, so that an interrupted program
+continues.
 """
 
 import contextlib
@@ -16,11 +18,11 @@ from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
 NOTES = 'quickstart.json'
 GOES_ON = 'the same command goes on here'
-INTERRUPTED = 130  # The status of a command after Ctrl-C.
+INTERRUPTED = 130  # The exit status after Ctrl-C.
 
 
 class Stages:
-  """Runs what is not done yet in a folder; refuses one with other settings."""
+  """Runs unfinished stages in a folder; raises if its settings differ."""
 
   def __init__(self, workdir: pathlib.Path, settings: dict[str, Any]):
     self._workdir, self._path = workdir, workdir / NOTES
@@ -47,7 +49,7 @@ class Stages:
     self._save()
 
   def do(self, title: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns (JSON), or returned when this stage was done."""
+    """Runs `work` unless this stage is done; returns its result (JSON)."""
     self._announce(title)
     done = self._notes['done']
     if title not in done:
@@ -56,10 +58,10 @@ class Stages:
     return done[title]
 
   def run(self, title: str, *command: str):
-    """Runs `rlpt COMMAND` in the folder, in sight.
+    """Prints `rlpt COMMAND`, and runs it in the folder unless it is done.
 
-    In this process: libraries load once, and what one stage has compiled the
-    next one finds.
+    It runs in this process, so that libraries load once and later stages find
+    compiled programs.
     """
     shown = shlex.join(['rlpt', *command])
     self._announce(title)
@@ -90,7 +92,7 @@ class Stages:
 
 
 def status_of(command: Sequence[str], folder: pathlib.Path) -> int:
-  """The exit status of `rlpt COMMAND`, run in a folder."""
+  """Runs `rlpt COMMAND` in a folder and returns its exit status."""
   from rlpt_jax import cli
 
   with contextlib.chdir(folder), sigterm_interrupts():
@@ -102,7 +104,7 @@ def status_of(command: Sequence[str], folder: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-  """Takes SIGTERM for Ctrl-C, where a command does not hear it itself."""
+  """Treats SIGTERM as Ctrl-C, for commands that do not handle it themselves."""
 
   def interrupt(number, frame):
     del number, frame

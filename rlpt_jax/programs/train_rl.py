@@ -1,4 +1,4 @@
-"""Learns from groups of completions and their rewards: RLPT, on-policy."""
+"""Trains a policy by on-policy RL on groups of completions: RLPT."""
 
 import contextlib
 import dataclasses
@@ -62,10 +62,10 @@ SHOWN = (
   ('gradient', 'gradient_norm', '.3f'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
-# Beside them where they are not 0.
+# Also shown, if not 0.
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
-# Settings that may change between starts: they change speed or length, and not
-# what a step computes.
+# Settings that may change when a run resumes: they affect speed or length, but
+# not what a step computes.
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
   'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
@@ -75,32 +75,36 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """A run. Papers: RLPT is 512 prompts of 8 samples at temperature 1, up to
-  8,192 tokens, learning rate 1e-6, no KL (2509.19249, section 4.1).
+  """The settings of a run.
 
-  model: a Hugging Face directory, a directory of checkpoints, or random:NAME
-    with a name of the zoo.
+  RLPT uses 512 prompts with 8 samples each at temperature 1, up to 8,192
+  tokens, learning rate 1e-6 and no KL (2509.19249, section 4.1).
+
+  model: a Hugging Face directory, a checkpoint directory, or random:NAME with
+    the name of a model in the zoo.
   reward: (examples, completions) -> Scores.
-  prompts: of a batch, with `sampling.samples` completions each.
+  prompts: prompts per batch, with `sampling.samples` completions each.
   flat_groups: groups whose rewards agree teach nothing. 'keep' counts them in
     the denominators of the loss, 'drop' does not (ScaleRL), 'refill' samples
-    other prompts in their place (DAPO), up to `refill_rounds` times.
-  truncated: 'drop' leaves completions without an end out of their groups and of
-    the loss (ScaleRL); to 'keep' them teaches with their reward.
+    other prompts in their place (DAPO), in at most `refill_rounds` rounds,
+    including the first.
+  truncated: 'drop' excludes completions cut at the length limit from their
+    groups and the loss (ScaleRL); 'keep' trains on them and their reward.
   max_pass_rate: examples that reach it are not sampled again (curriculum.py).
   score: in_groups computes a prompt once for its group, in_rows for each row.
-  kl: an estimate from algorithms/kl.py, times `kl_weight` in the loss; the
+  kl: an estimator of algorithms/kl.py, added to the loss times `kl_weight`; the
     reference is the model that the run began with.
-  reward_kl_weight: of k1 to the same reference, in the reward.
-  held_out: what the policy is tried on before the first step and after every
-    `held_out_every` of them, with the same reward.
-  held_out_sampling: None: once an example, and else as it is sampled to learn.
-    Its longest completions have room in every slot.
-  slots: completions that run at the same time; None: all of a batch.
-  rollout_tokens: the files of rollouts have every token and its probability.
-  max_skipped: updates that are not finite, in a row, before the run stops.
-  max_unjudged: steps in a row with as good as no verdict of the reward, before
-    the run stops (verdicts.py).
+  reward_kl_weight: weight of k1 to the same reference, subtracted from the
+    reward.
+  held_out: data that the policy is evaluated on with the same reward: before
+    the first step, every `held_out_every` steps, and after the last.
+  held_out_sampling: by default `sampling` with one sample per example. Every
+    slot has room for its longest completions.
+  slots: completions sampled at once; None: all of a batch.
+  rollout_tokens: rollout files include every token and its log-probability.
+  max_skipped: non-finite updates in a row after which the run stops.
+  max_unjudged: steps in a row with almost no verdicts after which the run stops
+    (verdicts.py).
   """
 
   model: Name
@@ -161,13 +165,13 @@ class Config:
 
   @property
   def tried(self) -> Sampling:
-    """How the policy is sampled on held-out examples."""
+    """The sampling settings for held-out examples."""
     once = dataclasses.replace(self.sampling, samples=1)
     return self.held_out_sampling or once
 
 
 def check_alone(config: Config):
-  """Raises where one completion of a prompt would teach nothing."""
+  """Raises if a completion that is alone in its group would teach nothing."""
   if advantages.needs_groups(config.advantages):
     why = f'{settings.described(config.advantages)} compares it with its group'
   elif config.flat_groups != 'keep':
@@ -181,14 +185,15 @@ def check_alone(config: Config):
 
 
 def train_rl(config: Config, *, workdir: pathlib.Path):
-  """Learns from groups of completions and their rewards.
+  """Trains a policy by RL on groups of completions and their rewards.
 
-  Started again with the same settings it goes on where it was. Ctrl-C and
-  SIGTERM save after the step that runs; SIGTERM exits with status 75. So does a
-  judge that is gone for longer than the run waits; what was sampled is kept.
+  Started again with the same settings, the run resumes. Ctrl-C and SIGTERM save
+  after the current step; SIGTERM exits with status 75. If a judge is
+  unavailable for longer than the run waits, the run saves its samples and exits
+  with status 75 too.
 
   Args:
-    workdir: The run's folder; it gets checkpoints, metrics and rollouts.
+    workdir: The run's folder, for checkpoints, metrics and rollouts.
   """
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
@@ -216,7 +221,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       )
     )
     parts = list(settings.objects(config.reward))
-    for part in parts:  # Judges, and pools of processes.
+    for part in parts:  # Judges and process pools.
       if hasattr(part, 'close') and not isinstance(part, type):
         stack.callback(part.close)
     if max(store.steps(), default=0) < config.num_steps:
@@ -225,12 +230,13 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       store, files, decoder.layout, optimizer, seed=config.seed
     )
     first_step = int(state.step)
-    # Metrics of a step before it, whose held-out examples had no verdict yet.
+    # The metrics of the step before, if the judge failed in its held-out
+    # evaluation.
     unfinished = record.get('unfinished')
     if first_step >= config.num_steps and on_one_host(runs.has_lines)(
       workdir, first_step
     ):
-      unfinished = None  # A later start has finished it: nothing is left.
+      unfinished = None  # A later start has finished that step.
     reference = None
     if config.kl or config.reward_kl_weight:
       reference = Reference(
@@ -263,7 +269,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       Engine(sampler, state.params, plan_for(config, tokenizer))
     )
     local = [part for part in parts if isinstance(part, judges.LocalModel)]
-    # A local judge computes on all hosts.
+    # A local judge computes on all hosts, so all must call it.
     reward = on_one_host(config.reward, called_by_all=bool(local))
     kept = on_one_host(unjudged.read)(workdir, first_step, engine.version)
     judge = functools.partial(
@@ -292,7 +298,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )
 
     def position() -> dict[str, Any]:
-      """Where a run that goes on with this state is."""
+      """Returns the record from which a run with this state resumes."""
       return {
         'position': drawn.position,
         'drawn': drawn.count,
@@ -303,13 +309,13 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       }
 
     def save(state, record):
-      writer.sync()  # In this order: core/metrics.py.
+      writer.sync()  # Before the checkpoint: see core/metrics.py.
       runs.save(store, state, files, record)
 
     progress.waiting('compiling: the first step takes the longest')
     try:
       for step in range(first_step - bool(unfinished), config.num_steps):
-        # Where the run goes on if its judge fails during this step.
+        # The run resumes here if its judge fails during this step.
         record, metrics = position(), unfinished
         if not unfinished:
           metrics = {}
@@ -367,7 +373,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           | judges.counts(parts)
           | {'timing/compilations': compiled.count},
         )
-        writer.flush()  # All of it is there.
+        writer.flush()  # The step is done, so this does not wait.
         if told or (step + 1) % config.save_every == 0:
           with timers('save'):
             save(state, position())
@@ -378,7 +384,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       judges.forget(parts, getattr(error, 'answers', ()))
       unjudged.write(workdir, int(state.step), kept, engine.version)
       saved = 'saved what it has sampled'
-      if state.step > 0:  # Before it the folder is free for other settings.
+      # Before the first step, the folder stays free for other settings.
+      if state.step > 0:
         save(state, record)
         saved = f'saved after step {state.step}, with what it has sampled since'
       if jax.process_index() == 0:
@@ -390,15 +397,15 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-  """What a step learns from."""
+  """The samples of a step, and the batch it trains on."""
 
-  judged: Judged  # All that was sampled.
-  learned: list[bool]  # Which groups are in the loss.
+  judged: Judged  # Everything that was sampled.
+  learned: list[bool]  # Per group, True if in the loss.
   batch: Batch
-  advantages_PG: np.ndarray  # Of all; NaN: not in the loss.
+  advantages_PG: np.ndarray  # NaN where not in the loss.
 
   def advantages(self) -> dict[str, float]:
-    """The mean and the standard deviation of those in the loss."""
+    """Returns the mean and standard deviation of advantages in the loss."""
     there = self.advantages_PG[~np.isnan(self.advantages_PG)]
     there = there.astype(np.float64) if there.size else np.zeros(1)
     return {
@@ -416,7 +423,7 @@ def collect(
   reference: Reference | None,
   timers: Timers,
 ) -> Collected | None:
-  """Samples until there are groups enough; None where the data has ended."""
+  """Samples until there are enough groups; None if the data has ended."""
   keeps_flat = config.flat_groups == 'keep'
   rounds = config.refill_rounds if config.flat_groups == 'refill' else 1
   parts, missing = [], config.prompts
@@ -440,8 +447,8 @@ def collect(
       judged = reference.penalized(
         judged, config.reward_kl_weight, config.prompts, longest(config)
       )
-  # Groups in the loss come first; flat ones fill the places that are left, so
-  # that a batch is never empty.
+  # Groups in the loss come first; flat ones fill the rest of the batch, so that
+  # it is never empty.
   order = sorted(range(len(learned)), key=lambda p: not learned[p])
   del order[config.prompts :]
   batch = make_batch(
@@ -459,7 +466,7 @@ def collect(
 
 
 def longest(config: Config) -> tuple[int, int]:
-  """Tokens of the longest prompt and completion, as kernels take them."""
+  """Returns the longest prompt and completion in tokens, as bucket sizes."""
   return (
     bucket(config.max_prompt_tokens),
     bucket(config.sampling.max_new_tokens),
@@ -467,7 +474,7 @@ def longest(config: Config) -> tuple[int, int]:
 
 
 def plan_for(config: Config, tokenizer) -> Plan:
-  """Room for a batch and for what is held out."""
+  """Returns an engine plan with room for a batch and for held-out examples."""
   tried = (config.sampling, config.tried)
   forced = [x for s in tried if (x := s.interrupted(tokenizer))]
   return Plan(

@@ -1,4 +1,4 @@
-"""Learns text: next-token pre-training and supervised cold start."""
+"""Trains on text: next-token pre-training and supervised cold start."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,8 @@ SHOWN = (
   ('rate', 'learning_rate', '.1e'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
-# Settings that do not change what a run computes, or only how far it goes.
+# Settings that may change when a run resumes: they affect speed or length, but
+# not what a step computes.
 MAY_CHANGE = (
   'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
   'num_microbatches', 'max_skipped',
@@ -46,18 +47,21 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """A run; which tokens are learned is the task's: all of a text (tasks.Ntp),
-  or what the assistant says (tasks.Sft).
+  """The settings of a run.
 
-  RLPT's cold start: batches of 1,024, learning rate 2e-5, cosine, 3 epochs
-  (2509.19249, section 4.1; of rows or of conversations it does not say).
+  The task decides which tokens are in the loss: all of a text (tasks.Ntp), or
+  what the assistant says (tasks.Sft).
 
-  model: a Hugging Face directory, a directory of checkpoints, or random:NAME
-    with a name of the zoo.
-  batch_size: rows of an update, of the task's row_tokens each.
-  held_out: rows that are not learned from; their loss is taken before the first
-    step and after every `held_out_every` of them.
-  max_skipped: updates that are not finite, in a row, before the run stops.
+  RLPT's cold start uses batches of 1,024, learning rate 2e-5, cosine, 3 epochs
+  (2509.19249, section 4.1; it does not say if the batch counts rows or
+  conversations).
+
+  model: a Hugging Face directory, a checkpoint directory, or random:NAME with
+    the name of a model in the zoo.
+  batch_size: rows per update, of the task's row_tokens each.
+  held_out: rows that are not trained on; their loss is computed before the
+    first step, every `held_out_every` steps, and after the last.
+  max_skipped: non-finite updates in a row after which the run stops.
   """
 
   model: Name
@@ -83,13 +87,13 @@ class Config:
 
 
 def train_sft(config: Config, *, workdir: pathlib.Path):
-  """Learns text: next-token pre-training and supervised cold start.
+  """Trains on text: next-token pre-training and supervised cold start.
 
-  Started again with the same settings it goes on where it was. Ctrl-C and
-  SIGTERM save after the step that runs; SIGTERM exits with status 75.
+  Started again with the same settings, the run resumes. Ctrl-C and SIGTERM save
+  after the current step; SIGTERM exits with status 75.
 
   Args:
-    workdir: The run's folder; it gets checkpoints and metrics.
+    workdir: The run's folder, for checkpoints and metrics.
   """
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
@@ -137,7 +141,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     preempted = stack.enter_context(preemption())
 
     def save(state):
-      writer.sync()  # In this order: core/metrics.py.
+      writer.sync()  # Before the checkpoint: see core/metrics.py.
       runs.save(store, state, files, {'position': position, 'totals': totals})
 
     said = None
@@ -155,7 +159,8 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         batch = put(layout, loaded.examples, config.batch_size)
       with timers('update'):
         before, (state, said) = said, update(state, batch)
-        if before:  # For this one it would have to wait, devices idle.
+        # The previous update: waiting for this one would idle the devices.
+        if before:
           runs.check_skipped(config.max_skipped, step - 1, before)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
@@ -183,7 +188,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
 
 
 def loss_of_rows(decoder: Decoder, params, batch):
-  """(share of the mean over the batch's tokens of -log p, what each has)."""
+  """Returns (share of the batch's mean of -log p, values of each token)."""
   logprobs_BT, entropies_BT = scoring.in_packed_rows(
     decoder, params, batch['tokens_BT'], batch['segments_BT']
   )
@@ -194,7 +199,7 @@ def loss_of_rows(decoder: Decoder, params, batch):
 
 
 def measure(batch, rows) -> dict[str, jax.Array]:
-  """What a step says of the tokens that it learned."""
+  """Returns the metrics of the tokens in the loss."""
   weights_BT = batch['weights_BT']
   return {
     'entropy': jnp.sum(weights_BT * rows['entropies_BT'], where=weights_BT > 0),
@@ -203,9 +208,7 @@ def measure(batch, rows) -> dict[str, jax.Array]:
 
 
 def put(layout: Layout, rows: Rows, batch_size: int) -> dict[str, jax.Array]:
-  """This host's share of a batch, as a part of it, with the weight of each
-  token in the loss.
-  """
+  """Puts this host's rows into the global batch, with loss weights."""
   _, hosts = layout.share(batch_size)
   tokens_BT, segments_BT, loss_BT = (
     layout.put_share(_filled(x, batch_size // hosts), batch_size, 'batch', None)
@@ -219,18 +222,18 @@ def put(layout: Layout, rows: Rows, batch_size: int) -> dict[str, jax.Array]:
 
 
 def _filled(x_BT: np.ndarray, rows: int) -> np.ndarray:
-  """The last batch of the data may have fewer rows; the rest is padding."""
+  """Pads to `rows` rows: the last batch of the data may have fewer."""
   return np.pad(x_BT, ((0, rows - len(x_BT)), (0, 0)))
 
 
 @jax.jit
 def _weights(loss_BT):
-  """A mean over all tokens of the batch, those of other hosts too."""
+  """Returns weights for a mean over all tokens of the batch, on all hosts."""
   return loss_BT / jnp.maximum(loss_BT.sum(), 1)
 
 
 def read_held_out(config: Config, layout: Layout):
-  """A batch of rows that are not learned from."""
+  """Returns the batch of held-out rows, or None."""
   if config.held_out is None:
     return None
   rows = config.held_out_rows
@@ -245,7 +248,7 @@ def read_held_out(config: Config, layout: Layout):
 def count(
   model, config: Config, rows: Rows, totals: dict[str, int]
 ) -> dict[str, int]:
-  """What this host's share of the update took; `totals` is added to."""
+  """Returns this host's compute of an update, and adds it to `totals`."""
   lengths = [
     length
     for segments_T in rows.segments_BT

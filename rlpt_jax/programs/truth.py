@@ -1,6 +1,4 @@
-"""The small world's ground truth: as a reward, of answers in a file, and of a
-judge that is compared with it.
-"""
+"""Scores predictions, answers and judges by the small world's ground truth."""
 
 import collections
 import dataclasses
@@ -15,7 +13,7 @@ from rlpt_jax.rewards.scores import Reward, Verdict
 
 
 def truth() -> Reward:
-  """1 for a prediction that is true in the small world, 0 for any other."""
+  """Returns a reward: 1 for a prediction that is true in the world, else 0."""
 
   @scores.each
   def reward(example, completion):
@@ -29,8 +27,10 @@ def truth() -> Reward:
 
 
 def beside(reward: Reward) -> Reward:
-  """The same reward, with the truth as a part that is only looked at: what a
-  policy has from a judge's mistakes shows between the two.
+  """Returns the same reward with the truth as a part, for metrics only.
+
+  The difference between the two shows what a policy gains by a judge's
+  mistakes.
   """
   look = truth()
 
@@ -45,10 +45,11 @@ def beside(reward: Reward) -> Reward:
 def accuracy(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> dict[str, float]:
-  """The share of answers that are true: of all, by task, by kind of document.
+  """Returns the share of true answers: of all, by task, by kind of document.
 
-  answers: what `rlpt generate` wrote for the prompts of `questions`: of each,
-  in their order, as many. Equal prompts may go on in different ways.
+  answers: what `rlpt generate` wrote for the prompts of `questions`: the same
+    number for each, in their order. The order matters because equal prompts may
+    have different references.
   """
   right = collections.defaultdict(list)
   for question, _, is_right in _checked(questions, answers):
@@ -59,10 +60,10 @@ def accuracy(
 
 @dataclasses.dataclass(frozen=True)
 class Manners:
-  """How answers come to their prediction, and which of them are right."""
+  """The shares of answers that predict and think, and that are right."""
 
-  predict: float  # The share with a prediction at all.
-  think: float  # The share that says something before it.
+  predict: float  # The share with a prediction.
+  think: float  # The share with text before it.
   right_thinking: float
   right_guessing: float
 
@@ -75,12 +76,12 @@ class Manners:
 
 
 def manners(questions: pathlib.Path, answers: pathlib.Path) -> Manners:
-  """Whether it pays to think, by the same files."""
+  """Compares answers with and without thoughts; arguments as in `accuracy`."""
   predict, right = [], {True: [], False: []}
   for _, completion, is_right in _checked(questions, answers):
     predict.append(extract.prediction(completion).text is not None)
     thought, *_ = completion.partition(extract.START)
-    # A tag too many is no thought.
+    # One or two words, such as a stray tag, are not a thought.
     right[len(thought.split()) > 2].append(is_right)
   return Manners(
     predict=sum(predict) / len(predict),
@@ -93,7 +94,7 @@ def manners(questions: pathlib.Path, answers: pathlib.Path) -> Manners:
 def _checked(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> Iterator[tuple[dict, str, bool]]:
-  """(question, completion, whether it is true) of every answer."""
+  """Yields (question, completion, True if it is right) for every answer."""
   asked, told = list(_lines(questions)), list(_lines(answers))
   each = max(len(told) // len(asked), 1)
   wanted = [question for question in asked for _ in range(each)]
@@ -104,18 +105,18 @@ def _checked(
     )
   for question, line in zip(wanted, told, strict=True):
     predicted = extract.prediction(line['completion']).text or ''
-    references = ' '.join(question['references'])  # Bare sentences.
+    references = ' '.join(question['references'])  # They have no outer spaces.
     yield question, line['completion'], is_true_prefix(predicted, references)
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """How a judge compares with the truth, over `count` pairs."""
+  """The agreement of a judge with the truth, over `count` pairs."""
 
   count: int
   accuracy: float
-  false_accepts: float  # Of what is wrong, the share that it lets pass.
-  false_rejects: float  # Of what is right, the share that it turns down.
+  false_accepts: float  # The share of wrong predictions that it accepts.
+  false_rejects: float  # The share of right ones that it rejects.
 
   def __str__(self):
     return (
@@ -128,7 +129,7 @@ class Agreement:
 def agreement(
   score: Score, pairs: pathlib.Path, *, threshold: float = 0.5
 ) -> Agreement:
-  """Asks a judge, as judge.by_probability does, about pairs with answers."""
+  """Compares a judge, asked as by judge.by_probability, with labeled pairs."""
   lines = list(_lines(pairs))
   weighed = score([line['prompt'].rstrip('\n') for line in lines])
   found = collections.Counter()
@@ -146,6 +147,6 @@ def agreement(
 
 
 def _lines(path: pathlib.Path):
-  # Not splitlines: what a model said may hold other separators.
+  # Not splitlines: a completion may hold other separators.
   with path.open(encoding='utf-8') as file:
     yield from map(json.loads, file)

@@ -1,7 +1,7 @@
 """Saves completions that still need a verdict, in a run's unjudged.npz.
 
-A run whose judge is gone leaves them there, with the step that sampled them.
-The next start asks about them and samples nothing twice.
+A run whose judge fails saves them, with the step that sampled them. The next
+start asks the judge about them and samples nothing twice.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ Groups = Mapping[str, Sequence[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """A sample as it was: rollouts.Sample, read back."""
+  """A rollouts.Sample, read back."""
 
   text: str
   finish_reason: str
@@ -44,7 +44,10 @@ class Kept:
 
 
 def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
-  """Keeps what `step` has sampled. `version`: of its weights in the engine."""
+  """Saves the samples of `step`.
+
+  version: the engine's current version of the weights.
+  """
   if jax.process_index() != 0:
     return
   samples = [sample for group in groups.values() for sample in group]
@@ -74,8 +77,9 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
 
 
 def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
-  """What `step` has sampled before; nothing of another step or with other
-  settings. `version`: of the same weights in the engine now.
+  """Returns the saved samples of `step`, or none if step or settings differ.
+
+  version: the engine's current version; saved versions are shifted to it.
   """
   path = workdir / FILE
   try:
@@ -112,14 +116,15 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
 
 
 def _settings(workdir: pathlib.Path) -> dict[str, Any]:
-  """All that may matter to sampling; a reward that is broken may be another
-  when the run starts again.
+  """Returns the settings that may affect sampling.
+
+  The reward is left out: if it was broken, it may change before the next start.
   """
   found = json.loads((workdir / runs.CONFIG).read_text())
   return {name: x for name, x in found.items() if name != 'reward'}
 
 
 def remove(workdir: pathlib.Path):
-  """Forgets them, once a later step is saved."""
+  """Deletes the file, once a later step is saved."""
   if jax.process_index() == 0:
     (workdir / FILE).unlink(missing_ok=True)

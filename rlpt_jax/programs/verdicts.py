@@ -1,6 +1,6 @@
 """Stops a run whose reward gives no verdicts any more.
 
-A broken judge must not use up the data, whatever it answers.
+Otherwise a broken judge would use up the data.
 """
 
 import collections
@@ -13,14 +13,14 @@ from rlpt_jax.programs import collecting, judges
 from rlpt_jax.programs.collecting import Judged
 from rlpt_jax.rewards.scores import Scores
 
-ENOUGH = 8  # Asked, and not one verdict: no accident.
-FEW = 0.05  # Of those asked: as good as none.
+ENOUGH = 8  # No verdict on so many is no accident.
+FEW = 0.05  # Verdicts up to this share count as none.
 
 logger = logging.getLogger(__name__)
 
 
 class NoVerdicts(ValueError):
-  """A reward is broken; `answers`: what its judge answered instead."""
+  """Raised if a reward is broken; `answers` are those without a verdict."""
 
   def __init__(self, message: str, answers: frozenset[str] = frozenset()):
     super().__init__(message, answers)
@@ -31,18 +31,22 @@ class NoVerdicts(ValueError):
 
 
 class Verdicts:
-  """Watches the verdicts of a run, step by step."""
+  """Monitors the verdicts of a run, step by step."""
 
   def __init__(self, patience: int, in_a_row: int = 0):
-    """patience: steps in a row with as good as no verdict, before it raises.
-    in_a_row: those of them that an earlier run has counted.
+    """Sets the patience, and continues the count of an earlier run.
+
+    patience: steps in a row with almost no verdicts before it raises.
+    in_a_row: the number of such steps that an earlier run has counted.
     """
     self._patience, self.in_a_row = patience, in_a_row
     self._has_warned = False
 
   def check(self, step: int, judged: Judged):
-    """Warns where the first verdicts are missing; raises where there is none of
-    enough that were asked for, or hardly any for some steps.
+    """Warns at the first missing verdicts; raises if the reward seems broken.
+
+    It raises if no completion has a verdict, if none of ENOUGH or more expected
+    verdicts came, or if hardly any came for `patience` steps in a row.
     """
     rewards_PG = judged.scores.rewards_PG
     asked_PG = collecting.asked(judged)
@@ -52,7 +56,7 @@ class Verdicts:
       is_bad = asked - missing <= FEW * asked
       self.in_a_row = self.in_a_row + 1 if is_bad else 0
     is_nothing = bool(np.isnan(rewards_PG).all())
-    if is_nothing and not asked:  # Nothing to compare with, say.
+    if is_nothing and not asked:  # No example has a reference, say.
       asked_PG = missing_PG = np.isnan(rewards_PG)
       asked = missing = missing_PG.sum()
     if not missing:
@@ -82,7 +86,7 @@ def _advice(step: int) -> str:
     return (
       'Mend that and start again: the run goes on with the same completions.'
     )
-  # What has learned from one reward does not go on with another.
+  # A policy trained on one reward must not continue with another.
   return (
     'Mend that without other settings and start again: the run goes on with '
     'the same completions. Other settings of the reward need another workdir; '
@@ -91,7 +95,7 @@ def _advice(step: int) -> str:
 
 
 def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:
-  """What is missing and why, with an answer as an example and a cure."""
+  """Says what is missing and why, with an example answer and a fix."""
   reasons = collections.Counter(scores.reasons_PG[missing_PG].tolist())
   said = ', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common())
   found = f'{missing_PG.sum():,} of {asked:,} verdicts are missing ({said})'
@@ -100,7 +104,7 @@ def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:
 
 
 def _unread(scores: Scores) -> Iterator[tuple[str, str]]:
-  """(reason, what the judge answered) where that is no verdict."""
+  """Yields (reason, the judge's answer) for each answer without a verdict."""
   if scores.answers_PG is not None:
     for place in zip(*np.nonzero(np.isnan(scores.rewards_PG)), strict=True):
       if scores.answers_PG[place] is not None:
