@@ -1,13 +1,12 @@
-"""Answers that were paid for, kept in a file: a run that is killed and started
-again asks only what it does not know.
+"""A file of judge answers: a restarted run asks only what has no answer yet.
 
-A line is {"key": ..., "answer": ...}, appended by one write that begins with
-the line break: what kill -9 leaves may be a line without its end, which is
-skipped and its question asked again, but what follows is on a line of its own.
-An answer of null takes back what was there under its key.
-No fsync: a power cut may lose the newest answers, never spoil the others.
-Several processes of a machine may append to one file; each knows what was there
-when it opened it, and what it adds.
+Each line is {"key": ..., "answer": ...}. An append is one write that starts
+with the line break, so kill -9 can only leave an unfinished last line: it is
+skipped when the file is read, and the next entry starts on a line of its own.
+An answer of null deletes the earlier answer of its key. There is no fsync: a
+power failure may lose the newest answers but never damages the others. Several
+processes on one machine may append to one file; each sees what was in the file
+when it opened it, and its own entries.
 """
 
 import hashlib
@@ -20,20 +19,20 @@ from typing import Any
 
 
 def content_key(**content: Any) -> str:
-  """The same for the same content, whatever the order of its fields."""
-  # Escaped, since a lone surrogate has no UTF-8.
+  """Returns a hash of the content, whatever the order of its fields."""
+  # ASCII escapes, because UTF-8 cannot encode a lone surrogate.
   data = json.dumps(content, sort_keys=True, ensure_ascii=True).encode()
   return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class AnswerCache:
-  """What was answered under a key; `skipped` counts lines that are none."""
+  """Answers by key; `skipped` counts the lines that could not be read."""
 
   def __init__(self, path: str | pathlib.Path):
     self.path, self.skipped = pathlib.Path(path), 0
     self._answers: dict[bytes, str] = {}
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    # Of its owner alone: answers quote what was asked.
+    # Readable by the owner only: answers may quote prompts.
     self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with open(self._file, 'rb', closefd=False) as lines:
       for line in lines:
@@ -51,23 +50,23 @@ class AnswerCache:
     except (ValueError, TypeError, KeyError):
       self.skipped += bool(line.strip())
       return
-    # Few answers differ: 'Score: 1' is held once.
+    # Interned, because most answers are equal ('Score: 1').
     self._answers[key] = sys.intern(answer)
 
   def __len__(self) -> int:
     return len(self._answers)
 
   def get(self, key: str) -> str | None:
-    """The answer, if there is one."""
+    """Returns the answer stored under the key, or None."""
     return self._answers.get(bytes.fromhex(key))
 
   def put(self, key: str, answer: str):
-    """Keeps an answer from now on, in the file too."""
+    """Stores an answer in memory and in the file."""
     self._append(key, answer)
     self._answers[bytes.fromhex(key)] = sys.intern(answer)
 
   def forget(self, answers: Collection[str]):
-    """Whatever was answered by one of these is to be asked again."""
+    """Deletes all entries with one of these answers, to be asked again."""
     for key in [k for k, said in self._answers.items() if said in answers]:
       self._append(key.hex(), None)
       del self._answers[key]
@@ -76,8 +75,8 @@ class AnswerCache:
     data = f'\n{json.dumps({"key": key, "answer": answer})}'.encode()
     try:
       written = os.write(self._file, data)
-      if written < len(data):  # The disk is nearly full: what says so is
-        os.write(self._file, data[written:])  # the next write.
+      if written < len(data):  # The disk is nearly full: the second write
+        os.write(self._file, data[written:])  # raises that error.
     except OSError as error:
       raise OSError(
         error.errno, f'{error.strerror}; the answers of the judge go there',

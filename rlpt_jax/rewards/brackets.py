@@ -1,9 +1,9 @@
-"""Whether what stands in the last [[ ]] is the right answer, as KOR-Bench asks.
+"""Checks whether the last [[ ]] holds the right answer, as KOR-Bench asks.
 
-Both are compared as text, without case, blanks, and what Unicode writes in two
-ways; numbers as numbers. Several answers, '1 or 2', are a set. KOR-Bench's own
-scorer has rules for some puzzles (any valid word, a formula in another order)
-that this one has not: what it accepts there is a lower bound.
+Answers are compared as text, ignoring case, white space and Unicode form;
+numbers by their value; alternatives, '1 or 2', as a set. KOR-Bench's own scorer
+has special rules for some puzzles (any valid word, a formula in another order).
+They are not implemented here, so accuracy on those puzzles is a lower bound.
 """
 
 import fractions
@@ -21,7 +21,7 @@ _RATIONAL = re.compile(r'[+-]?\d{1,30}(\.\d{1,30}|/0*[1-9]\d{0,30})?')
 
 
 def brackets(*, thinking: bool = False) -> Reward:
-  """1 where the last [[ ]] holds references[0]. `thinking`: see `extract`."""
+  """Rewards 1 if the last [[ ]] holds references[0]; `thinking`: `extract`."""
 
   def judge(example, completion: str) -> Verdict:
     gold = _parts(_inside(example.references[0]))
@@ -40,7 +40,7 @@ def brackets(*, thinking: bool = False) -> Reward:
 
 
 def bracketed(text: str) -> Answer:
-  """What stands in the last [[ ]]."""
+  """Returns the content of the last [[ ]]."""
   found = _BRACKETS.findall(text)
   if not found:
     return Answer(None, 'format/missing')
@@ -49,7 +49,7 @@ def bracketed(text: str) -> Answer:
 
 
 def _inside(gold: str) -> str:
-  """The gold without its brackets, of which it may hold some itself."""
+  """Returns the gold without its outer brackets; it may contain others."""
   gold = gold.strip()
   if gold.startswith('[[') and gold.endswith(']]'):
     gold = gold[2:-2]
@@ -57,15 +57,15 @@ def _inside(gold: str) -> str:
 
 
 def _parts(text: str) -> frozenset:
-  """The answers of 'a or b', each as what is compared."""
+  """Returns the alternatives of 'a or b' in the form that is compared."""
   text = text_match.normalized(_unboxed(text), 'NFKC').casefold()
-  # Between words or numbers; 'or' within a word is none.
+  # Splits at an 'or' between words or numbers, not within a word.
   parts = _OR.split(' '.join(text.split()))
   return frozenset(map(_value, filter(None, map(str.strip, parts))))
 
 
 def _unboxed(text: str) -> str:
-  """The text without the first \\boxed{ if its last mark is a }."""
+  """Returns the text without its first \\boxed{ and its final }, if both."""
   text, opened = text.rstrip(), _BOXED.search(text)
   if opened is None or not text.endswith('}', opened.end()):
     return text

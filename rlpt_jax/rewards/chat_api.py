@@ -1,4 +1,4 @@
-"""What a server of OpenAI's API sends, read without trust in it."""
+"""Parses the responses of an OpenAI-compatible server without trusting them."""
 
 import contextlib
 import datetime
@@ -10,7 +10,7 @@ MISTAKES = frozenset({401, 403, 404, 405, 407})
 
 
 class Fault(NamedTuple):
-  """Why there was no answer. `cause` is one of few, to be counted."""
+  """The reason a request got no answer; `cause` has few values, to count."""
 
   cause: str
   detail: str
@@ -19,7 +19,7 @@ class Fault(NamedTuple):
 
   @property
   def is_refusal(self) -> bool:
-    """The server works, but does not want this question."""
+    """True if the server works but refuses this question."""
     return 400 <= self.status < 500 and not (
       self.status in MISTAKES or self.status in (408, 425, 429)
     )
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
 
 
 def answer(data: bytes) -> str | None:
-  """What the model said; None where these are not the bytes of an answer."""
+  """Returns the model's text, or None if the bytes are no valid response."""
   try:
     choice = json.loads(data)['choices'][0]
     said = (
@@ -38,13 +38,13 @@ def answer(data: bytes) -> str | None:
     )
   except (ValueError, TypeError, LookupError, RecursionError):
     return None
-  if said is None:  # All its tokens went into thinking, say.
+  if said is None:  # For example, all its tokens went into thinking.
     return ''
   return said if isinstance(said, str) else None
 
 
 def seconds(retry_after: str) -> float:
-  """How long a Retry-After asks to wait: it is a number or a date."""
+  """Returns the seconds that a Retry-After, a number or a date, asks for."""
   try:
     found = float(retry_after)
   except ValueError:
@@ -59,7 +59,7 @@ def seconds(retry_after: str) -> float:
 
 
 def error_message(text: str) -> str:
-  """The message in the body of an error, or the body where there is none."""
+  """Returns the message in an error's body, or the body if it has none."""
   with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
     return str(json.loads(text)['error']['message'])
   return text

@@ -1,18 +1,18 @@
-r"""The letter that a completion chooses of several options.
+r"""Finds the letter of the option that a completion chooses.
 
-Thinking ends first (`extract.after_thinking`). Then the first rule that finds
-anything says it; of everything said twice, the last counts:
+Thinking is removed first (`extract.after_thinking`). Then the first rule that
+matches decides; if it matches several times, the last match counts:
 
   \boxed{B}, \boxed{\text{(B)}}, \boxed{B. Paris}, \boxed{Paris}
   The answer is (B).   Answer: **B**   The correct option is B   answer is Paris
   (B) or **B** or B., alone on a line
-  (B), where no other rule applies
+  (B)                  anywhere in the text
   ..., so it is B.     the letter that ends the text
-  Paris                the last line names one option, and no other
+  Paris                the last line names exactly one option
 
-A letter without a mark within a sentence is no choice: 'A' is an article and
-'I' a pronoun. What is boxed and is no option is wrong, whatever is said
-elsewhere; where no rule finds anything there is no answer, `format/missing`.
+A bare letter within a sentence is no choice: 'A' is an article and 'I' a
+pronoun. A box that holds no option is wrong, whatever the rest of the text
+says. If no rule matches there is no answer: `format/missing`.
 """
 
 import re
@@ -24,7 +24,7 @@ from rlpt_jax.rewards.scores import Reward, Verdict
 
 _FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mathit|bf|rm)\b\s*')
 _MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
-# The rest is looked at, not taken: 'Answer: The answer is (B)' says it twice.
+# A lookahead, so that matches may overlap: 'Answer: The answer is (B)' has two.
 _SAID = re.compile(
   r'\b(?:answer|option|choice)s?\b[^\n.:]{0,40}?(?:\bis\b|:|=)[ \t:]*'
   r'(?=(?P<rest>[^\n]{1,400}))',
@@ -45,8 +45,10 @@ _LAST = re.compile(r'(?<![A-Za-z0-9])([A-Z])[)\]$*_`.\s]*\Z')
 
 
 def choice(*, thinking: bool = False) -> Reward:
-  """1 for the letter references[0]; the rest of the references are the options'
-  texts, in the order of their letters. `thinking`: see `extract`.
+  """Rewards 1 if the chosen letter is references[0].
+
+  The other references are the texts of the options, in the order of their
+  letters. `thinking`: see `extract`.
   """
 
   def judge(example, completion: str) -> Verdict:
@@ -62,7 +64,7 @@ def choice(*, thinking: bool = False) -> Reward:
 def letter(
   completion: str, options: list[str], *, thinking: bool = False
 ) -> Answer:
-  """The letter that is chosen; '' for something that is no option."""
+  """Returns the chosen letter, or '' if the box holds no option."""
   text, reason = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
@@ -103,13 +105,13 @@ def _last(text: str, letters: str, options: list[str]) -> str | None:
 
 
 def _option(text: str, letters: str, options: list[str]) -> str | None:
-  """The one option that the last line names."""
+  """Returns the letter of the only option that the last line names."""
   lines = text.strip().splitlines()
   line = f' {_plain(lines[-1])} ' if lines else ''
   named = [
     i for i, option in enumerate(options) if f' {_plain(option)} ' in line
   ]
-  # '12' is also in '12 apples', if both are options.
+  # Of the options '12' and '12 apples', '12 apples' names only the second.
   named = [
     i
     for i in named
@@ -122,12 +124,12 @@ def _option(text: str, letters: str, options: list[str]) -> str | None:
 
 
 def _named(text: str, letters: str, options: list[str]) -> str | None:
-  """The letter of what is said to be the answer: a letter, or an option."""
+  """Returns the letter of an answer given as a letter or an option's text."""
   text = _FONT.sub('', text).strip()
   spaced = ' '.join(text.split())
   match = _LEADING.match(spaced)
   if match and match[1] in letters:
-    # 'A dog' may be what an option says.
+    # 'A dog' may be the text of an option.
     is_article = _ARTICLE.match(spaced)
     return (is_article and _option(text, letters, options)) or match[1]
   lower = text.strip(_MARKS)  # 'the answer is b'

@@ -1,6 +1,6 @@
-"""Rewards made of rewards. What each part said is kept, to be logged by itself.
+"""Rewards combined from others; the scores of each part are kept for the log.
 
-Nothing is caught here: a reward that raises stops the run.
+No exception is caught here: a reward that raises stops the run.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from rlpt_jax.rewards.scores import Reward, Scores
 
 
 def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
-  """The sum of weight * reward over {name: (reward, weight)}.
+  """Returns the sum of weight * reward over {name: (reward, weight)}.
 
-  No verdict from one part is no verdict at all: a sum of the others would be
-  another reward, on another scale, for some of a group. A part of weight 0 is
-  only looked at: it is computed, kept, and cannot take a verdict away.
+  If one part has no verdict, the sum has none: without that part, some
+  completions of a group would be rewarded on another scale. A part of weight 0
+  is only recorded: it is computed and kept, and needs no verdict.
   """
   checks.check_arguments(weighted, locals())
   if not rewards:
@@ -32,7 +32,7 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
     first = next(iter(parts.values()))
     total_PG = np.zeros_like(first.rewards_PG)
     reasons_PG = np.full(total_PG.shape, 'scored', object)
-    # Backwards: of several without a verdict the first gives the reason.
+    # Reversed, so that the first part without a verdict gives the reason.
     for name, (_, weight) in reversed(rewards.items()):
       if weight == 0:
         continue
@@ -46,9 +46,9 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
 
 
 def by_kind(rewards: Mapping[str, Reward]) -> Reward:
-  """Asks {kind: reward} about the examples of its kind.
+  """Returns the reward that scores each example with rewards[example.kind].
 
-  A part holds the rows of its kind alone, in order.
+  A part of its scores holds only the rows of that kind, in order.
   """
   checks.check_arguments(by_kind, locals())
 

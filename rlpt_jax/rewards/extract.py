@@ -1,32 +1,32 @@
-r"""The answer in a completion, or why there is none.
+r"""Extracts the answer from a completion, or the reason why there is none.
 
-Of everything that can be said twice, the last counts: a policy that hedges
-gains nothing, and one that quotes its instructions while it thinks loses
-nothing. If the last is broken there is no answer, whatever stood before it.
+If something occurs several times, the last one counts: a policy gains nothing
+by hedging and loses nothing by quoting its instructions while it thinks. If the
+last one is broken there is no answer, whatever precedes it.
 
-Thinking ends first. What precedes the last think tag is never looked at:
+Thinking is removed first. Nothing before the last think tag is read:
 
-  no think tag                       all of the text, or, where the prompt has
-                                     opened <think>, format/thinking
+  no think tag                       the whole text, or format/thinking if the
+                                     prompt has opened <think>
   ... </think> B                     B
-  ... </think> B <think>             format/thinking: cut while it thought
+  ... </think> B <think>             format/thinking: cut off while thinking
 
-Then the prediction: what follows the last start tag, up to the first end tag.
+The prediction is the text from the last start tag to the first end tag.
 
   A<s>B<e>C                          B
   <s>A<e> <s>B<e>                    B
-  <s>A<s>B<e>C<e>                    B: no prediction has a tag within
-  <s>A<e> <s>B                       format/open: cut while it predicted
-  <s>A</think>                       format/missing: it was a thought
+  <s>A<s>B<e>C<e>                    B: a prediction contains no tag
+  <s>A<e> <s>B                       format/open: cut off while predicting
+  <s>A</think>                       format/missing: the tag was in the thinking
   <e>A, or no tag                    format/missing
   <s> <e>                            format/empty
 
-The same with \boxed{ and the brace that closes it: braces count but for \{ and
-\}, and of \boxed{1 + \boxed{2}} the inner one is the last.
+The same rules hold for \boxed{ and the brace that closes it. Braces are
+counted, except \{ and \}. In \boxed{1 + \boxed{2}} the inner box is the last.
 
-A `format/` reason is reward 0, never NaN (RLPT's equation 4: '0 otherwise'): if
-it were left out of its group, no policy would learn to close its tags.
-Everything here takes time linear in the text, whatever the text is.
+Every `format/` reason is reward 0, never NaN (RLPT's equation 4: '0
+otherwise'): if such completions were left out of their group, no policy would
+learn to close its tags. All functions take time linear in the text.
 """
 
 import re
@@ -40,7 +40,7 @@ _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 
 
 class Answer(NamedTuple):
-  """What is to be judged; if None, `reason` says why there is nothing."""
+  """The text to be judged; if it is None, `reason` says why."""
 
   text: str | None
   reason: str = ''
@@ -50,8 +50,9 @@ Extract = Callable[[str], Answer]
 
 
 def prediction(completion: str, *, thinking: bool = False) -> Answer:
-  """What stands between the last prediction tags. `thinking`: the prompt has
-  opened <think>.
+  """Returns the text between the last prediction tags.
+
+  thinking: True if the prompt has opened <think>.
   """
   text, reason = after_thinking(completion, thinking=thinking)
   if text is None:
@@ -65,8 +66,9 @@ def prediction(completion: str, *, thinking: bool = False) -> Answer:
 
 
 def boxed(completion: str, *, thinking: bool = False) -> Answer:
-  r"""What stands in the last \boxed{}. `thinking`: the prompt has opened
-  <think>.
+  r"""Returns the content of the last \boxed{}.
+
+  thinking: True if the prompt has opened <think>.
   """
   text, reason = after_thinking(completion, thinking=thinking)
   if text is None:
@@ -86,7 +88,7 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
 
 
 def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
-  """What follows the last think tag, if that one closes."""
+  """Returns the text after the last think tag, if that is a closing one."""
   closed = completion.rfind(_THOUGHT)
   if completion.rfind(_THINK) > closed or (closed < 0 and thinking):
     return Answer(None, 'format/thinking')
@@ -94,7 +96,7 @@ def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
 
 
 def _inside(text: str, start: int, end: int) -> Answer:
-  """text[start:end] without blanks around it, if it was closed."""
+  """Returns text[start:end] stripped, or 'format/open' if end is negative."""
   if end < 0:
     return Answer(None, 'format/open')
   inside = text[start:end].strip()

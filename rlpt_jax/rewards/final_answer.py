@@ -1,23 +1,23 @@
-r"""What a completion says its result is, where nobody had to box it.
+r"""Finds the result that a completion states, boxed or not.
 
-Thinking ends first (`extract.after_thinking`). Then the first rule that finds
-anything says it; of everything said twice, the last counts:
+Thinking is removed first (`extract.after_thinking`). Then the first rule that
+matches decides; if it matches several times, the last match counts:
 
-  \boxed{72}                         as `extract.boxed`, also if it is broken
-  #### 72                            the rest of the line: GSM8K's own mark
-  The (final) answer is 72.          the rest of the sentence, or of the line
+  \boxed{72}                         as `extract.boxed`, even if it is broken
+  #### 72                            the rest of the line: GSM8K's marker
+  The (final) answer is 72.          the rest of the sentence or line
   Answer: 72   **Answer**: 72
 
-and for `number`, where the right answer is known to be one, also
+With `number`, for right answers known to be numbers, one more rule applies,
 
-  so she has 72 clips left.          the last number of all
+  so she has 72 clips left.          the last number in the text
 
-and of what was found only the number is kept, for '72 clips' is no formula:
-without currency, thousands commas, unit, percent sign, the left side of an
-equation, or a remark ('72, as 48 + 24 is'). A mixed number is the sum that it
-means, '1.5 million' the product. If numbers that differ are left ('18 or 20',
-'3 hours and 20 minutes') nothing is dropped, and it is wrong unless it equals
-the right one as it stands.
+and only the number is kept, because '72 clips' is no formula: currency,
+thousands commas, units, percent signs, the left side of an equation and remarks
+('72, as 48 + 24 is') are dropped. Mixed numbers and '1.5 million' become the
+value they mean. If different numbers remain ('18 or 20', '3 hours and 20
+minutes'), nothing is dropped, and the answer is wrong unless it equals the
+right one as it stands.
 """
 
 import fractions
@@ -27,7 +27,7 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.extract import Answer
 
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
-# Up to a full stop that ends a sentence, not one in 3.50 or Dr.
+# `_found` cuts what follows at _SENTENCE_END: not at the full stop in 3.50.
 _SAID = re.compile(
   r'\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)[*_ \t:]*'
   r'(?=([^\n]{1,400}))',
@@ -55,7 +55,7 @@ _SCALES = {'thousand': 10**3, 'million': 10**6, 'billion': 10**9}
 def final_answer(
   completion: str, *, number: bool = False, thinking: bool = False
 ) -> Answer:
-  """The result that is said. `thinking`: the prompt has opened <think>."""
+  """Returns the stated result. `thinking`: the prompt has opened <think>."""
   text, reason = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
@@ -85,7 +85,7 @@ def _found(text: str) -> Answer:
 
 
 def _number(text: str) -> str:
-  """The one number of a text; the text as it is, if there is not just one."""
+  """Returns the number in a text, or the text if its numbers differ."""
   before = _REMARK.split(text, maxsplit=1)[0]
   for part in (text, text.rpartition('=')[2], before):
     numbers = _numbers(part)
@@ -95,7 +95,7 @@ def _number(text: str) -> str:
 
 
 def _numbers(text: str) -> list[str]:
-  """The numbers of a text, in order, as Python's or as fractions."""
+  """Returns the numbers in a text, in order, as decimals or fractions."""
   text = text.replace('{,}', ',').replace('−', '-').replace('\\$', '$')
   text = _SPACING.sub(' ', _FONT.sub(r' \1 ', text))
   for pattern in (_MIXED_LATEX, _MIXED):
@@ -110,7 +110,7 @@ def _value(found: str) -> str:
   if scale and scale[-1] in _SCALES and len(found) < 100:
     over, _, under = ''.join([number, *scale[:-1]]).partition('/')
     if int(under or 1) == 0:
-      return found  # As it stands: it is no number.
+      return found  # Unchanged: a division by 0 is no number.
     value = fractions.Fraction(over) / int(under or 1) * _SCALES[scale[-1]]
     return str(value)
   number = ''.join([number, *scale])

@@ -1,34 +1,35 @@
-"""The generative reward model (RLPT, 2509.19249, section 3.2): a judge is asked
-whether a prediction means the same as a prefix of what really follows.
+"""The generative reward model (RLPT, 2509.19249, section 3.2): a judge decides
+whether a prediction means the same as a prefix of the text that really follows.
 
-Two references: `following`, all segments joined as in the text (the paper's
-prefix reward), and `asked`, the one segment (its strict reward, for which the
-paper prints no prompt: it is asked by the same one).
+There are two references: `following`, all segments joined as in the text (the
+paper's prefix reward), and `asked`, only the segment asked for (its strict
+reward; the paper prints no prompt for it, so both use the same one).
 
-Two ways to ask: `by_answer` reads what the judge says, `by_probability`
-compares how probable it finds 'Score: 0' and 'Score: 1', and decodes nothing.
+There are two ways to ask: `by_answer` parses the judge's answer;
+`by_probability` compares the probabilities of 'Score: 0' and 'Score: 1' and
+decodes nothing.
 
-What an answer must be to count, once thoughts (up to </think>) are taken away:
+These forms of an answer, after its thinking (up to </think>), are verdicts:
 
   Score: 1   **Score:** 0   - score = 1.   SCORE：1   "score": 1}   Score -> 1
   Score: 1, since it says the same.   Score: 0 (it does not)   <score>1</score>
   1   **0**   - 1.                                     if nothing else is said
 
-A score ends with its line, or a word goes on that is no part of a number; the
-text around it may say anything else. Every number that is called a score must
-be the same, 0 or 1, and be the whole number. So these are no verdict: 'Score:
-10', '0.5', '1/2', '1 / 10', '1 out of 10', '-1', '0-1', '0 or 1', '1%', a
-thought that does not end, and an answer that gives both scores, such as the two
-lines of the prompt repeated. Everything takes time linear in the answer.
+A score is followed by the end of its line or by a word that does not belong to
+the number; any other text may surround it. All numbers called a score must
+agree, and each must be exactly 0 or 1. So these are not verdicts: 'Score: 10',
+'0.5', '1/2', '1 / 10', '1 out of 10', '-1', '0-1', '0 or 1', '1%', thinking
+that does not end, and an answer that gives both scores, such as the two lines
+of the prompt repeated. Parsing takes time linear in the answer.
 
-The reasons: 'right' and 'wrong', or 'graded'; 'format/...' where there is no
-prediction and 'short' where it is too short (0, and the judge is not asked);
-NaN for 'judge/failed' (no answer), 'judge/unparsable', 'judge/both',
-'judge/neither' (both scores improbable) and 'gold/empty'.
+The reasons are 'right' and 'wrong', or 'graded'; 'format/...' without a
+prediction and 'short' if it is too short (reward 0, the judge is not asked);
+and with reward NaN 'judge/failed' (no answer), 'judge/unparsable',
+'judge/both', 'judge/neither' (both scores improbable) and 'gold/empty'.
 
-The paper names no guard against a prefix as short as 'The', which its prompt
-passes. Ours: `min_share` of the first segment's words. The count of 'short' is
-its effect.
+The paper has no guard against a prefix as short as 'The', which passes its
+prompt. Ours requires the share `min_share` of the first segment's words. The
+count of 'short' shows its effect.
 """
 
 import math
@@ -42,13 +43,13 @@ from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.scores import Reward, Verdict
 from rlpt_jax.rewards.text_match import tokens
 
-# Prompts -> answers, None where there is none.
+# Prompts -> answers, None for a prompt without an answer.
 Complete = Callable[[list[str]], Sequence[str | None]]
-# Prompts -> log-probabilities of 'Score: 0' and 'Score: 1', NaN where unknown.
+# Prompts -> log-probabilities of 'Score: 0' and 'Score: 1', NaN if unknown.
 Score = Callable[[list[str]], Sequence[tuple[float, float]]]
 Reference = Callable[[Example], str]
 
-# Literally; line breaks are recovered from a PDF.
+# The paper's prompt, verbatim; the line breaks are reconstructed from its PDF.
 PROMPT = """\
 ## Task
 Given a Predicted sentence and a Reference paragraph, determine whether the \
@@ -76,21 +77,22 @@ additional content. Output format (choose one):
 - Score: 0 or
 - Score: 1"""
 
-# References and predictions to try a judge with: whatever the verdicts are.
+# (reference, prediction) pairs to try a judge with; any verdicts are accepted.
 TRIED = (
   ('The cat sat on the mat. It was warm.', 'The cat sat on the mat.'),
   ('The cat sat on the mat. It was warm.', 'There was a cat on the mat.'),
   ('Two and three are five.', 'It rained all day.'),
 )
 
-# What may stand between the word and the number, and before a bare number. A
-# dash that touches the number is a minus.
+# Marks allowed between the word and the number, and before a bare number. A
+# dash that touches the number is a minus sign and not among them.
 _BEFORE = r'(?:[-=]>|[\s*_`"\'|:：=→({\[]|[-–—](?=\s))'
 _AFTER, _BLANK = r'*_`"\')}\]|）】', r'[^\S\n]'
 _SCORE = re.compile(
   rf'(?<!\w)score>?{_BEFORE}{{0,20}}(?=[^\w\s]{{0,3}}\d)', re.IGNORECASE
 )
-# The whole number: its line ends, or a word goes on that is no part of it.
+# A complete number: the line ends after it, or a word follows that does not
+# belong to it.
 _NUMBER = re.compile(
   rf'([01])(?![^\W_])[{_AFTER}]{{0,20}}[.,;!。，；！]{{0,3}}'
   rf'(?:[{_AFTER}]|{_BLANK}){{0,20}}'
@@ -104,12 +106,12 @@ _PLACE = re.compile(r'\{(reference|predicted)\}')
 
 
 def following(example: Example) -> str:
-  """All that follows: the reference of the prefix reward."""
+  """Returns all that follows: the reference of the prefix reward."""
   return ''.join(example.references).strip()  # Segments tile the text.
 
 
 def asked(example: Example) -> str:
-  """The one segment: the reference of the strict reward."""
+  """Returns the segment asked for: the reference of the strict reward."""
   return ''.join(example.references[:1]).strip()
 
 
@@ -121,7 +123,7 @@ def by_answer(
   min_share: Share = 0.5,
   prompt: str = PROMPT,
 ) -> Reward:
-  """The reward that reads the score in what the judge says."""
+  """Returns the reward that parses the judge's answer."""
   checks.check_arguments(by_answer, locals())
 
   def verdicts(questions: list[str]) -> list[Verdict]:
@@ -131,7 +133,7 @@ def by_answer(
 
   reward = _judged(verdicts, reference, find, min_share, prompt)
   if hasattr(complete, 'ask_now'):
-    # A judge behind a URL can be tried before anything is sampled.
+    # Only a judge behind a URL has `ask_now`: a run tries it before it samples.
     questions = [_filled(prompt, *pair) for pair in TRIED]
     reward.try_judge = lambda: [
       read(answer)._replace(answer=answer)
@@ -149,8 +151,10 @@ def by_probability(
   threshold: PositiveShare | None = 0.5,
   prompt: str = PROMPT,
 ) -> Reward:
-  """The reward that weighs the two scores: P(1) / (P(0) + P(1)), or, given a
-  threshold, 1 where that is at least the threshold and 0 elsewhere.
+  """Returns the reward that compares the probabilities of the two scores.
+
+  It is P(1) / (P(0) + P(1)) or, given a threshold, 1 if that share is at least
+  the threshold and 0 otherwise.
   """
   checks.check_arguments(by_probability, locals())
 
@@ -161,7 +165,7 @@ def by_probability(
 
 
 def read(answer: str | None) -> Verdict:
-  """The verdict in an answer; see above for what counts."""
+  """Returns the verdict in an answer; the module's docstring has the forms."""
   if answer is None:
     return Verdict(math.nan, 'judge/failed')
   said, _ = extract.after_thinking(answer)
@@ -185,8 +189,10 @@ def weigh(
   threshold: float | None = 0.5,
   min_mass: float = 0.01,
 ) -> Verdict:
-  """The verdict of two log-probabilities. `min_mass`: what both must have
-  together: below it the judge was about to say something else altogether.
+  """Returns the verdict of two log-probabilities.
+
+  min_mass: the least probability of both together. Below it the judge was
+    about to say something else, and there is no verdict.
   """
   if math.isnan(logprob_0) or math.isnan(logprob_1):
     return Verdict(math.nan, 'judge/failed')
@@ -210,13 +216,13 @@ def _judged(
   min_share: float,
   prompt: str,
 ) -> Reward:
-  """Asks about every prediction that is long enough, once about equal ones."""
+  """Asks about each prediction that is long enough; equal questions once."""
   if missing := {'reference', 'predicted'} - set(_PLACE.findall(prompt)):
     raise ValueError(f'prompt: has no {{{min(missing)}}} to be filled in.')
 
   def reward(examples, completions):
     scores.check_groups(examples, completions)
-    found: list[Verdict | str] = []  # What is a text is a question.
+    found: list[Verdict | str] = []  # A str is a question to be asked.
     for example, group in zip(examples, completions, strict=True):
       expected = reference(example)
       least = _least_words(example, min_share)
@@ -245,13 +251,13 @@ def _judged(
 
 
 def _least_words(example: Example, min_share: float) -> int:
-  """Words, CJK characters and numbers that a prediction must have."""
+  """Returns the number of `text_match.tokens` that a prediction must have."""
   if not example.references:
     return 0
   return math.ceil(min_share * len(tokens(example.references[0])))
 
 
 def _filled(prompt: str, reference: str, predicted: str) -> str:
-  """The question. In one pass: what is filled in may have braces itself."""
+  """Fills in the prompt, in one pass because the texts may contain braces."""
   texts = {'reference': reference, 'predicted': predicted}
   return _PLACE.sub(lambda match: texts[match[1]], prompt)

@@ -1,25 +1,25 @@
-"""Rewards without a judge: how probable what really follows is, to a model that
-has read the policy's own reasoning, and to one that has not.
+"""Rewards without a judge: the likelihood of the text that really follows, with
+and without the policy's reasoning in the context.
 
-With x the prompt, c the reasoning (a completion up to and with the tag that
-opens its prediction), y the reference and n its length:
+With x the prompt, c the reasoning (a completion up to and including the tag
+that opens its prediction), y the reference and n its length:
 
   with_(c) = log p(y | x, c)      without = log p(y | x, tag)
 
   information_gain   (with_ - without) / n
-      RLP (2510.01265): r(c) = log p(y | x, c) - log p(y | x), there of one
-      token at a time, `without` by a moving average of the policy.
+      RLP (2510.01265): r(c) = log p(y | x, c) - log p(y | x); there y is one
+      token, and a moving average of the policy gives `without`.
   perplexity_gain    100 * (1 - exp(-with_ / n) / exp(-without / n))
-      VR-CLI (2503.22828): I = 100 * (1 - PPL(y | x, c) / PPL(y | x)), by a
-      frozen copy; the reward is 0, 0.5, 0.9 or 1 as I is below 0.05, below 1,
-      below 2 or not: `steps`.
+      VR-CLI (2503.22828): I = 100 * (1 - PPL(y | x, c) / PPL(y | x)), under a
+      frozen copy; the reward is 0 for I below 0.05, 0.5 below 1, 0.9 below 2,
+      and 1 from there: see `steps`.
   probability        exp(with_ / n)
-      VeriFree (2505.21493): r(c) = p(y | x, c), there without a length. Without
-      one it is 0 for any long text (2602.03979): use it for short answers.
+      VeriFree (2505.21493): r(c) = p(y | x, c), there with n = 1. With n = 1
+      it is 0 for any long text (2602.03979): use that for short answers.
 
-n counts tokens, bytes, or is 1: `per_token`, `per_byte`, `whole`. Whose p it is
-the caller chooses: the policy's, that of a frozen copy, a moving average's.
-y begins a token of its own, after the tag, with and without reasoning.
+n counts tokens or bytes, or is 1: `per_token`, `per_byte`, `whole`. The caller
+chooses the model of p: the policy, a frozen copy or a moving average. With and
+without reasoning, y is tokenized by itself and follows the tag.
 """
 
 import bisect
@@ -31,44 +31,44 @@ from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.judge import Reference, asked
 from rlpt_jax.rewards.scores import Reward, Verdict
 
-# (contexts, continuations), token ids -> log-probability of each, summed.
+# (contexts, continuations) of token ids -> each continuation's log-probability.
 Logprob = Callable[[list[list[int]], list[list[int]]], Sequence[float]]
 # (with, without), each divided by the length -> reward.
 Gain = Callable[[float, float], float]
-# The tokens of a text and the text -> what log-probabilities are divided by.
+# (tokens of a text, the text) -> the length n.
 Length = Callable[[Sequence[int], str], int]
 
 
 def per_token(tokens: Sequence[int], text: str) -> int:
-  """Perplexity's own length."""
+  """Returns the number of tokens, as perplexity counts."""
   del text
   return len(tokens)
 
 
 def per_byte(tokens: Sequence[int], text: str) -> int:
-  """The same for every tokenizer."""
+  """Returns the number of bytes, which is the same for every tokenizer."""
   del tokens
   return len(text.encode('utf-8', 'surrogatepass'))
 
 
 def whole(tokens: Sequence[int], text: str) -> int:
-  """No normalisation: a long reference weighs more."""
+  """Returns 1: without normalization a long reference weighs more."""
   del tokens, text
   return 1
 
 
 def information_gain(with_: float, without: float) -> float:
-  """Nats that the reasoning saves (RLP)."""
+  """Returns the nats that the reasoning saves (RLP)."""
   return with_ - without
 
 
 def perplexity_gain(with_: float, without: float) -> float:
-  """Percent by which the reasoning lowers the perplexity (VR-CLI)."""
+  """Returns the percentage by which reasoning lowers perplexity (VR-CLI)."""
   return 100 * -math.expm1(min(without - with_, 700.0))
 
 
 def probability(with_: float, without: float) -> float:
-  """How probable the reference is after the reasoning (VeriFree)."""
+  """Returns the reference's probability given the reasoning (VeriFree)."""
   del without
   return math.exp(with_)
 
@@ -79,7 +79,7 @@ def steps(
   bounds: Sequence[float] = (0.05, 1.0, 2.0),
   rewards: Sequence[float] = (0.0, 0.5, 0.9, 1.0),
 ) -> Gain:
-  """rewards[k] for a gain that reaches k of the bounds; VR-CLI's by default."""
+  """Returns a gain of rewards[k] if `gain` reaches k bounds (VR-CLI)."""
   if len(rewards) != len(bounds) + 1 or list(bounds) != sorted(bounds):
     raise ValueError(
       f'bounds={bounds}, rewards={rewards}: expected rising bounds and one '
@@ -98,10 +98,10 @@ def likelihood(
   reference: Reference = asked,
   find: extract.Extract = extract.prediction,
 ) -> Reward:
-  """The reward `gain`, within `clip`.
+  """Returns the reward `gain`, clipped to `clip`.
 
-  A completion without a prediction gets the least there is, clip[0]: else a
-  policy whose gains are negative would do better to leave its tags away.
+  A completion without a prediction gets the minimum, clip[0]. Otherwise a
+  policy with negative gains would do better to leave out its tags.
   """
   checks.check_arguments(likelihood, locals())
   low, high = clip
@@ -148,7 +148,7 @@ def likelihood(
 def reasoning(
   completion: str, find: extract.Extract = extract.prediction
 ) -> extract.Answer:
-  """A completion up to where its prediction begins, with the tag."""
+  """Returns the completion up to and including its last start tag."""
   found = find(completion)
   if found.text is None:
     return found
@@ -157,7 +157,7 @@ def reasoning(
 
 
 def _verdict(gain: Gain, with_: float, without: float, clip) -> Verdict:
-  # No probability at all, or none before: nothing to compare.
+  # One of the two probabilities is 0, so there is nothing to compare.
   if not (math.isfinite(with_) and math.isfinite(without)):
     return Verdict(math.nan, 'likelihood/infinite')
   value = gain(with_, without)

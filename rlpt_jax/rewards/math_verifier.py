@@ -1,28 +1,28 @@
-"""Whether the boxed answer equals the right one as mathematics.
+"""Checks whether the boxed answer equals the right one as mathematics.
 
-Answers are what a policy wrote: `9^{9^{9^9}}`, a thousand brackets, a null
-byte. So math-verify and sympy run in other processes (`math_worker`), each
-bounded in time and memory, and nothing in an answer stalls or stops a run.
+A policy writes the answers: `9^{9^{9^9}}`, a thousand brackets, a null byte.
+So math-verify and sympy run in other processes (`math_worker`), each limited in
+time and memory, and no answer can stall or stop a run.
 
-What goes wrong is 0 or no verdict by one question: who caused it?
+Who caused a failure decides whether it is reward 0 or no verdict (NaN):
 
   right                     1
   wrong, unparsable         0
-  long                      0: over MAX_CHARACTERS; nobody looks at it
-  timeout, memory, crash    0: the right answer was read before, so it was this
-                            one. Were it NaN, it would be left out of its group,
-                            and a policy that is about to be wrong could escape
-                            the loss by an answer that nobody can check. A right
-                            answer that takes too long loses: watch the count
+  long                      0: over MAX_CHARACTERS; it is not checked
+  timeout, memory, crash    0: the gold was read before, so the answer caused
+                            it. With NaN it would be left out of its group, and
+                            a policy about to be wrong could escape the loss
+                            with an answer that cannot be checked. A right
+                            answer that takes too long loses: watch the count.
                             'memory' is rare: math-verify mostly swallows that
-                            error, and then it is 'wrong' or 'unparsable'
+                            error, and the reason is 'wrong' or 'unparsable'
   format/...                0: see `extract`
-  gold/...                  NaN: the right answer is not to be read, or does not
-                            equal itself. No policy can cause it, and all of a
-                            group that have an answer share it
-  killed, stalled, lost     NaN: the machine is out of memory or stands still.
-                            A worker is bounded to less than either, so that no
-                            answer can bring it about
+  gold/...                  NaN: the gold cannot be read or does not equal
+                            itself. No policy can cause it, and all completions
+                            of a group that have an answer share it
+  killed, stalled, lost     NaN: the machine is out of memory or hangs. The
+                            limits of a worker are lower than that, so no answer
+                            can cause it
 """
 
 import json
@@ -38,18 +38,18 @@ from rlpt_jax.rewards import extract, math_worker, scores
 from rlpt_jax.rewards.process_pool import ProcessPool
 from rlpt_jax.rewards.scores import Scores, Verdict
 
-# A pair of these fits into a pipe: 12 bytes a character of JSON at most.
+# Two such texts fit into a pipe: JSON takes at most 12 bytes a character.
 MAX_CHARACTERS = 2000
 CpuSeconds = Annotated[float, Range(0.01, 600)]
-Megabytes = Annotated[int, Range(256, 2**20)]  # sympy itself needs some 100.
+Megabytes = Annotated[int, Range(256, 2**20)]  # sympy alone needs about 100.
 _OURS = frozenset({'killed', 'stalled', 'lost'})
 
 
 class MathVerifier:
   """A reward against references[0]; owns its workers until it is closed.
 
-  `cpu_seconds` bounds the reading of a gold, and then its comparison with an
-  answer; `memory_mb` bounds a worker. By default there is one for every
+  `cpu_seconds` limits the reading of a gold, and again its comparison with an
+  answer; `memory_mb` limits a worker. By default there is one worker for each
   processor that this process may use, at most 16.
   """
 
@@ -66,16 +66,16 @@ class MathVerifier:
       num_workers = min(_num_processors(), 16)
     self._find, self._limits = find, (cpu_seconds, memory_mb)
     self._pool = ProcessPool(
-      # -P: what lies beside the worker's file is not what it imports.
+      # -P: the worker must not import the files beside its own.
       [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
        str(cpu_seconds), str(memory_mb)],
       num_workers=num_workers,
-      # More than both wall-clock limits of a worker.
+      # More than a worker's two wall-clock limits together.
       patience=20 * cpu_seconds + 10,
     )  # fmt: skip
 
   def settings(self) -> dict[str, Any]:
-    """What its verdicts depend on: core/settings.py."""
+    """Returns the settings that verdicts depend on: see core/settings.py."""
     cpu_seconds, memory_mb = self._limits
     return {
       'cpu_seconds': cpu_seconds, 'memory_mb': memory_mb, 'find': self._find,
@@ -83,7 +83,7 @@ class MathVerifier:
 
   def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
-    # A group says the same thing many times over: ask once.
+    # A group repeats its answers: check equal ones once.
     reasons: list[str] = []
     pairs: dict[tuple[str, str], list[int]] = {}
     for example, group in zip(examples, completions, strict=True):
@@ -103,7 +103,7 @@ class MathVerifier:
     )
 
   def compare(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """The reason for each (gold, answer), in order."""
+    """Returns the reason for each (gold, answer), in order."""
     reasons = [_long(gold, answer) for gold, answer in pairs]
     asked = [i for i, reason in enumerate(reasons) if reason is None]
     found = self._pool.map([json.dumps(pairs[i]) for i in asked])

@@ -1,26 +1,26 @@
-r"""The program that compares one answer with another, until it is killed.
+r"""The program that compares answers with golds until it is killed.
 
-It runs by its path, apart from the package: nothing of ours is imported, so a
-worker starts in a second and weighs 60 MB, and nothing of a trainer's (its
-devices, its threads) is in the process that reads what a policy wrote.
+It is run by its path and imports nothing of this package, so a worker starts in
+a second and takes 60 MB, and the process that reads what a policy wrote holds
+nothing of the trainer (devices, threads).
 
-  stdin   a line '<number> ["gold", "answer"]'
+  stdin   lines '<number> ["gold", "answer"]'
   stdout  first 'ready', then for each line '<number> <reason>'
 
-A line is sent when the one before it has been answered.
+Each line is sent after the one before it has been answered.
 
-Two processes. The first loads math-verify and forks the second, which answers;
-when that dies, of its limits or of a crash, the first answers in its place and
-forks again, in milliseconds. So whatever the answer holds, a line gets a line.
-What ends the second is the kernel alone: no handler of Python's runs while
-9**9**9 is worked out. math-verify's own limits are alarms; they are off.
+There are two processes. The first loads math-verify and forks the second, which
+answers. If the second dies, by its limits or in a crash, the first answers in
+its place and forks again within milliseconds, so every line gets an answer.
+Only the kernel can end the second: no Python signal handler runs while 9**9**9
+is computed. math-verify's own limits use alarms, so they are off.
 
-The limit is on CPU time: a busy machine must not turn right into 'timeout'. A
-wall-clock limit ten times as long is there for what waits.
+The limit is on CPU time, so that a busy machine cannot turn 'right' into
+'timeout'. A wall-clock limit ten times as long ends a process that waits.
 
 Verdicts depend on the pair alone: hashes and random numbers have fixed seeds,
-and gold and answer have a limit each, since a gold that was read before is not
-read again.
+and gold and answer have separate limits, since a gold that was read before is
+cached.
 """
 
 import contextlib
@@ -38,9 +38,9 @@ import struct
 import sys
 
 IDLE, GOLD, ANSWER = range(3)
-EMPTY, AGAIN = 0, 1  # How the second process ends: input is over, or renew me.
-# Loads what loads late, and fills the parser's tables for all forks: the first
-# answer of its kind takes up to 0.2 s, later ones some milliseconds.
+EMPTY, AGAIN = 0, 1  # Exit status of the second process.
+# Compared before forking, to run lazy imports and fill the parser's tables: the
+# first answer of a kind takes up to 0.2 s, later ones a few milliseconds.
 WARM_UP = (
   (r'\frac12', '0.5'),
   (r'\sqrt{8}', r'2\sqrt{2}'),
@@ -58,7 +58,7 @@ _LETTERS, _WORD = re.compile(r"(?:[^\W\d_]|[' -])+"), re.compile(r'[^\W\d_]{3}')
 
 
 def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
-  """Answers lines until they end, or until the process `parent` is gone."""
+  """Answers lines until they end or the process `parent` is gone."""
   replies = os.dup(1)
   logging.disable(logging.CRITICAL)
   for gold, answer in WARM_UP:
@@ -68,19 +68,19 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
         'right. Is the installed antlr4-python3-runtime one that '
         'latex2sympy2_extended takes?'
       )
-  # The end of stdin is not enough: a process that the parent has forked holds
-  # its other side for as long as it lives. Not os.kill(parent, 0): a parent may
-  # be dead and not buried.
+  # The end of stdin is not enough: a process that the parent has forked keeps
+  # the pipe open for as long as it lives. os.kill(parent, 0) does not do: it
+  # still succeeds for a zombie.
   watched = [0]
-  with contextlib.suppress(AttributeError, OSError):  # Linux has pidfds.
+  with contextlib.suppress(AttributeError, OSError):  # Only Linux has pidfds.
     watched.append(os.pidfd_open(parent))
-  if os.getppid() != parent:  # Then it went before it was watched.
+  if os.getppid() != parent:  # It ended before it was watched.
     raise SystemExit(f'expected {parent} as the parent; it is gone.')
   os.write(replies, b'ready\n')
   silence = os.open(os.devnull, os.O_RDWR)
   os.dup2(silence, 1)
   os.dup2(silence, 2)
-  # What is here stays shared with the forks: no collection touches it.
+  # Keeps this memory shared with the forks: collections do not touch it.
   gc.collect()
   gc.freeze()
   underway = mmap.mmap(-1, 16)
@@ -103,7 +103,7 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
 
 
 def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
-  """Answers lines; returns how it wants to end."""
+  """Answers lines; returns the exit status."""
   for count, line in enumerate(read_lines(watched), 1):
     number, _, pair = line.partition(b' ')
     number, (gold, answer) = int(number), json.loads(pair)
@@ -115,11 +115,11 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
     begin(GOLD)
     try:
       reason = compare(gold, answer, functools.partial(begin, ANSWER))
-    except (MemoryError, RecursionError):  # Those that sympy lets through.
+    except (MemoryError, RecursionError):  # If sympy lets them through.
       _, phase = struct.unpack('<qq', underway[:])
       reason = 'gold/memory' if phase == GOLD else 'memory'
     set_alarms(0)
-    # Before it is said: a line is better asked again than answered twice.
+    # Before the reply is sent: two replies are worse than being asked again.
     set_underway(underway, number, IDLE)
     os.write(replies, b'%d %s\n' % (number, reason.encode()))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -129,13 +129,13 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
 
 
 def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
-  """'right', 'wrong', or which cannot be read: 'unparsable' is the answer."""
+  """Returns 'right', 'wrong', 'unparsable' (the answer) or 'gold/unparsable'."""
   import math_verify
   from sympy.core.random import seed
 
   seed(0)
   gold, answer = tidy(gold), tidy(answer)
-  # math-verify reads words as products of their letters: Paris == Pairs.
+  # math-verify reads a word as the product of its letters: Paris == Pairs.
   words = plain(gold)
   if _LETTERS.fullmatch(words) and _WORD.search(words):
     gold_is_good()
@@ -152,7 +152,7 @@ def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
 
 
 def parsed(text: str) -> list:
-  """What math-verify reads in an answer; [] if that is nothing."""
+  """Returns what math-verify parses in an answer, [] if nothing."""
   import math_verify
 
   return math_verify.parse(
@@ -165,19 +165,19 @@ def parsed(text: str) -> list:
 
 @functools.lru_cache(maxsize=64)  # A group shares its gold.
 def parsed_gold(text: str) -> list:
-  """`parsed`, but [] also for what does not even equal itself: 1/0."""
+  """Returns `parsed`, but [] for a gold that does not equal itself: 1/0."""
   import math_verify
   from sympy import Integer
 
   expected = parsed(text)
-  # If this takes for ever, so would every answer: 9^{9^{9^9}}.
+  # A gold whose comparison never ends, 9^{9^{9^9}}, must time out here.
   math_verify.verify(expected, Integer(0), timeout_seconds=None)
   itself = math_verify.verify(expected, expected, timeout_seconds=None)
   return expected if itself else []
 
 
 def tidy(text: str) -> str:
-  """The text without what surrounds an answer: blanks, $, a full stop."""
+  """Returns the text without surrounding white space, $ and full stop."""
   text = text.strip().rstrip('.').rstrip()
   if len(text) > 1 and text[0] == text[-1] == '$' and text[-2] != '\\':
     text = text.strip('$').strip()
@@ -185,14 +185,14 @@ def tidy(text: str) -> str:
 
 
 def plain(text: str) -> str:
-  """The words of a text, whatever their font, case and blanks."""
+  """Returns the words of a text, ignoring font, case and white space."""
   return ' '.join(_TEXT.sub(r'\1', text).casefold().split())
 
 
 def epitaph(status: int, phase: int) -> bytes:
-  """The reason that a process which died in this phase would have given."""
+  """Returns the reason for a line whose process died in this phase."""
   code = os.waitstatus_to_exitcode(status)
-  # From outside (the machine is out of memory, or stands still): no verdict.
+  # Caused by the machine (out of memory, or hanging): no verdict.
   if code == -signal.SIGKILL:
     return b'killed'
   if code == -signal.SIGALRM:
@@ -202,7 +202,7 @@ def epitaph(status: int, phase: int) -> bytes:
 
 
 def set_alarms(cpu_seconds: float) -> None:
-  """Ends this process after so much work, or ten times that; 0: never."""
+  """Limits CPU time, and wall time to ten times that; 0 lifts both limits."""
   signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
   signal.setitimer(signal.ITIMER_REAL, 10 * cpu_seconds)
 
@@ -212,7 +212,7 @@ def set_underway(underway: mmap.mmap, number: int, phase: int) -> None:
 
 
 def limit(memory_mb: int) -> None:
-  """Bounds this process in memory, and lets alarms kill it."""
+  """Limits the memory of this process and lets alarms kill it."""
   for number in (signal.SIGALRM, signal.SIGPROF):
     signal.signal(number, signal.SIG_DFL)
   signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -226,7 +226,7 @@ def limit(memory_mb: int) -> None:
 
 
 def read_lines(watched: list[int]):
-  """Lines of watched[0] until it ends, or until another speaks."""
+  """Yields lines of watched[0] until it ends or watched[1] becomes readable."""
   rest = b''
   while select.select(watched, [], [])[0] == watched[:1]:
     block = os.read(watched[0], 1 << 16)

@@ -1,4 +1,4 @@
-"""Processes that answer a line with a line, and may be killed at any time."""
+"""Processes that answer each line with a line and may be killed at any time."""
 
 import collections
 import contextlib
@@ -12,24 +12,24 @@ import threading
 import time
 from collections.abc import Sequence
 
-MAX_BYTES = 1 << 16  # What a pipe takes without waiting for its reader.
+MAX_BYTES = 1 << 16  # A pipe takes as much without waiting for its reader.
 MAX_STARTS = 3
 START_SECONDS = 120.0  # A file system may be slow.
 
 
 class ProcessPool:
-  """Runs `command` several times over and shares lines out among them.
+  """Runs several processes of `command` and distributes lines among them.
 
-  The command says 'ready', then answers every line '<number> <request>' with a
-  line '<number> <answer>'. One that dies, or is silent for `patience` seconds,
-  is killed with all it has started, and another takes its place. A request
-  whose worker died is made again, once, to a worker that was started after
-  that: an older one may be dead as well, of what has nothing to do with the
-  request. One about which a worker was silent is not made again.
+  The command prints 'ready', then answers each line '<number> <request>' with a
+  line '<number> <answer>'. A process that dies, or is silent for `patience`
+  seconds, is killed with its children and replaced. A request whose worker died
+  is repeated once, by a worker started after that: older ones may have died of
+  the same cause, unrelated to the request. A request on which a worker was
+  silent is not repeated.
 
-  There is no thread here, no signal and no fork of this process, which may hold
-  JAX: a call waits on pipes. Workers are to end when their stdin does, so that
-  they do not outlive this process however it ends.
+  A call waits on pipes: no thread, no signal handler and no fork of this
+  process, which may hold JAX. Workers must end when their stdin ends, so that
+  they do not outlive this process, however it ends.
   """
 
   def __init__(
@@ -42,10 +42,10 @@ class ProcessPool:
     self._command, self._patience = list(command), patience
     self._workers: list[_Worker] = []
     self._lock = threading.Lock()
-    self._starts = self._failed_starts = 0  # The latter in a row.
+    self._starts = self._failed_starts = 0  # Failed ones are those in a row.
     self._closed = False
     try:
-      # Now, not when they are asked: they load while the caller does.
+      # Started now, so that they load while the caller loads.
       for _ in range(num_workers):
         self._workers.append(self._start())
     except BaseException:
@@ -53,22 +53,20 @@ class ProcessPool:
       raise
 
   def map(self, requests: Sequence[str]) -> list[str | None]:
-    """Answers in the order of requests; None where a worker was silent, or two
-    died.
-    """
+    """Returns answers in order; None if a worker was silent or two died."""
     with self._lock:
       if self._closed:
         raise ValueError('the pool is closed: make another.')
       try:
         return self._map(requests)
       except BaseException:
-        # Answers that are under way are not for the next call.
+        # The next call must not receive answers that are still pending.
         for worker in self._workers:
           worker.kill()
         raise
 
   def close(self) -> None:
-    """Kills the workers; a second time does nothing."""
+    """Kills the workers; a second call does nothing."""
     self._closed = True
     for worker in self._workers:
       worker.kill()
@@ -82,7 +80,7 @@ class ProcessPool:
   def _map(self, requests):
     answers: list[str | None] = [None] * len(requests)
     waiting = collections.deque(range(len(requests)))
-    lost_at: dict[int, int] = {}  # Task: the workers started by its first loss.
+    lost_at: dict[int, int] = {}  # Task -> workers started by its first loss.
     left = len(requests)
     while left:
       self._hand_out(waiting, requests, lost_at)
@@ -91,7 +89,7 @@ class ProcessPool:
         try:
           answer = worker.receive(spoke)
           if answer is None:
-            continue  # 'ready', or half a line.
+            continue  # 'ready', or an incomplete line.
         except _Lost as lost:
           worker.kill()
           self._count_failed_start(worker, lost)
@@ -112,7 +110,7 @@ class ProcessPool:
         self._workers[i] = worker = self._start()
       if not worker.ready or worker.task is not None:
         continue
-      # Those that were lost stand in front, at most one for each worker.
+      # Lost tasks are at the front, at most one for each worker.
       for place, task in enumerate(waiting):
         if worker.number >= lost_at.get(task, 0):
           del waiting[place]
@@ -125,10 +123,10 @@ class ProcessPool:
     return worker
 
   def _wait(self) -> list[tuple['_Worker', bool]]:
-    """Workers that have spoken or died (True), and those who are late."""
+    """Returns (worker, True) if it wrote or died, (worker, False) if late."""
     alive = [worker for worker in self._workers if worker.alive]
     nearest = min(worker.deadline for worker in alive)
-    # Not select(): its descriptors end at 1024, a trainer's do not.
+    # Not select(): it only takes descriptors below 1024.
     with selectors.DefaultSelector() as selector:
       for worker in alive:
         selector.register(worker.stdout, selectors.EVENT_READ, worker)
@@ -149,28 +147,28 @@ class ProcessPool:
 
 
 class _Lost(Exception):
-  """A worker has died, is silent or answers something else."""
+  """Raised if a worker has died, is silent or sends an unexpected line."""
 
 
 class _Worker:
-  """One process, and the request it is at."""
+  """One process and the request that it works on."""
 
   def __init__(self, command: list[str], number: int):
-    self.number = number  # Workers that were started before.
+    self.number = number  # The number of workers started before.
     self.alive, self.ready, self.task = True, False, None
     self.deadline = time.monotonic() + START_SECONDS
     self._rest = b''
-    self.said = ''  # The end of its stderr, once it is killed.
-    # A pipe would fill up. Closed in kill().
+    self.said = ''  # The end of its stderr, set by kill().
+    # A file, since a pipe would fill up. Closed in kill().
     self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
     self._process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._stderr,
-      # A group of its own: Ctrl-C is for us alone, a kill for all of it.
+      # Its own process group: Ctrl-C does not reach it, and a kill reaches all.
       start_new_session=True,
-      # sympy's order of things follows hashes.
+      # The order of terms in sympy depends on hashes.
       env={**os.environ, 'PYTHONHASHSEED': '0'},
     )
     self.stdout = self._process.stdout
@@ -180,13 +178,13 @@ class _Worker:
     assert len(line) <= MAX_BYTES, len(line)
     assert line.count(b'\n') == 1, request
     self.task, self.deadline = task, time.monotonic() + patience
-    # One that is dead is noticed when it is read.
+    # A dead worker is noticed when its stdout is read.
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.write(line)
       self._process.stdin.flush()
 
   def receive(self, spoke: bool) -> str | None:
-    """The answer, if all of it is there; raises _Lost."""
+    """Returns the answer if it is complete, else None; raises _Lost."""
     if not spoke:
       raise _Lost('it was silent')
     block = os.read(self.stdout.fileno(), MAX_BYTES)
@@ -206,11 +204,11 @@ class _Worker:
     return answer
 
   def kill(self) -> None:
-    """Ends it and what it has started; a second time does nothing."""
+    """Kills it and its children; a second call does nothing."""
     if not self.alive:
       return
     self.alive = False
-    # Before it is waited for: until then its number is nobody else's.
+    # Before wait(): until then no other process can get its pid.
     with contextlib.suppress(ProcessLookupError, PermissionError):
       os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()

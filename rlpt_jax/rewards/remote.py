@@ -1,22 +1,23 @@
 """A judge behind a URL: any endpoint that speaks OpenAI's API.
 
-What can go wrong, and what becomes of the question:
+Each fault decides what happens to the question:
 
   timeout, connection, 5xx, 408, 425,   tried again after random(0, delay), the
   an answer that is no JSON, or cut     delay doubling; None after `attempts`
   429                                   the same, but for as long as `wait`
   400, 413, 422 and other 4xx           None: this prompt is refused
-  3xx, 401, 403, 404, 405, 407          ValueError before the first answer: a
-                                        mistake; after it, as 5xx
+  3xx, 401, 403, 404, 405, 407          ValueError before the first answer: the
+                                        settings are wrong; after it, as 5xx
 
-Retry-After is obeyed by all questions, since it is the server that asks. After
-`open_after` faults in a row the circuit opens: nothing is asked but a probe
-from time to time, a question of its own, so that no question of the run is to
-blame if it fails. When a probe is answered all go on; after `wait` seconds the
-run stops with `Unavailable`; what was answered until then is in the cache.
+A Retry-After delays all questions, since it speaks for the whole server. After
+`open_after` faults in a row the circuit opens: only probes are sent, from time
+to time. A probe is a question of its own, so that no question of the run is
+blamed if it fails. When a probe is answered, all questions go on. After `wait`
+seconds the run stops with `Unavailable`; earlier answers are in the cache.
 
-The key is read from the environment when a call begins. It is in no attribute,
-and where a server repeats it, it is cut out of what is kept, raised or logged.
+The key is read from the environment when a call begins. No attribute holds it,
+and if a server repeats it, it is removed from all that is kept, raised or
+logged.
 """
 
 import asyncio
@@ -41,31 +42,31 @@ from rlpt_jax.rewards.answer_cache import AnswerCache, content_key
 from rlpt_jax.rewards.chat_api import Fault
 
 PROBE = 'Say 1.'
-MAX_ANSWER = 4 * 2**20  # Bytes. A longer one is no answer.
-REMIND_S = 60.0  # Between two lines that say that it is waited for.
-SHORTEST_SECRET = 8  # 'EMPTY' is what servers without keys are given.
+MAX_ANSWER = 4 * 2**20  # Bytes. A longer response is a fault.
+REMIND_S = 60.0  # Seconds between two warnings while waiting for the judge.
+SHORTEST_SECRET = 8  # Shorter keys are placeholders such as 'EMPTY'.
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
 
 logger = logging.getLogger(__name__)
 
 
 class Unavailable(ConnectionError):
-  """The judge did not answer for as long as the run was willing to wait."""
+  """Raised if the judge is down for longer than the run may wait."""
 
-  exit_status = 75  # "Try again later": the same command goes on.
+  exit_status = 75  # EX_TEMPFAIL: the same command resumes the run.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Endpoint:
-  """Who is asked, and how.
+  """The model that is asked, its server, and the form of a request.
 
-  url: with its version, 'http://judge:8000/v1'.
-  chat: the prompt is a user's message; False: it is what a base model goes on
-    from.
-  fields: the rest of the request, all of it: what is set takes the place of
-    these. Reasoning models want another limit, and some servers a switch:
+  url: includes the API version, 'http://judge:8000/v1'.
+  chat: True sends the prompt as a user's message; False as a text that a base
+    model continues.
+  fields: all other fields of the request. A value replaces all defaults.
+    Reasoning models need a higher limit, and some servers a switch:
     {..., 'chat_template_kwargs': {'enable_thinking': False}}.
-  key_env: the environment variable with the key, if one is asked for.
+  key_env: the environment variable that holds the key, if one is needed.
   """
 
   url: Name
@@ -95,19 +96,19 @@ class Endpoint:
 
   @property
   def address(self) -> str:
-    """Where requests go."""
+    """The URL that requests are sent to."""
     path = 'chat/completions' if self.chat else 'completions'
     return f'{self.url.rstrip("/")}/{path}'
 
   def body(self, prompt: str) -> dict[str, Any]:
-    """A request; what is answered depends on nothing else."""
+    """Returns the body of a request; the answer depends on nothing else."""
     asked = {'prompt': prompt}
     if self.chat:
       asked = {'messages': [{'role': 'user', 'content': prompt}]}
     return {'model': self.model, **self.fields, **asked}
 
   def key(self) -> str | None:
-    """The secret, from the environment."""
+    """Returns the key from the environment, or None if none is needed."""
     if self.key_env is None:
       return None
     found = os.environ.get(self.key_env, '').strip()
@@ -121,12 +122,13 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Patience:
-  """How hard a judge is tried. Times are seconds.
+  """Limits of requests and retries. Times are in seconds.
 
-  concurrency: requests at the same time.
-  timeout: of one request, from connecting to the last byte.
-  attempts: of one question, those that met a 429 not counted.
-  first_delay, longest_delay: bounds of what is waited between attempts.
+  concurrency: simultaneous requests.
+  timeout: for one request, from connecting to the last byte.
+  attempts: for one question, not counting those that got a 429.
+  first_delay, longest_delay: upper bounds of the delay before the second
+    attempt, and before any attempt.
   open_after: faults in a row after which only probes are sent.
   wait: for a judge that does not answer at all, before the run stops.
   """
@@ -143,15 +145,15 @@ class Patience:
     checks.check_fields(self)
 
   def delay(self, times: int) -> float:
-    """The longest that is waited after so many faults."""
+    """Returns the upper bound of the delay after that many faults."""
     return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
 
 
 class Remote:
-  """Answers prompts, in their order; None where there is no answer.
+  """Answers prompts, in order; None for a prompt without an answer.
 
-  A `Complete`. `counts` has 'asked', 'cached', 'requests', and the questions
-  without an answer as 'failed/timeout', 'failed/http/500', ...
+  It is a `judge.Complete`. `counts` holds 'asked', 'cached', 'requests', and
+  questions without an answer as 'failed/timeout', 'failed/http/500', ...
   """
 
   def __init__(
@@ -162,22 +164,22 @@ class Remote:
     cache: str | pathlib.Path | None = None,
   ):
     checks.check_arguments(type(self), locals())
-    endpoint.key()  # A key that is missing is known now.
+    endpoint.key()  # Raises now if the key is missing.
     self.endpoint, self.patience = endpoint, patience or Patience()
     self.counts: collections.Counter[str] = collections.Counter()
     self.cache = AnswerCache(cache) if cache else None
-    # Not the run's: nothing of a run depends on when it asked. And hosts with
-    # the same seed would all come back at the same moment.
+    # Not seeded by the run: its results do not depend on delays, and hosts with
+    # the same seed would all retry at the same moment.
     self._random = random.Random()
     self._faults_in_a_row, self._last_fault = 0, None
     self._has_answered, self._not_before = False, 0.0
-    # The loop lives as long as a call, so that at exit nothing is waited for.
+    # An event loop lives as long as a call, so that exit waits for nothing.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
     self._calls: set[_Call] = set()
     self._closed = self._is_leaving = False
 
   def settings(self) -> dict[str, Any]:
-    """What its answers depend on, wherever it is: core/settings.py."""
+    """Returns the settings that answers depend on (core/settings.py)."""
     asked = self.endpoint
     return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
 
@@ -186,8 +188,10 @@ class Remote:
     return self._run(lambda: self._answer_all(prompts))
 
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
-    """The server's own answers, not those of the cache. Waits for one that is
-    down, and raises for one that answers without an answer.
+    """Returns the server's answers, never the cache's.
+
+    Waits for a server that is down; raises ValueError for one that responds
+    without an answer.
     """
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))
@@ -200,18 +204,19 @@ class Remote:
     try:
       return self._worker.submit(call.run, main).result()
     finally:
-      # Where this thread was interrupted, the question is withdrawn.
+      # If this thread is interrupted, its call must end too.
       call.cancel()
       self._calls.discard(call)
 
   def stop_waiting(self):
-    """From now on a judge that is down is `Unavailable` at once; a handler of
-    signals may call it.
+    """Makes calls raise `Unavailable` instead of waiting for the judge.
+
+    Signal handlers may call it.
     """
     self._is_leaving = True
 
   def close(self):
-    """Ends calls that run, in whatever thread, and waits for their end."""
+    """Cancels running calls of all threads and waits for their end."""
     self._closed = True
     for call in list(self._calls):
       call.cancel()
@@ -225,7 +230,7 @@ class Remote:
   def __exit__(self, *_):
     self.close()
 
-  # What follows runs in the worker.
+  # The methods below run in the worker thread.
 
   async def _answer_all(self, prompts: list[str]) -> list[str | None]:
     answers = [self._cached(prompt) for prompt in prompts]
@@ -252,7 +257,7 @@ class Remote:
             group.create_task(ask(i))
       except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
-    # Not one question that it wants: the fault is not with the questions.
+    # If the server refuses every question, the questions are not at fault.
     is_refused = not self._has_answered and len(faults) == len(prompts)
     if is_refused and all(fault.is_refusal for fault in faults):
       raise self._mistake(faults[0])
@@ -265,7 +270,7 @@ class Remote:
       for prompt in prompts:
         found = await self._try(batch, prompt)
         if isinstance(found, Fault) and not found.is_refusal:
-          # One fault is enough: nothing else is under way that could wait.
+          # One fault opens the circuit: no other question is in flight.
           faults = max(self._faults_in_a_row, self.patience.open_after)
           self._faults_in_a_row = faults
           found = await self._ask(batch, prompt)
@@ -280,12 +285,12 @@ class Remote:
     return self.cache.get(self._key_of(prompt))
 
   def _key_of(self, prompt: str) -> str:
-    # Without the address: the same model elsewhere is the same judge.
+    # Without the address: the same model at another URL is the same judge.
     body = self.endpoint.body(prompt)
     return content_key(chat=self.endpoint.chat, body=body)
 
   async def _ask(self, batch: '_Batch', prompt: str) -> str | Fault:
-    """The answer to one question, or why it has none in the end."""
+    """Returns the answer to one question, or the fault that ended its tries."""
     attempts = times = 0
     limited_since = None
     while True:
@@ -293,7 +298,7 @@ class Remote:
         await self._until_open(batch)
         found = await self._try(batch, prompt)
       if isinstance(found, str):
-        # A judge that says nothing may have another day.
+        # Empty answers are not cached: the judge may answer another time.
         if self.cache is not None and found.strip():
           self.cache.put(self._key_of(prompt), found)
         return found
@@ -327,9 +332,9 @@ class Remote:
     return found
 
   async def _until_open(self, batch: '_Batch'):
-    """Returns when a question may be asked."""
-    async with batch.turn:  # One probes, the others wait for it.
-      await asyncio.sleep(0)  # Where that one gave up, all of them end here.
+    """Waits until a question may be asked."""
+    async with batch.turn:  # One task probes, the others wait for it.
+      await asyncio.sleep(0)  # If that task gave up, the others end here.
       if self._is_down():
         await self._probe(batch)
       await self._sleep(self._not_before - time.monotonic())
@@ -338,7 +343,7 @@ class Remote:
     return self._faults_in_a_row >= self.patience.open_after
 
   async def _probe(self, batch: '_Batch'):
-    """Asks until something is answered."""
+    """Sends probes until the judge answers, or raises `Unavailable`."""
     since, times = time.monotonic(), 0
     said, clock = since, time.strftime('%H:%M:%S')
     logger.warning(
@@ -357,7 +362,7 @@ class Remote:
       if now + delay - since > self.patience.wait:
         raise self._unavailable(now - since)
       await self._sleep(delay)
-      # One of those that were still on their way may have been answered.
+      # A question that was in flight may have been answered meanwhile.
       if self._is_down():
         await self._try(batch, PROBE)
       times += 1
@@ -403,7 +408,7 @@ class Remote:
 
 
 class _Call:
-  """A coroutine that another thread waits for, and may cancel."""
+  """A coroutine that another thread waits for and may cancel."""
 
   def __init__(self):
     self._lock, self._is_cancelled = threading.Lock(), False
@@ -433,7 +438,7 @@ class _Call:
 
 
 class _Batch:
-  """What the questions of one call share."""
+  """The session, limits and locks that the questions of one call share."""
 
   def __init__(self, session, endpoint: Endpoint, patience: Patience):
     self._session, self._patience = session, patience
@@ -442,11 +447,15 @@ class _Batch:
     self.turn = asyncio.Lock()
 
   async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
-    """The text of one answer. Whatever aiohttp raises holds the headers."""
+    """Returns the text of one answer, or a fault.
+
+    Catches all that aiohttp raises: its exceptions hold the headers, and so
+    the key.
+    """
     import aiohttp
 
     try:
-      # Another host must not get the key.
+      # No redirects: another host must not get the key.
       async with self._session.post(
         address, json=body, allow_redirects=False
       ) as response:
@@ -470,13 +479,14 @@ class _Batch:
     return Fault(f'http/{status}', said, status, chat_api.seconds(retry_after))
 
   def _excerpt(self, data: bytes) -> str:
-    """The message of an error, or how the body begins, on one line."""
+    """Returns the error's message, or the start of the body, on one line."""
     text = chat_api.error_message(data.decode(errors='replace'))
-    # Before it is cut, which might leave half a key.
+    # The key is removed before the cut, which might leave half of it.
     return repr(' '.join(self._clean(text).split())[:200])
 
 
-# The key is a local variable of these two only: some tracebacks show variables.
+# Only these two functions hold the key in a variable, since some tracebacks
+# show variables.
 
 
 def _session(endpoint: Endpoint, patience: Patience):

@@ -1,13 +1,13 @@
-"""What a reward returns: a number and a reason for every completion.
+"""The result of a reward function: a number and a reason for each completion.
 
 A reward is any callable (examples, completions) -> Scores, for P examples and P
-lists of G completions. Reasons are there because a number cannot say why it is
-0: a run whose reward falls has learnt nothing, or forgotten its tags, or met a
-verifier that is down, and only their counts tell these apart.
+lists of G completions. A number alone cannot say why it is 0. If the reward of
+a run falls, its policy may answer wrongly or have lost its tags, or the
+verifier may be down: only the counts of the reasons tell these apart.
 
-Numbers alone do as well, None or NaN for no verdict: P lists of G, an array, or
-one list of all, prompt by prompt, as TRL's rewards return. `ask` makes Scores
-of them; whoever calls a reward calls it by `ask`.
+A reward may also return numbers alone, with None or NaN for no verdict: P lists
+of G, an array, or one flat list, prompt by prompt, as TRL's rewards do. `ask`
+converts them to Scores, so all callers use `ask`.
 """
 
 import collections
@@ -24,11 +24,11 @@ from rlpt_jax.core.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """Rewards, NaN where there is no verdict, and a word or two for each.
+  """Rewards, NaN without a verdict, and a short reason for each.
 
-  The reasons are few and fixed, to be counted: 'right', 'format/empty'. `parts`
-  holds what these scores were combined from, by name. `answers_PG` holds what a
-  judge answered, word for word, and None where it was not asked.
+  Reasons are from a small, fixed set, to be counted: 'right', 'format/empty'.
+  `parts` holds the scores that these were combined from, by name. `answers_PG`
+  holds a judge's answers verbatim, None if it was not asked.
   """
 
   rewards_PG: np.ndarray  # float32
@@ -54,7 +54,7 @@ class Scores:
       )
 
   def counts(self) -> dict[str, int]:
-    """How many completions there are of every reason, the most first."""
+    """Returns the number of completions with each reason, largest first."""
     reasons = collections.Counter(self.reasons_PG.ravel().tolist())
     return dict(reasons.most_common())
 
@@ -63,7 +63,7 @@ Reward = Callable[[Sequence[Example], Sequence[Sequence[str]]], Scores]
 
 
 class Verdict(NamedTuple):
-  """On one completion: NaN if there is none, why, and a judge's answer."""
+  """A completion's reward (NaN: no verdict), reason, and judge's answer."""
 
   reward: float
   reason: str
@@ -71,7 +71,7 @@ class Verdict(NamedTuple):
 
 
 def each(judge: Callable[[Example, str], Verdict]) -> Reward:
-  """The reward that asks `judge` about one completion at a time."""
+  """Returns the reward that calls `judge` on one completion at a time."""
 
   def reward(examples, completions):
     check_groups(examples, completions)
@@ -90,7 +90,7 @@ def ask(
   examples: Sequence[Example],
   completions: Sequence[Sequence[str]],
 ) -> Scores:
-  """The scores that a reward gives, also where it returns mere numbers."""
+  """Calls a reward and returns Scores, even if it returns numbers alone."""
   found = reward(examples, completions)
   P, G = len(completions), max(map(len, completions), default=0)
   if isinstance(found, Scores):
@@ -109,24 +109,24 @@ def ask(
 
 
 def _numbers(found: Any) -> np.ndarray | None:
-  """An array of floats, of lists of them or of an array; None of all else."""
+  """Converts lists or an array of numbers to floats; None for all else."""
   if not isinstance(found, list | tuple) and not hasattr(found, '__array__'):
     return None
   try:
     array = np.asarray(found)
-    if array.dtype == object:  # Some are None, which is NaN as a float.
+    if array.dtype == object:  # Some are None, which becomes NaN.
       if any(isinstance(x, str | bytes) for x in array.flat):
         return None
       array = array.astype(np.float32)
-  except (TypeError, ValueError, RuntimeError):  # Of several lengths, say.
+  except (TypeError, ValueError, RuntimeError):  # Lists of uneven length, say.
     return None
   return array.astype(np.float32) if array.dtype.kind in 'biuf' else None
 
 
 def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
-  """Says what a reward returned, and what was expected."""
+  """Returns an error that says what a reward returned and should return."""
   function = inspect.unwrap(reward)
-  function = getattr(function, 'func', function)  # Of a partial.
+  function = getattr(function, 'func', function)  # If it is a partial.
   if not hasattr(function, '__qualname__'):
     function = type(function)
   name = f'{function.__module__}.{function.__qualname__}'
@@ -138,7 +138,7 @@ def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
 
 
 def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:
-  """The scores of a flat list: rollout g of prompt p is number p * G + g."""
+  """Returns the scores of a flat list: p * G + g is rollout g of prompt p."""
   shape = (num_prompts, len(verdicts) // max(num_prompts, 1))
   rewards = np.array([verdict.reward for verdict in verdicts], np.float32)
   reasons = np.array([verdict.reason for verdict in verdicts], np.str_)
@@ -153,7 +153,7 @@ def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:
 def check_groups(
   examples: Sequence[Example], completions: Sequence[Sequence[str]]
 ) -> None:
-  """Raises unless there is a group for every example, all of one size."""
+  """Raises unless every example has a group, all of the same size."""
   if len(completions) != len(examples):
     raise ValueError(
       f'{len(examples)} examples but {len(completions)} groups of completions; '

@@ -1,24 +1,25 @@
-"""Rewards that compare words: nothing to ask, nothing that can fail.
+"""Rewards that compare words, without a model or a service that may fail.
 
-Texts are compared as tokens: words, numbers with their decimals, each CJK
-character and each mark by itself. White space only separates them, so that a
-line break for a blank, or none between Chinese characters, is no difference,
-and a prefix ends where a word ends.
+Texts are compared as tokens: words, numbers with their decimals, single CJK
+characters and single marks. White space only separates tokens: a line break
+equals a space, spaces between Chinese characters do not matter, and a prefix
+ends where a word ends.
 
-A match is a function (prediction, references) -> float in [0, 1] on tokens, the
-references being segments in the order of the text, and `text_match` makes a
-reward of it:
+A match is a function (prediction, references) -> float in [0, 1] on tokens,
+where the references are segments in the order of the text. `text_match` makes
+it a reward:
 
   exact           1 for the first segment
-  whole_segments  1 for the first k of them, for any k
-  prefix          1 for a prefix of all of them, wherever a word ends, that has
+  whole_segments  1 for the first k segments, for any k
+  prefix          1 for a prefix of all segments, ending at any word, that has
                   at least `min_share` of the first one's words. RLPT's prefix
-                  reward names no such guard, and its judge would pass 'The'
-  overlap         F1 of the words, in any order, with the first k: the best k
-  common_prefix   how far the prediction is right from its beginning on
+                  reward has no such guard, and its judge would pass 'The'
+  overlap         F1 of the words, in any order, with the first k segments, for
+                  the best k
+  common_prefix   the share of the prediction before its first wrong word
 
-The first three are strict about words and so for what must be quoted: masked
-spans, short answers. A free continuation wants a judge, or the last two.
+The first three are strict about words, so they suit text that must be exact:
+masked spans, short answers. A free continuation needs a judge or the last two.
 """
 
 import collections
@@ -41,11 +42,12 @@ _CJK = (
 _TOKEN = re.compile(rf'[{_CJK}]|[^\W{_CJK}]+(?:(?<=\d)[.,]\d[^\W{_CJK}]*)*|\S')
 _DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], '-')
 _HYPHEN = re.compile(r'(?<=[^\W\d])-(?=[^\W\d])')
-# What ends and quotes sentences is dropped. What changes a number or a formula
-# is not, though Unicode calls it punctuation: '-5', '50%', '1/2', 'f(x)'.
+# Marks that end or quote sentences are dropped. Marks that change a number or a
+# formula are kept, though Unicode calls them punctuation: '-5', '50%', '1/2',
+# 'f(x)'.
 _SENTENCE_MARKS = frozenset({'Po', 'Pi', 'Pf'})
 _KEPT, _QUOTES = frozenset('#%&*/@\\‰'), frozenset('`´「」『』')
-# Python sorts the combining marks of a word in time quadratic in their number:
+# Pieces, because Python sorts the combining marks of a word in quadratic time:
 # 40,000 take two seconds, a million twenty minutes.
 _PIECE = re.compile(r'\S{1,200}|\s+')
 
@@ -57,8 +59,10 @@ def tokens(
   ignore_case: bool = True,
   ignore_punctuation: bool = True,
 ) -> list[str]:
-  """What is compared. `ignore_form`: by Unicode's NFKC, so that full-width
-  letters, ligatures and superscripts are plain ones, and dashes are one.
+  """Returns the tokens that are compared.
+
+  ignore_form: apply Unicode's NFKC, which makes full-width letters, ligatures
+    and superscripts plain, and make all dashes the same.
   """
   if not text.isascii():
     text = normalized(text, 'NFKC' if ignore_form else 'NFC')
@@ -73,19 +77,19 @@ def tokens(
 
 
 def normalized(text: str, form: str) -> str:
-  """The text in a form of Unicode, a long word in pieces."""
+  """Returns the text in a Unicode normal form; long words go in pieces."""
   return ''.join(
     unicodedata.normalize(form, piece) for piece in _PIECE.findall(text)
   )
 
 
 def exact(prediction: list[str], references: list[list[str]]) -> float:
-  """1 if the prediction is the first segment."""
+  """Returns 1 if the prediction is the first segment."""
   return float(prediction == references[0])
 
 
 def whole_segments(prediction: list[str], references: list[list[str]]) -> float:
-  """1 if the prediction is the first k segments, for some k."""
+  """Returns 1 if the prediction is the first k segments, for some k."""
   text: list[str] = []
   for segment in references:
     text += segment
@@ -100,7 +104,7 @@ def prefix(
   *,
   min_share: PositiveShare = 1.0,
 ) -> float:
-  """1 if the prediction is how the references begin, and is long enough."""
+  """Returns 1 if the prediction is long enough and begins the references."""
   if not 0 < min_share <= 1:
     raise ValueError(
       f'min_share: expected a share of the first segment, more than 0 and at '
@@ -108,12 +112,12 @@ def prefix(
     )
   if len(prediction) < math.ceil(min_share * len(references[0])):
     return 0.0
-  # Equal lengths, unless the prediction is the longer.
+  # Both have the same length, unless the prediction is longer than them all.
   return float(prediction == _joined(references)[: len(prediction)])
 
 
 def overlap(prediction: list[str], references: list[list[str]]) -> float:
-  """F1 of the words with those of the first k segments, for the best k."""
+  """Returns the words' F1 with the first k segments, for the best k."""
   left = collections.Counter(prediction)
   best, shared, size = 0.0, 0, len(prediction)
   for segment in references:
@@ -127,8 +131,10 @@ def overlap(prediction: list[str], references: list[list[str]]) -> float:
 
 
 def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
-  """The share that is right before the first wrong word: of the prediction, or
-  of the first segment if that is longer. 1 exactly where `prefix` is.
+  """Returns the share of words that are right before the first wrong one.
+
+  It is a share of the prediction, or of the first segment if that is longer. It
+  is 1 exactly where `prefix` is 1.
   """
   common = 0
   for ours, theirs in zip(prediction, _joined(references), strict=False):
@@ -144,9 +150,9 @@ def text_match(
   find: extract.Extract = extract.prediction,
   split: Callable[[str], list[str]] = tokens,
 ) -> Reward:
-  """The reward `match`(tokens of the answer, of each reference).
+  """Returns the reward `match`(the answer's tokens, each reference's tokens).
 
-  NaN only where there is nothing to compare with: a reference without a word.
+  It is NaN only if the first reference has no word to compare with.
   """
   checks.check_arguments(text_match, locals())
 
