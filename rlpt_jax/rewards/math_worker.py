@@ -38,7 +38,7 @@ import struct
 import sys
 
 IDLE, GOLD, ANSWER = range(3)
-EMPTY, AGAIN = 0, 1  # Exit status of the second process.
+EMPTY, AGAIN = 0, 1  # The fork's exit status: input ended, or fork again.
 # Compared before forking, to run lazy imports and fill the parser's tables: the
 # first answer of a kind takes up to 0.2 s, later ones a few milliseconds.
 WARM_UP = (
@@ -129,7 +129,7 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
 
 
 def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
-  """Returns 'right', 'wrong', 'unparsable' (the answer) or 'gold/unparsable'."""
+  """Returns 'right', 'wrong', 'gold/unparsable' or 'unparsable' (answer)."""
   import math_verify
   from sympy.core.random import seed
 

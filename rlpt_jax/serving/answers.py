@@ -1,4 +1,4 @@
-"""What OpenAI's API answers: pieces of samples to the objects it sends."""
+"""Builds the responses of OpenAI's API from pieces of samples."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ ERROR_TYPES = {401: 'authentication_error', 429: 'rate_limit_error'}
 
 
 class Answer:
-  """The objects of one answer, whole or streamed."""
+  """Builds the objects of one response, whole or streamed."""
 
   def __init__(self, query: Query, served: Served):
     self._query, self._chat = query, query.kind == CHAT
@@ -29,7 +29,7 @@ class Answer:
     self._token_text = _token_texts(served.tokenizer)
 
   def whole(self, pieces: list[Piece], num_tokens: int) -> dict[str, Any]:
-    """The answer of what was not streamed: a piece for each sample."""
+    """Returns a response that is not streamed, from one piece per sample."""
     return {
       **self._head,
       'object': 'chat.completion' if self._chat else 'text_completion',
@@ -38,7 +38,7 @@ class Answer:
     }
 
   def first_chunks(self, samples: int) -> list[dict[str, Any]]:
-    """What a stream begins with: a chat says who speaks."""
+    """Returns the first chunks of a stream; those of a chat name the role."""
     if not self._chat:
       return []
     delta = {'role': 'assistant', 'content': ''}
@@ -96,7 +96,7 @@ class Answer:
 
 
 def _chat_token(text: str, logprob: float) -> dict[str, Any]:
-  # A part of a character has bytes, but a tokenizer does not tell them.
+  # Part of a character has bytes too, but a tokenizer does not give them.
   known = INCOMPLETE not in text
   return {
     'token': text,
@@ -108,7 +108,7 @@ def _chat_token(text: str, logprob: float) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _token_texts(tokenizer: Tokenizer):
-  """id -> its text, as inside a text: with the blank that it begins with."""
+  """Returns id -> text, as within a longer text: its first space is kept."""
   letter = tokenizer.encode('a')[-1:]
   before = tokenizer.decode(letter)
 
@@ -121,7 +121,7 @@ def _token_texts(tokenizer: Tokenizer):
 
 
 def model(served: Served, created: int) -> dict[str, Any]:
-  """The entry of /v1/models."""
+  """Returns the model's entry in /v1/models."""
   return {
     'id': served.name,
     'object': 'model',
@@ -131,7 +131,7 @@ def model(served: Served, created: int) -> dict[str, Any]:
 
 
 def error(error: ApiError) -> dict[str, Any]:
-  """The body of an error, as OpenAI has it."""
+  """Returns the body of an error in OpenAI's format."""
   default = 'server_error' if error.status >= 500 else 'invalid_request_error'
   return {
     'error': {
@@ -144,5 +144,5 @@ def error(error: ApiError) -> dict[str, Any]:
 
 
 def well_formed(text: str) -> str:
-  """The text without lone surrogates: they are not UTF-8."""
+  """Replaces lone surrogates, which UTF-8 cannot encode."""
   return SURROGATES.sub(INCOMPLETE, text)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 SPARE_FILES = 64  # Open files of a server besides its connections.
 RETRY = 1.0  # Seconds until the system is asked again for a connection.
 RESTORE = 60.0  # Seconds after which the system may have room again.
-# The system has no room for another file. Of the other errors of accept(), most
-# concern one client: Linux reports errors of its network there.
+# The system cannot open another file. Most other errors of accept() concern one
+# client: Linux reports its network errors there.
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # No accept will succeed.
 
 
 def most(wanted: int) -> int:
-  """Returns how many of the wanted connections the limit of open files allows.
+  """Returns the number of connections, up to `wanted`, that may be open.
 
-  Raises the soft limit where this is necessary and possible.
+  Raises the soft limit of open files if necessary and possible.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   needed = wanted + SPARE_FILES
@@ -38,11 +38,11 @@ def most(wanted: int) -> int:
 class Connections:
   """Accepts connections and keeps at most `most` of them open.
 
-  When there are that many, the next one takes the place of the one that has
-  been idle for longest. A connection is busy only while a request that has
-  come completely, with its body, is answered; otherwise it is idle. So a client
-  that sends half a request keeps nobody out. An idle connection stays open for
-  at least `patience` seconds, because a request may be on its way.
+  At the limit, a new connection replaces the one that has been idle for
+  longest. A connection is busy only while a request that has arrived
+  completely, with its body, is answered; otherwise it is idle. So a client that
+  sends half a request keeps nobody out. An idle connection stays open for at
+  least `patience` seconds, because a request may be on its way.
   """
 
   def __init__(self, most: int, *, patience: float):
@@ -81,7 +81,7 @@ class Connections:
           raise
         if error.errno in NO_ROOM:
           await self._have_fewer(error)
-        await asyncio.sleep(0)  # Others go on, even if each call fails.
+        await asyncio.sleep(0)  # Other tasks run even if every call fails.
         continue
       if loop.time() >= self._restore_at:
         self._most = self._wanted
@@ -96,7 +96,7 @@ class Connections:
         self._idle[transport] = loop.time()
 
   async def _have_fewer(self, error: OSError):
-    """Allows fewer connections for a while: something else needs the files."""
+    """Lowers the limit for a while: something else needs the files."""
     fewer = max(1, min(self._most, len(self._busy) + len(self._idle)) - 1)
     if fewer < self._most:
       self._most = fewer
@@ -131,5 +131,5 @@ class Connections:
 
 
 def _is_gone(transport: asyncio.Transport) -> bool:
-  # Closing is not enough: one that still has to send something keeps its file.
+  # is_closing() is not enough: unsent data keeps the file open.
   return transport.get_extra_info('socket').fileno() < 0

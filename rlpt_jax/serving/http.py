@@ -20,21 +20,21 @@ from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError, Query, Served
 from rlpt_jax.serving.text import Piece, Transcript
 from rlpt_jax.serving.worker import Job, Worker
 
-LONG_BODY = 2**16  # Bytes; longer ones are understood one after the other.
-GRACE = 3.0  # Seconds that what runs has to finish when the server stops.
-BACKLOG = 1024  # A queue that is full says so; a refused connection does not.
+LONG_BODY = 2**16  # Bytes; longer bodies are parsed one at a time.
+GRACE = 3.0  # Seconds for running requests to finish when the server stops.
+BACKLOG = 1024  # Large: a full job queue is explained to clients, this one not.
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """Limits what the clients of a server may use.
 
-  connections: when reached, the one that was idle for longest is closed.
+  connections: maximum number open; beyond it the longest idle one is closed.
   patience: seconds before an idle connection may be closed.
   seconds: time limit for the headers of a request (and for the rest between
     two requests), for its body, and for each piece of a stream.
-  body: most bytes in the body of one request.
-  bodies: most bytes received of all bodies that are not parsed yet.
+  body: maximum bytes in the body of one request.
+  bodies: maximum bytes received of all bodies that are not parsed yet.
   """
 
   connections: int = 512
@@ -92,10 +92,10 @@ async def run(
     runner = web.AppRunner(
       server.app(),
       access_log=None,
-      handler_cancellation=True,  # Of those whose client has hung up.
+      handler_cancellation=True,  # If the client has hung up.
       auto_decompress=False,  # Compressed bodies are refused, not unpacked.
       shutdown_timeout=1.0,
-      # Headers are due by then: aiohttp closes what has sent no whole request.
+      # Also the limit for headers: aiohttp closes what has not sent them all.
       keepalive_timeout=limits.seconds,
     )
     await runner.setup()
@@ -178,7 +178,7 @@ class Server:
       headers=answer.headers,
     )
     if answer.status in (401, 408):
-      response.force_close()  # The rest of the body is not waited for.
+      response.force_close()  # Do not wait for the rest of the body.
     return response
 
   def _authorize(self, request: web.Request):
@@ -235,7 +235,7 @@ class Server:
     with self._connections.busy(request.transport):
       job = self._worker.submit(query.requests)
       try:
-        await job.next()  # Accepted: only now is it known that it is no error.
+        await job.next()  # Raises if refused, before any response is sent.
         answer = answers.Answer(query, self._served)
         transcripts = self._transcripts(query)
         pieces = self._pieces(job, transcripts)
@@ -244,7 +244,7 @@ class Server:
           return await _stream(request, answer, transcripts, pieces, seconds)
         return await _whole(answer, transcripts, pieces)
       finally:
-        self._worker.cancel(job)  # Of a client that has hung up, say.
+        self._worker.cancel(job)  # The client may have hung up.
 
   async def _read(self, request: web.Request, kind: str) -> Query:
     """Receives and parses a body; others go on while a long one is parsed."""
@@ -259,7 +259,7 @@ class Server:
           status=408,
         ) from None
       executor = self._long if len(body) > LONG_BODY else None
-      # Not before: a client that sends no body must not keep others out.
+      # Busy only now: a client that sends no body must not keep others out.
       with self._connections.busy(request.transport):
         return await asyncio.get_running_loop().run_in_executor(
           executor, protocol.read, kind, body, self._served
@@ -269,17 +269,17 @@ class Server:
 
   async def _receive(self, request: web.Request, body: bytearray):
     """Appends what the client sends and counts it among all bodies."""
-    # What is only announced takes no room: it may never come.
+    # The announced length is checked but not counted: it may never arrive.
     announced = request.content_length or 0
     self._check_room(announced, announced)
-    # Not by request.read, which would keep it until the answer is complete.
+    # request.read would keep the body until the answer is complete.
     async for data in request.content.iter_any():
       self._check_room(len(body) + len(data), len(data))
       body += data
       self._bodies += len(data)
 
   def _check_room(self, size: int, more: int):
-    """Raises an error if a body is too large, or all are with `more` bytes."""
+    """Raises if a body is too large, or all bodies with `more` bytes are."""
     if size > self._limits.body:
       raise ApiError(
         f'The body is too large: expected at most {self._limits.body} bytes.',
@@ -313,7 +313,7 @@ class Server:
     while not all(transcript.finished for transcript in transcripts):
       index, completion = await job.next()
       transcript = transcripts[index]
-      if transcript.finished:  # By a stop string; the engine did not know yet.
+      if transcript.finished:  # At a stop string; the engine did not know yet.
         continue
       piece = transcript.add(completion)
       if transcript.finished:
@@ -350,7 +350,7 @@ async def _stream(
     try:
       async with asyncio.timeout(seconds):
         await response.write(b'data: ' + data + b'\n\n')
-    except TimeoutError:  # The client does not read what it has asked for.
+    except TimeoutError:  # The client does not read the response.
       request.transport.abort()
       raise ConnectionAbortedError from None
 
@@ -367,7 +367,7 @@ async def _stream(
       await send(b'[DONE]')
     except ConnectionError:
       raise
-    except Exception as error:  # Too late for a status.
+    except Exception as error:  # Too late for an error status.
       await send(_json(answers.error(_as_answer(error))))
     await response.write_eof()
   return response
@@ -387,7 +387,7 @@ def _num_tokens(transcripts: list[Transcript]) -> int:
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
-  """Returns an error of aiohttp itself in the words of this API."""
+  """Converts an error that aiohttp itself raises to one of this API."""
   messages = {
     404: f'{request.path}: no such route; expected one below /v1.',
     405: f'{request.path}: no {request.method} here; see Allow.',
@@ -405,6 +405,6 @@ def _ok(data: Any) -> web.Response:
 
 
 def _json(data: Any) -> bytes:
-  # NaN is no JSON: better an error here than a client's.
+  # NaN is no JSON: fail here rather than in the client.
   text = json.dumps(data, ensure_ascii=False, allow_nan=False)
   return answers.well_formed(text).encode()

@@ -1,7 +1,7 @@
-"""What OpenAI's API asks, read strictly: a body of JSON to a `Query`.
+"""Parses requests of OpenAI's API strictly: a body of JSON becomes a `Query`.
 
-A field that we do not know or cannot honour is an error that names it, unless
-its value asks for nothing; what cannot change a completion is ignored.
+A field that is unknown or not supported is an error that names it, unless its
+value asks for nothing. Fields that cannot change a completion are ignored.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Request
 
 COMPLETIONS, CHAT = 'completions', 'chat'
-# What a body may have, besides SHARED, IGNORED and the NEUTRAL.
+# Fields of a body, besides SHARED, IGNORED and NEUTRAL ones.
 FIELDS = {
   COMPLETIONS: {'prompt', 'max_tokens', 'logprobs'},
   CHAT: {
@@ -27,13 +27,14 @@ SHARED = {
   'model', 'n', 'temperature', 'top_p', 'top_k', 'min_p', 'stop', 'seed',
   'stream', 'stream_options',
 }  # fmt: skip
-# About accounts, caches and tools that are not there.
+# They concern accounts, caches and tools that do not exist here.
 IGNORED = {
   'user', 'metadata', 'store', 'service_tier', 'safety_identifier',
   'prompt_cache_key', 'prompt_cache_options', 'prompt_cache_retention',
   'prediction', 'parallel_tool_calls',
 }  # fmt: skip
-# Not supported, but the values that ask for nothing; null never does.
+# Fields that are not supported, with the values that ask for nothing and are
+# accepted; null always is.
 NEUTRAL = {
   'echo': (False,),
   'suffix': ('',),
@@ -47,16 +48,16 @@ NEUTRAL = {
   'function_call': ('none', 'auto'),
   'response_format': ({'type': 'text'},),
   'modalities': (['text'],),
-  'best_of': (),  # As n.
+  'best_of': (),  # Accepted if equal to n.
 }
 STREAM_OPTIONS = {'include_usage', 'include_obfuscation'}
-DEFAULT_MAX_TOKENS = 16  # Of /v1/completions, as OpenAI has it.
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default for /v1/completions.
 MAX_STOPS, MAX_STOP_LENGTH = 4, 1000
 NON_TEXT_ROLES = ('tool', 'function')
 
 
 class ApiError(Exception):
-  """An answer that is an error: what the client did, or what befell it."""
+  """An error that is sent to the client, whoever caused it."""
 
   def __init__(
     self,
@@ -74,25 +75,25 @@ class ApiError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Served:
-  """The model that is served and what may be asked of it."""
+  """The model that is served and the limits of requests."""
 
   name: str
   tokenizer: Tokenizer
-  vocab_size: int  # The model's; its tokenizer may know fewer.
+  vocab_size: int  # The model's; its tokenizer may have fewer tokens.
   max_prompt_tokens: int
   max_new_tokens: int
-  max_samples: int  # Of one call: all that run or wait at the same time.
-  group: int  # Samples of a prompt that the engine runs as one request.
+  max_samples: int  # In one call, and in all that run or wait together.
+  group: int  # The most samples in one request of the engine.
 
   @property
   def max_prompt_characters(self) -> int:
-    """The longest text that there is room for, were its tokens the longest."""
+    """The most characters in a prompt, if all its tokens are the longest."""
     return self.max_prompt_tokens * self.tokenizer.longest_token
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-  """A call, understood: samples of the first prompt, of the second, ..."""
+  """A parsed call; its requests are in the order of the prompts."""
 
   kind: str  # COMPLETIONS or CHAT.
   requests: tuple[Request, ...]
@@ -101,11 +102,11 @@ class Query:
   stream: bool
   include_usage: bool
   with_logprobs: bool
-  with_top_logprobs: bool  # One: that of the token itself, which is greedy.
+  with_top_logprobs: bool  # One a token, its own: it was sampled greedily.
 
 
 def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
-  """The query that a body of JSON asks for, or an ApiError."""
+  """Returns the query that a body of JSON asks for, or raises ApiError."""
   fields = _parse(body)
   _check_model(fields.get('model'), served)
   n = _integer(fields, 'n', 1, low=1, high=served.max_samples)
@@ -117,8 +118,8 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
   options = {
     'max_new_tokens': _max_new_tokens(kind, fields, served),
     'temperature': temperature,
-    'top_k': max(0, top_k),  # -1, as others say it: all.
-    # 0, as some clients say it, leaves the most probable token too.
+    'top_k': max(0, top_k),  # Elsewhere -1 means all tokens.
+    # Some clients send 0, to keep only the most probable token.
     'top_p': max(1e-6, _number(fields, 'top_p', 1.0, high=1)),
     'min_p': _number(fields, 'min_p', 0.0, high=1),
     'stops': tuple((i,) for i in served.tokenizer.eos_ids),
@@ -134,8 +135,8 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
     )
   requests = []
   for tokens in prompts:
-    # Without a seed every prompt gets its own: the same one twice in a list is
-    # there twice because two answers are wanted.
+    # Without a seed every prompt draws its own, so that a prompt listed twice
+    # gets two different completions.
     own_seed = _draw_seed() if seed is None else seed % 2**32
     for first in range(0, n, served.group):
       request = Request(
@@ -160,7 +161,7 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
 
 
 def prompt_id(tokens: Iterable[int]) -> str:
-  """Follows from the tokens: with a seed it fixes what is said."""
+  """Returns an id that the tokens determine; with a seed it fixes samples."""
   text = ','.join(map(str, tokens))
   return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -227,7 +228,7 @@ def _check_supported(kind: str, fields: dict[str, Any], n: int):
 
 
 def _logprobs(kind: str, fields: dict[str, Any]) -> tuple[bool, bool]:
-  """(whether those of the tokens are asked for, and the most probable's)."""
+  """Returns (logprobs are asked for, top logprobs are asked for)."""
   advice = 'Only the log-probability of the token itself is known'
   if kind == COMPLETIONS:
     count = _integer(fields, 'logprobs', None, low=0, high=5)
@@ -304,7 +305,7 @@ def _include_usage(fields: dict[str, Any]) -> bool:
 
 
 def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
-  """The tokens of each prompt: of a text or of ids, of one or of several."""
+  """Returns the tokens of each prompt; `prompt` is one or a list of them."""
   value = fields.get('prompt')
   if isinstance(value, str) or _is_ids(value):
     prompts = [value]
@@ -322,7 +323,7 @@ def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
       f'{len(prompts)}. Ask for them in several calls.',
       param='prompt',
     )
-  # All of them first: to encode a text takes much longer than to measure it.
+  # All lengths first: encoding a text takes much longer than measuring it.
   for p in prompts:
     _check_length(len(p), 'prompt', served)
   tokenizer = served.tokenizer
@@ -339,7 +340,7 @@ def _is_ids(value: Any) -> bool:
   return (
     isinstance(value, list)
     and bool(value)
-    and all(type(i) is int for i in value)  # A bool is an int.
+    and all(type(i) is int for i in value)  # isinstance accepts a bool.
   )
 
 
@@ -348,12 +349,12 @@ def _chat(fields: dict[str, Any], served: Served) -> list[list[int]]:
   if not isinstance(messages, list) or not messages:
     raise _expected('messages', 'a list of at least one message', messages)
   chat = [_message(m, f'messages[{i}]') for i, m in enumerate(messages)]
-  # A token at least for each message, whatever the template makes of it.
+  # An empty message counts too: the template makes at least a token of it.
   lengths = [max(1, len(m['role'] + m['content'])) for m in chat]
   _check_length(sum(lengths), 'messages', served)
   try:
     tokens = served.tokenizer.encode_chat(chat)
-  except Exception as error:  # A template refuses in its own way.
+  except Exception as error:  # Templates raise errors of many kinds.
     message = ' '.join(str(error).split()) or type(error).__name__
     raise ApiError(f'messages: {message[:300]}', param='messages') from error
   _check_tokens(tokens, 'messages', served)
@@ -391,7 +392,7 @@ def _message(message: Any, where: str) -> dict[str, str]:
 
 
 def _check_length(characters: int, param: str, served: Served):
-  """Raises for a text that is too long, whatever its tokens are."""
+  """Raises if a text is too long, whatever its tokens are."""
   if characters > served.max_prompt_characters:
     raise ApiError(
       f'{param}: {characters:,} characters, expected at most '

@@ -1,26 +1,26 @@
-"""Tokens in, text out: what may be sent of a sample that is still growing."""
+"""Decodes a growing sample: tokens in, the text that may be sent out."""
 
 import dataclasses
 
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
-MOST_PENDING = 32  # Tokens without a text that are decoded again.
-INCOMPLETE = '\ufffd'  # What a tokenizer says for a part of a character.
+MOST_PENDING = 32  # Tokens without text, at most, that are decoded again.
+INCOMPLETE = '\ufffd'  # Tokenizers decode a part of a character to this.
 
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-  """A token that was sampled, and where in the text it begins."""
+  """A sampled token; `offset` is where it begins in the text."""
 
   id: int
-  logprob: float  # The model's own.
+  logprob: float  # Under the model, before temperature and filters.
   offset: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """What a sample says next; pieces joined are its text."""
+  """The next part of a sample; all its pieces joined are its text."""
 
   text: str
   tokens: tuple[Token, ...] = ()
@@ -28,12 +28,12 @@ class Piece:
 
 
 class Transcript:
-  """The text of one sample, cut before the first of some stop strings.
+  """The text of one sample, cut before the first stop string.
 
-  The text is what its tokens add to that of the prompt, so a blank between the
-  two is there, and it does not depend on how the tokens come in pieces, unless
-  they are no text: bytes that are no character may be one mark or several. With
-  stop strings, or to know where each token begins, they are read one by one.
+  The text is what the tokens add to the text of the prompt, so a space between
+  the two is kept. It does not depend on how the tokens are split into pieces,
+  except that bytes which form no character may become one mark or several. With
+  stop strings or `with_tokens`, tokens are decoded one by one.
   """
 
   def __init__(
@@ -46,20 +46,20 @@ class Transcript:
   ):
     self._decode, self._stops = tokenizer.decode, stops
     self._with_tokens = with_tokens
-    # Text is decoded from some tokens before what is new on: characters of
-    # several tokens and blanks of SentencePiece come out as in one piece, and a
-    # long text takes no longer a token than a short one.
+    # Decoding starts a few tokens before the new ones: characters of several
+    # tokens and SentencePiece's spaces come out right, and the time per token
+    # does not grow with the text.
     self._ids = lead(tokenizer, prompt_tokens)
     self._num_read = len(self._ids)
     self._text, self._sent = '', 0
     self._tokens: list[Token] = []
-    self._ends: list[int] = []  # Of the text, after each whole token.
+    self._ends: list[int] = []  # The text's length after each decoded token.
     self._num_sent_tokens = 0
-    self.num_tokens = 0  # Up to the one that completes a stop string.
+    self.num_tokens = 0  # Includes the one that completes a stop string.
     self.finished = False
 
   def add(self, completion: Completion) -> Piece:
-    """Takes the next tokens of the sample; returns what may be sent by now."""
+    """Adds the next tokens of the sample; returns what may be sent now."""
     ids = completion.tokens.tolist()
     logprobs = completion.policy_logprobs.tolist()
     reason = completion.finish_reason
@@ -82,7 +82,7 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    # A character has four bytes at most: more marks than that never become one.
+    # A character has at most four bytes: more marks never become one.
     is_broken = text.endswith(INCOMPLETE * 8)
     if text.endswith(INCOMPLETE) and not is_broken and not flush:
       return
@@ -90,13 +90,14 @@ class Transcript:
     self._text += new
     missing = len(self._tokens) - len(self._ends)
     self._ends += [len(self._text)] * missing
-    # It is enough to decode what comes next, and tokens without text go on.
+    # Tokens with text become the context of the next ones; tokens without text
+    # stay behind the old context, to be decoded again.
     if new or self._num_read >= MOST_PENDING:
       self._ids = self._ids[self._num_read :]
     self._num_read = len(self._ids)
 
   def _find_stop(self, searched: int) -> int | None:
-    """Where the first stop string begins that ends after `searched`."""
+    """Returns the start of the first stop string that ends after `searched`."""
     found = []
     for stop in self._stops:
       place = self._text.find(stop, max(0, searched - len(stop) + 1))
@@ -119,7 +120,7 @@ class Transcript:
     return piece
 
   def _undecided(self) -> int:
-    """How much of the end of the text may be the beginning of a stop string."""
+    """Returns the length of the text's end that may begin a stop string."""
     longest = 0
     for stop in self._stops:
       for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
@@ -130,7 +131,7 @@ class Transcript:
 
 
 def lead(tokenizer: Tokenizer, prompt_tokens: tuple[int, ...]) -> list[int]:
-  """The fewest last tokens of a prompt that are whole text, if four are."""
+  """Returns the fewest last tokens, up to four, that are whole characters."""
   for count in range(1, min(4, len(prompt_tokens)) + 1):
     text = tokenizer.decode(prompt_tokens[-count:])
     if text and INCOMPLETE not in text:

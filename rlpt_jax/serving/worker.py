@@ -1,4 +1,4 @@
-"""The one thread that owns the engine, and what the event loop knows of it."""
+"""Runs the engine in one thread and hands its results to the event loop."""
 
 import asyncio
 import concurrent.futures
@@ -8,23 +8,23 @@ from collections.abc import Callable
 from rlpt_jax.sampling.requests import Completion, Request
 from rlpt_jax.serving.protocol import ApiError
 
-Event = tuple[int, Completion]  # Which sample of a job, and what it says next.
+Event = tuple[int, Completion]  # (sample of the job, the tokens that follow).
 
 
 class Job:
-  """The requests of one call. Its samples are numbered through all of them."""
+  """The requests of one call; samples are numbered across all of them."""
 
   def __init__(self, requests: tuple[Request, ...]):
     self.requests = requests
     self.running = set(range(sum(request.samples for request in requests)))
-    self.tickets: list[int] = []  # Only the engine's thread looks at them.
+    self.tickets: list[int] = []  # Only the engine's thread uses them.
     self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
   def put(self, event: Event | Exception | None):
     self._events.put_nowait(event)
 
   async def next(self) -> Event | None:
-    """What comes next: None once it is accepted, then events, or an error."""
+    """Returns None once the job is accepted, then events; raises its error."""
     event = await self._events.get()
     if isinstance(event, Exception):
       raise event
@@ -32,37 +32,37 @@ class Job:
 
 
 class Worker:
-  """Runs an engine in a thread of its own, from its making to `close`.
+  """Runs an engine in a thread of its own until `close`.
 
-  All methods are the event loop's, but for those that begin with `_engine`:
-  these are the thread's. The two talk by a queue there and by
-  `call_soon_threadsafe` back, once a step.
+  Methods whose names begin with `_engine` run in that thread, all others in the
+  event loop. Commands reach the thread by a queue; its results come back by
+  `call_soon_threadsafe`, once a step.
   """
 
   def __init__(self, engine, *, max_samples: int):
     self._engine, self._max_samples = engine, max_samples
     self._loop = asyncio.get_running_loop()
-    self._jobs: set[Job] = set()  # Those that the engine owes something.
-    self._refusal: ApiError | None = None  # What new jobs are told.
+    self._jobs: set[Job] = set()  # Jobs with unfinished samples.
+    self._refusal: ApiError | None = None  # The error that new jobs get.
     self._commands: queue.SimpleQueue[Callable[[], None] | None] = (
       queue.SimpleQueue()
     )
-    # Whose a ticket is, the number of its first sample, those still wanted.
+    # Ticket -> its job, the number of its first sample, samples still wanted.
     self._by_ticket: dict[int, tuple[Job, int, set[int]]] = {}
-    self.quiet = asyncio.Event()  # Nothing runs or waits.
+    self.quiet = asyncio.Event()  # Set while nothing runs or waits.
     self.quiet.set()
     self.failed: asyncio.Future[Exception] = self._loop.create_future()
-    # Not a daemon: those crash in JAX when the interpreter ends.
+    # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'engine')
     self._thread.submit(self._engine_run)
 
   @property
   def samples(self) -> int:
-    """How many run or wait."""
+    """The number of samples that run or wait."""
     return sum(len(job.running) for job in self._jobs)
 
   def submit(self, requests: tuple[Request, ...]) -> Job:
-    """A job in the queue; ApiError if that is full or ends."""
+    """Queues a job; raises ApiError if the queue is full or shutting down."""
     if self._refusal:
       raise self._refusal
     job = Job(requests)
@@ -80,14 +80,14 @@ class Worker:
     return job
 
   def cancel(self, job: Job, index: int | None = None):
-    """Ends one sample of a job or all of them; those that ended are ignored."""
+    """Ends one sample of a job, or all; ignores those that have ended."""
     ended = job.running & ({index} if index is not None else job.running)
     if ended:
       self._end(job, ended)
       self._commands.put(lambda: self._engine_cancel(job, ended))
 
   async def drain(self, seconds: float):
-    """Lets what runs finish for a while, then ends it with an error."""
+    """Gives running jobs `seconds` to finish, then ends them with an error."""
     ending = ApiError('The server is shutting down.', status=503)
     self._refusal = self._refusal or ending
     try:
@@ -98,7 +98,7 @@ class Worker:
         self.cancel(job)
 
   def close(self):
-    """Waits for the step that runs, if one does, and ends the thread."""
+    """Waits for the running step, if any, and ends the thread."""
     self._commands.put(None)
     self._thread.shutdown()
 
@@ -137,7 +137,7 @@ class Worker:
       self._loop.call_soon_threadsafe(self._fail, error)
 
   def _engine_obey(self) -> bool:
-    """Does what was asked, and sleeps until it gives work; False: close."""
+    """Runs queued commands, waiting while idle; returns False to close."""
     try:
       while command := self._commands.get(block=self._engine.is_idle):
         command()
