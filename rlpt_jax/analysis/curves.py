@@ -1,10 +1,10 @@
-"""What a page draws of runs: which curves, what each is, and where it begins.
+"""The curves that a page draws of runs: their titles, meanings and positions.
 
-A page counts steps as the terminal does, from 1; the files of a run count from
-0. A run of N steps has the positions 0 to N: what step n measured is at n, when
-it has ended, and what was measured before the first step is at 0. Held-out
-examples are tried after the update of a step; its rollouts are of the policy
-before that.
+A page counts steps from 1, as the terminal does; the files of a run count from
+0. A run of N steps has the positions 0 to N: a measurement of step n is at n,
+the end of that step, and one made before the first step is at 0. Held-out
+examples are evaluated after the update of a step; its rollouts come from the
+policy before that update.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ BEFORE, HELD_OUT = 'held_out_before/', 'held_out/'
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """`key` is that of metrics.jsonl; `meaning` is for a stranger."""
+  """A curve; `key` is its key in metrics.jsonl, `meaning` is for newcomers."""
 
   key: str
   title: str
   meaning: str
-  log: bool = False  # Whether sizes matter more than differences.
+  log: bool = False  # True if ratios matter more than differences.
 
 
-# {} is the rest of the key.
+# {} stands for the rest of the key.
 MAIN = (
   Curve(
     'reward/mean', 'Reward',
@@ -166,7 +166,7 @@ VERDICTS = (
 def panels(
   curves: Sequence[Curve], runs: Sequence[Columns]
 ) -> list[dict[str, Any]]:
-  """Those that any run has values for, as a page wants them, in that order."""
+  """Returns the curves that any run has values for, in order, for a page."""
   keys = dict.fromkeys(key for run in runs for key in run)
   found = []
   for curve in curves:
@@ -198,7 +198,7 @@ def _rest(curve: Curve, key: str) -> str:
 
 
 def time_parts(columns: Columns) -> list[str]:
-  """Keys of the parts of a step's time, which sum to it, in their order."""
+  """Returns the keys of a step's parts, in order; they sum to its time."""
   found = [
     key
     for key in columns
@@ -212,8 +212,9 @@ def time_parts(columns: Columns) -> list[str]:
 
 
 def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
-  """{part of the reward: {reason: its share}}, '' for the reward itself. What a
-  step does not name is 0 there, if it names any.
+  """Returns {part of the reward: {reason: its share}}; '' is the whole reward.
+
+  A reason that a step lacks is 0 there, or NaN if the step has no reasons.
   """
   found, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
   for key in columns:
@@ -230,13 +231,13 @@ def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
 
 
 def reasons(names: Iterable[str]) -> list[str]:
-  """From what is wished for to what should not be, and then the unknown."""
+  """Sorts reasons from best to worst; unknown ones come last."""
   order = [*REASONS]
   return sorted({*names}, key=lambda x: ((*order, x).index(x), x))
 
 
 def axes(columns: Columns) -> dict[str, np.ndarray]:
-  """Step, compute and time at every position, of those that are known."""
+  """Returns step, compute and time at every position, if they are known."""
   found = {'step': np.append(columns['step'], columns['step'][-1:] + 1)}
   totals = [
     values
@@ -252,7 +253,7 @@ def axes(columns: Columns) -> dict[str, np.ndarray]:
 
 
 def series(columns: Columns, key: str) -> np.ndarray:
-  """The values of a curve at all positions, NaN where there is none."""
+  """Returns a curve's values at all positions, NaN where missing."""
   before = None
   if key.startswith(HELD_OUT):
     before = columns.get(key.replace(HELD_OUT, BEFORE))
@@ -261,7 +262,7 @@ def series(columns: Columns, key: str) -> np.ndarray:
 
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:
-  """Means of at most so many stretches of neighbours."""
+  """Averages neighbours so that at most `most` values remain."""
   if len(values) <= most:
     return values
   edges = np.linspace(0, len(values), most + 1).astype(int)
@@ -272,7 +273,7 @@ def thinned(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
-  """As JSON has them."""
+  """Rounds values for JSON; NaN and infinity become None."""
   return [
     float(f'{value:.{digits}g}') if math.isfinite(value) else None
     for value in values
@@ -280,7 +281,7 @@ def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 
 def facts(columns: Columns) -> dict[str, str]:
-  """The numbers that matter of a run, as a reader wants them."""
+  """Returns the main numbers of a run, as text for a reader."""
   found = {}
   parts = sorted(key for key in columns if key.startswith(f'{HELD_OUT}reward/'))
   names = ['reward', *(key.removeprefix(HELD_OUT) for key in parts)]
@@ -292,7 +293,7 @@ def facts(columns: Columns) -> dict[str, str]:
       if len(known):
         what = {'pass_rate': 'accuracy'}.get(name, name).replace('/', ': ')
         found[f'held-out {what}'] = _from_to(known[0], known[-1])
-  # Of rewards of 0 and 1 it is the same.
+  # If rewards are 0 or 1, both are the same.
   if found.get('held-out accuracy') == found.get('held-out reward'):
     found.pop('held-out accuracy', None)
   for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
@@ -315,7 +316,7 @@ def facts(columns: Columns) -> dict[str, str]:
 
 
 def ends(values: np.ndarray) -> tuple[float, float]:
-  """The mean of the first tenth and of the last, at most 20 values each."""
+  """Returns the means of the first and last tenth, at most 20 values each."""
   known = values[np.isfinite(values)]
   if not len(known):
     return math.nan, math.nan
@@ -328,7 +329,7 @@ def _from_to(before: float, after: float) -> str:
 
 
 def duration(seconds: float) -> str:
-  """'42 s', '3 min 5 s', '2 h 10 min'."""
+  """Formats seconds as '42 s', '3 min 5 s' or '2 h 10 min'."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds} s'

@@ -1,4 +1,4 @@
-"""The short words of a run's files, for those who do not know them."""
+"""Explanations of the short words in a run's files."""
 
 # Tasks.
 KINDS = {
@@ -6,7 +6,7 @@ KINDS = {
   'msr': 'a missing segment',
   'rlvr': 'questions',
 }
-# Why an answer has its reward, from what is wished for to what should not be.
+# Reasons of rewards, from best to worst.
 REASONS = {
   'right': 'it says what was asked for, as the reward sees it',
   'partly': 'some of what was asked for',
@@ -40,7 +40,7 @@ REASONS = {
   'stalled': 'the machine stood still; left out',
   'lost': 'the check was lost; left out',
 }
-# How an answer ended.
+# Finish reasons.
 ENDINGS = {
   'stop': 'it came to its own end',
   'length': 'it was cut at the limit of tokens',

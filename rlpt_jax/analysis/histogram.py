@@ -1,7 +1,7 @@
-"""Counts of lengths that many workers collect and one merges.
+"""A histogram of lengths, which many workers fill and one merges.
 
-A length below 256 has a bin of its own. From there each doubling has 128 bins,
-so none is wider than 1/128 of where it starts, whatever the corpus holds.
+Each length below 256 has its own bin. From there each doubling has 128 bins, so
+no bin is wider than 1/128 of its start, whatever the corpus holds.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _NUM_BINS = (40 - _BITS + 1 << _BITS) + 1
 
 
 class Histogram:
-  """How often each length came, exact where it is small."""
+  """Counts of lengths; exact for small lengths."""
 
   def __init__(self):
     self._counts = np.zeros(_NUM_BINS, np.int64)
@@ -24,11 +24,11 @@ class Histogram:
 
   @property
   def count(self) -> int:
-    """How many lengths came."""
+    """The number of lengths that were added."""
     return int(self._counts.sum())
 
   def add(self, values: Iterable[int], *, times: Iterable[int] | None = None):
-    """Counts some more lengths, each once or so many times."""
+    """Adds lengths, each once or the given number of times."""
     if not isinstance(values, np.ndarray):
       values = np.array(list(values))
     if not values.size:
@@ -53,7 +53,7 @@ class Histogram:
 
   @classmethod
   def merge(cls, histograms: Iterable['Histogram']) -> 'Histogram':
-    """One of all that the others counted."""
+    """Returns the sum of several histograms."""
     merged = cls()
     for each in histograms:
       merged._counts += each._counts
@@ -63,7 +63,7 @@ class Histogram:
     return merged
 
   def to_json(self) -> dict:
-    """What `from_json` makes the same histogram of."""
+    """Returns fields from which `from_json` restores this histogram."""
     bins = np.flatnonzero(self._counts)
     return {
       'starts': _starts(bins).tolist(),
@@ -75,7 +75,7 @@ class Histogram:
 
   @classmethod
   def from_json(cls, fields: dict) -> 'Histogram':
-    """The histogram of which `to_json` made the fields."""
+    """Restores a histogram from the fields of `to_json`."""
     histogram = cls()
     starts = np.array(fields['starts'], np.int64)
     histogram._counts[_bins(starts)] = fields['counts']
@@ -85,10 +85,10 @@ class Histogram:
     return histogram
 
   def bins(self) -> tuple[np.ndarray, np.ndarray]:
-    """(counts, edges) from the first bin that is not empty to the last.
+    """Returns (counts, edges) from the first bin that is not empty to the last.
 
-    Bin i counts the lengths of edges[i] <= length < edges[i + 1]. The outer two
-    edges are as close as the lengths allow.
+    Bin i counts lengths with edges[i] <= length < edges[i + 1]. The outer two
+    edges are as tight as the lengths allow.
     """
     used = np.flatnonzero(self._counts)
     if not used.size:
@@ -99,9 +99,10 @@ class Histogram:
     return self._counts[first : last + 1], edges
 
   def quantile(self, q: float) -> int:
-    """The least length that a share q of all does not exceed; its bin's middle.
+    """Returns the least length that at least a share q of all do not exceed.
 
-    numpy.quantile(..., method='inverted_cdf'), to within a bin.
+    It is numpy.quantile(..., method='inverted_cdf') to within a bin, whose
+    middle is returned.
     """
     if not 0 <= q <= 1 or not self.count:
       raise ValueError(
@@ -109,21 +110,21 @@ class Histogram:
         'and at least one length.'
       )
     counts, edges = self.bins()
-    # A trifle less, so that 0.95 of 20 is 19 in floating point too.
+    # Slightly less, so that 0.95 of 20 is 19 despite rounding.
     rank = max(int(np.ceil(q * self.count * (1 - 1e-12))), 1)
     i = int(np.searchsorted(np.cumsum(counts), rank))
     return (int(edges[i]) + int(edges[i + 1]) - 1) // 2
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-  """The bin of each length: the leading bits, and how many others follow."""
-  # frexp is exact, since float64 holds all numbers to 2^53.
+  """Returns the bin of each length: its leading bits, and how many follow."""
+  # frexp is exact, since float64 holds all integers up to 2^53.
   num_bits = np.frexp(values.astype(np.float64))[1]
   shift = np.maximum(num_bits - _BITS - 1, 0)
   return (shift << _BITS) + (values >> shift)
 
 
 def _starts(bins: np.ndarray) -> np.ndarray:
-  """The least length of each bin."""
+  """Returns the least length of each bin."""
   shift = np.maximum((bins >> _BITS) - 1, 0)
   return (bins - (shift << _BITS)) << shift

@@ -1,8 +1,8 @@
-"""Static pages: one file each, nothing to fetch, opens offline.
+"""Static pages: one file each that opens offline and fetches nothing.
 
-Everything that comes from data goes through `shown`, or is packed: base64 has
-no character that a page knows. Should one way out of it remain, the page's own
-policy lets no script run but the one it was made with.
+All data goes through `shown` or `escaped`, or is packed as base64, which has no
+character that HTML interprets. If data got through all the same, the page's
+content security policy would run no script but the page's own.
 """
 
 import base64
@@ -16,7 +16,7 @@ from typing import Any
 
 from rlpt_jax.analysis import views
 
-# What a file begins with that may be replaced by another page.
+# Only a file that begins like this may be replaced by another page.
 BEGINNING = (
   '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
   '<meta name="generator" content="rlpt">\n'
@@ -24,14 +24,14 @@ BEGINNING = (
 
 
 def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
-  """A whole page around `body`, `style` and `script`, which are trusted."""
+  """Returns a whole page of `body`, `style` and `script`, which are trusted."""
   return ''.join(parts(title, [body], style=style, script=script))
 
 
 def parts(
   title: str, body: Iterable[str], *, style: str = '', script: str = ''
 ) -> Iterator[str]:
-  """The same piece by piece, for a page that is large."""
+  """Yields the same page piece by piece, for large pages."""
   assert '</script' not in script and '</style' not in style
   style = f'{asset("page.css")}{style}'
   allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -51,18 +51,18 @@ def parts(
 
 
 def asset(*names: str) -> str:
-  """The text of files beside this one: styles and scripts of pages."""
+  """Returns the text of files in this folder: styles and scripts of pages."""
   folder = pathlib.Path(__file__).parent
   return ''.join((folder / name).read_text('utf-8') for name in names)
 
 
 def escaped(text: str) -> str:
-  """HTML, for an attribute too, in which a text is as it is."""
+  """Returns HTML that shows a text literally, also in an attribute."""
   return html.escape(''.join(part for part, _ in views.spelled(text)))
 
 
 def shown(text: str, classes: str = '') -> str:
-  """An element with a text of whatever language, unseen characters marked."""
+  """Returns an element with a text of any language; marks unseen characters."""
   spelled = (
     f'<span class="unseen">{part}</span>' if unseen else html.escape(part)
     for part, unseen in views.spelled(text)
@@ -72,8 +72,8 @@ def shown(text: str, classes: str = '') -> str:
 
 
 def packed(name: str, data: Any) -> str:
-  """An element with that id, from which a script unpacks what JSON can say."""
-  # Escapes for all that is not ASCII: half a surrogate pair has no UTF-8.
+  """Returns an element with that id, from which a script unpacks JSON data."""
+  # json.dumps escapes all but ASCII: UTF-8 cannot encode half a surrogate pair.
   text = json.dumps(data, allow_nan=False, separators=(',', ':'))
   squeezed = gzip.compress(text.encode('ascii'), compresslevel=6, mtime=0)
   return (

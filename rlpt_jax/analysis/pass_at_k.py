@@ -1,6 +1,6 @@
-"""How often one of k samples is right, and how sure the numbers are.
+"""pass@k, the probability that one of k samples is right, and its interval.
 
-n samples of a problem, c of them right: 1 - C(n - c, k) / C(n, k) is the
+With n samples of a problem, c of them right, 1 - C(n - c, k) / C(n, k) is the
 unbiased estimate of pass@k (Chen et al., 2107.03374; RLPT 2509.19249, section
 4.2, with n = 64).
 """
@@ -10,25 +10,25 @@ import math
 
 import numpy as np
 
-Z = 1.959964  # A normal variable is within it 95 times of 100.
+Z = 1.959964  # A standard normal variable is within +-Z with probability 0.95.
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over problems, with its interval of 95%; NaN where there is none."""
+  """A mean over problems with its 95% interval; NaN if there is none."""
 
   mean: float
   low: float
   high: float
-  problems: int  # That have a value.
+  problems: int  # The number of problems that have a value.
 
 
 def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
-  """[P]: 1 - C(n - c, k) / C(n, k), NaN where there are fewer than k samples.
+  """Returns 1 - C(n - c, k) / C(n, k) as [P]; NaN with fewer than k samples.
 
-  As a product of k factors of at most 1: no factorial overflows, and no
-  difference of large logarithms loses digits. From the one that is 0 on, where
-  fewer than k are wrong, the others do not matter.
+  The fraction is a product of k factors of at most 1, so no factorial overflows
+  and no difference of large logarithms loses digits. If fewer than k samples
+  are wrong, one factor is 0 and those after it do not matter.
   """
   if k < 1:
     raise ValueError(f'k={k}: expected at least 1.')
@@ -44,15 +44,15 @@ def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
 
 
 def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
-  """The mean of a value in [0, 1] of each problem; NaN has none.
+  """Returns the mean of the problems' values in [0, 1], skipping NaN.
 
-  samples: of each problem, that its value is a mean over.
+  samples: the number of samples that each value is a mean over.
 
-  The interval is Wilson's, for as many independent trials as would have the
-  variance that the problems' values show: samples of one problem are no
-  independent trials, and with none of 200 problems right the truth need not be
-  0, as the normal interval would have it. Trials are at least as many as
-  problems, and at most as many as samples.
+  The interval is Wilson's: with none of 200 problems right the truth need not
+  be 0, as the normal interval would have it. Samples of one problem are not
+  independent, so its number of trials is the number of independent ones that
+  would have the variance of the problems' values; it is at least the number of
+  problems and at most that of all samples.
   """
   values_P = np.asarray(values_P, np.float64)
   values_P = values_P[~np.isnan(values_P)]
@@ -70,7 +70,7 @@ def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
 
 
 def wilson(mean: float, trials: float) -> tuple[float, float]:
-  """Wilson's interval (1927) of 95% for a share of so many trials."""
+  """Returns Wilson's 95% interval (1927) for a share of that many trials."""
   z2 = Z * Z / trials
   middle = (mean + z2 / 2) / (1 + z2)
   half = Z / (1 + z2) * math.sqrt(mean * (1 - mean) / trials + z2 / trials / 4)

@@ -1,4 +1,4 @@
-"""Figures. matplotlib loads where one is drawn, and touches no display."""
+"""Draws figures. matplotlib loads with the first one and needs no display."""
 
 import pathlib
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from rlpt_jax.analysis.histogram import Histogram
 _INK, _MUTED, _BAR = '#1c2128', '#626b76', '#8fb3d9'
 _MEDIAN, _TAIL = '#1f4e86', '#b3541e'
 _STYLE = {
-  'font.family': 'DejaVu Sans',  # Comes with matplotlib.
+  'font.family': 'DejaVu Sans',  # Shipped with matplotlib.
   'font.size': 9,
   'text.color': _INK,
-  'text.parse_math': False,  # A dollar is a dollar.
+  'text.parse_math': False,  # A dollar sign does not begin a formula.
   'axes.edgecolor': _MUTED,
   'xtick.color': _MUTED,
-  'svg.hashsalt': 'rlpt_jax',  # The same figure is the same file.
+  'svg.hashsalt': 'rlpt_jax',  # Equal figures make equal files.
 }
-_WIDTH, _HEIGHT = 4.2, 2.7  # Of a panel, in inches.
+_WIDTH, _HEIGHT = 4.2, 2.7  # The size of a panel, in inches.
 
 
 def histograms(
@@ -26,9 +26,9 @@ def histograms(
   path: str | pathlib.Path,
   title: str,
 ):
-  """Draws a panel of lengths for each column; path says .png or .svg."""
+  """Draws a panel of lengths for each column; `path` ends in .png or .svg."""
   import matplotlib
-  from matplotlib.figure import Figure  # Without pyplot: nothing is global.
+  from matplotlib.figure import Figure  # Not pyplot, which has global state.
 
   assert columns, 'a figure of nothing'
   num_across = min(3, len(columns))
@@ -58,7 +58,7 @@ def _histogram(values: Histogram | Iterable[int]) -> Histogram:
 def _draw_lengths(panel, name: str, histogram: Histogram):
   panel.set_title(name, loc='left', size=10, weight='bold', pad=18)
   panel.spines[['top', 'left', 'right']].set_visible(False)
-  panel.set_yticks([])  # The shape counts, and depends on the bins.
+  panel.set_yticks([])  # Only the shape matters: heights depend on the bins.
   if not histogram.count:
     panel.set_xticks([])
     panel.text(0.5, 0.5, 'none', transform=panel.transAxes, ha='center')
@@ -67,7 +67,7 @@ def _draw_lengths(panel, name: str, histogram: Histogram):
   counts = bar_counts(histogram, edges)
   draw_axis = _logarithmic_axis if logarithmic else _linear_axis
   edges_x = draw_axis(panel, edges)
-  # Area is what counts, also where whole numbers make bars of uneven width.
+  # Areas show counts, since rounded edges make bars of uneven width.
   widths = np.diff(np.log(edges_x) if logarithmic else edges_x)
   heights = counts / widths
   panel.stairs(heights, edges_x, fill=True, color=_BAR)
@@ -83,9 +83,9 @@ def _draw_lengths(panel, name: str, histogram: Histogram):
 
 
 def plot_edges(histogram: Histogram) -> tuple[np.ndarray, bool]:
-  """(edges of about 40 bars, whether they are logarithmic) that fit the data.
+  """Returns (edges of about 40 bars that fit the data, True if logarithmic).
 
-  A tail much longer than the median asks for a logarithmic axis, which has no
+  A tail much longer than the median needs a logarithmic axis, which has no
   place for 0. A few lengths far from the others stay outside.
   """
   median, high = histogram.quantile(0.5), histogram.quantile(0.999)
@@ -100,9 +100,9 @@ def plot_edges(histogram: Histogram) -> tuple[np.ndarray, bool]:
 
 
 def bar_counts(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
-  """How many lengths there are between each two edges.
+  """Returns the number of lengths between each two edges.
 
-  An edge within a bin of the histogram takes its part of it.
+  An edge within a bin of the histogram splits its count in proportion.
   """
   counts, fine = histogram.bins()
   below = np.concatenate([[0], np.cumsum(counts)])
@@ -113,7 +113,7 @@ def _linear_axis(panel, edges: np.ndarray) -> np.ndarray:
   from matplotlib.ticker import FuncFormatter, MaxNLocator
 
   edges = edges - 0.5  # A whole number is the middle of its bar.
-  # A bar or two should not fill the panel.
+  # One or two bars should not fill the panel.
   spare = max(0, 8 - (len(edges) - 1)) / 2
   panel.set_xlim(max(edges[0] - spare, -0.5), edges[-1] + spare)
   panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -135,10 +135,10 @@ def _logarithmic_axis(panel, edges: np.ndarray) -> np.ndarray:
 
 
 def _mark_quantiles(panel, histogram: Histogram):
-  """Lines at median and 95th percentile, with labels that keep clear of them.
+  """Draws lines at the median and 95th percentile, with labels beside them.
 
-  The tail's are higher, so that its label may lie left of its line, across the
-  median's.
+  The percentile's line and label are higher, so that the label may cross above
+  the median's line.
   """
   median, tail = histogram.quantile(0.5), histogram.quantile(0.95)
   for x, label, color, row, room in (
@@ -158,7 +158,7 @@ def _mark_quantiles(panel, histogram: Histogram):
 
 
 def short(number: float) -> str:
-  """1200 as '1.2k', 3000000 as '3M'."""
+  """Formats 1200 as '1.2k', 3000000 as '3M'."""
   for size, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if number >= size:
       return f'{number / size:.3g}{letter}'

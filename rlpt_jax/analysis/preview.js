@@ -1,5 +1,5 @@
-// Highlights, where the browser has them, and opens what hides a finding: but no
-// target that a reader has asked to hide.
+// Searches and filters examples. Highlights matches if the browser can, and opens
+// folded text that holds one, but no target that the reader has hidden.
 const tools = document.querySelector('.tools');
 const cards = [...document.querySelectorAll('article')];
 const textOf = (card) =>

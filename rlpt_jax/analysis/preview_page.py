@@ -1,4 +1,4 @@
-"""Examples on a page, to filter and to search: `rlpt preview --html`."""
+"""A page to filter and search examples: `rlpt preview --html`."""
 
 import collections
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from rlpt_jax.analysis import views
 from rlpt_jax.analysis.page import asset, escaped, page, shown
 from rlpt_jax.analysis.views import View
 
-_LIMIT = 1500  # Characters of a piece in sight before one asks for more.
+_LIMIT = 1500  # Characters of a piece that are not folded.
 
 
 def preview_page(
   examples: Sequence[View], heading: str, facts: dict[str, str]
 ) -> str:
-  """A page that shows examples, to filter and to search."""
+  """Returns a page on which to read, filter and search examples."""
   items = ''.join(
     f'<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>\n'
     for name, value in facts.items()
@@ -51,7 +51,7 @@ def _tools(examples: Sequence[View]) -> str:
     f'{shown(kind)} <small>{count:,}</small></label>\n'
     for kind, count in kinds.items()
   )
-  # Without its script it would do nothing, so the script brings it.
+  # The form does nothing without the script, so the script unhides it.
   return (
     '<form class="tools" hidden>\n<fieldset aria-label="kind">\n'
     '<label><input type="radio" name="kind" value="" checked> all</label>\n'
@@ -88,7 +88,7 @@ def _target(text: str) -> str:
 
 
 def _folded(role: str, text: str) -> str:
-  """A piece; of a long one, most waits until it is asked for."""
+  """Returns a piece; most of a long one is folded until it is opened."""
   before, hidden, after = views.fold(role, text, _LIMIT)
   if not hidden:
     return shown(text, role)

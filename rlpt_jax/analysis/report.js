@@ -1,5 +1,5 @@
-// What is shown follows from `state`, and that is in the address: to share a
-// view is to share its link. Texts become nodes by `shown` and in no other way.
+// `state` decides what is shown, and it is in the address, so a link shares a
+// view. Only `shown` turns foreign texts into nodes.
 'use strict';
 const byId = (id) => document.getElementById(id);
 const DEFAULTS = {
@@ -22,7 +22,7 @@ function writeAddress() {
   history.replaceState(null, '', '#' + said);
 }
 
-// The data of an element: base64 of gzip of JSON.
+// Returns the data of an element: JSON, compressed by gzip, in base64.
 async function unpacked(id) {
   const text = byId(id).textContent;
   let bytes;
@@ -37,7 +37,7 @@ async function unpacked(id) {
     .json();
 }
 
-// An element with attributes and children; of these a string is text.
+// Returns an element with attributes and children; strings become text.
 function make(tag, attributes = {}, ...children) {
   const svg = /^(svg|path|line|text|g)$/.test(tag);
   const element = svg ?
@@ -51,8 +51,8 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// A foreign text: what shows nothing by itself, or acts on what is around it,
-// is spelled out, and its direction stays its own.
+// Returns an element with a foreign text. Characters that are invisible or act on
+// their surroundings are spelled out, and the text's direction stays its own.
 function shown(text, classes) {
   const element = make('bdi', {class: classes || null});
   let start = 0;
@@ -65,11 +65,11 @@ function shown(text, classes) {
   return element;
 }
 
-// What a short word means, where that is known: `kinds`, `reasons`, `endings`.
+// Returns the meaning of a word among `kinds`, `reasons` or `endings`, if known.
 function meaning(of, name) {
   const known = (word) => Object.hasOwn(data.words[of], word) ?
     data.words[of][word] : null;
-  // A part's reason is said behind the part.
+  // The reason of a part is 'part/reason'.
   return name && (known(name) ?? known(name.replace(/^[^/]*\//, '')));
 }
 
@@ -115,7 +115,7 @@ async function start() {
   await startRollouts();
   if (state.at) byId(state.at)?.scrollIntoView();
   addEventListener('hashchange', async () => {
-    // A link to a part of the page: that part stays in the address of the view.
+    // A link to a part of the page becomes `at` in the address of the view.
     const part = location.hash.slice(1);
     if (part && byId(part)) {
       state.at = part;

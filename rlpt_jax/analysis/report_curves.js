@@ -1,8 +1,8 @@
-// Curves of all runs: one cross-hair, at the same place on each of them.
+// Curves of all runs, with one cross-hair at the same x value on each of them.
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 const DASHES = ['', '7 3', '2 3', '9 3 2 3'];
 const AXES = {step: 'step', compute: 'compute (FLOPs)', time: 'wall time'};
-// Numbers of a time have units.
+// Empty for time, whose numbers have units.
 const AXES_IN_SHORT = {step: 'step', compute: 'FLOPs', time: ''};
 let panels = [], cross = null;  // An x value, or null: the end of each run.
 
@@ -124,7 +124,7 @@ function point(x) {
   for (const frame of panels) frame.read?.();
 }
 
-// Known points of a run's series: [xs, ys].
+// Returns the known points of a run's series: [xs, ys].
 function points(run, values) {
   const along = run.x[state.x], xs = [], ys = [];
   if (along && values)
@@ -134,7 +134,7 @@ function points(run, values) {
   return [xs, ys];
 }
 
-// A running mean that forgets, without the pull of where it began.
+// Returns an exponential moving average, corrected for its start.
 function smoothed(ys, weight) {
   let sum = 0, count = 0;
   return ys.map((y) => {
@@ -150,7 +150,7 @@ function drawLines(frame, key, log) {
     if (!isOn(i)) return;
     const [xs, ys] = points(run, run.series[key]);
     if (xs.length)
-      // What is measured now and then is not smoothed.
+      // Measurements that are not made in every step are not smoothed.
       lines.push({i, xs, ys, isFew: xs.length < run.x.step.length / 3});
   });
   const ys = lines.flatMap((line) => line.ys);
@@ -179,7 +179,7 @@ function drawLines(frame, key, log) {
   };
 }
 
-// The last measurement up to x; none beyond the end of a run.
+// Returns the index of the last measurement up to x, -1 beyond the run's end.
 function nearest(xs, x) {
   let low = 0, high = xs.length;
   while (low < high) {
@@ -192,8 +192,8 @@ function nearest(xs, x) {
   return x > last + slack ? -1 : Math.max(0, low - 1);
 }
 
-// Parts on top of each other. Shares, of which `top` is the whole, are smoothed:
-// of few answers they jump.
+// Draws stacked parts. With `top` they are shares of it, and are smoothed because
+// shares of few answers jump.
 function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const names = order.filter((name) => Object.hasOwn(values, name));
   const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
@@ -210,7 +210,7 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const color = (name) => `run-${order.indexOf(name) % 8}`;
   names.forEach((name) => {
     const above = below.map((y, n) => y + heights.get(name)[n]);
-    // A step is as wide as it was long, or as much as it computed.
+    // The width of a step is its time, or its compute.
     const edge = (ys) => ys.flatMap((y, n) => [n, n + 1].map((m) =>
       `${scale.x(edges[m])} ${scale.y(Math.min(y, top))}`));
     marks.push(make('path', {class: `part ${color(name)}`,
@@ -220,7 +220,7 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const line = crossLine();
   frame.svg.replaceChildren(...marks, line);
   frame.read = () => {
-    // The step that ends there or next.
+    // The first step that ends at the cross-hair or after it.
     const n = edges.findIndex((edge) => edge >= cross);
     const mean = (name) => values[name].reduce((a, b) => a + (b ?? 0), 0) /
       along.length;
@@ -233,7 +233,8 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   };
 }
 
-// One step that compiles must not hide all others.
+// Returns a top that cuts off outliers: one step that compiles must not make all
+// others invisible.
 function usualTop(sums) {
   const sorted = sums.sort((a, b) => a - b);
   const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] * 1.5;
@@ -275,9 +276,9 @@ function scales(xs, ys, log = false) {
   const f = log ? Math.log10 : (y) => y;
   bottom = f(bottom), top = f(top);
   if (low === high) high = low + 1;
-  // What is always 0 stands on the ground of 0 to 1.
+  // A constant needs room too; a constant 0 gets the range 0 to 1.
   const room = (top - bottom) * 0.05 || Math.abs(top) * 0.1 || 1;
-  // 0 belongs to the picture where it is near.
+  // Show 0 if it is near.
   bottom = !log && bottom >= 0 && bottom <= top * 0.5 ? 0 : bottom - room;
   top += room;
   const width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
@@ -290,7 +291,7 @@ function scales(xs, ys, log = false) {
       low + (at - LEFT) / width * (high - low)))};
 }
 
-// About so many round numbers between two; of four or more at least two.
+// Returns about `count` round numbers in a range, at least two if count >= 4.
 function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -301,8 +302,8 @@ function ticks(low, high, count) {
   return found;
 }
 
-// Of what is between two powers of ten: round numbers where it is less than one
-// of them, or else about so many powers as there is room for.
+// Takes log10 of a range's ends. Returns round numbers if the range is less than
+// a decade, else about as many rounded powers of ten as there is room for.
 function logTicks(low, high) {
   if (high - low < 1) return ticks(10 ** low, 10 ** high, 4);
   return [...new Set(ticks(low, high, 4).map(

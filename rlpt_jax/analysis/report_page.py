@@ -1,7 +1,7 @@
-"""Runs side by side on a page: figures, curves, settings, every rollout.
+"""A page with runs side by side: figures, curves, settings, every rollout.
 
-Rollouts are packed step by step, and a browser unpacks the step that is looked
-at; so a page may have hundreds of thousands of them.
+Each step's rollouts are packed by themselves, and a browser unpacks only the
+step that is viewed, so a page may have hundreds of thousands of rollouts.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ import numpy as np
 from rlpt_jax.analysis import curves, glossary, views
 from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 
-_MOST_POINTS = 2000  # Of a curve; more are averaged.
+_MOST_POINTS = 2000  # The most points of a curve; more are averaged.
 _SCRIPTS = ('report.js', 'report_curves.js', 'report_rollouts.js')
-_ABSENT = '—'  # Of a setting that a run does not have.
+_ABSENT = '—'  # Stands for a setting that a run does not have.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One run: what it measured, how it was set, and what it sampled."""
+  """One run: its measurements, settings and rollouts."""
 
   name: str
-  columns: curves.Columns  # Of one length; 'step' is among them.
+  columns: curves.Columns  # All of one length; 'step' is one of them.
   settings: Mapping[str, Any]  # Path -> value.
-  # (step, counted from 1; its rollouts: lines of rollout_files, and `answer`
-  # where there is one: (start, end) of what was judged, in code points of the
-  # completion).
+  # (step, counted from 1; a function that reads its rollouts). These are lines
+  # of rollout_files. `answer`, if there is one, is the (start, end) of the
+  # judged text, in code points of the completion.
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
-  note: str = ''  # On what was left out.
-  judge: str = ''  # Whose verdicts are rewarded; '': the reward's own.
+  note: str = ''  # Says what was left out.
+  judge: str = ''  # The judge whose verdicts are the reward; '' if none.
 
 
 def report_page(runs: Sequence[Run], title: str) -> Iterator[str]:
-  """The page, piece by piece: it may be large."""
+  """Yields the page piece by piece, since it may be large."""
   return parts(
     title,
     _body(runs, title),
@@ -106,7 +106,7 @@ def _card(i: int, run: Run) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> str:
-  """A table of those that differ, and folded one of those that do not."""
+  """Returns a table of settings that differ, and folded ones of the others."""
   paths = list(dict.fromkeys(path for run in runs for path in run.settings))
   differ, same, partly = [], [], []
   for path in paths:
@@ -162,14 +162,16 @@ def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 def _cell(value: str) -> str:
   name = _short_name(value)
-  # Names that differ may be alike in short.
+  # Different names may have the same short form.
   title = f' title="{escaped(value)}"' if name != value else ''
   return f'<td{title}>{shown(name)}</td>'
 
 
 def _short_name(value: str) -> str:
-  """Of a class or function its name in a gin file, `optimizer.AdamW`; of what a
-  function made, the maker's. Other values are as they are.
+  """Shortens the path of a class or function to its name in a gin file.
+
+  That is `optimizer.AdamW`, or for a function made by another, the maker's
+  name. Other values are returned unchanged.
   """
   if not re.fullmatch(r'\w+(\.[\w<>]+)+', value):
     return value
@@ -183,7 +185,7 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   more = curves.panels(curves.MORE, columns)
   keys = [panel['key'] for panel in (*main, *more)]
   verdicts = [curves.verdicts(run) for run in columns]
-  # All runs in one order, each part in one colour.
+  # One order for all runs, so that a part has the same colour in each.
   every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
     'main': main,
@@ -241,12 +243,12 @@ def _series(columns: curves.Columns, keys: Sequence[str]) -> dict[str, list]:
 
 
 def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Lines of a file of rollouts by prompt, what a group shares said once."""
+  """Groups the lines of a rollout file by prompt; shared fields appear once."""
   found = []
   for line in lines:
     name, sample = line['example'], line.get('sample', 0)
     last = found[-1] if found else None
-    # The same example may come again in another round.
+    # The same example may recur in a later round.
     if not last or last['example'] != name or sample <= last['last']:
       found.append(
         {
@@ -283,7 +285,7 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
       [name, part['reward'], part['reason']]
       for name, part in line.get('components', {}).items()
     ],
-    # Where the judge's answer could not be read, a person may.
+    # A person may understand a judge's answer that could not be parsed.
     'unread': [
       verdict['judge_answer']
       for verdict in verdicts
@@ -293,5 +295,5 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _utf16_length(text: str) -> int:
-  """As a script counts."""
+  """Returns the length of a text in JavaScript."""
   return len(text.encode('utf-16-le', 'surrogatepass')) // 2

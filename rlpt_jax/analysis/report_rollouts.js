@@ -1,4 +1,4 @@
-// Rollouts of the step that is chosen, a page of groups at a time.
+// Shows the rollouts of the chosen step, a page of groups at a time.
 const PAGE = 5, IN_SIGHT = 300;  // Groups; characters of a long text.
 let groups = [], matches = [], drawn = 0, loaded = '', stepsOf = null;
 let ends = new Map();
@@ -47,7 +47,7 @@ async function startRollouts() {
 
 const kept = () => data.runs[state.run].rollouts;
 
-// The step that is asked for, or the nearest that is kept.
+// Returns the index of the chosen step, or of the nearest that is kept.
 function place() {
   const steps = kept().map((entry) => entry.step);
   if (state.step === '') return steps.length - 1;
@@ -85,7 +85,7 @@ function say() {
   glossary(answers);
 }
 
-// The words of this step: a finger cannot point, as a mouse can, to read them.
+// Lists the words of this step: a touch screen cannot show their tooltips.
 function glossary(answers) {
   const parts = answers.flatMap((x) => x.parts);
   const said = {
@@ -127,7 +127,7 @@ function rolloutTools() {
   const {back, steps, on, find} = tools.elements;
   steps.value = at;
   steps.setAttribute('aria-valuetext', `step ${step}`);
-  // A button that has the focus keeps it only where it can be used.
+  // A disabled button would lose the focus; aria-disabled keeps it.
   back.setAttribute('aria-disabled', at === 0);
   on.setAttribute('aria-disabled', at === kept().length - 1);
   tools.querySelector('.steps output').value = `step ${step}` +
@@ -136,7 +136,7 @@ function rolloutTools() {
   tools.hidden = false;
 }
 
-// They stay while steps are gone through: what is dragged must not be replaced.
+// Made once per run: a slider must not be replaced while it is dragged.
 function stepTools(tools) {
   stepsOf = state.run;
   const runs = data.runs.flatMap((run, i) => run.rollouts.length ?
@@ -162,7 +162,7 @@ function filterTools(tools) {
   const answers = groups.flatMap((group) => group.answers);
   const some = (name, label, values) => {
     const counts = counted(values);
-    // What is asked for is said, also where there is none of it.
+    // The chosen value stays in the list even if this step has none of it.
     if (state[name] && !counts.some(([value]) => value === state[name]))
       counts.push([state[name], 0]);
     return choice(name, label, [['', 'all'], ...counts.map(([value, count]) =>
@@ -198,7 +198,7 @@ const later = (act) => () => {
 
 const escapedPattern = (words) => words.replace(/[.*+?^${}()|[\]\\\/]/g, '\\$&');
 
-// Groups with an answer that is asked for, and which answers are.
+// Finds the groups with an answer that passes the filters, and those answers.
 function filter() {
   say();
   const words = state.find.trim();
@@ -226,7 +226,7 @@ function filter() {
     'en')} of ${groups.length.toLocaleString('en')} groups`;
   byId('groups').replaceChildren();
   drawn = 0;
-  // Down to the group that the address names.
+  // Show groups down to the one that the address names.
   const wanted = matches.findIndex(([g]) => String(g.number) === state.group);
   more(Math.max(PAGE, wanted + 1));
 }
@@ -298,7 +298,8 @@ function groupCard(group, fit) {
 
 const wordsOf = (text) => text.match(/\S+|\s+/g) ?? [];
 
-// With how many words all prompts of a task end: the question of the task.
+// Returns, for each task, the number of last words that all its prompts share:
+// the question of the task.
 function endings(groups) {
   const found = new Map();
   for (const kind of new Set(groups.map((group) => group.kind))) {
@@ -314,7 +315,7 @@ function endings(groups) {
   return found;
 }
 
-// The end of what is a prompt's own.
+// Returns the end of a prompt before the words that all prompts share.
 function tail({kind, prompt}) {
   const words = wordsOf(prompt);
   const text = words.slice(0, words.length - (ends.get(kind) ?? 0)).join('')
@@ -338,11 +339,11 @@ function answerCard(answer, group, fits, card) {
   const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
-  // The judge is not asked about what has no form.
+  // The judge is not asked about answers with a format failure.
   if (answer.reason)
     facts.append(verdict(/^(right|wrong)$/.test(answer.reason) ?
       data.runs[state.run].judge : '', null, answer.reason));
-  // The parts of a reward, or what is only looked at beside it.
+  // The parts of the reward, including those that are only recorded.
   for (const [name, reward, reason] of answer.parts)
     facts.append(verdict(name, reward, reason,
       differs(reward, r) ? 'warn' : ''));
@@ -361,7 +362,7 @@ function answerCard(answer, group, fits, card) {
   for (const text of answer.unread)
     element.append(make('p', {class: 'note'}, 'the judge answered: ',
       text ? shown(text) : '(nothing)'));
-  // The first segment stands above all answers.
+  // The first segment alone is already shown above all answers.
   if (near > 1)
     element.append(make('h4', {}, `closest in words: segments 1 to ${near}`),
       make('div', {class: 'text'}, shown(
@@ -373,7 +374,7 @@ function answerCard(answer, group, fits, card) {
   return element;
 }
 
-// 'truth: wrong', 'length: 0.3 scored': the number where no word says it.
+// Shows 'truth: wrong', or 'length: 0.3 scored' if the reason implies no number.
 function verdict(name, reward, reason, classes = '') {
   const number = reward == null ||
     /^(right$|wrong$|short$|format\/)/.test(reason) ? '' : `${short(reward)} `;
@@ -388,8 +389,8 @@ const differs = (a, b) => a != null && b != null && a > 0 !== b > 0;
 
 const signed = (x) => (x > 0 ? '+' : '') + short(x);
 
-// How many of the first segments an answer is most like, by their words: for
-// the eye, the verdict is the judge's.
+// Returns the k for which an answer's words are most like the first k segments.
+// This only helps the reader; it is no verdict.
 function closest(answer, references) {
   if (!answer.answer || !references.length) return 0;
   const words = (text) => text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
@@ -415,14 +416,14 @@ function completion(answer) {
   const [start, end] = answer.answer ?? [text.length, text.length];
   fold(element, text.slice(0, start), true);
   if (end > start)
-    // A line may end between a tag and the answer: they have no blank there.
+    // Allow a line break between a tag and the answer, which have no space.
     element.append(make('wbr'), make('mark', {class: 'answer'},
       shown(text.slice(start, end))), make('wbr'));
   fold(element, text.slice(end), false);
   return element;
 }
 
-// A long text keeps its end in sight where an answer follows, or its beginning.
+// Folds a long text; its end stays visible before an answer, its start after one.
 function fold(element, text, before) {
   if (text.length <= IN_SIGHT * 5 / 4) {
     if (text) element.append(shown(text, 'around'));
@@ -469,7 +470,7 @@ function byToken(element, answer) {
     }
     if (token_texts && entropies?.[i] != null)
       said.push(`entropy ${short(entropies[i])}`);
-    // Of a character in several tokens the last one has the text.
+    // If a character has several tokens, the last one has the text.
     if (!piece) said.push('a part of the character that follows');
     if (said.length) token.title = said.join(', ');
     return token;
@@ -481,7 +482,7 @@ function byToken(element, answer) {
   return card;
 }
 
-// What is said of the token that is pointed at, with a finger too.
+// Shows the details of the token that is pointed at; works on touch screens too.
 function tokenReadout(element) {
   const output = make('output', {class: 'note', 'aria-live': 'off'},
     'Point at a token to read its probability.');

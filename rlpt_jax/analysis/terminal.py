@@ -1,4 +1,4 @@
-"""Examples in a terminal, or in a pipe: nothing is told by colour alone."""
+"""Prints examples to a terminal or a pipe; no meaning is in colour alone."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import rich.text
 from rlpt_jax.analysis import views
 from rlpt_jax.analysis.views import View, spelled
 
-# Of the text. In the margin each role has its name, and a bar.
+# Styles of the text. The margin shows the name of each role and a bar.
 _STYLES = {
   'template': 'dim',
   'context': '',
@@ -20,7 +20,7 @@ _STYLES = {
   'reference': 'dim green',
 }
 _TRAINED_ON = {'target', 'loss'}
-_LIMIT = 600  # Characters of a piece in sight, unless all are asked for.
+_LIMIT = 600  # Characters of a piece that are printed, unless `full`.
 _MARGIN = 9  # Columns for the longest name.
 
 
@@ -33,8 +33,8 @@ def print_views(
 ):
   """Prints examples, long texts shortened unless `full`.
 
-  For reading, so blank lines around a piece and blanks that end a line are
-  left out; `preview_page` shows those too.
+  Blank lines around a piece and spaces at the end of a line are left out;
+  `preview_page` shows those too.
   """
   console = console or rich.console.Console(highlight=False)
   _write(console, _text(heading, 'bold'))
@@ -65,9 +65,9 @@ def _print_heading(console, view: View, number: str):
 
 
 def _print_piece(console, role: str, name: str, text: str, *, full: bool):
-  """Prints a text with a margin: its name, and a bar along all its lines."""
+  """Prints a text with a margin: its name, and a bar along every line."""
   text = '\n'.join(line.rstrip() for line in text.split('\n')).strip('\n')
-  if not text:  # The blank lines between two others.
+  if not text:  # Only blank lines between two pieces.
     return
   style, bar = _STYLES[role], '│'
   margin_style = 'dim'
@@ -93,15 +93,15 @@ def _wrapped(console, text: str, style: str) -> list[rich.text.Text]:
 
 
 def _text(text: str, style: str) -> rich.text.Text:
-  """The text as it is: neither its markup nor its escape codes count."""
-  # Not as the base style, which a text keeps when others are appended.
+  """Returns a text literally: its markup and escape codes have no effect."""
+  # Not as the base style, which would apply to text appended later too.
   return rich.text.Text.assemble(
     *((part, 'red' if unseen else style) for part, unseen in spelled(text))
   )
 
 
 def _write(console, line: rich.text.Text):
-  """Prints one line that fits already."""
+  """Prints one line, which must fit."""
   line.rstrip()
   if console.options.ascii_only:
     plain = line.plain.translate(str.maketrans('━│┃·…', '-|#|.'))

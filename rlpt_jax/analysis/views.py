@@ -1,15 +1,15 @@
-r"""An example as a person wants to see it, for the terminal and for the page.
+r"""The view of an example that the terminal and the page show.
 
-The texts are foreign, and some would rather act than be read: escape sequences,
-overrides of the reading direction, halves of surrogate pairs. `spelled` makes
-such characters visible ('\x1b', '\u202e'); nothing shows a text without it.
+The texts are not ours, and some characters act rather than show: escape
+sequences, overrides of the reading direction, halves of surrogate pairs.
+`spelled` makes them visible ('\x1b', '\u202e'); every text goes through it.
 """
 
 import dataclasses
 import re
 from collections.abc import Iterator
 
-# What a piece of an example is, and how a legend explains it.
+# The roles of an example's pieces -> their meanings in a legend.
 ROLES = {
   'template': 'fixed words of the prompt',
   'context': 'context',
@@ -19,25 +19,25 @@ ROLES = {
   'loss': 'trained on',
 }
 
-# Characters that show nothing by themselves, or act on what is around them. Not
-# tabs and line ends, nor the joiners that Persian and emoji are written with.
+# Characters that are invisible or act on the text around them, except tabs,
+# line ends, and the joiners used in Persian and emoji.
 _UNSEEN = re.compile(
   r'[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e'
   r'\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff'
   r'\U000e0000-\U000e007f]'
 )
-# The same for a page's script, with the flag u.
+# The same pattern in JavaScript's syntax, with the flag u.
 UNSEEN_IN_SCRIPT = re.sub(r'\\U([0-9a-f]{8})', r'\\u{\1}', _UNSEEN.pattern)
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """One example: what a model sees, and what it must predict."""
+  """One example: the text a model sees and the text it must predict."""
 
   title: str  # 'asr'
   place: str  # 'wikitext · wiki.txt@1200 · segment 5 of 31'
   pieces: tuple[tuple[str, str], ...]  # (role, text) in reading order.
-  target: str  # '' if none: ntp and sft have their 'loss' pieces.
+  target: str  # '' if none: ntp and sft have 'loss' pieces instead.
   references: tuple[str, ...]  # The target and the segments after it.
   counts: dict[str, int]  # {'prompt tokens': 412, 'target tokens': 23}
 
@@ -51,10 +51,10 @@ class View:
 
 
 def with_target(view: View) -> list[tuple[str, str]]:
-  """The pieces, and the target ('target', text) where it belongs.
+  """Returns the pieces, with ('target', text) inserted where it belongs.
 
-  That is at the mask, or else after the context; and since it is shown on lines
-  of its own, after a line end that follows.
+  That is at the mask, or else after the context. Since the target is shown on
+  lines of its own, a line end that follows it moves before it.
   """
   if not view.target:
     return list(view.pieces)
@@ -69,13 +69,13 @@ def with_target(view: View) -> list[tuple[str, str]]:
 
 
 def later_references(view: View) -> list[tuple[int, str]]:
-  """(number, text) of the references that the target does not show already."""
+  """Returns (number, text) of all references but the target."""
   numbered = list(enumerate(view.references, 1))
   return numbered[1:] if view.references[:1] == (view.target,) else numbered
 
 
 def spelled(text: str) -> Iterator[tuple[str, bool]]:
-  """(part, whether it stands for an unseen character) of a text, in order."""
+  """Yields the parts of a text as (part, True if an unseen character)."""
   start = 0
   for match in _UNSEEN.finditer(text):
     if start < match.start():
@@ -87,12 +87,12 @@ def spelled(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def fold(role: str, text: str, limit: int) -> tuple[str, str, str]:
-  """(before, hidden, after) of a text; about `limit` characters stay in sight.
+  """Splits a text into (before, hidden, after); about `limit` characters show.
 
-  A context keeps its end, which is next to the target, and what comes after the
-  target its beginning. Others keep both.
+  A context keeps its end, which is next to the target; text after the target
+  keeps its beginning. Others keep both.
   """
-  if len(text) <= limit * 5 // 4:  # To hide a few characters saves nothing.
+  if len(text) <= limit * 5 // 4:  # Hiding a few characters saves nothing.
     return text, '', ''
   head = {'context': 0, 'shown': limit, 'reference': limit}.get(
     role, limit // 2
@@ -103,7 +103,7 @@ def fold(role: str, text: str, limit: int) -> tuple[str, str, str]:
 
 
 def _word_start(text: str, near: int) -> int:
-  """Where a line starts after `near`, or a word; `near` if none soon does."""
+  """Returns the start of a line or word soon after `near`, or `near` itself."""
   if near in (0, len(text)):
     return near
   soon = text[near : near + 80]

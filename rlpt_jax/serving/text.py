@@ -90,8 +90,8 @@ class Transcript:
     self._text += new
     missing = len(self._tokens) - len(self._ends)
     self._ends += [len(self._text)] * missing
-    # Tokens with text become the context of the next ones; tokens without text
-    # stay behind the old context, to be decoded again.
+    # Once tokens have text, they alone are the context of the next ones. Tokens
+    # without text are decoded again with the old context.
     if new or self._num_read >= MOST_PENDING:
       self._ids = self._ids[self._num_read :]
     self._num_read = len(self._ids)
