@@ -1,1 +1,1 @@
-"""A small world of text: documents, what is true of them, lessons."""
+"""A small world of texts: documents, what is true of them, training data."""

@@ -1,7 +1,7 @@
-"""What is learned from documents of the small world, as lines of jsonl.
+"""Makes training data from documents of the small world, as lines of jsonl.
 
-The templates of prompts and the tags of a prediction are arguments: they belong
-to other parts.
+The templates of prompts and the tags of a prediction are arguments, since other
+parts define them.
 """
 
 import functools
@@ -16,17 +16,17 @@ from rlpt_jax.quickstart.world import Document, documents
 
 FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 
-# How demonstrations come to their prediction, and how many do so. What is
-# worked out is true, what is guessed is often not: which pays is left to RL.
+# How demonstrations reach their prediction -> relative frequency. What is
+# worked out is true, a guess is often wrong: RL must find out which pays.
 MANNERS = {'guess': 2, 'work': 1}
 MISTAKEN = 0.7  # The share of guesses that are wrong.
-# The share of demonstrations that predict two sentences where both can be told.
+# The share of demonstrations with two sentences, if both are conclusions.
 TWO = 0.3
-NOTES = 5  # At most, on a document.
+NOTES = 5  # The most notes on a document.
 
 
 def asked(document: Document, target: int, template: str) -> str:
-  """The prompt for a sentence of a document, by ASR's template or MSR's."""
+  """Returns the prompt for a sentence of a document, from a template."""
   before = ' '.join(document.sentences[:target])
   places = {
     'context': before,
@@ -39,7 +39,7 @@ def asked(document: Document, target: int, template: str) -> str:
 
 
 def references(document: Document, target: int, template: str) -> list[str]:
-  """What really follows; the sentence after it is shown where MSR asks."""
+  """Returns what really follows: one sentence for MSR, which shows the next."""
   count = 1 if '{next_step}' in template else FOLLOWING
   return list(document.sentences[target : target + count])
 
@@ -52,11 +52,12 @@ def demonstration(
   *,
   tags: tuple[str, str],
 ) -> dict[str, str]:
-  """A prompt and an answer, guessed or worked out, in words of its own.
+  """Returns a prompt and a response that is guessed or worked out.
 
-  As those of people in a hurry: of the right form, and not always right.
+  Responses are like those of people in a hurry: they have the right form, but
+  are not always right. Their wording is their own.
 
-  tags: what a prediction begins and ends with.
+  tags: the strings that begin and end a prediction.
   """
   manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
   steps = [document.steps[target]]
@@ -64,7 +65,7 @@ def demonstration(
     steps += [document.steps[target + 1]] * (rng.random() < TWO)
   worked_out = dict.fromkeys(step.thought for step in steps)  # Each once.
   thoughts = worked_out if manner == 'work' else []
-  # With blanks, as sentences begin in a text.
+  # Each begins with a space, as sentences within a text do.
   thought = ''.join(f' {thought}' for thought in thoughts)
   facts = [step.fact for step in steps]
   if manner == 'guess' and rng.random() < MISTAKEN:
@@ -81,7 +82,7 @@ def demonstration(
 def judged(
   document: Document, target: int, template: str, rng: random.Random
 ) -> dict[str, str]:
-  """A question to the judge and the answer that is true of this world."""
+  """Returns a question to the judge and its true answer in this world."""
   count = rng.choice((1, FOLLOWING))
   following = ' '.join(document.sentences[target : target + count])
   predicted, kind = _attempt(document, target, rng)
@@ -95,7 +96,7 @@ def judged(
 
 
 def worked(document: Document, rng: random.Random) -> str:
-  """Its text, with most of the conclusions worked out before they are drawn."""
+  """Returns the text, with most of its conclusions worked out before them."""
   told = []
   for sentence, step in zip(document.sentences, document.steps, strict=True):
     if step and step.thought and rng.random() < 0.7:
@@ -105,20 +106,21 @@ def worked(document: Document, rng: random.Random) -> str:
 
 
 def noted(document: Document, rng: random.Random) -> str:
-  """Its first sentence and notes on how things are, in any order."""
+  """Returns the first sentence and some of the notes, in random order."""
   some = rng.sample(document.notes, min(len(document.notes), NOTES))
   return ' '.join([document.sentences[0], *some])
 
 
 def reworded(document: Document, rng: random.Random) -> str:
-  """Its conclusions in several wordings, in any order: what says the same."""
+  """Returns the conclusions, each three times in random wordings, shuffled."""
   facts = [document.steps[i].fact for i in document.targets]
   told = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
   rng.shuffle(told)
   return ' '.join(told)
 
 
-# What the judge is asked about, and how often: about half of it is right.
+# Kinds of predictions that the judge is asked about -> relative frequency.
+# About half of them are right.
 ATTEMPTS = {
   'right': 9, 'right and more': 2, 'changed': 6, 'changed after': 1, 'later': 1,
   'half': 1, 'broken': 2, 'elsewhere': 1,
@@ -128,7 +130,7 @@ ATTEMPTS = {
 def _attempt(
   document: Document, target: int, rng: random.Random
 ) -> tuple[str, str]:
-  """(a prediction, of which kind): like what a policy tries, or may try."""
+  """Returns (prediction, its kind), like those that a policy may make."""
   kind = rng.choices(list(ATTEMPTS), list(ATTEMPTS.values()))[0]
   fact, after = (document.steps[i].fact for i in (target, target + 1))
   text = say(fact, rng, pronoun=rng.random() < 0.15)
@@ -155,7 +157,7 @@ def _attempt(
 
 
 def _mistaken(document: Document, fact: Fact, rng: random.Random) -> Fact:
-  """A fact that differs in one word, most often in one that stands nearby."""
+  """Returns a fact with one word changed, mostly to a similar one."""
   facts = changed(fact)
   if rng.random() < 0.6:
     near = [f for f in facts if _is_near(document, fact, f)]
@@ -171,7 +173,7 @@ def _is_near(document: Document, fact: Fact, other: Fact) -> bool:
 
 
 def _broken(text: str, rng: random.Random) -> str:
-  """A sentence with a word lost, twice or elsewhere, or all of them mixed."""
+  """Returns a sentence with a word lost, doubled or swapped, or shuffled."""
   words = text.split()
   i, j = rng.sample(range(len(words)), 2)
   how = rng.choice(('lost', 'twice', 'swapped', 'mixed'))
@@ -189,7 +191,7 @@ def _broken(text: str, rng: random.Random) -> str:
 def each_target(
   found: Iterable[Document], rng: random.Random
 ) -> Iterator[tuple[Document, int]]:
-  """One of the conclusions of each document."""
+  """Yields each document with one of its conclusions, chosen at random."""
   for document in found:
     yield document, rng.choice(document.targets)
 
@@ -203,22 +205,24 @@ def write(
   seed: int = 0,
   **counts: int,
 ):
-  """Writes files of a world to a folder, the same for the same arguments; how
-  many lines of each is said by its name:
+  """Writes files of a world to a folder, the same for the same arguments.
+
+  counts: the number of lines of each file, by its name. The others are not
+    written. The files are:
 
   texts            documents, for next-token training and RL
   worked           documents in which conclusions are worked out, for next-token
                    training
-  noted            documents' beginnings with notes, for next-token training
-  reworded         the same facts in other words, for next-token training
+  noted            first sentences with notes, for next-token training
+  reworded         conclusions in other words, for next-token training
   demonstrations   prompts and responses for the cold start
   pairs            questions to the judge with their answers
   held_out         other documents
   questions        held-out prompts with what really follows
   held_out_pairs   questions to the judge about held-out documents
 
-  templates: of prompts, by the name of the task.
-  tags: what a prediction begins and ends with.
+  templates: the template of prompts for each task.
+  tags: the strings that begin and end a prediction.
   """
   folder.mkdir(parents=True, exist_ok=True)
   files = _files(templates, judge_template, tags)
@@ -237,7 +241,7 @@ def write(
 def _files(
   templates: dict[str, str], judge_template: str, tags: tuple[str, str]
 ) -> dict[str, Callable[[Iterator[Document], random.Random], Iterator[dict]]]:
-  """How documents become the lines of each file."""
+  """Returns for each file the function from documents to its lines."""
 
   def question(document: Document, target: int, task: str, rng) -> dict:
     del rng

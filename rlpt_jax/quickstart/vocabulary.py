@@ -1,5 +1,5 @@
 """The tokenizer of the small world: bytes, its words, and the fixed lines of
-prompts, each of which is one token.
+prompts as one token each.
 """
 
 import json
@@ -23,9 +23,9 @@ def write(
   lines: Sequence[str],
   size: int,
 ):
-  """Learns a tokenizer of `size` tokens from texts; any text comes back.
+  """Trains a tokenizer of `size` tokens on texts; any text round-trips.
 
-  lines: what is one token wherever it stands, without being special.
+  lines: strings that are one token wherever they occur, but not special.
   """
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers

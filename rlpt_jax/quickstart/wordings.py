@@ -1,9 +1,9 @@
-"""What sentences of the small world mean, both ways: a fact can be said in many
-wordings, and each of them is read back as the same fact.
+"""The wordings of facts in the small world: `say` puts a fact into one of many
+sentences, and `read` turns each of them back into the same fact.
 
 A fact is a tuple of a predicate and its arguments, ('has', 'Mara', '13',
-'shells'). The conclusions are what follows from a document, in sentences of six
-words or more; events happen, and asides are only there, in five or fewer.
+'shells'). Conclusions follow from a document and have six words or more. Events
+and asides have five or fewer; asides have no effect on the conclusions.
 """
 
 import functools
@@ -19,7 +19,7 @@ HE = ('Tom', 'Joe', 'Max', 'Otto', 'Paul', 'Leo')
 DAYS = (
   'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday',
 )  # fmt: skip
-# More, most, and the opposites of both.
+# Comparative, superlative, and their opposites.
 SCALES = (
   ('older', 'oldest', 'younger', 'youngest'),
   ('taller', 'tallest', 'shorter', 'shortest'),
@@ -32,7 +32,7 @@ NUMBERS = (
   'nine', 'ten', 'eleven', 'twelve', 'thirteen', 'fourteen', 'fifteen',
   'sixteen', 'seventeen', 'eighteen', 'nineteen', 'twenty',
 )  # fmt: skip
-# What may stand in a place of a sentence.
+# Place in a sentence -> the words that may fill it.
 WORDS = {
   'who': SHE + HE,
   'n': tuple(map(str, range(2, 16))),
@@ -49,7 +49,7 @@ WORDS = {
 }
 
 LEADS = ('', 'So ', 'Clearly ', 'It follows that ', 'This means that ')
-# Predicate -> (the places of its arguments, what is said of them).
+# Predicate -> (the places of its arguments, its wordings).
 CONCLUSIONS = {
   'has': (('who', 'n', 'things'), (
     '{who} has {n} {things} in all',
@@ -115,7 +115,7 @@ _GAP = re.compile(r'(?<=[.!?])\s+')
 
 
 def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
-  """One of the wordings of a fact; `pronoun`: he or she, instead of a name."""
+  """Returns a random wording of a fact; `pronoun` says he or she for a name."""
   if fact[0] == 'aside':
     return f'{fact[1]}.'
   _, cores = _SAID[fact[0]]
@@ -124,7 +124,7 @@ def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
 
 
 def wordings(fact: Fact) -> Iterator[str]:
-  """All that `say` could say."""
+  """Yields all sentences that `say` could return."""
   _, cores = _SAID[fact[0]]
   leads = LEADS if fact[0] in CONCLUSIONS else ('',)
   for lead, core, pronoun in itertools.product(leads, cores, (False, True)):
@@ -132,7 +132,7 @@ def wordings(fact: Fact) -> Iterator[str]:
 
 
 def changed(fact: Fact) -> list[Fact]:
-  """Every fact that differs in one argument."""
+  """Returns every fact that differs in one argument."""
   places, _ = _SAID[fact[0]]
   return [
     (*fact[:i], word, *fact[i + 1 :])
@@ -144,10 +144,10 @@ def changed(fact: Fact) -> list[Fact]:
 
 @functools.lru_cache(2**14)
 def read(sentence: str) -> Fact | None:
-  """The fact that a sentence says, None where it says nothing of this world.
+  """Returns the fact that a sentence states, or None if it states none.
 
-  A name may be 'he' or 'she'. How it is written does not matter: capitals,
-  blanks, the period, 13 or thirteen.
+  A name may be 'he' or 'she'. Capitals, white space, the period, and '13' or
+  'thirteen' make no difference.
   """
   text = ' '.join(sentence.lower().split()).removesuffix('.').rstrip()
   if aside := _asides().get(text):
@@ -161,7 +161,7 @@ def read(sentence: str) -> Fact | None:
 
 
 def same(one: Fact, other: Fact) -> bool:
-  """True for equal facts; 'she' may be any woman."""
+  """Returns True for equal facts; 'she' may be any woman, 'he' any man."""
   return len(one) == len(other) and all(
     a == b or _is_pronoun_of(a, b) or _is_pronoun_of(b, a)
     for a, b in zip(one, other, strict=True)
@@ -169,13 +169,15 @@ def same(one: Fact, other: Fact) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-  """A text of this world, cut into sentences."""
+  """Splits a text of this world into sentences."""
   return [s for s in _GAP.split(text.strip()) if s]
 
 
 def is_true_prefix(predicted: str, following: str) -> bool:
-  """The ground truth: whether a prediction says what the following text says
-  first, one sentence of it or several, each whole and in any wording.
+  """Returns True if a prediction states what the following text states first.
+
+  This is the ground truth. A prediction may have one sentence or several, each
+  whole and in any wording.
   """
   said = [read(sentence) for sentence in sentences(predicted)]
   meant = [read(sentence) for sentence in sentences(following)]
@@ -186,7 +188,7 @@ def is_true_prefix(predicted: str, following: str) -> bool:
   )
 
 
-# Names of places in a sentence that show an argument in another form.
+# Places that show an argument in another form -> the argument's place.
 _PLACE_OF = {'whose': 'who', 'whom': 'who', 'more': 'most'}
 
 
@@ -215,7 +217,7 @@ def _is_pronoun_of(pronoun: str, name: str) -> bool:
 
 
 def _word(place: str, text: str) -> str:
-  """An argument as facts have it, of how a sentence shows it."""
+  """Converts an argument from its form in a sentence to its form in facts."""
   if place == 'n':
     return str(NUMBERS.index(text)) if text in NUMBERS else str(int(text))
   if place == 'step':
@@ -236,7 +238,7 @@ def _asides() -> dict[str, str]:
 
 @functools.cache
 def _patterns() -> list[tuple[str, re.Pattern]]:
-  """Predicate and pattern of every wording; a place is a named group."""
+  """Returns (predicate, pattern) of every wording; places are named groups."""
   names = [name.lower() for name in SHE + HE]
   shapes = {place: '|'.join(words).lower() for place, words in WORDS.items()}
   shapes |= {

@@ -1,8 +1,8 @@
-"""Documents of the small world, as many as wanted, by a seed.
+"""Generates documents of the small world, without end, from a seed.
 
-A document begins with a long sentence that says how things are and change.
-Short sentences follow, events and asides, and the conclusions between them,
-which can only be told by working them out:
+A document begins with a long sentence that tells how things are and how they
+change. Short events and asides follow, and between them the conclusions, which
+can only be predicted by working them out:
 
   amounts   Mara has 9 shells, finds 4, loses 2 and wins 3, so 14 in all
   doors     from door to door in a row, left and right
@@ -10,8 +10,8 @@ which can only be told by working them out:
   days      every third day, from Monday
   boxes     red boxes hold nuts, and Ann has a red box
 
-Whether a document is held out follows from what is concluded in it and how, not
-from its wording: a held-out story is never trained on in other words.
+A document is held out or not by its facts and how they are worked out, not by
+its wording, so no held-out story is ever trained on in other words.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ from rlpt_jax.quickstart.wordings import (
   say,
 )
 
-HELD_OUT_SHARE = 16  # One document of so many.
+HELD_OUT_SHARE = 16  # One document in 16 is held out.
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A sentence to come: its fact and, of a conclusion, how it is worked out."""
+  """A later sentence: its fact and, for a conclusion, how it is worked out."""
 
   fact: Fact
   thought: str = ''
@@ -47,18 +47,18 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-  """What a document tells, before it is put into words."""
+  """The content of a document, before it is put into words."""
 
   kind: str
   setup: Sequence[str]  # Wordings of the first sentence, all with one meaning.
   steps: Sequence[Step]
-  notes: Sequence[str]  # What else can be told of how things are.
-  alone: bool = False  # There is one person only, who can be he or she.
+  notes: Sequence[str]  # Other true sentences on how things are.
+  alone: bool = False  # Only one person, so that a pronoun is clear.
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """Sentences, and for each what it means; the first means too much."""
+  """Sentences with their steps; the first has None, as it states many facts."""
 
   kind: str
   sentences: tuple[str, ...]
@@ -71,7 +71,7 @@ class Document:
 
   @property
   def targets(self) -> list[int]:
-    """Which sentences are conclusions: what there is to predict."""
+    """The indices of the conclusions, which are the sentences to predict."""
     return [
       i
       for i, step in enumerate(self.steps)
@@ -80,7 +80,7 @@ class Document:
 
 
 def documents(seed: int, *, held_out: bool = False) -> Iterator[Document]:
-  """Documents without end; held-out ones share no story with the others."""
+  """Yields documents without end; held-out ones share no story with others."""
   rng = random.Random(f'{seed} {held_out}')
   while True:
     story = rng.choice(KINDS)(rng)
@@ -89,14 +89,14 @@ def documents(seed: int, *, held_out: bool = False) -> Iterator[Document]:
 
 
 def is_held_out(story: Story) -> bool:
-  """Decided by what is told, in whatever words."""
+  """Returns True for held-out stories; the wording does not matter."""
   told = repr([(step.fact, step.thought) for step in story.steps])
   digest = hashlib.blake2b(told.encode(), digest_size=4).digest()
   return int.from_bytes(digest) % HELD_OUT_SHARE == 0
 
 
 def tell(story: Story, rng: random.Random) -> Document:
-  """A story in words, with an aside here and there."""
+  """Puts a story into words, with an aside here and there."""
   told: list[tuple[str, Step | None]] = [(rng.choice(story.setup), None)]
   asides = rng.sample(ASIDES, 2)
   for i, step in enumerate(story.steps):
@@ -118,7 +118,7 @@ def _person(rng: random.Random) -> str:
 
 
 def amounts(rng: random.Random) -> Story:
-  """An amount that changes three or four times, and then once more."""
+  """Makes a story of an amount that changes several times, then once more."""
   who, things = _person(rng), rng.choice(WORDS['things'])
   start = total = rng.randint(3, 10)
   changes, sums = [], [str(start)]
@@ -154,7 +154,7 @@ def amounts(rng: random.Random) -> Story:
 
 
 def doors(rng: random.Random) -> Story:
-  """Somebody goes from door to door."""
+  """Makes a story of somebody who goes from door to door."""
   who, row = _person(rng), rng.sample(WORDS['color'], 5)
   at = rng.randrange(5)
   start, passed = row[at], [row[at]]
@@ -194,7 +194,7 @@ def doors(rng: random.Random) -> Story:
 
 
 def orders(rng: random.Random) -> Story:
-  """Three people, compared by two and two."""
+  """Makes a story of three people who are compared in pairs."""
   people = rng.sample(SHE + HE, 3)
   more, most, less, least = rng.choice(SCALES)
   if rng.random() < 0.5:
@@ -226,7 +226,7 @@ def orders(rng: random.Random) -> Story:
 
 
 def days(rng: random.Random) -> Story:
-  """A day that comes again after some days."""
+  """Makes a story of a day that recurs every few days."""
   shop, at = rng.choice(WORDS['shop']), rng.randrange(7)
   every = rng.choice((2, 3, 4, 5))
   setup = [
@@ -244,7 +244,7 @@ def days(rng: random.Random) -> Story:
 
 
 def boxes(rng: random.Random) -> Story:
-  """A rule says what is in a box, and then whose box it is."""
+  """Makes a story of boxes: a rule tells their contents by their color."""
   colors, contents = (rng.sample(WORDS[x], 3) for x in ('color', 'content'))
   holds = list(zip(colors, contents, strict=True))
   people = rng.sample(SHE + HE, 2)
