@@ -3,7 +3,7 @@
 A program is a function of the same name in `rlpt_jax/programs/`, and its
 signature is its command line. If its first parameter is a `config`, gin builds
 that from files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING ...]
---workdir=DIR`; what comes later wins (gin_config.py).
+--workdir=DIR`; later settings win (gin_config.py).
 """
 
 import ast
@@ -25,7 +25,7 @@ PROGRAMS = (
   'evaluate', 'report', 'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
-QUICK = ('report',)  # Loads in no time; the others say that they are loading.
+QUICK = ('report',)  # Loads at once; all others print that they are loading.
 USAGE_ERROR = 2
 
 
@@ -38,14 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
-  # A log that is read while it grows has each line as soon as it is said.
+  # A log that is read while it grows gets each line as soon as it is printed.
   if hasattr(sys.stdout, 'reconfigure'):
     sys.stdout.reconfigure(line_buffering=True)
-  # Warnings go to whatever standard error is at the time: a live view has its
-  # own, above which they appear.
+  # Warnings go to the current standard error: a live view replaces it, to show
+  # them above itself.
   logging.root.addHandler(logging.lastResort)
-  # Orbax warns about what we chose, in every run, and tells of every fault with
-  # several tracebacks before it raises what we say in one line.
+  # In every run Orbax warns about settings that we chose on purpose. It also
+  # logs each error with several tracebacks, then raises it; we print one line.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   try:
     if name not in PROGRAMS:
@@ -56,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
       join_others()
     run(name, arguments, alone=not distributed)
   except (ValueError, OSError, FloatingPointError) as error:
-    # What a user can cause is a ValueError with a message for the user, or what
-    # the file system says. A FloatingPointError is a model's: its weights are
-    # broken, or too large for their type.
+    # Errors that a user can cause are ValueErrors with a message for the user,
+    # or come from the file system. A FloatingPointError comes from a model
+    # whose weights are broken or too large for their type.
     if show_traceback:
       traceback.print_exc()
     said = str(error)
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
       print('(--traceback shows where)', file=sys.stderr)
     return getattr(error, 'exit_status', USAGE_ERROR)
   except KeyboardInterrupt as interrupt:
-    # A program may say what it leaves behind.
+    # The program may have added what it leaves behind.
     parts = [f'rlpt {name}: interrupted', *map(str, interrupt.args)]
     print(': '.join(parts), file=sys.stderr)
     return 130
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage() -> str:
-  """What `rlpt --help` prints; imports no program."""
+  """Returns what `rlpt --help` prints, without importing a program."""
   lines = ['usage: rlpt PROGRAM ...', '', 'programs:']
   for name in PROGRAMS:
     lines.append(f'  {name:12} {summary(name)}')
@@ -92,12 +92,12 @@ def usage() -> str:
 
 
 def join_others():
-  """Meets the other processes of this run, as a TPU pod or Slurm names them."""
+  """Connects to the run's other processes, which a TPU pod or Slurm names."""
   import jax
 
   try:
-    # Of Slurm JAX would take one GPU for each process, its own number; here a
-    # process has all that it sees: none is named.
+    # Under Slurm, JAX would give each process only the GPU of its local rank.
+    # With an empty list a process uses all GPUs that it sees.
     jax.distributed.initialize(local_device_ids=[])
   except (ValueError, RuntimeError) as error:
     raise ValueError(
@@ -107,7 +107,7 @@ def join_others():
 
 
 def summary(name: str) -> str:
-  """The first line of a program's docstring, read without importing it."""
+  """Returns the first line of a program's docstring, without importing it."""
   source = pathlib.Path(importlib.util.find_spec(f'{WHERE}.{name}').origin)
   docstring = ast.get_docstring(ast.parse(source.read_text()))
   return docstring.splitlines()[0]
@@ -116,8 +116,9 @@ def summary(name: str) -> str:
 def run(name: str, arguments: list[str], *, alone: bool = True):
   """Imports a program and calls it with its arguments.
 
-  alone: no other process computes with this one. The others might not find what
-    this one has compiled before; on GPUs they compile together or wait.
+  alone: no other process computes with this one. Only then are compiled
+    programs cached: other processes might lack what this one finds in its
+    cache, and on GPUs processes compile together or wait for each other.
   """
   import tyro
 
@@ -139,8 +140,10 @@ def run(name: str, arguments: list[str], *, alone: bool = True):
 
 
 def _command(program):
-  """The program as tyro should see it: what is positional in its signature is
-  positional on its command line, and a config is a gin file and bindings.
+  """Returns the program with the signature that tyro should see.
+
+  Positional parameters are positional on the command line too, and a config
+  becomes a gin file and bindings.
   """
   import tyro
 
@@ -154,21 +157,21 @@ def _command(program):
       continue
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
       metavar = parameter.name.upper()
-      if typing.get_origin(hint) is tuple:  # WORKDIR ..., of workdirs.
+      if typing.get_origin(hint) is tuple:  # workdirs becomes WORKDIR ...
         metavar = f'{metavar.removesuffix("S")} ...'
       elif parameter.default is not parameter.empty:
         metavar = f'[{metavar}]'
       shown = tyro.conf.arg(metavar=metavar)
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
     elif typing.get_origin(hint) is list:
-      # Takes several at a time; those that name a gin file are what it says.
+      # Takes several values at a time; a gin file becomes the config in it.
       configs[parameter.name] = _dataclass_in(hint)
       hint = typing.Annotated[list[list[str]], tyro.conf.UseAppendAction]
     elif len(parameter.name) == 1:
       shown = tyro.conf.arg(aliases=[f'-{parameter.name}'])
       hint = typing.Annotated[hint, shown]
     elif typing.get_origin(hint) is tuple:
-      # Given again, an option adds to what it had; it would replace it.
+      # An option that is repeated adds values; by default it replaces them.
       hint = typing.Annotated[hint, tyro.conf.UseAppendAction]
     parameters.append(parameter.replace(annotation=hint))
 
@@ -187,7 +190,7 @@ def _command(program):
       return program(config, *args, **kwargs)
     return program(*args, **kwargs)
 
-  # tyro keeps the ends of lines; those of an argument are ours, to be wrapped.
+  # tyro keeps line breaks: join the lines of an argument, for it to wrap them.
   command.__doc__ = re.sub(r'\n {4,}(?=\S)', ' ', doc or '')
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -195,7 +198,7 @@ def _command(program):
 
 
 def _dataclass_in(hint) -> type | None:
-  """NextSegment of list[str | NextSegment]."""
+  """Returns the dataclass in a hint: NextSegment in list[str | NextSegment]."""
   (element,) = typing.get_args(hint)
   kinds = typing.get_args(element) or (element,)
   return next(filter(dataclasses.is_dataclass, kinds), None)

@@ -1,13 +1,13 @@
-"""A frozen config of gin files and bindings; every mistake names its place.
+"""Builds a frozen config from gin files and bindings; errors name the line.
 
-Each file imports what it configures, so that no class of ours needs a decorator
+Each file imports what it configures, so none of our classes needs a decorator,
 and a name that does not exist is an error. Bindings see the imports of the
-files and of what they include. What comes later wins.
+files and of what they include. Later settings win.
 
-The syntax is gin's, and gin's parser reads it. What it means is worked out here
-and not by gin's registry, whose errors name no line and whose functions, which
-look up their arguments when they are called, would find those of another file
-that was read since, and nothing in another process.
+gin's parser reads the syntax, but gin's registry is not used. Its errors name
+no line, and its functions look up their arguments when they are called: they
+would find the settings of a file that was read later, and in another process
+they would find none.
 """
 
 import collections
@@ -37,24 +37,24 @@ REQUIRED = 'gin.REQUIRED'
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-  """A function or class that the config is made with, and what it is given."""
+  """A function or class that is used to build the config, with its settings."""
 
   thing: Any
-  place: Place  # Where it is referred to.
+  place: Place  # The line that refers to it.
   bound: dict[str, Statement]
 
 
 def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
-  """The frozen dataclass `kind` as a gin file and bindings describe it.
+  """Builds the frozen dataclass `kind` from a gin file and bindings.
 
-  A binding that names a gin file stands for its lines.
+  A binding may also be the name of a gin file, which stands for its lines.
   """
   statements = gin_files.read(file, bindings)
   return Meaning(kind, statements, Place(str(file))).make()
 
 
 class Meaning:
-  """What statements mean for the class that is to be made of them."""
+  """Checks statements and builds a config of class `kind` from them."""
 
   def __init__(self, kind: type, statements: list[Statement], file: Place):
     self.kind, self.file = kind, file
@@ -71,7 +71,7 @@ class Meaning:
     self._check_used(statements)
 
   def _add(self, statement: Statement):
-    """Notes a binding, if it is one, and checks its names."""
+    """Records a statement if it is a binding, and checks its names."""
     if statement.kind == 'Import':
       return
     scope, selector = statement.parsed[:2]
@@ -90,7 +90,7 @@ class Meaning:
         raise ValueError(
           f'{statement.place}: {selector} has no {name!r}{nearest(name, known)}'
         )
-      # By id: what can be called need not have a hash.
+      # By id, since a callable may be unhashable.
       key = tuple(scope.split('/')) if scope else (), id(thing)
       self._bound.setdefault(key, {})[name] = statement
       self._things[id(thing)] = thing
@@ -121,14 +121,14 @@ class Meaning:
     return self._macros[macro.name]
 
   def _given(self, thing, scopes: tuple[str, ...]) -> dict[str, Statement]:
-    """What is set of a thing; an inner scope's before an outer one's."""
+    """Returns the settings of a thing; inner scopes override outer ones."""
     given = {}
     for i in range(len(scopes) + 1):
       given |= self._bound.get((scopes[:i], id(thing)), {})
     return given
 
   def _uses(self, thing, scopes, called, place, inside) -> Iterator[Use]:
-    """All that is made, or passed on, to make one thing, and that itself."""
+    """Yields a thing and all that is called or passed on to build it."""
     if (id(thing), scopes) in inside:
       raise ValueError(f'{place}: {checks.title(thing)} is made of itself.')
     given = self._given(thing, scopes)
@@ -159,8 +159,10 @@ class Meaning:
         yield from self._uses(thing, scoped, reference.called, place, inside)
 
   def _check_complete(self, thing, called: bool, place: Place, bound: dict):
-    """Raises where something that has no default is not set. A function that is
-    passed on gets its arguments later, but those that have a name.
+    """Raises if an argument without a default is not set.
+
+    A function that is passed on gets its positional arguments later, so only
+    its keyword-only ones must be set.
     """
     if inspect.isclass(thing) and not called:
       return
@@ -177,8 +179,9 @@ class Meaning:
       raise ValueError(f'{place}: {path}.{names} must be set.')
 
   def _check_literals(self, thing, given: dict[str, Statement]):
-    """Raises for a value that is not as the thing annotates it; those that are
-    made first check themselves.
+    """Raises if a literal value does not fit the thing's annotation.
+
+    Values that are built from references are checked when they are built.
     """
     defaults = parameters(thing)
     for name, statement in given.items():
@@ -193,8 +196,9 @@ class Meaning:
         raise ValueError(f'{origin.place}: {error}') from error
 
   def _check_scopes(self, statements: list[Statement]):
-    """Raises where a scope looks like a slip of one that is used. Others that
-    are not used may wait for another file.
+    """Raises if an unused scope looks like a misspelling of a used one.
+
+    Other unused scopes are allowed, since another file may use them.
     """
     used = {
       (scope, reference.selector)
@@ -218,7 +222,7 @@ class Meaning:
       for other, its_selector in sorted(used):
         if its_selector != selector or not _is_slip(scope, other):
           continue
-        # Where both set the same, they are two things, one of them not used.
+        # If both set the same name, they are two things, one of them not used.
         if not names_set[scope, selector] & names_set[other, selector]:
           raise ValueError(
             f'{statement.place}: {gin_files.written(statement)} sets nothing: '
@@ -226,7 +230,10 @@ class Meaning:
           )
 
   def _check_used(self, statements: list[Statement]):
-    """Raises where a setting that was typed has no effect."""
+    """Raises if a setting of the command line, or a misplaced one, is unused.
+
+    A setting in a file is misplaced if it is a macro with the name of a field.
+    """
     used = {id(x) for use in self.uses for x in use.bound.values()}
     macros = (use.bound for use in self.uses if use.thing is Macro)
     used_macros = {name for bound in macros for name in bound}
@@ -247,12 +254,12 @@ class Meaning:
       raise ValueError(f'{said}nothing refers to %{selector}{hint}')
 
   def make(self) -> Any:
-    """What all of it describes."""
+    """Builds the config."""
     self._shared: dict[tuple[str, ...], Any] = {}
     return self._made(self.kind, (), True, self.file)
 
   def _made(self, thing, scopes: tuple[str, ...], called: bool, place: Place):
-    """What thing(...) returns, or the thing with what is set of it."""
+    """Returns thing(...) if it is called, else the thing with its settings."""
     given = self._given(thing, scopes)
     values = {
       name: self._value(x.parsed.value, scopes, x.place)
@@ -266,12 +273,12 @@ class Meaning:
       if scopes not in self._shared:
         self._shared[scopes] = thing(**values)
       return self._shared[scopes]
-    except Exception as error:  # Of a user's function too.
+    except Exception as error:  # A user's function may raise anything.
       place = self._place_of(error, given) or place
       raise ValueError(f'{place}: {_said(error)}') from error
 
   def _value(self, value: Any, scopes: tuple[str, ...], place: Place) -> Any:
-    """What is written, with what it refers to in its place."""
+    """Returns a value with its references replaced by what they refer to."""
     if isinstance(value, Reference):
       thing = self.symbols.find(value.selector, place)
       return self._made(thing, value.scopes or scopes, value.called, place)
@@ -292,7 +299,7 @@ class Meaning:
   def _place_of(
     self, error: Exception, given: dict[str, Statement]
   ) -> Place | None:
-    """Where the setting that an error names was set, if that is known."""
+    """Returns where the setting that an error names was set, if known."""
     if isinstance(error, checks.SettingError):
       told = [
         use.bound[error.name]
@@ -306,24 +313,25 @@ class Meaning:
     return self._origin(told[0]).place if told else None
 
   def _origin(self, statement: Statement) -> Statement:
-    """The binding that has the value itself, behind macros."""
+    """Returns the statement that has the value itself, following macros."""
     while isinstance(statement.parsed.value, Macro):
       statement = self.definition(statement.parsed.value, statement.place)
     return statement
 
 
 def parameters(thing: Any) -> dict[str, inspect.Parameter]:
-  """What a function or class takes."""
+  """Returns the parameters of a function or class."""
   try:
     return dict(inspect.signature(thing).parameters)
-  except (ValueError, TypeError):  # Some of those written in C do not say.
+  except (ValueError, TypeError):  # Some functions in C have no signature.
     any_names = inspect.Parameter('options', inspect.Parameter.VAR_KEYWORD)
     return {'options': any_names}
 
 
 def _is_slip(name: str, other: str) -> bool:
-  """Whether a letter or two are wrong. wiki2 beside wiki1 is another name, and
-  so is held_out beside held_out_pairs.
+  """Returns True if the names differ by one or two wrong letters.
+
+  wiki1 and wiki2, or held_out and held_out_pairs, are not misspellings.
   """
   letters, others = (re.sub('[0-9_]', '', x) for x in (name, other))
   ratio = difflib.SequenceMatcher(None, letters, others).ratio()
@@ -331,7 +339,7 @@ def _is_slip(name: str, other: str) -> bool:
 
 
 def _said(error: Exception) -> str:
-  """The message of an error, with its kind where that says more."""
+  """Returns an error's message, with its type unless ValueError or OSError."""
   said = ' '.join(str(error).split())
   if isinstance(error, ValueError | OSError) and said:
     return said

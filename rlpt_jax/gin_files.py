@@ -1,7 +1,7 @@
-"""gin files as statements, each with the place where it is written.
+"""Parses gin files to statements, each with the place where it is written.
 
-What is wrong with the text or with a name is said here: file, line, and the
-nearest name that exists. What the statements mean: gin_config.py.
+Errors in the syntax or in a name are raised here, with the file, the line, and
+the nearest name that exists. gin_config.py interprets the statements.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ COMMAND_LINE = 'command line'
 
 
 class Reference(NamedTuple):
-  """@scope/module.function, or with brackets what that returns."""
+  """@scope/module.function; `called` if brackets follow, for its result."""
 
   scopes: tuple[str, ...]
   selector: str
@@ -29,14 +29,14 @@ class Reference(NamedTuple):
 
 
 class Macro(NamedTuple):
-  """%NAME"""
+  """A macro, %NAME."""
 
   name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """A line of a file, or what was typed behind the files."""
+  """A line of a file, or an argument of the command line."""
 
   source: str
   line: int = 0
@@ -49,10 +49,10 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-  """What gin's parser found, and its lines.
+  """A statement that gin's parser found, with its lines.
 
-  parsed: an ImportStatement, BindingStatement or BlockDeclaration of gin, whose
-    values have a Reference and a Macro where they refer to something.
+  parsed: gin's ImportStatement, BindingStatement or BlockDeclaration. Its
+    values contain a Reference or a Macro where they refer to something.
   """
 
   place: Place
@@ -65,7 +65,7 @@ class Statement:
 
 
 class _Names:
-  """What gin's parser asks about names: keeps them as they are written."""
+  """Resolves names for gin's parser: it keeps them as they are written."""
 
   def configurable_reference(self, name: str, called: bool) -> Reference:
     *scopes, selector = name.split('/')
@@ -76,8 +76,9 @@ class _Names:
 
 
 def read(file: pathlib.Path, bindings: Iterable[str]) -> list[Statement]:
-  """The statements of a file, of what it includes and of what comes after it:
-  more files, or bindings.
+  """Returns the statements of a file, of its includes and of the bindings.
+
+  bindings: each is a binding or the name of another gin file.
   """
   found = _read_file(file, ())
   for binding in bindings:
@@ -121,7 +122,7 @@ def _statements(
   folder: pathlib.Path | None,
   inside: tuple[pathlib.Path, ...],
 ) -> list[Statement]:
-  """The statements of a text.
+  """Returns the statements of a text.
 
   Included files are looked up next to the file, then in the working directory.
   """
@@ -143,7 +144,7 @@ def _statements(
 
 
 def _check_once(statements: list[Statement], source: str):
-  """Raises where a file sets the same twice; what it includes may be reset."""
+  """Raises if a file sets a name twice; it may override included settings."""
   seen: dict[tuple, Place] = {}
   for statement in statements:
     if statement.kind != 'Binding' or statement.place.source != source:
@@ -158,20 +159,20 @@ def _check_once(statements: list[Statement], source: str):
 
 
 def written(statement: Statement) -> str:
-  """The left side of a binding."""
+  """Returns the left side of a binding."""
   scope, selector, name = statement.parsed[:3]
   path = f'{selector}.{name}' if name else selector
   return f'{scope}/{path}' if scope else path
 
 
 def _parsed(text: str, source: str) -> list[Any]:
-  """What gin's parser finds in a text."""
+  """Returns what gin's parser finds in a text."""
   from gin import config_parser
 
   found = []
   try:
     found += config_parser.ConfigParser(text, _Names())
-  except Exception as error:  # Of tokenize and ast there are several.
+  except Exception as error:  # tokenize and ast raise several kinds.
     line, said = _explained(text, error)
     place = Place(source, line)
     raise ValueError(f'{place}: {said}') from error
@@ -179,7 +180,7 @@ def _parsed(text: str, source: str) -> list[Any]:
 
 
 def _explained(text: str, error: Exception) -> tuple[int, str]:
-  """(line, what is wrong there) of what could not be read."""
+  """Returns (line, what is wrong there) for a text that cannot be parsed."""
   if unclosed := _unclosed(text):
     return unclosed
   said, lines = str([*error.args, ''][0]), text.splitlines()
@@ -193,7 +194,7 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
     return line, f'indented unlike the lines before it: {there!r}.'
   if left.split()[:1] == ['include']:
     return line, f"expected include 'FILE.gin' in quotes, found {there!r}."
-  # 'unterminated string literal', as later Pythons say.
+  # Later Pythons say 'unterminated string literal'.
   in_text = 'string' in said and isinstance(error, tokenize.TokenError)
   if right.startswith(('"', "'")) or (in_text and 'null' not in said):
     return line, f'the quotes of a text do not match: {there!r}.'
@@ -215,7 +216,7 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
 
 
 def _unclosed(text: str) -> tuple[int, str] | None:
-  """(line, what is wrong) of a bracket that has no other one."""
+  """Returns (line, what is wrong) for a bracket without its counterpart."""
   pairs, opened = {')': '(', ']': '[', '}': '{'}, []
   lines = iter(text.splitlines(keepends=True))
   try:
@@ -235,7 +236,7 @@ def _unclosed(text: str) -> tuple[int, str] | None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-  """How a line ends: '. Did you mean X?', or '.' where nothing is near."""
+  """Returns a message's end: '. Did you mean X?', or '.' if no name is near."""
   names = list(names)
   found = difflib.get_close_matches(name, names, 1, 0.6) or [
     other for other in names if other.lower() == name.lower()
@@ -244,7 +245,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def references(value: Any) -> Iterator[Reference | Macro]:
-  """All that a value refers to."""
+  """Yields all references and macros in a value."""
   if isinstance(value, Reference | Macro):
     yield value
   elif isinstance(value, dict):
@@ -255,12 +256,12 @@ def references(value: Any) -> Iterator[Reference | Macro]:
 
 
 def singleton(constructor: Callable[[], Any]) -> Any:
-  """@SCOPE/gin.singleton(): one object for all that refer to that scope."""
+  """Implements @SCOPE/gin.singleton(): one object for each scope."""
   return constructor()
 
 
 class Symbols:
-  """What the imports of all files give names to; a binding may use them too."""
+  """The names that the imports of all files define, also for bindings."""
 
   def __init__(self, statements: list[Statement]):
     gin = types.SimpleNamespace(singleton=singleton, __name__='gin')
@@ -269,7 +270,7 @@ class Symbols:
       if statement.kind != 'Import':
         continue
       if statement.parsed.module == '__gin__.dynamic_registration':
-        continue  # As always here.
+        continue  # It is always on here.
       module = _imported(statement)
       if not (statement.parsed.is_from or statement.parsed.alias):
         module = sys.modules[statement.parsed.module.partition('.')[0]]
@@ -281,7 +282,7 @@ class Symbols:
         )
 
   def find(self, selector: str, place: Place) -> Any:
-    """The function or class of that name."""
+    """Returns the function or class of that name."""
     first, *names = selector.split('.')
     if first not in self._modules:
       raise ValueError(
@@ -323,7 +324,7 @@ def _imported(statement: Statement) -> Any:
     if f'{name}.'.startswith(f'{missing}.'):
       raise ValueError(f'{place}: {_missing(missing)}') from error
     raise ValueError(f'{place}: {name} cannot be imported: {error}.') from error
-  except Exception as error:  # Of whoever wrote the module.
+  except Exception as error:  # A user's module may raise anything.
     said = ' '.join(str(error).split())
     raise ValueError(
       f'{place}: {name} cannot be imported: {type(error).__name__}: {said}.'
@@ -331,7 +332,7 @@ def _imported(statement: Statement) -> Any:
 
 
 def _missing(module: str) -> str:
-  """What to do about a module that is not found."""
+  """Returns a message about a module that is not found, with advice."""
   parent, _, name = module.rpartition('.')
   if parent and hasattr(sys.modules[parent], name):
     folder, _, last = parent.rpartition('.')
@@ -360,7 +361,7 @@ def _public(thing: Any) -> list[str]:
 
 
 def _defined(module: Any) -> str:
-  """', such as X', for one of the functions and classes of a module."""
+  """Returns ', such as X', for a function or class X of a module, or ''."""
   for name, value in vars(module).items():
     if getattr(value, '__module__', '') == module.__name__ and callable(value):
       return f', such as {name}'
