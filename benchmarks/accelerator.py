@@ -1,24 +1,25 @@
-"""Speed on one GPU: attention of decoding, the sampler, the learner.
+"""Speed on one GPU: decode attention, the sampler, the learner.
 
-    python benchmarks/accelerator.py                    all of it, 5 minutes
+    python benchmarks/accelerator.py                    all stages, 5 minutes
     python benchmarks/accelerator.py STAGE [--model qwen3_17b] ...
 
 Needs jax, optax and numpy, and this repository on the path; no TensorFlow, gin
 or network. Prints a line of JSON for each figure. Stages:
 
-  attention  one layer's attention of a decode step, by each candidate of
+  attention  one layer's attention in a decode step, by each candidate of
              decode_kernels.py, over completions (256 rows of 512) and prompts
              (32 rows of 1,024) filled to different lengths: microseconds, and
-             the share of the bandwidth of a large copy. A few microseconds of
-             each layer are launches.
+             the share of a large copy's bandwidth. A few microseconds of each
+             layer are launches.
   sample     32 prompts x 8, 1,024 + 512 tokens, random weights in bfloat16.
-             share_of_limit: bytes of the weights (the head in float32), of each
-             prompt's keys and values once and of half of each row's own, over
-             the copy's bandwidth, over the measured time. The gap is that
-             between the sampler's log-probabilities and the learner's.
+             share_of_limit is the least time over the measured one. The least
+             time is the bytes read over the copy's bandwidth: the weights (the
+             head in float32), each prompt's keys and values once, and half of
+             each row's own. The gap is between the log-probabilities of the
+             sampler and those of the learner.
   learn      8 prompts x 8, 1,024 + 512 tokens: a whole update. The share is of
-             989 TFLOP/s; operations are those that a learner without
-             rematerialisation needs, three times a forward pass.
+             989 TFLOP/s and counts the operations of a learner without
+             rematerialisation: three times a forward pass.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def main():
   if options.stage:
     RUN[options.stage](options)
     return
-  for stage in STAGES:  # Processes, so that one that fails takes nothing along.
+  for stage in STAGES:  # Processes, so that a failure does not stop the others.
     subprocess.run([sys.executable, __file__, *stage])
 
 
@@ -84,7 +85,7 @@ def say(stage, **figures):
 
 
 def seconds(run, *arguments, repeat=5) -> float:
-  """The median time of a run, after one that compiles."""
+  """Returns the median time of a run, after one that compiles."""
   found = []
   for _ in range(repeat + 1):
     start = time.perf_counter()
@@ -94,7 +95,7 @@ def seconds(run, *arguments, repeat=5) -> float:
 
 
 def copy_bandwidth() -> float:
-  """Bytes a second, read and written, of a copy of 4 GB."""
+  """Returns the bytes a second, read plus written, of a copy of 4 GB."""
   x = jnp.zeros(2**30 if on_gpu() else 2**20, jnp.float32)
   return 2 * x.nbytes / seconds(jax.jit(lambda x: x + 1), x)
 
@@ -103,7 +104,7 @@ def on_gpu() -> bool:
   return jax.default_backend() == 'gpu'
 
 
-# Attention of a decode step.
+# Decode attention.
 
 
 def attention(options):
@@ -139,12 +140,12 @@ def attention(options):
           'attention', part=part, kernel=name, relative_error=error,
           us_and_share=times,
         )  # fmt: skip
-      except Exception as error:  # A backend that is not here is a figure too.
+      except Exception as error:  # A missing backend is reported as well.
         say('attention', part=part, kernel=name, error=str(error)[:200])
 
 
 def attention_inputs(rows, M, S, *, layers=24, K=8, H=128):
-  """Queries, and keys and values of so many layers that no cache holds them."""
+  """Returns queries, and keys and values of more layers than a cache holds."""
   keys = jax.random.split(jax.random.key(0), 1 + 2 * layers)
   normal = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
   k_L, v_L = (
@@ -155,7 +156,7 @@ def attention_inputs(rows, M, S, *, layers=24, K=8, H=128):
 
 
 def layers_of(kernel):
-  """Layer after layer, each with the result of the last, as in a model."""
+  """Returns a function that runs layers in sequence, as in a model."""
 
   def run(q, k_L, v_L, length_P):
     for k, v in zip(k_L, v_L, strict=True):
@@ -167,7 +168,7 @@ def layers_of(kernel):
 
 
 def attention_error(kernel, inputs, S) -> float:
-  """Relative error of ragged rows against float32."""
+  """Returns the relative error of ragged rows against float32."""
   import decode_kernels as kernels
 
   q, k, v = inputs[0][:8], inputs[1][0][:8], inputs[2][0][:8]
@@ -185,7 +186,7 @@ def attention_error(kernel, inputs, S) -> float:
 
 
 def make_decoder(options, dtype):
-  """(decoder, random parameters)."""
+  """Returns (decoder, random parameters)."""
   layout = make_layout(devices=jax.devices()[:1])
   compute = Compute(
     dtype='bfloat16', remat=options.remat, head=options.head,
@@ -232,7 +233,7 @@ def sample(options):
 
 
 def gap(decoder, params, requests, groups) -> dict[str, float]:
-  """The learner's log-probabilities against those of sampling."""
+  """Compares the learner's log-probabilities with the sampler's."""
   prompts = jnp.asarray([request.prompt_tokens for request in requests])
   rows = [completion for group in groups for completion in group]
   tokens = jnp.asarray(np.stack([np.asarray(row.tokens) for row in rows]))
@@ -272,7 +273,7 @@ def learn(options):
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - start)
   took = min(times[1:])
-  # Logits that are computed again are not needed either.
+  # Recomputed logits do not count as needed either.
   needed = flops.update(c, S, [T] * G) - flops.head(c) * G * T
   stats = jax.devices()[0].memory_stats() or {}
   say(
@@ -287,7 +288,7 @@ def learn(options):
 
 
 def random_batch(P, G, S, T, vocab_size) -> Batch:
-  """Full rows of random tokens, with advantages of both signs."""
+  """Returns full rows of random tokens, with advantages of both signs."""
   rng, ones_PGT = np.random.default_rng(0), np.ones((P, G, T), np.float32)
   batch = Batch(
     prompts_PS=rng.integers(0, vocab_size, (P, S)).astype(np.int32),

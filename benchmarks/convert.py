@@ -2,8 +2,8 @@
 
     python benchmarks/convert.py --model qwen3_17b --folder /tmp/convert
 
-Prints JSON. Memory is VmHWM, what the kernel has seen resident at most, beyond
-that of an interpreter with everything imported.
+Prints JSON. Memory is VmHWM, the kernel's peak of resident memory, beyond that
+of an interpreter with everything imported.
 """
 
 import argparse
@@ -35,13 +35,13 @@ print(peak() - before)
 
 
 def make_random(directory: pathlib.Path, config):
-  """A Hugging Face directory of random bfloat16 weights."""
+  """Writes a Hugging Face directory of random bfloat16 weights."""
   specs = decoder.specs(config)
   dtype = np.dtype(ml_dtypes.bfloat16)
   rng = np.random.default_rng(0)
 
   def read(spec):
-    # Random bits of numbers below one in size: nothing compresses them.
+    # Random bits, which do not compress, of numbers below one in magnitude.
     bits = rng.integers(0, 2**14, spec.shape, np.uint16)
     bits |= rng.integers(0, 2, spec.shape, np.uint16) << 15
     return bits.view(dtype)

@@ -2,13 +2,13 @@
 
     python benchmarks/data.py segment FILES...    text to segments
     python benchmarks/data.py examples FILES...   text to cache to examples
-    python benchmarks/data.py memory FILES...     peak, for more and more text
+    python benchmarks/data.py memory FILES...     peak memory for two sizes
 
-Prints a line of JSON. A file *.jsonl is a document a line, its string values
-joined by line breaks; of another file, every 200 lines are a document.
+Prints a line of JSON. In a file *.jsonl each line is a document: its values,
+joined by line breaks. In other files every 200 lines are a document.
 `examples` trains a tokenizer like Qwen's on the files and reads ASR and MSR
-prompts of 1,024 tokens; `restore` is the time from a position of a million
-examples to the next one. Seconds are the processor's, but for `restore`.
+prompts of 1,024 tokens; `restore` is the time to the next example from a
+position after a million. Times are CPU time, except `restore`.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from rlpt_jax.data import pipeline, quiet_tensorflow, segment, sources, tasks
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 
-# How Qwen cuts text before it merges.
+# Qwen's pattern to split text before merges.
 WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 
-# What regular expressions choke on. Five megabytes each.
+# Texts that are slow for careless regular expressions; five megabytes each.
 ADVERSARIAL = {
   'no punctuation': 'word ',
   'no blanks': 'x',
@@ -77,7 +77,7 @@ def measure_segment(paths: list[pathlib.Path], megabytes: float) -> dict:
   for path in paths:
     texts = documents(path)
     size = sum(len(text.encode()) for text in texts)
-    # Different documents: what is cached for one must not help its copies.
+    # Copies differ, so that a cache for one does not speed up the others.
     copies = range(max(1, round(megabytes * 1e6 / size)))
     texts = [
       text.replace(' the ', f' the{i} ') for i in copies for text in texts
@@ -96,7 +96,7 @@ def measure_segment(paths: list[pathlib.Path], megabytes: float) -> dict:
 
 
 def write_corpus(paths: list[pathlib.Path], path: pathlib.Path, size: float):
-  """Different documents, some `size` bytes of them, as jsonl."""
+  """Writes about `size` bytes of different documents, as jsonl."""
   texts = [text for path in paths for text in documents(path)]
   written = 0
   with path.open('w') as file:
@@ -182,7 +182,7 @@ def measure_examples(paths: list[pathlib.Path], megabytes: float) -> dict:
 
 
 def measure_memory(paths: list[pathlib.Path], megabytes: float) -> dict:
-  """Peak of a process that prepares a tenth, and one that prepares it all."""
+  """Returns the peak of a process for a tenth of the text, and for all."""
   result = {}
   for size in (megabytes / 10, megabytes):
     command = [sys.executable, __file__, 'prepare', *map(str, paths)]
@@ -214,7 +214,7 @@ if __name__ == '__main__':
     'segment': measure_segment,
     'examples': measure_examples,
     'memory': measure_memory,
-    'prepare': measure_prepare,  # What `memory` runs.
+    'prepare': measure_prepare,  # Run by `memory`.
   }
   megabytes = {'segment': 5, 'examples': 20, 'memory': 1000, 'prepare': 100}
   parser = argparse.ArgumentParser(

@@ -1,9 +1,9 @@
-"""Candidates for the attention of one decode step over long caches, on a GPU.
+"""Candidate kernels for attention in a decode step over long caches, on a GPU.
 
 Each is a function (q_PKMH, k_PKSH, v_PKSH, length_P) -> (values_PKMH, lse_PKM),
 both float32: M queries for each of K heads read the first length_P positions of
-their row. A row is a prompt that a group shares (M = G * R) or a completion
-(M = R). Parts merge by their log-sum-exp, as in rlpt_jax/models/attention.py.
+their row. A row is a prompt shared by a group (M = G * R) or a completion
+(M = R). Both parts are merged by log-sum-exp, as in models/attention.py.
 
 `accelerator.py attention` measures them; benchmarks/README.md has the figures.
 """
@@ -21,7 +21,7 @@ MASKED = -1e30
 
 
 def xla(q_PKMH, k_PKSH, v_PKSH, length_P):
-  """Attention in plain XLA operations, which read all that is reserved."""
+  """Attention in plain XLA operations, which read the whole cache."""
   scores_PKMS = jnp.einsum(
     'PKMH,PKSH->PKMS', q_PKMH, k_PKSH, preferred_element_type=jnp.float32
   )
@@ -43,12 +43,12 @@ def xla(q_PKMH, k_PKSH, v_PKSH, length_P):
 def mosaic(q_PKMH, k_PKSH, v_PKSH, length_P, *, block=128, stages=2):
   """Flash attention by Pallas's Mosaic GPU backend, for Hopper.
 
-  A program for each row and head, one warpgroup, copies `stages` blocks ahead.
-  Tensor cores take 64 queries; those beyond M are whatever the memory held, and
-  rows of a product do not mix.
+  Each row and head has a program of one warpgroup, which copies `stages` blocks
+  ahead. Tensor cores take 64 queries. Those beyond M are uninitialized memory,
+  which is harmless because rows of a product do not mix.
   """
   P, K, M, H = q_PKMH.shape
-  rows = -(-M // 8) * 8  # What a swizzled tile is made of.
+  rows = -(-M // 8) * 8  # Swizzled tiles have 8 rows.
   assert rows <= 64 and k_PKSH.shape[2] % block == 0, (M, k_PKSH.shape)
   q_PKMH = jnp.pad(q_PKMH, ((0, 0), (0, 0), (0, rows - M), (0, 0)))
   dtype = q_PKMH.dtype
@@ -96,7 +96,7 @@ def mosaic(q_PKMH, k_PKSH, v_PKSH, length_P, *, block=128, stages=2):
         plgpu.wgmma(scores_ref, q_smem, k_smem.at[slot].transpose((1, 0)))
         return scores_ref[...]
 
-      # In powers of two, which is what the hardware has.
+      # In base 2, since the hardware computes exp2.
       scores = pl.run_scoped(multiply_keys, plgpu.ACC((64, block), jnp.float32))
       scores *= H**-0.5 * LOG2E
       place = plgpu.broadcasted_iota(
@@ -163,7 +163,7 @@ def triton(
   q_PKMH, k_PKSH, v_PKSH, length_P, *, block=64, stages=3, warps=2,
   interpret=False,
 ):  # fmt: skip
-  """The same by Pallas's Triton backend, which JAX has deprecated."""
+  """Flash attention by Pallas's Triton backend, which JAX has deprecated."""
   from jax.experimental.pallas import triton as plt
 
   P, K, M, H = q_PKMH.shape

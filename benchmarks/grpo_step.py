@@ -5,13 +5,14 @@
         --tunix PYTHON      the same work by TRL and Tunix, in turn with ours
 
 F is the folder of the peers' benchmark (spec.json, peer_*.py, run after
-prepare.py); BENCH_PROMPT_LENGTH, BENCH_COMPLETION_LENGTH, BENCH_ASSETS choose
-other lengths, as there. Prints JSON: the peers' fields for ours, and with peers
-the ratio of their step time to ours, each at its best process of `rounds`.
+prepare.py). BENCH_PROMPT_LENGTH, BENCH_COMPLETION_LENGTH and BENCH_ASSETS
+choose other lengths, as there. Prints JSON: our values of the peers' fields
+and, with peers, the ratio of their step time to ours, each from the best of
+`rounds` processes.
 
-A step: rollout by the engine, text, reward, advantages, loss, backward, Adam,
-publish. Work is counted by models/flops.py; share_of_products is it over the
-step time, over what a product of two large matrices reaches in this process.
+A step is rollout by the engine, decoding, reward, advantages, loss, backward,
+Adam, publish. models/flops.py counts its work. share_of_products is work per
+second over the rate of a product of two large matrices in this process.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def main(arguments):
 
 
 def measure(arguments) -> dict:
-  """The peers' fields, for our step."""
+  """Returns the peers' fields for our step."""
   import jax
   import numpy as np
 
@@ -191,7 +192,7 @@ def measure(arguments) -> dict:
 
 
 def vowels(text: str) -> float:
-  """The spec's reward."""
+  """Returns the spec's reward: the share of vowels."""
   return sum(c in 'aeiou' for c in text) / max(len(text), 1)
 
 
@@ -204,7 +205,7 @@ def summary(times) -> dict[str, float]:
 
 
 def peak_flops() -> float:
-  """Of a product of two large matrices."""
+  """Returns the FLOP/s of a product of two large matrices."""
   import jax
   import jax.numpy as jnp
 

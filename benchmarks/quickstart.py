@@ -1,13 +1,13 @@
-"""Does RL pay in the small world? RLPT, NTP and SFT at the same cost.
+"""Compares RLPT, NTP and SFT at the same cost in the small world.
 
-For each seed the quickstart's story is told. Then what its RL took, by the
-ledger's operations, rollouts and judge included, is spent in two other ways:
+For each seed it runs the quickstart. Then it spends the FLOPs of its RL, by the
+ledger, rollouts and judge included, in two other ways:
 
-  ntp   on the base model, on raw text; then the same cold start
-  sft   on the cold start, on more demonstrations like its own
+  ntp   trains the base model on raw text; then the same cold start
+  sft   trains the cold start on more demonstrations like its own
 
-and the answers of all to the same held-out questions are told right or wrong by
-the truth. Prints JSON: shares, their mean and range over the seeds.
+The ground truth checks all models' answers to the same held-out questions.
+Prints JSON: the accuracies, as mean and range over the seeds.
 
   python benchmarks/quickstart.py --workdir /tmp/quickstart
 """
@@ -43,7 +43,7 @@ def main():
 
 
 def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
-  """The accuracy of each arm."""
+  """Returns the accuracy of each arm."""
   quickstart(
     workdir, steps=options.steps, questions=options.questions, seed=seed
   )
@@ -53,11 +53,11 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     for name, count in json.loads(last).items()
     if name.startswith('compute/total_') and name.endswith('_flops')
   )
-  # A row of packed texts is some 120 tokens, in texts of some 50.
+  # A packed row has about 120 tokens, in texts of about 50.
   config = model_files.find(FILES / 'base').config
   row = 3 * flops.forward(config, 50) / 50 + 4 * flops.head(config)
   steps = round(spent / (row * ROWS * 0.95 * ROW_TOKENS))
-  # Fresh ones, as many as will be read.
+  # Fresh data, as much as will be read.
   small_models.write_world(
     workdir / 'more', texts=steps * ROWS * 3,
     demonstrations=steps * ROWS * 3, seed=seed + 1000,

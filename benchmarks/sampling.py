@@ -1,35 +1,35 @@
 """Speed of the sampler.
 
     python benchmarks/sampling.py spec --size tiny      groups of one length
-    python benchmarks/sampling.py tail --size tiny      engine against static
+    python benchmarks/sampling.py tail --size tiny      engine vs. static
     python benchmarks/sampling.py peers --size tiny --folder F --trl PYTHON \\
         --tunix PYTHON      the same work by transformers, TRL and Tunix
     python benchmarks/sampling.py spec --model qwen3_06b --dtype bfloat16 \\
         --prompts 32 --prompt_length 1024 --completion_length 512
 
-Prints a line of JSON. The work: `prompts` random prompts, 8 completions each,
-random weights, temperature 1, nothing stops early. tokens_per_second counts
-sampled tokens over the time of everything, prompts included; medians of
-`repeat` runs after one that compiles.
+Prints a line of JSON. The work is `prompts` random prompts with 8 completions
+each, random weights, temperature 1; nothing stops early. tokens_per_second is
+sampled tokens over the whole time, prompts included: the median of `repeat`
+runs after one that compiles.
 
 The limit of a decode step is the larger of two times:
   arithmetic  2 B (weights of the layers + V D) + 4 B L N H (S + T / 2)
-              operations, over what a product of two large matrices
-              reaches in the same process; of experts those that were chosen
-  bandwidth   bytes of all weights (of experts, those that so many rows are
-              expected to choose; the head in float32), of the keys and values
-              of each prompt, once, and of each row's own T / 2, over what a
-              copy of an array beyond any cache reaches
-share_of_limit is that time over the measured one, prompts included. All of one
-device.
+              operations, counting only chosen experts, over the rate of a
+              product of two large matrices in the same process
+  bandwidth   bytes of all weights (the experts that B rows are expected to
+              choose; the head in float32), of each prompt's keys and values
+              once, and of each row's own T / 2, over the bandwidth of a copy
+              of an array larger than any cache
+share_of_limit is that time over the measured one, prompts included. All figures
+are for one device.
 
-`tail`: lengths of a heavy tail; 1 in 16 samples runs to the limit, the others
-are log-normal around an eighth of it (sigma 0.5); the engine has as many slots
-as the static sampler has rows in a batch, and both the same requests.
+`tail`: lengths have a heavy tail. 1 in 16 samples runs to the limit, the others
+are log-normal around an eighth of it (sigma 0.5). The engine has as many slots
+as the static sampler has rows in a batch, and both get the same requests.
 
-`peers`: the folder of the peers' benchmark (spec.json, peer_*.py, run after
-prepare.py); its assets for other lengths in BENCH_ASSETS. Ours and theirs take
-turns, `rounds` times; each is represented by its best round.
+`peers`: F is the folder of the peers' benchmark (spec.json, peer_*.py, run
+after prepare.py); BENCH_ASSETS has its assets for other lengths. Ours and
+theirs take turns, `rounds` times, and the best round of each counts.
 """
 
 import argparse
@@ -72,7 +72,7 @@ SIZES = {
 
 
 def make_decoder(arguments):
-  """(decoder, random parameters)."""
+  """Returns (decoder, random parameters)."""
   model = arguments.model
   config = zoo.get(model) if model else SIZES[arguments.size]
   layout = make_layout(devices=jax.devices()[:1])
@@ -122,7 +122,7 @@ def measure_spec(arguments) -> dict:
       times.append(time.perf_counter() - start)
       tokens = sum(len(c.tokens) for group in groups for c in group)
   seconds = statistics.median(times)
-  peak = peak_megabytes()  # Before `limit` makes arrays of its own.
+  peak = peak_megabytes()  # Before `limit` allocates its arrays.
   return {
     'sampler': 'engine' if arguments.engine else 'static',
     'tokens_per_second': round(tokens / seconds, 1),
@@ -136,7 +136,7 @@ def measure_spec(arguments) -> dict:
 
 
 def limit(arguments, decoder, seconds) -> dict:
-  """The formula of the docstring, for all steps of a batch."""
+  """Returns the limit of the module's docstring, for all steps of a batch."""
   c, P = decoder.config, arguments.prompts
   S, T = arguments.prompt_length, arguments.completion_length
   B, itemsize = P * GROUP, jnp.dtype(decoder.compute.dtype).itemsize
@@ -170,12 +170,12 @@ def limit(arguments, decoder, seconds) -> dict:
 
 
 def padding(arguments, engine: Engine | None) -> dict:
-  """Shares of positions and of rows that are computed for nothing."""
+  """Returns the shares of prompt positions and row steps that are padding."""
   if engine:
     count = engine.counts
     prompts = count['prompt_tokens'] / count['prompt_positions']
     steps = count['tokens'] / count['row_steps']
-  else:  # All samples are of one length, so the loop leaves with the last.
+  else:  # All samples have the same length, so no row waits for another.
     P, S = arguments.prompts, arguments.prompt_length - 1
     prompts = P * S / (_rows(P) * decode.bucket(S))
     steps = P / _rows(P)
@@ -187,7 +187,7 @@ def _rows(prompts) -> int:
 
 
 def peak_flops(dtype) -> float:
-  # Long enough that what it takes to start is nothing.
+  # Large enough that the time of a launch does not matter.
   n = 2048 if jax.default_backend() == 'cpu' else 16_384
   x = jnp.ones((n, n), dtype)
   return 2 * n**3 / _best_seconds(jax.jit(lambda x: x @ x), x)
@@ -195,7 +195,7 @@ def peak_flops(dtype) -> float:
 
 def peak_bandwidth() -> float:
   size = 2**26 if jax.default_backend() == 'cpu' else 2**30
-  x = jnp.zeros(size, jnp.float32)  # Beyond any cache.
+  x = jnp.zeros(size, jnp.float32)  # Larger than any cache.
   return 2 * x.nbytes / _best_seconds(jax.jit(lambda x: x + 1), x)
 
 
@@ -209,7 +209,7 @@ def _best_seconds(function, x) -> float:
 
 
 def peak_megabytes() -> int:
-  """Of the device where it says, of the process otherwise."""
+  """Returns peak memory of the device if it is known, else of the process."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
     return stats['peak_bytes_in_use'] // 2**20
@@ -218,7 +218,7 @@ def peak_megabytes() -> int:
 
 def measure_tail(arguments) -> dict:
   decoder, params = make_decoder(arguments)
-  rows = arguments.prompts  # Of a batch of the static sampler.
+  rows = arguments.prompts  # Prompts in a batch of the static sampler.
   arguments.prompts = rows * arguments.batches
   limits = heavy_tail(arguments.prompts, arguments.completion_length)
   requests = make_requests(arguments, decoder.config, 0, limits)
@@ -264,12 +264,12 @@ def measure_tail(arguments) -> dict:
 
 
 def heavy_tail(prompts: int, longest: int) -> list[tuple[int, ...]]:
-  """Lengths of the samples of each prompt."""
+  """Returns the lengths of the samples of each prompt."""
   rng = np.random.default_rng(0)
   shape = (prompts, GROUP)
   lengths = np.exp(rng.normal(np.log(longest / 8), 0.5, shape))
   lengths = np.clip(lengths, 1, longest).astype(int)
-  # Exactly one in sixteen, anywhere.
+  # Exactly one in sixteen, at random places.
   place = rng.permutation(lengths.size)[: lengths.size // 16]
   lengths.ravel()[place] = longest
   return [tuple(row) for row in lengths.tolist()]
@@ -306,7 +306,7 @@ def measure_peers(arguments) -> dict:
   if arguments.only:
     kept = {'ours', *arguments.only.split(',')}
     commands = {name: x for name, x in commands.items() if name in kept}
-  # Now, and not when the others have been measured.
+  # Checked before anything is measured.
   for name, (command, _) in commands.items():
     if command[0] is None:
       option = '--tunix' if name == 'tunix' else '--trl'

@@ -1,13 +1,13 @@
-"""From enter to the first step of a tiny `rlpt train_rl`, and where it goes.
+"""Time from the command to the first step of a tiny `rlpt train_rl`, by parts.
 
     python benchmarks/start.py --folder /tmp/start
 
-The quickstart's base model learns from a prepared cache of its world, 4 prompts
-with 4 completions each, one step: without compiled programs, with those that
-the first run kept, and with the cache off. Prints a line of JSON for each:
-seconds until something is on the screen, until each part is over and until the
-first step has its line, and CPU seconds until the end, which a busy machine
-changes less.
+The quickstart's base model learns for one step from a prepared cache of its
+world, 4 prompts with 4 completions each. It does so with an empty compilation
+cache, with the one that the first run filled, and with the cache off. Prints a
+line of JSON for each: seconds until the first output, until each part is over
+and until the first step has its line, and CPU seconds until the end, which
+depend less on a busy machine.
 """
 
 import argparse
@@ -50,7 +50,7 @@ train_rl.Config.num_steps = 1
 train_rl.Config.prompts = 4
 train_rl.Config.max_prompt_tokens = 96
 """
-# What a run says when a part begins.
+# Word in a line of the run -> the part that is over when that line appears.
 SAID = {
   'reading': 'libraries and model',
   'compiling:': 'data',
@@ -63,7 +63,7 @@ def rlpt(*arguments: str) -> list[str]:
 
 
 def prepare(folder: pathlib.Path):
-  """Model, texts and their cache."""
+  """Writes the model, the texts and their cache."""
   folder.mkdir(parents=True)
   shutil.copytree(FILES / 'base', folder / 'base')
   shutil.copy(FILES / 'settings.gin', folder)
@@ -80,7 +80,7 @@ def prepare(folder: pathlib.Path):
 
 
 def measure(folder: pathlib.Path, name: str, **environment: str) -> dict:
-  """Seconds of a run, until what it says of itself."""
+  """Returns the seconds of a run until each of its lines in SAID."""
   shutil.rmtree(folder / 'run', ignore_errors=True)
   before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
   started = subprocess.Popen(
