@@ -53,7 +53,7 @@ def main(arguments):
       done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
       if done.returncode:
         raise SystemExit(f'{name}: {done.stderr[-2000:]}')
-      start = done.stdout.rfind('\n{\n') + 1  # After what libraries print.
+      start = done.stdout.rfind('\n{\n') + 1  # Skips what libraries print.
       found[name].append(json.loads(done.stdout[start:]))
       step = found[name][-1]['step_s']['median']
       print(f'{name}: {step} s a step', file=sys.stderr)

@@ -235,7 +235,7 @@ def measure_tail(arguments) -> dict:
       decode.sample(decoder, published, requests[first : first + rows])
 
   samplers = {'engine': lambda: list(engine.run(requests)), 'static': static}
-  list(engine.run(requests[:rows]))  # Both compile.
+  list(engine.run(requests[:rows]))  # Compiles both.
   decode.sample(decoder, published, requests[:rows])
   engine.counts.clear()
   seconds = {name: [] for name in samplers}
@@ -321,7 +321,7 @@ def measure_peers(arguments) -> dict:
       )
       if done.returncode:
         raise SystemExit(f'{name}: {done.stderr[-2000:]}')
-      start = done.stdout.rfind('\n{') + 1  # After what libraries print.
+      start = done.stdout.rfind('\n{') + 1  # Skips what libraries print.
       rates[name].append(json.loads(done.stdout[start:])[field])
       print(name, rates[name][-1], file=sys.stderr)
   best = {name: max(found) for name, found in rates.items()}

@@ -6,8 +6,8 @@ The quickstart's base model learns for one step from a prepared cache of its
 world, 4 prompts with 4 completions each. It does so with an empty compilation
 cache, with the one that the first run filled, and with the cache off. Prints a
 line of JSON for each: seconds until the first output, until each part is over
-and until the first step has its line, and CPU seconds until the end, which
-depend less on a busy machine.
+and until the first step has its line, and CPU seconds until the end, which a
+busy machine affects less.
 """
 
 import argparse

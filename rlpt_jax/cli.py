@@ -92,7 +92,7 @@ def usage() -> str:
 
 
 def join_others():
-  """Connects to the run's other processes, which a TPU pod or Slurm names."""
+  """Connects to the run's other processes, found by a TPU pod or Slurm."""
   import jax
 
   try:

@@ -106,7 +106,7 @@ def _card(i: int, run: Run) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> str:
-  """Returns a table of settings that differ, and folded ones of the others."""
+  """Returns a table of the settings that differ; the others are folded."""
   paths = list(dict.fromkeys(path for run in runs for path in run.settings))
   differ, same, partly = [], [], []
   for path in paths:

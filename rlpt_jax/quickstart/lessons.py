@@ -63,7 +63,7 @@ def demonstration(
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
     steps += [document.steps[target + 1]] * (rng.random() < TWO)
-  worked_out = dict.fromkeys(step.thought for step in steps)  # Each once.
+  worked_out = dict.fromkeys(step.thought for step in steps)  # No duplicates.
   thoughts = worked_out if manner == 'work' else []
   # Each begins with a space, as sentences within a text do.
   thought = ''.join(f' {thought}' for thought in thoughts)

@@ -40,7 +40,7 @@ Length = Callable[[Sequence[int], str], int]
 
 
 def per_token(tokens: Sequence[int], text: str) -> int:
-  """Returns the number of tokens, as perplexity counts."""
+  """Returns the number of tokens, the length that perplexity uses."""
   del text
   return len(tokens)
 
@@ -52,7 +52,7 @@ def per_byte(tokens: Sequence[int], text: str) -> int:
 
 
 def whole(tokens: Sequence[int], text: str) -> int:
-  """Returns 1: without normalization a long reference weighs more."""
+  """Returns 1, for no normalization: a long reference weighs more."""
   del tokens, text
   return 1
 

@@ -77,7 +77,7 @@ def tokens(
 
 
 def normalized(text: str, form: str) -> str:
-  """Returns the text in a Unicode normal form; long words go in pieces."""
+  """Returns the text in a Unicode normal form; splits long words for speed."""
   return ''.join(
     unicodedata.normalize(form, piece) for piece in _PIECE.findall(text)
   )

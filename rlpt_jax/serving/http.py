@@ -218,7 +218,7 @@ class Server:
   async def _complete(
     self, request: web.Request, kind: str
   ) -> web.StreamResponse:
-    # A page in a browser may post anything to any address, but not JSON.
+    # A web page can make a browser post to any address, but not post JSON.
     if request.content_type != 'application/json':
       raise ApiError(
         f'Content-Type is {request.content_type}: expected application/json.',
@@ -247,7 +247,7 @@ class Server:
         self._worker.cancel(job)  # The client may have hung up.
 
   async def _read(self, request: web.Request, kind: str) -> Query:
-    """Receives and parses a body; others go on while a long one is parsed."""
+    """Receives and parses a body; a long one does not block other requests."""
     body = bytearray()
     try:
       try:

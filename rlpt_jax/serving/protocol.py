@@ -176,7 +176,7 @@ def _parse(body: bytes | bytearray) -> dict[str, Any]:
 
   try:
     fields = json.loads(body, parse_constant=refuse)
-  except (ValueError, RecursionError) as error:  # UnicodeDecodeError too.
+  except (ValueError, RecursionError) as error:  # Includes UnicodeDecodeError.
     raise ApiError(
       f'The body is not JSON: {str(error) or "too deep"}.', code='invalid_json'
     ) from error
