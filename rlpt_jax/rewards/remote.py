@@ -15,9 +15,8 @@ to time. A probe is a question of its own, so that no question of the run is
 blamed if it fails. When a probe is answered, all questions go on. After `wait`
 seconds the run stops with `Unavailable`; earlier answers are in the cache.
 
-The key is read from the environment when a call begins. No attribute holds it,
-and if a server repeats it, it is removed from all that is kept, raised or
-logged.
+The key is read from the environment when a call begins. No attribute holds it.
+If a server repeats it, it is removed from all that is kept, raised or logged.
 """
 
 import asyncio
@@ -127,8 +126,7 @@ class Patience:
   concurrency: simultaneous requests.
   timeout: for one request, from connecting to the last byte.
   attempts: for one question, not counting those that got a 429.
-  first_delay, longest_delay: upper bounds of the delay before the second
-    attempt, and before any attempt.
+  first_delay, longest_delay: upper bounds of the first and of any delay.
   open_after: faults in a row after which only probes are sent.
   wait: for a judge that does not answer at all, before the run stops.
   """
@@ -188,10 +186,9 @@ class Remote:
     return self._run(lambda: self._answer_all(prompts))
 
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
-    """Returns the server's answers, never the cache's.
+    """Returns the server's own answers, without the cache.
 
-    Waits for a server that is down; raises ValueError for one that responds
-    without an answer.
+    Waits if it is down; raises ValueError if it responds without an answer.
     """
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))
@@ -209,10 +206,7 @@ class Remote:
       self._calls.discard(call)
 
   def stop_waiting(self):
-    """Makes calls raise `Unavailable` instead of waiting for the judge.
-
-    Signal handlers may call it.
-    """
+    """Makes waiting calls raise `Unavailable`; a signal handler may call it."""
     self._is_leaving = True
 
   def close(self):
@@ -449,8 +443,7 @@ class _Batch:
   async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
     """Returns the text of one answer, or a fault.
 
-    Catches all that aiohttp raises: its exceptions hold the headers, and so
-    the key.
+    Catches aiohttp's exceptions: they hold the headers, and so the key.
     """
     import aiohttp
 
@@ -485,8 +478,7 @@ class _Batch:
     return repr(' '.join(self._clean(text).split())[:200])
 
 
-# Only these two functions hold the key in a variable, since some tracebacks
-# show variables.
+# Some tracebacks show variables, so only these two functions hold the key.
 
 
 def _session(endpoint: Endpoint, patience: Patience):
