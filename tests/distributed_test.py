@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import pickle
 import signal
 import socket
 import subprocess
@@ -23,7 +22,6 @@ from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import distributed_worker
 from tests.models import decoder_test
 from tests.programs import learning_task
-from tests.sampling import decode_test, engine_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,54 +71,32 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_are_one(done, one_device):
-  folder = done[0] / 'loss_and_gradients'
-  for model, sizes in distributed_worker.CASES:
-    decoder = decoder_test._decoder(model, one_device)
-    params = decoder_test._params(model, one_device)
-    (_, logprobs), gradients = decoder_test._loss_and_gradients(
-      decoder_test._grouped, decoder, params, decoder_test._group_batch()
-    )
-    expected = {'logprobs': logprobs, 'gradients': gradients}
-    name = f'{model}_{"_".join(f"{k}{v}" for k, v in sizes.items())}'
-    found = dict(np.load(folder / f'{name}.npz'))
-    found = weights.unnamed(found)
-    decoder_test._assert_close(found, expected, 5e-6)
+  folder, model = done[0] / 'loss_and_gradients', distributed_worker.MODEL
+  decoder = decoder_test._decoder(model, one_device)
+  params = decoder_test._params(model, one_device)
+  (_, logprobs), gradients = decoder_test._loss_and_gradients(
+    decoder_test._grouped, decoder, params, decoder_test._group_batch()
+  )
+  expected = {'logprobs': logprobs, 'gradients': gradients}
+  found = weights.unnamed(dict(np.load(folder / 'found.npz')))
+  decoder_test._assert_close(found, expected, 5e-6)
 
-    # What two processes saved, one restores on a mesh of its own.
-    layout = make_layout(data=8, fsdp=1)
-    like = weights.map_named(
-      lambda _, x, layout=layout: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=layout.replicated()
-      ),
-      gradients,
-    )
-    with Store(folder / name, read_only=True) as store:
-      restored = store.restore({'gradients': like})
-    assert (restored.step, restored.record) == (3, {'position': 7})
-    for a, b in zip(
-      *map(jax.tree.leaves, (restored.trees['gradients'], found['gradients'])),
-      strict=True,
-    ):
-      np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.slow
-def test_two_processes_sample_what_one_device_does(done, one_device):
-  for model, _ in distributed_worker.CASES[:1]:
-    decoder, params = decode_test.tiny(one_device, model)
-    expected = {
-      'engine': engine_test.run(
-        decoder, params, engine_test.mixed(), engine_test.SHARDED
-      ),
-      'static': decode_test.sample(
-        decoder, params, decode_test.requests(samples=4)
-      ),
-    }
-    for process in range(distributed_worker.PROCESSES):
-      file = done[0] / 'rollouts' / f'{model}_{process}.pickle'
-      found = pickle.loads(file.read_bytes())
-      for name, groups in expected.items():
-        decode_test.assert_same(found[name], groups)
+  # What two processes saved, one restores on a mesh of its own.
+  layout = make_layout(data=8, fsdp=1)
+  like = weights.map_named(
+    lambda _, x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=layout.replicated()
+    ),
+    gradients,
+  )
+  with Store(folder / 'store', read_only=True) as store:
+    restored = store.restore({'gradients': like})
+  assert (restored.step, restored.record) == (3, {'position': 7})
+  for a, b in zip(
+    *map(jax.tree.leaves, (restored.trees['gradients'], found['gradients'])),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow

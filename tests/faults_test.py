@@ -163,35 +163,40 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
     assert contents(workdir) == expected
 
 
-def test_a_run_that_is_told_to_leave_saves_and_goes_on(
+# Told to leave, and the disk.
+
+
+def test_a_run_that_is_told_to_leave_or_finds_the_disk_full(
   run, folder, whole, tmp_path
 ):
-  end = run('train_rl', folder, tmp_path, Fate('rollout', 2, kind='TERM'))
-  assert end.status == EXIT_PREEMPTED, end.error + end.stderr
-  assert 'told to leave: saved after step 3' in end.stderr
-  with Store(tmp_path / 'checkpoints', read_only=True) as store:
-    assert store.steps() == [2, 3]
-  assert len((tmp_path / 'metrics.jsonl').read_bytes().splitlines()) == 3
-  finished(run('train_rl', folder, tmp_path))
-  assert contents(tmp_path) == contents(whole[0])
-
-
-# The disk.
-
-
-def test_a_full_disk_stops_a_run_with_one_line(run, folder, whole, tmp_path):
+  """It saves and goes on, or ends with one line and goes on."""
   checkpoints = tmp_path / 'checkpoints'
-  for part, step, message in (
-    ('rollout file', 1, '00000001.jsonl.gz: could not be written (File too'),
-    ('commit', 1, f'{checkpoints}: step 2 could not be saved (File too large)'),
-    ('metrics', 3, 'metrics.jsonl: step 3 could not be written (File too'),
-    ('checkpoint', 5, f'{checkpoints}: step 6 could not be saved (File too'),
-  ):
+
+  def finds_the_disk_full(part, step, message):
     end = run('train_rl', folder, tmp_path, Fate(part, step, kind='FULL'))
     assert end.status == 2, end.stderr
     assert message in end.error and len(end.error.splitlines()) == 1, part
     assert 'Mend that and start again: the run goes on at' in end.error
     assert not list(tmp_path.glob('rollouts/*.new'))
+
+  finds_the_disk_full(
+    'rollout file', 1, '00000001.jsonl.gz: could not be written (File too'
+  )
+  finds_the_disk_full(
+    'commit', 1, f'{checkpoints}: step 2 could not be saved (File too large)'
+  )
+  end = run('train_rl', folder, tmp_path, Fate('rollout', 2, kind='TERM'))
+  assert end.status == EXIT_PREEMPTED, end.error + end.stderr
+  assert 'told to leave: saved after step 3' in end.stderr
+  with Store(checkpoints, read_only=True) as store:
+    assert store.steps() == [2, 3]
+  assert len((tmp_path / 'metrics.jsonl').read_bytes().splitlines()) == 3
+  finds_the_disk_full(
+    'metrics', 3, 'metrics.jsonl: step 3 could not be written (File too'
+  )
+  finds_the_disk_full(
+    'checkpoint', 5, f'{checkpoints}: step 6 could not be saved (File too'
+  )
   finished(run('train_rl', folder, tmp_path))
   assert contents(tmp_path) == contents(whole[0])
 

@@ -86,12 +86,14 @@ def test_the_blocks_of_readme_stopped_and_gone_on_with(binaries, tmp_path):
   saved = re.search(r'interrupted: saved after step (\d+)', log.read_text())
   assert (work / 'cold_start' / 'checkpoints' / saved[1]).is_dir()
   # What is in the folder may be changed; these few steps are not for learning.
-  cold_start = work / 'cold_start.gin'
-  text, changed = re.subn(
-    r'(Config\.num_steps =) \d+', r'\1 40', cold_start.read_text()
-  )
-  assert changed == 1
-  cold_start.write_text(text)
+  for file, setting, few in (
+    ('cold_start.gin', 'num_steps', 12), ('rlpt.gin', 'prompts', 4),
+  ):  # fmt: skip
+    text, changed = re.subn(
+      rf'(Config\.{setting} =) \d+', rf'\1 {few}', (work / file).read_text()
+    )
+    assert changed == 1
+    (work / file).write_text(text)
   out, _ = readme_test.run_blocks(README, tmp_path, binaries, outside())
   for words in ('verdicts agree', 'Cold start', 'after RLPT', 'Next: '):
     assert words in out

@@ -21,7 +21,11 @@ SHORTER = {
       'texts=400, demonstrations=2000, held_out=20, questions=8'
     ),
     'cold_start.gin --': (
-      'cold_start.gin "train_sft.Config.num_steps = 40" --'
+      'cold_start.gin "train_sft.Config.num_steps = 4" --'
+    ),
+    'rlpt.gin "': (
+      'rlpt.gin "train_rl.Config.prompts = 4"'
+      ' "train_rl.Config.held_out_examples = 4" "'
     ),
   }
 }  # fmt: skip

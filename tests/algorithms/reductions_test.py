@@ -95,6 +95,13 @@ def test_any_mask(name, mask):
   np.testing.assert_allclose(reduce(np.float32(mask), G), weights, rtol=1e-6)
 
 
+@jax.jit
+@jax.value_and_grad
+def _weighted_ppo(scale, x_BT, behavior_BT, advantages_B1, mask_BT, weights_BT):
+  loss_BT = losses.ppo(scale * x_BT, behavior_BT, advantages_B1, mask_BT)
+  return jnp.sum(weights_BT * loss_BT)
+
+
 @every_reduction
 @few
 @hypothesis.given(
@@ -107,17 +114,10 @@ def test_microbatches_add_up(name, mask, num_parts, order):
   rng = np.random.default_rng(0)
   x_BT, behavior_BT = rng.normal(size=(2, P * G, T)).astype(np.float32)
   advantages_B1 = rng.normal(size=(P * G, 1)).astype(np.float32)
-  weights_BT = REDUCTIONS[name](mask, G)
-
-  def loss(scale, rows):
-    loss_BT = losses.ppo(
-      scale * x_BT[rows], behavior_BT[rows], advantages_B1[rows], mask[rows]
-    )
-    return jnp.sum(weights_BT[rows] * loss_BT)
-
-  whole = jax.value_and_grad(loss)(0.5, np.arange(P * G))
+  arrays = x_BT, behavior_BT, advantages_B1, mask, REDUCTIONS[name](mask, G)
+  whole = _weighted_ppo(0.5, *arrays)
   parts = [
-    jax.value_and_grad(loss)(0.5, rows)
+    _weighted_ppo(0.5, *(x[rows] for x in arrays))
     for rows in np.split(np.array(order), num_parts)
   ]
   np.testing.assert_allclose(np.sum(parts, axis=0), whole, atol=1e-5)
@@ -151,13 +151,10 @@ def test_what_leaves_by_the_mask_is_as_if_it_were_not_there(name, advantage):
     )
     return jnp.sum(weights_BT * loss_BT)
 
-  found = jax.value_and_grad(loss)(
-    logprobs_BT, np.arange(8), rewards_PG, mask_BT
-  )
+  both = jax.jit(jax.value_and_grad(loss))
+  found = both(logprobs_BT, np.arange(8), rewards_PG, mask_BT)
   kept = np.array([0, 1, 3])
-  expected = jax.value_and_grad(loss)(
-    logprobs_BT, kept, rewards_PG[:1, kept], mask_BT[kept]
-  )
+  expected = both(logprobs_BT, kept, rewards_PG[:1, kept], mask_BT[kept])
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5), found, expected
   )

@@ -290,7 +290,6 @@ def test_bfloat16_is_close_and_keeps_parameters_float32(one_device):
 
 LAYOUTS = [
   ('tiny_qwen3', {'data': 8, 'fsdp': 1}),
-  ('tiny_qwen3', {'fsdp': 8}),
   ('tiny_qwen3', {'fsdp': 2, 'tensor': 4}),
   ('tiny_qwen3_moe', {'data': 2, 'fsdp': 2, 'tensor': 2}),
   ('tiny_qwen3_moe', {'fsdp': 2, 'expert': 4}),

@@ -340,7 +340,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
     json.dumps(
       [
         {'question': f'{"a " * (i % 5)}{i}?', 'answer': f'#### {i % 10}'}
-        for i in range(40)
+        for i in range(24)
       ]
     )
   )
@@ -355,7 +355,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   assert process.returncode == 130, text
   *_, last = text.strip().splitlines()
   assert re.search(
-    rf'rlpt evaluate: interrupted: \d+ of 40 problems are in {answers}, the '
+    rf'rlpt evaluate: interrupted: \d+ of 24 problems are in {answers}, the '
     'same command goes on$',
     last,
   ), text
@@ -368,7 +368,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   with answers.open('ab') as file:
     file.write(b'{"problem": "gsm')
   done = answers.read_bytes().count(b'\n')
-  assert 4 <= done < 160
+  assert 4 <= done < 96
   begun = answers.read_bytes()[:1000]
 
   # To its end.
@@ -381,4 +381,4 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   process.communicate(timeout=600)
   assert process.returncode == 0
   assert _files(out) == _files(plain)
-  assert len(_lines(answers)) == 160
+  assert len(_lines(answers)) == 96

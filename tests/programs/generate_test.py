@@ -518,7 +518,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   prompts, out, plain = (
     tmp_path / name for name in ('p.txt', 'c.jsonl', 'plain.jsonl')
   )
-  prompts.write_text(''.join(f'{"Prompt " * (i % 5)}{i}\n' for i in range(60)))
+  prompts.write_text(''.join(f'{"Prompt " * (i % 5)}{i}\n' for i in range(40)))
   files = model, prompts, out
 
   # Ctrl-C in a terminal: a bar, then one line.
@@ -531,11 +531,11 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   os.close(ours)
   assert process.wait(timeout=600) == 130, text
   text = re.sub(r'\x1b\[[?0-9;]*[a-zA-Z]', '', text)
-  assert re.search(r'━ 0/60 prompts, compiling', text)
-  assert re.search(r'━ \d+/60 prompts, [\d,]+ tokens', text)
+  assert re.search(r'━ 0/40 prompts, compiling', text)
+  assert re.search(r'━ \d+/40 prompts, [\d,]+ tokens', text)
   *_, last = text.strip().splitlines()
   assert re.search(
-    rf'rlpt generate: interrupted: \d+ of 60 prompts are in {out}, the same '
+    rf'rlpt generate: interrupted: \d+ of 40 prompts are in {out}, the same '
     'command goes on$',
     last,
   ), text
@@ -549,7 +549,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   with out.open('ab') as file:
     file.write(b'{"prompt": "Pro')
   done = out.read_bytes().count(b'\n')
-  assert 6 <= done < 180
+  assert 6 <= done < 120
 
   # To its end, into a log.
   process = _start(*files, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -562,4 +562,4 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   process = _start(model, prompts, plain)
   assert process.wait(timeout=600) == 0
   assert out.read_bytes() == plain.read_bytes()
-  assert len(_lines(out)) == 180
+  assert len(_lines(out)) == 120

@@ -1,4 +1,4 @@
-"""A task that a tiny model learns in a minute: name the largest digit.
+"""A task that a tiny model learns in seconds: name the largest digit.
 
 A question is three digits. The cold start teaches to answer with one of them,
 whichever: a reward of a third. The rest is left to learn from the reward.
@@ -62,7 +62,7 @@ def cold_start(folder, **changes) -> train_sft.Config:
     'data': Data(corpora=[source], task=Sft(row_tokens=64)),
     'optimizer': AdamW(learning_rate=3e-3),
     'batch_size': 16,
-    'num_steps': 100,
+    'num_steps': 40,
     'compute': FLOAT32,
     'layout': ONE_DEVICE,
   }
@@ -75,8 +75,8 @@ def learning(folder, model, **changes) -> train_rl.Config:
     'data': questions(folder, 'train'),
     'held_out': questions(folder, 'held_out'),
     'reward': text_match(exact, find=extract.after_thinking),
-    'optimizer': AdamW(learning_rate=1e-3),
-    'num_steps': 100,
+    'optimizer': AdamW(learning_rate=2e-3),
+    'num_steps': 28,
     'prompts': 16,
     'sampling': Sampling(samples=8, max_new_tokens=3),
     'held_out_sampling': Sampling(samples=1, max_new_tokens=3, temperature=0.0),

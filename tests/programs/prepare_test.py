@@ -59,7 +59,7 @@ def test_what_it_reports(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_killed_and_started_again(tmp_path, capsys):
-  gin_file = write_corpus(tmp_path, 40_000)
+  gin_file = write_corpus(tmp_path, 16_000)
   command = [sys.executable, '-m', 'rlpt_jax.cli', 'prepare', gin_file]
   process = subprocess.Popen(
     command, stdout=subprocess.DEVNULL, start_new_session=True
@@ -79,7 +79,7 @@ def test_killed_and_started_again(tmp_path, capsys):
   assert {path: path.stat().st_mtime_ns for path in early} == early
   manifest = json.loads((folder / 'manifest.json').read_text())
   assert len(early) < len(manifest['shards'])
-  assert manifest['records'] == 40_000
+  assert manifest['records'] == 16_000
 
 
 def test_no_examples_are_an_error(tmp_path, capsys):
