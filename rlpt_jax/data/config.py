@@ -23,7 +23,7 @@ from typing import Any
 from rlpt_jax.core import checks
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.core.checks import Count, Name, Natural, Seed
-from rlpt_jax.data import segment
+from rlpt_jax.data import records, segment
 from rlpt_jax.data.cache import digest
 from rlpt_jax.data.records import Stage
 from rlpt_jax.data.sources import Source
@@ -110,7 +110,6 @@ def components(
 ) -> list[Component]:
   """Returns a component for every task of every corpus."""
   found = []
-  _check_segmenter(data.segmenter)
   for source in data.corpora:
     tasks = data.task if source.task is None else source.task
     tasks = tasks if isinstance(tasks, (list, tuple)) else (tasks,)
@@ -119,6 +118,8 @@ def components(
     for task in tasks:
       text = source.text
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
+      if isinstance(stage, records.Text):  # Other stages never load NLTK.
+        _check_segmenter(data.segmenter)
       found.append(Component(source, task, stage))
   names = [component.name for component in found]
   if twice := {name for name in names if names.count(name) > 1}:

@@ -64,6 +64,13 @@ def test_mistakes_that_are_found_before_anything_is_read(options, message):
     config.components(data, BYTES)
 
 
+def test_a_segmenter_is_tried_only_where_texts_are_cut():
+  # This one fails wherever it is called.
+  task = tasks.Rlvr(template='{question}')
+  data = Data([FILES], task, segmenter=segment.tokens)
+  assert len(config.components(data, BYTES)) == 1
+
+
 def test_the_same_task_twice():
   with pytest.raises(ValueError, match='one_asr is there twice'):
     config.components(Data([FILES], (tasks.Asr(), tasks.Asr())), BYTES)
