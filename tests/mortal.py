@@ -255,11 +255,9 @@ def _serve():
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   # Before it forks, so that it has not to be done again; no device is opened.
-  from rlpt_jax.data import quiet_tensorflow
   from rlpt_jax.programs import train_rl, train_sft  # noqa: F401
   from tests.programs import learning_task  # noqa: F401
 
-  quiet_tensorflow.load()
   for line in sys.stdin:
     print(json.dumps(_fork(json.loads(line))), file=answers, flush=True)
 

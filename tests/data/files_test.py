@@ -3,9 +3,11 @@
 import uuid
 
 import pytest
-import tensorflow as tf
 
 from rlpt_jax.data import files
+from tests import lazy
+
+tf = lazy.Module('tensorflow')
 
 
 @pytest.fixture(params=['local', 'remote'])

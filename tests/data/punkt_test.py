@@ -1,11 +1,13 @@
 import json
 import sys
 
-import nltk
 import pytest
-from nltk.tokenize import punkt as nltk_punkt
 
 from rlpt_jax.data import punkt, segment
+from tests import lazy
+
+nltk = lazy.Module('nltk')
+nltk_punkt = lazy.Module('nltk.tokenize.punkt')
 
 # Ordinary prose: nothing in it that we decide otherwise than Punkt.
 PROSE = """\

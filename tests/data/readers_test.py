@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
 import zstandard
 from hypothesis import strategies as st
 
 from rlpt_jax.data import readers
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.sources import Files, text_of
+from tests import lazy
+
+tf = lazy.Module('tensorflow')
 
 COMPRESS = {
   '': lambda data: data,

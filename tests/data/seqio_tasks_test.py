@@ -3,11 +3,14 @@
 import dataclasses
 
 import pytest
-import seqio
 
-from rlpt_jax.data import pipeline, seqio_tasks, sources, tasks
+from rlpt_jax.data import pipeline, sources, tasks
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
+from tests import lazy
+
+seqio = lazy.Module('seqio')
+seqio_tasks = lazy.Module('rlpt_jax.data.seqio_tasks')
 
 
 @pytest.fixture

@@ -12,12 +12,15 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from rlpt_jax.data import sources
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.sources import Document, Files, Part, Tfds, text_of
+from tests import lazy
+
+tf = lazy.Module('tensorflow')
+tfds = lazy.Module('tensorflow_datasets')
+tiny_corpus = lazy.Module('tests.data.tiny_corpus')
 
 
 def write(root, files):
@@ -37,6 +40,10 @@ def test_importing_loads_no_heavy_library():
   code = f"""
 import sys
 import rlpt_jax.data.sources
+from tests import lazy
+
+tf = lazy.Module('tensorflow')
+tfds = lazy.Module('tensorflow_datasets')
 print({heavy} & set(sys.modules))
 """
   command = [sys.executable, '-c', code]
@@ -284,43 +291,13 @@ def test_the_fingerprint_of_a_file_that_is_gone(tmp_path):
 # TensorFlow Datasets.
 
 
-class TinyCorpus(tfds.core.GeneratorBasedBuilder):
-  """Forty documents and two more."""
-
-  VERSION = tfds.core.Version('1.0.0')
-
-  def _info(self):
-    features = {
-      'text': tfds.features.Text(),
-      'number': tf.int64,
-      'tags': tfds.features.Sequence(tfds.features.Text()),
-    }
-    return tfds.core.DatasetInfo(
-      builder=self, features=tfds.features.FeaturesDict(features)
-    )
-
-  def _split_generators(self, _):
-    return {'train': self._examples(40), 'test': self._examples(2)}
-
-  def _generate_examples(self):
-    raise NotImplementedError
-
-  def _examples(self, count):
-    for i in range(count):
-      text = f'día {i}' if i != 7 else 'N\0L'
-      yield i, {'text': text, 'number': i, 'tags': ['a', 'b'][: i % 3]}
-
-
-# TFDS looks for checksums beside the class, by way of a package which it does
-# not require. Of a class of no module it does not.
-TinyCorpus.__module__ = 'tiny_corpus'
-
-
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   path = str(tmp_path_factory.mktemp('tfds'))
   config = tfds.download.DownloadConfig(num_shards=2)
-  TinyCorpus(data_dir=path).download_and_prepare(download_config=config)
+  tiny_corpus.TinyCorpus(data_dir=path).download_and_prepare(
+    download_config=config
+  )
   return path
 
 
@@ -390,7 +367,7 @@ def test_the_config_of_a_tfds_is_checked():
 
 
 def test_a_tfds_that_is_damaged(tmp_path):
-  TinyCorpus(data_dir=str(tmp_path)).download_and_prepare()
+  tiny_corpus.TinyCorpus(data_dir=str(tmp_path)).download_and_prepare()
   source = Tfds('tiny', f'{tmp_path}/tiny_corpus/1.0.0')
   before, fingerprint = numbers(source), source.fingerprint()
   [path] = tmp_path.glob('**/*train.tfrecord*')
