@@ -39,7 +39,7 @@ def mixed(count=9):
   asked = []
   for i in range(count):
     prompt = tuple(
-      rng.integers(0, 250, [1, 5, 12, 17, 18, 40, 60][i % 7]).tolist()
+      rng.integers(0, 250, [1, 5, 12, 16, 17, 9, 60][i % 7]).tolist()
     )
     options = {'samples': 3} | MIXED[i % len(MIXED)]
     asked.append(Request(prompt_tokens=prompt, id=f'mixed {i}', **options))
