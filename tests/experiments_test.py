@@ -214,6 +214,7 @@ def test_an_update_traces_on_its_layout(
   assert picked == {kernel[machine.platform]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('experiment', 'layout'), [x for x in TRACED if x[0][:2] == 'rl'], ids=str
 )

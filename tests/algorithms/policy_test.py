@@ -147,6 +147,7 @@ def test_what_it_measures():
   np.testing.assert_allclose(found['sampler/gap_max'], gap.max(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_on_policy_nothing_is_clipped_and_all_losses_have_one_gradient():
   made, params = batch(gap=0.0), table()
   grads = [

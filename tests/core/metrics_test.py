@@ -149,6 +149,7 @@ def size_of(path: pathlib.Path) -> int:
   return path.stat().st_size if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
   num_steps, workdir = 400, tmp_path / 'killed'
   workdir.mkdir()

@@ -34,6 +34,7 @@ def contents(folder):
   }
 
 
+@pytest.mark.slow
 def test_beam_prepares_every_part_once(data):
   (plan,) = pipeline.plans(data)
   assert len(plan.parts) > 5

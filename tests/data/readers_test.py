@@ -224,6 +224,7 @@ def test_any_parts_give_the_same_texts(data, part_bytes, block, limit):
   agrees(data, texts_of(data, limit), actual)
 
 
+@pytest.mark.slow
 @quick
 @hypothesis.given(st.lists(st.text(min_size=1)), small)
 def test_any_parts_give_the_same_records(values, part_bytes):

@@ -169,6 +169,7 @@ def _decode(layout, q, k, v, parts):
   return np.asarray(jax.jit(attend)(q, k, v, segments, parts))[READS]
 
 
+@pytest.mark.slow
 def test_scattered_readers_are_the_same_prefix_repeated(one_device):
   q, k, v = _arrays(0, rows=8, length=1)
   prefix = _context(1, rows=3, lengths=[7, 3, 5], length=7)
@@ -239,6 +240,7 @@ def test_int8_with_scales_is_what_it_stands_for(readers, one_device):
 # Splash runs in the interpreter here: blocks of 128, so larger arrays.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', ['own', 'packed', 'prefix'])
 def test_splash(case):
   layout = make_layout(fsdp=2, tensor=2, devices=jax.devices()[:4])

@@ -128,6 +128,7 @@ def _stacked(output):
   return dataclasses.replace(output, cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', MODELS)
 def test_a_tuple_of_layers_is_the_stacked_layers(model, one_device):
   decoder, params = _decoder(model, one_device), _params(model, one_device)
@@ -229,6 +230,7 @@ def test_rows_read_their_prefix_wherever_they_sit(one_device):
   _assert_close(found, expected[order], 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', MODELS[:2])
 def test_packed_texts_do_not_see_each_other(model, one_device):
   decoder, params = _decoder(model, one_device), _params(model, one_device)
@@ -259,6 +261,7 @@ def test_remat_and_unroll_change_nothing(compute, one_device):
   )
 
 
+@pytest.mark.slow
 def test_remat_saves_memory(one_device):
   def peak(remat):
     config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=8)
@@ -277,6 +280,7 @@ def test_remat_saves_memory(one_device):
   assert none > 1.5 * dots > 2 * layer, (none, dots, layer)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_keeps_parameters_float32(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
   half = _decoder('tiny_qwen3', one_device, dtype='bfloat16')

@@ -91,6 +91,7 @@ def test_a_forward_pass_is_what_xla_counts(model, one_device):
   assert expected < found < 1.15 * expected
 
 
+@pytest.mark.slow
 def test_an_update_is_what_xla_counts(one_device):
   decoder, params = decoder_and_params('tiny_llama', one_device)
   P, G, S, T = 2, 4, 32, 32

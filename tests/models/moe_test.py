@@ -37,6 +37,7 @@ def _plain(p, x_BTD):
 
 
 # Two rows: fewer than devices, so that they are whole along `expert`.
+@pytest.mark.slow
 @pytest.mark.parametrize('rows', [2, 8])
 @pytest.mark.parametrize(
   'sizes',
@@ -164,6 +165,7 @@ def test_the_loss_is_that_of_transformers(one_device):
   np.testing.assert_allclose(found * C, expected.item(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_layout_that_does_not_divide_the_experts_is_an_error():
   layout = make_layout(expert=8, fsdp=1)
   decoder, p = _layer(layout)

@@ -35,6 +35,7 @@ def _loss(score, decoder, params, batch):
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['tiny_qwen3', 'tiny_qwen3_moe'])
 def test_groups_are_rows(model, one_device):
   decoder, params = _decoder(model, one_device), _params(model, one_device)
@@ -43,6 +44,7 @@ def test_groups_are_rows(model, one_device):
   _assert_close(groups, rows, 5e-6)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
   params = _params('tiny_qwen3', one_device)
@@ -60,6 +62,7 @@ def test_padding_changes_nothing(one_device):
     )
 
 
+@pytest.mark.slow
 def test_packed_rows_are_rows(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
   params = _params('tiny_qwen3', one_device)

@@ -89,6 +89,7 @@ def _files(folder):
   }
 
 
+@pytest.mark.slow
 def test_results_and_answers(data, tmp_path, capsys):
   out = tmp_path / 'out'
   assert _evaluate(out, data, '--benchmarks', 'gsm8k', 'mmlu') == 0
@@ -134,6 +135,7 @@ def test_results_and_answers(data, tmp_path, capsys):
   }
 
 
+@pytest.mark.slow
 def test_checkpoints_share_an_engine(data, checkpoints, tmp_path, monkeypatch):
   engines = []
 
@@ -176,6 +178,7 @@ def test_a_judge_is_tried_before_a_model_is_loaded(data, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('keep', [0, 3.5])
 def test_what_is_there_is_not_done_again(keep, data, tmp_path, monkeypatch):
   out = tmp_path / 'out'

@@ -98,6 +98,7 @@ def _ids(path):
   return [line['completion_tokens'] for line in _lines(path)]
 
 
+@pytest.mark.slow
 def test_one_line_a_completion(model, tmp_path, capsys):
   prompts, out = tmp_path / 'p.txt', tmp_path / 'new' / 'c.jsonl'
   prompts.write_text('One.\n\nTwo, héllo.\nThree.\n')
@@ -163,6 +164,7 @@ def test_lines_end_with_a_newline_and_nothing_else(model, tmp_path):
   assert [line['prompt'] for line in _lines(out)] == texts
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_its_directory_said(bpe_model, tmp_path):
   checkpoint = tmp_path / 'checkpoint'
   convert(bpe_model, checkpoint)
@@ -176,6 +178,7 @@ def test_a_checkpoint_says_what_its_directory_said(bpe_model, tmp_path):
   assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_stop_is_found_in_the_text(bpe_model, tmp_path):
   prompts, whole = tmp_path / 'p.txt', tmp_path / 'whole.jsonl'
   prompts.write_text('import\ndef\n')
@@ -212,6 +215,7 @@ def test_a_stop_is_found_in_the_text(bpe_model, tmp_path):
   assert min(found.values()) > 0, found
 
 
+@pytest.mark.slow
 def test_a_model_without_a_tokenizer_ends_where_its_files_say(model, tmp_path):
   prompts, whole = tmp_path / 'p.jsonl', tmp_path / 'whole.jsonl'
   prompts.write_text('{"prompt_tokens": [5, 9, 200]}\n')
@@ -232,6 +236,7 @@ def test_a_model_without_a_tokenizer_ends_where_its_files_say(model, tmp_path):
   assert line['finish_reason'] == 'stop'
 
 
+@pytest.mark.slow
 def test_a_random_model_is_named_from_anywhere(tmp_path, monkeypatch, capsys):
   prompts, out = tmp_path / 'p.txt', tmp_path / 'c.jsonl'
   prompts.write_text('a\n')
@@ -244,6 +249,7 @@ def test_a_random_model_is_named_from_anywhere(tmp_path, monkeypatch, capsys):
   assert 'a random model has no step 7' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
   engines, updates = [], []
 

@@ -67,6 +67,7 @@ def test_weighing(model, decoder, params):
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_answering(model):
   answering = judges.Answering(
     model=model, slots=3, max_new_tokens=12, **OPTIONS

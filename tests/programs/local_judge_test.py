@@ -82,6 +82,7 @@ def _expected(plainly, prompt, answers=lib.ANSWERS):
 # (b) By probability.
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_a_plain_pass(decoder, params, plainly):
   score = lib.scorer(
     decoder, params, ByteTokenizer(), chat=False, rows=ROWS,
@@ -241,6 +242,7 @@ def engine(decoder, params):
     yield opened
 
 
+@pytest.mark.slow
 def test_what_it_says_is_the_most_probable(engine, plainly, caplog):
   complete = lib.completer(engine, ByteTokenizer(), chat=False)
   found = complete(PROMPTS)

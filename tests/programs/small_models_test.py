@@ -38,6 +38,7 @@ def test_the_lines_of_prompts_are_a_token_each():
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_the_tokenizer_follows_from_the_seed(tmp_path):
   small_models.write_random(tmp_path / 'random', seed=0)
   made = (tmp_path / 'random' / 'tokenizer.json').read_bytes()
@@ -46,6 +47,7 @@ def test_the_tokenizer_follows_from_the_seed(tmp_path):
   assert config['eos_token_id'] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('folder', [BASE, JUDGE], ids=lambda path: path.name)
 def test_transformers_says_the_same(folder: pathlib.Path, tmp_path):
   assert_same_greedy_text(

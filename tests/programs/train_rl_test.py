@@ -202,6 +202,7 @@ def named(tree):
   ]
 
 
+@pytest.mark.slow
 def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
   found = {}
   for flat_groups in ('keep', 'drop', 'refill'):
@@ -226,6 +227,7 @@ def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
   assert sampled == learned + flat
 
 
+@pytest.mark.slow
 def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
   """Half of the completions end before it; what it says is in no loss."""
   interruption = Interruption(phrase='=', after=(1, 2), answer=2, unless='')
@@ -251,6 +253,7 @@ def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
   assert line['sampler/gap_max'] < 1e-4
 
 
+@pytest.mark.slow
 def test_completions_without_an_end_are_left_out_where_they_are_dropped(
   task, tmp_path
 ):
@@ -343,6 +346,7 @@ def test_held_out_examples_are_sampled_once_and_else_as_the_others(tmp_path):
   assert config.tried == greedy
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(task, tmp_path):
   def crashes(examples, completions):
     raise RuntimeError('a mistake of mine')
@@ -378,6 +382,7 @@ def test_a_judge_is_tried_before_anything_is_loaded(tmp_path, monkeypatch):
     train_rl(config, workdir=tmp_path)
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):
   def broken(logprobs_BT, *rest):
     return losses.ppo(logprobs_BT, *rest) + jnp.inf
@@ -389,6 +394,7 @@ def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):
     train_rl(config, workdir=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_data(task, tmp_path, capsys):
   folder, model = task
   data = learning_task.questions(folder, 'held_out', epochs=1)

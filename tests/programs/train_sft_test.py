@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
   return learning_task.write(tmp_path_factory.mktemp('task'))
 
 
+@pytest.mark.slow
 def test_it_learns_what_can_be_known(folder, tmp_path):
   config = learning_task.cold_start(
     folder, num_steps=60, held_out_every=30, held_out_rows=4,
@@ -46,6 +47,7 @@ def test_it_learns_what_can_be_known(folder, tmp_path):
   assert (tmp_path / 'checkpoints' / 'assets').is_dir()
 
 
+@pytest.mark.slow
 def test_it_stops_and_goes_on_bit_by_bit(folder, tmp_path):
   config = learning_task.cold_start(folder, num_steps=6, save_every=2)
   train_sft.train_sft(config, workdir=tmp_path / 'whole')
@@ -64,6 +66,7 @@ def test_it_stops_and_goes_on_bit_by_bit(folder, tmp_path):
   assert len(metrics(tmp_path / 'parts')) == 6
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_stop_the_run(
   folder, tmp_path, monkeypatch
 ):
@@ -100,6 +103,7 @@ def test_devices_and_microbatches_change_nothing(folder, tmp_path):
     assert found['tokens_in_loss'] == expected['tokens_in_loss']
 
 
+@pytest.mark.slow
 def test_plain_text_is_learned_too(tmp_path):
   text = tmp_path / 'text.jsonl'
   text.write_text(

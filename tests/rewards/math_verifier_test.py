@@ -128,6 +128,7 @@ ANSWERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_leaves_nothing_for_the_next(verifier, monkeypatch):
   real = verifier._pool._wait
   calls = []
@@ -269,11 +270,13 @@ def assert_survives(count: int, costly: float):
 
 
 # More of them where there is time: RLPT_HOSTILE=10000 pytest -n0 -s -k many.
+@pytest.mark.slow
 def test_many_hostile_answers():
   count = int(os.environ.get('RLPT_HOSTILE', 300))
   assert_survives(count, costly=60 / count)
 
 
+@pytest.mark.slow
 def test_throughput(verifier):
   """Of answers as they should be; `pytest -n0 -s` shows it."""
   rng = random.Random(5)

@@ -191,6 +191,7 @@ PEAK = """
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded():
   command = [sys.executable, '-c', textwrap.dedent(PEAK)]
   with start(command, cpu_seconds=10, memory_mb=256) as worker:
@@ -267,6 +268,7 @@ def test_what_math_verify_might_do():
     assert ask(worker, '4 ["work", "work"]') == ['4 right']
 
 
+@pytest.mark.slow
 def test_time_is_the_processors_not_the_clocks():
   with start(cpu_seconds=1.0) as worker:
     worker.stdin.write(f'1 ["5", "{SLOW}"]\n')

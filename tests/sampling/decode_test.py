@@ -118,6 +118,7 @@ def test_greedy_tokens_are_those_of_transformers(family, one_device, tmp_path):
     assert completion.finish_reason == ('stop' if len(ends) else 'length')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('model', 'temperature'),
   [('tiny_llama', 1.0), ('tiny_qwen3', 0.6), ('tiny_qwen3_moe', 1.3)],
@@ -135,6 +136,7 @@ def test_logprobs_are_the_learners(model, temperature, one_device):
       np.testing.assert_allclose(completion.policy_logprobs, policy, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_logprobs_are_near_the_learners(one_device):
   """Run with -s for the figures: what a learner's ratio is made of."""
   decoder, params = tiny(one_device, 'tiny_qwen3', 'bfloat16')
@@ -157,6 +159,7 @@ def test_bfloat16_logprobs_are_near_the_learners(one_device):
   assert kl < 1e-4
 
 
+@pytest.mark.slow
 def test_samples_differ_and_follow_from_their_key_alone(one_device):
   decoder, params = tiny(one_device)
   together = sample(decoder, params, requests())
@@ -208,6 +211,7 @@ def test_each_sample_has_a_limit(one_device):
       assert completion.finish_reason == 'length'
 
 
+@pytest.mark.slow
 def test_an_interruption_says_its_phrase_and_leaves_an_answer(one_device):
   decoder, params = tiny(one_device)
   asked = requests(max_new_tokens=60, temperature=0.9)
@@ -258,6 +262,7 @@ def test_a_stop_ends_the_answer_after_an_interruption(one_device):
   assert found.finish_reason == 'stop'
 
 
+@pytest.mark.slow
 def test_other_batches_find_their_programs_compiled(one_device):
   decoder, params = tiny(one_device)
   params = publish(decoder, params)

@@ -70,6 +70,7 @@ def test_the_engine_is_the_static_sampler(model, one_device):
 
 
 # Of one family: all of them are in decode_test.py, whose sampler it equals.
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_transformers(one_device, tmp_path):
   model = references.torch_model('qwen3')
   references.save(model, tmp_path)
@@ -88,6 +89,7 @@ def test_greedy_tokens_are_those_of_transformers(one_device, tmp_path):
     np.testing.assert_array_equal(completion.tokens, row[:length])
 
 
+@pytest.mark.slow
 def test_sequences_across_chunks_end_and_interrupt(one_device):
   decoder, params = tiny(one_device)
   free = decode_test.flat(run(decoder, params, requests(max_new_tokens=40)))
@@ -143,6 +145,7 @@ def test_neighbours_slots_order_and_restarts_change_no_bit(
       assert_same(alone, [group[2:]], tolerance=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'plan', [{'slots': 1, 'group': 1}, {'slots': 16, 'chunk': 16, 'prompts': 9}],
   ids=str,
@@ -187,6 +190,7 @@ def reference(decoder, versions, prefix_params, request, completion):
   return np.array(found).T
 
 
+@pytest.mark.slow
 def test_weights_that_are_replaced_in_flight(one_device):
   decoder, params = tiny(one_device)
   versions = [params, tiny(one_device, seed=2)[1], tiny(one_device, seed=3)[1]]
@@ -357,6 +361,7 @@ def test_one_program_serves_all_requests(one_device):
     assert engine.counts['tokens'] <= engine.counts['row_steps']
 
 
+@pytest.mark.slow
 def test_small_caches_change_logprobs_a_little(one_device):
   """Run with -s for the figures."""
   decoder, params = tiny(one_device, 'tiny_qwen3')

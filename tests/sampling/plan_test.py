@@ -92,6 +92,7 @@ def test_memory_in_plain_arithmetic():
   assert lib.memory(small, _decoder()).own == found.own * 36 // 128
 
 
+@pytest.mark.slow
 def test_on_a_cpu_small_caches_are_widened_and_that_is_planned(one_device):
   plan = Plan(
     slots=16, group=4, prompts=4, max_prompt_tokens=1025, max_new_tokens=1024,
