@@ -1,10 +1,13 @@
 """How tests compile, and where they keep that."""
 
+import ctypes
+import gc
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import platform
+import sys
 
 # Machine code that is compiled in a fifth of the time, and is slower. What is
 # tested is the same program; to compile it as runs do, give XLA_FLAGS of your
@@ -36,6 +39,16 @@ def flags(devices: int) -> str:
     *(flag for flag, unknown in FAST.items() if version < unknown),
     os.environ.get('XLA_FLAGS', ''),
   ))  # fmt: skip
+
+
+def drop():
+  """Frees the memory of all compiled programs."""
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def on_one_device() -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Devices, reference models and memory that tests share; what a run prints."""
 
-import ctypes
-import gc
 import os
 import pathlib
 import signal
@@ -39,7 +37,8 @@ hypothesis.settings.register_profile('search', deadline=None)
 hypothesis.settings.load_profile('same')
 
 # A worker takes a file at a time. The longest begin, so that none of them is
-# still running when there is nothing left for the others.
+# still running when there is nothing left for the others. Those in data/ end:
+# TensorFlow takes memory that compiled programs could have.
 LONGEST_FIRST = (
   'install_test.py', 'notebooks_test.py', 'distributed_test.py',
   'faults_test.py', 'readme_test.py', 'programs/train_rl_test.py',
@@ -57,7 +56,12 @@ MEMORY_MIB, GROWN_MIB = 1600, 150
 def pytest_collection_modifyitems(items):
   here = pathlib.Path(__file__).parent
   places = {here / name: i for i, name in enumerate(LONGEST_FIRST)}
-  items.sort(key=lambda item: places.get(item.path, len(places)))
+  data = here / 'data'
+  items.sort(
+    key=lambda item: (
+      data in item.path.parents, places.get(item.path, len(places))
+    )
+  )  # fmt: skip
 
 
 def memory_mib() -> float:
@@ -76,10 +80,7 @@ def pytest_runtest_teardown(item):
   """Some thousand compiled programs are gigabytes, and few are used again."""
   stash = item.config.stash
   if memory_mib() > max(MEMORY_MIB, stash.get(cleared_mib, 0.0) + GROWN_MIB):
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == 'linux':
-      ctypes.CDLL(None).malloc_trim(0)
+    compiled.drop()
     stash[cleared_mib] = memory_mib()
 
 

@@ -9,6 +9,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.data import quiet_tensorflow
+from tests import compiled
 
 SPECIAL = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
 CHATML = (
@@ -26,6 +27,7 @@ WORDS = (
 
 @pytest.fixture(scope='session', autouse=True)
 def tensorflow():
+  compiled.drop()  # What other tests compiled: this takes half a gigabyte.
   quiet_tensorflow.load()
 
 
