@@ -37,8 +37,8 @@ hypothesis.settings.register_profile('search', deadline=None)
 hypothesis.settings.load_profile('same')
 
 # A worker takes a file at a time. The longest begin, so that none of them is
-# still running when there is nothing left for the others. Those in data/ end:
-# TensorFlow takes memory that compiled programs could have.
+# still running when there is nothing left for the others. Those that load
+# TensorFlow end: it takes memory that compiled programs could have.
 LONGEST_FIRST = (
   'install_test.py', 'notebooks_test.py', 'distributed_test.py',
   'faults_test.py', 'readme_test.py', 'programs/train_rl_test.py',
@@ -56,10 +56,9 @@ MEMORY_MIB, GROWN_MIB = 1600, 150
 def pytest_collection_modifyitems(items):
   here = pathlib.Path(__file__).parent
   places = {here / name: i for i, name in enumerate(LONGEST_FIRST)}
-  data = here / 'data'
   items.sort(
     key=lambda item: (
-      data in item.path.parents, places.get(item.path, len(places))
+      'tensorflow' in item.fixturenames, places.get(item.path, len(places))
     )
   )  # fmt: skip
 
@@ -111,6 +110,15 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture(scope='session')
 def one_device():
   return make_layout(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope='session')
+def tensorflow():
+  """Loads it, in half a gigabyte that compiled programs had before."""
+  from rlpt_jax.data import quiet_tensorflow
+
+  compiled.drop()
+  quiet_tensorflow.load()
 
 
 @pytest.fixture(scope='session')

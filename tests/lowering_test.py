@@ -67,6 +67,7 @@ def _lower(step, platform, *arguments):
   return exported.mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['tiny_qwen3', 'tiny_qwen3_moe'])
 @pytest.mark.parametrize(('platform', 'attention', 'sizes'), CASES, ids=str)
 def test_a_train_step_lowers(platform, attention, sizes, model):

@@ -8,8 +8,6 @@ import transformers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from rlpt_jax.core import tokenizer as tokenizer_lib
-from rlpt_jax.data import quiet_tensorflow
-from tests import compiled
 
 SPECIAL = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
 CHATML = (
@@ -25,10 +23,9 @@ WORDS = (
 )
 
 
-@pytest.fixture(scope='session', autouse=True)
-def tensorflow():
-  compiled.drop()  # What other tests compiled: this takes half a gigabyte.
-  quiet_tensorflow.load()
+@pytest.fixture(autouse=True)
+def with_tensorflow(tensorflow):
+  """It is loaded before any test here."""
 
 
 @pytest.fixture(scope='session')

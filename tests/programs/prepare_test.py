@@ -12,6 +12,8 @@ import pytest
 
 from rlpt_jax import cli
 
+pytestmark = pytest.mark.usefixtures('tensorflow')
+
 HEADER = """
 from __gin__ import dynamic_registration
 from rlpt_jax.data import config
@@ -38,6 +40,7 @@ def write_corpus(folder, num_documents):
   return str(folder / 'notes.gin')
 
 
+@pytest.mark.slow
 def test_what_it_reports(tmp_path, capsys):
   gin_file = write_corpus(tmp_path, 2000)
   assert cli.main(['prepare', gin_file]) == 0

@@ -223,6 +223,7 @@ def test_retry_after_is_for_all():
   assert len(times) == 10
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_with_random_faults(tmp_path):
   rng = random.Random(0)
   faults = ['drop', 'truncated', 'garbage', 'other_json', 'slow',
