@@ -169,7 +169,7 @@ def unstack(params):
 
 
 def _one_by_one(body, x_BTD, per_layer):
-  """The same results as a scan over the layers, for tuples of layers."""
+  """Returns what a scan over the layers would, from a tuple of layers."""
   layers, rotates_L, seen, own = per_layer
   left = []
   for i, p in enumerate(layers):

@@ -225,7 +225,7 @@ class Server:
         status=415,
       )
     encoding = request.headers.get('Content-Encoding', 'identity')
-    if encoding != 'identity':
+    if encoding.lower() != 'identity':
       raise ApiError(
         f'Content-Encoding is {encoding}: expected a body that is not '
         'compressed.',
