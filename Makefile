@@ -2,6 +2,7 @@
 # PYTHON is the interpreter that makes the virtual environment (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
+UV ?= uv>=0.9,<1
 # Where this is set each of many processes compiles what it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -21,16 +22,16 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 
 # Marker files: installation runs again when setup.py changes. uv unpacks many
-# packages at once, in a quarter of pip's time; where it fails (an index that
-# only pip is configured for, say) pip installs the same.
+# packages at once, in a quarter of pip's time; it takes them from PyPI, or where
+# UV_DEFAULT_INDEX says. UV= leaves it out; pip also installs where it fails.
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet 'uv>=0.9,<1' \
+	test -n '$(UV)' && $(VENV)/bin/python -m pip install --quiet '$(UV)' \
 	  && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --editable . \
 	  || $(VENV)/bin/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
-# By pip, which finds the CPU build of torch where an index of its own has it.
+# By pip, so that an index it is configured for (of CPU builds of torch) counts.
 $(VENV)/installed-test: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@

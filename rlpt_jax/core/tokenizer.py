@@ -276,7 +276,7 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def _templated(self):
-    """Loads this tokenizer with transformers, for chats, which takes seconds."""
+    """Loads this tokenizer with transformers, for chats: it takes seconds."""
     # Silence the warning that torch is missing: we only use tokenizers.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers

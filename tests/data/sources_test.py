@@ -40,10 +40,6 @@ def test_importing_loads_no_heavy_library():
   code = f"""
 import sys
 import rlpt_jax.data.sources
-from tests import lazy
-
-tf = lazy.Module('tensorflow')
-tfds = lazy.Module('tensorflow_datasets')
 print({heavy} & set(sys.modules))
 """
   command = [sys.executable, '-c', code]

@@ -273,7 +273,7 @@ def assert_survives(count: int, costly: float):
 @pytest.mark.slow
 def test_many_hostile_answers():
   count = int(os.environ.get('RLPT_HOSTILE', 300))
-  assert_survives(count, costly=15 / count)
+  assert_survives(count, costly=0.05)
 
 
 @pytest.mark.slow
