@@ -83,10 +83,11 @@ def measure(arguments) -> dict:
 
   from rlpt_jax.algorithms import advantages, losses, policy, reductions
   from rlpt_jax.core.layout import make_layout
+  from rlpt_jax.inference import model_files
   from rlpt_jax.models import decoder as decoder_lib
   from rlpt_jax.models import flops, scoring
   from rlpt_jax.models.config import Compute, Decoder
-  from rlpt_jax.programs import model_files, rollouts
+  from rlpt_jax.sampling import rollouts
   from rlpt_jax.sampling.decode import bucket
   from rlpt_jax.sampling.engine import Engine
   from rlpt_jax.sampling.plan import Plan

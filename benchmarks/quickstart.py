@@ -18,9 +18,10 @@ import pathlib
 import subprocess
 import sys
 
+from rlpt_jax.inference import model_files
 from rlpt_jax.models import flops
-from rlpt_jax.programs import model_files, small_models, truth
 from rlpt_jax.programs.quickstart import FILES, answering, quickstart
+from rlpt_jax.quickstart import small_models, truth
 
 ROW_TOKENS, ROWS = 128, 16
 

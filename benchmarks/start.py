@@ -21,7 +21,7 @@ import sys
 import time
 
 from rlpt_jax import quickstart
-from rlpt_jax.programs import small_models
+from rlpt_jax.quickstart import small_models
 
 FILES = pathlib.Path(quickstart.__file__).parent
 CORPUS = """
@@ -33,7 +33,7 @@ tasks.rlpt.max_prompt_tokens = 96
 """
 RUN = """
 include 'corpus.gin'
-from rlpt_jax.programs import collecting
+from rlpt_jax.rollout import collecting
 from rlpt_jax.programs import train_rl
 from rlpt_jax.rewards import text_match
 text_match.text_match.match = @text_match.overlap

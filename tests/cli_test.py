@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from rlpt_jax import cli
-from rlpt_jax.rewards import remote
+from rlpt_jax.llm import remote
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,11 @@ import threading
 
 import pytest
 
-from rlpt_jax.programs import rollouts
-from rlpt_jax.programs.collecting import Sampling
+from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
-from rlpt_jax.rewards import extract, judge, remote
+from rlpt_jax.rewards import extract, judge
+from rlpt_jax.rollout.collecting import Sampling
+from rlpt_jax.sampling import rollouts
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import mortal

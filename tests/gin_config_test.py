@@ -27,7 +27,7 @@ RUN = """include 'data.gin'
 from rlpt_jax.algorithms import losses
 from rlpt_jax.core import layout
 from rlpt_jax.models import config as models
-from rlpt_jax.programs import collecting
+from rlpt_jax.rollout import collecting
 from rlpt_jax.programs import train_rl
 from rlpt_jax.rewards import extract
 from rlpt_jax.rewards import text_match

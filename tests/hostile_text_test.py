@@ -11,8 +11,7 @@ import pytest
 
 from rlpt_jax.analysis import glossary
 from rlpt_jax.core.types import Example
-from rlpt_jax.programs import truth
-from rlpt_jax.quickstart import wordings
+from rlpt_jax.quickstart import truth, wordings
 from rlpt_jax.rewards import (
   brackets,
   choice,

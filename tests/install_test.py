@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests import compiled, environments, readme_test
-from tests.programs import small_models_test
+from tests.quickstart import small_models_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / 'README.md'

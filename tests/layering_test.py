@@ -9,28 +9,41 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# A folder may import itself, and those named here.
-MAY_IMPORT = {
-  'core': set(),
+# Parts know `core` and little else; see the tree in README.
+PARTS = {
   'algorithms': {'core'},
   'analysis': set(),
+  'core': set(),
   'data': {'core'},
+  'llm': {'core'},
   'models': {'core'},
-  'quickstart': set(),
-  'rewards': {'core'},
+  'rewards': {'core', 'llm'},
   'sampling': {'core', 'models'},
   'serving': {'core', 'sampling'},
   'training': {'core'},
-  'programs': {
-    'algorithms', 'analysis', 'core', 'data', 'models', 'quickstart',
-    'rewards', 'sampling', 'serving', 'training',
+}
+# Training, evaluation and the rest do not serve.
+WIRED = PARTS.keys() - {'serving'}
+SHARED = WIRED | {'inference'}
+# A folder may import itself, and those named here.
+MAY_IMPORT = {
+  **PARTS,
+  'inference': WIRED,
+  'runs': SHARED,
+  'rollout': SHARED,
+  'completions': SHARED,
+  'evaluation': SHARED | {'completions'},
+  'quickstart': SHARED,
+  'programs': SHARED
+  | {
+    'serving', 'runs', 'rollout', 'completions', 'evaluation', 'quickstart',
   },
   'gin_files': set(),
   'gin_config': {'core', 'gin_files'},
   'cli': {'core', 'gin_config', 'programs'},
 }  # fmt: skip
 # A stage of the quickstart is a command, and runs as one.
-COMMANDS = 'rlpt_jax/programs/stages.py imports rlpt_jax.cli'
+COMMANDS = 'rlpt_jax/quickstart/stages.py imports rlpt_jax.cli'
 
 # Library -> where it may be imported, '' for nowhere.
 DOORS = {
@@ -57,7 +70,7 @@ DOORS = {
   'math_verify': 'rlpt_jax/rewards/math_worker.py',
   'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',
-  'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/rewards/remote.py'),
+  'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/llm/remote.py'),
   'openai': '',
   'torch': '',
   'flax': '',
@@ -111,6 +124,17 @@ def wrong_directions(files: dict[str, str]) -> list[str]:
       if target != part and target not in MAY_IMPORT[part]:
         wrong.append(f'{path} imports {name}')
   return [each for each in wrong if each != COMMANDS]
+
+
+def commands_of_commands(files: dict[str, str]) -> list[str]:
+  """What commands share is no command, and stands in another folder."""
+  return [
+    f'{path} imports {name}'
+    for path, source in files.items()
+    if path.startswith('rlpt_jax/programs/')
+    for name, _ in imports(source)
+    if name.startswith('rlpt_jax.programs.')
+  ]
 
 
 def wrong_doors(files: dict[str, str]) -> list[str]:
@@ -179,6 +203,7 @@ def existing_tests() -> set[str]:
 
 RULES = {
   'direction': wrong_directions,
+  'commands': commands_of_commands,
   'door': wrong_doors,
   'a test for every module': lambda files: without_test(
     files, existing_tests()
@@ -192,6 +217,8 @@ RULES = {
 }
 PLANTED = {
   'direction': ('rlpt_jax/training/x.py', 'from rlpt_jax.models import zoo'),
+  'commands': (
+    'rlpt_jax/programs/x.py', 'from rlpt_jax.programs.serve import url'),
   'door': ('rlpt_jax/sampling/x.py', 'def f():\n  import torch'),
   'a test for every module': ('rlpt_jax/core/untested.py', ''),
   'a module for every test': ('rlpt_jax/core/layout.py', None),
@@ -214,6 +241,25 @@ def test_rule_notices_a_planted_violation(rule):
   if source is None:
     del files[path]
   assert len(RULES[rule](files)) == 1
+
+
+@pytest.mark.parametrize(
+  ('path', 'module'),
+  [
+    ('rollout/x.py', 'runs.run_folder'),
+    ('rollout/x.py', 'serving.http'),
+    ('runs/x.py', 'rollout.collecting'),
+    ('llm/x.py', 'rewards.scores'),
+    ('inference/x.py', 'completions.options'),
+    ('completions/x.py', 'evaluation.results'),
+    ('evaluation/x.py', 'programs.generate'),
+    ('quickstart/x.py', 'programs.train_rl'),
+    ('sampling/x.py', 'serving.protocol'),
+  ],
+)
+def test_a_wrong_direction_is_noticed(path, module):
+  planted = {f'rlpt_jax/{path}': f'import rlpt_jax.{module}'}
+  assert len(wrong_directions(planted)) == 1
 
 
 def test_a_lazy_library_at_the_top_is_noticed():

@@ -151,7 +151,8 @@ def watch_parts(watch: Watch):
 
   from rlpt_jax.core.metrics import Writer
   from rlpt_jax.core.timers import Timers
-  from rlpt_jax.programs import rollout_files, runs
+  from rlpt_jax.rollout import rollout_files
+  from rlpt_jax.runs import run_folder as runs
   from rlpt_jax.training.checkpoints import Store
 
   timed, made, opened = Timers.__call__, Writer.__init__, Store.__init__
@@ -185,9 +186,9 @@ def watch_parts(watch: Watch):
 
 def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
   """A few steps with everything in them that a run may be killed in."""
-  from rlpt_jax.programs.collecting import Sampling
   from rlpt_jax.programs.train_rl import train_rl
   from rlpt_jax.programs.train_sft import train_sft
+  from rlpt_jax.rollout.collecting import Sampling
   from tests.programs import learning_task
 
   if program == 'train_rl':

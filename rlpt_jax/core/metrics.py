@@ -26,9 +26,9 @@ import numpy as np
 
 from rlpt_jax.core import append_files, events, terminal_view
 from rlpt_jax.core.append_files import AppendFile
+from rlpt_jax.core.run_files import METRICS, TENSORBOARD, TIMING
 from rlpt_jax.core.timers import PREFIX
 
-METRICS, TIMING, TENSORBOARD = 'metrics.jsonl', 'timing.jsonl', 'tensorboard'
 MAX_ELEMENTS = 64
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import numpy as np
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.weights import LazyArray
+from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface
-from rlpt_jax.programs import model_files
 from rlpt_jax.training.checkpoints import DamagedCheckpoint, Store
 
 

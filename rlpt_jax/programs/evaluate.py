@@ -13,31 +13,28 @@ from typing import Literal
 import jax
 import rich.console
 
+from rlpt_jax.completions.asked import check_tokens, special_ids
+from rlpt_jax.completions.group_files import GroupFile, Line
+from rlpt_jax.completions.options import check_options
+from rlpt_jax.completions.progress import Progress
+from rlpt_jax.completions.prompt_files import Prompt
 from rlpt_jax.core import settings as settings_lib
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.programs import (
-  judges,
-  model_files,
-  questions,
-  results,
-  rollouts,
-  runs,
-)
-from rlpt_jax.programs.asked import check_tokens, special_ids
-from rlpt_jax.programs.generate import check_options, fingerprint
-from rlpt_jax.programs.group_files import GroupFile, Line
-from rlpt_jax.programs.model_files import ModelFiles
-from rlpt_jax.programs.next_segment import NextSegment
-from rlpt_jax.programs.one_host import broadcast, on_one_host
-from rlpt_jax.programs.progress import Progress
-from rlpt_jax.programs.prompt_files import Prompt
-from rlpt_jax.programs.questions import Questions, Scorers
+from rlpt_jax.core.one_host import broadcast, on_one_host
+from rlpt_jax.evaluation import questions, results
+from rlpt_jax.evaluation.next_segment import NextSegment
+from rlpt_jax.evaluation.questions import Questions, Scorers
+from rlpt_jax.inference import judges, model_files
+from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.rewards import scores
+from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling import rollouts
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import Sizes
+from rlpt_jax.training import fingerprints
 
 # The number of samples of one problem that run at once, as in `rlpt generate`.
 GROUP = 8
@@ -188,7 +185,7 @@ def evaluate(
             flush=True,
           )
         params = task.files.load_params(layout=decoder.layout, dtype=dtype)
-        weights = fingerprint(params)
+        weights = fingerprints.of_tree(params)
         # Models of one architecture share an engine: only the weights differ.
         if engine and engine.decoder.config == decoder.config:
           engine.publish(params)

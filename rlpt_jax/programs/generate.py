@@ -2,26 +2,27 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
-import zlib
 from typing import Literal
 
 import jax
 import numpy as np
 import rich.console
 
-from rlpt_jax.core import compilations, weights
+from rlpt_jax.completions import asked as asked_lib
+from rlpt_jax.completions import prompt_files
+from rlpt_jax.completions.asked import Asked
+from rlpt_jax.completions.group_files import GroupFile, Line
+from rlpt_jax.completions.options import check_options
+from rlpt_jax.completions.progress import Progress
+from rlpt_jax.completions.prompt_files import Prompt
+from rlpt_jax.core import compilations
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.programs import asked as asked_lib
-from rlpt_jax.programs import model_files, prompt_files, rollouts
-from rlpt_jax.programs.asked import Asked
-from rlpt_jax.programs.group_files import GroupFile, Line
-from rlpt_jax.programs.one_host import broadcast
-from rlpt_jax.programs.progress import Progress
-from rlpt_jax.programs.prompt_files import Prompt
+from rlpt_jax.core.one_host import broadcast
+from rlpt_jax.inference import model_files
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling import rollouts
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
@@ -173,7 +174,7 @@ def generate(
       print(f'{out}: {tally.prompts:,} prompts are done already, going on')
     files.warn_of_length(asked.longest, max_new_tokens)
   params = files.load_params(layout=decoder.layout, dtype=dtype)
-  settings['weights'] = fingerprint(params)
+  settings['weights'] = fingerprints.of_tree(params)
   if is_first and not overwrite:
     file.check_settings(settings)
 
@@ -239,16 +240,6 @@ def generate(
     )
 
 
-def check_options(**options):
-  """Raises if a value is outside of its (least, most) bounds; skips None."""
-  for name, (value, least, most) in options.items():
-    if value is None:
-      continue
-    if not least <= value <= (value if most is None else most):  # NaN too.
-      upper = '' if most is None else f' and at most {most}'
-      raise ValueError(f'--{name}={value}: expected at least {least}{upper}.')
-
-
 def plan_for(
   asked: Asked, layout: Layout, *, n: int, slots: int, **options
 ) -> Plan:
@@ -285,13 +276,6 @@ def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
     'policy_logprobs': _short(completion.policy_logprobs),
     'finish_reason': sample.finish_reason,
   }
-
-
-def fingerprint(params) -> int:
-  """Returns a checksum of the weights, the same on every mesh."""
-  prints = {path: fingerprints.of_array(x) for path, x in weights.named(params)}
-  prints = {path: int(x) for path, x in jax.device_get(prints).items()}
-  return zlib.crc32(json.dumps(prints, sort_keys=True).encode())
 
 
 def summary(tally: prompt_files.Tally) -> str:

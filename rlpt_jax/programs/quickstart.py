@@ -8,9 +8,9 @@ import textwrap
 import time
 
 from rlpt_jax import quickstart as files
-from rlpt_jax.programs import small_models, truth
-from rlpt_jax.programs.generate import check_options
-from rlpt_jax.programs.stages import Stages
+from rlpt_jax.completions.options import check_options
+from rlpt_jax.quickstart import small_models, truth
+from rlpt_jax.quickstart.stages import Stages
 
 FILES = pathlib.Path(files.__file__).parent
 SAMPLES = 4  # Per held-out question.

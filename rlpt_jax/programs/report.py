@@ -11,9 +11,9 @@ import numpy as np
 from rlpt_jax.analysis import page, report_page
 from rlpt_jax.analysis.report_page import Run
 from rlpt_jax.core import output_files, settings
-from rlpt_jax.core.metrics import METRICS, TIMING
-from rlpt_jax.programs import rollout_files, runs
+from rlpt_jax.core.run_files import CONFIG, METRICS, ROLLOUTS, TIMING
 from rlpt_jax.rewards import combine, extract, judge
+from rlpt_jax.rollout import rollout_files
 
 # The mark before the answer that each function finds; it never follows it.
 MARKS = {
@@ -62,7 +62,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   columns = read_columns(workdir)
   config = read_config(workdir)
   find, mark = finder(config)
-  files = sorted((workdir / rollout_files.FOLDER).glob('*.jsonl.gz'))
+  files = sorted((workdir / ROLLOUTS).glob('*.jsonl.gz'))
   kept = evenly(files, [path.stat().st_size for path in files], room)
   note = ''
   if len(kept) < len(files):
@@ -133,7 +133,7 @@ def number(value: Any) -> float:
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  path = workdir / runs.CONFIG
+  path = workdir / CONFIG
   if not path.is_file():
     return {}
   try:

@@ -11,7 +11,8 @@ from typing import Literal
 
 import jax
 
-from rlpt_jax.programs import model_files, progress
+from rlpt_jax.completions import progress
+from rlpt_jax.inference import model_files
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan

@@ -12,35 +12,30 @@ import jax
 import numpy as np
 
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
+from rlpt_jax.completions import progress
 from rlpt_jax.core import checks, compilations, settings
 from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
+from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.types import Batch
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
+from rlpt_jax.inference import judges, model_files
+from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import (
-  collecting,
-  judges,
-  model_files,
-  progress,
-  rollout_files,
-  runs,
-  unjudged,
-)
-from rlpt_jax.programs.collecting import Drawn, Judged, Sampling
-from rlpt_jax.programs.curriculum import Curriculum
-from rlpt_jax.programs.held_out import HeldOut
-from rlpt_jax.programs.ledger import Ledger
-from rlpt_jax.programs.one_host import on_one_host
-from rlpt_jax.programs.reference import Reference, put
-from rlpt_jax.programs.verdicts import NoVerdicts, Verdicts
-from rlpt_jax.rewards.remote import Unavailable
 from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.rollout import collecting, rollout_files, unjudged
+from rlpt_jax.rollout.collecting import Drawn, Judged, Sampling
+from rlpt_jax.rollout.curriculum import Curriculum
+from rlpt_jax.rollout.held_out import HeldOut
+from rlpt_jax.rollout.ledger import Ledger
+from rlpt_jax.rollout.reference import Reference, put
+from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
+from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt_jax.completions import progress
 from rlpt_jax.core import checks, compilations
 from rlpt_jax.core.checks import Count, Name, Seed
 from rlpt_jax.core.layout import Axes, Layout
@@ -17,10 +18,11 @@ from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.types import Rows
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
+from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.programs import model_files, progress, runs
+from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.training.learner import make_update
 from rlpt_jax.training.optimizer import (
   AdamW,

@@ -7,8 +7,8 @@ import uuid
 from typing import Any
 
 from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.sampling.text import INCOMPLETE, Piece, Token
 from rlpt_jax.serving.protocol import CHAT, ApiError, Query, Served
-from rlpt_jax.serving.text import INCOMPLETE, Piece, Token
 
 SURROGATES = re.compile('[\ud800-\udfff]')
 LEAST_LOGPROB = -9999.0  # JSON has no infinity.

@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
+from rlpt_jax.sampling.text import Piece, Transcript
 from rlpt_jax.serving import answers, protocol
 from rlpt_jax.serving.connections import Connections
 from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError, Query, Served
-from rlpt_jax.serving.text import Piece, Transcript
 from rlpt_jax.serving.worker import Job, Worker
 
 LONG_BODY = 2**16  # Bytes; longer bodies are parsed one at a time.

@@ -1,8 +1,13 @@
 """Fingerprints of arrays: 32 bits that are the same on every mesh."""
 
+import json
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rlpt_jax.core import weights
 
 HOST_PIECE = 2**24  # Elements of a host array that are hashed at a time.
 
@@ -20,6 +25,13 @@ def of_host(x: np.ndarray) -> int:
     )
     % 2**32
   )
+
+
+def of_tree(tree: weights.Tree) -> int:
+  """Returns 32 bits for the names and arrays of nested dicts."""
+  prints = {path: of_array(x) for path, x in weights.named(tree)}
+  prints = {path: int(x) for path, x in jax.device_get(prints).items()}
+  return zlib.crc32(json.dumps(prints, sort_keys=True).encode())
 
 
 @jax.jit

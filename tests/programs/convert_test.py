@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rlpt_jax import cli
+from rlpt_jax.inference import model_files
 from rlpt_jax.models import huggingface
 from rlpt_jax.programs import convert as convert_lib
-from rlpt_jax.programs import model_files
 from rlpt_jax.training.checkpoints import Store
 from tests.models import references
 

@@ -18,11 +18,13 @@ from rlpt_jax import cli
 from rlpt_jax.core import weights
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
+from rlpt_jax.evaluation import next_segment, questions
+from rlpt_jax.inference import model_files
+from rlpt_jax.llm import remote
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.programs import evaluate as evaluate_lib
-from rlpt_jax.programs import model_files, next_segment, questions
-from rlpt_jax.rewards import judge, remote, scores
+from rlpt_jax.rewards import judge, scores
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
 from tests import compiled

@@ -19,12 +19,13 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rlpt_jax import cli
+from rlpt_jax.completions import asked
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.core import weights
 from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface, zoo
-from rlpt_jax.programs import asked, model_files
 from rlpt_jax.programs import generate as generate_lib
 from rlpt_jax.programs.convert import convert
 from rlpt_jax.sampling import engine as engine_lib

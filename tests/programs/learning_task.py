@@ -15,9 +15,9 @@ from rlpt_jax.data.sources import Files
 from rlpt_jax.data.tasks import Rlvr, Sft
 from rlpt_jax.models.config import Compute
 from rlpt_jax.programs import train_rl, train_sft
-from rlpt_jax.programs.collecting import Sampling
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.text_match import exact, text_match
+from rlpt_jax.rollout.collecting import Sampling
 from rlpt_jax.training.optimizer import AdamW
 
 FLOAT32 = Compute(dtype='float32')

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from rlpt_jax import cli
-from rlpt_jax.programs import report, rollout_files
+from rlpt_jax.programs import report
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import extract
+from rlpt_jax.rollout import rollout_files
 from tests.programs import learning_task
 
 NAN = np.nan
@@ -168,7 +169,7 @@ def test_the_function_that_finds_answers_is_the_rewards():
 
 def test_the_judge_is_named_where_it_alone_gives_the_reward():
   judged = {'is': 'rlpt_jax.rewards.judge._judged.<locals>.reward'}
-  beside = {'is': 'rlpt_jax.programs.truth.beside', 'reward': judged}
+  beside = {'is': 'rlpt_jax.quickstart.truth.beside', 'reward': judged}
   summed = {'is': 'rlpt_jax.rewards.combine.weighted', 'rewards': [judged]}
   found = [
     report.judge_of({'reward': reward}) for reward in (judged, beside, summed)

@@ -13,13 +13,15 @@ import pytest
 from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.inference import model_files
+from rlpt_jax.llm import remote
 from rlpt_jax.models import scoring
-from rlpt_jax.programs import model_files, rollout_files
 from rlpt_jax.programs import train_rl as train_rl_lib
-from rlpt_jax.programs.collecting import Interruption, Sampling
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
-from rlpt_jax.rewards import judge, remote, scores
+from rlpt_jax.rewards import judge, scores
+from rlpt_jax.rollout import rollout_files
+from rlpt_jax.rollout.collecting import Interruption, Sampling
 from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
 

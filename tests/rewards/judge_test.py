@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards import extract, remote
+from rlpt_jax.llm import remote
+from rlpt_jax.rewards import extract
 from rlpt_jax.rewards import judge as lib
 from rlpt_jax.rewards.scores import Verdict
 from tests.rewards import judges

@@ -6,9 +6,9 @@ import openai.types
 import pytest
 from openai.types import chat
 
+from rlpt_jax.sampling.text import Piece, Token
 from rlpt_jax.serving import answers, protocol
 from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError
-from rlpt_jax.serving.text import Piece, Token
 from tests.serving.toy import EOS, served
 
 

@@ -50,3 +50,16 @@ def test_the_same_on_every_mesh():
     for axes in (('batch', 'mlp'), ('mlp', None), (None, None))
   }
   assert found == {fingerprints.of_host(x)}
+
+
+def test_a_tree_is_its_names_and_arrays():
+  x, y = np.arange(3.0), np.arange(4)
+  tree = {'a': x, 'b': {'c': y}}
+  assert fingerprints.of_tree(tree) == fingerprints.of_tree(
+    {'b': {'c': y.copy()}, 'a': x.copy()}
+  )
+  others = (
+    {'a': x, 'b': {'d': y}}, {'a': x + 1, 'b': {'c': y}}, {'a': x}
+  )  # fmt: skip
+  found = {fingerprints.of_tree(other) for other in (tree, *others)}
+  assert len(found) == 4

@@ -1,0 +1,18 @@
+"""Names of the files in a run's folder.
+
+config.json     the settings; a run with other settings is refused
+checkpoints/    a run resumes from the newest of them
+metrics.jsonl   a line for every step; timing.jsonl and tensorboard/ go with it
+rollouts/       sampled completions, a file for every step that is kept
+unjudged.npz    completions that were sampled while the judge was unavailable
+.lock           locked while a process works in the folder
+"""
+
+CONFIG = 'config.json'
+CHECKPOINTS = 'checkpoints'
+METRICS = 'metrics.jsonl'
+TIMING = 'timing.jsonl'
+TENSORBOARD = 'tensorboard'
+ROLLOUTS = 'rollouts'
+UNJUDGED = 'unjudged.npz'
+LOCK = '.lock'

@@ -1,0 +1,250 @@
+"""The judges of a run: local models from a gin file, and remote ones.
+
+  train_rl.Config.reward = @judge.by_probability()
+  judge.by_probability.score = @judges.Weighing()
+  judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
+
+A local model is loaded at its first question. It has its own weights, tokenizer
+and layout, runs on the devices of the run, and counts its compute.
+"""
+
+import abc
+import collections
+import dataclasses
+import inspect
+import logging
+import math
+from collections.abc import Collection, Iterable
+from typing import Any, Literal
+
+from rlpt_jax.core import checks, settings
+from rlpt_jax.core.checks import Count, Name
+from rlpt_jax.core.layout import Axes
+from rlpt_jax.core.one_host import on_one_host
+from rlpt_jax.inference import local_judge, model_files
+from rlpt_jax.llm.remote import Remote
+from rlpt_jax.models import flops
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.rewards import likelihood
+from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.table import Sizes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class LocalModel(abc.ABC):
+  """The common parts of Answering, Weighing and Reading.
+
+  model: a Hugging Face directory or a checkpoint directory.
+  tokenizer: 'bytes' or a path, instead of the model's own.
+  chat: if True, questions use the model's chat template.
+  """
+
+  model: Name
+  tokenizer: Name | None = None
+  chat: bool = True
+  layout: Axes = Axes(data=-1, fsdp=1)
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
+  max_prompt_tokens: Count = 2048
+  spent: collections.Counter = dataclasses.field(
+    init=False, default_factory=collections.Counter
+  )
+  _ask = _tokenizer = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def check(self):
+    """Raises for errors that can be found before the weights are loaded."""
+    if self._tokenizer is None:
+      files = model_files.find(self.model)
+      self._tokenizer = files.load_tokenizer(self.tokenizer)
+
+  def _check_chat(self):
+    if self.chat:
+      try:
+        local_judge.question(self._tokenizer, 'Is it?', chat=True)
+      except ValueError as error:
+        raise ValueError(
+          f'{error} A judge without one, a base model, is asked by judges.'
+          f'{type(self).__name__}.chat = False.'
+        ) from error
+
+  def __call__(self, *questions):
+    if self._ask is None:
+      self.check()
+      files, tokenizer = model_files.find(self.model), self._tokenizer
+      decoder = Decoder(
+        files.config, Compute(dtype=self.dtype), self.layout.layout()
+      )
+      params = files.load_params(layout=decoder.layout, dtype=self.dtype)
+
+      def spend(read: int, said: int):
+        self.spent['tokens'] += read + said
+        self.spent['flops'] += flops.rollout(files.config, read, [said])
+
+      self._ask = self._open(decoder, params, tokenizer, spend)
+    return self._ask(*questions)
+
+  @abc.abstractmethod
+  def _open(self, decoder, params, tokenizer, spend):
+    """Returns the function that answers questions with the loaded model."""
+
+  def close(self):
+    """Frees the model; the next call loads it again."""
+    self._ask = None
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Answering(LocalModel):
+  """A `Complete` for judge.by_answer: generates its verdict as text."""
+
+  slots: Count = 64
+  max_new_tokens: Count = 16
+  _engine = None
+
+  def check(self):
+    super().check()
+    self._check_chat()
+
+  def _open(self, decoder, params, tokenizer, spend):
+    plan = Plan(
+      slots=decoder.layout.whole_batch(self.slots),
+      group=1,
+      max_prompt_tokens=self.max_prompt_tokens,
+      max_new_tokens=self.max_new_tokens,
+      sizes=Sizes(stops=max(1, len(tokenizer.eos_ids))),
+    )
+    self._engine = Engine(decoder, params, plan, consume=True)
+    return local_judge.completer(
+      self._engine, tokenizer, chat=self.chat, spend=spend
+    )
+
+  def close(self):
+    super().close()
+    if self._engine:
+      self._engine.close()
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Weighing(LocalModel):
+  """A `Score` for judge.by_probability: log-probabilities of both verdicts."""
+
+  rows: Count = 16
+
+  def check(self):
+    super().check()
+    self._check_chat()
+
+  def _open(self, decoder, params, tokenizer, spend):
+    return local_judge.scorer(
+      decoder, params, tokenizer, chat=self.chat, rows=self.rows,
+      max_prompt_tokens=self.max_prompt_tokens, spend=spend,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Reading(LocalModel):
+  """A `Logprob`: computes log-probabilities of texts in its own tokens."""
+
+  rows: Count = 16
+
+  def _open(self, decoder, params, tokenizer, spend):
+    return local_judge.reader(decoder, params, rows=self.rows, spend=spend)
+
+
+def try_out(reward: Reward):
+  """Checks the judges of a reward before anything is sampled.
+
+  A judge behind a URL is asked a few short questions, in the way the run will
+  ask. This waits for a judge that is down, warns if an answer has no verdict,
+  and raises if none has one. Every host must call this; only one asks.
+  """
+  for part in settings.objects(reward):
+    if isinstance(part, LocalModel):
+      # On all hosts: they wait for each other while finding its files.
+      part.check()
+    elif inspect.isfunction(part) and hasattr(part, 'try_judge'):
+      on_one_host(_try_remote)(part)
+
+
+def _try_remote(part: Reward):
+  verdicts = part.try_judge()
+  unread = [v for v in verdicts if math.isnan(v.reward)]
+  if not unread:
+    return
+  remote = next(x for x in settings.objects(part) if isinstance(x, Remote))
+  problem = (
+    f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
+    f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
+  )
+  if len(unread) == len(verdicts):
+    raise ValueError(f'{problem}. Nothing was sampled.')
+  logger.warning('%s.', problem)
+
+
+def by_likelihood(read: Reading, **options) -> Reward:
+  """Returns the `likelihood` reward, computed by a frozen model.
+
+  The model must have the policy's tokenizer.
+  """
+  files = model_files.find(read.model)
+  encode = files.load_tokenizer(read.tokenizer).encode
+  return likelihood.likelihood(read, encode=encode, **options)
+
+
+def cure(reason: str, answer: str | None) -> str:
+  """Says what the judge answered instead of a verdict, and how to fix it."""
+  if 'judge/' not in reason:
+    return 'The reward gave no verdict'
+  if answer is None and reason.endswith('judge/neither'):
+    return (
+      "The judge finds neither 'Score: 0' nor 'Score: 1' probable: take one "
+      'that follows instructions, with chat = False if it has no chat template'
+    )
+  if answer is None:
+    return (
+      'The judge did not answer: timing.jsonl counts why under '
+      'timing/judge/failed, or the question has more than max_prompt_tokens'
+    )
+  text = ' '.join(answer.split())
+  shown = repr(text if len(text) <= 120 else f'{text[:120]}...')
+  found = f"The judge answered {shown}, expected 'Score: 0' or 'Score: 1'"
+  if not text or ('<think>' in text and '</think>' not in text):
+    return (
+      f'{found}: it has no tokens left after it has thought. Give it more '
+      '(max_tokens in Endpoint.fields, or max_new_tokens) or switch its '
+      'thinking off'
+    )
+  return (
+    f'{found}: take a judge that follows instructions, with chat = False if it '
+    'has no chat template (a base model), or give it more tokens (max_tokens '
+    'in Endpoint.fields, or max_new_tokens)'
+  )
+
+
+def stop_waiting(parts: Iterable[Any]):
+  """Makes a remote judge that is down raise at once: the run was preempted."""
+  for part in parts:
+    if isinstance(part, Remote):
+      part.stop_waiting()
+
+
+def forget(parts: Iterable[Any], answers: Collection[str]):
+  """Makes remote judges answer anew where they gave one of these answers."""
+  for part in parts:
+    if isinstance(part, Remote) and part.cache and answers:
+      part.cache.forget(answers)
+
+
+def counts(parts: Iterable[Any]) -> dict[str, int]:
+  """Returns what remote judges counted so far: 'requests', 'cached', ..."""
+  return {
+    f'timing/judge/{name}': count
+    for part in parts
+    if isinstance(part, Remote)
+    for name, count in sorted(part.counts.items())
+  }

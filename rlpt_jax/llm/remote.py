@@ -1,0 +1,499 @@
+"""A judge behind a URL: any endpoint that speaks OpenAI's API.
+
+Each fault decides what happens to the question:
+
+  timeout, connection, 5xx, 408, 425,   tried again after random(0, delay), the
+  an answer that is no JSON, or cut     delay doubling; None after `attempts`
+  429                                   the same, but for as long as `wait`
+  400, 413, 422 and other 4xx           None: this prompt is refused
+  3xx, 401, 403, 404, 405, 407          ValueError before the first answer: the
+                                        settings are wrong; after it, as 5xx
+
+A Retry-After delays all questions, since it speaks for the whole server. After
+`open_after` faults in a row the circuit opens: only probes are sent, from time
+to time. A probe is a question of its own, so that no question of the run is
+blamed if it fails. When a probe is answered, all questions go on. After `wait`
+seconds the run stops with `Unavailable`; earlier answers are in the cache.
+
+The key is read from the environment when a call begins. No attribute holds it.
+If a server repeats it, it is removed from all that is kept, raised or logged.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import pathlib
+import random
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count, Name, Positive
+from rlpt_jax.llm import chat_api
+from rlpt_jax.llm.answer_cache import AnswerCache, content_key
+from rlpt_jax.llm.chat_api import Fault
+
+PROBE = 'Say 1.'
+MAX_ANSWER = 4 * 2**20  # Bytes. A longer response is a fault.
+REMIND_S = 60.0  # Seconds between two warnings while waiting for the judge.
+SHORTEST_SECRET = 8  # Shorter keys are placeholders such as 'EMPTY'.
+OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(ConnectionError):
+  """Raised if the judge is down for longer than the run may wait."""
+
+  exit_status = 75  # EX_TEMPFAIL: the same command resumes the run.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+  """The model that is asked, its server, and the form of a request.
+
+  url: includes the API version, 'http://judge:8000/v1'.
+  chat: True sends the prompt as a user's message; False as a text that a base
+    model continues.
+  fields: all other fields of the request. A value replaces all defaults.
+    Reasoning models need a higher limit, and some servers a switch:
+    {..., 'chat_template_kwargs': {'enable_thinking': False}}.
+  key_env: the environment variable that holds the key, if one is needed.
+  """
+
+  url: Name
+  model: Name
+  chat: bool = True
+  fields: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: {'max_tokens': 16, 'temperature': 0, 'seed': 0}
+  )
+  key_env: Name | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    parts = urllib.parse.urlsplit(self.url)
+    if parts.username or parts.password or parts.query:
+      raise ValueError(
+        'url: has a user, a password or a query in it, which would be seen in '
+        'logs; expected an address alone. Give a key by key_env.'
+      )
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+      expected = "an address such as 'http://127.0.0.1:8000/v1'"
+      raise checks.wrong(type(self), 'url', self.url, expected)
+    if taken := sorted(OURS & self.fields.keys()):
+      raise ValueError(
+        f'fields: {taken[0]!r} is not for you to set; expected other fields of '
+        "the request, such as 'max_tokens'."
+      )
+
+  @property
+  def address(self) -> str:
+    """The URL that requests are sent to."""
+    path = 'chat/completions' if self.chat else 'completions'
+    return f'{self.url.rstrip("/")}/{path}'
+
+  def body(self, prompt: str) -> dict[str, Any]:
+    """Returns the body of a request; the answer depends on nothing else."""
+    asked = {'prompt': prompt}
+    if self.chat:
+      asked = {'messages': [{'role': 'user', 'content': prompt}]}
+    return {'model': self.model, **self.fields, **asked}
+
+  def key(self) -> str | None:
+    """Returns the key from the environment, or None if none is needed."""
+    if self.key_env is None:
+      return None
+    found = os.environ.get(self.key_env, '').strip()
+    if not found or not (found.isascii() and found.isprintable()):
+      raise ValueError(
+        f'key_env={self.key_env}: expected an environment variable with a key; '
+        f'it is {"not plain ASCII" if found else "not set, or empty"}.'
+      )
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patience:
+  """Limits of requests and retries. Times are in seconds.
+
+  concurrency: simultaneous requests.
+  timeout: for one request, from connecting to the last byte.
+  attempts: for one question, not counting those that got a 429.
+  first_delay, longest_delay: upper bounds of the first and of any delay.
+  open_after: faults in a row after which only probes are sent.
+  wait: for a judge that does not answer at all, before the run stops.
+  """
+
+  concurrency: Count = 32
+  timeout: Positive = 60.0
+  attempts: Count = 6
+  first_delay: Positive = 0.5
+  longest_delay: Positive = 30.0
+  open_after: Count = 10
+  wait: Positive = 3600.0
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def delay(self, times: int) -> float:
+    """Returns the upper bound of the delay after that many faults."""
+    return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
+
+
+class Remote:
+  """Answers prompts, in order; None for a prompt without an answer.
+
+  It is a `judge.Complete`. `counts` holds 'asked', 'cached', 'requests', and
+  questions without an answer as 'failed/timeout', 'failed/http/500', ...
+  """
+
+  def __init__(
+    self,
+    endpoint: Endpoint,
+    patience: Patience | None = None,
+    *,
+    cache: str | pathlib.Path | None = None,
+  ):
+    checks.check_arguments(type(self), locals())
+    endpoint.key()  # Raises now if the key is missing.
+    self.endpoint, self.patience = endpoint, patience or Patience()
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.cache = AnswerCache(cache) if cache else None
+    # Not seeded by the run: its results do not depend on delays, and hosts with
+    # the same seed would all retry at the same moment.
+    self._random = random.Random()
+    self._faults_in_a_row, self._last_fault = 0, None
+    self._has_answered, self._not_before = False, 0.0
+    # An event loop lives as long as a call, so that exit waits for nothing.
+    self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
+    self._calls: set[_Call] = set()
+    self._closed = self._is_leaving = False
+
+  def settings(self) -> dict[str, Any]:
+    """Returns the settings that answers depend on (core/settings.py)."""
+    asked = self.endpoint
+    return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
+
+  def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+    prompts = list(prompts)
+    return self._run(lambda: self._answer_all(prompts))
+
+  def ask_now(self, prompts: Sequence[str]) -> list[str]:
+    """Returns the server's own answers, without the cache.
+
+    Waits if it is down; raises ValueError if it responds without an answer.
+    """
+    prompts = list(prompts)
+    return self._run(lambda: self._answer_now(prompts))
+
+  def _run(self, main: Callable[[], Any]):
+    if self._closed:
+      raise RuntimeError(f'{self.endpoint.url}: asked after it was closed.')
+    call = _Call()
+    self._calls.add(call)
+    try:
+      return self._worker.submit(call.run, main).result()
+    finally:
+      # If this thread is interrupted, its call must end too.
+      call.cancel()
+      self._calls.discard(call)
+
+  def stop_waiting(self):
+    """Makes waiting calls raise `Unavailable`; a signal handler may call it."""
+    self._is_leaving = True
+
+  def close(self):
+    """Cancels running calls of all threads and waits for their end."""
+    self._closed = True
+    for call in list(self._calls):
+      call.cancel()
+    self._worker.shutdown(cancel_futures=True)
+    if self.cache is not None:
+      self.cache.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  # The methods below run in the worker thread.
+
+  async def _answer_all(self, prompts: list[str]) -> list[str | None]:
+    answers = [self._cached(prompt) for prompt in prompts]
+    missing = [i for i, answer in enumerate(answers) if answer is None]
+    self.counts['asked'] += len(prompts)
+    self.counts['cached'] += len(prompts) - len(missing)
+    if not missing:
+      return answers
+    faults: list[Fault] = []
+    async with _session(self.endpoint, self.patience) as session:
+      batch = _Batch(session, self.endpoint, self.patience)
+
+      async def ask(i: int):
+        found = await self._ask(batch, prompts[i])
+        if isinstance(found, Fault):
+          self.counts[f'failed/{found.cause}'] += 1
+          faults.append(found)
+        else:
+          answers[i] = found
+
+      try:
+        async with asyncio.TaskGroup() as group:
+          for i in missing:
+            group.create_task(ask(i))
+      except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    # If the server refuses every question, the questions are not at fault.
+    is_refused = not self._has_answered and len(faults) == len(prompts)
+    if is_refused and all(fault.is_refusal for fault in faults):
+      raise self._mistake(faults[0])
+    return answers
+
+  async def _answer_now(self, prompts: list[str]) -> list[str]:
+    answers = []
+    async with _session(self.endpoint, self.patience) as session:
+      batch = _Batch(session, self.endpoint, self.patience)
+      for prompt in prompts:
+        found = await self._try(batch, prompt)
+        if isinstance(found, Fault) and not found.is_refusal:
+          # One fault opens the circuit: no other question is in flight.
+          faults = max(self._faults_in_a_row, self.patience.open_after)
+          self._faults_in_a_row = faults
+          found = await self._ask(batch, prompt)
+        if isinstance(found, Fault):
+          raise self._mistake(found)
+        answers.append(found)
+    return answers
+
+  def _cached(self, prompt: str) -> str | None:
+    if self.cache is None:
+      return None
+    return self.cache.get(self._key_of(prompt))
+
+  def _key_of(self, prompt: str) -> str:
+    # Without the address: the same model at another URL is the same judge.
+    body = self.endpoint.body(prompt)
+    return content_key(chat=self.endpoint.chat, body=body)
+
+  async def _ask(self, batch: '_Batch', prompt: str) -> str | Fault:
+    """Returns the answer to one question, or the fault that ended its tries."""
+    attempts = times = 0
+    limited_since = None
+    while True:
+      async with batch.room:
+        await self._until_open(batch)
+        found = await self._try(batch, prompt)
+      if isinstance(found, str):
+        # Empty answers are not cached: the judge may answer another time.
+        if self.cache is not None and found.strip():
+          self.cache.put(self._key_of(prompt), found)
+        return found
+      if found.is_refusal:
+        return found
+      now = time.monotonic()
+      if found.status == 429:
+        limited_since = limited_since or now
+        if now - limited_since > self.patience.wait:
+          return found
+      else:
+        limited_since, attempts = None, attempts + 1
+        if attempts >= self.patience.attempts:
+          return found
+      await asyncio.sleep(self._random.uniform(0, self.patience.delay(times)))
+      times += 1
+
+  async def _try(self, batch: '_Batch', prompt: str) -> str | Fault:
+    self.counts['requests'] += 1
+    found = await batch.post(self.endpoint.address, self.endpoint.body(prompt))
+    if isinstance(found, str):
+      self._has_answered, self._faults_in_a_row = True, 0
+    elif found.is_refusal:
+      self._faults_in_a_row = 0
+    elif found.is_mistake and not self._has_answered:
+      raise self._mistake(found)
+    else:
+      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, found
+      pause = min(found.retry_after, self.patience.wait)
+      self._not_before = max(self._not_before, time.monotonic() + pause)
+    return found
+
+  async def _until_open(self, batch: '_Batch'):
+    """Waits until a question may be asked."""
+    async with batch.turn:  # One task probes, the others wait for it.
+      await asyncio.sleep(0)  # If that task gave up, the others end here.
+      if self._is_down():
+        await self._probe(batch)
+      await self._sleep(self._not_before - time.monotonic())
+
+  def _is_down(self) -> bool:
+    return self._faults_in_a_row >= self.patience.open_after
+
+  async def _probe(self, batch: '_Batch'):
+    """Sends probes until the judge answers, or raises `Unavailable`."""
+    since, times = time.monotonic(), 0
+    said, clock = since, time.strftime('%H:%M:%S')
+    logger.warning(
+      '%s does not answer (%s); waiting for it since %s, %g s at most',
+      self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
+    )  # fmt: skip
+    while self._is_down():
+      now = time.monotonic()
+      if now - said >= REMIND_S:
+        said = now
+        logger.warning(
+          '%s: waiting for it since %s, %.0f of %g s (%s)', self.endpoint.url,
+          clock, now - since, self.patience.wait, self._last_fault.detail,
+        )  # fmt: skip
+      delay = max(self.patience.delay(times), self._not_before - now)
+      if now + delay - since > self.patience.wait:
+        raise self._unavailable(now - since)
+      await self._sleep(delay)
+      # A question that was in flight may have been answered meanwhile.
+      if self._is_down():
+        await self._try(batch, PROBE)
+      times += 1
+    logger.warning(
+      '%s: answers again after %.0f s', self.endpoint.url,
+      time.monotonic() - since,
+    )  # fmt: skip
+
+  async def _sleep(self, seconds: float):
+    since = time.monotonic()
+    while (waited := time.monotonic() - since) < seconds:
+      if self._is_leaving:
+        raise self._unavailable(waited)
+      await asyncio.sleep(min(seconds - waited, 1.0))
+    await asyncio.sleep(0)
+
+  def _unavailable(self, waited: float) -> Unavailable:
+    why = f'wait={self.patience.wait:g}'
+    if self._is_leaving:
+      why = 'told to leave'
+    kept = 'No answers are kept, for want of a cache'
+    if self.cache is not None:
+      kept = f'What was answered is in {self.cache.path}'
+    return Unavailable(
+      f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
+      f'({why}), last: {self._last_fault.detail}. '
+      f'{kept}; start the run again when it is back.'
+    )
+
+  def _mistake(self, fault: Fault) -> ValueError:
+    asked = self.endpoint
+    if asked.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
+      return ValueError(
+        f'{asked.address}: {fault.detail}. model={asked.model!r} has no chat '
+        'template there: set remote.Endpoint.chat = False for a base model, or '
+        'give the server the template.'
+      )
+    key = f', the key in ${asked.key_env}' if asked.key_env else ''
+    return ValueError(
+      f'{asked.address}: {fault.detail}. Are the address, '
+      f'model={asked.model!r}, fields={dict(asked.fields)}{key} as expected?'
+    )
+
+
+class _Call:
+  """A coroutine that another thread waits for and may cancel."""
+
+  def __init__(self):
+    self._lock, self._is_cancelled = threading.Lock(), False
+    self._stop: Callable[[], Any] | None = None
+
+  def run(self, main: Callable[[], Any]):
+    with asyncio.Runner() as runner:
+      loop = runner.get_loop()
+      with self._lock:
+        task = loop.create_task(main())
+        self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        if self._is_cancelled:
+          task.cancel()
+      try:
+        return loop.run_until_complete(task)
+      except asyncio.CancelledError:
+        raise RuntimeError('the judge was closed before it answered') from None
+      finally:
+        with self._lock:
+          self._stop = None
+
+  def cancel(self):
+    with self._lock:
+      self._is_cancelled = True
+      if self._stop:
+        self._stop()
+
+
+class _Batch:
+  """The session, limits and locks that the questions of one call share."""
+
+  def __init__(self, session, endpoint: Endpoint, patience: Patience):
+    self._session, self._patience = session, patience
+    self._clean = _cleaner(endpoint)
+    self.room = asyncio.Semaphore(patience.concurrency)
+    self.turn = asyncio.Lock()
+
+  async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
+    """Returns the text of one answer, or a fault.
+
+    Catches aiohttp's exceptions: they hold the headers, and so the key.
+    """
+    import aiohttp
+
+    try:
+      # No redirects: another host must not get the key.
+      async with self._session.post(
+        address, json=body, allow_redirects=False
+      ) as response:
+        status, data = response.status, bytearray()
+        retry_after = response.headers.get('Retry-After', '')
+        async for chunk in response.content.iter_chunked(2**16):
+          data += chunk
+          if len(data) > MAX_ANSWER:
+            return Fault('garbled', f'more than {MAX_ANSWER:,} bytes')
+    except TimeoutError:
+      return Fault('timeout', f'no answer in {self._patience.timeout:g} s')
+    except (aiohttp.ClientError, OSError) as error:
+      said = f'{type(error).__name__}: {self._clean(str(error))}'
+      return Fault('connection', said)
+    if status == 200:
+      answer = chat_api.answer(data)
+      if answer is None:
+        return Fault('garbled', f'no answer in {self._excerpt(data)}')
+      return self._clean(answer)
+    said = f'HTTP {status} {self._excerpt(data)}'
+    return Fault(f'http/{status}', said, status, chat_api.seconds(retry_after))
+
+  def _excerpt(self, data: bytes) -> str:
+    """Returns the error's message, or the start of the body, on one line."""
+    text = chat_api.error_message(data.decode(errors='replace'))
+    # The key is removed before the cut, which might leave half of it.
+    return repr(' '.join(self._clean(text).split())[:200])
+
+
+# Some tracebacks show variables, so only these two functions hold the key.
+
+
+def _session(endpoint: Endpoint, patience: Patience):
+  import aiohttp
+
+  key = endpoint.key()
+  return aiohttp.ClientSession(
+    headers={'Authorization': f'Bearer {key}'} if key else {},
+    connector=aiohttp.TCPConnector(limit=0),  # The semaphore is the limit.
+    timeout=aiohttp.ClientTimeout(total=patience.timeout),
+  )
+
+
+def _cleaner(endpoint: Endpoint) -> Callable[[str], str]:
+  key = endpoint.key()
+  if key is None or len(key) < SHORTEST_SECRET:
+    return lambda text: text
+  return lambda text: text.replace(key, '[key]')

@@ -1,0 +1,84 @@
+"""Counts a run's compute, so that methods can be compared at equal compute."""
+
+from collections.abc import Mapping, Sequence
+
+from rlpt_jax.inference.judges import LocalModel
+from rlpt_jax.models import flops
+from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.rollout.collecting import Judged
+
+
+class Ledger:
+  """Counts tokens and FLOPs of rollouts, judges, updates and the reference.
+
+  FLOPs are those of models/flops.py, without padding. Of judges only local
+  models are counted, since a server does not report its compute. Of held-out
+  evaluation only the judges are counted.
+  """
+
+  def __init__(
+    self,
+    model: DecoderConfig,
+    totals: dict[str, int],
+    *,
+    remat: str,
+    share_prompt: bool,
+    has_reference: bool = False,
+    judges: Sequence[LocalModel] = (),
+  ):
+    self._model, self._remat, self._judges = model, remat, judges
+    self._share_prompt, self._has_reference = share_prompt, has_reference
+    self.totals = dict(totals)
+
+  def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
+    """Returns the compute of a step and of the run so far, as metrics.
+
+    learned: per group, True if it is in the loss.
+    """
+    step = {
+      'rollout_tokens': 0, 'update_tokens': 0, 'rollout_flops': 0,
+      'update_flops': 0, **self._spent(),
+    }  # fmt: skip
+    if self._has_reference:
+      step |= {'reference_tokens': 0, 'reference_flops': 0}
+    for example, samples, is_learned in zip(
+      judged.examples, judged.samples, learned, strict=True
+    ):
+      prompt = len(example.prompt_tokens)
+      lengths = [len(sample.completion.tokens) for sample in samples]
+      step['rollout_tokens'] += prompt + sum(lengths)
+      step['rollout_flops'] += flops.rollout(self._model, prompt, lengths)
+      if is_learned:
+        step['update_tokens'] += prompt + sum(lengths)
+        step['update_flops'] += flops.update(
+          self._model, prompt, lengths,
+          remat=self._remat, share_prompt=self._share_prompt,
+        )  # fmt: skip
+      if is_learned and self._has_reference:
+        step['reference_tokens'] += prompt + sum(lengths)
+        step['reference_flops'] += flops.score(
+          self._model, prompt, lengths, share_prompt=self._share_prompt
+        )
+    for name, value in step.items():
+      self.totals[name] = self.totals.get(name, 0) + value
+    return {f'compute/{name}': value for name, value in step.items()} | {
+      f'compute/total_{name}': value for name, value in self.totals.items()
+    }
+
+  def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns the judge metrics of `add`, plus the judges' compute since."""
+    found = {}
+    for name, value in self._spent().items():
+      self.totals[name] = self.totals.get(name, 0) + value
+      found[f'compute/{name}'] = metrics[f'compute/{name}'] + value
+      found[f'compute/total_{name}'] = self.totals[name]
+    return found
+
+  def _spent(self) -> dict[str, int]:
+    """Returns the compute of local judges since the last call."""
+    found = {'judge_tokens': 0, 'judge_flops': 0}
+    for judge in self._judges:
+      found['judge_tokens'] += judge.spent['tokens']
+      found['judge_flops'] += judge.spent['flops']
+      judge.spent.clear()
+    return found

@@ -1,0 +1,112 @@
+"""The reference policy that a run began with, and KL penalties against it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt_jax.algorithms import kl, reductions
+from rlpt_jax.algorithms.advantages import group_centered
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.types import Batch
+from rlpt_jax.rewards.scores import Scores
+from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.training.experience import make_batch
+from rlpt_jax.training.learner import join, split
+
+
+class Reference:
+  """A frozen model that computes log-probabilities of completions."""
+
+  def __init__(self, params, score, layout: Layout, *, num_microbatches: int):
+    """score: a `Score` of algorithms/policy.py, at the sampling temperature."""
+
+    def of_part(params, batch: Batch):
+      shape = batch.tokens_PGT.shape
+      tokens_BT = batch.tokens_PGT.reshape(-1, shape[-1])
+      present_BT = batch.present_PGT.reshape(-1, shape[-1])
+      logprobs_BT, _ = score(
+        params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
+      )
+      return logprobs_BT.reshape(shape)
+
+    def logprobs(params, batch: Batch):
+      parts = jax.tree.map(lambda x: split(x, num_microbatches), batch)
+      said = jax.lax.map(lambda part: of_part(params, part), parts)
+      return join(said)
+
+    def sums(params, batch: Batch):
+      k1_PGT = kl.k1(
+        batch.behavior_PGT, logprobs(params, batch), batch.mask_PGT
+      )
+      return jnp.sum(k1_PGT, axis=-1)
+
+    self._params, self._layout = params, layout
+    self._logprobs = jax.jit(logprobs)
+    # On all hosts: each computes the advantages of the whole batch.
+    self._sums = jax.jit(sums, out_shardings=layout.replicated())
+
+  def beside(self, batch: Batch) -> tuple[Batch, jax.Array]:
+    """Returns (batch, reference log-probabilities), for a KL in the loss."""
+    return batch, self._logprobs(self._params, batch)
+
+  def penalized(
+    self,
+    judged: Judged,
+    weight: float,
+    num_prompts: int,
+    longest: tuple[int, int],
+  ) -> Judged:
+    """Subtracts `weight` times the sum of k1 over tokens from each reward.
+
+    This is the penalty of PPO's RLHF (arXiv 2402.03300, Eq 2 has the same sum,
+    token by token), with the sampler's log-probabilities and only over tokens
+    that the policy sampled. Scores keep their values and get a part 'kl': the
+    amount added, at most 0 in expectation. A completion whose sum is not finite
+    is excluded from the loss.
+
+    num_prompts, longest: those of a training batch, so that it compiles once.
+    """
+    P = len(judged.examples)
+    sums_PG = np.concatenate(
+      [
+        self._k1(
+          judged,
+          range(first, min(first + num_prompts, P)),
+          num_prompts,
+          longest,
+        )
+        for first in range(0, P, num_prompts)
+      ]
+    )
+    # A sum is infinite where the reference gives a token no probability; a mean
+    # over it would be infinite too.
+    known_PG = ~np.isnan(judged.rewards_PG) & np.isfinite(sums_PG)
+    added_PG = np.where(known_PG, -weight * sums_PG, np.nan).astype(np.float32)
+    part = Scores(added_PG, np.where(known_PG, 'k1', 'left out'))
+    scores = dataclasses.replace(
+      judged.scores, parts={**judged.scores.parts, 'kl': part}
+    )
+    return dataclasses.replace(
+      judged, scores=scores, rewards_PG=judged.rewards_PG + added_PG
+    )
+
+  def _k1(self, judged, some: range, num_prompts: int, longest) -> np.ndarray:
+    """[P, G]: sums of k1 for some groups; 0 for completions not in the loss."""
+    batch = make_batch(
+      [judged.group(p) for p in some],
+      num_prompts=num_prompts,
+      advantages=group_centered,
+      reduction=reductions.token_mean,
+      longest=longest,
+    )
+    sums_PG = self._sums(self._params, put(self._layout, batch))
+    return np.asarray(sums_PG)[: len(some)]
+
+
+def put(layout: Layout, batch: Batch) -> Batch:
+  """Returns the batch on its devices, sharded by prompt."""
+  return jax.tree.map(
+    lambda x: layout.put(x, 'batch', *[None] * (x.ndim - 1)), batch
+  )

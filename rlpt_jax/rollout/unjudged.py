@@ -1,0 +1,129 @@
+"""Saves completions that still need a verdict, in a run's unjudged.npz.
+
+A run whose judge fails saves them, with the step that sampled them. The next
+start asks the judge about them and samples nothing twice.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlpt_jax.core import output_files
+from rlpt_jax.core.append_files import not_written
+from rlpt_jax.core.run_files import CONFIG, UNJUDGED
+from rlpt_jax.sampling.requests import Completion
+
+ARRAYS = tuple(
+  field.name
+  for field in dataclasses.fields(Completion)
+  if field.type is np.ndarray
+)
+
+logger = logging.getLogger(__name__)
+
+# The name of a request -> its samples.
+Groups = Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """A rollouts.Sample, read back."""
+
+  text: str
+  finish_reason: str
+  completion: Completion
+
+
+def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
+  """Saves the samples of `step`.
+
+  version: the engine's current version of the weights.
+  """
+  if jax.process_index() != 0:
+    return
+  samples = [sample for group in groups.values() for sample in group]
+  completions = [sample.completion for sample in samples]
+  arrays = {
+    name: np.concatenate([getattr(c, name) for c in completions] or [[]])
+    for name in ARRAYS
+  }
+  about = {
+    'settings': _settings(workdir),
+    'step': step,
+    'version': version,
+    'groups': {name: len(group) for name, group in groups.items()},
+    'samples': [
+      [s.text, s.finish_reason, len(c.tokens), c.prompt_version]
+      for s, c in zip(samples, completions, strict=True)
+    ],
+  }
+  data = np.frombuffer(json.dumps(about).encode(), np.uint8)
+  path = workdir / UNJUDGED
+  whole = io.BytesIO()
+  np.savez(whole, about=data, **arrays)
+  try:
+    output_files.replace(path, [whole.getbuffer()])
+  except OSError as error:
+    raise not_written(path, error, 'could not be written') from None
+
+
+def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
+  """Returns the saved samples of `step`, or none if step or settings differ.
+
+  version: the engine's current version; saved versions are shifted to it.
+  """
+  path = workdir / UNJUDGED
+  try:
+    with np.load(path, allow_pickle=False) as found:
+      about = json.loads(found['about'].tobytes())
+      if (about['step'], about['settings']) != (step, _settings(workdir)):
+        return {}
+      arrays = {name: found[name] for name in ARRAYS}
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    logger.warning('%s: cannot be read (%s); sampled again.', path, error)
+    return {}
+  ends = np.cumsum([0, *(length for _, _, length, _ in about['samples'])])
+  arrays['versions'] = arrays['versions'] + (version - about['version'])
+  samples = iter(
+    Kept(
+      text,
+      finish_reason,
+      Completion(
+        **{name: arrays[name][start:end] for name in ARRAYS},
+        finish_reason=finish_reason,
+        prompt_version=prompt_version + version - about['version'],
+      ),
+    )
+    for (text, finish_reason, _, prompt_version), start, end in zip(
+      about['samples'], ends, ends[1:], strict=False
+    )
+  )
+  return {
+    name: [next(samples) for _ in range(size)]
+    for name, size in about['groups'].items()
+  }
+
+
+def _settings(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the settings that may affect sampling.
+
+  The reward is left out: if it was broken, it may change before the next start.
+  """
+  found = json.loads((workdir / CONFIG).read_text())
+  return {name: x for name, x in found.items() if name != 'reward'}
+
+
+def remove(workdir: pathlib.Path):
+  """Deletes the file, once a later step is saved."""
+  if jax.process_index() == 0:
+    (workdir / UNJUDGED).unlink(missing_ok=True)

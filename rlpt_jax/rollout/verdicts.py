@@ -1,0 +1,114 @@
+"""Stops a run whose reward gives no verdicts any more.
+
+Otherwise a broken judge would use up the data.
+"""
+
+import collections
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+from rlpt_jax.inference import judges
+from rlpt_jax.rewards.scores import Scores
+from rlpt_jax.rollout import collecting
+from rlpt_jax.rollout.collecting import Judged
+
+ENOUGH = 8  # No verdict on so many is no accident.
+FEW = 0.05  # Verdicts up to this share count as none.
+
+logger = logging.getLogger(__name__)
+
+
+class NoVerdicts(ValueError):
+  """Raised if a reward is broken; `answers` are those without a verdict."""
+
+  def __init__(self, message: str, answers: frozenset[str] = frozenset()):
+    super().__init__(message, answers)
+    self.answers = answers
+
+  def __str__(self):
+    return self.args[0]
+
+
+class Verdicts:
+  """Monitors the verdicts of a run, step by step."""
+
+  def __init__(self, patience: int, in_a_row: int = 0):
+    """Sets the patience, and continues the count of an earlier run.
+
+    patience: steps in a row with almost no verdicts before it raises.
+    in_a_row: the number of such steps that an earlier run has counted.
+    """
+    self._patience, self.in_a_row = patience, in_a_row
+    self._has_warned = False
+
+  def check(self, step: int, judged: Judged):
+    """Warns at the first missing verdicts; raises if the reward seems broken.
+
+    It raises if no completion has a verdict, if none of ENOUGH or more expected
+    verdicts came, or if hardly any came for `patience` steps in a row.
+    """
+    rewards_PG = judged.scores.rewards_PG
+    asked_PG = collecting.asked(judged)
+    missing_PG = asked_PG & np.isnan(rewards_PG)
+    asked, missing = int(asked_PG.sum()), int(missing_PG.sum())
+    if asked:
+      is_bad = asked - missing <= FEW * asked
+      self.in_a_row = self.in_a_row + 1 if is_bad else 0
+    is_nothing = bool(np.isnan(rewards_PG).all())
+    if is_nothing and not asked:  # No example has a reference, say.
+      asked_PG = missing_PG = np.isnan(rewards_PG)
+      asked = missing = missing_PG.sum()
+    if not missing:
+      return
+    problem = _problem(judged.scores, asked, missing_PG)
+    if (
+      is_nothing
+      or (missing == asked and asked >= ENOUGH)
+      or self.in_a_row >= self._patience
+    ):
+      for_long = f', {self.in_a_row} steps in a row' * (self.in_a_row > 1)
+      raise NoVerdicts(
+        f'step {step}: {problem}{for_long}. {_advice(step)}',
+        frozenset(answer for _, answer in _unread(judged.scores)),
+      )
+    if not self._has_warned:
+      self._has_warned = True
+      logger.warning(
+        'step %d: %s. Those completions are left out. (Said once.)',
+        step,
+        problem,
+      )
+
+
+def _advice(step: int) -> str:
+  if step <= 1:
+    return (
+      'Mend that and start again: the run goes on with the same completions.'
+    )
+  # A policy trained on one reward must not continue with another.
+  return (
+    'Mend that without other settings and start again: the run goes on with '
+    'the same completions. Other settings of the reward need another workdir; '
+    'its model may be the checkpoints of this one.'
+  )
+
+
+def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:
+  """Says what is missing and why, with an example answer and a fix."""
+  reasons = collections.Counter(scores.reasons_PG[missing_PG].tolist())
+  said = ', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common())
+  found = f'{missing_PG.sum():,} of {asked:,} verdicts are missing ({said})'
+  reason, answer = next(_unread(scores), (reasons.most_common(1)[0][0], None))
+  return f'{found}. {judges.cure(reason, answer)}'
+
+
+def _unread(scores: Scores) -> Iterator[tuple[str, str]]:
+  """Yields (reason, the judge's answer) for each answer without a verdict."""
+  if scores.answers_PG is not None:
+    for place in zip(*np.nonzero(np.isnan(scores.rewards_PG)), strict=True):
+      if scores.answers_PG[place] is not None:
+        yield str(scores.reasons_PG[place]), scores.answers_PG[place]
+  for part in scores.parts.values():
+    yield from _unread(part)

@@ -1,0 +1,300 @@
+"""A run's folder: its settings, its checkpoints, and how a run resumes."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import resource
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.core import append_files, checks, settings, weights
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.one_host import on_one_host
+from rlpt_jax.core.run_files import (
+  CHECKPOINTS,
+  CONFIG,
+  LOCK,
+  METRICS,
+  ROLLOUTS,
+  TIMING,
+)
+from rlpt_jax.data.config import load_tokenizer
+from rlpt_jax.inference import model_files
+from rlpt_jax.inference.model_files import ModelFiles
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.training import learner
+from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.learner import State, make_state
+
+FRESH_ASSETS = '.assets'  # Until they are complete.
+
+
+@contextlib.contextmanager
+def claimed(
+  workdir: pathlib.Path, config: Any, may_change: Sequence[str] = ()
+) -> Iterator[None]:
+  """Locks a run's folder, and records the settings of a new run.
+
+  Raises if another process has the folder, or if it holds a run with other
+  settings.
+
+  may_change: names of settings that may differ: they do not change what a run
+    computes, or only how far it goes.
+  """
+  on_one_host(_make)(workdir)
+  # Lock first: a run that has no step yet may be under way.
+  with _alone(workdir):
+    check_config(workdir, config, may_change, is_free=not has_step(workdir))
+    yield
+
+
+def has_step(workdir: pathlib.Path) -> bool:
+  """Returns True if the folder has checkpoints, rollouts or metrics."""
+  own = (model_files.ASSETS, FRESH_ASSETS)
+  if any(path.name not in own for path in _inside(workdir / CHECKPOINTS)):
+    return True
+  if any(_inside(workdir / ROLLOUTS)):
+    return True
+  paths = (workdir / METRICS, workdir / TIMING)
+  return any(path.exists() and path.stat().st_size for path in paths)
+
+
+def has_lines(workdir: pathlib.Path, steps: int) -> bool:
+  """Returns True if the metrics of the first `steps` steps are there."""
+  try:
+    for name in (METRICS, TIMING):
+      append_files.size_before(workdir / name, steps)
+  except ValueError:
+    return False
+  return True
+
+
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+  return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def check_config(
+  workdir: pathlib.Path,
+  config: Any,
+  may_change: Sequence[str] = (),
+  *,
+  is_free: bool = False,
+):
+  """Records settings in a folder; raises if other settings are recorded there.
+
+  is_free: nothing was made with the recorded settings yet, so they may change.
+  """
+  # The other hosts would find the file that the first has just written.
+  on_one_host(_check_config)(workdir, config, may_change, is_free)
+
+
+def _check_config(
+  workdir: pathlib.Path, config: Any, may_change: Sequence[str], is_free: bool
+):
+  wanted = _fixed(settings.described(config), may_change)
+  path = workdir / CONFIG
+  if path.exists():
+    try:
+      found = json.loads(path.read_text())
+    except ValueError as error:
+      raise ValueError(
+        f'{path}: not JSON: {error}. Choose another workdir.'
+      ) from error
+    # A model has a config.json too.
+    if not isinstance(found, dict) or (
+      'is' not in found and found.keys() != wanted.keys()
+    ):
+      raise ValueError(
+        f'{path}: expected the settings of a run, found something else. Choose '
+        'another workdir.'
+      )
+    # An earlier version may also have recorded settings of `may_change`.
+    changed = settings.differences(_fixed(found, may_change), wanted)
+    if changed and not is_free:
+      raise ValueError(
+        f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
+        'Go on with those, or choose another workdir.'
+      )
+  elif (workdir / CHECKPOINTS).exists():
+    raise ValueError(
+      f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
+      'they were made with. Choose another workdir.'
+    )
+  # Also if the file exists: a folder that cannot be written to should fail now,
+  # and not after something has been computed.
+  _make(workdir)
+  with _writable(workdir):
+    fresh = path.with_suffix('.new')
+    fresh.write_text(json.dumps(wanted, indent=2) + '\n')
+    os.replace(fresh, path)
+
+
+def _make(workdir: pathlib.Path):
+  with _writable(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _writable(workdir: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise ValueError(
+      f'{workdir}: cannot be written to ({error.strerror}). Choose another '
+      'workdir, or mend this one.'
+    ) from error
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Locks a run's folder against other processes."""
+  with contextlib.ExitStack() as stack:
+
+    def lock():
+      with _writable(workdir):
+        file = stack.enter_context((workdir / LOCK).open('w'))
+      try:
+        # lockf binds the lock to this process: children that outlive it do not
+        # hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except (BlockingIOError, PermissionError):
+        raise ValueError(
+          f'{workdir}: another process is at this run. Wait until it ends, or '
+          'choose another workdir.'
+        ) from None
+      except OSError:
+        pass  # Some network file systems do not support locks.
+
+    on_one_host(lock)()
+    yield
+
+
+def _fixed(described: dict, may_change: Sequence[str]) -> dict:
+  fixed = {k: v for k, v in described.items() if k not in may_change}
+  return json.loads(json.dumps(fixed))  # As it will be read.
+
+
+def with_tokenizer(config: Any, files: ModelFiles) -> Any:
+  """Returns the config with a tokenizer for its data and held-out data.
+
+  It is the model's own, unless the data name another. Raises if its ids are not
+  the model's.
+  """
+  found = {}
+  for name in ('data', 'held_out'):
+    if data := getattr(config, name):
+      source = files.tokenizer_source(data.tokenizer)
+      files.check_tokenizer(load_tokenizer(source), data.tokenizer)
+      found[name] = dataclasses.replace(data, tokenizer=source)
+  return dataclasses.replace(config, **found)
+
+
+@contextlib.contextmanager
+def checkpoints(
+  workdir: pathlib.Path,
+  files: ModelFiles,
+  tokenizer: str,
+  *,
+  keep_last: int,
+  keep_every: int | None,
+) -> Iterator[Store]:
+  """Yields a run's checkpoints; `rlpt generate` and `convert` can read them."""
+  directory = workdir / CHECKPOINTS
+  with Store(directory, keep_last=keep_last, keep_every=keep_every) as store:
+    assets = directory / model_files.ASSETS
+    # Without a step, assets may be those of a model that was tried before.
+    if jax.process_index() == 0 and not (store.steps() and assets.exists()):
+      fresh = directory / FRESH_ASSETS
+      for old in (fresh, assets):
+        shutil.rmtree(old, ignore_errors=True)
+      fresh.mkdir()
+      model_files.keep_assets(files, tokenizer, fresh)
+      fresh.replace(assets)
+    yield store
+
+
+def start(
+  store: Store, files: ModelFiles, layout: Layout, optimizer, *, seed: int
+) -> tuple[State, dict[str, Any]]:
+  """Returns (state, record) of the newest checkpoint, or of a new run."""
+  if not store.steps():
+    params = files.load_params(layout=layout, seed=seed)
+    return make_state(params, optimizer), {}
+  restored = store.restore(shapes(files, layout, optimizer))
+  trees = restored.trees
+  state = State(trees['params'], trees['optimizer'], **trees['counts'])
+  return state, restored.record
+
+
+def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
+  """Starts to save a state, with the record that the run needs to resume.
+
+  Does nothing at step 0, or if the step is saved already.
+  """
+  step = int(state.step)
+  if not step or step in store.steps():
+    return
+  store.save(
+    step,
+    {
+      'params': state.params,
+      'optimizer': state.optimizer,
+      'counts': {
+        'step': state.step,
+        'skipped': state.skipped,
+        'skipped_in_a_row': state.skipped_in_a_row,
+      },
+    },
+    {'model': files.config.to_dict(), **record},
+  )
+
+
+def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
+  """Returns the shapes and shardings for `restore`; allocates no arrays."""
+  params = weights.shapes(
+    decoder_lib.specs(files.config), layout=layout, dtype='float32'
+  )
+  opt_state = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    jax.eval_shape(optimizer.init, params),
+    learner.shardings(optimizer, params),
+  )
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=layout.replicated())
+  counts = dict.fromkeys(('step', 'skipped', 'skipped_in_a_row'), count)
+  return {'params': params, 'optimizer': opt_state, 'counts': counts}
+
+
+def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
+  """Raises after `most` non-finite updates in a row."""
+  in_a_row = int(said['skipped_in_a_row'])
+  if in_a_row >= most:
+    raise ValueError(
+      f'step {step + 1}: {in_a_row} updates in a row had a loss or a gradient '
+      'that is not finite; nothing was learned from them. Lower the learning '
+      'rate, or look at the data of these steps.'
+    )
+
+
+def memory() -> dict[str, float]:
+  """Returns the peak memory of the first device, or of the process on a CPU."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}
+
+
+def check_microbatches(config: Any, name: str):
+  """Raises unless num_microbatches divides the batch size in field `name`."""
+  size, number = getattr(config, name), config.num_microbatches
+  if size % number:
+    raise checks.wrong(
+      type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
+    )

@@ -1,0 +1,258 @@
+"""What a step says of its rollouts, by hand."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.core.types import Example
+from rlpt_jax.rewards import scores as scores_lib
+from rlpt_jax.rewards.scores import Scores
+from rlpt_jax.rollout import collecting
+from rlpt_jax.rollout.collecting import Drawn, Interruption, Judged, Sampling
+
+NAN = math.nan
+
+
+def example(number, kind='asr'):
+  tokens = np.arange(number + 1, dtype=np.int32)
+  return Example(tokens, ('next',), kind, 'corpus', f'd{number}', 3)
+
+
+def sample(length, version=0, finish_reason='stop', forced=0):
+  completion = SimpleNamespace(
+    tokens=np.zeros(length, np.int32), versions=np.full(length, version),
+    is_own=np.arange(length) >= forced,
+  )  # fmt: skip
+  return SimpleNamespace(
+    completion=completion, text='x' * length, finish_reason=finish_reason
+  )
+
+
+def scores(rewards_PG, reasons_PG, **parts):
+  return Scores(np.array(rewards_PG, np.float32), np.array(reasons_PG), parts)
+
+
+def judged():
+  found = scores(
+    [[1.0, 0.0], [0.5, NAN]],
+    [['right', 'format/open'], ['partly', 'judge/failed']],
+    length=scores([[0.1, 0.3], [0.5, 0.7]], [['scored'] * 2] * 2),
+  )
+  return Judged(
+    [example(0), example(1, 'msr')],
+    [
+      [sample(2), sample(4, finish_reason='length')],
+      [sample(6, forced=1), sample(8)],
+    ],
+    found,
+    found.rewards_PG,
+  )
+
+
+def test_metrics_of_a_step():
+  found = collecting.metrics(judged(), version=3)
+  expected = {
+    'reward/mean': 0.5,
+    'reward/std': math.sqrt((0.25 + 0.25 + 0) / 3),
+    'reward/length/mean': 0.4,
+    'pass_rate': 2 / 3,
+    'pass_rate/asr': 0.5,
+    'pass_rate/msr': 1.0,
+    # A single verdict cannot differ from itself.
+    'flat_group_share': 0.5,
+    'length/mean': 5.0,
+    'length/p50': 5.0,
+    'truncated_share': 0.25,
+    'interrupted_share': 0.25,
+    'short_share': 0.0,
+    'format_failure_share': 0.25,
+    'no_verdict_share': 0.25,
+    'reason/judge/failed': 0.25,
+    'reason/length/scored': 1.0,
+    'staleness/mean': 3.0,
+    'staleness/max': 3,
+  }
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
+def of(found, finish_reason='stop'):
+  """Completions of one prompt with some scores."""
+  samples = [sample(1, finish_reason=finish_reason) for _ in range(2)]
+  return Judged([example(0)], [samples], found, found.rewards_PG)
+
+
+def test_reasons_in_the_parts_of_a_sum_are_seen_too():
+  """combine.weighted says 'scored', whatever its parts say."""
+  words = scores([[0.0, 0.0]], [['short', 'format/open']])
+  both = scores([[0.0, 0.5]], [['scored', 'scored']], judge=words)
+  found = collecting.metrics(of(both), version=0)
+  assert found['short_share'] == found['format_failure_share'] == 0.5
+  assert found['reason/judge/short'] == 0.5
+  # Once, though the parts of a kind say it again.
+  again = scores([[0.0, 0.0]], [['short', 'right']], asr=words)
+  found = collecting.metrics(of(again), version=0)
+  assert found['short_share'] == found['reason/short'] == 0.5
+
+
+def test_what_is_left_out_is_not_compared():
+  found = judged()
+  assert found.flat.tolist() == [False, True]
+  assert found.truncated_PG.tolist() == [[False, True], [False, False]]
+  left = found.without(found.truncated_PG)
+  np.testing.assert_array_equal(left.rewards_PG, [[1, NAN], [0.5, NAN]])
+  # One of the group is left, and agrees with itself.
+  assert left.flat.tolist() == [True, True]
+  np.testing.assert_array_equal(left.group(0).rewards_G, [1, NAN])
+  # What the reward said stays.
+  assert collecting.metrics(left, 0)['reward/mean'] == 0.5
+  # Another scale of what is learned from does not make them differ.
+  rewards_PG = np.array([[0.9, 0.4], [0.5, 0.4]], np.float32)
+  same = of(scores([[1, 1], [0, 1]], [['right'] * 2] * 2))
+  penalized = Judged(same.examples, same.samples, same.scores, rewards_PG)
+  assert penalized.flat.tolist() == [True, False]
+
+
+def test_what_was_sampled_waits_for_a_reward_that_is_gone(
+  monkeypatch,
+):
+  sampled = []
+
+  def complete(engine, requested, tokenizer, stop):
+    for request in requested:
+      sampled.append(request.id)
+      yield [sample(2), sample(3)]
+
+  monkeypatch.setattr(collecting.rollouts, 'complete', complete)
+
+  def judge(reward, *numbers):
+    examples = [example(n) for n in numbers]
+    names = [str(n) for n in numbers]
+    return collecting.judge(
+      None, ByteTokenizer(), reward, Sampling(samples=2), examples, names,
+      Timers('rollout', 'reward'), seed=0, kept=kept,
+    )  # fmt: skip
+
+  def gone(examples, completions):
+    raise ConnectionError
+
+  kept = {}
+  with pytest.raises(ConnectionError):
+    judge(gone, 1, 2)
+  lengths = scores_lib.each(lambda _, text: scores_lib.Verdict(len(text), ''))
+  found = judge(lengths, 2, 3)
+  assert sampled == ['1', '2', '3'] == list(kept)
+  assert found.samples[0] is kept['2']
+  assert found.rewards_PG.tolist() == [[2, 3], [2, 3]]
+
+
+def test_an_interruption_is_text_until_it_is_sampled():
+  sampling = Sampling(
+    max_new_tokens=16,
+    interruption=Interruption(
+      phrase='So:</t>', after=[3, 5], answer=4, unless='</t>'
+    ),
+  )
+  found = sampling.interrupted(ByteTokenizer())
+  assert bytes(found.phrase) == b'So:</t>' and bytes(found.unless) == b'</t>'
+  assert (found.after, found.answer) == ((3, 5), 4)
+  assert Sampling().interrupted(ByteTokenizer()) is None
+  # 5 tokens, 7 of the phrase, 4 of the answer.
+  short = dataclasses.replace(sampling, max_new_tokens=15)
+  with pytest.raises(
+    ValueError, match='max_new_tokens=15: expected at least 1'
+  ):
+    short.interrupted(ByteTokenizer())
+
+
+def test_speed():
+  found = collecting.speed(
+    judged(), {'timing/step_s': 10.0, 'timing/rollout_s': 4.0}
+  )
+  assert found == {
+    'timing/tokens_per_s': 2.0, 'timing/rollout_tokens_per_s': 5.0
+  }  # fmt: skip
+
+
+def test_without_any_verdict_there_is_no_mean():
+  nothing = of(scores([[NAN, NAN]], [['judge/failed'] * 2]))
+  found = collecting.metrics(nothing, version=0)
+  assert math.isnan(found['reward/mean']) and math.isnan(found['pass_rate'])
+  assert found['no_verdict_share'] == found['flat_group_share'] == 1
+
+
+def test_rounds_become_one():
+  one = judged()
+  both = collecting.together([one, one])
+  assert len(both.examples) == len(both.samples) == 4
+  np.testing.assert_array_equal(
+    both.scores.rewards_PG, np.tile(one.scores.rewards_PG, (2, 1))
+  )
+  assert both.scores.parts['length'].rewards_PG.shape == (4, 2)
+  assert collecting.together([one]) is one
+  # A kind that is in one round only.
+  other = Judged(
+    one.examples, one.samples,
+    scores(one.scores.rewards_PG, one.scores.reasons_PG, rare=one.scores),
+    one.rewards_PG,
+  )  # fmt: skip
+  mixed = collecting.together([one, other]).scores.parts
+  assert mixed['rare'].rewards_PG.shape == (2, 2)
+
+
+def test_answers_of_a_judge_are_kept_from_round_to_round():
+  silent, asked = judged(), judged()
+  answers_PG = np.array([['Score: 1', None], ['Score: 0', '?']], object)
+  asked = dataclasses.replace(
+    asked, scores=dataclasses.replace(asked.scores, answers_PG=answers_PG)
+  )
+  assert collecting.together([silent, silent]).scores.answers_PG is None
+  found = collecting.together([silent, asked]).scores.answers_PG
+  assert found.tolist() == [[None] * 2] * 2 + answers_PG.tolist()
+
+
+def test_examples_are_drawn_in_order_each_with_a_name():
+  loaded = [
+    SimpleNamespace(examples=[example(i % 2)], position=f'after {i}')
+    for i in range(5)
+  ]
+  drawn = Drawn(iter(loaded), count=7, position='before')
+  examples, names = drawn.take(3)
+  assert [e.document for e in examples] == ['d0', 'd1', 'd0']
+  # The same example again is another one to sample.
+  assert names == [
+    '7/corpus/d0/3/asr',
+    '8/corpus/d1/3/asr',
+    '9/corpus/d0/3/asr',
+  ]
+  assert (drawn.count, drawn.position) == (10, 'after 2')
+  examples, names = drawn.take(9)
+  assert len(examples) == len(names) == 2
+  assert drawn.take(1) == ([], [])
+  assert (drawn.count, drawn.position) == (12, 'after 4')
+
+
+def test_of_whom_a_verdict_is_to_be_expected():
+  """Not of what its form has settled, in whatever part of the reward."""
+  found = judged()  # right, format/open; partly, judge/failed
+  assert collecting.asked(found).tolist() == [[True, False], [True, True]]
+  assert collecting.metrics(found, 0)['unjudged_share'] == 1 / 3
+  # The judge of one kind, weighted with its length.
+  words = scores([[0.0, NAN]], [['short', 'gold/empty']])
+  length = scores([[0.1, 0.2]], [['scored'] * 2])
+  both = scores(
+    [[0.1, NAN]], [['scored', 'judge/gold/empty']], judge=words, length=length
+  )
+  by_kind = scores(
+    [[0.0, 0.0], [0.1, NAN]],
+    [['wrong', 'format/open'], ['scored', 'judge/gold/empty']],
+    asr=scores([[0.0, 0.0]], [['wrong', 'format/open']]), msr=both,
+  )  # fmt: skip
+  found = dataclasses.replace(found, scores=by_kind)
+  assert collecting.asked(found).tolist() == [[True, False], [False, False]]
+  assert collecting.metrics(found, 0)['unjudged_share'] == 0
