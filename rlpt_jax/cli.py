@@ -170,6 +170,10 @@ def _command(program):
     elif len(parameter.name) == 1:
       shown = tyro.conf.arg(aliases=[f'-{parameter.name}'])
       hint = typing.Annotated[hint, shown]
+    elif dataclasses.is_dataclass(hint):
+      # Each field is an option of its own.
+      flat = tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction
+      hint = typing.Annotated[hint, *flat]
     elif typing.get_origin(hint) is tuple:
       # An option that is repeated adds values; by default it replaces them.
       hint = typing.Annotated[hint, tyro.conf.UseAppendAction]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlpt_jax.completions import asked
+from rlpt_jax.completions import tokenized
 from rlpt_jax.completions.prompt_files import Prompt
 from rlpt_jax.core import settings
 from rlpt_jax.core.tokenizer import Tokenizer
@@ -43,10 +43,6 @@ class Questions:
   samples: int
   reward: Reward
   together: int = 1  # Groups that are judged at a time.
-
-  @property
-  def longest(self) -> int:
-    return max(len(example.prompt_tokens) for example in self.examples)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -154,7 +150,7 @@ def ask(
   examples = []
   for i, problem in enumerate(problems):
     prompt = Prompt(problem.id, {'prompt': problem.prompt})
-    tokens = asked.tokens_of(prompt, tokenizer, chat)
+    tokens = tokenized.tokens_of(prompt, tokenizer, chat)
     examples.append(
       Example(
         np.array(tokens, np.int32), problem.references, row.name, row.name,

@@ -7,11 +7,11 @@ import pathlib
 import signal
 import socket
 import sys
-from typing import Literal
 
 import jax
 
 from rlpt_jax.completions import progress
+from rlpt_jax.completions.options import EngineOptions, check_options
 from rlpt_jax.inference import model_files
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
@@ -35,16 +35,12 @@ def serve(
   host: str = '127.0.0.1',
   port: int = 8000,
   name: str | None = None,
-  slots: int = 64,
+  token_env: str | None = None,
+  step: int | None = None,
   max_prompt_tokens: int = 1024,
   max_new_tokens: int = 1024,
   max_waiting: int = 256,
-  dtype: Literal['float32', 'bfloat16'] = 'float32',
-  cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None,
-  tokenizer: str | None = None,
-  step: int | None = None,
-  tensor: int = 1,
-  token_env: str | None = None,
+  engine: EngineOptions = EngineOptions(),
 ):
   """Serves a model over HTTP with OpenAI's API.
 
@@ -56,47 +52,41 @@ def serve(
     host: The address to listen on; 0.0.0.0 means all addresses.
     port: The port; 0 picks a free one.
     name: The model's name for clients; by default that of its directory.
-    slots: The number of completions sampled at once.
+    token_env: An environment variable with the token that clients must send.
+    step: The checkpoint step; by default the newest.
     max_prompt_tokens: Longer prompts are refused.
     max_new_tokens: The most tokens that a call may ask for.
     max_waiting: The number of completions that may wait for a slot; calls
       beyond it are told to retry.
-    dtype: The dtype of weights and activations; log-probabilities are float32.
-    cache_dtype: The dtype of keys and values; by default the same as dtype.
-    tokenizer: 'bytes' or a path, instead of the model's own.
-    step: The checkpoint step; by default the newest.
-    tensor: The number of devices that share one copy of the model.
-    token_env: An environment variable with the token that clients must send.
+    engine: How the model is loaded and run.
   """
   if jax.process_count() > 1:
     raise ValueError(
       f'{jax.process_count()} processes: expected one. A pod cannot serve yet; '
       'start rlpt serve on a single host.'
     )
-  for option, value, least in (
-    ('slots', slots, 1),
-    ('max_prompt_tokens', max_prompt_tokens, 1),
-    ('max_new_tokens', max_new_tokens, 1),
-    ('max_waiting', max_waiting, 0),
-  ):
-    if not value >= least:
-      raise ValueError(f'--{option}={value}: expected at least {least}.')
+  check_options(
+    max_prompt_tokens=(max_prompt_tokens, 1, None),
+    max_new_tokens=(max_new_tokens, 1, None),
+    max_waiting=(max_waiting, 0, None),
+  )
+  engine.check()
   token = read_token(token_env)
   files = model_files.find(model, step=step)
-  loaded_tokenizer = files.load_tokenizer(tokenizer)
+  loaded_tokenizer = files.load_tokenizer(engine.tokenizer)
   # Before the weights are loaded, so that a port in use fails at once.
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):
       print(warning, file=sys.stderr)
-    decoder = files.decoder(dtype=dtype, tensor=tensor)
-    slots = decoder.layout.whole_batch(slots)
+    decoder = files.decoder(dtype=engine.dtype, tensor=engine.tensor)
+    slots = decoder.layout.whole_batch(engine.slots)
     plan = Plan(
       slots=slots,
       group=GROUP,
       prompts=slots,
       max_prompt_tokens=max_prompt_tokens,
       max_new_tokens=max_new_tokens,
-      cache_dtype=cache_dtype,
+      cache_dtype=engine.cache_dtype,
       sizes=Sizes(stops=max(1, len(loaded_tokenizer.eos_ids))),
     )
     plan_lib.check(plan, decoder)
@@ -110,13 +100,13 @@ def serve(
       group=GROUP,
     )
     files.warn_of_length(max_prompt_tokens, max_new_tokens)
-    params = files.load_params(layout=decoder.layout, dtype=dtype)
+    params = files.load_params(layout=decoder.layout, dtype=engine.dtype)
     limits = http.Limits(connections=room_for(served.max_samples))
-    with Engine(decoder, params, plan, consume=True) as engine:
+    with Engine(decoder, params, plan, consume=True) as running:
       progress.waiting('compiling the sampler')
-      warm_up(engine)
+      warm_up(running)
       try:
-        asyncio.run(_run(engine, served, sock, token, limits))
+        asyncio.run(_run(running, served, sock, token, limits))
       except RuntimeError as error:
         if isinstance(error.__cause__, FloatingPointError):
           raise FloatingPointError(str(error)) from error

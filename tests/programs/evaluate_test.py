@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from rlpt_jax import cli
+from rlpt_jax.completions import current_model, jobs
+from rlpt_jax.completions.options import EngineOptions
 from rlpt_jax.core import weights
-from rlpt_jax.core.tokenizer import ByteTokenizer
-from rlpt_jax.core.types import Example
 from rlpt_jax.evaluation import next_segment, questions
 from rlpt_jax.inference import model_files
 from rlpt_jax.llm import remote
@@ -146,7 +145,7 @@ def test_checkpoints_share_an_engine(data, checkpoints, tmp_path, monkeypatch):
       super().__init__(*arguments, **options)
       engines.append(self)
 
-  monkeypatch.setattr(evaluate_lib, 'Engine', Engine)
+  monkeypatch.setattr(current_model, 'Engine', Engine)
   both = [f'{checkpoints}@1', checkpoints]
   options = ['--benchmarks', 'mmlu']
   assert _evaluate(tmp_path / 'both', data, *options, models=both) == 0
@@ -176,8 +175,9 @@ def test_a_judge_is_tried_before_a_model_is_loaded(data, tmp_path, monkeypatch):
   )
   with pytest.raises(ValueError, match="answered 'Sure!'"):
     evaluate_lib.evaluate(
-      (RANDOM,), benchmarks=[ships], out=tmp_path, tokenizer='bytes'
-    )
+      (RANDOM,), benchmarks=[ships], out=tmp_path,
+      engine=EngineOptions(tokenizer='bytes'),
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -193,12 +193,12 @@ def test_what_is_there_is_not_done_again(keep, data, tmp_path, monkeypatch):
   (out / 'results.jsonl').unlink()
   asked = []
 
-  def requests(self, sampling):
-    asked.extend(self.asked.ids[self.done :])
-    return plain(self, sampling)
+  def request(self, i):
+    asked.append(self.ids[i])
+    return plain(self, i)
 
-  plain = evaluate_lib.Task.requests
-  monkeypatch.setattr(evaluate_lib.Task, 'requests', requests)
+  plain = jobs.Job.request
+  monkeypatch.setattr(jobs.Job, 'request', request)
   assert _evaluate(out, data, '--benchmarks', 'gsm8k', 'mmlu') == 0
   assert asked == [f'gsm8k/{i}' for i in range(int(keep) // 2, 6)]
   assert _files(out) == whole
@@ -223,22 +223,6 @@ def test_no_verdict_is_no_zero(data, tmp_path, monkeypatch, capsys):
   assert _files(out) == before
 
 
-def test_a_reward_may_return_mere_numbers():
-  example = Example(np.array([1]), ('a',), 'asr', 'corpus', 'd', 0)
-  asked = questions.Questions(
-    'mine', ['p'], ['?'], [example], ['asr'], 2,
-    lambda examples, completions: [1, None],
-  )  # fmt: skip
-  completion = SimpleNamespace(tokens=[1, 2])
-  group = [
-    SimpleNamespace(text=text, completion=completion, finish_reason='stop')
-    for text in 'ab'
-  ]
-  [lines] = evaluate_lib.judged(asked, 0, iter([group]))
-  found = [(line['reward'], line['reason']) for line in lines]
-  assert found == [(1.0, 'scored'), (None, 'none')]
-
-
 def test_other_settings_do_not_mix(data, tmp_path, capsys):
   out = tmp_path / 'out'
   assert _evaluate(out, data, '--benchmarks', 'mmlu') == 0
@@ -261,7 +245,7 @@ def test_other_settings_do_not_mix(data, tmp_path, capsys):
 def test_settings_of_nothing_are_forgotten(data, tmp_path, monkeypatch):
   out, options = tmp_path / 'out', ['--benchmarks', 'mmlu']
   with monkeypatch.context() as patch:
-    patch.setattr(evaluate_lib, 'Engine', None)  # As if it had no room.
+    patch.setattr(current_model, 'Engine', None)  # As if it had no room.
     with pytest.raises(TypeError):
       _evaluate(out, data, *options, '--seed', 1)
   assert _evaluate(out, data, *options) == 0
@@ -291,25 +275,6 @@ def test_a_mistake_is_one_line(
   assert _evaluate(out, data, *arguments, models=models) == 2
   assert message in capsys.readouterr().err.splitlines()[0]
   assert not (out / 'results.jsonl').exists()
-
-
-def test_the_prompt_is_what_the_model_reads(data):
-  (loaded,) = questions.load(['mmlu'], data, chat=False)
-  asked = questions.ask(
-    loaded, questions.Scorers(), ByteTokenizer(), source='bytes', chat=False,
-    n=None, limit=None,
-  )  # fmt: skip
-  files = model_files.find(RANDOM)
-  task = evaluate_lib.Task('a', files, asked, data, ByteTokenizer(), (256,), {})
-  sampling = {'seed': 3, 'max_new_tokens': 5, 'temperature': 0.5, 'stop': []}
-  requests = list(task.requests(sampling))
-  assert [r.id for r in requests] == [f'mmlu/{i}' for i in range(4)]
-  assert ByteTokenizer().decode(requests[0].prompt_tokens) == asked.prompts[0]
-  assert (requests[0].samples, requests[0].seed) == (1, 3)
-  assert requests[0].stops == ((256,),)
-  asked.examples[1].prompt_tokens[0] = 259
-  with pytest.raises(ValueError, match='mmlu/1: token 259 is beyond'):
-    evaluate_lib.check_lengths(asked, files)
 
 
 # Runs that end too early, as processes of their own.

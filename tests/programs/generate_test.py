@@ -19,14 +19,13 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rlpt_jax import cli
-from rlpt_jax.completions import asked
+from rlpt_jax.completions import current_model, jobs, tokenized
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.core import weights
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface, zoo
-from rlpt_jax.programs import generate as generate_lib
 from rlpt_jax.programs.convert import convert
 from rlpt_jax.sampling import engine as engine_lib
 from rlpt_jax.training.checkpoints import Store
@@ -185,7 +184,7 @@ def test_a_stop_is_found_in_the_text(bpe_model, tmp_path):
   prompts.write_text('import\ndef\n')
   assert _generate(bpe_model, prompts, whole, '-n', 64) == 0
   tokenizer = tokenizer_lib.load(bpe_model)
-  (special,) = asked.special_ids(tokenizer, ('<|im_end|>',))
+  (special,) = tokenized.special_ids(tokenizer, ('<|im_end|>',))
   # The end of a token and the beginning of the next, as no token is.
   lines = _lines(whole)
   first, second = map(
@@ -259,9 +258,9 @@ def test_what_has_ended_makes_room(bpe_model, tmp_path, monkeypatch):
       super().__init__(*arguments, **options)
       engines.append(self)
 
-  monkeypatch.setattr(generate_lib, 'Engine', Engine)
+  monkeypatch.setattr(current_model, 'Engine', Engine)
   monkeypatch.setattr(
-    generate_lib.Progress, 'update', lambda self, *now: updates.append(now)
+    jobs.Progress, 'update', lambda self, *now: updates.append(now)
   )
   prompts, whole = tmp_path / 'p.txt', tmp_path / 'whole.jsonl'
   prompts.write_text(''.join(f'{"def " * (i % 4)}is\n' for i in range(16)))

@@ -62,13 +62,15 @@ def assert_same_greedy_text(folder, prompt, tmp_path):
   import torch
   import transformers
 
+  from rlpt_jax.completions.options import EngineOptions, SamplingOptions
   from rlpt_jax.programs.generate import generate
 
   asked, answered = tmp_path / 'asked.jsonl', tmp_path / 'answered.jsonl'
   asked.write_text(json.dumps({'prompt': prompt}) + '\n')
   generate(
-    folder, prompts=asked, out=answered, max_new_tokens=24, temperature=0.0,
-    slots=1,
+    folder, prompts=asked, out=answered,
+    sampling=SamplingOptions(max_new_tokens=24, temperature=0.0),
+    engine=EngineOptions(slots=1),
   )  # fmt: skip
   ours = json.loads(answered.read_text())['completion_tokens']
   model = transformers.AutoModelForCausalLM.from_pretrained(

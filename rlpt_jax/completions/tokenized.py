@@ -12,14 +12,13 @@ from rlpt_jax.inference.model_files import ModelFiles
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class TokenizedPrompts:
   """The prompts of one file, tokenized for one model."""
 
   prompts: list[Prompt]
   tokens: list[tuple[int, ...]]  # One tuple per prompt.
   tokenizer: Tokenizer | None  # None: the run uses token ids only.
-  stop: tuple[str, ...]  # The --stop texts; some may name special tokens.
-  stop_ids: tuple[int, ...]  # The ids of those tokens, and the EOS ids.
+  stop_ids: tuple[int, ...]  # Of EOS, and of special tokens in --stop.
 
   @property
   def longest(self) -> int:
@@ -42,7 +41,7 @@ def read(
   chat: bool,
   stop: tuple[str, ...],
   max_prompt_tokens: int | None,
-) -> Asked:
+) -> TokenizedPrompts:
   """Reads and tokenizes a prompts file; raises at the first invalid prompt."""
   prompts = prompt_files.read_prompts(path)
   has_text = any('prompt' in prompt.fields for prompt in prompts)
@@ -53,7 +52,7 @@ def read(
   check_tokens(tokens, prompts, files.config.vocab_size, max_prompt_tokens)
   eos_ids = loaded.eos_ids if loaded else files.eos_ids()
   stop_ids = eos_ids + special_ids(loaded, stop)
-  return Asked(prompts, tokens, loaded, stop, stop_ids)
+  return TokenizedPrompts(prompts, tokens, loaded, stop_ids)
 
 
 def tokens_of(

@@ -2,13 +2,13 @@
 
 import pytest
 
-from rlpt_jax.completions import asked
+from rlpt_jax.completions import tokenized
 from rlpt_jax.core.tokenizer import ByteTokenizer
 
 
 def test_special_ids():
   tokenizer = ByteTokenizer()
-  assert asked.special_ids(None, ()) == ()
-  assert asked.special_ids(tokenizer, ('a', '<eos', '<pad>')) == (257,)
+  assert tokenized.special_ids(None, ()) == ()
+  assert tokenized.special_ids(tokenizer, ('a', '<eos', '<pad>')) == (257,)
   with pytest.raises(ValueError, match=r"'<eos>' is a special token, which"):
-    asked.special_ids(tokenizer, ('<eos>\n',))
+    tokenized.special_ids(tokenizer, ('<eos>\n',))

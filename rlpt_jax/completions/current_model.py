@@ -1,0 +1,59 @@
+"""The model that a command samples from at the moment."""
+
+import jax
+
+from rlpt_jax.completions.options import EngineOptions, split_evenly
+from rlpt_jax.inference import model_files
+from rlpt_jax.inference.model_files import ModelFiles
+from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.training import fingerprints
+
+
+class CurrentModel:
+  """Holds one model at a time; models of one architecture share an engine.
+
+  engine: samples from the model.
+  fingerprint: 32 bits that tell its weights from others.
+  """
+
+  def __init__(self, plan: Plan, options: EngineOptions):
+    self._plan, self._options = plan, options
+    self._files: ModelFiles | None = None
+    self.engine: Engine | None = None
+    self.fingerprint: int | None = None
+
+  def __enter__(self) -> 'CurrentModel':
+    return self
+
+  def __exit__(self, *_):
+    if self.engine:
+      self.engine.close()
+
+  def load(self, files: ModelFiles, about: str = ''):
+    """Replaces the model, unless it is the current one.
+
+    about: printed with the model's description and the memory that it takes.
+    """
+    if files is self._files:
+      return
+    options = self._options
+    decoder = files.decoder(dtype=options.dtype, tensor=options.tensor)
+    plan = split_evenly(self._plan, decoder.layout)
+    memory = plan_lib.check(plan, decoder)
+    if jax.process_index() == 0:
+      print(
+        f'{about}{model_files.describe(files.config)}; {plan.slots} slots, '
+        f'{memory.total / 2**20:,.1f} MiB on each device',
+        flush=True,
+      )
+    params = files.load_params(layout=decoder.layout, dtype=options.dtype)
+    self.fingerprint = fingerprints.of_tree(params)
+    if self.engine and self.engine.decoder.config == decoder.config:
+      self.engine.publish(params)
+    else:
+      if self.engine:
+        self.engine.close()
+      self.engine = Engine(decoder, params, plan, consume=True)
+    self._files = files

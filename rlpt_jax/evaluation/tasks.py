@@ -1,0 +1,140 @@
+"""One benchmark for one model: its questions, and the answers so far."""
+
+import itertools
+import math
+import pathlib
+from collections.abc import Iterator
+
+import jax
+
+from rlpt_jax.completions.group_files import GroupFile, Line
+from rlpt_jax.completions.jobs import Job
+from rlpt_jax.completions.options import SamplingOptions
+from rlpt_jax.completions.prompt_files import Prompt
+from rlpt_jax.completions.tokenized import check_tokens, special_ids
+from rlpt_jax.core import settings as settings_lib
+from rlpt_jax.core.one_host import broadcast, on_one_host
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.evaluation import questions, results
+from rlpt_jax.evaluation.questions import Questions
+from rlpt_jax.inference import judges
+from rlpt_jax.inference.model_files import ModelFiles
+from rlpt_jax.rewards import scores
+from rlpt_jax.sampling import rollouts
+
+
+class Task:
+  """One benchmark for one model, with the answers of an earlier run.
+
+  options: what the results depend on, beside the model and the benchmark.
+  """
+
+  def __init__(
+    self,
+    model: str,
+    files: ModelFiles,
+    asked: Questions,
+    tokenizer: Tokenizer,
+    *,
+    out: pathlib.Path,
+    sampling: SamplingOptions,
+    options: Line,
+  ):
+    self.model, self.files, self.asked = model, files, asked
+    self.options = options
+    self.tally = results.Tally()
+    self.job = Job(
+      file=GroupFile(
+        out / 'answers' / model / f'{asked.name}.jsonl',
+        program='rlpt evaluate',
+        advice='take another --out',
+      ),
+      ids=asked.ids,
+      tokens=[tuple(x.prompt_tokens.tolist()) for x in asked.examples],
+      samples=asked.samples,
+      sampling=sampling,
+      stop_ids=tokenizer.eos_ids + special_ids(tokenizer, sampling.stop),
+      tokenizer=tokenizer,
+      to_lines=lambda first, groups: judged(asked, first, groups),
+      tally=self.tally,
+      what='problems',
+      source=model,
+    )
+    # The ids of problems say where they are from.
+    where = [Prompt(id, {}) for id in asked.ids]
+    check_tokens(self.job.tokens, where, files.config.vocab_size, None)
+    self.check_settings()
+    self._read_done()
+
+  @property
+  def settings(self) -> Line:
+    return {
+      'model': self.files.name,
+      'step': self.files.step,
+      'benchmark': self.asked.name,
+      'problems': self.asked.digest,
+      'samples': self.asked.samples,
+      **self.options,
+    }
+
+  def check_settings(self, **more):
+    """Raises if the file of answers was begun with other settings."""
+    if jax.process_index() == 0:
+      self.job.file.check_settings(self.settings | more)
+
+  def _read_done(self):
+    if jax.process_index() == 0:
+      expected = [{'problem': id} for id in self.asked.ids]
+      needed = ('reward', 'reason', 'tokens', 'finish_reason')
+      groups = self.job.file.groups(expected, self.asked.samples, needed)
+      for lines, self.tally.num_bytes in groups:
+        self.tally.add(lines)
+    self.job.done = broadcast(self.tally.problems)
+
+  def result(self, ks: tuple[int, ...]) -> Line:
+    """Returns its line of results.jsonl."""
+    numbers = results.result(self.tally, self.asked.groups, ks)
+    return {
+      'model': self.model,
+      'benchmark': self.asked.name,
+      'step': self.files.step,
+      **numbers,
+      'settings': self.options,
+    }
+
+
+def judged(
+  asked: Questions, first: int, groups: Iterator[list[rollouts.Sample]]
+) -> Iterator[list[Line]]:
+  """Yields the lines of each group, starting with that of problem `first`."""
+  parts = settings_lib.objects(asked.reward)
+  # A local judge computes on all hosts, so all must call it.
+  is_local = any(isinstance(part, judges.LocalModel) for part in parts)
+  reward = asked.reward if is_local else on_one_host(asked.reward)
+  while some := list(itertools.islice(groups, asked.together)):
+    examples = asked.examples[first : first + len(some)]
+    texts = [[sample.text for sample in group] for group in some]
+    found = questions.decided(scores.ask(reward, examples, texts))
+    for group, rewards_G, reasons_G in zip(
+      some, found.rewards_PG, found.reasons_PG, strict=True
+    ):
+      verdicts = zip(group, rewards_G, reasons_G, strict=True)
+      yield [line(asked, first, g, *v) for g, v in enumerate(verdicts)]
+      first += 1
+
+
+def line(
+  asked: Questions, p: int, g: int, sample: rollouts.Sample, reward, reason
+) -> Line:
+  """Returns the line for sample g of problem p in the file of answers."""
+  return {
+    'problem': asked.ids[p],
+    'sample': g,
+    'reward': None if math.isnan(reward) else float(reward),
+    'reason': str(reason),
+    'right': asked.examples[p].references[0],
+    'finish_reason': sample.finish_reason,
+    'tokens': len(sample.completion.tokens),
+    'prompt': asked.prompts[p],
+    'completion': sample.text,
+  }
