@@ -1,8 +1,9 @@
 """Builds a frozen config from gin files and bindings; errors name the line.
 
-Each file imports what it configures, so none of our classes needs a decorator,
-and a name that does not exist is an error. Bindings see the imports of the
-files and of what they include. Later settings win.
+Our modules have short names (core/names.py); a file imports other modules that
+it configures. So no class needs a decorator, and a name that does not exist is
+an error. Bindings see the imports of the files and of what they include. Later
+settings win.
 
 gin's parser reads the syntax, but gin's registry is not used. Its errors name
 no line, and its functions look up their arguments when they are called: they

@@ -17,6 +17,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from rlpt_jax.core import names
+
 COMMAND_LINE = 'command line'
 
 
@@ -283,13 +285,15 @@ class Symbols:
 
   def find(self, selector: str, place: Place) -> Any:
     """Returns the function or class of that name."""
-    first, *names = selector.split('.')
+    first, *path_inside = selector.split('.')
+    if first not in self._modules and first in names.MODULES:
+      self._modules[first] = importlib.import_module(names.MODULES[first])
     if first not in self._modules:
       raise ValueError(
         f'{place}: {first!r} is not imported{self._import_of(first)}'
       )
     path, thing = first, self._modules[first]
-    for name in names:
+    for name in path_inside:
       if not hasattr(thing, name):
         raise ValueError(
           f'{place}: {path} has no {name!r}{nearest(name, _public(thing))}'
@@ -312,7 +316,7 @@ class Symbols:
     for path in sorted(root.rglob(f'{name}.py')):
       parts = path.relative_to(root.parent).with_suffix('').parts
       return f': add "from {".".join(parts[:-1])} import {name}".'
-    return nearest(name, self._modules)
+    return nearest(name, [*self._modules, *names.MODULES])
 
 
 def _imported(statement: Statement) -> Any:

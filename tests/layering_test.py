@@ -38,7 +38,7 @@ MAY_IMPORT = {
   | {
     'serving', 'runs', 'rollout', 'completions', 'evaluation', 'quickstart',
   },
-  'gin_files': set(),
+  'gin_files': {'core'},
   'gin_config': {'core', 'gin_files'},
   'cli': {'core', 'gin_config', 'programs'},
 }  # fmt: skip

@@ -4,6 +4,7 @@ A dataclass becomes its fields; a function becomes its name with its bound
 arguments and closure variables, so text_match(prefix) differs from
 text_match(exact). Any other object becomes its class name, plus the result of
 its method `settings`, if it has one that returns what its answers depend on.
+Names are those of names.py, which last when a module moves.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from rlpt_jax.core import names
 
 MISSING = 'nothing'
 
@@ -88,7 +91,7 @@ def _name(value: Any) -> str:
   thing = value.func if isinstance(value, functools.partial) else value
   if not hasattr(thing, '__qualname__'):
     thing = type(thing)
-  return f'{thing.__module__}.{thing.__qualname__}'
+  return f'{names.short(thing.__module__)}.{thing.__qualname__}'
 
 
 def flat(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:

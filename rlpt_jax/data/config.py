@@ -2,11 +2,6 @@
 
 A gin file sets it, with a block for each corpus:
 
-  from __gin__ import dynamic_registration
-  from rlpt_jax.data import config
-  from rlpt_jax.data import sources
-  from rlpt_jax.data import tasks
-
   wiki/sources.Files.name = 'wiki'
   wiki/sources.Files.files = 'wiki/*.jsonl.gz'
 

@@ -2,12 +2,6 @@
 
 A gin file can set more than a glob can:
 
-  from __gin__ import dynamic_registration
-  from rlpt_jax.data import config, sources, tasks
-  from rlpt_jax.inference import judges
-  from rlpt_jax.evaluation import next_segment
-  from rlpt_jax.rewards import judge
-
   wiki/sources.Files.name = 'wiki'
   wiki/sources.Files.files = 'held_out/*.jsonl'
   config.Data.corpora = [@wiki/sources.Files()]

@@ -40,8 +40,7 @@ def test_a_difference_is_named():
     reward=text_match.text_match(text_match.overlap),
   )  # fmt: skip
   assert settings.differences(before, settings.described(other)) == [
-    "reward.match was 'rlpt_jax.rewards.text_match.exact', now "
-    "'rlpt_jax.rewards.text_match.overlap'",
+    "reward.match was 'text_match.exact', now 'text_match.overlap'",
     'optimizer.learning_rate was 0.001, now 0.002',
     "names.2 was nothing, now 'c'",
   ]
@@ -50,11 +49,11 @@ def test_a_difference_is_named():
 def test_functions_are_what_was_bound_to_them():
   bound = functools.partial(text_match.prefix, min_share=0.5)
   found = settings.described({'match': bound, 'x': np.float32(0.5)})
-  name = 'rlpt_jax.rewards.text_match.prefix'
+  name = 'text_match.prefix'
   assert found == {'match': {'is': name, 'min_share': 0.5}, 'x': 0.5}
   # Of an object that is no dataclass, the class: addresses differ.
   assert settings.described(object()) == 'builtins.object'
-  assert settings.described(AdamW) == 'rlpt_jax.training.optimizer.AdamW'
+  assert settings.described(AdamW) == 'optimizer.AdamW'
   method = settings.described(AdamW(learning_rate=1.0).__post_init__)
   assert method['self']['learning_rate'] == 1.0
 

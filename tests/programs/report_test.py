@@ -157,7 +157,7 @@ def test_what_a_setting_is_stands_under_its_own_path():
 
 def test_the_function_that_finds_answers_is_the_rewards():
   assert report.finder({}) == (extract.prediction, START)
-  name = 'rlpt_jax.rewards.extract.'
+  name = 'extract.'
   config = {'reward': {'is': 'f', 'find': f'{name}boxed'}}
   find, mark = report.finder(config)
   assert find.func is extract.boxed and mark == r'\boxed'
@@ -168,9 +168,9 @@ def test_the_function_that_finds_answers_is_the_rewards():
 
 
 def test_the_judge_is_named_where_it_alone_gives_the_reward():
-  judged = {'is': 'rlpt_jax.rewards.judge._judged.<locals>.reward'}
-  beside = {'is': 'rlpt_jax.quickstart.truth.beside', 'reward': judged}
-  summed = {'is': 'rlpt_jax.rewards.combine.weighted', 'rewards': [judged]}
+  judged = {'is': 'judge._judged.<locals>.reward'}
+  beside = {'is': 'truth.beside', 'reward': judged}
+  summed = {'is': 'combine.weighted', 'rewards': [judged]}
   found = [
     report.judge_of({'reward': reward}) for reward in (judged, beside, summed)
   ]

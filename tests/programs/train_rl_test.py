@@ -298,7 +298,7 @@ def alone(rewards_PG):
     (
       {'sampling': Sampling(samples=1)},
       'samples=1: a completion alone teaches nothing, since '
-      'rlpt_jax.algorithms.advantages.group_normalized compares it with its '
+      'advantages.group_normalized compares it with its '
       'group; expected at least 2',
     ),
     (
@@ -364,7 +364,7 @@ def test_another_config_is_refused(task, tmp_path):
   with pytest.raises(ValueError, match='with other settings is there') as error:
     train_rl(other, workdir=tmp_path)
   assert 'prompts was 16, now 8' in str(error.value)
-  assert "loss was 'rlpt_jax.algorithms.losses.ppo'" in str(error.value)
+  assert "loss was 'losses.ppo'" in str(error.value)
   # How far it goes may change.
   train_rl(dataclasses.replace(config, num_steps=2), workdir=tmp_path)
   assert [line['step'] for line in metrics(tmp_path)] == [0, 1]

@@ -101,8 +101,7 @@ def test_another_way_to_find_the_answer(verifier):
   ) as verifier:
     # A run that asks it in the one way does not go on in the other.
     assert settings.differences(usual, settings.described(verifier)) == [
-      "find was 'rlpt_jax.rewards.extract.boxed', now "
-      "'rlpt_jax.rewards.extract.prediction'"
+      "find was 'extract.boxed', now 'extract.prediction'"
     ]
     found = verifier(
       [example('5')], [[f'{extract.START}10/2{extract.END}', r'\boxed{5}']]

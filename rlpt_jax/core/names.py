@@ -1,0 +1,45 @@
+"""Short names of the modules that settings come from.
+
+Gin files say `losses.ppo` without an import, and a run's config.json records
+`losses.ppo`. When a module moves, change its line here: gin files keep working,
+and runs resume.
+"""
+
+MODULES = {
+  'advantages': 'rlpt_jax.algorithms.advantages',
+  'brackets': 'rlpt_jax.rewards.brackets',
+  'choice': 'rlpt_jax.rewards.choice',
+  'collecting': 'rlpt_jax.rollout.collecting',
+  'combine': 'rlpt_jax.rewards.combine',
+  'config': 'rlpt_jax.data.config',
+  'extract': 'rlpt_jax.rewards.extract',
+  'final_answer': 'rlpt_jax.rewards.final_answer',
+  'judge': 'rlpt_jax.rewards.judge',
+  'judges': 'rlpt_jax.inference.judges',
+  'kl': 'rlpt_jax.algorithms.kl',
+  'layout': 'rlpt_jax.core.layout',
+  'likelihood': 'rlpt_jax.rewards.likelihood',
+  'losses': 'rlpt_jax.algorithms.losses',
+  'math_verifier': 'rlpt_jax.rewards.math_verifier',
+  'models': 'rlpt_jax.models.config',
+  'next_segment': 'rlpt_jax.evaluation.next_segment',
+  'optimizer': 'rlpt_jax.training.optimizer',
+  'reductions': 'rlpt_jax.algorithms.reductions',
+  'remote': 'rlpt_jax.llm.remote',
+  'scores': 'rlpt_jax.rewards.scores',
+  'scoring': 'rlpt_jax.models.scoring',
+  'segment': 'rlpt_jax.data.segment',
+  'sources': 'rlpt_jax.data.sources',
+  'tables': 'rlpt_jax.data.tables',
+  'tasks': 'rlpt_jax.data.tasks',
+  'text_match': 'rlpt_jax.rewards.text_match',
+  'train_rl': 'rlpt_jax.programs.train_rl',
+  'train_sft': 'rlpt_jax.programs.train_sft',
+  'truth': 'rlpt_jax.quickstart.truth',
+}
+_NAMES = {module: name for name, module in MODULES.items()}
+
+
+def short(module: str) -> str:
+  """Returns the short name of a module; others keep their own."""
+  return _NAMES.get(module, module)
