@@ -1,5 +1,6 @@
 """Devices, reference models and memory that tests share; what a run prints."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -17,6 +18,8 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+# The models of torch are tiny: its threads would only wait for each other.
+os.environ['OMP_NUM_THREADS'] = '1'
 # Where this is set each process compiles what it imports again.
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 
@@ -61,6 +64,12 @@ def pytest_collection_modifyitems(items):
       'tensorflow' in item.fixturenames, places.get(item.path, len(places))
     )
   )  # fmt: skip
+
+
+def pytest_collection_finish():
+  """What was imported stays: later collections of garbage need not visit it."""
+  gc.collect()
+  gc.freeze()
 
 
 def memory_mib() -> float:

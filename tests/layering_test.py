@@ -3,6 +3,7 @@ test for every module. Each rule is also shown a planted violation.
 """
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -93,9 +94,15 @@ def sources() -> dict[str, str]:
   }
 
 
-def imports(source: str):
+@functools.cache
+def parsed(source: str) -> ast.Module:
+  return ast.parse(source)
+
+
+@functools.cache
+def imports(source: str) -> list[tuple[str, bool]]:
   """(module, whether it happens on import) of every import."""
-  tree = ast.parse(source)
+  tree, found = parsed(source), []
   inside = {
     node
     for function in ast.walk(tree)
@@ -110,7 +117,8 @@ def imports(source: str):
       assert node.level == 0, 'relative imports hide who imports whom'
       names = [f'{node.module}.{alias.name}' for alias in node.names]
     for name in names:
-      yield name, node not in inside
+      found.append((name, node not in inside))
+  return found
 
 
 def wrong_directions(files: dict[str, str]) -> list[str]:
@@ -187,7 +195,7 @@ def long_functions(files: dict[str, str]) -> list[str]:
   long = []
   for path, source in files.items():
     program = pathlib.Path(path).stem if '/programs/' in path else None
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
       # A program is one function, read from top to bottom.
       if isinstance(node, ast.FunctionDef) and node.name != program:
         lines = node.end_lineno - node.lineno + 1
