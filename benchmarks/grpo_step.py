@@ -87,11 +87,11 @@ def measure(arguments) -> dict:
   from rlpt_jax.models import decoder as decoder_lib
   from rlpt_jax.models import flops, scoring
   from rlpt_jax.models.config import Compute, Decoder
-  from rlpt_jax.sampling import rollouts
   from rlpt_jax.sampling.decode import bucket
   from rlpt_jax.sampling.engine import Engine
   from rlpt_jax.sampling.plan import Plan
   from rlpt_jax.sampling.requests import Request
+  from rlpt_jax.sampling.sampler import Sampler
   from rlpt_jax.training.experience import Group, make_batch
   from rlpt_jax.training.learner import make_state, make_update
   from rlpt_jax.training.optimizer import AdamW, make_optimizer
@@ -143,7 +143,7 @@ def measure(arguments) -> dict:
       )
       for p, text in enumerate(some)
     ]  # fmt: skip
-    samples = list(rollouts.complete(engine, requests, tokenizer))
+    samples = list(Sampler(engine).complete(requests, tokenizer))
     sampled = time.perf_counter()
     groups = [
       Group(

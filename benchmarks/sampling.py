@@ -57,6 +57,7 @@ from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sampler
 
 GROUP = 8
 SIZES = {
@@ -107,7 +108,7 @@ def measure_spec(arguments) -> dict:
       max_new_tokens=arguments.completion_length, chunk=32,
     )  # fmt: skip
     engine = Engine(decoder, params, plan)
-    sample = lambda requests: list(engine.run(requests))  # noqa: E731
+    sample = lambda requests: list(Sampler(engine).run(requests))  # noqa: E731
   else:
     sample = functools.partial(decode.sample, decoder, publish(decoder, params))
   del params
@@ -234,8 +235,11 @@ def measure_tail(arguments) -> dict:
     for first in range(0, len(requests), rows):
       decode.sample(decoder, published, requests[first : first + rows])
 
-  samplers = {'engine': lambda: list(engine.run(requests)), 'static': static}
-  list(engine.run(requests[:rows]))  # Compiles both.
+  samplers = {
+    'engine': lambda: list(Sampler(engine).run(requests)),
+    'static': static,
+  }
+  list(Sampler(engine).run(requests[:rows]))  # Compiles both.
   decode.sample(decoder, published, requests[:rows])
   engine.counts.clear()
   seconds = {name: [] for name in samplers}

@@ -3,6 +3,7 @@ started again, each ends as the run that nothing happened to, bit by bit.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,8 +17,9 @@ import pytest
 from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.rewards import extract, judge
+from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.rollout.collecting import Sampling
-from rlpt_jax.sampling import rollouts
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import mortal
@@ -223,16 +225,23 @@ def of_remote_judge(server, cache, events: Events):
     first_delay=0.01, longest_delay=0.1, open_after=3, wait=1.0
   )
   endpoint = remote.Endpoint(url=server.url, model='judge')
-  ask = judge.by_answer(
+  asked = judge.ByAnswer(
     remote.Remote(endpoint, patience, cache=cache), reference=judge.asked,
     find=extract.after_thinking, min_share=0,
   )  # fmt: skip
+  return Eventful(asked, events)
 
-  def reward(examples, completions):
-    events.before(examples)
-    return ask(examples, completions)
 
-  return reward
+@dataclasses.dataclass(frozen=True)
+class Eventful(Reward):
+  """Lets something happen before its judge is asked."""
+
+  judge: Reward
+  events: Events
+
+  def __call__(self, examples, completions):
+    self.events.before(examples)
+    return self.judge(examples, completions)
 
 
 def sensible(prompt, nth):
@@ -247,14 +256,14 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
   examples are tried. Nothing is sampled twice.
   """
   sampled = {'whole': [], 'run': []}
-  complete = rollouts.complete
+  complete = Sampler.complete
 
   def train(name, *events):
-    def noted(engine, requests, *arguments, **options):
+    def noted(sampler, requests, *arguments, **options):
       sampled[name] += [request.id for request in requests]
-      return complete(engine, requests, *arguments, **options)
+      return complete(sampler, requests, *arguments, **options)
 
-    monkeypatch.setattr(rollouts, 'complete', noted)
+    monkeypatch.setattr(Sampler, 'complete', noted)
     config = learning_task.short(
       folder, mortal.RANDOM, num_steps=4, held_out_every=2,
       reward=of_remote_judge(

@@ -35,12 +35,12 @@ from rlpt_jax.training import optimizer
 
 RATE = 1e-3
 optimizer.AdamW.learning_rate = %RATE
-text_match.text_match.match = @text_match.overlap
+text_match.TextMatch.match = @text_match.overlap
 collecting.Sampling.samples = 8
 
 train_rl.Config.model = 'random:tiny_qwen3'
 train_rl.Config.data = @config.Data()
-train_rl.Config.reward = @text_match.text_match()
+train_rl.Config.reward = @text_match.TextMatch()
 train_rl.Config.optimizer = @optimizer.AdamW()
 train_rl.Config.sampling = @collecting.Sampling()
 train_rl.Config.layout = @learner/layout.Axes()

@@ -98,16 +98,16 @@ def encode(text: str) -> list[int]:
 def rewards(text: str):
   """Every reward; those that ask a judge hear the same text from it."""
   find = extract.after_thinking
-  yield brackets.brackets()
-  yield choice.choice()
-  yield truth.truth()
+  yield brackets.Brackets()
+  yield choice.Choice()
+  yield truth.truth
   for match in (
     text_match.exact, text_match.whole_segments, text_match.prefix,
     text_match.overlap, text_match.common_prefix,
   ):  # fmt: skip
-    yield text_match.text_match(match, find=find)
-  yield judge.by_answer(lambda asked: [text] * len(asked), find=find)
-  yield likelihood.likelihood(
+    yield text_match.TextMatch(match, find=find)
+  yield judge.ByAnswer(lambda asked: [text] * len(asked), find=find)
+  yield likelihood.Likelihood(
     lambda contexts, _: [-1.0] * len(contexts), encode=encode
   )
   with pytest.MonkeyPatch.context() as patch:
@@ -197,8 +197,8 @@ def test_marks_are_not_sorted_in_long_words(monkeypatch):
 
   monkeypatch.setattr(text_match.unicodedata, 'normalize', noted)
   text = '[[' + 'e\u0301\u0316' * 10_000 + ']]'
-  brackets.brackets()(EXAMPLES[:1], [[text]])
-  text_match.text_match(text_match.prefix, find=extract.after_thinking)(
+  brackets.Brackets()(EXAMPLES[:1], [[text]])
+  text_match.TextMatch(text_match.prefix, find=extract.after_thinking)(
     EXAMPLES[:1], [[text]]
   )
   assert max(lengths) <= 200 and len(lengths) > 300

@@ -8,28 +8,29 @@ from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training import fingerprints
 
 
 class CurrentModel:
-  """Holds one model at a time; models of one architecture share an engine.
+  """Holds one model at a time; models of one architecture share a sampler.
 
-  engine: samples from the model.
+  sampler: samples from the model.
   fingerprint: 32 bits that tell its weights from others.
   """
 
   def __init__(self, plan: Plan, options: EngineOptions):
     self._plan, self._options = plan, options
     self._files: ModelFiles | None = None
-    self.engine: Engine | None = None
+    self.sampler: Sampler | None = None
     self.fingerprint: int | None = None
 
   def __enter__(self) -> 'CurrentModel':
     return self
 
   def __exit__(self, *_):
-    if self.engine:
-      self.engine.close()
+    if self.sampler:
+      self.sampler.close()
 
   def load(self, files: ModelFiles, about: str = ''):
     """Replaces the model, unless it is the current one.
@@ -50,10 +51,10 @@ class CurrentModel:
       )
     params = files.load_params(layout=decoder.layout, dtype=options.dtype)
     self.fingerprint = fingerprints.of_tree(params)
-    if self.engine and self.engine.decoder.config == decoder.config:
-      self.engine.publish(params)
+    if self.sampler and self.sampler.decoder.config == decoder.config:
+      self.sampler.publish(params)
     else:
-      if self.engine:
-        self.engine.close()
-      self.engine = Engine(decoder, params, plan, consume=True)
+      if self.sampler:
+        self.sampler.close()
+      self.sampler = Sampler(Engine(decoder, params, plan, consume=True))
     self._files = files

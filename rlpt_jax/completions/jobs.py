@@ -11,9 +11,8 @@ from rlpt_jax.completions.group_files import GroupFile, Line
 from rlpt_jax.completions.options import SamplingOptions
 from rlpt_jax.completions.progress import Progress
 from rlpt_jax.core.tokenizer import Tokenizer
-from rlpt_jax.sampling import rollouts
-from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
 class Tally(Protocol):
@@ -25,7 +24,7 @@ class Tally(Protocol):
 
 
 # (the number of the first group, groups of samples) -> the lines of each group.
-ToLines = Callable[[int, Iterator[list[rollouts.Sample]]], Iterator[list[Line]]]
+ToLines = Callable[[int, Iterator[list[Sample]]], Iterator[list[Line]]]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -74,7 +73,7 @@ class Job:
 
 def run(
   job: Job,
-  engine: Engine,
+  sampler: Sampler,
   settings: Line,
   console: rich.console.Console | None,
 ):
@@ -97,12 +96,15 @@ def run(
         max_new_tokens=job.sampling.max_new_tokens,
       )
     )
-    groups = rollouts.complete(
-      engine,
-      map(job.request, range(job.done, len(job.ids))),
-      job.tokenizer,
-      stop=job.sampling.stop,
-      on_step=progress.update,
+    groups = stack.enter_context(
+      contextlib.closing(
+        sampler.complete(
+          map(job.request, range(job.done, len(job.ids))),
+          job.tokenizer,
+          stop=job.sampling.stop,
+          on_step=progress.update,
+        )
+      )
     )
     try:
       for lines in job.to_lines(job.done, groups):

@@ -1,9 +1,10 @@
 """Describes the settings of a run as plain data, to compare runs.
 
-A dataclass becomes its fields; a function becomes its name with its bound
-arguments and closure variables, so text_match(prefix) differs from
-text_match(exact). Any other object becomes its class name, plus the result of
-its method `settings`, if it has one that returns what its answers depend on.
+A dataclass becomes its name and fields, a functools.partial its function and
+bound arguments, so TextMatch(prefix) differs from TextMatch(exact). A function
+becomes its name: what it has in its closure is not seen. Any other object
+becomes its class name, plus the result of its method `settings`, if it has one
+that returns what its answers depend on.
 Names are those of names.py, which last when a module moves.
 """
 
@@ -47,8 +48,8 @@ def described(value: Any, inside: tuple = ()) -> Any:
   return {'is': name} | held if held else name
 
 
-def objects(value: Any) -> list[Any]:
-  """Returns the value and every object in it once, to find those to close."""
+def parts(value: Any) -> list[Any]:
+  """Returns the value and every object in its settings, each once."""
   found, left = {}, [value]
   while left:
     x = left.pop()
@@ -68,8 +69,8 @@ def objects(value: Any) -> list[Any]:
 def _held(value: Any) -> dict[str, Any]:
   """Returns what a value contains, by name.
 
-  These are the fields of a dataclass, the bound arguments and closure variables
-  of a function, or the result of an object's method `settings`.
+  These are the fields of a dataclass, the bound arguments of a partial or a
+  method, or the result of an object's method `settings`.
   """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     names = [field.name for field in dataclasses.fields(value) if field.init]
@@ -78,11 +79,6 @@ def _held(value: Any) -> dict[str, Any]:
     return _held(value.func) | dict(enumerate(value.args)) | value.keywords
   if inspect.ismethod(value):
     return {'self': value.__self__}
-  if inspect.isfunction(value):
-    names, cells = value.__code__.co_freevars, value.__closure__ or ()
-    return {
-      name: cell.cell_contents for name, cell in zip(names, cells, strict=True)
-    }
   said = getattr(value, 'settings', None)
   return said() if callable(said) and not isinstance(value, type) else {}
 

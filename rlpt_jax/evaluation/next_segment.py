@@ -8,8 +8,8 @@ A gin file can set more than a glob can:
   config.Data.task = @tasks.rlpt()
 
   next_segment.NextSegment.data = @config.Data()
-  next_segment.NextSegment.reward = @judge.by_probability()
-  judge.by_probability.score = @judges.Weighing()
+  next_segment.NextSegment.reward = @judge.ByProbability()
+  judge.ByProbability.score = @judges.Weighing()
   judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 """
 
@@ -25,7 +25,7 @@ from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.data.sources import Files
 from rlpt_jax.rewards import text_match
-from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.rewards.scores import RewardFn
 
 NAME = 'next_segment'
 
@@ -43,7 +43,7 @@ class NextSegment:
   """
 
   data: Data
-  reward: Reward = text_match.text_match(text_match.prefix)
+  reward: RewardFn = text_match.TextMatch(text_match.prefix)
   name: Name = NAME
   examples: Count = 1000
   samples: Count = 1

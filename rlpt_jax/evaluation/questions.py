@@ -19,11 +19,11 @@ from rlpt_jax.data import benchmarks
 from rlpt_jax.data.benchmarks import Loaded
 from rlpt_jax.evaluation import next_segment
 from rlpt_jax.evaluation.next_segment import NextSegment
-from rlpt_jax.rewards.brackets import brackets
-from rlpt_jax.rewards.choice import choice
+from rlpt_jax.rewards.brackets import Brackets
+from rlpt_jax.rewards.choice import Choice
 from rlpt_jax.rewards.final_answer import final_answer
 from rlpt_jax.rewards.math_verifier import MathVerifier
-from rlpt_jax.rewards.scores import Reward, Scores
+from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
 
 # The reasons of answers that the verifier could not finish with. In training
 # they get reward 0, so that a policy cannot gain by them (see math_verifier);
@@ -41,7 +41,7 @@ class Questions:
   examples: Sequence[Example]  # With the tokens that the model reads.
   groups: Sequence[str]
   samples: int
-  reward: Reward
+  reward: RewardFn
   together: int = 1  # Groups that are judged at a time.
 
   @functools.cached_property
@@ -109,15 +109,14 @@ class Scorers:
         'number': lambda: MathVerifier(
           find=functools.partial(final_answer, number=True)
         ),
-        'choice': choice,
-        'brackets': brackets,
+        'choice': Choice,
+        'brackets': Brackets,
       }[scorer]()
     return self._made[scorer]
 
   def close(self):
     for scorer in self._made.values():
-      if hasattr(scorer, 'close'):
-        scorer.close()
+      scorer.close()
 
 
 def ask(

@@ -20,7 +20,7 @@ from rlpt_jax.evaluation.questions import Questions
 from rlpt_jax.inference import judges
 from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.rewards import scores
-from rlpt_jax.sampling import rollouts
+from rlpt_jax.sampling.sampler import Sample
 
 
 class Task:
@@ -104,10 +104,10 @@ class Task:
 
 
 def judged(
-  asked: Questions, first: int, groups: Iterator[list[rollouts.Sample]]
+  asked: Questions, first: int, groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
   """Yields the lines of each group, starting with that of problem `first`."""
-  parts = settings_lib.objects(asked.reward)
+  parts = settings_lib.parts(asked.reward)
   # A local judge computes on all hosts, so all must call it.
   is_local = any(isinstance(part, judges.LocalModel) for part in parts)
   reward = asked.reward if is_local else on_one_host(asked.reward)
@@ -124,7 +124,7 @@ def judged(
 
 
 def line(
-  asked: Questions, p: int, g: int, sample: rollouts.Sample, reward, reason
+  asked: Questions, p: int, g: int, sample: Sample, reward, reason
 ) -> Line:
   """Returns the line for sample g of problem p in the file of answers."""
   return {

@@ -1,7 +1,7 @@
 """The judges of a run: local models from a gin file, and remote ones.
 
-  train_rl.Config.reward = @judge.by_probability()
-  judge.by_probability.score = @judges.Weighing()
+  train_rl.Config.reward = @judge.ByProbability()
+  judge.ByProbability.score = @judges.Weighing()
   judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 
 A local model is loaded at its first question. It has its own weights, tokenizer
@@ -11,7 +11,6 @@ and layout, runs on the devices of the run, and counts its compute.
 import abc
 import collections
 import dataclasses
-import inspect
 import logging
 import math
 from collections.abc import Collection, Iterable
@@ -26,9 +25,11 @@ from rlpt_jax.llm.remote import Remote
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.rewards import likelihood
-from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.rewards.judge import ByAnswer
+from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.table import Sizes
 
 logger = logging.getLogger(__name__)
@@ -100,11 +101,11 @@ class LocalModel(abc.ABC):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Answering(LocalModel):
-  """A `Complete` for judge.by_answer: generates its verdict as text."""
+  """A `Complete` for judge.ByAnswer: generates its verdict as text."""
 
   slots: Count = 64
   max_new_tokens: Count = 16
-  _engine = None
+  _sampler = None
 
   def check(self):
     super().check()
@@ -118,20 +119,20 @@ class Answering(LocalModel):
       max_new_tokens=self.max_new_tokens,
       sizes=Sizes(stops=max(1, len(tokenizer.eos_ids))),
     )
-    self._engine = Engine(decoder, params, plan, consume=True)
+    self._sampler = Sampler(Engine(decoder, params, plan, consume=True))
     return local_judge.completer(
-      self._engine, tokenizer, chat=self.chat, spend=spend
+      self._sampler, tokenizer, chat=self.chat, spend=spend
     )
 
   def close(self):
     super().close()
-    if self._engine:
-      self._engine.close()
+    if self._sampler:
+      self._sampler.close()
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Weighing(LocalModel):
-  """A `Score` for judge.by_probability: log-probabilities of both verdicts."""
+  """A `Score` for judge.ByProbability: log-probabilities of both verdicts."""
 
   rows: Count = 16
 
@@ -156,27 +157,27 @@ class Reading(LocalModel):
     return local_judge.reader(decoder, params, rows=self.rows, spend=spend)
 
 
-def try_out(reward: Reward):
+def try_out(reward: RewardFn):
   """Checks the judges of a reward before anything is sampled.
 
   A judge behind a URL is asked a few short questions, in the way the run will
   ask. This waits for a judge that is down, warns if an answer has no verdict,
   and raises if none has one. Every host must call this; only one asks.
   """
-  for part in settings.objects(reward):
+  for part in settings.parts(reward):
     if isinstance(part, LocalModel):
       # On all hosts: they wait for each other while finding its files.
       part.check()
-    elif inspect.isfunction(part) and hasattr(part, 'try_judge'):
+    elif isinstance(part, ByAnswer):
       on_one_host(_try_remote)(part)
 
 
-def _try_remote(part: Reward):
-  verdicts = part.try_judge()
+def _try_remote(part: ByAnswer):
+  verdicts = part.try_out()
   unread = [v for v in verdicts if math.isnan(v.reward)]
   if not unread:
     return
-  remote = next(x for x in settings.objects(part) if isinstance(x, Remote))
+  remote = part.complete
   problem = (
     f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
     f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
@@ -193,7 +194,7 @@ def by_likelihood(read: Reading, **options) -> Reward:
   """
   files = model_files.find(read.model)
   encode = files.load_tokenizer(read.tokenizer).encode
-  return likelihood.likelihood(read, encode=encode, **options)
+  return likelihood.Likelihood(read, encode=encode, **options)
 
 
 def cure(reason: str, answer: str | None) -> str:

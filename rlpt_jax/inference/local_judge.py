@@ -26,8 +26,9 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.rewards.judge import Complete, Score
 from rlpt_jax.rewards.likelihood import Logprob
 from rlpt_jax.sampling.decode import bucket, pad_prompts
-from rlpt_jax.sampling.engine import Engine, no_number
+from rlpt_jax.sampling.engine import no_number
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sampler
 
 ANSWERS = ('Score: 0', 'Score: 1')
 AFTER_PROMPT = '\n\n'  # Begins the answer if there is no chat template.
@@ -44,14 +45,13 @@ def ignore(read: int, said: int):
 
 
 def completer(
-  engine: Engine, tokenizer: Tokenizer, *, chat: bool, spend: Spend = ignore
+  sampler: Sampler, tokenizer: Tokenizer, *, chat: bool, spend: Spend = ignore
 ) -> Complete:
   """Returns a `Complete` that decodes greedily.
 
-  Nothing else may use the engine during a call. A question that is too long
-  gets None.
+  A question that is too long gets None.
   """
-  plan = engine.plan
+  plan = sampler.plan
 
   def complete(prompts: list[str]) -> list[str | None]:
     asked = [question(tokenizer, prompt, chat=chat) for prompt in prompts]
@@ -70,7 +70,7 @@ def completer(
       for i in fitting
     )
     answers: list[str | None] = [None] * len(prompts)
-    for i, [completion] in zip(fitting, engine.run(requests), strict=True):
+    for i, [completion] in zip(fitting, sampler.run(requests), strict=True):
       answers[i] = tokenizer.decode(completion.tokens)
       spend(len(asked[i]), len(completion.tokens))
     return answers

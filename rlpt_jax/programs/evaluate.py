@@ -17,13 +17,13 @@ from rlpt_jax.completions.options import (
   check_options,
   plan_for,
 )
-from rlpt_jax.core import settings as settings_lib
 from rlpt_jax.evaluation import questions, results
 from rlpt_jax.evaluation.next_segment import NextSegment
 from rlpt_jax.evaluation.questions import Scorers
 from rlpt_jax.evaluation.tasks import Task
 from rlpt_jax.inference import judges, model_files
 from rlpt_jax.inference.model_files import ModelFiles
+from rlpt_jax.rewards import scores
 from rlpt_jax.runs import run_folder as runs
 
 # How RLPT's paper samples answers.
@@ -103,11 +103,8 @@ def evaluate(
         )  # fmt: skip
         tasks.append(task)
     runs.check_config(out, recorded, is_free=not has_answers(out))
-    rewards = [one.reward for one in loaded if isinstance(one, NextSegment)]
-    for part in settings_lib.objects(rewards):
-      if hasattr(part, 'close') and not isinstance(part, type):
-        stack.callback(part.close)
-    for reward in rewards:
+    for reward in (x.reward for x in loaded if isinstance(x, NextSegment)):
+      stack.callback(scores.of(reward).close)
       if any(not t.job.is_done for t in tasks if t.asked.reward is reward):
         judges.try_out(reward)
 
@@ -128,7 +125,7 @@ def evaluate(
         task.files.warn_of_length(task.job.longest, sampling.max_new_tokens)
         jobs.run(
           task.job,
-          current.engine,
+          current.sampler,
           task.settings | {'weights': current.fingerprint},
           console if is_first else None,
         )

@@ -23,7 +23,7 @@ from rlpt_jax.completions.prompt_files import Prompt
 from rlpt_jax.core import compilations
 from rlpt_jax.core.one_host import broadcast
 from rlpt_jax.inference import model_files
-from rlpt_jax.sampling import rollouts
+from rlpt_jax.sampling.sampler import Sample
 
 
 def generate(
@@ -125,18 +125,18 @@ def generate(
     stop_ids=len(job.stop_ids),
   )
   with CurrentModel(plan, engine) as current, compilations.counted() as count:
+    about = f'{len(job.ids):,} prompts of up to {job.longest:,} tokens, n={n}; '
+    current.load(files, about)
     if is_first:
-      print(f'{len(job.ids):,} prompts of up to {job.longest:,} tokens, n={n}')
       if job.done:
         print(f'{out}: {job.done:,} prompts are done already, going on')
       files.warn_of_length(job.longest, sampling.max_new_tokens)
-    current.load(files)
     settings['weights'] = current.fingerprint
     if is_first and not overwrite:
       file.check_settings(settings)
     earlier_tokens, started = tally.tokens, time.monotonic()
     console = rich.console.Console(highlight=False) if is_first else None
-    jobs.run(job, current.engine, settings, console)
+    jobs.run(job, current.sampler, settings, console)
   if is_first:
     seconds = time.monotonic() - started
     rate = (tally.tokens - earlier_tokens) / seconds
@@ -147,14 +147,14 @@ def generate(
 
 
 def to_lines(
-  prompts: list[Prompt], groups: Iterator[list[rollouts.Sample]]
+  prompts: list[Prompt], groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
   """Yields the lines of the completions file for each prompt."""
   for group, prompt in zip(groups, prompts, strict=False):
     yield [line(prompt, i, sample) for i, sample in enumerate(group)]
 
 
-def line(prompt: Prompt, number: int, sample: rollouts.Sample) -> Line:
+def line(prompt: Prompt, number: int, sample: Sample) -> Line:
   """Returns the line for a sample in the completions file."""
   completion = sample.completion
   return {

@@ -3,7 +3,7 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,7 @@ from rlpt_jax.analysis import page, report_page
 from rlpt_jax.analysis.report_page import Run
 from rlpt_jax.core import output_files, settings
 from rlpt_jax.core.run_files import CONFIG, METRICS, ROLLOUTS, TIMING
-from rlpt_jax.rewards import combine, extract, judge
 from rlpt_jax.rollout import rollout_files
-
-# The mark before the answer that each function finds; it never follows it.
-MARKS = {
-  extract.prediction: extract.START,
-  extract.boxed: r'\boxed',
-  extract.after_thinking: '</think>',
-}
 
 
 def report(
@@ -61,7 +53,6 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   """Reads a run's folder, with as many rollouts as fit into `room` bytes."""
   columns = read_columns(workdir)
   config = read_config(workdir)
-  find, mark = finder(config)
   files = sorted((workdir / ROLLOUTS).glob('*.jsonl.gz'))
   kept = evenly(files, [path.stat().st_size for path in files], room)
   note = ''
@@ -77,7 +68,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
     rollouts=[
       (
         int(path.name.partition('.')[0]) + 1,
-        functools.partial(read_rollouts, path, find, mark),
+        functools.partial(read_rollouts, path),
       )
       for path in kept
     ],
@@ -153,57 +144,26 @@ def named(config: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def finder(config: dict[str, Any]) -> tuple[extract.Extract, str]:
-  """Returns (the function that finds a run's answers, the mark before them).
-
-  It is the first function of rewards/extract.py that the reward names.
-  """
-  names = {f'{f.__module__}.{f.__qualname__}': f for f in MARKS}
-  flat = dict(settings.flat(config.get('reward')))
-  for path, value in flat.items():
-    if isinstance(value, str) and value in names:
-      find = names[value]
-      thinking = flat.get(path.removesuffix('.is') + '.thinking', False)
-      return functools.partial(find, thinking=thinking), MARKS[find]
-  return extract.prediction, MARKS[extract.prediction]
-
-
 def judge_of(config: dict[str, Any]) -> str:
   """Returns 'judge' if a judge alone gives the reward, else ''."""
   values = [str(value) for _, value in settings.flat(config.get('reward'))]
 
   def has(module):
-    return any(value.startswith(f'{module.__name__}.') for value in values)
+    return any(value.startswith(f'{module}.') for value in values)
 
-  return 'judge' if has(judge) and not has(combine) else ''
+  return 'judge' if has('judge') and not has('combine') else ''
 
 
-def read_rollouts(
-  path: pathlib.Path, find: extract.Extract, mark: str
-) -> list[dict[str, Any]]:
-  """Returns the completions of a step, each with the span of its answer."""
+def read_rollouts(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the completions of a step."""
   try:
-    lines = rollout_files.read(path)
+    return rollout_files.read(path)
   except FileNotFoundError:  # A run under way deletes old ones.
     return []
   except (OSError, EOFError, ValueError) as error:
     raise ValueError(
       f'{path}: cannot be read ({error}). Remove it to go without.'
     ) from None
-  for line in lines:
-    line['answer'] = place(line['completion'], find, mark)
-  return lines
-
-
-def place(completion: str, find: Callable, mark: str) -> tuple[int, int] | None:
-  """Returns (start, end) of the answer in a completion."""
-  answer = find(completion).text
-  if not answer:
-    return None
-  # Search after the mark, since the mark itself may contain a short answer.
-  marked = completion.rfind(mark)
-  start = completion.find(answer, marked + len(mark) if marked >= 0 else 0)
-  return (start, start + len(answer)) if start >= 0 else None
 
 
 def evenly(

@@ -17,6 +17,7 @@ from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.serving import connections, http
 from rlpt_jax.serving.protocol import Served
@@ -102,11 +103,11 @@ def serve(
     files.warn_of_length(max_prompt_tokens, max_new_tokens)
     params = files.load_params(layout=decoder.layout, dtype=engine.dtype)
     limits = http.Limits(connections=room_for(served.max_samples))
-    with Engine(decoder, params, plan, consume=True) as running:
+    with Sampler(Engine(decoder, params, plan, consume=True)) as sampler:
       progress.waiting('compiling the sampler')
-      warm_up(running)
+      warm_up(sampler)
       try:
-        asyncio.run(_run(running, served, sock, token, limits))
+        asyncio.run(_run(sampler, served, sock, token, limits))
       except RuntimeError as error:
         if isinstance(error.__cause__, FloatingPointError):
           raise FloatingPointError(str(error)) from error
@@ -115,7 +116,7 @@ def serve(
 
 
 async def _run(
-  engine,
+  sampler: Sampler,
   served: Served,
   sock: socket.socket,
   token: str | None,
@@ -129,7 +130,7 @@ async def _run(
     print(f'serving {served.name} at {url(sock)}/v1', flush=True)
 
   await http.run(
-    engine, served, sock,
+    sampler, served, sock,
     token=token, stopped=stopped, on_ready=on_ready, limits=limits,
   )  # fmt: skip
 
@@ -180,8 +181,9 @@ def url(sock: socket.socket) -> str:
   return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
 
-def warm_up(engine):
+def warm_up(sampler: Sampler):
   """Compiles what every completion needs, before the first client waits."""
-  engine.submit(Request(prompt_tokens=(0,), id='warm_up', max_new_tokens=1))
-  while not engine.is_idle:
-    engine.step()
+  request = Request(prompt_tokens=(0,), id='warm_up', max_new_tokens=1)
+  sampler.submit(request, deliver=lambda *piece: None)
+  while not sampler.is_idle:
+    sampler.step()

@@ -27,7 +27,8 @@ from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.rewards.scores import Reward
+from rlpt_jax.rewards import scores
+from rlpt_jax.rewards.scores import RewardFn
 from rlpt_jax.rollout import collecting, rollout_files, unjudged
 from rlpt_jax.rollout.collecting import Drawn, Judged, Sampling
 from rlpt_jax.rollout.curriculum import Curriculum
@@ -39,6 +40,7 @@ from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.training.experience import make_batch
 from rlpt_jax.training.learner import make_update
@@ -104,7 +106,7 @@ class Config:
 
   model: Name
   data: Data
-  reward: Reward
+  reward: RewardFn
   optimizer: AdamW
   num_steps: Count
   prompts: Count = 64
@@ -215,12 +217,11 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         keep_every=config.keep_every,
       )
     )
-    parts = list(settings.objects(config.reward))
-    for part in parts:  # Judges and process pools.
-      if hasattr(part, 'close') and not isinstance(part, type):
-        stack.callback(part.close)
+    reward = scores.of(config.reward)
+    stack.callback(reward.close)  # Ends its judges and processes.
+    parts = settings.parts(reward)
     if max(store.steps(), default=0) < config.num_steps:
-      judges.try_out(config.reward)
+      judges.try_out(reward)
     state, record = runs.start(
       store, files, decoder.layout, optimizer, seed=config.seed
     )
@@ -257,18 +258,17 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       held_out = HeldOut(
         config.held_out, config.held_out_examples, config.tried
       )
-    sampler = Decoder(
+    behavior = Decoder(
       files.config, config.compute, config.sampler_layout.layout()
     )
-    engine = stack.enter_context(
-      Engine(sampler, state.params, plan_for(config, tokenizer))
-    )
+    engine = Engine(behavior, state.params, plan_for(config, tokenizer))
+    sampler = stack.enter_context(Sampler(engine))
     local = [part for part in parts if isinstance(part, judges.LocalModel)]
     # A local judge computes on all hosts, so all must call it.
-    reward = on_one_host(config.reward, called_by_all=bool(local))
-    kept = on_one_host(unjudged.read)(workdir, first_step, engine.version)
+    asked = on_one_host(reward, called_by_all=bool(local))
+    kept = on_one_host(unjudged.read)(workdir, first_step, sampler.version)
     judge = functools.partial(
-      collecting.judge, engine, tokenizer, reward, seed=config.seed, kept=kept
+      collecting.judge, sampler, tokenizer, asked, seed=config.seed, kept=kept
     )
     ledger = Ledger(
       files.config,
@@ -332,14 +332,15 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             jax.block_until_ready(said['loss'])
           runs.check_skipped(config.max_skipped, step, said)
           with timers('publish'):
-            engine.publish(state.params)
+            sampler.publish(state.params)
           kept.clear()  # The old weights sampled these.
-          metrics |= collecting.metrics(collected.judged, engine.version - 1)
+          metrics |= collecting.metrics(collected.judged, sampler.version - 1)
           metrics |= said | ledger.add(collected.judged, collected.learned)
           metrics |= collected.advantages() | curriculum.metrics()
           with timers('save'):
             lines = rollout_files.lines(
               collected.judged, collected.advantages_PG, tokenizer, step,
+              find_answer=reward.find_answer,
               with_tokens=config.rollout_tokens,
             )  # fmt: skip
             rollout_files.write(workdir, step, lines)
@@ -377,7 +378,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           preempted.leave(step + 1)
     except (Unavailable, NoVerdicts) as error:
       judges.forget(parts, getattr(error, 'answers', ()))
-      unjudged.write(workdir, int(state.step), kept, engine.version)
+      unjudged.write(workdir, int(state.step), kept, sampler.version)
       saved = 'saved what it has sampled'
       # Before the first step, the folder stays free for other settings.
       if state.step > 0:

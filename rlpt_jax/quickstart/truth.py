@@ -6,40 +6,37 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from rlpt_jax.core.types import Example
 from rlpt_jax.quickstart.wordings import is_true_prefix
 from rlpt_jax.rewards import extract, judge, scores
 from rlpt_jax.rewards.judge import Score
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, RewardFn, Scores, Verdict
 
 
-def truth() -> Reward:
-  """Returns a reward: 1 for a prediction that is true in the world, else 0."""
-
-  @scores.each
-  def reward(example, completion):
-    answer = extract.prediction(completion)
-    if answer.text is None:
-      return Verdict(0.0, answer.reason)
-    is_right = is_true_prefix(answer.text, ''.join(example.references))
-    return Verdict(float(is_right), 'right' if is_right else 'wrong')
-
-  return reward
+@scores.Each
+def truth(example: Example, completion: str) -> Verdict:
+  """Rewards 1 for a prediction that is true in the world, else 0."""
+  answer = extract.prediction(completion)
+  if answer.text is None:
+    return Verdict(0.0, answer.reason)
+  is_right = is_true_prefix(answer.text, ''.join(example.references))
+  return Verdict(float(is_right), 'right' if is_right else 'wrong')
 
 
-def beside(reward: Reward) -> Reward:
-  """Returns the same reward with the truth as a part, for metrics only.
+@dataclasses.dataclass(frozen=True)
+class WithTruth(Reward):
+  """The same reward with the truth as a part, for metrics only.
 
   The difference between the two shows what a policy gains by a judge's
   mistakes.
   """
-  look = truth()
 
-  def reward_and_truth(examples, completions):
-    found = scores.ask(reward, examples, completions)
-    parts = {**found.parts, 'truth': look(examples, completions)}
+  reward: RewardFn
+
+  def __call__(self, examples, completions) -> Scores:
+    found = scores.ask(self.reward, examples, completions)
+    parts = {**found.parts, 'truth': truth(examples, completions)}
     return dataclasses.replace(found, parts=parts)
-
-  return reward_and_truth
 
 
 def accuracy(
@@ -129,7 +126,7 @@ class Agreement:
 def agreement(
   score: Score, pairs: pathlib.Path, *, threshold: float = 0.5
 ) -> Agreement:
-  """Compares a judge, asked as by judge.by_probability, with labeled pairs."""
+  """Compares a judge, asked as by judge.ByProbability, with labeled pairs."""
   lines = list(_lines(pairs))
   weighed = score([line['prompt'].rstrip('\n') for line in lines])
   found = collections.Counter()

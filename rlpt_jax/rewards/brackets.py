@@ -6,13 +6,15 @@ has special rules for some puzzles (any valid word, a formula in another order).
 They are not implemented here, so accuracy on those puzzles is a lower bound.
 """
 
+import dataclasses
 import fractions
 import math
 import re
 
+from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, scores, text_match
 from rlpt_jax.rewards.extract import Answer
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 
 _BRACKETS = re.compile(r'\[\[((?:(?!\[\[|\]\]).)*)\]\]', re.DOTALL)
 _BOXED = re.compile(r'\\boxed\s*{')
@@ -20,14 +22,20 @@ _OR = re.compile(r' or |(?<=[\d})])or(?=[\d(\\.-])')
 _RATIONAL = re.compile(r'[+-]?\d{1,30}(\.\d{1,30}|/0*[1-9]\d{0,30})?')
 
 
-def brackets(*, thinking: bool = False) -> Reward:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Brackets(Reward):
   """Rewards 1 if the last [[ ]] holds references[0]; `thinking`: `extract`."""
 
-  def judge(example, completion: str) -> Verdict:
+  thinking: bool = False
+
+  def __call__(self, examples, completions) -> Scores:
+    return scores.Each(self._judge)(examples, completions)
+
+  def _judge(self, example: Example, completion: str) -> Verdict:
     gold = _parts(_inside(example.references[0]))
     if not gold:
       return Verdict(math.nan, 'gold/empty')
-    text, reason = extract.after_thinking(completion, thinking=thinking)
+    text, reason, _ = extract.after_thinking(completion, thinking=self.thinking)
     if text is None:
       return Verdict(0.0, reason)
     answer = bracketed(text)
@@ -35,8 +43,6 @@ def brackets(*, thinking: bool = False) -> Reward:
       return Verdict(0.0, answer.reason)
     is_right = _parts(answer.text) == gold
     return Verdict(*((1.0, 'right') if is_right else (0.0, 'wrong')))
-
-  return scores.each(judge)
 
 
 def bracketed(text: str) -> Answer:

@@ -15,12 +15,14 @@ pronoun. A box that holds no option is wrong, whatever the rest of the text
 says. If no rule matches there is no answer: `format/missing`.
 """
 
+import dataclasses
 import re
 import string
 
+from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.extract import Answer
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 
 _FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mathit|bf|rm)\b\s*')
 _MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
@@ -44,28 +46,32 @@ _BRACKETED = re.compile(r'[(\[*]([A-Z])[)\]*]')
 _LAST = re.compile(r'(?<![A-Za-z0-9])([A-Z])[)\]$*_`.\s]*\Z')
 
 
-def choice(*, thinking: bool = False) -> Reward:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Reward):
   """Rewards 1 if the chosen letter is references[0].
 
   The other references are the texts of the options, in the order of their
   letters. `thinking`: see `extract`.
   """
 
-  def judge(example, completion: str) -> Verdict:
+  thinking: bool = False
+
+  def __call__(self, examples, completions) -> Scores:
+    return scores.Each(self._judge)(examples, completions)
+
+  def _judge(self, example: Example, completion: str) -> Verdict:
     gold, *options = example.references
-    answer = letter(completion, options, thinking=thinking)
+    answer = letter(completion, options, thinking=self.thinking)
     if answer.text is None:
       return Verdict(0.0, answer.reason)
     return Verdict(*((1.0, 'right') if answer.text == gold else (0.0, 'wrong')))
-
-  return scores.each(judge)
 
 
 def letter(
   completion: str, options: list[str], *, thinking: bool = False
 ) -> Answer:
   """Returns the chosen letter, or '' if the box holds no option."""
-  text, reason = extract.after_thinking(completion, thinking=thinking)
+  text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
   letters = string.ascii_uppercase[: len(options)]

@@ -10,30 +10,37 @@ import numpy as np
 
 from rlpt_jax.core import checks
 from rlpt_jax.rewards import scores
-from rlpt_jax.rewards.scores import Reward, Scores
+from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
 
 
-def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
-  """Returns the sum of weight * reward over {name: (reward, weight)}.
+@dataclasses.dataclass(frozen=True)
+class Weighted(Reward):
+  """The sum of weight * reward over {name: (reward, weight)}.
 
   If one part has no verdict, the sum has none: without that part, some
   completions of a group would be rewarded on another scale. A part of weight 0
   is only recorded: it is computed and kept, and needs no verdict.
   """
-  checks.check_arguments(weighted, locals())
-  if not rewards:
-    raise ValueError('no rewards to combine; expected {name: (reward, weight)}')
 
-  def combined(examples, completions):
+  rewards: Mapping[str, tuple[RewardFn, float]]
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    if not self.rewards:
+      raise ValueError(
+        'no rewards to combine; expected {name: (reward, weight)}'
+      )
+
+  def __call__(self, examples, completions) -> Scores:
     parts = {
       name: scores.ask(reward, examples, completions)
-      for name, (reward, _) in rewards.items()
+      for name, (reward, _) in self.rewards.items()
     }
     first = next(iter(parts.values()))
     total_PG = np.zeros_like(first.rewards_PG)
     reasons_PG = np.full(total_PG.shape, 'scored', object)
     # Reversed, so that the first part without a verdict gives the reason.
-    for name, (_, weight) in reversed(rewards.items()):
+    for name, (_, weight) in reversed(self.rewards.items()):
       if weight == 0:
         continue
       part = parts[name]
@@ -42,27 +49,30 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
         reasons_PG[place] = f'{name}/{part.reasons_PG[place]}'
     return Scores(total_PG, reasons_PG.astype(np.str_), parts)
 
-  return combined
 
-
-def by_kind(rewards: Mapping[str, Reward]) -> Reward:
-  """Returns the reward that scores each example with rewards[example.kind].
+@dataclasses.dataclass(frozen=True)
+class ByKind(Reward):
+  """Scores each example with rewards[example.kind].
 
   A part of its scores holds only the rows of that kind, in order.
   """
-  checks.check_arguments(by_kind, locals())
 
-  def combined(examples, completions):
+  rewards: Mapping[str, RewardFn]
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
     kinds = [example.kind for example in examples]
-    if unknown := sorted(set(kinds) - set(rewards)):
+    if unknown := sorted(set(kinds) - set(self.rewards)):
       raise ValueError(
         f'examples of kind {unknown[0]!r}, but rewards for '
-        f'{sorted(rewards)} only. Add one for it.'
+        f'{sorted(self.rewards)} only. Add one for it.'
       )
     verdicts: list = [None] * len(examples)
     parts = {}
-    for kind, reward in rewards.items():
+    for kind, reward in self.rewards.items():
       rows = [p for p, found in enumerate(kinds) if found == kind]
       if not rows:
         continue
@@ -76,5 +86,3 @@ def by_kind(rewards: Mapping[str, Reward]) -> Reward:
     flat = [verdict for group in verdicts for verdict in group]
     together = scores.grouped(flat, len(examples))
     return dataclasses.replace(together, parts=parts)
-
-  return combined

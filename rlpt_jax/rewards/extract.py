@@ -40,10 +40,14 @@ _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 
 
 class Answer(NamedTuple):
-  """The text to be judged; if it is None, `reason` says why."""
+  """The text to be judged; if it is None, `reason` says why.
+
+  start: where the text begins in the completion, if it is a part of it.
+  """
 
   text: str | None
   reason: str = ''
+  start: int | None = None
 
 
 Extract = Callable[[str], Answer]
@@ -54,7 +58,7 @@ def prediction(completion: str, *, thinking: bool = False) -> Answer:
 
   thinking: True if the prompt has opened <think>.
   """
-  text, reason = after_thinking(completion, thinking=thinking)
+  text, reason, offset = after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
   start = text.rfind(START)
@@ -62,7 +66,7 @@ def prediction(completion: str, *, thinking: bool = False) -> Answer:
     return Answer(None, 'format/missing')
   start += len(START)
   end = text.find(END, start)
-  return _inside(text, start, end)
+  return _inside(text, start, end, offset)
 
 
 def boxed(completion: str, *, thinking: bool = False) -> Answer:
@@ -70,7 +74,7 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
 
   thinking: True if the prompt has opened <think>.
   """
-  text, reason = after_thinking(completion, thinking=thinking)
+  text, reason, offset = after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
   start = -1
@@ -84,7 +88,7 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
     if depth == 0:
       end = match.start()
       break
-  return _inside(text, start, end)
+  return _inside(text, start, end, offset)
 
 
 def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
@@ -92,12 +96,19 @@ def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
   closed = completion.rfind(_THOUGHT)
   if completion.rfind(_THINK) > closed or (closed < 0 and thinking):
     return Answer(None, 'format/thinking')
-  return Answer(completion if closed < 0 else completion[closed + 8 :])
+  start = 0 if closed < 0 else closed + len(_THOUGHT)
+  return Answer(completion[start:], start=start)
 
 
-def _inside(text: str, start: int, end: int) -> Answer:
-  """Returns text[start:end] stripped, or 'format/open' if end is negative."""
+def _inside(text: str, start: int, end: int, offset: int) -> Answer:
+  """Returns text[start:end] stripped, or 'format/open' if end is negative.
+
+  offset: where `text` begins in the completion.
+  """
   if end < 0:
     return Answer(None, 'format/open')
   inside = text[start:end].strip()
-  return Answer(inside) if inside else Answer(None, 'format/empty')
+  if not inside:
+    return Answer(None, 'format/empty')
+  start += len(text[start:end]) - len(text[start:end].lstrip())
+  return Answer(inside, start=offset + start)

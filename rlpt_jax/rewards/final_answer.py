@@ -56,7 +56,7 @@ def final_answer(
   completion: str, *, number: bool = False, thinking: bool = False
 ) -> Answer:
   """Returns the stated result. `thinking`: the prompt has opened <think>."""
-  text, reason = extract.after_thinking(completion, thinking=thinking)
+  text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
   found = _found(text)

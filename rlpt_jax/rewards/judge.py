@@ -5,9 +5,8 @@ There are two references: `following`, all segments joined as in the text (the
 paper's prefix reward), and `asked`, only the segment asked for (its strict
 reward; the paper prints no prompt for it, so both use the same one).
 
-There are two ways to ask: `by_answer` parses the judge's answer;
-`by_probability` compares the probabilities of 'Score: 0' and 'Score: 1' and
-decodes nothing.
+There are two ways to ask: `ByAnswer` parses the judge's answer; `ByProbability`
+compares the probabilities of 'Score: 0' and 'Score: 1' and decodes nothing.
 
 These forms of an answer, after its thinking (up to </think>), are verdicts:
 
@@ -32,6 +31,8 @@ prompt. Ours requires the share `min_share` of the first segment's words. The
 count of 'short' shows its effect.
 """
 
+import abc
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ from rlpt_jax.core import checks
 from rlpt_jax.core.checks import PositiveShare, Share
 from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import extract, scores
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 from rlpt_jax.rewards.text_match import tokens
 
 # Prompts -> answers, None for a prompt without an answer.
@@ -115,60 +116,107 @@ def asked(example: Example) -> str:
   return ''.join(example.references[:1]).strip()
 
 
-def by_answer(
-  complete: Complete,
-  *,
-  reference: Reference = following,
-  find: extract.Extract = extract.prediction,
-  min_share: Share = 0.5,
-  prompt: str = PROMPT,
-) -> Reward:
-  """Returns the reward that parses the judge's answer."""
-  checks.check_arguments(by_answer, locals())
+class Judged(Reward):
+  """Asks about each prediction that is long enough; equal questions once."""
 
-  def verdicts(questions: list[str]) -> list[Verdict]:
+  reference: Reference
+  find: extract.Extract
+  min_share: float
+  prompt: str
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    if missing := {'reference', 'predicted'} - set(_PLACE.findall(self.prompt)):
+      raise ValueError(f'prompt: has no {{{min(missing)}}} to be filled in.')
+
+  @abc.abstractmethod
+  def verdicts(self, questions: list[str]) -> list[Verdict]:
+    """Returns the judge's verdict on each question."""
+
+  def __call__(self, examples, completions) -> Scores:
+    scores.check_groups(examples, completions)
+    found: list[Verdict | str] = []  # A str is a question to be asked.
+    for example, group in zip(examples, completions, strict=True):
+      expected = self.reference(example)
+      least = _least_words(example, self.min_share)
+      for text in group:
+        answer = self.find(text)
+        if not expected:
+          found.append(Verdict(math.nan, 'gold/empty'))
+        elif answer.text is None:
+          found.append(Verdict(0.0, answer.reason))
+        elif len(tokens(answer.text)) < least:
+          found.append(Verdict(0.0, 'short'))
+        else:
+          found.append(_filled(self.prompt, expected, answer.text))
+    questions = list(dict.fromkeys(x for x in found if isinstance(x, str)))
+    given = self.verdicts(questions) if questions else []
+    if len(given) != len(questions):
+      raise ValueError(
+        f'the judge gave {len(given)} answers to {len(questions)} questions; '
+        'expected one for each, in their order.'
+      )
+    verdict = dict(zip(questions, given, strict=True))
+    flat = [verdict[x] if isinstance(x, str) else x for x in found]
+    return scores.grouped(flat, len(examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByAnswer(Judged):
+  """Rewards what the judge says in its answer."""
+
+  complete: Complete
+  _: dataclasses.KW_ONLY
+  reference: Reference = following
+  find: extract.Extract = extract.prediction
+  min_share: Share = 0.5
+  prompt: str = PROMPT
+
+  def verdicts(self, questions: list[str]) -> list[Verdict]:
     return [
-      read(answer)._replace(answer=answer) for answer in complete(questions)
-    ]
-
-  reward = _judged(verdicts, reference, find, min_share, prompt)
-  if hasattr(complete, 'ask_now'):
-    # Only a judge behind a URL has `ask_now`: a run tries it before it samples.
-    questions = [_filled(prompt, *pair) for pair in TRIED]
-    reward.try_judge = lambda: [
       read(answer)._replace(answer=answer)
-      for answer in complete.ask_now(questions)
+      for answer in self.complete(questions)
     ]
-  return reward
+
+  def try_out(self) -> list[Verdict]:
+    """Returns verdicts on a few trial questions, past any cache of answers.
+
+    Only a judge behind a URL, which has `ask_now`, is asked.
+    """
+    if not hasattr(self.complete, 'ask_now'):
+      return []
+    questions = [_filled(self.prompt, *pair) for pair in TRIED]
+    answers = self.complete.ask_now(questions)
+    return [read(answer)._replace(answer=answer) for answer in answers]
 
 
-def by_probability(
-  score: Score,
-  *,
-  reference: Reference = following,
-  find: extract.Extract = extract.prediction,
-  min_share: Share = 0.5,
-  threshold: PositiveShare | None = 0.5,
-  prompt: str = PROMPT,
-) -> Reward:
-  """Returns the reward that compares the probabilities of the two scores.
+@dataclasses.dataclass(frozen=True)
+class ByProbability(Judged):
+  """Compares the probabilities of the two scores.
 
-  It is P(1) / (P(0) + P(1)) or, given a threshold, 1 if that share is at least
-  the threshold and 0 otherwise.
+  The reward is P(1) / (P(0) + P(1)) or, given a threshold, 1 if that share is
+  at least the threshold and 0 otherwise.
   """
-  checks.check_arguments(by_probability, locals())
 
-  def verdicts(questions: list[str]) -> list[Verdict]:
-    return [weigh(*pair, threshold=threshold) for pair in score(questions)]
+  score: Score
+  _: dataclasses.KW_ONLY
+  reference: Reference = following
+  find: extract.Extract = extract.prediction
+  min_share: Share = 0.5
+  threshold: PositiveShare | None = 0.5
+  prompt: str = PROMPT
 
-  return _judged(verdicts, reference, find, min_share, prompt)
+  def verdicts(self, questions: list[str]) -> list[Verdict]:
+    return [
+      weigh(*pair, threshold=self.threshold) for pair in self.score(questions)
+    ]
 
 
 def read(answer: str | None) -> Verdict:
   """Returns the verdict in an answer; the module's docstring has the forms."""
   if answer is None:
     return Verdict(math.nan, 'judge/failed')
-  said, _ = extract.after_thinking(answer)
+  said, *_ = extract.after_thinking(answer)
   if said is None:
     return Verdict(math.nan, 'judge/unparsable')
   if bare := _BARE.match(said.strip()):
@@ -207,47 +255,6 @@ def weigh(
 
 def _of(is_right: bool) -> Verdict:
   return Verdict(1.0, 'right') if is_right else Verdict(0.0, 'wrong')
-
-
-def _judged(
-  verdicts: Callable[[list[str]], list[Verdict]],
-  reference: Reference,
-  find: extract.Extract,
-  min_share: float,
-  prompt: str,
-) -> Reward:
-  """Asks about each prediction that is long enough; equal questions once."""
-  if missing := {'reference', 'predicted'} - set(_PLACE.findall(prompt)):
-    raise ValueError(f'prompt: has no {{{min(missing)}}} to be filled in.')
-
-  def reward(examples, completions):
-    scores.check_groups(examples, completions)
-    found: list[Verdict | str] = []  # A str is a question to be asked.
-    for example, group in zip(examples, completions, strict=True):
-      expected = reference(example)
-      least = _least_words(example, min_share)
-      for text in group:
-        answer = find(text)
-        if not expected:
-          found.append(Verdict(math.nan, 'gold/empty'))
-        elif answer.text is None:
-          found.append(Verdict(0.0, answer.reason))
-        elif len(tokens(answer.text)) < least:
-          found.append(Verdict(0.0, 'short'))
-        else:
-          found.append(_filled(prompt, expected, answer.text))
-    questions = list(dict.fromkeys(x for x in found if isinstance(x, str)))
-    given = verdicts(questions) if questions else []
-    if len(given) != len(questions):
-      raise ValueError(
-        f'the judge gave {len(given)} answers to {len(questions)} questions; '
-        'expected one for each, in their order.'
-      )
-    verdict = dict(zip(questions, given, strict=True))
-    flat = [verdict[x] if isinstance(x, str) else x for x in found]
-    return scores.grouped(flat, len(examples))
-
-  return reward
 
 
 def _least_words(example: Example, min_share: float) -> int:

@@ -23,13 +23,15 @@ without reasoning, y is tokenized by itself and follows the tag.
 """
 
 import bisect
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 from rlpt_jax.core import checks
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.judge import Reference, asked
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 
 # (contexts, continuations) of token ids -> each continuation's log-probability.
 Logprob = Callable[[list[list[int]], list[list[int]]], Sequence[float]]
@@ -85,44 +87,54 @@ def steps(
       f'bounds={bounds}, rewards={rewards}: expected rising bounds and one '
       'reward more than there are bounds.'
     )
-  return lambda *both: rewards[bisect.bisect_right(bounds, gain(*both))]
+  return functools.partial(_stepped, gain, tuple(bounds), tuple(rewards))
 
 
-def likelihood(
-  logprob: Logprob,
-  *,
-  encode: Callable[[str], list[int]],
-  gain: Gain = information_gain,
-  length: Length = per_token,
-  clip: tuple[float, float] = (-1.0, 1.0),
-  reference: Reference = asked,
-  find: extract.Extract = extract.prediction,
-) -> Reward:
-  """Returns the reward `gain`, clipped to `clip`.
+def _stepped(gain: Gain, bounds, rewards, *both: float) -> float:
+  return rewards[bisect.bisect_right(bounds, gain(*both))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood(Reward):
+  """Rewards `gain`, clipped to `clip`.
 
   A completion without a prediction gets the minimum, clip[0]. Otherwise a
   policy with negative gains would do better to leave out its tags.
   """
-  checks.check_arguments(likelihood, locals())
-  low, high = clip
-  if not low < high:
-    raise checks.wrong(likelihood, 'clip', clip, 'a bound and a greater one')
-  opened = encode(extract.START)
 
-  def reward(examples, completions):
+  logprob: Logprob
+  _: dataclasses.KW_ONLY
+  encode: Callable[[str], list[int]]
+  gain: Gain = information_gain
+  length: Length = per_token
+  clip: tuple[float, float] = (-1.0, 1.0)
+  reference: Reference = asked
+  find: extract.Extract = extract.prediction
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    low, high = self.clip
+    if not low < high:
+      raise checks.wrong(
+        type(self), 'clip', self.clip, 'a bound and a greater one'
+      )
+
+  def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
     contexts, continuations, rows = [], [], []
+    opened = self.encode(extract.START)
     for example, group in zip(examples, completions, strict=True):
-      text = reference(example)
-      expected, prompt = encode(text), [int(i) for i in example.prompt_tokens]
-      before = [reasoning(completion, find) for completion in group]
+      text = self.reference(example)
+      expected = self.encode(text)
+      prompt = [int(i) for i in example.prompt_tokens]
+      before = [reasoning(completion, self.find) for completion in group]
       rows.append((expected, text, before))
       if not expected:
         continue
       contexts.append(prompt + opened)
-      contexts += [prompt + encode(t) for t, _ in before if t is not None]
+      contexts += [prompt + self.encode(t) for t, *_ in before if t is not None]
       continuations += [expected] * (len(contexts) - len(continuations))
-    found = [float(x) for x in logprob(contexts, continuations)]
+    found = [float(x) for x in self.logprob(contexts, continuations)]
     if len(found) != len(contexts):
       raise ValueError(
         f'{len(found)} log-probabilities of {len(contexts)} continuations; '
@@ -133,16 +145,22 @@ def likelihood(
       if not expected:
         verdicts += [Verdict(math.nan, 'gold/empty')] * len(before)
         continue
-      n = length(expected, text)
+      n = self.length(expected, text)
       without = next(values) / n
-      for thought, reason in before:
-        if thought is None:
-          verdicts.append(Verdict(low, reason))
+      for thought in before:
+        if thought.text is None:
+          verdicts.append(Verdict(self.clip[0], thought.reason))
         else:
-          verdicts.append(_verdict(gain, next(values) / n, without, clip))
+          verdicts.append(self._verdict(next(values) / n, without))
     return scores.grouped(verdicts, len(examples))
 
-  return reward
+  def _verdict(self, with_: float, without: float) -> Verdict:
+    # One of the two probabilities is 0, so there is nothing to compare.
+    if not (math.isfinite(with_) and math.isfinite(without)):
+      return Verdict(math.nan, 'likelihood/infinite')
+    value = self.gain(with_, without)
+    clipped = min(max(value, self.clip[0]), self.clip[1])
+    return Verdict(clipped, 'scored' if clipped == value else 'clipped')
 
 
 def reasoning(
@@ -154,12 +172,3 @@ def reasoning(
     return found
   end = completion.rfind(extract.START) + len(extract.START)
   return extract.Answer(completion[:end])
-
-
-def _verdict(gain: Gain, with_: float, without: float, clip) -> Verdict:
-  # One of the two probabilities is 0, so there is nothing to compare.
-  if not (math.isfinite(with_) and math.isfinite(without)):
-    return Verdict(math.nan, 'likelihood/infinite')
-  value = gain(with_, without)
-  clipped = min(max(value, clip[0]), clip[1])
-  return Verdict(clipped, 'scored' if clipped == value else 'clipped')

@@ -36,7 +36,7 @@ from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Count, Range
 from rlpt_jax.rewards import extract, math_worker, scores
 from rlpt_jax.rewards.process_pool import ProcessPool
-from rlpt_jax.rewards.scores import Scores, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 
 # Two such texts fit into a pipe: JSON takes at most 12 bytes a character.
 MAX_CHARACTERS = 2000
@@ -45,7 +45,7 @@ Megabytes = Annotated[int, Range(256, 2**20)]  # sympy alone needs about 100.
 _OURS = frozenset({'killed', 'stalled', 'lost'})
 
 
-class MathVerifier:
+class MathVerifier(Reward):
   """A reward against references[0]; owns its workers until it is closed.
 
   `cpu_seconds` limits the reading of a gold, and again its comparison with an
@@ -64,7 +64,7 @@ class MathVerifier:
     checks.check_arguments(type(self), locals())
     if num_workers is None:
       num_workers = min(_num_processors(), 16)
-    self._find, self._limits = find, (cpu_seconds, memory_mb)
+    self.find, self._limits = find, (cpu_seconds, memory_mb)
     self._pool = ProcessPool(
       # -P: the worker must not import the files beside its own.
       [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
@@ -78,7 +78,7 @@ class MathVerifier:
     """Returns the settings that verdicts depend on: see core/settings.py."""
     cpu_seconds, memory_mb = self._limits
     return {
-      'cpu_seconds': cpu_seconds, 'memory_mb': memory_mb, 'find': self._find,
+      'cpu_seconds': cpu_seconds, 'memory_mb': memory_mb, 'find': self.find,
     }  # fmt: skip
 
   def __call__(self, examples, completions) -> Scores:
@@ -88,7 +88,7 @@ class MathVerifier:
     pairs: dict[tuple[str, str], list[int]] = {}
     for example, group in zip(examples, completions, strict=True):
       for completion in group:
-        answer = self._find(completion)
+        answer = self.find(completion)
         if answer.text is not None:
           pair = (next(iter(example.references), ''), answer.text)
           pairs.setdefault(pair, []).append(len(reasons))

@@ -1,15 +1,17 @@
 """The result of a reward function: a number and a reason for each completion.
 
-A reward is any callable (examples, completions) -> Scores, for P examples and P
-lists of G completions. A number alone cannot say why it is 0. If the reward of
-a run falls, its policy may answer wrongly or have lost its tags, or the
-verifier may be down: only the counts of the reasons tell these apart.
+A reward is (examples, completions) -> Scores, for P examples and P lists of G
+completions. A number alone cannot say why it is 0. If the reward of a run
+falls, its policy may answer wrongly or have lost its tags, or the verifier may
+be down: only the counts of the reasons tell these apart.
 
-A reward may also return numbers alone, with None or NaN for no verdict: P lists
-of G, an array, or one flat list, prompt by prompt, as TRL's rewards do. `ask`
-converts them to Scores, so all callers use `ask`.
+Ours are dataclasses derived from `Reward`. A function is a reward too. It may
+also return numbers alone, with None or NaN for no verdict: P lists of G, an
+array, or one flat list, prompt by prompt, as TRL's rewards do. `ask` converts
+them to Scores, so all callers use `ask`.
 """
 
+import abc
 import collections
 import dataclasses
 import inspect
@@ -19,7 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlpt_jax.core import settings
 from rlpt_jax.core.types import Example
+from rlpt_jax.rewards import extract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,43 @@ class Scores:
     return dict(reasons.most_common())
 
 
-Reward = Callable[[Sequence[Example], Sequence[Sequence[str]]], Scores]
+class Reward(abc.ABC):
+  """(examples, completions) -> Scores, with its settings as fields.
+
+  Derive a dataclass from it. Fields may be other rewards, judges, or anything
+  that has `close`.
+  """
+
+  @abc.abstractmethod
+  def __call__(
+    self, examples: Sequence[Example], completions: Sequence[Sequence[str]]
+  ) -> Scores: ...
+
+  def settings(self) -> dict[str, Any]:
+    """Returns what the scores depend on, by name; recorded with a run."""
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+    }
+
+  def close(self):
+    """Frees what the parts of this reward hold: models, processes."""
+    for part in settings.parts(self.settings()):
+      if hasattr(part, 'close'):
+        part.close()
+
+  def find_answer(self, completion: str) -> extract.Answer | None:
+    """Returns the text that is scored; None if this reward finds none."""
+    if find := getattr(self, 'find', None):
+      return find(completion)
+    parts = settings.parts(self.settings())
+    rewards = (part for part in parts if isinstance(part, Reward))
+    found = (reward.find_answer(completion) for reward in rewards)
+    return next((answer for answer in found if answer is not None), None)
+
+
+# A Reward, or a function whose numbers `ask` makes Scores of.
+RewardFn = Callable[[Sequence[Example], Sequence[Sequence[str]]], Scores]
 
 
 class Verdict(NamedTuple):
@@ -70,23 +110,39 @@ class Verdict(NamedTuple):
   answer: str | None = None
 
 
-def each(judge: Callable[[Example, str], Verdict]) -> Reward:
-  """Returns the reward that calls `judge` on one completion at a time."""
+@dataclasses.dataclass(frozen=True)
+class Each(Reward):
+  """Calls `judge` on one completion at a time: (example, text) -> Verdict."""
 
-  def reward(examples, completions):
+  judge: Callable[[Example, str], Verdict]
+
+  def __call__(self, examples, completions) -> Scores:
     check_groups(examples, completions)
     verdicts = [
-      judge(example, text)
+      self.judge(example, text)
       for example, group in zip(examples, completions, strict=True)
       for text in group
     ]
     return grouped(verdicts, len(examples))
 
-  return reward
+
+@dataclasses.dataclass(frozen=True)
+class Function(Reward):
+  """A function as a reward; `of` returns it for those that are none."""
+
+  function: Callable[..., Any]
+
+  def __call__(self, examples, completions) -> Scores:
+    return ask(self.function, examples, completions)
+
+
+def of(reward: RewardFn) -> Reward:
+  """Returns the reward, or a function as a reward."""
+  return reward if isinstance(reward, Reward) else Function(reward)
 
 
 def ask(
-  reward: Callable,
+  reward: RewardFn,
   examples: Sequence[Example],
   completions: Sequence[Sequence[str]],
 ) -> Scores:

@@ -6,7 +6,7 @@ equals a space, spaces between Chinese characters do not matter, and a prefix
 ends where a word ends.
 
 A match is a function (prediction, references) -> float in [0, 1] on tokens,
-where the references are segments in the order of the text. `text_match` makes
+where the references are segments in the order of the text. `TextMatch` makes
 it a reward:
 
   exact           1 for the first segment
@@ -23,6 +23,7 @@ masked spans, short answers. A free continuation needs a judge or the last two.
 """
 
 import collections
+import dataclasses
 import math
 import re
 import unicodedata
@@ -31,7 +32,7 @@ from collections.abc import Callable, Sequence
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import PositiveShare
 from rlpt_jax.rewards import extract, scores
-from rlpt_jax.rewards.scores import Reward, Verdict
+from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 
 Match = Callable[[list[str], list[list[str]]], float]
 
@@ -144,40 +145,38 @@ def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
   return common / max(len(prediction), len(references[0]), 1)
 
 
-def text_match(
-  match: Match,
-  *,
-  find: extract.Extract = extract.prediction,
-  split: Callable[[str], list[str]] = tokens,
-) -> Reward:
-  """Returns the reward `match`(the answer's tokens, each reference's tokens).
+@dataclasses.dataclass(frozen=True)
+class TextMatch(Reward):
+  """Rewards `match`(the answer's tokens, the tokens of each reference).
 
   It is NaN only if the first reference has no word to compare with.
   """
-  checks.check_arguments(text_match, locals())
 
-  def reward(examples, completions):
+  match: Match
+  _: dataclasses.KW_ONLY
+  find: extract.Extract = extract.prediction
+  split: Callable[[str], list[str]] = tokens
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
     verdicts = []
     for example, group in zip(examples, completions, strict=True):
-      references = [split(text) for text in example.references]
-      verdicts += [
-        _judge(match, references, find, split, text) for text in group
-      ]
+      references = [self.split(text) for text in example.references]
+      verdicts += [self._judge(references, text) for text in group]
     return scores.grouped(verdicts, len(examples))
 
-  return reward
-
-
-def _judge(match, references, find, split, completion: str) -> Verdict:
-  if not references or not references[0]:
-    return Verdict(math.nan, 'gold/empty')
-  answer = find(completion)
-  if answer.text is None:
-    return Verdict(0.0, answer.reason)
-  share = match(split(answer.text), references)
-  reason = {0.0: 'wrong', 1.0: 'right'}.get(share, 'partly')
-  return Verdict(share, reason)
+  def _judge(self, references: list[list[str]], completion: str) -> Verdict:
+    if not references or not references[0]:
+      return Verdict(math.nan, 'gold/empty')
+    answer = self.find(completion)
+    if answer.text is None:
+      return Verdict(0.0, answer.reason)
+    share = self.match(self.split(answer.text), references)
+    reason = {0.0: 'wrong', 1.0: 'right'}.get(share, 'partly')
+    return Verdict(share, reason)
 
 
 def _joined(references: Sequence[list[str]]) -> list[str]:

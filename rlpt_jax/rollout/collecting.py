@@ -20,10 +20,9 @@ from rlpt_jax.core.checks import (
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards.scores import Reward, Scores, ask
-from rlpt_jax.sampling import requests, rollouts
-from rlpt_jax.sampling.engine import Engine
-from rlpt_jax.sampling.rollouts import Sample
+from rlpt_jax.rewards.scores import RewardFn, Scores, ask
+from rlpt_jax.sampling import requests
+from rlpt_jax.sampling.sampler import Sample, Sampler
 from rlpt_jax.training.experience import Group
 
 
@@ -156,9 +155,9 @@ class Judged:
 
 
 def judge(
-  engine: Engine,
+  sampler: Sampler,
   tokenizer: Tokenizer,
-  reward: Reward,
+  reward: RewardFn,
   sampling: Sampling,
   examples: Sequence[Example],
   names: Sequence[str],
@@ -192,7 +191,7 @@ def judge(
     if name not in kept
   ]
   with timers('rollout'):
-    groups = rollouts.complete(engine, requested, tokenizer, stop=sampling.stop)
+    groups = sampler.complete(requested, tokenizer, stop=sampling.stop)
     for request, group in zip(requested, groups, strict=True):
       kept[request.id] = group
   groups = [kept[name] for name in names]

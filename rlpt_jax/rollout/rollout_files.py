@@ -7,7 +7,7 @@ not at all, and a step that is repeated writes the same bytes.
 import gzip
 import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from rlpt_jax.core import output_files
 from rlpt_jax.core.append_files import not_written
 from rlpt_jax.core.run_files import ROLLOUTS
 from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.rewards.extract import Answer
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collecting import Judged
 from rlpt_jax.sampling.text import Transcript
@@ -28,11 +29,13 @@ def lines(
   tokenizer: Tokenizer,
   step: int,
   *,
+  find_answer: Callable[[str], Answer | None] = lambda text: None,
   with_tokens: bool = False,
 ) -> Iterator[dict[str, Any]]:
   """Yields a line for each completion of a step.
 
   advantages_PG: NaN where a completion is not in the loss, null in the file.
+  find_answer: finds the text that was judged, whose place a line gets.
   with_tokens: adds the text and the behavior log-probability of each token; the
     latter is null for tokens that an interruption inserted.
   """
@@ -65,6 +68,9 @@ def lines(
         'tokens': len(completion.tokens),
         'interrupted': not completion.is_own.all(),
       }
+      found = find_answer(sample.text)
+      if found and found.text and found.start is not None:
+        line['answer'] = [found.start, found.start + len(found.text)]
       if with_tokens:
         line['token_texts'] = _token_texts(tokenizer, example, completion)
         line['logprobs'] = [

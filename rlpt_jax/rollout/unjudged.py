@@ -35,7 +35,7 @@ Groups = Mapping[str, Sequence[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """A rollouts.Sample, read back."""
+  """A sampler.Sample, read back."""
 
   text: str
   finish_reason: str

@@ -9,7 +9,6 @@ pod, so that all hosts decide the same.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.decode import bucket, pad_prompts
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
-from rlpt_jax.sampling.requests import Completion, Request, join
+from rlpt_jax.sampling.requests import Completion, Request
 from rlpt_jax.sampling.table import Table
 
 
@@ -52,7 +51,10 @@ def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
 
 
 class Engine:
-  """Samples the submitted requests in slots; driven by `step` or by `run`."""
+  """Samples the submitted requests in slots, a chunk of tokens at each `step`.
+
+  Its owner is a Sampler, which hands completions to those who asked for them.
+  """
 
   def __init__(
     self, decoder: Decoder, params, plan: Plan, *, consume: bool = False
@@ -181,53 +183,6 @@ class Engine:
     self.counts['tokens'] += sum(lengths)
     self.counts['steps'] += max(lengths)
     self.counts['row_steps'] += max(lengths) * self.plan.slots
-
-  def run(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
-    """Yields the completions of each request, in the order of the requests.
-
-    Takes only as many `requests` at a time as fill the slots and their queue.
-    Cancels unfinished requests if it is closed or a request is refused.
-    """
-    if not self.is_idle:
-      raise RuntimeError(
-        'The engine has other requests: finish or cancel them before `run`.'
-      )
-    order: collections.deque[int] = collections.deque()  # Tickets.
-    try:
-      yield from self._run(iter(requests), order)
-    finally:
-      for ticket in order:
-        self.cancel(ticket)
-
-  def _run(self, requests, order) -> Iterator[list[Completion]]:
-    pieces = collections.defaultdict(lambda: collections.defaultdict(list))
-    missing: dict[int, int] = {}
-    exhausted = False
-    while True:
-      while not exhausted and self.waiting < self.plan.slots:
-        request = next(requests, None)
-        if request is None:
-          exhausted = True
-          break
-        ticket = self.submit(request)
-        order.append(ticket)
-        missing[ticket] = request.samples
-      if not order:
-        return
-      done = self.step()
-      if not done or not missing.keys() >= {ticket for ticket, *_ in done}:
-        raise RuntimeError(
-          'Something was submitted or cancelled while `run` ran: expected all '
-          'requests to be those of `run`.'
-        )
-      for ticket, sample, piece in done:
-        pieces[ticket][sample].append(piece)
-        missing[ticket] -= piece.finish_reason is not None
-      while order and not missing[order[0]]:
-        ticket = order.popleft()
-        del missing[ticket]
-        samples = pieces.pop(ticket)
-        yield [join(samples[i]) for i in sorted(samples)]
 
   def close(self):
     """Frees the memory of the devices."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.text import Piece, Transcript
 from rlpt_jax.serving import answers, protocol
 from rlpt_jax.serving.connections import Connections
@@ -74,7 +75,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def run(
-  engine,
+  sampler: Sampler,
   served: Served,
   sock: socket.socket,
   *,
@@ -86,7 +87,7 @@ async def run(
   """Serves until `stopped`; raises RuntimeError if the engine fails first."""
   connections = Connections(limits.connections, patience=limits.patience)
   with (
-    Worker(engine, max_samples=served.max_samples) as worker,
+    Worker(sampler, max_samples=served.max_samples) as worker,
     Server(served, worker, connections, token=token, limits=limits) as server,
   ):
     runner = web.AppRunner(

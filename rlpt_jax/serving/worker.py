@@ -2,10 +2,12 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import queue
 from collections.abc import Callable
 
 from rlpt_jax.sampling.requests import Completion, Request
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.serving.protocol import ApiError
 
 Event = tuple[int, Completion]  # (sample of the job, the tokens that follow).
@@ -17,7 +19,8 @@ class Job:
   def __init__(self, requests: tuple[Request, ...]):
     self.requests = requests
     self.running = set(range(sum(request.samples for request in requests)))
-    self.tickets: list[int] = []  # Only the engine's thread uses them.
+    # (ticket, the numbers of its samples); only the engine's thread uses them.
+    self.tickets: list[tuple[int, range]] = []
     self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
   def put(self, event: Event | Exception | None):
@@ -32,23 +35,22 @@ class Job:
 
 
 class Worker:
-  """Runs an engine in a thread of its own until `close`.
+  """Runs a sampler in a thread of its own until `close`.
 
   Methods whose names begin with `_engine` run in that thread, all others in the
   event loop. Commands reach the thread by a queue; its results come back by
   `call_soon_threadsafe`, once a step.
   """
 
-  def __init__(self, engine, *, max_samples: int):
-    self._engine, self._max_samples = engine, max_samples
+  def __init__(self, sampler: Sampler, *, max_samples: int):
+    self._sampler, self._max_samples = sampler, max_samples
     self._loop = asyncio.get_running_loop()
     self._jobs: set[Job] = set()  # Jobs with unfinished samples.
     self._refusal: ApiError | None = None  # The error that new jobs get.
     self._commands: queue.SimpleQueue[Callable[[], None] | None] = (
       queue.SimpleQueue()
     )
-    # Ticket -> its job, the number of its first sample, samples still wanted.
-    self._by_ticket: dict[int, tuple[Job, int, set[int]]] = {}
+    self._events: list[tuple[Job, Event]] = []  # Of the step that runs.
     self.quiet = asyncio.Event()  # Set while nothing runs or waits.
     self.quiet.set()
     self.failed: asyncio.Future[Exception] = self._loop.create_future()
@@ -139,7 +141,7 @@ class Worker:
   def _engine_obey(self) -> bool:
     """Runs queued commands, waiting while idle; returns False to close."""
     try:
-      while command := self._commands.get(block=self._engine.is_idle):
+      while command := self._commands.get(block=self._sampler.is_idle):
         command()
     except queue.Empty:
       return True
@@ -149,42 +151,27 @@ class Worker:
     answer, first = None, 0
     try:
       for request in job.requests:
-        ticket = self._engine.submit(request)
-        end = first + request.samples
-        self._by_ticket[ticket] = job, first, set(range(first, end))
-        job.tickets.append(ticket)
-        first = end
+        note = functools.partial(self._engine_note, job, first)
+        ticket = self._sampler.submit(request, note)
+        job.tickets.append((ticket, range(first, first + request.samples)))
+        first += request.samples
     except ValueError as error:
       self._engine_cancel(job, set(range(first)))
       answer = ApiError(str(error).splitlines()[0])
     self._loop.call_soon_threadsafe(self._deliver, [(job, answer)])
 
   def _engine_cancel(self, job: Job, indices: set[int]):
-    for ticket in job.tickets:
-      _, first, wanted = self._by_ticket.get(ticket, (job, 0, set()))
-      ended = wanted & indices
-      if ended and ended == wanted:
-        self._engine.cancel(ticket)
+    for ticket, numbers in job.tickets:
+      if indices.issuperset(numbers):
+        self._sampler.cancel(ticket)
       else:
-        for index in sorted(ended):
-          self._engine.cancel(ticket, index - first)
-      self._engine_forget(ticket, ended)
+        for index in indices.intersection(numbers):
+          self._sampler.cancel(ticket, index - numbers.start)
+
+  def _engine_note(self, job: Job, first: int, sample: int, piece: Completion):
+    self._events.append((job, (first + sample, piece)))
 
   def _engine_step(self):
-    events = []
-    for ticket, sample, completion in self._engine.step():
-      job, first, wanted = self._by_ticket.get(ticket, (None, 0, set()))
-      index = first + sample
-      if index not in wanted:  # Cancelled meanwhile.
-        continue
-      events.append((job, (index, completion)))
-      if completion.finish_reason:
-        self._engine_forget(ticket, {index})
-    self._loop.call_soon_threadsafe(self._deliver, events)
-
-  def _engine_forget(self, ticket: int, indices: set[int]):
-    if ticket in self._by_ticket:
-      wanted = self._by_ticket[ticket][2]
-      wanted -= indices
-      if not wanted:
-        del self._by_ticket[ticket]
+    self._events = []
+    self._sampler.step()
+    self._loop.call_soon_threadsafe(self._deliver, self._events)

@@ -18,7 +18,7 @@ from rlpt_jax.inference import model_files
 
 
 @pytest.fixture(scope='module')
-def engine():
+def sampler():
   options = EngineOptions(slots=8)
   plan = plan_for(
     options, prompts=5, samples=2, max_prompt_tokens=4, max_new_tokens=3,
@@ -26,7 +26,7 @@ def engine():
   )  # fmt: skip
   with CurrentModel(plan, options) as current:
     current.load(model_files.find('random:tiny_qwen3'))
-    yield current.engine
+    yield current.sampler
 
 
 def make_job(path, before_group=lambda number: None, **changes):
@@ -56,11 +56,11 @@ def make_job(path, before_group=lambda number: None, **changes):
   return jobs.Job(**options | changes)
 
 
-def test_an_interrupted_job_goes_on(engine, tmp_path):
+def test_an_interrupted_job_goes_on(sampler, tmp_path):
   console = rich.console.Console(file=io.StringIO())
   whole = make_job(tmp_path / 'whole.jsonl')
   assert (whole.longest, whole.is_done) == (3, False)
-  jobs.run(whole, engine, {'seed': 1}, console)
+  jobs.run(whole, sampler, {'seed': 1}, console)
   assert whole.is_done and whole.tally.prompts == 5
 
   def interrupts(number):
@@ -69,25 +69,25 @@ def test_an_interrupted_job_goes_on(engine, tmp_path):
 
   path = tmp_path / 'parts.jsonl'
   with pytest.raises(KeyboardInterrupt) as interrupted:
-    jobs.run(make_job(path, interrupts), engine, {'seed': 1}, console)
+    jobs.run(make_job(path, interrupts), sampler, {'seed': 1}, console)
   assert str(interrupted.value).startswith(f'2 of 5 prompts are in {path}, ')
-  assert engine.is_idle
+  assert sampler.is_idle
   rest = make_job(path, done=2)
   *_, (_, rest.tally.num_bytes) = rest.file.groups([{}] * 5, 2)
-  jobs.run(rest, engine, {'seed': 1}, console)
+  jobs.run(rest, sampler, {'seed': 1}, console)
   assert path.read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
 
 
-def test_damaged_weights_are_blamed_on_their_source(engine, tmp_path):
+def test_damaged_weights_are_blamed_on_their_source(sampler, tmp_path):
   def breaks(number):
     raise FloatingPointError('no number')
 
   job = make_job(tmp_path / 'file.jsonl', breaks, source='my_model')
   with pytest.raises(FloatingPointError, match='my_model: no number'):
-    jobs.run(job, engine, {}, rich.console.Console(file=io.StringIO()))
+    jobs.run(job, sampler, {}, rich.console.Console(file=io.StringIO()))
 
 
-def test_other_hosts_write_nothing(engine, tmp_path):
+def test_other_hosts_write_nothing(sampler, tmp_path):
   job = make_job(tmp_path / 'file.jsonl')
-  jobs.run(job, engine, {}, None)
+  jobs.run(job, sampler, {}, None)
   assert job.is_done and not job.file.path.exists()

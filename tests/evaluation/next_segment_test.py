@@ -55,8 +55,8 @@ config.Data.corpora = [@ships/sources.Files()]
 config.Data.task = @tasks.Asr()
 next_segment.NextSegment.data = @config.Data()
 next_segment.NextSegment.name = 'ships'
-next_segment.NextSegment.reward = @text_match.text_match()
-text_match.text_match.match = @text_match.overlap
+next_segment.NextSegment.reward = @text_match.TextMatch()
+text_match.TextMatch.match = @text_match.overlap
 """)
   held_out = cli.read_config(NextSegment, file)
   assert held_out.name == 'ships'

@@ -52,7 +52,7 @@ def decoder(one_device):
 
 def test_weighing(model, decoder, params):
   weighing = judges.Weighing(model=model, rows=2, **OPTIONS)
-  reward = judge.by_probability(weighing, prompt=PROMPT, threshold=None)
+  reward = judge.ByProbability(weighing, prompt=PROMPT, threshold=None)
   found = reward([EXAMPLE], [TEXTS])
   score = local_judge.scorer(
     decoder, params, ByteTokenizer(), chat=False, rows=2
@@ -73,7 +73,7 @@ def test_answering(model):
   answering = judges.Answering(
     model=model, slots=3, max_new_tokens=12, **OPTIONS
   )
-  reward = judge.by_answer(answering, prompt=PROMPT)
+  reward = judge.ByAnswer(answering, prompt=PROMPT)
   found = reward([EXAMPLE], [TEXTS])
   expected = [judge.read(text) for text in answering(QUESTIONS)]
   assert found.reasons_PG[0].tolist() == [v.reason for v in expected]
@@ -104,11 +104,11 @@ def test_reading(model, decoder, params):
 
 def test_they_are_found_in_a_reward(model):
   weighing = judges.Weighing(model=model, **OPTIONS)
-  reward = functools.partial(judge.by_probability(weighing))
-  assert weighing in list(settings.objects(reward))
-  described = settings.described(judge.by_probability(weighing))
+  reward = functools.partial(judge.ByProbability(weighing))
+  assert weighing in list(settings.parts(reward))
+  described = settings.described(judge.ByProbability(weighing))
   assert described == settings.described(
-    judge.by_probability(judges.Weighing(model=model, **OPTIONS))
+    judge.ByProbability(judges.Weighing(model=model, **OPTIONS))
   )
   assert str(described).count(model) == 1
 
@@ -137,8 +137,8 @@ class Server(remote.Remote):
 def of(answers):
   """(a reward with such a judge inside, the judge)."""
   server = Server(answers)
-  asked = judge.by_answer(server, prompt=PROMPT)
-  return combine.weighted({'judge': (asked, 1.0)}), server
+  asked = judge.ByAnswer(server, prompt=PROMPT)
+  return combine.Weighted({'judge': (asked, 1.0)}), server
 
 
 def test_a_judge_is_tried_by_the_question_of_the_run(caplog):
@@ -148,7 +148,7 @@ def test_a_judge_is_tried_by_the_question_of_the_run(caplog):
   assert server.asked[0] == f'R {cat} It was warm. P {cat}'
   assert len(server.asked) == 3 and not caplog.records
   # Rewards without such a judge are not asked at all.
-  judges.try_out(judge.by_answer(lambda questions: 1 / 0))
+  judges.try_out(judge.ByAnswer(lambda questions: 1 / 0))
 
 
 def test_a_judge_that_cannot_be_read_is_no_judge(caplog):
@@ -171,10 +171,10 @@ def test_a_local_judge_is_looked_at_before_it_is_loaded(model):
   options = {**OPTIONS, 'chat': True}
   weighing = judges.Weighing(model=model, **options)
   with pytest.raises(ValueError, match=r'template.*judges\.Weighing\.chat = F'):
-    judges.try_out(judge.by_probability(weighing))
+    judges.try_out(judge.ByProbability(weighing))
   answering = judges.Answering(model=f'{model}/nowhere', **OPTIONS)
   with pytest.raises(ValueError, match='nowhere'):
-    judges.try_out(judge.by_answer(answering))
+    judges.try_out(judge.ByAnswer(answering))
   # One that only reads has no use for a template.
   reading = judges.Reading(model=model, **options)
   judges.try_out(judges.by_likelihood(reading))
@@ -184,8 +184,8 @@ def test_a_local_judge_is_looked_at_before_it_is_loaded(model):
 def test_what_remote_judges_counted():
   server = remote.Remote(remote.Endpoint(url='http://localhost:1', model='m'))
   server.counts['requests'] += 3
-  reward = judge.by_answer(server)
-  found = judges.counts(settings.objects(reward))
+  reward = judge.ByAnswer(server)
+  found = judges.counts(settings.parts(reward))
   assert found['timing/judge/requests'] == 3
   server.close()
 
@@ -195,8 +195,8 @@ def test_all_hosts_look_at_a_local_judge_but_one_asks_a_remote_one(
 ):
   weighing = judges.Weighing(model=model, **OPTIONS)
   asked, server = of(['Sure!'] * 3)
-  reward = combine.weighted(
-    {'local': (judge.by_probability(weighing), 1.0), 'remote': (asked, 1.0)}
+  reward = combine.Weighted(
+    {'local': (judge.ByProbability(weighing), 1.0), 'remote': (asked, 1.0)}
   )
   found = []
   monkeypatch.setattr(weighing, 'check', lambda: found.append('local'))

@@ -17,6 +17,7 @@ from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.rewards import judge
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.table import Sizes
 from tests.serving.toy import ChatTokenizer
 
@@ -238,7 +239,7 @@ def engine(decoder, params):
     slots=3, group=1, max_prompt_tokens=37, max_new_tokens=12,
     sizes=Sizes(stops=1),
   )  # fmt: skip
-  with Engine(decoder, params, plan) as opened:
+  with Sampler(Engine(decoder, params, plan)) as opened:
     yield opened
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from rlpt_jax.core import settings
 from rlpt_jax.llm import remote as lib
-from rlpt_jax.rewards.judge import by_answer
+from rlpt_jax.rewards.judge import ByAnswer
 from tests.rewards import judges
 from tests.rewards.judges import verdict
 from tests.serving import toy
@@ -111,7 +111,7 @@ def test_a_run_with_another_judge_is_another_run():
   def described(url='http://a:1/v1', model='m', wait=1.0, **fields):
     endpoint = lib.Endpoint(url=url, model=model, **fields)
     with lib.Remote(endpoint, lib.Patience(wait=wait)) as client:
-      return settings.described(by_answer(client))
+      return settings.described(ByAnswer(client))
 
   usual = described()
   assert described(url='http://b:2/v1', wait=9.0) == usual
@@ -645,7 +645,7 @@ def test_an_interrupt_withdraws_the_question():
 def test_a_client_that_is_never_closed_does_not_keep_the_process():
   program = (
     'import sys\n'
-    'from rlpt_jax.rewards import remote\n'
+    'from rlpt_jax.llm import remote\n'
     "assert 'aiohttp' not in sys.modules\n"
     "endpoint = remote.Endpoint(url=sys.argv[1], model='m')\n"
     'client = remote.Remote(endpoint)\n'

@@ -171,7 +171,7 @@ def test_a_judge_is_tried_before_a_model_is_loaded(data, tmp_path, monkeypatch):
   answers = remote.Remote(remote.Endpoint(url='http://judge/v1', model='m'))
   answers.ask_now = lambda prompts: ['Sure!'] * len(prompts)
   ships = dataclasses.replace(
-    next_segment.of_files(f'{data}/ships.txt'), reward=judge.by_answer(answers)
+    next_segment.of_files(f'{data}/ships.txt'), reward=judge.ByAnswer(answers)
   )
   with pytest.raises(ValueError, match="answered 'Sure!'"):
     evaluate_lib.evaluate(
@@ -209,7 +209,7 @@ def test_no_verdict_is_no_zero(data, tmp_path, monkeypatch, capsys):
     is_first = example.document.endswith('/0')
     return scores.Verdict(0.0, 'timeout' if is_first else 'right')
 
-  monkeypatch.setattr(questions, 'choice', lambda: scores.each(never))
+  monkeypatch.setattr(questions, 'Choice', lambda: scores.Each(never))
   out = tmp_path / 'out'
   assert _evaluate(out, data, '--benchmarks', 'mmlu') == 0
   (line,) = _lines(out / 'results.jsonl')

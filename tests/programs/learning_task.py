@@ -16,7 +16,7 @@ from rlpt_jax.data.tasks import Rlvr, Sft
 from rlpt_jax.models.config import Compute
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.rewards import extract, scores
-from rlpt_jax.rewards.text_match import exact, text_match
+from rlpt_jax.rewards.text_match import TextMatch, exact
 from rlpt_jax.rollout.collecting import Sampling
 from rlpt_jax.training.optimizer import AdamW
 
@@ -74,7 +74,7 @@ def learning(folder, model, **changes) -> train_rl.Config:
     'model': str(model),
     'data': questions(folder, 'train'),
     'held_out': questions(folder, 'held_out'),
-    'reward': text_match(exact, find=extract.after_thinking),
+    'reward': TextMatch(exact, find=extract.after_thinking),
     'optimizer': AdamW(learning_rate=2e-3),
     'num_steps': 28,
     'prompts': 16,
@@ -111,7 +111,7 @@ def short(folder, model, **changes) -> train_rl.Config:
 
 def by_length(examples, completions):
   """A reward that a random model has something of."""
-  return scores.each(
+  return scores.Each(
     lambda example, text: scores.Verdict(len(text) % 3 / 2, 'length')
   )(examples, completions)
 

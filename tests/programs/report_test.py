@@ -1,7 +1,6 @@
 """`rlpt report`: folders of runs to one page."""
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -43,6 +42,7 @@ def workdir(tmp_path):
       'sample': 0,
       'completion': f'so {START} It rained. {END}',
       'reward': 1.0,
+      'answer': [len(START) + 4, len(START) + 14],
     }
     rollout_files.write(workdir, step, [line])
   return workdir
@@ -118,30 +118,7 @@ def test_what_is_no_run_is_refused(workdir, tmp_path, capsys, monkeypatch):
 
 def test_rollouts_that_a_run_drops_are_none(workdir):
   path = workdir / 'rollouts' / '00000009.jsonl.gz'
-  assert report.read_rollouts(path, *report.finder({})) == []
-
-
-def test_the_answer_has_its_place(workdir):
-  path = workdir / 'rollouts' / '00000001.jsonl.gz'
-  (line,) = report.read_rollouts(path, *report.finder({}))
-  start, end = line['answer']
-  assert line['completion'][start:end] == 'It rained.'
-
-
-@pytest.mark.parametrize(
-  'find, text, answer',
-  [
-    (extract.prediction, f'a {START}a{END} a', (23, 24)),
-    (extract.prediction, f'a {START}a', None),
-    (extract.boxed, r'7 \boxed{7} 7', (9, 10)),
-    (extract.after_thinking, '7 </think>7', (10, 11)),
-    (extract.after_thinking, '7', (0, 1)),
-    (functools.partial(extract.after_thinking, thinking=True), '7', None),
-  ],
-)
-def test_the_place_of_an_answer(find, text, answer):
-  mark = report.MARKS[getattr(find, 'func', find)]
-  assert report.place(text, find, mark) == answer
+  assert report.read_rollouts(path) == []
 
 
 def test_what_a_setting_is_stands_under_its_own_path():
@@ -155,22 +132,10 @@ def test_what_a_setting_is_stands_under_its_own_path():
   }
 
 
-def test_the_function_that_finds_answers_is_the_rewards():
-  assert report.finder({}) == (extract.prediction, START)
-  name = 'extract.'
-  config = {'reward': {'is': 'f', 'find': f'{name}boxed'}}
-  find, mark = report.finder(config)
-  assert find.func is extract.boxed and mark == r'\boxed'
-  bound = {'is': f'{name}after_thinking', 'thinking': True}
-  find, _ = report.finder({'reward': {'parts': [{'find': bound}]}})
-  assert find.func is extract.after_thinking
-  assert find.keywords == {'thinking': True}
-
-
 def test_the_judge_is_named_where_it_alone_gives_the_reward():
-  judged = {'is': 'judge._judged.<locals>.reward'}
-  beside = {'is': 'truth.beside', 'reward': judged}
-  summed = {'is': 'combine.weighted', 'rewards': [judged]}
+  judged = {'is': 'judge.ByAnswer'}
+  beside = {'is': 'truth.WithTruth', 'reward': judged}
+  summed = {'is': 'combine.Weighted', 'rewards': [judged]}
   found = [
     report.judge_of({'reward': reward}) for reward in (judged, beside, summed)
   ]

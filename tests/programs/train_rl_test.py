@@ -59,7 +59,7 @@ def flipped(*arguments):
 
 
 def always(examples, completions):
-  return scores.each(lambda example, text: scores.Verdict(0.5, 'scored'))(
+  return scores.Each(lambda example, text: scores.Verdict(0.5, 'scored'))(
     examples, completions
   )
 
@@ -279,7 +279,7 @@ def test_completions_without_an_end_are_left_out_where_they_are_dropped(
 
 
 def short_or_not(examples, completions):
-  return scores.each(
+  return scores.Each(
     lambda example, text: scores.Verdict(
       float(text > '5'), 'short' if text < '3' else 'scored'
     )
@@ -378,7 +378,7 @@ def test_a_judge_is_tried_before_anything_is_loaded(tmp_path, monkeypatch):
   answers = remote.Remote(remote.Endpoint(url='http://judge/v1', model='m'))
   answers.ask_now = lambda prompts: ['Sure!'] * len(prompts)
   config = learning_task.learning(
-    tmp_path, 'random:tiny_qwen3', reward=judge.by_answer(answers)
+    tmp_path, 'random:tiny_qwen3', reward=judge.ByAnswer(answers)
   )
   with pytest.raises(ValueError, match="answered 'Sure!'"):
     train_rl(config, workdir=tmp_path)

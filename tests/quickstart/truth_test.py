@@ -23,7 +23,7 @@ def test_a_reward_of_what_is_true():
     prompt_tokens=np.array([1]), references=FOLLOWING, kind='asr', corpus='',
     document='0', segment=1,
   )  # fmt: skip
-  found = truth.truth()([example], [[RIGHT, WRONG, 'Tom is at the red door.']])
+  found = truth.truth([example], [[RIGHT, WRONG, 'Tom is at the red door.']])
   assert found.rewards_PG.tolist() == [[1, 0, 0]]
   assert found.reasons_PG.tolist() == [['right', 'wrong', 'format/missing']]
 
@@ -33,13 +33,13 @@ def test_beside_a_reward_the_truth_is_only_looked_at():
     prompt_tokens=np.array([1]), references=FOLLOWING, kind='asr', corpus='',
     document='0', segment=1,
   )  # fmt: skip
-  easy = scores.each(lambda example, text: scores.Verdict(1.0, 'easy'))
-  found = truth.beside(easy)([example], [[RIGHT, WRONG]])
+  easy = scores.Each(lambda example, text: scores.Verdict(1.0, 'easy'))
+  found = truth.WithTruth(easy)([example], [[RIGHT, WRONG]])
   assert found.rewards_PG.tolist() == [[1, 1]]
   assert found.reasons_PG.tolist() == [['easy', 'easy']]
   assert found.parts['truth'].rewards_PG.tolist() == [[1, 0]]
-  assert easy in settings.objects(truth.beside(easy))  # What is to be closed.
-  numbers = truth.beside(lambda examples, completions: [[0.5, None]])
+  assert easy in settings.parts(truth.WithTruth(easy))  # What is to be closed.
+  numbers = truth.WithTruth(lambda examples, completions: [[0.5, None]])
   found = numbers([example], [[RIGHT, WRONG]])
   assert found.reasons_PG.tolist() == [['scored', 'none']]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards.brackets import brackets
+from rlpt_jax.rewards.brackets import Brackets
 
 
 def _score(gold, completion):
   example = Example(np.array([1]), (gold,), 'kor', 'kor', '0', 0)
-  found = brackets()([example], [[completion]])
+  found = Brackets()([example], [[completion]])
   return found.rewards_PG[0, 0], found.reasons_PG[0, 0]
 
 

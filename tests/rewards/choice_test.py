@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards.choice import choice, letter
+from rlpt_jax.rewards.choice import Choice, letter
 
 CITIES = ['London', 'Paris', 'Rome', 'Paris, Texas']
 COUNTS = ['3', '12', 'A dozen apples', '12 apples', r'\frac{1}{2}']
@@ -97,7 +97,7 @@ def test_options_that_hold_each_other(completion, expected):
 
 def test_the_reward():
   example = Example(np.array([1]), ('B', *CITIES), 'mmlu', 'mmlu', '0', 0)
-  found = choice()([example], [['The answer is B.', r'\boxed{A}', 'Hm.']])
+  found = Choice()([example], [['The answer is B.', r'\boxed{A}', 'Hm.']])
   np.testing.assert_array_equal(found.rewards_PG, [[1, 0, 0]])
   assert found.reasons_PG.tolist() == [['right', 'wrong', 'format/missing']]
 

@@ -22,7 +22,7 @@ ASKED = [example('a')], [['b'] * 4]
 
 
 def test_weighted():
-  found = combine.weighted({'a': (FIRST, 1.0), 'b': (SECOND, 0.5)})(*ASKED)
+  found = combine.Weighted({'a': (FIRST, 1.0), 'b': (SECOND, 0.5)})(*ASKED)
   # 1 + 0.5, 0 + 0.5; NaN of one is NaN of the sum, the first gives the reason.
   np.testing.assert_array_equal(found.rewards_PG, [[1.5, 0.5, NAN, NAN]])
   assert found.rewards_PG.dtype == np.float32
@@ -32,15 +32,15 @@ def test_weighted():
 
 
 def test_weight_zero_is_looked_at_only():
-  found = combine.weighted({'a': (FIRST, 0), 'b': (SECOND, 2.0)})(*ASKED)
+  found = combine.Weighted({'a': (FIRST, 0), 'b': (SECOND, 2.0)})(*ASKED)
   np.testing.assert_array_equal(found.rewards_PG, [[2, 2, 2, NAN]])
   assert found.reasons_PG[0, 3] == 'b/down'
   assert found.parts['a'].counts()['slow'] == 2
 
 
 def test_weighted_within_weighted():
-  inner = combine.weighted({'a': (FIRST, 1.0)})
-  found = combine.weighted({'in': (inner, -1.0), 'b': (SECOND, 1.0)})(*ASKED)
+  inner = combine.Weighted({'a': (FIRST, 1.0)})
+  found = combine.Weighted({'in': (inner, -1.0), 'b': (SECOND, 1.0)})(*ASKED)
   np.testing.assert_array_equal(found.rewards_PG, [[0, 1, NAN, NAN]])
   assert found.reasons_PG[0, 2] == 'in/a/slow'
   assert found.parts['in'].parts['a'].counts()['right'] == 1
@@ -51,18 +51,18 @@ def test_mere_numbers_are_combined_too():
     return [len(text) if text else None for text in completions[0]]
 
   asked = [example('a', kind='x')], [['b', '', 'ccc', '']]
-  found = combine.weighted({'a': (FIRST, 1.0), 'n': (numbers, 1.0)})(*asked)
+  found = combine.Weighted({'a': (FIRST, 1.0), 'n': (numbers, 1.0)})(*asked)
   np.testing.assert_array_equal(found.rewards_PG, [[2, NAN, NAN, NAN]])
   assert found.reasons_PG.tolist() == [['scored', 'n/none', 'a/slow', 'a/slow']]
-  found = combine.by_kind({'x': numbers})(*asked)
+  found = combine.ByKind({'x': numbers})(*asked)
   np.testing.assert_array_equal(found.rewards_PG, [[1, NAN, 3, NAN]])
 
 
 def test_nothing_to_combine():
   with pytest.raises(ValueError, match='no rewards'):
-    combine.weighted({})
+    combine.Weighted({})
   with pytest.raises(ValueError, match='a finite number in place of nan'):
-    combine.weighted({'a': (FIRST, NAN)})
+    combine.Weighted({'a': (FIRST, NAN)})
 
 
 def test_what_raises_stops_the_sum():
@@ -70,7 +70,7 @@ def test_what_raises_stops_the_sum():
     raise OSError('away')
 
   with pytest.raises(OSError):
-    combine.weighted({'a': (FIRST, 1.0), 'b': (broken, 1.0)})(*ASKED)
+    combine.Weighted({'a': (FIRST, 1.0), 'b': (broken, 1.0)})(*ASKED)
 
 
 def echo(examples, completions):
@@ -84,7 +84,7 @@ def echo(examples, completions):
 
 def test_by_kind():
   examples = [example('x', kind=kind) for kind in ('asr', 'rlvr', 'asr')]
-  reward = combine.by_kind({'rlvr': echo, 'asr': echo, 'msr': echo})
+  reward = combine.ByKind({'rlvr': echo, 'asr': echo, 'msr': echo})
   found = reward(examples, [['1', '2'], ['3', '4'], ['5', 'nan']])
   np.testing.assert_array_equal(found.rewards_PG, [[1, 2], [3, 4], [5, NAN]])
   assert found.reasons_PG.tolist() == [['asr'] * 2, ['rlvr'] * 2, ['asr'] * 2]
@@ -98,4 +98,4 @@ def test_a_kind_without_a_reward():
   with pytest.raises(
     ValueError, match=r"kind 'msr', but rewards for \['asr'\]"
   ):
-    combine.by_kind({'asr': echo})([example('x', kind='msr')], [['1']])
+    combine.ByKind({'asr': echo})([example('x', kind='msr')], [['1']])

@@ -1,5 +1,7 @@
 r"""The table of the module's docstring, and texts that nobody would write."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -45,7 +47,7 @@ def tags(text: str) -> str:
 )
 def test_prediction(completion, text, reason):
   found = extract.prediction(tags(completion))
-  assert found == (text, reason)
+  assert found[:2] == (text, reason)
 
 
 def test_the_tags_are_those_of_the_prompts():
@@ -131,3 +133,23 @@ def test_an_answer_or_a_reason_whatever_comes(completion):
         assert '</think>' not in text and '<think>' not in text
   text, _ = extract.prediction(completion)
   assert text is None or (START not in text and END not in text)
+
+
+@pytest.mark.parametrize(
+  'find, completion, start',
+  [
+    (extract.prediction, f'a {START}a{END} a', 23),
+    (extract.prediction, f'<think>a</think> {START} \n a{END}', 42),
+    (extract.prediction, f'a {START}a', None),
+    (extract.boxed, r'7 \boxed{7} 7', 9),
+    (extract.boxed, r'7 </think>7 \boxed{ 7}', 20),
+    (extract.after_thinking, '7 </think>7', 10),
+    (extract.after_thinking, '7', 0),
+    (functools.partial(extract.after_thinking, thinking=True), '7', None),
+  ],
+)
+def test_the_place_of_an_answer(find, completion, start):
+  found = find(completion)
+  assert found.start == start
+  if start is not None:
+    assert completion[start : start + len(found.text)] == found.text

@@ -64,7 +64,7 @@ def test_the_prompt_is_the_papers_to_the_letter():
 
 def test_the_prefix_reward_is_shown_all_that_follows():
   judge = Judge()
-  lib.by_answer(judge)([_example()], [[_said('The cat sat on it.')]])
+  lib.ByAnswer(judge)([_example()], [[_said('The cat sat on it.')]])
   [[question]] = judge.asked
   assert question == lib._filled(
     lib.PROMPT, 'The cat sat on the mat. It was warm. It slept.',
@@ -74,7 +74,7 @@ def test_the_prefix_reward_is_shown_all_that_follows():
 
 def test_the_strict_reward_is_shown_the_one():
   judge = Judge()
-  reward = lib.by_answer(judge, reference=lib.asked)
+  reward = lib.ByAnswer(judge, reference=lib.asked)
   reward([_example()], [[_said('The cat sat on it.')]])
   [[question]] = judge.asked
   assert 'Reference: The cat sat on the mat.\n\nPredicted' in question
@@ -95,7 +95,7 @@ def test_rewards_and_reasons():
   right = 'The cat sat on the mat'
   judge = Judge(lambda question: f'Score: {int(right in _predicted(question))}')
   # 'The cat sat on the mat.' has six words: at least three are wanted.
-  found = lib.by_answer(judge)(
+  found = lib.ByAnswer(judge)(
     [_example(), _example('A b.')],
     [
       [_said(right), _said('The dog ran away'), 'no tags', _said('The cat')],
@@ -124,8 +124,8 @@ def test_a_prefix_must_have_a_share_of_the_first_segment(
 ):
   text = ' '.join('The cat sat on the mat'.split()[:words])
   for reward in (
-    lib.by_answer(Judge(), min_share=min_share),
-    lib.by_probability(Judge(lambda _: (-5.0, -0.1)), min_share=min_share),
+    lib.ByAnswer(Judge(), min_share=min_share),
+    lib.ByProbability(Judge(lambda _: (-5.0, -0.1)), min_share=min_share),
   ):
     found = reward([_example()], [[_said(text)]])
     assert found.reasons_PG == 'short' if is_short else 'right'
@@ -134,7 +134,7 @@ def test_a_prefix_must_have_a_share_of_the_first_segment(
 
 def test_a_share_of_chinese_is_of_its_characters():
   example = _example('今天天气很好。')
-  reward = lib.by_answer(Judge())
+  reward = lib.ByAnswer(Judge())
   found = reward(
     [example], [[_said('今天'), _said('今天天'), _said('今天。。')]]
   )
@@ -144,7 +144,7 @@ def test_a_share_of_chinese_is_of_its_characters():
 def test_equal_questions_are_asked_once_and_in_order():
   judge = Judge(lambda asked: f'Score: {int("one" in _predicted(asked))}')
   one, two = _said('one two three'), _said('two three four')
-  found = lib.by_answer(judge)(
+  found = lib.ByAnswer(judge)(
     [_example(), _example('Other words.'), _example()],
     [[one, two, one], [one, two, two], [two, one, 'x']],
   )
@@ -159,30 +159,30 @@ def test_equal_questions_are_asked_once_and_in_order():
 
 def test_nothing_to_ask_is_not_asked():
   judge = Judge()
-  found = lib.by_answer(judge)([_example()], [['no', 'tags']])
+  found = lib.ByAnswer(judge)([_example()], [['no', 'tags']])
   assert found.rewards_PG.tolist() == [[0, 0]]
-  assert lib.by_answer(judge)([], []).rewards_PG.shape == (0, 0)
+  assert lib.ByAnswer(judge)([], []).rewards_PG.shape == (0, 0)
   assert judge.asked == []
 
 
 @pytest.mark.parametrize('references', [('',), (' \n',), ('', '')])
 def test_without_a_reference_there_is_no_verdict(references):
   judge = Judge()
-  found = lib.by_answer(judge)([_example(*references)], [[_said('a b')]])
+  found = lib.ByAnswer(judge)([_example(*references)], [[_said('a b')]])
   assert np.isnan(found.rewards_PG).all()
   assert found.reasons_PG == 'gold/empty'
   assert judge.asked == []
 
 
 def test_how_a_prediction_is_found_is_an_option():
-  found = lib.by_answer(Judge(), find=extract.boxed)(
+  found = lib.ByAnswer(Judge(), find=extract.boxed)(
     [_example('42')], [[r'so \boxed{42}', _said('42')]]
   )
   assert found.reasons_PG.tolist() == [['right', 'format/missing']]
 
 
 def test_answers_that_are_lost_are_noticed():
-  reward = lib.by_answer(lambda questions: ['Score: 1'] * (len(questions) - 1))
+  reward = lib.ByAnswer(lambda questions: ['Score: 1'] * (len(questions) - 1))
   with pytest.raises(ValueError, match='0 answers to 1 questions'):
     reward([_example()], [[_said('The cat sat')]])
 
@@ -196,7 +196,7 @@ def test_answers_that_are_lost_are_noticed():
   ],
 )
 def test_options_that_cannot_be(options, message):
-  make = lib.by_probability if 'threshold' in options else lib.by_answer
+  make = lib.ByProbability if 'threshold' in options else lib.ByAnswer
   with pytest.raises(ValueError, match=message):
     make(Judge(), **options)
 
@@ -282,20 +282,20 @@ def test_what_is_no_verdict(answer, reason):
 def test_what_the_judge_answered_is_kept():
   judge = Judge(lambda question: f'Well... {_predicted(question)}')
   texts = [_said('the cat sat'), 'no tags', _said('the cat sat')]
-  found = lib.by_answer(judge)([_example()], [texts])
+  found = lib.ByAnswer(judge)([_example()], [texts])
   assert found.answers_PG.tolist() == [
     ['Well... the cat sat', None, 'Well... the cat sat']
   ]
   # Nothing is kept of what nobody answered, or was not asked.
-  assert lib.by_answer(Judge())([_example()], [['x', 'y']]).answers_PG is None
-  silent = lib.by_answer(Judge(lambda _: None))([_example()], [texts])
+  assert lib.ByAnswer(Judge())([_example()], [['x', 'y']]).answers_PG is None
+  silent = lib.ByAnswer(Judge(lambda _: None))([_example()], [texts])
   assert silent.answers_PG is None
 
 
 def test_no_verdict_is_not_a_zero():
   answers = iter(['Score: 1', None, 'perhaps', 'Score: 0'])
   texts = [_said(f'the cat sat {word}') for word in 'abcd']
-  found = lib.by_answer(Judge(lambda _: next(answers)))([_example()], [texts])
+  found = lib.ByAnswer(Judge(lambda _: next(answers)))([_example()], [texts])
   np.testing.assert_array_equal(found.rewards_PG, [[1, np.nan, np.nan, 0]])
   assert found.counts() == {
     'right': 1, 'judge/failed': 1, 'judge/unparsable': 1, 'wrong': 1
@@ -320,7 +320,7 @@ def test_no_verdict_is_not_a_zero():
 def test_weighing(p0, p1, threshold, reward, reason):
   logs = [math.log(p) if p else -math.inf for p in (p0, p1)]
   judge = Judge(lambda _: tuple(logs))
-  found = lib.by_probability(judge, threshold=threshold)(
+  found = lib.ByProbability(judge, threshold=threshold)(
     [_example()], [[_said('The cat sat')]]
   )
   np.testing.assert_allclose(found.rewards_PG, [[reward]], rtol=1e-6)
@@ -361,7 +361,7 @@ def test_a_remote_judge_that_fails_now_and_then():
   with judges.running(act) as served:
     endpoint = remote.Endpoint(url=served.url, model='m')
     with remote.Remote(endpoint, patience) as complete:
-      found = lib.by_answer(complete)(
+      found = lib.ByAnswer(complete)(
         [_example('It is right.')], [[_said(text) for text in words]]
       )
       assert complete.counts['failed/http/500'] == 1

@@ -38,7 +38,7 @@ class Model:
 def test_what_is_compared():
   model = Model({'': -1.0})
   completion = f'I <b>{START}x{END} thought{START} cd {END} more'
-  reward = lib.likelihood(model, encode=_encode)
+  reward = lib.Likelihood(model, encode=_encode)
   reward([_example('ab ', 'cd')], [[completion, 'no tags']])
   [(contexts, continuations)] = model.calls
   assert [bytes(ids[2:]).decode() for ids in contexts] == [
@@ -52,7 +52,7 @@ def test_what_is_compared():
 def test_information_gain_by_hand():
   # n = 2 tokens: (-1 - -3) / 2 = 1, (-4 - -3) / 2 = -0.5.
   model = Model({'good': -1.0, 'bad': -4.0, START: -3.0})
-  reward = lib.likelihood(model, encode=_encode, clip=(-5, 5))
+  reward = lib.Likelihood(model, encode=_encode, clip=(-5, 5))
   found = reward([_example()], [[f'good{START}x{END}', f'bad{START}x{END}']])
   np.testing.assert_allclose(found.rewards_PG, [[1.0, -0.5]])
   assert found.reasons_PG.tolist() == [['scored', 'scored']]
@@ -91,7 +91,7 @@ def test_a_bound_that_is_reached_counts():
 def test_probability_by_hand():
   # VeriFree: exp(log p) of the whole answer; exp(-0.7) = 0.4966.
   model = Model({'good': -0.7, START: -3.0})
-  reward = lib.likelihood(
+  reward = lib.Likelihood(
     model, encode=_encode, gain=lib.probability, length=lib.whole, clip=(0, 1)
   )
   found = reward([_example()], [[f'good{START}x{END}', 'none']])
@@ -112,7 +112,7 @@ def test_lengths(length, expected):
     # Only for the reference; contexts are bytes, to be read by the model.
     return [0] * len(text) if text == 'aéß' else _encode(text)
 
-  reward = lib.likelihood(
+  reward = lib.Likelihood(
     model, encode=by_character, length=length, clip=(-9, 9)
   )
   found = reward([_example('aéß')], [[f'good{START}x{END}']])
@@ -121,7 +121,7 @@ def test_lengths(length, expected):
 
 def test_a_group_without_tags_gets_the_least_and_costs_no_more():
   model = Model({'good': -1.0, 'bad': -9.0, START: -3.0})
-  reward = lib.likelihood(model, encode=_encode, clip=(-0.5, 0.75))
+  reward = lib.Likelihood(model, encode=_encode, clip=(-0.5, 0.75))
   found = reward(
     [_example(), _example()],
     [[f'good{START}x{END}', f'bad{START}x{END}'], ['no', f'{START} open']],
@@ -137,7 +137,7 @@ def test_a_group_without_tags_gets_the_least_and_costs_no_more():
 @pytest.mark.parametrize('value', [-math.inf, math.nan, math.inf])
 def test_no_probability_is_no_verdict(value):
   for values in ({'good': value, START: -1.0}, {'good': -1.0, START: value}):
-    reward = lib.likelihood(Model(values), encode=_encode)
+    reward = lib.Likelihood(Model(values), encode=_encode)
     found = reward([_example()], [[f'good{START}x{END}', 'no tags']])
     np.testing.assert_array_equal(found.rewards_PG, [[np.nan, -1]])
     assert found.reasons_PG[0, 0] == 'likelihood/infinite'
@@ -145,7 +145,7 @@ def test_no_probability_is_no_verdict(value):
 
 def test_without_a_reference_there_is_no_verdict():
   model = Model({START: -1.0})
-  reward = lib.likelihood(model, encode=_encode)
+  reward = lib.Likelihood(model, encode=_encode)
   text = f'a{START}x{END}'
   found = reward([_example(' '), _example('b')], [[text], [text]])
   np.testing.assert_array_equal(found.rewards_PG, [[np.nan], [0]])
@@ -157,7 +157,7 @@ def test_thoughts_of_a_prompt_that_opened_them():
     return extract.prediction(text, thinking=True)
 
   model = Model({START: -1.0})
-  reward = lib.likelihood(model, encode=_encode, find=find)
+  reward = lib.Likelihood(model, encode=_encode, find=find)
   said = f'{START}x{END}'
   found = reward([_example()], [[said, f'so</think>{said}']])
   assert found.reasons_PG.tolist() == [['format/thinking', 'scored']]
@@ -174,10 +174,10 @@ def test_thoughts_of_a_prompt_that_opened_them():
 )
 def test_bounds_that_cannot_be(clip, message):
   with pytest.raises(ValueError, match=message):
-    lib.likelihood(Model({}), encode=_encode, clip=clip)
+    lib.Likelihood(Model({}), encode=_encode, clip=clip)
 
 
 def test_log_probabilities_that_are_lost_are_noticed():
-  reward = lib.likelihood(lambda *_: [0.0], encode=_encode)
+  reward = lib.Likelihood(lambda *_: [0.0], encode=_encode)
   with pytest.raises(ValueError, match='1 log-probabilities of 2'):
     reward([_example()], [[f'{START}x{END}']])

@@ -1,7 +1,9 @@
 """What rewards return, and what they refuse."""
 
+import dataclasses
 import functools
 import re
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards import scores
+from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.scores import Scores, Verdict
 
 
@@ -25,7 +27,7 @@ def by_length(example, text):
 
 
 def test_each_keeps_the_order_of_prompts_and_rollouts():
-  found = scores.each(by_length)(
+  found = scores.Each(by_length)(
     [example('a'), example('bb')], [['x', 'xx', ''], ['x', 'xx', 'xxx']]
   )
   np.testing.assert_array_equal(found.rewards_PG, [[1, 0, np.nan], [0, 1, 0]])
@@ -38,8 +40,8 @@ def test_each_keeps_the_order_of_prompts_and_rollouts():
 
 
 def test_no_examples_and_no_rollouts():
-  assert scores.each(by_length)([], []).rewards_PG.shape == (0, 0)
-  assert scores.each(by_length)([example('a')], [[]]).counts() == {}
+  assert scores.Each(by_length)([], []).rewards_PG.shape == (0, 0)
+  assert scores.Each(by_length)([example('a')], [[]]).counts() == {}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_no_examples_and_no_rollouts():
 )
 def test_what_does_not_fit(completions, error):
   with pytest.raises(ValueError, match=error):
-    scores.each(by_length)([example('a'), example('b')], completions)
+    scores.Each(by_length)([example('a'), example('b')], completions)
 
 
 def test_what_raises_is_no_reward():
@@ -59,12 +61,12 @@ def test_what_raises_is_no_reward():
     raise OSError('the judge is away')
 
   with pytest.raises(OSError, match='away'):
-    scores.each(broken)([example('a')], [['b']])
+    scores.Each(broken)([example('a')], [['b']])
 
 
 def test_an_infinite_reward():
   with pytest.raises(ValueError, match=r"infinite.*'much'"):
-    scores.each(lambda *_: Verdict(np.inf, 'much'))([example('a')], [['b']])
+    scores.Each(lambda *_: Verdict(np.inf, 'much'))([example('a')], [['b']])
 
 
 TWO = [example('a'), example('b')], [['x', 'y', 'z'], ['u', 'v', 'w']]
@@ -153,3 +155,52 @@ def test_what_is_no_number_is_refused_in_one_line(found, shown):
 def test_scores_are_of_one_shape_and_float32(rewards, found):
   with pytest.raises(ValueError, match=re.escape(found)):
     Scores(rewards, np.array([['right']]))
+
+
+class Model:
+  """What a reward may hold, and has to close."""
+
+  closed = False
+
+  def close(self):
+    self.closed = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Modelled(scores.Reward):
+  model: Model
+  find: Callable = extract.boxed
+
+  def __call__(self, examples, completions):
+    raise AssertionError('nothing is judged here')
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer(scores.Reward):
+  rewards: dict
+
+  def __call__(self, examples, completions):
+    raise AssertionError('nothing is judged here')
+
+
+def test_a_reward_closes_its_parts_and_names_its_settings():
+  first, second = Model(), Model()
+  inner = functools.partial(Modelled(second))  # As gin may bind one.
+  reward = Outer({'a': Modelled(first), 'b': (inner, 2.0)})
+  assert reward.settings() == {'rewards': reward.rewards}
+  scores.of(reward).close()
+  assert first.closed and second.closed
+  scores.of(lambda examples, completions: [[0.0]]).close()
+
+
+def test_the_answer_is_what_the_first_part_finds():
+  reward = Outer({'a': scores.Each(by_length), 'b': Modelled(Model())})
+  assert reward.find_answer(r'so \boxed{2}') == ('2', '', 10)
+  assert scores.of(by_length).find_answer('2') is None
+
+
+def test_a_function_is_a_reward():
+  reward = scores.of(lambda examples, completions: [[0.5, None]])
+  found = reward([example('a')], [['a', 'b']])
+  assert found.reasons_PG.tolist() == [['scored', 'none']]
+  assert scores.of(reward) is reward

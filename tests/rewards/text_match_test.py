@@ -162,7 +162,7 @@ def test_matches_agree_on_what_is_right():
 
 
 def test_the_reward():
-  reward = text_match.text_match(text_match.common_prefix)
+  reward = text_match.TextMatch(text_match.common_prefix)
   found = reward(
     [example('The road was wet.', ' So he fell.'), example('...'), example()],
     [
@@ -181,7 +181,7 @@ def test_the_reward():
 
 
 def test_a_completion_without_an_answer_is_wrong():
-  reward = text_match.text_match(text_match.exact, find=extract.boxed)
+  reward = text_match.TextMatch(text_match.exact, find=extract.boxed)
   found = reward(
     [example('wet')], [['wet', r'\boxed{Wet}', r'\boxed{...}', r'\boxed{wet']]
   )

@@ -88,7 +88,7 @@ def of(found, finish_reason='stop'):
 
 
 def test_reasons_in_the_parts_of_a_sum_are_seen_too():
-  """combine.weighted says 'scored', whatever its parts say."""
+  """combine.Weighted says 'scored', whatever its parts say."""
   words = scores([[0.0, 0.0]], [['short', 'format/open']])
   both = scores([[0.0, 0.5]], [['scored', 'scored']], judge=words)
   found = collecting.metrics(of(both), version=0)
@@ -118,23 +118,21 @@ def test_what_is_left_out_is_not_compared():
   assert penalized.flat.tolist() == [True, False]
 
 
-def test_what_was_sampled_waits_for_a_reward_that_is_gone(
-  monkeypatch,
-):
+def test_what_was_sampled_waits_for_a_reward_that_is_gone():
   sampled = []
 
-  def complete(engine, requested, tokenizer, stop):
+  def complete(requested, tokenizer, stop):
     for request in requested:
       sampled.append(request.id)
       yield [sample(2), sample(3)]
 
-  monkeypatch.setattr(collecting.rollouts, 'complete', complete)
+  sampler = SimpleNamespace(complete=complete)
 
   def judge(reward, *numbers):
     examples = [example(n) for n in numbers]
     names = [str(n) for n in numbers]
     return collecting.judge(
-      None, ByteTokenizer(), reward, Sampling(samples=2), examples, names,
+      sampler, ByteTokenizer(), reward, Sampling(samples=2), examples, names,
       Timers('rollout', 'reward'), seed=0, kept=kept,
     )  # fmt: skip
 
@@ -144,7 +142,7 @@ def test_what_was_sampled_waits_for_a_reward_that_is_gone(
   kept = {}
   with pytest.raises(ConnectionError):
     judge(gone, 1, 2)
-  lengths = scores_lib.each(lambda _, text: scores_lib.Verdict(len(text), ''))
+  lengths = scores_lib.Each(lambda _, text: scores_lib.Verdict(len(text), ''))
   found = judge(lengths, 2, 3)
   assert sampled == ['1', '2', '3'] == list(kept)
   assert found.samples[0] is kept['2']

@@ -11,6 +11,7 @@ import pytest
 
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
+from rlpt_jax.rewards.extract import Answer
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout import rollout_files
 from rlpt_jax.rollout.collecting import Judged
@@ -148,6 +149,17 @@ def test_a_line_has_what_the_judge_answered():
   assert lines[3]['components']['msr'] == {
     'reward': 0.75, 'reason': 'partly', 'judge_answer': 'Hm'
   }  # fmt: skip
+
+
+def test_a_line_has_the_place_of_what_was_judged():
+  places = {'ab': (1, 'b'), 'c': (None, 'c'), '': (0, '')}
+  lines = rollout_files.lines(
+    judged(), ADVANTAGES_PG, ByteTokenizer(), 12,
+    find_answer=lambda text: (
+      Answer(places[text][1], start=places[text][0]) if text in places else None
+    ),
+  )  # fmt: skip
+  assert [line.get('answer') for line in lines] == [[1, 2], None, None, None]
 
 
 def test_a_line_has_its_tokens_where_they_are_asked_for():

@@ -19,7 +19,7 @@ def judged(answers, *, formless=0, wrap=lambda reward: reward) -> Judged:
   """A step: completions that the judge answers so, and some without form."""
   texts = [f'{extract.START}so {i}{extract.END}' for i in range(len(answers))]
   examples = [SimpleNamespace(kind='asr', references=('so it is',))]
-  reward = wrap(judge.by_answer(lambda asked: answers, min_share=0))
+  reward = wrap(judge.ByAnswer(lambda asked: answers, min_share=0))
   found = reward(examples, [texts + ['no tags'] * formless])
   return Judged(examples, [], found, found.rewards_PG)
 
@@ -40,11 +40,11 @@ def test_a_format_failure_does_not_hide_a_broken_judge():
 
 def test_nor_does_another_part_of_the_reward():
   def with_length(reward):
-    length = scores.each(lambda *_: scores.Verdict(0.5, 'scored'))
-    return combine.weighted({'judge': (reward, 1.0), 'length': (length, 1.0)})
+    length = scores.Each(lambda *_: scores.Verdict(0.5, 'scored'))
+    return combine.Weighted({'judge': (reward, 1.0), 'length': (length, 1.0)})
 
   def by_kind(reward):
-    return combine.by_kind({'asr': with_length(reward)})
+    return combine.ByKind({'asr': with_length(reward)})
 
   for wrap in (with_length, by_kind):
     with pytest.raises(

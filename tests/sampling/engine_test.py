@@ -17,6 +17,7 @@ from rlpt_jax.sampling import chunks
 from rlpt_jax.sampling.engine import Engine, no_number
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Interruption, Request, join
+from rlpt_jax.sampling.sampler import Sampler
 from tests.models import references
 from tests.sampling import decode_test
 from tests.sampling.decode_test import assert_same, requests, tiny
@@ -52,7 +53,7 @@ def mixed(count=9):
 
 def run(decoder, params, asked, plan=PLAN):
   with Engine(decoder, params, plan) as engine:
-    return list(engine.run(asked))
+    return list(Sampler(engine).run(asked))
 
 
 def one_by_one(decoder, params, asked):
@@ -232,7 +233,7 @@ def test_a_published_update_cannot_touch_what_was_published(one_device):
   with Engine(decoder, mine, PLAN) as engine:
     # The learner's next update donates its parameters.
     jax.tree.map(lambda x: x.delete(), mine)
-    assert_same(list(engine.run(asked)), expected, tolerance=0)
+    assert_same(list(Sampler(engine).run(asked)), expected, tolerance=0)
 
 
 def test_a_long_answer_holds_nobody_up(one_device):
@@ -267,7 +268,7 @@ def test_run_takes_requests_as_it_needs_them(one_device):
       yield request
 
   with Engine(decoder, params, PLAN) as engine:
-    results = engine.run(source())
+    results = Sampler(engine).run(source())
     next(results)
     assert len(taken) < 9
     assert len(list(results)) == 11
@@ -295,17 +296,15 @@ def test_run_leaves_nothing_behind(one_device):
   decoder, params = tiny(one_device)
   expected = run(decoder, params, mixed())
   with Engine(decoder, params, PLAN) as engine:
-    results = engine.run(mixed())
+    results = Sampler(engine).run(mixed())
     next(results)
-    with pytest.raises(RuntimeError, match='has other requests'):
-      next(engine.run(mixed()))
     results.close()
     assert engine.is_idle
     refused = dataclasses.replace(mixed()[0], max_new_tokens=65)
     with pytest.raises(ValueError, match='65 new tokens'):
-      list(engine.run([*mixed(3), refused]))
+      list(Sampler(engine).run([*mixed(3), refused]))
     assert engine.is_idle
-    assert_same(list(engine.run(mixed())), expected, tolerance=0)
+    assert_same(list(Sampler(engine).run(mixed())), expected, tolerance=0)
     with pytest.raises(ValueError, match='sample 7 of prompt 0'):
       engine.cancel(engine.submit(requests()[0]), 7)
 
@@ -353,9 +352,9 @@ def test_cancelled_samples_leave_their_slots(one_device):
 def test_one_program_serves_all_requests(one_device):
   decoder, params = tiny(one_device)
   with Engine(decoder, params, PLAN) as engine:
-    list(engine.run(mixed()))  # Every length of prompt.
+    list(Sampler(engine).run(mixed()))  # Every length of prompt.
     with compilations.counted() as counted:
-      list(engine.run(mixed(20)[5:]))
+      list(Sampler(engine).run(mixed(20)[5:]))
     assert counted.count == 0
     assert engine.counts['prompt_tokens'] <= engine.counts['prompt_positions']
     assert engine.counts['tokens'] <= engine.counts['row_steps']

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.sampling.requests import Completion, Request
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.serving import http
 from rlpt_jax.serving.protocol import Served
 
@@ -158,7 +159,7 @@ def running(engine=None, model=None, *, token=None, **limits):
     with http.bind('127.0.0.1', 0) as sock:
       state.url = f'http://127.0.0.1:{sock.getsockname()[1]}'
       await http.run(
-        engine, model, sock,
+        Sampler(engine), model, sock,
         token=token, stopped=stopped, on_ready=ready.set,
         limits=http.Limits(**limits),
       )  # fmt: skip

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.serving.protocol import ApiError
 from rlpt_jax.serving.worker import Worker
 from tests.serving.toy import ENDLESS, ToyEngine, eventually
@@ -23,7 +24,7 @@ def _run(scenario, engine=None, max_samples=100):
   engine = engine or ToyEngine()
 
   async def main():
-    with Worker(engine, max_samples=max_samples) as worker:
+    with Worker(Sampler(engine), max_samples=max_samples) as worker:
       await asyncio.wait_for(scenario(worker, engine), 60)
       return worker
 
@@ -54,7 +55,7 @@ def test_samples_are_numbered_through_all_requests():
     ]  # fmt: skip
     assert worker.samples == 0
     assert engine.threads == {'engine_0'}
-    assert not worker._by_ticket
+    assert not worker._sampler._deliver
 
   _run(scenario)
 
@@ -86,7 +87,7 @@ def test_what_the_engine_refuses_is_an_error_of_that_job_alone():
     # What was submitted before is taken back.
     assert engine.cancelled == [(1, None)]
     assert len((await _ids(good))[0]) > 4
-    assert worker.samples == 0 and not worker._by_ticket
+    assert worker.samples == 0 and not worker._sampler._deliver
 
   _run(scenario)
 
@@ -103,8 +104,9 @@ def test_cancelling_a_job_and_a_sample():
     assert worker.samples == 0
     await asyncio.to_thread(eventually, lambda: engine.is_idle)
     # Of the second request the others are left, and go one by one.
-    assert engine.cancelled == [(1, 1), (0, None), (1, None)]
-    assert not worker._by_ticket
+    first, second, *others = engine.cancelled
+    assert (first, second) == ((1, 1), (0, None))
+    assert sorted(others) == [(1, 0), (1, 2)]
 
   _run(scenario, ToyEngine(**ENDLESS))
 

@@ -1,0 +1,207 @@
+"""The owner of an engine: whoever submits a request gets its completions.
+
+Several may sample at the same time: training and its held-out examples, a judge
+that is the same model, the clients of a server. Each gets its own completions,
+whoever drives the engine.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import Completion, Request, cut, join
+from rlpt_jax.sampling.text import Transcript
+
+# Called with the number of a sample and its next tokens.
+Deliver = Callable[[int, Completion], None]
+
+
+class Sampler:
+  """Runs an engine, and hands each piece of a completion to its owner."""
+
+  def __init__(self, engine: Engine):
+    self.engine = engine
+    self._deliver: dict[int, Deliver] = {}  # By ticket.
+    self._missing: dict[int, set[int]] = {}  # Unfinished samples, by ticket.
+
+  def submit(self, request: Request, deliver: Deliver) -> int:
+    """Queues a request; returns its ticket.
+
+    deliver: gets every piece of its completions; the last piece of each has a
+      finish reason. It may cancel, but not submit.
+    """
+    ticket = self.engine.submit(request)
+    self._deliver[ticket] = deliver
+    self._missing[ticket] = set(range(request.samples))
+    return ticket
+
+  def cancel(self, ticket: int, sample: int | None = None):
+    """Ends a request, or one sample of it: nothing more of it is delivered."""
+    self.engine.cancel(ticket, sample)
+    if sample is None:
+      self._forget(ticket)
+    else:
+      self._end(ticket, sample)
+
+  def step(self):
+    """Decodes a chunk and delivers its tokens."""
+    for ticket, sample, piece in self.engine.step():
+      # A delivery before this one may have cancelled it.
+      if sample not in self._missing.get(ticket, ()):
+        continue
+      deliver = self._deliver[ticket]
+      if piece.finish_reason:
+        self._end(ticket, sample)
+      deliver(sample, piece)
+
+  def _end(self, ticket: int, sample: int):
+    if ticket in self._missing:
+      self._missing[ticket].discard(sample)
+      if not self._missing[ticket]:
+        self._forget(ticket)
+
+  def _forget(self, ticket: int):
+    self._missing.pop(ticket, None)
+    self._deliver.pop(ticket, None)
+
+  @property
+  def decoder(self) -> Decoder:
+    return self.engine.decoder
+
+  @property
+  def plan(self) -> Plan:
+    return self.engine.plan
+
+  @property
+  def is_idle(self) -> bool:
+    return self.engine.is_idle
+
+  @property
+  def version(self) -> int:
+    """The number of times that weights were published."""
+    return self.engine.version
+
+  def publish(self, params):
+    """Uses new weights from the next step on."""
+    self.engine.publish(params)
+
+  def close(self):
+    """Frees the memory of the devices."""
+    self.engine.close()
+
+  def __enter__(self) -> 'Sampler':
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def run(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+    """Yields the completions of each request, in the order of the requests."""
+    for group in self.complete(requests, None):
+      yield [sample.completion for sample in group]
+
+  def complete(
+    self,
+    requests: Iterable[Request],
+    tokenizer: Tokenizer | None,
+    *,
+    stop: tuple[str, ...] = (),
+    on_step: Callable[[int, int, int], None] = lambda *counts: None,
+  ) -> Iterator[list['Sample']]:
+    """Yields the samples of each request, in the order of the requests.
+
+    Takes only as many requests at a time as fill the slots and their queue.
+    Cancels what is unfinished if it is closed or a request is refused.
+
+    stop: texts that end a sample, if there is a tokenizer.
+    on_step: called before each step of the engine, and at the end, with the
+      numbers of finished requests, of finished samples, and of sampled tokens.
+    """
+    requests, is_last = iter(requests), False
+    groups: collections.deque[_Group] = collections.deque()
+    counts = collections.Counter()
+    try:
+      while True:
+        while not is_last and self.engine.waiting < self.plan.slots:
+          request = next(requests, None)
+          if request is None:
+            is_last = True
+          else:
+            group = _Group(self, request, tokenizer, stop, counts)
+            group.ticket = self.submit(request, group.add)
+            groups.append(group)
+        while groups and groups[0].is_done:
+          counts['prompts'] += 1
+          yield groups.popleft().samples
+        on_step(counts['prompts'], counts['samples'], counts['tokens'])
+        if is_last and not groups:
+          return
+        self.step()
+    finally:
+      for group in groups:
+        self.cancel(group.ticket)
+
+
+class Sample:
+  """A completion being sampled, with its text if there is a tokenizer."""
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer | None,
+    prompt_tokens: tuple[int, ...],
+    stop: tuple[str, ...] = (),
+  ):
+    self._transcript = self.text = None
+    if tokenizer:
+      self._transcript = Transcript(tokenizer, prompt_tokens, stops=stop)
+      self.text = ''
+    self._pieces: list[Completion] = []
+    self.finish_reason = None
+
+  def add(self, piece: Completion):
+    """Adds the next tokens; one that completes a stop text ends the sample."""
+    self._pieces.append(piece)
+    self.finish_reason = piece.finish_reason
+    if self._transcript:
+      found = self._transcript.add(piece)
+      self.text += found.text
+      self.finish_reason = found.finish_reason
+
+  @property
+  def completion(self) -> Completion:
+    """The tokens so far, up to the one that completes a stop text.
+
+    The rest of the chunk in which that happened is dropped.
+    """
+    count = self._transcript.num_tokens if self._transcript else None
+    whole = cut(join(self._pieces), count)
+    return dataclasses.replace(whole, finish_reason=self.finish_reason)
+
+
+class _Group:
+  """The samples of a request of `complete`."""
+
+  def __init__(self, sampler: Sampler, request, tokenizer, stop, counts):
+    self._sampler, self._counts = sampler, counts
+    self.ticket: int | None = None
+    self.samples = [
+      Sample(tokenizer, request.prompt_tokens, stop)
+      for _ in range(request.samples)
+    ]
+
+  @property
+  def is_done(self) -> bool:
+    return all(sample.finish_reason for sample in self.samples)
+
+  def add(self, number: int, piece: Completion):
+    sample = self.samples[number]
+    sample.add(piece)
+    self._counts['tokens'] += len(piece.tokens)
+    if sample.finish_reason:
+      self._counts['samples'] += 1
+      if not piece.finish_reason:  # A stop text ended it.
+        self._sampler.cancel(self.ticket, number)
