@@ -16,6 +16,7 @@ second over the rate of a product of two large matrices in this process.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -154,9 +155,12 @@ def measure(arguments) -> dict:
       for request, group in zip(requests, samples, strict=True)
     ]
     batch = make_batch(
-      groups, num_prompts=P, advantages=advantages.group_normalized,
-      reduction=reductions.completion_mean, longest=(bucket(S), bucket(T)),
+      groups, num_prompts=P, reduction=reductions.completion_mean,
+      longest=(bucket(S), bucket(T)),
     )  # fmt: skip
+    rewards_PG = np.stack([group.rewards_G for group in groups])
+    advantages_PG = np.asarray(advantages.group_normalized(rewards_PG))
+    batch = dataclasses.replace(batch, advantages_PG=advantages_PG)
     state, said = update(state, batch)
     jax.block_until_ready(said)
     engine.publish(state.params)

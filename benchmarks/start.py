@@ -37,15 +37,15 @@ from rlpt_jax.rollout import collecting
 from rlpt_jax.programs import train_rl
 from rlpt_jax.rewards import text_match
 text_match.TextMatch.match = @text_match.overlap
-collecting.Sampling.samples = 4
-collecting.Sampling.max_new_tokens = 32
+sampling.Sampling.samples = 4
+sampling.Sampling.max_new_tokens = 32
 train_rl.Config.model = 'base'
 train_rl.Config.data = @config.Data()
 train_rl.Config.reward = @text_match.TextMatch()
 train_rl.Config.optimizer = @optimizer.AdamW()
 optimizer.AdamW.learning_rate = 3e-4
 train_rl.Config.compute = @models.Compute()
-train_rl.Config.sampling = @collecting.Sampling()
+train_rl.Config.sampling = @sampling.Sampling()
 train_rl.Config.num_steps = 1
 train_rl.Config.prompts = 4
 train_rl.Config.max_prompt_tokens = 96

@@ -122,10 +122,21 @@ class Meaning:
     return self._macros[macro.name]
 
   def _given(self, thing, scopes: tuple[str, ...]) -> dict[str, Statement]:
-    """Returns the settings of a thing; inner scopes override outer ones."""
+    """Returns the settings of a thing; inner scopes override outer ones.
+
+    A field that is not set, and whose default is a dataclass as it is by
+    default, is set by the settings of that class, if there are any:
+    `runs.Saving.every = 5` needs no `train_rl.Config.saving = @runs.Saving()`.
+    """
     given = {}
     for i in range(len(scopes) + 1):
       given |= self._bound.get((scopes[:i], id(thing)), {})
+    for name, kind in _defaults(thing).items():
+      if name not in given and (inner := self._given(kind, scopes)):
+        first = next(iter(inner.values()))
+        reference = Reference((), kind, called=True)
+        parsed = first.parsed._replace(arg_name=name, value=reference)
+        given[name] = dataclasses.replace(first, parsed=parsed)
     return given
 
   def _uses(self, thing, scopes, called, place, inside) -> Iterator[Use]:
@@ -318,6 +329,20 @@ class Meaning:
     while isinstance(statement.parsed.value, Macro):
       statement = self.definition(statement.parsed.value, statement.place)
     return statement
+
+
+def _defaults(thing: Any) -> dict[str, type]:
+  """Returns the classes of fields whose default is one with its defaults."""
+  if not (inspect.isclass(thing) and dataclasses.is_dataclass(thing)):
+    return {}
+  found = {}
+  for field in dataclasses.fields(thing):
+    kind = type(field.default)
+    if dataclasses.is_dataclass(kind) and field.init:
+      required = [p for p in parameters(kind).values() if p.default is p.empty]
+      if not required and field.default == kind():
+        found[field.name] = kind
+  return found
 
 
 def parameters(thing: Any) -> dict[str, inspect.Parameter]:

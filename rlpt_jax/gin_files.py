@@ -26,7 +26,7 @@ class Reference(NamedTuple):
   """@scope/module.function; `called` if brackets follow, for its result."""
 
   scopes: tuple[str, ...]
-  selector: str
+  selector: str | type
   called: bool
 
 
@@ -283,8 +283,10 @@ class Symbols:
           f'{self._modules[name].__name__}: add "as" and another name.'
         )
 
-  def find(self, selector: str, place: Place) -> Any:
-    """Returns the function or class of that name."""
+  def find(self, selector: str | type, place: Place) -> Any:
+    """Returns the function or class of that name; a class for itself."""
+    if inspect.isclass(selector):
+      return selector
     first, *path_inside = selector.split('.')
     if first not in self._modules and first in names.MODULES:
       self._modules[first] = importlib.import_module(names.MODULES[first])

@@ -54,7 +54,7 @@ def learn(folder, process):
   import dataclasses
 
   from rlpt_jax.core.layout import Axes
-  from rlpt_jax.programs.train_rl import train_rl
+  from rlpt_jax.programs.train_rl import Hardware, train_rl
   from rlpt_jax.programs.train_sft import train_sft
   from tests.programs import learning_task
 
@@ -68,7 +68,9 @@ def learn(folder, process):
     dataclasses.replace(cold, layout=mesh), workdir=folder / 'two' / 'sft'
   )
   warm = dataclasses.replace(
-    warm, reward=reward, layout=mesh, sampler_layout=Axes(data=4, fsdp=2)
+    warm,
+    reward=reward,
+    hardware=Hardware(layout=mesh, sampler_layout=Axes(data=4, fsdp=2)),
   )
   train_rl(warm, workdir=folder / 'two' / 'rl')
 

@@ -144,7 +144,10 @@ def _updated(config, decoder, loss, measure, batch):
     params, jax.eval_shape(optimizer.init, params), count, count, count
   )
   update = make_update(
-    loss, optimizer, measure, num_microbatches=config.num_microbatches
+    loss,
+    optimizer,
+    measure,
+    num_microbatches=_hardware(config).num_microbatches,
   )
   return state, jax.eval_shape(update, state, batch)
 
@@ -192,7 +195,7 @@ def test_an_update_traces_on_its_layout(
 ):
   monkeypatch.chdir(ROOT)
   (config, model), machine = _config(experiment, layout), MACHINES[layout]
-  decoder = _decoder(config, model, config.layout, machine)
+  decoder = _decoder(config, model, _hardware(config).layout, machine)
   if isinstance(config, train_sft.Config):
     rows = config.batch_size, config.data.task.row_tokens
     batch = {'tokens_BT': _shape(*rows), 'segments_BT': _shape(*rows)}
@@ -223,7 +226,7 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
 ):
   monkeypatch.chdir(ROOT)
   (config, model), machine = _config(experiment, layout), MACHINES[layout]
-  decoder = _decoder(config, model, config.sampler_layout, machine)
+  decoder = _decoder(config, model, config.hardware.sampler_layout, machine)
   shape = plan.fitted(_plan(config), decoder.layout)
   memory = plan.check(
     dataclasses.replace(shape, memory=machine.gb * GB), decoder
@@ -281,14 +284,14 @@ def test_scalerl_fits_where_its_header_says(layout, slots, monkeypatch):
     pathlib.Path('experiments/rl/scalerl_qwen3_8b.gin'),
     (
       f'experiments/layouts/{layout}.gin',
-      'train_rl.Config.num_microbatches=48',
-      f'train_rl.Config.slots={slots}',
-      'collecting.Sampling.max_new_tokens=14417',  # The phrase in bytes.
+      'train_rl.Hardware.num_microbatches=48',
+      f'train_rl.Hardware.slots={slots}',
+      'sampling.Sampling.max_new_tokens=14417',  # The phrase in bytes.
     ),
   )
   machine, model = MACHINES[layout], 'qwen3_8b_base'
-  learner = _decoder(config, model, config.layout, machine)
-  sampler = _decoder(config, model, config.sampler_layout, machine)
+  learner = _decoder(config, model, _hardware(config).layout, machine)
+  sampler = _decoder(config, model, config.hardware.sampler_layout, machine)
   shape = plan.fitted(_plan(config), sampler.layout)
   total = sum(_learner(config, learner).values())
   total += plan.memory(shape, sampler).total / GB
@@ -309,6 +312,11 @@ def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
   assert found[0] == found[1] == found[2]
 
 
+def _hardware(config):
+  """Where a config has its layout: that of train_sft is in no part of it."""
+  return getattr(config, 'hardware', config)
+
+
 def _plan(config):
   return train_rl.plan_for(config, ByteTokenizer())
 
@@ -322,7 +330,10 @@ def _learner(config, decoder: Decoder) -> dict[str, float]:
       spec.shape))
     for name, spec in weights.named(decoder_lib.specs(c))
   }  # fmt: skip
-  P, G = config.prompts // config.num_microbatches, config.sampling.samples
+  P, G = (
+    config.prompts // _hardware(config).num_microbatches,
+    config.sampling.samples,
+  )
   S = bucket(config.max_prompt_tokens)
   T = bucket(config.sampling.max_new_tokens)
 
@@ -356,9 +367,9 @@ def test_what_is_planned_fits_the_chips(monkeypatch):
     for model in MODELS:
       config, _ = _config(f'rl/rlpt_{model}', layout)
       learner = _learner(
-        config, _decoder(config, model, config.layout, machine)
+        config, _decoder(config, model, _hardware(config).layout, machine)
       )
-      sampler = _decoder(config, model, config.sampler_layout, machine)
+      sampler = _decoder(config, model, config.hardware.sampler_layout, machine)
       shape = plan.fitted(_plan(config), sampler.layout)
       sampling = plan.memory(shape, sampler).total / GB
       total = sum(learner.values()) + sampling

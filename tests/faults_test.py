@@ -18,7 +18,7 @@ from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.rewards import extract, judge
 from rlpt_jax.rewards.scores import Reward
-from rlpt_jax.rollout.collecting import Sampling
+from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
@@ -265,7 +265,8 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
 
     monkeypatch.setattr(Sampler, 'complete', noted)
     config = learning_task.short(
-      folder, mortal.RANDOM, num_steps=4, held_out_every=2,
+      folder, mortal.RANDOM, num_steps=4,
+      held_out=learning_task.held_out(folder, every=2, examples=8),
       reward=of_remote_judge(
         server, tmp_path / f'{name}.jsonl', Events(*events)
       ),

@@ -27,7 +27,7 @@ RUN = """include 'data.gin'
 from rlpt_jax.algorithms import losses
 from rlpt_jax.core import layout
 from rlpt_jax.models import config as models
-from rlpt_jax.rollout import collecting
+from rlpt_jax.rollout import sampling
 from rlpt_jax.programs import train_rl
 from rlpt_jax.rewards import extract
 from rlpt_jax.rewards import text_match
@@ -36,14 +36,14 @@ from rlpt_jax.training import optimizer
 RATE = 1e-3
 optimizer.AdamW.learning_rate = %RATE
 text_match.TextMatch.match = @text_match.overlap
-collecting.Sampling.samples = 8
+sampling.Sampling.samples = 8
 
 train_rl.Config.model = 'random:tiny_qwen3'
 train_rl.Config.data = @config.Data()
 train_rl.Config.reward = @text_match.TextMatch()
 train_rl.Config.optimizer = @optimizer.AdamW()
-train_rl.Config.sampling = @collecting.Sampling()
-train_rl.Config.layout = @learner/layout.Axes()
+train_rl.Config.sampling = @sampling.Sampling()
+train_rl.Hardware.layout = @learner/layout.Axes()
 train_rl.Config.num_steps = 20
 train_rl.Config.prompts = 8
 """
@@ -102,6 +102,23 @@ def cases():
       typed = [x[2:] for x in written if x.startswith('$ ')]
       change = '\n'.join(x for x in written if not x.startswith('$ '))
       yield change, typed, said.removeprefix('> ')
+
+
+def test_settings_of_a_part_need_no_line_that_names_it(run):
+  """Where the part is a default of the config, and nothing else is set."""
+  config = run('', 'runs.Saving.every = 5', 'models.Compute.remat = "layer"')
+  assert (config.saving.every, config.saving.keep_last) == (5, 2)
+  assert config.compute.remat == 'layer'
+  # In a part of a part; the layout of the sampler has another default.
+  config = run('train_rl.Hardware.layout =', 'layout.Axes.fsdp = 4')
+  assert config.hardware.layout.fsdp == 4
+  assert config.hardware.sampler_layout.fsdp == 1
+  other = run(
+    '', 'a/runs.Saving.every=5', 'train_rl.Config.saving=@a/runs.Saving()'
+  )
+  assert other.saving.every == 5
+  with pytest.raises(ValueError, match=r"'runs\.Saving\.every=0': runs.Saving"):
+    run('', 'runs.Saving.every=0')
 
 
 def test_what_the_table_changes_is_right_without_it(run):

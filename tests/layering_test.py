@@ -256,7 +256,7 @@ def test_rule_notices_a_planted_violation(rule):
   [
     ('rollout/x.py', 'runs.run_folder'),
     ('rollout/x.py', 'serving.http'),
-    ('runs/x.py', 'rollout.collecting'),
+    ('runs/x.py', 'rollout.collect'),
     ('llm/x.py', 'rewards.scores'),
     ('inference/x.py', 'completions.options'),
     ('completions/x.py', 'evaluation.results'),

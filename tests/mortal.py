@@ -188,7 +188,8 @@ def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
   """A few steps with everything in them that a run may be killed in."""
   from rlpt_jax.programs.train_rl import train_rl
   from rlpt_jax.programs.train_sft import train_sft
-  from rlpt_jax.rollout.collecting import Sampling
+  from rlpt_jax.rollout.sampling import Sampling
+  from rlpt_jax.runs.run_folder import Saving
   from tests.programs import learning_task
 
   if program == 'train_rl':
@@ -199,7 +200,11 @@ def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
     )  # fmt: skip
     return train_rl(config, workdir=workdir)
   cold = learning_task.cold_start(
-    folder, num_steps=6, save_every=2, held_out_every=3, held_out_rows=8
+    folder,
+    num_steps=6,
+    saving=Saving(every=2),
+    held_out_every=3,
+    held_out_rows=8,
   )
   cold = dataclasses.replace(cold, held_out=cold.data)
   return train_sft(cold, workdir=workdir)

@@ -25,7 +25,7 @@ SHORTER = {
     ),
     'rlpt.gin "': (
       'rlpt.gin "train_rl.Config.prompts = 4"'
-      ' "train_rl.Config.held_out_examples = 4" "'
+      ' "held_out.HeldOut.examples = 4" "'
     ),
   }
 }  # fmt: skip

@@ -17,9 +17,14 @@ weight: ratio * k3, differentiated through both, has the gradient of
 KL(pi || reference).
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from rlpt_jax.algorithms.ratios import MAX_LOG_RATIO, token_log_ratio
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Positive
 
 
 def k1(logprobs_BT, reference_BT, mask_BT):
@@ -44,3 +49,27 @@ def k3(logprobs_BT, reference_BT, mask_BT):
   log_ratio_BT = -token_log_ratio(logprobs_BT, reference_BT, mask_BT)
   log_ratio_BT = jnp.minimum(log_ratio_BT, MAX_LOG_RATIO)
   return jnp.expm1(log_ratio_BT) - log_ratio_BT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InLoss:
+  """Adds a KL estimate to the loss of each token, times `weight`."""
+
+  estimator: Callable = k3
+  weight: Positive
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(self, logprobs_BT, reference_BT, mask_BT):
+    return self.weight * self.estimator(logprobs_BT, reference_BT, mask_BT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InReward:
+  """Subtracts the sum of k1 from the reward of a completion, times `weight`."""
+
+  weight: Positive
+
+  def __post_init__(self):
+    checks.check_fields(self)

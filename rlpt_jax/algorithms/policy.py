@@ -17,17 +17,13 @@ Loss = Callable[..., jax.Array]
 Kl = Callable[..., jax.Array]
 
 
-def make_loss(
-  score: Score, loss: Loss, *, kl: Kl | None = None, kl_weight: float = 0.0
-):
+def make_loss(score: Score, loss: Loss, *, kl: Kl | None = None):
   """(params, batch) -> (its share of the loss, token statistics for `measure`).
 
-  With `kl`, `batch` is a pair: the Batch and reference_PGT, the
-  log-probabilities under the reference policy.
+  kl: added to the loss; the batch must have `reference_PGT`.
   """
 
-  def loss_fn(params, batch: Batch | tuple[Batch, jax.Array]):
-    batch, reference_PGT = batch if kl else (batch, None)
+  def loss_fn(params, batch: Batch):
     shape = batch.tokens_PGT.shape
     rows = batch.advantages_PG.size
     tokens_BT, present_BT, mask_BT, behavior_BT, weights_BT = (
@@ -45,15 +41,15 @@ def make_loss(
       lambda x_BT: loss(x_BT, behavior_BT, advantages_B1, mask_BT), logprobs_BT
     )
     if kl:
-      reference_BT = reference_PGT.reshape(rows, -1)
-      loss_BT += kl_weight * kl(logprobs_BT, reference_BT, mask_BT)
-    said = {
+      reference_BT = batch.reference_PGT.reshape(rows, -1)
+      loss_BT += kl(logprobs_BT, reference_BT, mask_BT)
+    stats = {
       'logprobs_PGT': logprobs_BT,
       'entropies_PGT': entropies_BT,
       'has_gradient_PGT': gradient_BT != 0,
     }
-    said = {name: x.reshape(shape) for name, x in said.items()}
-    return jnp.sum(weights_BT * loss_BT), jax.lax.stop_gradient(said)
+    stats = {name: x.reshape(shape) for name, x in stats.items()}
+    return jnp.sum(weights_BT * loss_BT), jax.lax.stop_gradient(stats)
 
   return loss_fn
 
@@ -67,7 +63,7 @@ def _with_gradient(loss, logprobs_BT):
   return loss_BT, gradient_BT
 
 
-def measure(batch, said: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The metrics of an update.
 
   `sampler/gap_*` and `sampler/ratio_*` compare the learner with the behavior
@@ -75,13 +71,12 @@ def measure(batch, said: dict[str, jax.Array]) -> dict[str, jax.Array]:
   learner agree. `clip_share` is the share of the tokens with an advantage whose
   gradient is zero.
   """
-  batch = batch[0] if isinstance(batch, tuple) else batch
   P, G, T = batch.mask_PGT.shape
   mask_BT = batch.mask_PGT.reshape(P * G, T).astype(bool)
   logprobs_BT, entropies_BT, has_gradient_BT, behavior_BT = (
     x.reshape(P * G, T)
     for x in (
-      said['logprobs_PGT'], said['entropies_PGT'], said['has_gradient_PGT'],
+      stats['logprobs_PGT'], stats['entropies_PGT'], stats['has_gradient_PGT'],
       batch.behavior_PGT,
     )
   )  # fmt: skip

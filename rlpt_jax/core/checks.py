@@ -25,6 +25,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from rlpt_jax.core import names
+
 # Above any number of steps in a run or of tokens in a prompt.
 LARGEST = 10**9
 
@@ -88,7 +90,8 @@ def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
 def title(owner: Any) -> str:
   """The owner's name as in a gin file, like 'train_rl.Config'."""
   thing = owner if hasattr(owner, '__qualname__') else type(owner)
-  return f'{thing.__module__.rpartition(".")[2]}.{thing.__qualname__}'
+  module = names.short(thing.__module__).rpartition('.')[2]
+  return f'{module}.{thing.__qualname__}'
 
 
 def found(value: Any) -> str:

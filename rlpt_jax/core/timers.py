@@ -1,9 +1,11 @@
 """Measures how the time of a step splits into its parts."""
 
+import concurrent.futures
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 PREFIX = 'timing/'  # Of all metrics that differ when a run is repeated.
 
@@ -19,8 +21,8 @@ class Timers:
     writer.write(step, metrics, timers.lap())
 
   Time in a nested part counts only for the inner part, so the parts sum to the
-  step. The times are those of one host thread: if the device is still busy when
-  a part ends, a later part that waits for it gets that time.
+  step. The times are those of one host thread. Work that goes on when its part
+  has ended, on a device, is charged to that part by `busy`.
   """
 
   def __init__(
@@ -30,6 +32,9 @@ class Timers:
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
+    self._busy: tuple[str, concurrent.futures.Future[float]] | None = None
+    # Not a daemon thread: those crash in JAX when the interpreter exits.
+    self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
 
   @contextlib.contextmanager
   def __call__(self, name: str) -> Iterator[None]:
@@ -42,6 +47,26 @@ class Timers:
       self._charge()
       self._running.pop()
 
+  def busy(self, name: str, until: Callable[[], Any]):
+    """Charges a part with all time from now on, until `until` returns.
+
+    A part that runs meanwhile gets only what is left. `until` waits, in a
+    thread of its own, for what a device was given to do.
+    """
+    self._charge()
+    ended = self._watcher.submit(lambda: (until(), self._clock())[1])
+    self._busy = name, ended
+
+  def close(self):
+    """Waits for the thread that watches a device."""
+    self._watcher.shutdown()
+
+  def __enter__(self) -> 'Timers':
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
   def lap(self) -> dict[str, float]:
     """Returns {'timing/step_s': seconds, ...} and resets all parts to zero."""
     self._charge()
@@ -51,5 +76,12 @@ class Timers:
 
   def _charge(self):
     now = self._clock()
+    if self._busy:
+      name, ended = self._busy
+      until = min(now, ended.result()) if ended.done() else now
+      self._seconds[name] += max(until - self._mark, 0.0)
+      self._mark = max(until, self._mark)
+      if ended.done():
+        self._busy = None
     self._seconds[self._running[-1]] += now - self._mark
     self._mark = now

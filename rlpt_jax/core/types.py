@@ -65,7 +65,7 @@ class Batch:
   Everything is padded on the right. A prompt that was left out of the loss, or
   only fills up the batch, has no token in `mask_PGT`. `weights_PGT` is each
   token's weight in the loss of the whole batch, so the losses of microbatches
-  sum to that of the batch.
+  sum to that of the batch. `reference_PGT` is there if the loss has a KL.
   """
 
   prompts_PS: np.ndarray | jax.Array  # int32
@@ -76,3 +76,5 @@ class Batch:
   behavior_PGT: np.ndarray | jax.Array  # The behavior log-probabilities.
   advantages_PG: np.ndarray | jax.Array
   weights_PGT: np.ndarray | jax.Array
+  # Log-probabilities under the reference policy.
+  reference_PGT: np.ndarray | jax.Array | None = None

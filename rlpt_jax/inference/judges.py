@@ -13,8 +13,8 @@ import collections
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Iterable
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Literal
 
 from rlpt_jax.core import checks, settings
 from rlpt_jax.core.checks import Count, Name
@@ -227,25 +227,33 @@ def cure(reason: str, answer: str | None) -> str:
   )
 
 
-def stop_waiting(parts: Iterable[Any]):
+def local_models(reward: Reward) -> list[LocalModel]:
+  """Returns the local judges of a reward."""
+  return [x for x in settings.parts(reward) if isinstance(x, LocalModel)]
+
+
+def remotes(reward: Reward) -> list[Remote]:
+  """Returns the judges of a reward that are behind a URL."""
+  return [x for x in settings.parts(reward) if isinstance(x, Remote)]
+
+
+def stop_waiting(reward: Reward):
   """Makes a remote judge that is down raise at once: the run was preempted."""
-  for part in parts:
-    if isinstance(part, Remote):
-      part.stop_waiting()
+  for remote in remotes(reward):
+    remote.stop_waiting()
 
 
-def forget(parts: Iterable[Any], answers: Collection[str]):
+def forget(reward: Reward, answers: Collection[str]):
   """Makes remote judges answer anew where they gave one of these answers."""
-  for part in parts:
-    if isinstance(part, Remote) and part.cache and answers:
-      part.cache.forget(answers)
+  for remote in remotes(reward):
+    if remote.cache and answers:
+      remote.cache.forget(answers)
 
 
-def counts(parts: Iterable[Any]) -> dict[str, int]:
+def counts(reward: Reward) -> dict[str, int]:
   """Returns what remote judges counted so far: 'requests', 'cached', ..."""
   return {
     f'timing/judge/{name}': count
-    for part in parts
-    if isinstance(part, Remote)
-    for name, count in sorted(part.counts.items())
+    for remote in remotes(reward)
+    for name, count in sorted(remote.counts.items())
   }

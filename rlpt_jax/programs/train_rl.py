@@ -1,4 +1,4 @@
-"""Trains a policy by on-policy RL on groups of completions: RLPT."""
+"""Trains a policy by RL on groups of completions: RLPT."""
 
 import contextlib
 import dataclasses
@@ -12,40 +12,47 @@ import jax
 import numpy as np
 
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
+from rlpt_jax.algorithms.kl import InLoss, InReward
 from rlpt_jax.completions import progress
 from rlpt_jax.core import checks, compilations, settings
-from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
+from rlpt_jax.core.checks import Count, Name, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.timers import Timers
-from rlpt_jax.core.types import Batch
 from rlpt_jax.data.config import Data
-from rlpt_jax.data.loader import Loader
 from rlpt_jax.inference import judges, model_files
+from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.rewards import scores
-from rlpt_jax.rewards.scores import RewardFn
-from rlpt_jax.rollout import collecting, rollout_files, unjudged
-from rlpt_jax.rollout.collecting import Drawn, Judged, Sampling
-from rlpt_jax.rollout.curriculum import Curriculum
-from rlpt_jax.rollout.held_out import HeldOut
+from rlpt_jax.rewards.scores import Reward, RewardFn
+from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
+from rlpt_jax.rollout.collect import Collect, Exclude
+from rlpt_jax.rollout.collector import Collector
+from rlpt_jax.rollout.consumer import Consumer
+from rlpt_jax.rollout.experience import Experience, make_experience
+from rlpt_jax.rollout.held_out import HeldOut, Trial
 from rlpt_jax.rollout.ledger import Ledger
+from rlpt_jax.rollout.prompts import Prompts, open_prompts
 from rlpt_jax.rollout.reference import Reference, put
+from rlpt_jax.rollout.rollout_files import Kept
+from rlpt_jax.rollout.rollouts import Rollouts
+from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
 from rlpt_jax.runs import run_folder as runs
+from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.sampling.table import Sizes
-from rlpt_jax.training.experience import make_batch
-from rlpt_jax.training.learner import make_update
+from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.learner import State, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
-from rlpt_jax.training.preemption import preemption
+from rlpt_jax.training.preemption import Preemption, preemption
 
 SHOWN = (
   ('reward', 'reward/mean', '.3f'),
@@ -61,13 +68,28 @@ SHOWN = (
 )
 # Also shown, if not 0.
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
+PARTS = ('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
 # Settings that may change when a run resumes: they affect speed or length, but
 # not what a step computes.
 MAY_CHANGE = (
-  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
-  'sampler_layout', 'rollouts_last', 'rollouts_every', 'rollout_tokens',
-  'max_skipped', 'max_unjudged', 'num_microbatches', 'slots',
+  'num_steps', 'hardware', 'saving', 'rollouts', 'max_skipped', 'max_unjudged'
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hardware:
+  """How a run is spread over its devices; changes its speed alone.
+
+  slots: completions sampled at once; None: all of a batch.
+  """
+
+  layout: Axes = Axes()
+  sampler_layout: Axes = Axes(data=-1, fsdp=1)
+  num_microbatches: Count = 1
+  slots: Count | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,24 +103,14 @@ class Config:
     the name of a model in the zoo.
   reward: (examples, completions) -> Scores.
   prompts: prompts per batch, with `sampling.samples` completions each.
-  flat_groups: groups whose rewards agree teach nothing. 'keep' counts them in
-    the denominators of the loss, 'drop' does not (ScaleRL), 'refill' samples
-    other prompts in their place (DAPO), in at most `refill_rounds` rounds,
-    including the first.
-  truncated: 'drop' excludes completions cut at the length limit from their
-    groups and the loss (ScaleRL); 'keep' trains on them and their reward.
+  collect: keep, drop or Refill groups that teach nothing (rollout/collect.py).
+  exclude: completions to be left out of their groups, such as
+    [@collect.truncated].
   max_pass_rate: examples that reach it are not sampled again (curriculum.py).
   score: in_groups computes a prompt once for its group, in_rows for each row.
-  kl: an estimator of algorithms/kl.py, added to the loss times `kl_weight`; the
-    reference is the model that the run began with.
-  reward_kl_weight: weight of k1 to the same reference, subtracted from the
-    reward.
-  held_out: data that the policy is evaluated on with the same reward: before
-    the first step, every `held_out_every` steps, and after the last.
-  held_out_sampling: by default `sampling` with one sample per example. Every
-    slot has room for its longest completions.
-  slots: completions sampled at once; None: all of a batch.
-  rollout_tokens: rollout files include every token and its log-probability.
+  kl: a penalty against the model that the run began with (reference.py).
+  schedule: when the policy samples, and with which weights (schedules.py).
+  held_out: examples that the policy is tried on (held_out.py).
   max_skipped: non-finite updates in a row after which the run stops.
   max_unjudged: steps in a row with almost no verdicts after which the run stops
     (verdicts.py).
@@ -112,33 +124,21 @@ class Config:
   prompts: Count = 64
   sampling: Sampling = Sampling()
   max_prompt_tokens: Count = 1024
+  collect: Collect = collect.keep
+  exclude: tuple[Exclude, ...] = ()
+  max_pass_rate: PositiveShare | None = None
   advantages: Callable = advantages.group_normalized
   loss: Callable = losses.ppo
   reduction: Callable = reductions.completion_mean
-  flat_groups: Literal['keep', 'drop', 'refill'] = 'keep'
-  refill_rounds: Count = 4
-  truncated: Literal['keep', 'drop'] = 'keep'
-  max_pass_rate: PositiveShare | None = None
   score: Callable = scoring.in_groups
-  kl: Callable | None = None
-  kl_weight: NonNegative = 0.0
-  reward_kl_weight: NonNegative = 0.0
-  held_out: Data | None = None
-  held_out_examples: Count = 64
-  held_out_every: Count = 50
-  held_out_sampling: Sampling | None = None
+  kl: InLoss | InReward | None = None
+  held_out: HeldOut | None = None
+  schedule: Callable = schedules.synchronous
   compute: Compute = Compute()
-  layout: Axes = Axes()
-  sampler_layout: Axes = Axes(data=-1, fsdp=1)
-  num_microbatches: Count = 1
-  slots: Count | None = None
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None
-  save_every: Count = 50
-  keep_last: Count = 2
-  keep_every: Count | None = None
-  rollouts_last: Count = 100
-  rollouts_every: Count | None = 50
-  rollout_tokens: bool = False
+  hardware: Hardware = Hardware()
+  saving: Saving = Saving()
+  rollouts: Kept = Kept()
   max_skipped: Count = 5
   max_unjudged: Count = 3
   seed: Seed = 0
@@ -148,31 +148,40 @@ class Config:
     self.sampling.check_learnable()
     if self.sampling.samples == 1:
       check_alone(self)
-    if bool(self.kl) != bool(self.kl_weight):
-      raise ValueError(
-        f'Config.kl={self.kl} with kl_weight={self.kl_weight}: expected both '
-        'or neither; without the other, each does nothing.'
-      )
-    if self.kl and self.reward_kl_weight:
-      raise ValueError(
-        f'Config.kl and reward_kl_weight={self.reward_kl_weight}: expected one '
-        'of the two, the KL in the loss or in the reward.'
-      )
-    runs.check_microbatches(self, 'prompts')
+    if self.prompts % self.hardware.num_microbatches:
+      raise checks.wrong(
+        Hardware, 'num_microbatches', self.hardware.num_microbatches,
+        f'a divisor of Config.prompts={self.prompts}',
+      )  # fmt: skip
 
   @property
   def tried(self) -> Sampling:
     """The sampling settings for held-out examples."""
     once = dataclasses.replace(self.sampling, samples=1)
-    return self.held_out_sampling or once
+    return (self.held_out and self.held_out.sampling) or once
+
+  @property
+  def kl_in_loss(self) -> InLoss | None:
+    return self.kl if isinstance(self.kl, InLoss) else None
+
+  @property
+  def longest(self) -> tuple[int, int]:
+    """The longest prompt and completion in tokens, as bucket sizes."""
+    return (
+      bucket(self.max_prompt_tokens), bucket(self.sampling.max_new_tokens)
+    )  # fmt: skip
+
+  @property
+  def shares_prompts(self) -> bool:
+    return self.score is scoring.in_groups
 
 
 def check_alone(config: Config):
   """Raises if a completion that is alone in its group would teach nothing."""
   if advantages.needs_groups(config.advantages):
     why = f'{settings.described(config.advantages)} compares it with its group'
-  elif config.flat_groups != 'keep':
-    why = f'flat_groups={config.flat_groups!r} takes it for a flat group'
+  elif config.collect is not collect.keep:
+    why = 'Config.collect takes it for a flat group'
   else:
     return
   raise ValueError(
@@ -194,279 +203,260 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   """
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
-  decoder = Decoder(files.config, config.compute, config.layout.layout())
+  layout = config.hardware.layout.layout()
+  decoder = Decoder(files.config, config.compute, layout)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   score = functools.partial(
     config.score, decoder, temperature=config.sampling.temperature
   )
-  loss = policy.make_loss(
-    score, config.loss, kl=config.kl, kl_weight=config.kl_weight
-  )
   update = make_update(
-    loss, optimizer, policy.measure, num_microbatches=config.num_microbatches
-  )
-  timers = Timers('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
+    policy.make_loss(score, config.loss, kl=config.kl_in_loss),
+    optimizer, policy.measure,
+    num_microbatches=config.hardware.num_microbatches,
+  )  # fmt: skip
   with contextlib.ExitStack() as stack:
-    stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
-    store = stack.enter_context(
-      runs.checkpoints(
-        workdir,
-        files,
-        config.data.tokenizer,
-        keep_last=config.keep_last,
-        keep_every=config.keep_every,
-      )
+    opened = stack.enter_context
+    timers = opened(Timers(*PARTS))
+    opened(runs.claimed(workdir, config, MAY_CHANGE))
+    store = opened(
+      runs.checkpoints(workdir, files, config.data.tokenizer, config.saving)
     )
-    reward = scores.of(config.reward)
-    stack.callback(reward.close)  # Ends its judges and processes.
-    parts = settings.parts(reward)
+    reward = opened(contextlib.closing(scores.of(config.reward)))
     if max(store.steps(), default=0) < config.num_steps:
       judges.try_out(reward)
     state, record = runs.start(
-      store, files, decoder.layout, optimizer, seed=config.seed
+      store, files, layout, optimizer, seed=config.seed
     )
-    first_step = int(state.step)
-    # The metrics of the step before, if the judge failed in its held-out
-    # evaluation.
-    unfinished = record.get('unfinished')
-    if first_step >= config.num_steps and on_one_host(runs.has_lines)(
-      workdir, first_step
-    ):
+    first_step, unfinished = int(state.step), record.pop('unfinished', None)
+    has_lines = on_one_host(runs.has_lines)
+    if first_step >= config.num_steps and has_lines(workdir, first_step):
       unfinished = None  # A later start has finished that step.
-    reference = None
-    if config.kl or config.reward_kl_weight:
-      reference = Reference(
-        files.load_params(layout=decoder.layout, seed=config.seed),
-        score, decoder.layout, num_microbatches=config.num_microbatches,
-      )  # fmt: skip
-
+    reference = config.kl and Reference(
+      files.load_params(layout=layout, seed=config.seed), score, layout,
+      num_microbatches=config.hardware.num_microbatches,
+    )  # fmt: skip
     progress.waiting('reading the data')
-    loader = Loader(config.data, 1, position=record.get('position'))
-    stack.callback(loader.close)
-    tokenizer = loader.tokenizer
-    examples = stack.enter_context(contextlib.closing(iter(loader)))
-    curriculum = Curriculum(config.max_pass_rate, record.get('solved', ''))
-    drawn = Drawn(
-      curriculum.unsolved(examples),
-      count=record.get('drawn', 0),
-      position=loader.position,
-    )
-    carried = advantages.Carried(config.advantages, record.get('advantages'))
-    verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
-    held_out = None
-    if config.held_out:
-      held_out = HeldOut(
-        config.held_out, config.held_out_examples, config.tried
+    prompts = opened(
+      contextlib.closing(
+        open_prompts(config.data, config.max_pass_rate, record)
       )
-    behavior = Decoder(
-      files.config, config.compute, config.sampler_layout.layout()
     )
-    engine = Engine(behavior, state.params, plan_for(config, tokenizer))
-    sampler = stack.enter_context(Sampler(engine))
-    local = [part for part in parts if isinstance(part, judges.LocalModel)]
-    # A local judge computes on all hosts, so all must call it.
-    asked = on_one_host(reward, called_by_all=bool(local))
-    kept = on_one_host(unjudged.read)(workdir, first_step, sampler.version)
-    judge = functools.partial(
-      collecting.judge, sampler, tokenizer, asked, seed=config.seed, kept=kept
+    sampler = opened(
+      open_sampler(config, files, state.params, prompts.tokenizer)
     )
-    ledger = Ledger(
-      files.config,
-      record.get('ledger', {}),
-      remat=config.compute.remat,
-      share_prompt=config.score is scoring.in_groups,
-      has_reference=reference is not None,
-      judges=local,
+    rollouts = Rollouts(
+      sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )
-    writer = stack.enter_context(
+    rollouts.load(workdir, first_step)
+    collector = make_collector(config, prompts, rollouts, reference)
+    consumer = make_consumer(config, files, reward, record)
+    held_out = config.held_out and Trial(config.held_out, config.tried)
+    writer = opened(
       Writer(
-        workdir,
-        first_step=first_step - bool(unfinished),
-        num_steps=config.num_steps,
-        shown=SHOWN,
-        alarms=ALARMS,
+        workdir, first_step=first_step - bool(unfinished),
+        num_steps=config.num_steps, shown=SHOWN, alarms=ALARMS,
       )
-    )
-    compiled = stack.enter_context(compilations.counted())
-    preempted = stack.enter_context(
-      preemption(lambda: judges.stop_waiting(parts))
-    )
-
-    def position() -> dict[str, Any]:
-      """Returns the record from which a run with this state resumes."""
-      return {
-        'position': drawn.position,
-        'drawn': drawn.count,
-        'ledger': dict(ledger.totals),
-        'solved': curriculum.record,
-        'advantages': carried.value,
-        'unjudged': verdicts.in_a_row,
-      }
-
-    def save(state, record):
-      writer.sync()  # Before the checkpoint: see core/metrics.py.
-      runs.save(store, state, files, record)
-
+    )  # fmt: skip
+    compiled = opened(compilations.counted())
+    preempted = opened(preemption(lambda: judges.stop_waiting(reward)))
+    run = Run(
+      config, workdir, files, store, writer, timers, reward, sampler, rollouts,
+      consumer, held_out, compiled, preempted, state, record,
+    )  # fmt: skip
     progress.waiting('compiling: the first step takes the longest')
     try:
-      for step in range(first_step - bool(unfinished), config.num_steps):
-        # The run resumes here if its judge fails during this step.
-        record, metrics = position(), unfinished
-        if not unfinished:
-          metrics = {}
-          if held_out and step == 0:
-            metrics |= held_out.metrics('held_out_before', judge, timers)
-          collected = collect(
-            config, judge, drawn, curriculum, carried, reference, timers
-          )
-          if collected is None:
-            examples = f'{drawn.count:,} examples'
-            print(f'the data ended before step {step + 1}: {examples}')
-            break
-          verdicts.check(step + 1, collected.judged)
-          with timers('update'):
-            batch = put(decoder.layout, collected.batch)
-            if config.kl:
-              batch = reference.beside(batch)
-            state, said = update(state, batch)
-            jax.block_until_ready(said['loss'])
-          runs.check_skipped(config.max_skipped, step, said)
-          with timers('publish'):
-            sampler.publish(state.params)
-          kept.clear()  # The old weights sampled these.
-          metrics |= collecting.metrics(collected.judged, sampler.version - 1)
-          metrics |= said | ledger.add(collected.judged, collected.learned)
-          metrics |= collected.advantages() | curriculum.metrics()
-          with timers('save'):
-            lines = rollout_files.lines(
-              collected.judged, collected.advantages_PG, tokenizer, step,
-              find_answer=reward.find_answer,
-              with_tokens=config.rollout_tokens,
-            )  # fmt: skip
-            rollout_files.write(workdir, step, lines)
-            rollout_files.prune(
-              workdir, step,
-              last=config.rollouts_last, every=config.rollouts_every,
-            )  # fmt: skip
-        is_last = step + 1 == config.num_steps
-        if held_out and (is_last or (step + 1) % config.held_out_every == 0):
-          numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
-          record = position() | {'unfinished': numbers}
-          metrics |= held_out.metrics('held_out', judge, timers)
-          metrics |= ledger.add_held_out(metrics)
-          kept.clear()
-        store.check()
-        told = preempted(step)
-        timing = timers.lap()
-        if not unfinished:
-          timing |= collecting.speed(collected.judged, timing)
-        unfinished = None
-        writer.write(
-          step,
-          metrics,
-          timing
-          | runs.memory()
-          | judges.counts(parts)
-          | {'timing/compilations': compiled.count},
-        )
-        writer.flush()  # The step is done, so this does not wait.
-        if told or (step + 1) % config.save_every == 0:
-          with timers('save'):
-            save(state, position())
-          unjudged.remove(workdir)
-        if told and not is_last:
-          preempted.leave(step + 1)
-    except (Unavailable, NoVerdicts) as error:
-      judges.forget(parts, getattr(error, 'answers', ()))
-      unjudged.write(workdir, int(state.step), kept, sampler.version)
-      saved = 'saved what it has sampled'
-      # Before the first step, the folder stays free for other settings.
-      if state.step > 0:
-        save(state, record)
-        saved = f'saved after step {state.step}, with what it has sampled since'
-      if jax.process_index() == 0:
-        print(saved, file=sys.stderr)
-      raise
-    save(state, position())
-    unjudged.remove(workdir)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-  """The samples of a step, and the batch it trains on."""
-
-  judged: Judged  # Everything that was sampled.
-  learned: list[bool]  # Per group, True if in the loss.
-  batch: Batch
-  advantages_PG: np.ndarray  # NaN where not in the loss.
-
-  def advantages(self) -> dict[str, float]:
-    """Returns the mean and standard deviation of advantages in the loss."""
-    there = self.advantages_PG[~np.isnan(self.advantages_PG)]
-    there = there.astype(np.float64) if there.size else np.zeros(1)
-    return {
-      'advantage/mean': float(there.mean()),
-      'advantage/std': float(there.std()),
-    }
-
-
-def collect(
-  config: Config,
-  judge,
-  drawn: Drawn,
-  curriculum: Curriculum,
-  carried: advantages.Carried,
-  reference: Reference | None,
-  timers: Timers,
-) -> Collected | None:
-  """Samples until there are enough groups; None if the data has ended."""
-  keeps_flat = config.flat_groups == 'keep'
-  rounds = config.refill_rounds if config.flat_groups == 'refill' else 1
-  parts, missing = [], config.prompts
-  while missing and len(parts) < rounds:
-    examples, names = drawn.take(missing)
-    if not examples:
-      break
-    part = judge(config.sampling, examples, names, timers)
-    curriculum.note(examples, part.scores.rewards_PG)
-    if config.truncated == 'drop':
-      part = part.without(part.truncated_PG)
-    parts.append(part)
-    missing -= len(examples) if keeps_flat else int((~part.flat).sum())
-  if not parts:
-    return None
-  judged = collecting.together(parts)
-  learned = [keeps_flat or not flat for flat in judged.flat]
-  judged = judged.without(~np.array(learned)[:, None])
-  if config.reward_kl_weight:
-    with timers('reward'):
-      judged = reference.penalized(
-        judged, config.reward_kl_weight, config.prompts, longest(config)
+      if unfinished:
+        run.finish(first_step - 1, unfinished)
+      metrics, updated = {}, None
+      if held_out and first_step == 0:
+        metrics = held_out.metrics('held_out_before', rollouts)
+      experiences = opened(
+        contextlib.closing(config.schedule(collector, run.publish))
       )
-  # Groups in the loss come first; flat ones fill the rest of the batch, so that
-  # it is never empty.
-  order = sorted(range(len(learned)), key=lambda p: not learned[p])
-  del order[config.prompts :]
-  batch = make_batch(
-    [judged.group(p) for p in order],
-    num_prompts=config.prompts,
-    advantages=carried,
-    reduction=config.reduction,
-    longest=longest(config),
-    share_prompt=config.score is scoring.in_groups,
-  )
-  advantages_PG = np.full_like(judged.rewards_PG, np.nan)
-  advantages_PG[order] = batch.advantages_PG[: len(order)]
-  advantages_PG[np.isnan(judged.rewards_PG)] = np.nan
-  return Collected(judged, learned, batch, advantages_PG)
+      for step in range(first_step, config.num_steps):
+        if (experience := next(experiences, None)) is None:
+          examples = f'{prompts.count:,} examples'
+          print(f'the data ended before step {step + 1}: {examples}')
+          break
+        experience = consumer(step, experience)
+        with timers('update'):
+          batch = put(layout, experience.batch)
+          if config.kl_in_loss:
+            batch = reference.with_logprobs(batch)
+          before, (run.state, updated) = updated, update(run.state, batch)
+          # The previous update: waiting for this one would idle the devices.
+          if before:
+            runs.check_skipped(config.max_skipped, step - 1, before)
+        timers.busy('update', until=updated['loss'].block_until_ready)
+        rollouts.forget()
+        run.record = consumer.record(experience)
+        metrics |= judged.metrics(experience.judged, sampler.version)
+        metrics |= updated | consumer.metrics(experience)
+        metrics |= prompts.curriculum.metrics()
+        run.finish(step, metrics, experience)
+        metrics = {}
+      if updated:
+        runs.check_skipped(config.max_skipped, int(run.state.step) - 1, updated)
+    except (Unavailable, NoVerdicts) as error:
+      run.rescue(error)
+      raise
+    run.save()
 
 
-def longest(config: Config) -> tuple[int, int]:
-  """Returns the longest prompt and completion in tokens, as bucket sizes."""
-  return (
-    bucket(config.max_prompt_tokens),
-    bucket(config.sampling.max_new_tokens),
+@dataclasses.dataclass
+class Run:
+  """The state of a run, and what happens between its updates.
+
+  record: what the run resumes from, with a checkpoint of `state`.
+  """
+
+  config: Config
+  workdir: pathlib.Path
+  files: ModelFiles
+  store: Store
+  writer: Writer
+  timers: Timers
+  reward: Reward
+  sampler: Sampler
+  rollouts: Rollouts
+  consumer: Consumer
+  held_out: Trial | None
+  compiled: compilations.Compilations
+  preempted: Preemption
+  state: State
+  record: dict[str, Any]
+
+  def __post_init__(self):
+    self._published = self.state.params
+
+  def publish(self):
+    """Gives the newest weights to the sampler, if it has older ones."""
+    if self._published is not self.state.params:
+      with self.timers('publish'):
+        self.sampler.publish(self.state.params)
+      self._published = self.state.params
+
+  def save(self):
+    """Saves a checkpoint of the last step, unless it is saved already."""
+    with self.timers('save'):
+      self.writer.sync()  # Before the checkpoint: see core/metrics.py.
+      runs.save(self.store, self.state, self.files, self.record)
+    unjudged.remove(self.workdir)
+
+  def finish(
+    self,
+    step: int,
+    metrics: dict[str, Any],
+    experience: Experience | None = None,
+  ):
+    """Keeps rollouts, tries held-out examples, writes metrics, and saves."""
+    config, is_last = self.config, step + 1 == self.config.num_steps
+    if experience:
+      with self.timers('save'):
+        rollout_files.keep(
+          self.workdir, step, config.rollouts, experience, self.rollouts
+        )
+    if self.held_out and (is_last or (step + 1) % config.held_out.every == 0):
+      metrics |= self._try_held_out(metrics)
+    self.store.check()
+    is_preempted = self.preempted(step)
+    timing = self.timers.lap()
+    if experience:
+      timing |= judged.speed(experience.judged, timing)
+    timing |= runs.memory() | judges.counts(self.reward)
+    timing['timing/compilations'] = self.compiled.count
+    self.writer.write(step, metrics, timing)
+    if is_preempted or (step + 1) % config.saving.every == 0:
+      self.save()
+    if is_preempted and not is_last:
+      self.preempted.leave(step + 1)
+
+  def _try_held_out(self, metrics: dict[str, Any]) -> dict[str, float]:
+    """Returns the metrics of the held-out examples.
+
+    If their judge fails, the run resumes here, with the metrics so far.
+    """
+    numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
+    record, self.record = self.record, self.record | {'unfinished': numbers}
+    self.publish()
+    found = self.held_out.metrics('held_out', self.rollouts)
+    self.rollouts.forget()
+    found |= self.consumer.ledger.add_held_out(metrics)
+    self.record = record | {'ledger': dict(self.consumer.ledger.totals)}
+    return found
+
+  def rescue(self, error: Unavailable | NoVerdicts):
+    """Saves what was sampled when the judge failed."""
+    judges.forget(self.reward, getattr(error, 'answers', ()))
+    self.rollouts.save(self.workdir, int(self.state.step))
+    saved = 'saved what it has sampled'
+    # Before the first step, the folder stays free for other settings.
+    if self.state.step > 0:
+      self.writer.sync()
+      runs.save(self.store, self.state, self.files, self.record)
+      saved = (
+        f'saved after step {self.state.step}, with what it has sampled since'
+      )
+    if jax.process_index() == 0:
+      print(saved, file=sys.stderr)
+
+
+def make_collector(
+  config: Config,
+  prompts: Prompts,
+  rollouts: Rollouts,
+  reference: Reference | None,
+) -> Collector:
+  """Returns the collector of the settings."""
+  penalize = None
+  if isinstance(config.kl, InReward):
+    penalize = functools.partial(
+      reference.penalized,
+      weight=config.kl.weight,
+      num_prompts=config.prompts,
+      longest=config.longest,
+    )
+  return Collector(
+    prompts,
+    rollouts,
+    functools.partial(
+      make_experience,
+      num_prompts=config.prompts,
+      reduction=config.reduction,
+      longest=config.longest,
+      share_prompt=config.shares_prompts,
+    ),
+    sampling=config.sampling,
+    count=config.prompts,
+    collect=config.collect,
+    exclude=config.exclude,
+    penalize=penalize,
   )
+
+
+def make_consumer(
+  config: Config, files: ModelFiles, reward: Reward, record: dict[str, Any]
+) -> Consumer:
+  """Returns the consumer of the settings, continuing an earlier run's."""
+  ledger = Ledger(
+    files.config,
+    record.get('ledger', {}),
+    remat=config.compute.remat,
+    share_prompt=config.shares_prompts,
+    has_reference=config.kl is not None,
+    judges=judges.local_models(reward),
+  )
+  verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
+  return Consumer(config.advantages, verdicts, ledger, record)
+
+
+def open_sampler(
+  config: Config, files: ModelFiles, params, tokenizer
+) -> Sampler:
+  """Returns a sampler of the policy."""
+  layout = config.hardware.sampler_layout.layout()
+  decoder = Decoder(files.config, config.compute, layout)
+  return Sampler(Engine(decoder, params, plan_for(config, tokenizer)))
 
 
 def plan_for(config: Config, tokenizer) -> Plan:
@@ -474,7 +464,7 @@ def plan_for(config: Config, tokenizer) -> Plan:
   tried = (config.sampling, config.tried)
   forced = [x for s in tried if (x := s.interrupted(tokenizer))]
   return Plan(
-    slots=config.slots or config.prompts * config.sampling.samples,
+    slots=config.hardware.slots or config.prompts * config.sampling.samples,
     group=max(sampling.samples for sampling in tried),
     max_prompt_tokens=config.max_prompt_tokens,
     max_new_tokens=max(sampling.max_new_tokens for sampling in tried),

@@ -23,6 +23,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.runs import run_folder as runs
+from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.learner import make_update
 from rlpt_jax.training.optimizer import (
   AdamW,
@@ -42,8 +43,7 @@ SHOWN = (
 # Settings that may change when a run resumes: they affect speed or length, but
 # not what a step computes.
 MAY_CHANGE = (
-  'num_steps', 'save_every', 'keep_last', 'keep_every', 'layout',
-  'num_microbatches', 'max_skipped',
+  'num_steps', 'saving', 'layout', 'num_microbatches', 'max_skipped'
 )  # fmt: skip
 
 
@@ -77,9 +77,7 @@ class Config:
   compute: Compute = Compute()
   layout: Axes = Axes()
   num_microbatches: Count = 1
-  save_every: Count = 100
-  keep_last: Count = 2
-  keep_every: Count | None = None
+  saving: Saving = Saving(every=100)
   max_skipped: Count = 5
   seed: Seed = 0
 
@@ -112,13 +110,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   with contextlib.ExitStack() as stack:
     stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
-      runs.checkpoints(
-        workdir,
-        files,
-        config.data.tokenizer,
-        keep_last=config.keep_last,
-        keep_every=config.keep_every,
-      )
+      runs.checkpoints(workdir, files, config.data.tokenizer, config.saving)
     )
     state, record = runs.start(
       store, files, layout, optimizer, seed=config.seed
@@ -179,7 +171,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
           'timing/compilations': compiled.count,
         },
       )  # fmt: skip
-      if told or (step + 1) % config.save_every == 0:
+      if told or (step + 1) % config.saving.every == 0:
         with timers('save'):
           save(state)
       if told and not is_last:

@@ -1,35 +1,51 @@
-"""Evaluates the policy on held-out examples during a run."""
+"""Tries the policy on held-out examples during a run."""
 
 import contextlib
+import dataclasses
 
-from rlpt_jax.core.timers import Timers
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
-from rlpt_jax.rollout.collecting import Sampling, mean
+from rlpt_jax.rollout.judged import mean
+from rlpt_jax.rollout.rollouts import Rollouts
+from rlpt_jax.rollout.sampling import Sampling
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-  """Evaluates the policy on the same held-out examples each time.
+  """Data that the policy is tried on, with the reward that it learns from.
 
-  They are the first `count` of the data, and their samples have the same seeds.
+  It is tried before the first step, every `every` steps, and after the last.
+
+  examples: the number of examples, the first of the data.
+  sampling: by default that of the run with one sample per example. Every slot
+    has room for its longest completions.
   """
 
-  def __init__(self, data: Data, count: int, sampling: Sampling):
+  data: Data
+  examples: Count = 64
+  every: Count = 50
+  sampling: Sampling | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+
+class Trial:
+  """Tries the policy on the same examples, with the same seeds, each time."""
+
+  def __init__(self, held_out: HeldOut, sampling: Sampling):
     self._sampling = sampling
-    loader = Loader(data, count)
+    loader = Loader(held_out.data, held_out.examples)
     with contextlib.closing(iter(loader)) as batches:
       self.examples = next(batches).examples
     loader.close()
 
-  def metrics(self, name: str, judge, timers: Timers) -> dict[str, float]:
-    """Returns mean rewards and the pass rate, as metrics `name`/...
-
-    judge: collecting.judge with the run's engine, tokenizer and reward bound.
-    """
+  def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
+    """Returns mean rewards and the pass rate, as metrics `name`/..."""
     names = [f'held_out/{example.id}' for example in self.examples]
-    found = judge(
-      self._sampling, self.examples, names, lambda part: timers('held_out')
-    )
+    found = rollouts(self._sampling, self.examples, names, timer='held_out')
     rewards_PG = found.scores.rewards_PG
     return {
       f'{name}/reward': mean(rewards_PG),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rlpt_jax.inference.judges import LocalModel
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import DecoderConfig
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.judged import Judged
 
 
 class Ledger:

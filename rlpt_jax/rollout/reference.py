@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt_jax.algorithms import kl, reductions
-from rlpt_jax.algorithms.advantages import group_centered
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.types import Batch
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.collect import Groups
 from rlpt_jax.training.experience import make_batch
 from rlpt_jax.training.learner import join, split
 
@@ -33,8 +32,8 @@ class Reference:
 
     def logprobs(params, batch: Batch):
       parts = jax.tree.map(lambda x: split(x, num_microbatches), batch)
-      said = jax.lax.map(lambda part: of_part(params, part), parts)
-      return join(said)
+      logprobs = jax.lax.map(lambda part: of_part(params, part), parts)
+      return join(logprobs)
 
     def sums(params, batch: Batch):
       k1_PGT = kl.k1(
@@ -47,17 +46,19 @@ class Reference:
     # On all hosts: each computes the advantages of the whole batch.
     self._sums = jax.jit(sums, out_shardings=layout.replicated())
 
-  def beside(self, batch: Batch) -> tuple[Batch, jax.Array]:
-    """Returns (batch, reference log-probabilities), for a KL in the loss."""
-    return batch, self._logprobs(self._params, batch)
+  def with_logprobs(self, batch: Batch) -> Batch:
+    """Returns the batch with the reference's log-probabilities."""
+    reference_PGT = self._logprobs(self._params, batch)
+    return dataclasses.replace(batch, reference_PGT=reference_PGT)
 
   def penalized(
     self,
-    judged: Judged,
+    groups: Groups,
+    *,
     weight: float,
     num_prompts: int,
     longest: tuple[int, int],
-  ) -> Judged:
+  ) -> Groups:
     """Subtracts `weight` times the sum of k1 over tokens from each reward.
 
     This is the penalty of PPO's RLHF (arXiv 2402.03300, Eq 2 has the same sum,
@@ -68,6 +69,7 @@ class Reference:
 
     num_prompts, longest: those of a training batch, so that it compiles once.
     """
+    judged = groups.judged
     P = len(judged.examples)
     sums_PG = np.concatenate(
       [
@@ -88,16 +90,16 @@ class Reference:
     scores = dataclasses.replace(
       judged.scores, parts={**judged.scores.parts, 'kl': part}
     )
-    return dataclasses.replace(
+    judged = dataclasses.replace(
       judged, scores=scores, rewards_PG=judged.rewards_PG + added_PG
     )
+    return dataclasses.replace(groups, judged=judged)
 
   def _k1(self, judged, some: range, num_prompts: int, longest) -> np.ndarray:
     """[P, G]: sums of k1 for some groups; 0 for completions not in the loss."""
     batch = make_batch(
       [judged.group(p) for p in some],
       num_prompts=num_prompts,
-      advantages=group_centered,
       reduction=reductions.token_mean,
       longest=longest,
     )

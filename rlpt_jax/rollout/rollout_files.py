@@ -4,6 +4,7 @@ A file holds one step, a line one completion. A file is written completely or
 not at all, and a step that is repeated writes the same bytes.
 """
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -13,14 +14,50 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlpt_jax.core import output_files
+from rlpt_jax.core import checks, output_files
 from rlpt_jax.core.append_files import not_written
+from rlpt_jax.core.checks import Count
 from rlpt_jax.core.run_files import ROLLOUTS
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.rewards.extract import Answer
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.experience import Experience
+from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.sampling.text import Transcript
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+  """Which rollouts a run keeps: those of the newest steps, and of some others.
+
+  last: the number of newest steps.
+  every: keeps steps whose number is a multiple of this, too.
+  tokens: adds every token and its log-probability.
+  """
+
+  last: Count = 100
+  every: Count | None = 50
+  tokens: bool = False
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+
+def keep(
+  workdir: pathlib.Path,
+  step: int,
+  kept: Kept,
+  experience: Experience,
+  rollouts: Rollouts,
+):
+  """Writes the rollouts of a step, and deletes those that need not be kept."""
+  found = lines(
+    experience.judged, experience.advantages_PG, rollouts.tokenizer, step,
+    find_answer=rollouts.reward.find_answer, with_tokens=kept.tokens,
+  )  # fmt: skip
+  write(workdir, step, found)
+  prune(workdir, step, last=kept.last, every=kept.every)
 
 
 def lines(

@@ -11,8 +11,7 @@ import numpy as np
 
 from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout import collecting
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.judged import Judged, expects_verdict
 
 ENOUGH = 8  # No verdict on so many is no accident.
 FEW = 0.05  # Verdicts up to this share count as none.
@@ -50,7 +49,7 @@ class Verdicts:
     verdicts came, or if hardly any came for `patience` steps in a row.
     """
     rewards_PG = judged.scores.rewards_PG
-    asked_PG = collecting.asked(judged)
+    asked_PG = expects_verdict(judged)
     missing_PG = asked_PG & np.isnan(rewards_PG)
     asked, missing = int(asked_PG.sum()), int(missing_PG.sum())
     if asked:

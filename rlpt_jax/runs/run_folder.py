@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlpt_jax.core import append_files, checks, settings, weights
+from rlpt_jax.core.checks import Count
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.run_files import (
@@ -25,7 +26,7 @@ from rlpt_jax.core.run_files import (
   ROLLOUTS,
   TIMING,
 )
-from rlpt_jax.data.config import load_tokenizer
+from rlpt_jax.data.config import Data, load_tokenizer
 from rlpt_jax.inference import model_files
 from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.models import decoder as decoder_lib
@@ -189,25 +190,44 @@ def with_tokenizer(config: Any, files: ModelFiles) -> Any:
   """
   found = {}
   for name in ('data', 'held_out'):
-    if data := getattr(config, name):
+    if part := getattr(config, name):
+      # Held-out data may come with settings of their own.
+      data = part if isinstance(part, Data) else part.data
       source = files.tokenizer_source(data.tokenizer)
       files.check_tokenizer(load_tokenizer(source), data.tokenizer)
-      found[name] = dataclasses.replace(data, tokenizer=source)
+      data = dataclasses.replace(data, tokenizer=source)
+      found[name] = (
+        data if isinstance(part, Data) else dataclasses.replace(part, data=data)
+      )
   return dataclasses.replace(config, **found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saving:
+  """When a run saves a checkpoint, and which it keeps.
+
+  every: steps between two checkpoints; the last step is saved too.
+  keep_last: the newest checkpoints that are kept.
+  keep_every: keeps every checkpoint whose step is a multiple of this, too.
+  """
+
+  every: Count = 50
+  keep_last: Count = 2
+  keep_every: Count | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
 
 
 @contextlib.contextmanager
 def checkpoints(
-  workdir: pathlib.Path,
-  files: ModelFiles,
-  tokenizer: str,
-  *,
-  keep_last: int,
-  keep_every: int | None,
+  workdir: pathlib.Path, files: ModelFiles, tokenizer: str, saving: Saving
 ) -> Iterator[Store]:
   """Yields a run's checkpoints; `rlpt generate` and `convert` can read them."""
   directory = workdir / CHECKPOINTS
-  with Store(directory, keep_last=keep_last, keep_every=keep_every) as store:
+  with Store(
+    directory, keep_last=saving.keep_last, keep_every=saving.keep_every
+  ) as store:
     assets = directory / model_files.ASSETS
     # Without a step, assets may be those of a model that was tried before.
     if jax.process_index() == 0 and not (store.steps() and assets.exists()):

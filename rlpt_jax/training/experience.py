@@ -51,16 +51,16 @@ def make_batch(
   groups: Sequence[Group],
   *,
   num_prompts: int,
-  advantages: Callable,
   reduction: Callable,
   longest: tuple[int, int],
   share_prompt: bool = True,
 ) -> Batch:
   """The batch of some groups, with a shape that rarely changes between steps.
 
+  Its advantages are 0, to be filled in by whoever learns from it.
+
   num_prompts: number of prompts of the batch; missing ones are filled with
     empty prompts without tokens in the loss, which do not affect it.
-  advantages: rewards_PG -> advantages_PG.
   reduction: (mask_BT, group size) -> weights_BT.
   longest: the maximum numbers of tokens of a prompt and of a completion.
   share_prompt: True if a prompt is computed once for its group, False if it is
@@ -106,6 +106,6 @@ def make_batch(
     present_PGT=present_PGT,
     mask_PGT=mask_PGT,
     behavior_PGT=behavior_PGT,
-    advantages_PG=np.asarray(advantages(rewards_PG), np.float32),
+    advantages_PG=np.zeros((P, G), np.float32),
     weights_PGT=np.asarray(weights_BT, np.float32).reshape(P, G, T),
   )

@@ -113,7 +113,7 @@ def test_it_is_the_sum_over_tokens(loss):
 def test_a_kl_to_a_reference_is_added():
   made, params = batch(), table()
   pair = made, made.behavior_PGT - 0.2
-  loss_fn = policy.make_loss(score, losses.ppo, kl=kl.k3, kl_weight=0.5)
+  loss_fn = policy.make_loss(score, losses.ppo, kl=kl.InLoss(weight=0.5))
   (found, _), grads = learner.gradients(
     loss_fn, params, pair, num_microbatches=2
   )

@@ -1,5 +1,7 @@
 """The parts of a step sum to the step."""
 
+import threading
+
 import pytest
 
 from rlpt_jax.core.timers import Timers
@@ -69,3 +71,39 @@ def test_the_clock_is_real():
   parts = lap['timing/rollout_s'], lap['timing/idle_s']
   assert all(part > 0 for part in parts)
   assert lap['timing/step_s'] == pytest.approx(sum(parts), abs=1e-12)
+
+
+def test_what_goes_on_is_charged_until_it_ends():
+  clock, ended = Clock(), threading.Event()
+  with Timers('rollout', 'update', clock=clock) as timers:
+    with timers('update'):
+      clock.now += 1
+      timers.busy('update', until=ended.wait)
+    clock.now += 2  # Idle, but for the device.
+    with timers('rollout'):
+      clock.now += 4
+      ended.set()
+      timers._busy[1].result()
+      clock.now += 8
+    clock.now += 16
+    # Ended while the rollout ran, after 4 seconds of it.
+    assert timers.lap() == {
+      'timing/step_s': 31,
+      'timing/rollout_s': 8,
+      'timing/update_s': 1 + 2 + 4,
+      'timing/idle_s': 16,
+    }
+
+
+def test_what_goes_on_for_longer_than_a_step():
+  clock, ended = Clock(), threading.Event()
+  with Timers('update', clock=clock) as timers:
+    timers.busy('update', until=ended.wait)
+    clock.now += 2
+    assert timers.lap()['timing/update_s'] == 2
+    clock.now += 3
+    ended.set()
+    timers._busy[1].result()
+    clock.now += 4
+    lap = timers.lap()
+    assert lap['timing/update_s'] == 3 and lap['timing/idle_s'] == 4

@@ -17,7 +17,11 @@ from rlpt_jax.models.config import Compute
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.text_match import TextMatch, exact
-from rlpt_jax.rollout.collecting import Sampling
+from rlpt_jax.rollout.collect import Refill
+from rlpt_jax.rollout.held_out import HeldOut
+from rlpt_jax.rollout.rollout_files import Kept
+from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.optimizer import AdamW
 
 FLOAT32 = Compute(dtype='float32')
@@ -55,6 +59,18 @@ def questions(folder, name, **options) -> Data:
   return Data(corpora=[source], task=Rlvr(template='{question}='), **options)
 
 
+def held_out(folder, **options) -> HeldOut:
+  greedy = Sampling(samples=1, max_new_tokens=3, temperature=0.0)
+  return HeldOut(
+    data=questions(folder, 'held_out'), **{'sampling': greedy} | options
+  )
+
+
+def hardware(**options) -> train_rl.Hardware:
+  one = {'layout': ONE_DEVICE, 'sampler_layout': ONE_DEVICE}
+  return train_rl.Hardware(**one | options)
+
+
 def cold_start(folder, **changes) -> train_sft.Config:
   source = Files(name='chats', files=str(folder / 'chats.jsonl'))
   options = {
@@ -73,17 +89,15 @@ def learning(folder, model, **changes) -> train_rl.Config:
   options = {
     'model': str(model),
     'data': questions(folder, 'train'),
-    'held_out': questions(folder, 'held_out'),
+    'held_out': held_out(folder),
     'reward': TextMatch(exact, find=extract.after_thinking),
     'optimizer': AdamW(learning_rate=2e-3),
     'num_steps': 28,
     'prompts': 16,
     'sampling': Sampling(samples=8, max_new_tokens=3),
-    'held_out_sampling': Sampling(samples=1, max_new_tokens=3, temperature=0.0),
     'max_prompt_tokens': 16,
     'compute': FLOAT32,
-    'layout': ONE_DEVICE,
-    'sampler_layout': ONE_DEVICE,
+    'hardware': hardware(),
   }
   return train_rl.Config(**options | changes)
 
@@ -98,13 +112,11 @@ def short(folder, model, **changes) -> train_rl.Config:
     'max_pass_rate': 0.7,
     'num_steps': 8,
     'prompts': 4,
-    'flat_groups': 'refill',
-    'num_microbatches': 2,
-    'held_out_every': 3,
-    'held_out_examples': 8,
-    'save_every': 2,
-    'rollouts_last': 3,
-    'rollouts_every': 2,
+    'collect': Refill(),
+    'hardware': hardware(num_microbatches=2),
+    'held_out': held_out(folder, every=3, examples=8),
+    'saving': Saving(every=2),
+    'rollouts': Kept(last=3, every=2),
   }
   return learning(folder, model, **options | changes)
 
@@ -122,6 +134,6 @@ def two_steps(folder):
   cold = dataclasses.replace(cold, held_out=cold.data)
   warm = learning(
     folder, 'random:tiny_qwen3', reward=by_length, num_steps=2, prompts=8,
-    held_out_every=1, held_out_examples=8,
+    held_out=held_out(folder, every=1, examples=8),
   )  # fmt: skip
   return cold, warm

@@ -14,6 +14,7 @@ from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import extract
 from rlpt_jax.rollout import rollout_files
+from rlpt_jax.rollout.rollout_files import Kept
 from tests.programs import learning_task
 
 NAN = np.nan
@@ -163,7 +164,7 @@ def test_real_runs(browser, tmp_path):
   """Whatever train_sft and train_rl write is on the page."""
   cold, warm = learning_task.two_steps(learning_task.write(tmp_path / 'task'))
   train_sft(cold, workdir=tmp_path / 'sft')
-  warm = dataclasses.replace(warm, rollout_tokens=True)
+  warm = dataclasses.replace(warm, rollouts=Kept(tokens=True))
   train_rl(warm, workdir=tmp_path / 'rl')
   out = tmp_path / 'page.html'
   report.report((tmp_path / 'rl', tmp_path / 'sft'), out=out)

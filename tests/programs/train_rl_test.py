@@ -20,8 +20,10 @@ from rlpt_jax.programs import train_rl as train_rl_lib
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import judge, scores
-from rlpt_jax.rollout import rollout_files
-from rlpt_jax.rollout.collecting import Interruption, Sampling
+from rlpt_jax.rollout import collect, rollout_files
+from rlpt_jax.rollout.collect import Refill
+from rlpt_jax.rollout.rollout_files import Kept
+from rlpt_jax.rollout.sampling import Interruption, Sampling
 from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
 
@@ -96,8 +98,10 @@ def test_a_run_goes_on_on_another_mesh(task, tmp_path):
   first = dataclasses.replace(config, num_steps=2)
   train_rl(first, workdir=tmp_path / 'moved')
   moved = dataclasses.replace(
-    config, layout=Axes(fsdp=2, tensor=2, devices=4),
-    sampler_layout=Axes(data=4, fsdp=1, devices=4),
+    config, hardware=learning_task.hardware(
+      num_microbatches=2, layout=Axes(fsdp=2, tensor=2, devices=4),
+      sampler_layout=Axes(data=4, fsdp=1, devices=4),
+    ),
   )  # fmt: skip
   train_rl(moved, workdir=tmp_path / 'moved')
   a, b = metrics(tmp_path / 'whole'), metrics(tmp_path / 'moved')
@@ -122,9 +126,11 @@ def test_ways_to_the_same_update(task, tmp_path):
   ways = {
     'usual': {},
     'in rows': {'score': scoring.in_rows},
-    'at once': {'num_microbatches': 1},
+    'at once': {'hardware': learning_task.hardware()},
     'no clip': {'loss': losses.reinforce},
-    'few slots': {'slots': 16},
+    'few slots': {
+      'hardware': learning_task.hardware(num_microbatches=2, slots=16)
+    },
   }
   for name, change in ways.items():
     changed = dataclasses.replace(config, **change)
@@ -144,9 +150,9 @@ def test_ways_to_the_same_update(task, tmp_path):
 @pytest.mark.slow
 def test_a_kl_holds_it_back(task, tmp_path):
   config = learning_task.learning(
-    *task, num_steps=4, held_out=None, kl=kl.k3, kl_weight=1.0
+    *task, num_steps=4, held_out=None, kl=kl.InLoss(weight=1.0)
   )
-  free = dataclasses.replace(config, kl=None, kl_weight=0.0)
+  free = dataclasses.replace(config, kl=None)
   train_rl(config, workdir=tmp_path / 'held')
   train_rl(free, workdir=tmp_path / 'free')
   began = model_files.find(task[1]).load_params(layout=Axes(devices=1).layout())
@@ -164,12 +170,12 @@ def test_a_kl_holds_it_back(task, tmp_path):
 @pytest.mark.slow
 def test_a_kl_in_the_reward(task, tmp_path):
   """Its own component, 0 while there is no distance, and it holds back."""
-  options = {'num_steps': 4, 'held_out': None, 'rollouts_every': 1}
-  for name, weight in (('free', 0.0), ('held', 3.0)):
+  options = {'num_steps': 4, 'held_out': None, 'rollouts': Kept(every=1)}
+  for name, penalty in (('free', None), ('held', kl.InReward(weight=3.0))):
     config = learning_task.learning(
       *task,
       **options,
-      reward_kl_weight=weight,
+      kl=penalty,
       advantages=advantages.group_centered,
     )
     train_rl(config, workdir=tmp_path / name)
@@ -207,17 +213,18 @@ def named(tree):
 @pytest.mark.slow
 def test_groups_are_kept_dropped_or_replaced(task, tmp_path):
   found = {}
-  for flat_groups in ('keep', 'drop', 'refill'):
+  ways = {'keep': collect.keep, 'drop': collect.drop, 'refill': Refill()}
+  for name, way in ways.items():
     config = learning_task.learning(
-      *task, num_steps=1, prompts=8, held_out=None, flat_groups=flat_groups,
-      rollouts_every=1,
+      *task, num_steps=1, prompts=8, held_out=None, collect=way,
+      rollouts=Kept(every=1),
     )  # fmt: skip
-    workdir = tmp_path / flat_groups
+    workdir = tmp_path / name
     train_rl(config, workdir=workdir)
     (line,) = metrics(workdir)
     lines = rollout_files.read(workdir / 'rollouts' / '00000000.jsonl.gz')
     learned = {x['example'] for x in lines if x['advantage'] is not None}
-    found[flat_groups] = (len(learned), len(lines) // 8, line)
+    found[name] = (len(learned), len(lines) // 8, line)
   learned, sampled, line = found['keep']
   assert learned == sampled == 8 and 0 < line['flat_group_share'] < 1
   varied = round(8 * (1 - line['flat_group_share']))
@@ -234,7 +241,7 @@ def test_an_interruption_is_sampled_but_not_learned_from(task, tmp_path):
   """Half of the completions end before it; what it says is in no loss."""
   interruption = Interruption(phrase='=', after=(1, 2), answer=2, unless='')
   config = learning_task.learning(
-    *task, num_steps=1, held_out=None, rollouts_every=1, rollout_tokens=True,
+    *task, num_steps=1, held_out=None, rollouts=Kept(every=1, tokens=True),
     sampling=Sampling(
       samples=8, max_new_tokens=5, interruption=interruption
     ),
@@ -260,7 +267,8 @@ def test_completions_without_an_end_are_left_out_where_they_are_dropped(
   task, tmp_path
 ):
   config = learning_task.learning(
-    *task, num_steps=1, held_out=None, rollouts_every=1, truncated='drop',
+    *task, num_steps=1, held_out=None, rollouts=Kept(every=1),
+    exclude=(collect.truncated,),
     reward=short_or_not, sampling=Sampling(samples=8, max_new_tokens=1),
   )  # fmt: skip
   train_rl(config, workdir=tmp_path)
@@ -304,22 +312,20 @@ def alone(rewards_PG):
     (
       {
         'sampling': Sampling(samples=1), 'advantages': alone,
-        'flat_groups': 'drop',
+        'collect': collect.drop,
       },
-      "samples=1: .* flat_groups='drop' takes it for a flat group",
+      'samples=1: .* Config.collect takes it for a flat group',
     ),
     ({'sampling': Sampling(top_p=0.9)}, 'top_p=0.9.*the whole distribution'),
-    ({'prompts': 9, 'num_microbatches': 2}, 'expected a divisor of prompts=9'),
-    ({'flat_groups': 'no'}, "expected 'keep', 'drop' or 'refill'"),
-    ({'num_steps': 0}, r'Config\.num_steps=0'),
-    ({'truncated': 'no'}, "expected 'keep' or 'drop'"),
-    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a number above 0'),
-    ({'kl': kl.k3}, 'kl_weight=0.0: expected both or neither'),
-    ({'kl_weight': 0.1}, 'Config.kl=None with kl_weight=0.1'),
     (
-      {'kl': kl.k3, 'kl_weight': 0.1, 'reward_kl_weight': 1.0},
-      'in the loss or in the reward',
+      {'prompts': 9, 'hardware': train_rl_lib.Hardware(num_microbatches=2)},
+      'num_microbatches=2: expected a divisor of Config.prompts=9',
     ),
+    ({'collect': 'no'}, "Config.collect='no': expected a function"),
+    ({'num_steps': 0}, r'Config\.num_steps=0'),
+    ({'exclude': ('no',)}, 'Config.exclude=.*expected a function'),
+    ({'max_pass_rate': 1.5}, 'max_pass_rate=1.5: expected a number above 0'),
+    ({'kl': kl.k3}, 'Config.kl: expected an InLoss, or an InReward, or None'),
   ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_is_refused(change, message, tmp_path):
@@ -337,14 +343,16 @@ def test_one_completion_may_teach_without_a_group(tmp_path):
 def test_held_out_examples_are_sampled_once_and_else_as_the_others(tmp_path):
   learned = Sampling(samples=8, max_new_tokens=48, temperature=0.5)
   config = learning_task.learning(
-    tmp_path, 'm', sampling=learned, held_out_sampling=None
-  )
+    tmp_path, 'm', sampling=learned,
+    held_out=learning_task.held_out(tmp_path, sampling=None),
+  )  # fmt: skip
   assert config.tried == dataclasses.replace(learned, samples=1)
   # No room in the engine but what is asked for.
   plan = train_rl_lib.plan_for(config, ByteTokenizer())
   assert (plan.max_new_tokens, plan.group) == (48, 8)
   greedy = Sampling(samples=2, max_new_tokens=9, temperature=0.0)
-  config = dataclasses.replace(config, held_out_sampling=greedy)
+  held_out = learning_task.held_out(tmp_path, sampling=greedy)
+  config = dataclasses.replace(config, held_out=held_out)
   assert config.tried == greedy
 
 

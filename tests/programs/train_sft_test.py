@@ -15,6 +15,7 @@ from rlpt_jax.data.sources import Files
 from rlpt_jax.data.tasks import Ntp
 from rlpt_jax.models import flops, zoo
 from rlpt_jax.programs import train_sft
+from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
 from tests.programs.train_rl_test import metrics, weights_of
@@ -49,7 +50,7 @@ def test_it_learns_what_can_be_known(folder, tmp_path):
 
 @pytest.mark.slow
 def test_it_stops_and_goes_on_bit_by_bit(folder, tmp_path):
-  config = learning_task.cold_start(folder, num_steps=6, save_every=2)
+  config = learning_task.cold_start(folder, num_steps=6, saving=Saving(every=2))
   train_sft.train_sft(config, workdir=tmp_path / 'whole')
   for steps in (3, 6):
     part = dataclasses.replace(config, num_steps=steps)

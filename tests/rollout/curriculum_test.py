@@ -1,35 +1,16 @@
 """What is solved is passed over, once, and for ever."""
 
 import base64
-import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rlpt_jax.core.types import Example
-from rlpt_jax.rollout.collecting import Drawn
 from rlpt_jax.rollout.curriculum import Curriculum
+from rlpt_jax.rollout.prompts import Prompts
+from tests.rollout.prompts_test import Data, example, numbers
 
 NAN = np.nan
-
-
-def example(number):
-  tokens = np.zeros(1, np.int32)
-  return Example(tokens, ('next',), 'rlvr', 'corpus', f'd{number}', 0)
-
-
-def epochs(size, first=0):
-  """Batches of one, epoch after epoch, each in an order of its own."""
-  for i in itertools.count(first):
-    epoch, place = divmod(i, size)
-    order = np.random.default_rng(epoch).permutation(size)
-    yield SimpleNamespace(examples=[example(order[place])], position=i + 1)
-
-
-def numbers(examples):
-  return [int(e.document[1:]) for e in examples]
 
 
 def test_the_pass_rate_decides_by_the_latest_group():
@@ -47,7 +28,7 @@ def test_the_pass_rate_decides_by_the_latest_group():
       np.float32,
     ),
   )
-  drawn = Drawn(curriculum.unsolved(epochs(5)), count=0, position=0)
+  drawn = Prompts(Data(5, 0), curriculum, 0)
   examples, _ = drawn.take(6)
   # Two epochs without 0 and 2.
   assert sorted(numbers(examples)) == [1, 1, 3, 3, 4, 4]
@@ -68,10 +49,7 @@ def run(steps, record=None, size=12):
   """(names of each step, the record after it), from a record on."""
   record = record or {'position': 0, 'drawn': 0, 'solved': ''}
   curriculum = Curriculum(0.5, record['solved'])
-  drawn = Drawn(
-    curriculum.unsolved(epochs(size, record['position'])),
-    count=record['drawn'], position=record['position'],
-  )  # fmt: skip
+  drawn = Prompts(Data(size, record['position']), curriculum, record['drawn'])
   for _ in range(steps):
     examples, names = drawn.take(4)
     # Solved by how often it was drawn and by its number.
@@ -81,10 +59,7 @@ def run(steps, record=None, size=12):
       np.float32,
     )  # fmt: skip
     curriculum.note(examples, rewards_PG)
-    record = {
-      'position': drawn.position, 'drawn': drawn.count,
-      'solved': curriculum.record,
-    }  # fmt: skip
+    record = drawn.resume()
     yield names, curriculum.metrics(), json.loads(json.dumps(record))
 
 
@@ -103,7 +78,7 @@ def test_nothing_is_lost_and_what_is_solved_comes_once():
   assert len(set(seen)) == 12  # Each of the examples.
   solved = Curriculum(0.5)
   solved.note([example(3)], np.ones((1, 2), np.float32))
-  drawn = Drawn(solved.unsolved(epochs(4)), count=0, position=0)
+  drawn = Prompts(Data(4, 0), solved, 0)
   examples, _ = drawn.take(9)
   assert sorted(numbers(examples)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
@@ -111,15 +86,15 @@ def test_nothing_is_lost_and_what_is_solved_comes_once():
 def test_where_all_is_solved_the_data_ends():
   curriculum = Curriculum(1.0)
   curriculum.note([example(i) for i in range(3)], np.ones((3, 2), np.float32))
-  drawn = Drawn(curriculum.unsolved(epochs(3)), count=7, position=1)
+  drawn = Prompts(Data(3, 1), curriculum, 7)
   assert drawn.take(2) == ([], [])
-  assert (drawn.count, drawn.position) == (7, 1)
+  assert drawn.resume()['drawn'] == 7 and drawn.resume()['position'] == 1
 
 
 def test_without_a_curriculum_nothing_is_noted():
   curriculum = Curriculum(None)
   curriculum.note([example(0)], np.ones((1, 2), np.float32))
-  drawn = Drawn(curriculum.unsolved(epochs(1)), count=0, position=0)
+  drawn = Prompts(Data(1, 0), curriculum, 0)
   assert len(drawn.take(3)[0]) == 3
   assert curriculum.metrics() == {} and curriculum.record == ''
 

@@ -1,25 +1,24 @@
 """What a policy is tried on."""
 
-import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout.collecting import Sampling
-from rlpt_jax.rollout.held_out import HeldOut
+from rlpt_jax.rollout.held_out import HeldOut, Trial
+from rlpt_jax.rollout.sampling import Sampling
 from tests.programs import learning_task
 
 
 def test_the_same_examples_each_time(tmp_path):
   data = learning_task.questions(learning_task.write(tmp_path), 'held_out')
-  sampling, asked, timed = Sampling(samples=2), [], []
+  sampling, asked = Sampling(samples=2), []
 
-  def judge(sampling, examples, names, timers):
+  def rollouts(sampling, examples, names, timer):
+    # All of it is the time of held-out evaluation.
+    assert timer == 'held_out'
     asked.append((sampling, [example.id for example in examples], names))
-    with timers('rollout'):
-      timed.append(True)
     rewards_PG = np.array([[1, 0], [-1, np.nan], [0, 2]], np.float32)
     reasons_PG = np.full((3, 2), 'x')
     part = Scores(
@@ -29,14 +28,9 @@ def test_the_same_examples_each_time(tmp_path):
       scores=Scores(rewards_PG, reasons_PG, {'truth': part})
     )
 
-  @contextlib.contextmanager
-  def timers(name):
-    timed.append(name)
-    yield
-
-  held_out = HeldOut(data, 3, sampling)
+  trial = Trial(HeldOut(data=data, examples=3), sampling)
   for _ in range(2):
-    found = held_out.metrics('before', judge, timers)
+    found = trial.metrics('before', rollouts)
   # Five verdicts.
   assert found == {
     'before/reward': pytest.approx(0.4), 'before/pass_rate': 0.4,
@@ -44,5 +38,3 @@ def test_the_same_examples_each_time(tmp_path):
   }  # fmt: skip
   assert asked[0] == asked[1] and asked[0][0] is sampling
   assert asked[0][2] == [f'held_out/{name}' for name in asked[0][1]]
-  # All of it is the time of held-out evaluation.
-  assert timed == ['held_out', True] * 2

@@ -9,7 +9,8 @@ import pytest
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.types import Batch, Example
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.collect import Groups
+from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.reference import Reference, put
 
 NAN = np.nan
@@ -53,13 +54,19 @@ def judged():
   return Judged(examples, samples, found, rewards_PG).without(left_out)
 
 
+def groups():
+  return Groups(judged(), np.array([True, True, False]))
+
+
 @pytest.mark.parametrize('num_prompts', [1, 2, 4])
 @pytest.mark.parametrize('num_microbatches', [1, 2])
 def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
   if num_prompts % num_microbatches:
     num_microbatches = 1
-  found = reference(num_microbatches=num_microbatches).penalized(
-    judged(), 0.1, num_prompts, (16, 16)
+  found = (
+    reference(num_microbatches=num_microbatches)
+    .penalized(groups(), weight=0.1, num_prompts=num_prompts, longest=(16, 16))
+    .judged
   )
   # -0.5 less the reference's: tokens 1, 2 and 3 are 0.5, 1.5 and 2.5 more
   # probable than there: (2.0, 2.5), (0.5, no verdict), not learned from.
@@ -80,8 +87,10 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
 @pytest.mark.parametrize('logprob', [-np.inf, NAN])
 def test_what_the_reference_could_not_say_is_not_learned_from(logprob):
   params = jnp.array([0.0, -1.0, -2.0, logprob])
-  found = Reference(params, score, LAYOUT, num_microbatches=1).penalized(
-    judged(), 0.1, 4, (16, 16)
+  found = (
+    Reference(params, score, LAYOUT, num_microbatches=1)
+    .penalized(groups(), weight=0.1, num_prompts=4, longest=(16, 16))
+    .judged
   )
   np.testing.assert_allclose(
     found.rewards_PG, [[0.8, NAN], [0.95, NAN], [NAN, NAN]], rtol=1e-6
@@ -103,6 +112,8 @@ def test_a_batch_with_the_logprobs_of_the_reference():
     weights_PGT=zeros_PGT,
   )
   batch = put(LAYOUT, batch)
-  same, logprobs_PGT = reference(num_microbatches=2).beside(batch)
-  assert same is batch
-  np.testing.assert_array_equal(logprobs_PGT, -tokens_PGT.astype(np.float32))
+  found = reference(num_microbatches=2).with_logprobs(batch)
+  assert found.tokens_PGT is batch.tokens_PGT
+  np.testing.assert_array_equal(
+    found.reference_PGT, -tokens_PGT.astype(np.float32)
+  )

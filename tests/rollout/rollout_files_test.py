@@ -14,7 +14,7 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.rewards.extract import Answer
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout import rollout_files
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.sampling.requests import Completion
 
 LINES = [

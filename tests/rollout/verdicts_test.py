@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.rewards import combine, extract, judge, scores
-from rlpt_jax.rollout.collecting import Judged
+from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.verdicts import Verdicts
 
 BOTH = 'Score: 0\nScore: 1'

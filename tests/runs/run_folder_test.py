@@ -143,7 +143,7 @@ def test_the_tokenizer_of_a_model_that_was_tried_does_not_stay(tmp_path):
     (model / 'tokenizer.json').write_text(name)
     files = types.SimpleNamespace(assets=model)
     with runs.checkpoints(
-      tmp_path, files, str(model), keep_last=1, keep_every=None
+      tmp_path, files, str(model), runs.Saving(keep_last=1)
     ):
       found.append((tmp_path / 'checkpoints/assets/tokenizer.json').read_text())
   assert found == ['a', 'b']

@@ -5,15 +5,11 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
-from rlpt_jax.core.timers import Timers
-from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards import scores as scores_lib
 from rlpt_jax.rewards.scores import Scores
-from rlpt_jax.rollout import collecting
-from rlpt_jax.rollout.collecting import Drawn, Interruption, Judged, Sampling
+from rlpt_jax.rollout import judged as lib
+from rlpt_jax.rollout.judged import Judged
 
 NAN = math.nan
 
@@ -55,7 +51,7 @@ def judged():
 
 
 def test_metrics_of_a_step():
-  found = collecting.metrics(judged(), version=3)
+  found = lib.metrics(judged(), version=3)
   expected = {
     'reward/mean': 0.5,
     'reward/std': math.sqrt((0.25 + 0.25 + 0) / 3),
@@ -91,12 +87,12 @@ def test_reasons_in_the_parts_of_a_sum_are_seen_too():
   """combine.Weighted says 'scored', whatever its parts say."""
   words = scores([[0.0, 0.0]], [['short', 'format/open']])
   both = scores([[0.0, 0.5]], [['scored', 'scored']], judge=words)
-  found = collecting.metrics(of(both), version=0)
+  found = lib.metrics(of(both), version=0)
   assert found['short_share'] == found['format_failure_share'] == 0.5
   assert found['reason/judge/short'] == 0.5
   # Once, though the parts of a kind say it again.
   again = scores([[0.0, 0.0]], [['short', 'right']], asr=words)
-  found = collecting.metrics(of(again), version=0)
+  found = lib.metrics(of(again), version=0)
   assert found['short_share'] == found['reason/short'] == 0.5
 
 
@@ -110,7 +106,7 @@ def test_what_is_left_out_is_not_compared():
   assert left.flat.tolist() == [True, True]
   np.testing.assert_array_equal(left.group(0).rewards_G, [1, NAN])
   # What the reward said stays.
-  assert collecting.metrics(left, 0)['reward/mean'] == 0.5
+  assert lib.metrics(left, 0)['reward/mean'] == 0.5
   # Another scale of what is learned from does not make them differ.
   rewards_PG = np.array([[0.9, 0.4], [0.5, 0.4]], np.float32)
   same = of(scores([[1, 1], [0, 1]], [['right'] * 2] * 2))
@@ -118,60 +114,8 @@ def test_what_is_left_out_is_not_compared():
   assert penalized.flat.tolist() == [True, False]
 
 
-def test_what_was_sampled_waits_for_a_reward_that_is_gone():
-  sampled = []
-
-  def complete(requested, tokenizer, stop):
-    for request in requested:
-      sampled.append(request.id)
-      yield [sample(2), sample(3)]
-
-  sampler = SimpleNamespace(complete=complete)
-
-  def judge(reward, *numbers):
-    examples = [example(n) for n in numbers]
-    names = [str(n) for n in numbers]
-    return collecting.judge(
-      sampler, ByteTokenizer(), reward, Sampling(samples=2), examples, names,
-      Timers('rollout', 'reward'), seed=0, kept=kept,
-    )  # fmt: skip
-
-  def gone(examples, completions):
-    raise ConnectionError
-
-  kept = {}
-  with pytest.raises(ConnectionError):
-    judge(gone, 1, 2)
-  lengths = scores_lib.Each(lambda _, text: scores_lib.Verdict(len(text), ''))
-  found = judge(lengths, 2, 3)
-  assert sampled == ['1', '2', '3'] == list(kept)
-  assert found.samples[0] is kept['2']
-  assert found.rewards_PG.tolist() == [[2, 3], [2, 3]]
-
-
-def test_an_interruption_is_text_until_it_is_sampled():
-  sampling = Sampling(
-    max_new_tokens=16,
-    interruption=Interruption(
-      phrase='So:</t>', after=[3, 5], answer=4, unless='</t>'
-    ),
-  )
-  found = sampling.interrupted(ByteTokenizer())
-  assert bytes(found.phrase) == b'So:</t>' and bytes(found.unless) == b'</t>'
-  assert (found.after, found.answer) == ((3, 5), 4)
-  assert Sampling().interrupted(ByteTokenizer()) is None
-  # 5 tokens, 7 of the phrase, 4 of the answer.
-  short = dataclasses.replace(sampling, max_new_tokens=15)
-  with pytest.raises(
-    ValueError, match='max_new_tokens=15: expected at least 1'
-  ):
-    short.interrupted(ByteTokenizer())
-
-
 def test_speed():
-  found = collecting.speed(
-    judged(), {'timing/step_s': 10.0, 'timing/rollout_s': 4.0}
-  )
+  found = lib.speed(judged(), {'timing/step_s': 10.0, 'timing/rollout_s': 4.0})
   assert found == {
     'timing/tokens_per_s': 2.0, 'timing/rollout_tokens_per_s': 5.0
   }  # fmt: skip
@@ -179,27 +123,27 @@ def test_speed():
 
 def test_without_any_verdict_there_is_no_mean():
   nothing = of(scores([[NAN, NAN]], [['judge/failed'] * 2]))
-  found = collecting.metrics(nothing, version=0)
+  found = lib.metrics(nothing, version=0)
   assert math.isnan(found['reward/mean']) and math.isnan(found['pass_rate'])
   assert found['no_verdict_share'] == found['flat_group_share'] == 1
 
 
 def test_rounds_become_one():
   one = judged()
-  both = collecting.together([one, one])
+  both = lib.concatenate([one, one])
   assert len(both.examples) == len(both.samples) == 4
   np.testing.assert_array_equal(
     both.scores.rewards_PG, np.tile(one.scores.rewards_PG, (2, 1))
   )
   assert both.scores.parts['length'].rewards_PG.shape == (4, 2)
-  assert collecting.together([one]) is one
+  assert lib.concatenate([one]) is one
   # A kind that is in one round only.
   other = Judged(
     one.examples, one.samples,
     scores(one.scores.rewards_PG, one.scores.reasons_PG, rare=one.scores),
     one.rewards_PG,
   )  # fmt: skip
-  mixed = collecting.together([one, other]).scores.parts
+  mixed = lib.concatenate([one, other]).scores.parts
   assert mixed['rare'].rewards_PG.shape == (2, 2)
 
 
@@ -209,37 +153,16 @@ def test_answers_of_a_judge_are_kept_from_round_to_round():
   asked = dataclasses.replace(
     asked, scores=dataclasses.replace(asked.scores, answers_PG=answers_PG)
   )
-  assert collecting.together([silent, silent]).scores.answers_PG is None
-  found = collecting.together([silent, asked]).scores.answers_PG
+  assert lib.concatenate([silent, silent]).scores.answers_PG is None
+  found = lib.concatenate([silent, asked]).scores.answers_PG
   assert found.tolist() == [[None] * 2] * 2 + answers_PG.tolist()
-
-
-def test_examples_are_drawn_in_order_each_with_a_name():
-  loaded = [
-    SimpleNamespace(examples=[example(i % 2)], position=f'after {i}')
-    for i in range(5)
-  ]
-  drawn = Drawn(iter(loaded), count=7, position='before')
-  examples, names = drawn.take(3)
-  assert [e.document for e in examples] == ['d0', 'd1', 'd0']
-  # The same example again is another one to sample.
-  assert names == [
-    '7/corpus/d0/3/asr',
-    '8/corpus/d1/3/asr',
-    '9/corpus/d0/3/asr',
-  ]
-  assert (drawn.count, drawn.position) == (10, 'after 2')
-  examples, names = drawn.take(9)
-  assert len(examples) == len(names) == 2
-  assert drawn.take(1) == ([], [])
-  assert (drawn.count, drawn.position) == (12, 'after 4')
 
 
 def test_of_whom_a_verdict_is_to_be_expected():
   """Not of what its form has settled, in whatever part of the reward."""
   found = judged()  # right, format/open; partly, judge/failed
-  assert collecting.asked(found).tolist() == [[True, False], [True, True]]
-  assert collecting.metrics(found, 0)['unjudged_share'] == 1 / 3
+  assert lib.expects_verdict(found).tolist() == [[True, False], [True, True]]
+  assert lib.metrics(found, 0)['unjudged_share'] == 1 / 3
   # The judge of one kind, weighted with its length.
   words = scores([[0.0, NAN]], [['short', 'gold/empty']])
   length = scores([[0.1, 0.2]], [['scored'] * 2])
@@ -252,5 +175,5 @@ def test_of_whom_a_verdict_is_to_be_expected():
     asr=scores([[0.0, 0.0]], [['wrong', 'format/open']]), msr=both,
   )  # fmt: skip
   found = dataclasses.replace(found, scores=by_kind)
-  assert collecting.asked(found).tolist() == [[True, False], [False, False]]
-  assert collecting.metrics(found, 0)['unjudged_share'] == 0
+  assert lib.expects_verdict(found).tolist() == [[True, False], [False, False]]
+  assert lib.metrics(found, 0)['unjudged_share'] == 0

@@ -1,0 +1,81 @@
+"""Decides which groups a step learns from, and which completions of them.
+
+A group whose rewards agree is flat: its advantages are 0, so it teaches
+nothing. `keep`, `drop` and `refill` differ in what they do about that. Each is
+(sample, count) -> Groups, where `sample(n)` samples and judges the next n
+prompts, fewer if the data ends, and returns None if it has ended.
+
+An `Exclude` leaves completions out of their groups and of the loss.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Count
+from rlpt_jax.rollout import judged as judged_lib
+from rlpt_jax.rollout.judged import Judged
+
+Sample = Callable[[int], Judged | None]
+Exclude = Callable[[Judged], np.ndarray]  # -> [P, G], True where left out.
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """Sampled groups; `learned_P` is True for those that are in the loss."""
+
+  judged: Judged
+  learned_P: np.ndarray
+
+
+Collect = Callable[[Sample, int], Groups | None]
+
+
+def keep(sample: Sample, count: int) -> Groups | None:
+  """Learns from all groups; flat ones count in the loss's denominators."""
+  judged = sample(count)
+  if judged is None:
+    return None
+  return Groups(judged, np.ones(len(judged.examples), bool))
+
+
+def drop(sample: Sample, count: int) -> Groups | None:
+  """Leaves flat groups out of the loss and its denominators (ScaleRL)."""
+  judged = sample(count)
+  return None if judged is None else _without_flat(judged)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refill:
+  """Samples other prompts in the place of flat groups (DAPO).
+
+  rounds: the most rounds of sampling, the first included.
+  """
+
+  rounds: Count = 4
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(self, sample: Sample, count: int) -> Groups | None:
+    parts = list(self._parts(sample, count))
+    return _without_flat(judged_lib.concatenate(parts)) if parts else None
+
+  def _parts(self, sample: Sample, missing: int) -> Iterator[Judged]:
+    for _ in range(self.rounds):
+      if not missing or (part := sample(missing)) is None:
+        return
+      missing -= int((~part.flat).sum())
+      yield part
+
+
+def _without_flat(judged: Judged) -> Groups:
+  learned_P = ~judged.flat
+  return Groups(judged.without(~learned_P[:, None]), learned_P)
+
+
+def truncated(judged: Judged) -> np.ndarray:
+  """Excludes completions that were cut at the length limit (ScaleRL)."""
+  return judged.truncated_PG

@@ -1,0 +1,62 @@
+"""Turns the next prompts into the next experience."""
+
+from collections.abc import Callable, Sequence
+
+from rlpt_jax.rollout.collect import Collect, Exclude, Groups
+from rlpt_jax.rollout.experience import Experience
+from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.rollouts import Rollouts
+from rlpt_jax.rollout.sampling import Sampling
+
+
+class Collector:
+  """Draws prompts, samples and judges them, and collects groups to learn from.
+
+  A schedule calls it, for one experience at a time.
+  """
+
+  def __init__(
+    self,
+    prompts: Prompts,
+    rollouts: Rollouts,
+    make_experience: Callable[..., Experience],
+    *,
+    sampling: Sampling,
+    count: int,
+    collect: Collect,
+    exclude: Sequence[Exclude] = (),
+    penalize: Callable[[Groups], Groups] | None = None,
+  ):
+    """Sets the parts.
+
+    make_experience: (groups, version, resume) -> Experience.
+    count: the number of prompts to learn from.
+    penalize: changes the rewards of groups, after all were collected.
+    """
+    self._prompts, self._rollouts = prompts, rollouts
+    self._make_experience, self._penalize = make_experience, penalize
+    self._sampling, self._count = sampling, count
+    self._collect, self._exclude = collect, exclude
+
+  def __call__(self) -> Experience | None:
+    """Returns the next experience; None if the data has ended."""
+    groups = self._collect(self._sample, self._count)
+    if groups is None:
+      return None
+    if self._penalize:
+      groups = self._penalize(groups)
+    return self._make_experience(
+      groups, version=self._rollouts.version, resume=self._prompts.resume()
+    )
+
+  def _sample(self, count: int) -> Judged | None:
+    """Samples and judges the next prompts."""
+    examples, names = self._prompts.take(count)
+    if not examples:
+      return None
+    judged = self._rollouts(self._sampling, examples, names)
+    self._prompts.curriculum.note(examples, judged.scores.rewards_PG)
+    for exclude in self._exclude:
+      judged = judged.without(exclude(judged))
+    return judged

@@ -1,0 +1,90 @@
+"""What an update learns from, as it was sampled."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rlpt_jax.core.types import Batch
+from rlpt_jax.rollout.collect import Groups
+from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.training.experience import make_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Experience:
+  """The groups of a step, and the batch to learn from.
+
+  judged: all that was sampled.
+  learned_P: for each group, True if it is in the loss.
+  batch: its advantages are 0 until the experience is consumed: some depend on
+    what was learned before (`with_advantages`).
+  rows: the group in each row of the batch; the batch may have more rows.
+  version: of the newest weights when it was collected.
+  resume: where the data stand once this experience has been consumed.
+  """
+
+  judged: Judged
+  learned_P: np.ndarray
+  batch: Batch
+  rows: tuple[int, ...]
+  version: int
+  resume: dict[str, Any]
+
+  def with_advantages(self, advantages: Callable) -> 'Experience':
+    """Returns a copy with advantages in its batch; consumes it.
+
+    advantages: rewards_PG -> advantages_PG.
+    """
+    rewards_PG = np.full(self.batch.advantages_PG.shape, np.nan, np.float32)
+    rewards_PG[: len(self.rows)] = self.judged.rewards_PG[list(self.rows)]
+    batch = dataclasses.replace(
+      self.batch, advantages_PG=np.asarray(advantages(rewards_PG), np.float32)
+    )
+    return dataclasses.replace(self, batch=batch)
+
+  @property
+  def advantages_PG(self) -> np.ndarray:
+    """Advantages of all that was sampled, NaN where not in the loss."""
+    rows = list(self.rows)
+    advantages_PG = np.full_like(self.judged.rewards_PG, np.nan)
+    advantages_PG[rows] = self.batch.advantages_PG[: len(rows)]
+    advantages_PG[np.isnan(self.judged.rewards_PG)] = np.nan
+    return advantages_PG
+
+  def metrics(self) -> dict[str, float]:
+    """Returns the mean and standard deviation of advantages in the loss."""
+    advantages_PG = self.advantages_PG
+    there = advantages_PG[~np.isnan(advantages_PG)]
+    there = there.astype(np.float64) if there.size else np.zeros(1)
+    return {
+      'advantage/mean': float(there.mean()),
+      'advantage/std': float(there.std()),
+    }
+
+
+def make_experience(
+  groups: Groups,
+  *,
+  num_prompts: int,
+  reduction: Callable,
+  longest: tuple[int, int],
+  share_prompt: bool,
+  version: int,
+  resume: dict[str, Any],
+) -> Experience:
+  """Returns the experience of some groups; options as for `make_batch`."""
+  # Groups in the loss come first; others fill the rest of the batch, so that it
+  # is never empty.
+  rows = np.argsort(~groups.learned_P, kind='stable')[:num_prompts].tolist()
+  batch = make_batch(
+    [groups.judged.group(p) for p in rows],
+    num_prompts=num_prompts,
+    reduction=reduction,
+    longest=longest,
+    share_prompt=share_prompt,
+  )
+  return Experience(
+    groups.judged, groups.learned_P, batch, tuple(rows), version, resume
+  )

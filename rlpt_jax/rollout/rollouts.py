@@ -1,0 +1,87 @@
+"""Samples the policy on examples and asks for the rewards of its samples."""
+
+import pathlib
+from collections.abc import Sequence
+
+from rlpt_jax.core.one_host import on_one_host
+from rlpt_jax.core.timers import Timers
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.core.types import Example
+from rlpt_jax.inference import judges
+from rlpt_jax.rewards.scores import Reward, ask
+from rlpt_jax.rollout import unjudged
+from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.sampling.sampler import Sampler
+
+
+class Rollouts:
+  """Samples and judges; keeps its samples until their step is done.
+
+  So nothing is lost if the reward fails: the run saves the kept samples, and
+  the next start does not sample them again.
+  """
+
+  def __init__(
+    self,
+    sampler: Sampler,
+    tokenizer: Tokenizer,
+    reward: Reward,
+    timers: Timers,
+    *,
+    seed: int,
+  ):
+    self.tokenizer, self.reward = tokenizer, reward
+    self._sampler, self._timers, self._seed = sampler, timers, seed
+    # A local judge computes on all hosts, so all must call it.
+    has_local = bool(judges.local_models(reward))
+    self._ask = on_one_host(reward, called_by_all=has_local)
+    self._kept: dict[str, Sequence] = {}  # The samples of each name.
+
+  @property
+  def version(self) -> int:
+    """The version of the weights that sample."""
+    return self._sampler.version
+
+  def __call__(
+    self,
+    sampling: Sampling,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    *,
+    timer: str | None = None,
+  ) -> Judged:
+    """Samples the policy on examples, and scores the samples.
+
+    names: one per example; they seed its samples.
+    timer: gets all of the time, instead of 'rollout' and 'reward'.
+    """
+    requests = [
+      sampling.request(example, name, self.tokenizer, self._seed)
+      for example, name in zip(examples, names, strict=True)
+      if name not in self._kept
+    ]
+    with self._timers(timer or 'rollout'):
+      groups = self._sampler.complete(
+        requests, self.tokenizer, stop=sampling.stop
+      )
+      for request, group in zip(requests, groups, strict=True):
+        self._kept[request.id] = group
+    groups = [self._kept[name] for name in names]
+    with self._timers(timer or 'reward'):
+      texts = [[sample.text for sample in group] for group in groups]
+      scores = ask(self._ask, examples, texts)
+    return Judged(examples, groups, scores, scores.rewards_PG)
+
+  def forget(self):
+    """Drops the kept samples, once they have all been judged and learned."""
+    self._kept.clear()
+
+  def load(self, workdir: pathlib.Path, step: int):
+    """Takes the samples that an earlier run saved for this step."""
+    read = on_one_host(unjudged.read)
+    self._kept |= read(workdir, step, self.version)
+
+  def save(self, workdir: pathlib.Path, step: int):
+    """Saves the kept samples, for the next start of the run."""
+    unjudged.write(workdir, step, self._kept, self.version)

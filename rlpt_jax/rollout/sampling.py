@@ -1,0 +1,123 @@
+"""Settings for sampling completions to learn from, or to be tried on."""
+
+import dataclasses
+
+from rlpt_jax.core import checks
+from rlpt_jax.core.checks import (
+  Count,
+  Name,
+  Natural,
+  NonNegative,
+  PositiveShare,
+  Share,
+)
+from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.core.types import Example
+from rlpt_jax.sampling import requests
+from rlpt_jax.sampling.requests import Request
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interruption:
+  """Makes a model that thinks for too long answer (ScaleRL, section 4).
+
+  phrase: text that is inserted after a number of tokens drawn evenly from
+    `after`, both ends included. Its tokens are not in the loss.
+  answer: the number of tokens left for the answer after the phrase.
+  unless: a completion that has this text already is not interrupted. The search
+    compares tokens, so the tokenizer should always encode the text in the same
+    way.
+  """
+
+  phrase: Name = (
+    'Okay, time is up. Let me stop thinking and formulate a final answer now. '
+    '</think>'
+  )
+  after: tuple[Natural, Natural] = (10240, 12288)
+  answer: Count = 2048
+  unless: str = '</think>'
+
+  def __post_init__(self):
+    checks.check_fields(self)
+    if self.after[0] > self.after[1]:
+      raise checks.wrong(
+        type(self), 'after', self.after, 'the smaller number first'
+      )
+
+  def in_tokens(self, tokenizer: Tokenizer) -> requests.Interruption:
+    return requests.Interruption(
+      phrase=tuple(tokenizer.encode(self.phrase)),
+      after=tuple(self.after),
+      answer=self.answer,
+      unless=tuple(tokenizer.encode(self.unless)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Sampling settings, for training or for held-out examples.
+
+  stop: texts that end a completion, in addition to EOS.
+  """
+
+  samples: Count = 8
+  max_new_tokens: Count = 1024
+  temperature: NonNegative = 1.0
+  top_k: Natural = 0
+  top_p: PositiveShare = 1.0
+  min_p: Share = 0.0
+  stop: tuple[Name, ...] = ()
+  interruption: Interruption | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def check_learnable(self):
+    """Raises if the policy cannot be trained on samples with these settings.
+
+    At temperature 0 all samples of a group are the same. With filters, samples
+    come from a distribution that the learner does not compute.
+    """
+    if not self.temperature > 0:
+      raise checks.wrong(
+        type(self), 'temperature', self.temperature,
+        'more than 0 to learn from, or all samples of a group are one',
+      )  # fmt: skip
+    if (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
+      raise ValueError(
+        f'Config.sampling: top_k={self.top_k}, top_p={self.top_p}, min_p='
+        f'{self.min_p}: expected 0, 1 and 0: the learner compares the samples '
+        'with the whole distribution. Filters are for HeldOut.sampling.'
+      )
+
+  def interrupted(self, tokenizer: Tokenizer) -> requests.Interruption | None:
+    """Tokenizes the interruption; raises if max_new_tokens is too small."""
+    if self.interruption is None:
+      return None
+    found = self.interruption.in_tokens(tokenizer)
+    longest = found.after[1] + len(found.phrase) + found.answer
+    if self.max_new_tokens < longest:
+      raise ValueError(
+        f'Sampling.max_new_tokens={self.max_new_tokens}: expected at least '
+        f'{longest}: {found.after[1]} tokens before the interruption, '
+        f'{len(found.phrase)} of its phrase, {found.answer} of an answer.'
+      )
+    return found
+
+  def request(
+    self, example: Example, name: str, tokenizer: Tokenizer, seed: int
+  ) -> Request:
+    """Returns the request for an example; its name seeds its samples."""
+    return Request(
+      prompt_tokens=tuple(example.prompt_tokens.tolist()),
+      id=name,
+      samples=self.samples,
+      seed=seed,
+      max_new_tokens=self.max_new_tokens,
+      temperature=self.temperature,
+      top_k=self.top_k,
+      top_p=self.top_p,
+      min_p=self.min_p,
+      stops=tuple((eos,) for eos in tokenizer.eos_ids),
+      interruption=self.interrupted(tokenizer),
+    )

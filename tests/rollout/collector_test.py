@@ -1,0 +1,58 @@
+"""The next prompts become the next experience; where they end is known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from rlpt_jax.rollout import collect
+from rlpt_jax.rollout.collector import Collector
+from rlpt_jax.rollout.curriculum import Curriculum
+from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.sampling import Sampling
+from tests.rollout.prompts_test import Data
+from tests.rollout.rollouts_test import make_rollouts
+
+
+def reward(examples, completions):
+  """The first example is solved, of the others one of two completions."""
+  return [[1.0, float(example.document == 'd0')] for example in examples]
+
+
+def make_collector(batches, **options):
+  prompts = Prompts(Data(4, batches=batches), Curriculum(0.9))
+  return Collector(
+    prompts, make_rollouts(reward), lambda groups, **more: (groups, more),
+    sampling=Sampling(samples=2), **options,
+  )  # fmt: skip
+
+
+def test_an_experience_says_where_the_data_stand_after_it():
+  collector = make_collector(7, count=4, collect=collect.keep)
+  groups, more = collector()
+  assert more['version'] == 0
+  assert more['resume']['position'] == more['resume']['drawn'] == 4
+  assert groups.judged.rewards_PG.shape == (4, 2)
+  # d0 was solved, and is passed over.
+  groups, more = collector()
+  documents = [example.document for example in groups.judged.examples]
+  assert 'd0' not in documents and len(documents) in (2, 3)
+  assert more['resume']['drawn'] == 4 + len(documents)
+  assert collector() is None
+
+
+def test_what_is_excluded_is_in_no_group_and_what_is_penalized_comes_last():
+  seen = []
+
+  def first(judged):
+    return np.tile([True, False], (len(judged.examples), 1))
+
+  def penalize(groups):
+    seen.append(groups.judged.rewards_PG.copy())
+    return SimpleNamespace(was=groups)
+
+  collector = make_collector(
+    4, count=4, collect=collect.drop, exclude=(first,), penalize=penalize
+  )
+  found, _ = collector()
+  # A completion that is alone agrees with itself.
+  assert np.isnan(seen[0]).all() and not found.was.learned_P.any()

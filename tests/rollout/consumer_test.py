@@ -1,0 +1,64 @@
+"""What a run carries from step to step is that of what it has consumed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rlpt_jax.algorithms import advantages
+from rlpt_jax.rollout.consumer import Consumer
+from rlpt_jax.rollout.experience import make_experience
+from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
+from tests.rollout.experience_test import OPTIONS, groups
+
+
+class Ledger:
+  totals = {'tokens': 0}  # noqa: RUF012
+
+  def add(self, judged, learned):
+    self.totals = {'tokens': self.totals['tokens'] + sum(learned)}
+    return {'compute/tokens': sum(learned)}
+
+
+def make_consumer(record):
+  ledger = Ledger()
+  ledger.totals = record.get('ledger', Ledger.totals)
+  verdicts = Verdicts(3, record.get('unjudged', 0))
+  return Consumer(advantages.RunningNormalized(), verdicts, ledger, record)
+
+
+def experience(size, position):
+  some = groups([[0, size], [0, 0]], [True, False])
+  return make_experience(
+    some, num_prompts=2, **OPTIONS | {'resume': {'position': position}}
+  )
+
+
+def test_a_run_resumes_after_what_it_consumed():
+  made = [experience(2.0 + i, i) for i in range(3)]  # Ahead of the consumer.
+  whole, record = make_consumer({}), None
+  lines = []
+  for step, each in enumerate(made):
+    found = whole(step, each)
+    lines.append((found.advantages_PG.tolist()[0], whole.metrics(found)))
+    record = record if step else whole.record(found)
+  assert record['position'] == 0 and record['ledger'] == {'tokens': 1}
+  again = make_consumer(record)
+  for step in (1, 2):
+    found = again(step, made[step])
+    assert found.advantages_PG.tolist()[0] == lines[step][0]
+    assert again.metrics(found) == lines[step][1]
+  assert again.record(found) == whole.record(found)
+  assert again.record(found)['ledger'] == {'tokens': 3}
+
+
+def test_a_broken_judge_ends_the_run_when_its_step_is_learned():
+  each = experience(1.0, 0)
+  nothing_PG = np.full((2, 2), np.nan, np.float32)
+  scores = SimpleNamespace(
+    rewards_PG=nothing_PG, reasons_PG=np.full((2, 2), 'judge/failed'),
+    parts={}, answers_PG=None,
+  )  # fmt: skip
+  object.__setattr__(each.judged, 'scores', scores)
+  with pytest.raises(NoVerdicts, match='step 5: 4 of 4 verdicts are missing'):
+    make_consumer({})(4, each)
