@@ -25,6 +25,7 @@ setuptools.setup(
   python_requires='>=3.11',
   install_requires=[
     'jax>=0.10.2,<0.13',
+    'flax>=0.12,<0.13',  # flax.struct, for pytrees.
     'numpy>=2.0',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',

@@ -74,7 +74,7 @@ DOORS = {
   'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/llm/remote.py'),
   'openai': '',
   'torch': '',
-  'flax': '',
+  'flax': 'rlpt_jax/',  # flax.struct, which is light.
 }
 # Behind its door, inside the function that needs it.
 LAZY = {

@@ -63,14 +63,6 @@ def truncated_weight(old_BT, behavior_BT, mask_BT, *, max_weight=2.0):
   return jax.lax.stop_gradient(weight_BT)
 
 
-def clipped(log_ratio_BT, advantages_B1, *, clip_low=0.2, clip_high=0.2):
-  """[B, T]: True where `ppo` or `gspo` gives a token no gradient."""
-  ratio_BT = ratio(log_ratio_BT)
-  too_high_BT = (ratio_BT > 1 + clip_high) & (advantages_B1 > 0)
-  too_low_BT = (ratio_BT < 1 - clip_low) & (advantages_B1 < 0)
-  return too_high_BT | too_low_BT
-
-
 def ratio_statistics(log_ratio_BT, mask_BT):
   """Scalar statistics of the ratio over the tokens of the mask, for the log.
 

@@ -20,6 +20,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from flax import struct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Rows:
   loss_BT: np.ndarray  # float32
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Batch:
   """A batch of RL experience: P prompts with G completions each.
 

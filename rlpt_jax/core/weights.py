@@ -116,8 +116,3 @@ def shardings(specs: Tree, layout: Layout):
 def count(specs: Tree) -> int:
   """The number of parameters."""
   return sum(math.prod(spec.shape) for _, spec in named(specs))
-
-
-def decay_mask(specs: Tree):
-  """True for the arrays with weight decay: matrices, not scales or biases."""
-  return map_named(lambda _, spec: spec.fan_in is not None, specs)

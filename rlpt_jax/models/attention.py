@@ -12,12 +12,12 @@ and differentiated, once.
 All kernels compute the same function; only `pick_kernel` chooses among them.
 """
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
@@ -30,8 +30,7 @@ MASKED = -0.7 * float(np.finfo(np.float32).max)
 SPLASH_BLOCKS = (512, 256, 128)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Part:
   """Keys and values of one layer that queries see besides their own row."""
 

@@ -5,12 +5,12 @@ one row per prompt (the prefix that a group of rollouts shares) or one per
 rollout (its own earlier tokens).
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models.config import DecoderConfig
@@ -21,8 +21,7 @@ from rlpt_jax.models.config import DecoderConfig
 AXES = ('layers', 'batch', 'kv_heads', None, None)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Readers:
   """Maps batch rows to cache rows when groups are not consecutive rows.
 
@@ -35,8 +34,7 @@ class Readers:
   place_B: jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Cache:
   """Keys and values of every layer; `mask_BS` is True at occupied positions.
 

@@ -1,17 +1,22 @@
 """The decoder: maps token ids to hidden states and a cache.
 
-One forward pass serves learning, prefill and decoding. The context is a tuple
-of caches that tokens see besides their own row; the output has a cache of the
-tokens themselves. A group of rollouts is scored in two passes,
-`prefix = forward(prompts).cache`, then `forward(rollouts, context=(prefix,))`,
-and gradients flow through both.
+There are three ways in, over the same layers:
+
+  forward   whole rows, for learning
+  prefill   whole rows, for the cache of their keys and values
+  decode    one token per row, written into a cache of earlier ones
+
+The context is a tuple of caches that tokens see besides their own row. A group
+of rollouts is scored in two passes, `prefix = prefill(prompts)`, then
+`forward(rollouts, context=(prefix,))`, and gradients flow through both.
 """
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from rlpt_jax.core.weights import ParamSpec
 from rlpt_jax.models import cache as cache_lib
@@ -22,11 +27,10 @@ from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Output:
   hidden_BTD: jax.Array  # float32, after the final norm: input of the head.
-  cache: Cache  # Holds these tokens only, or the updated cache of `into`.
+  cache: Cache  # Of these tokens only, or what `decode` was given, updated.
   router: RouterStats | None  # None without experts.
 
 
@@ -91,67 +95,114 @@ def forward(
   tokens_BT,
   segments_BT,
   context: tuple[Cache, ...] = (),
-  into: tuple[Cache, jax.Array] | None = None,
 ) -> Output:
-  """Runs the decoder on tokens, given a context of caches.
+  """Runs the decoder on whole rows of tokens, given a context of caches.
 
   segments_BT: 0 for padding, which may be anywhere. The tokens of a segment are
     contiguous, and each sees those before it. Several segments pack several
     texts into a row; with a context, a row must be one segment.
   context: caches with one row per row of tokens, or per group of rows.
-  into: (cache, column), where the cache holds earlier tokens of the same rows.
-    The new tokens, one per row, are written to that column before the cache is
-    read, so that a loop can update it in place. The output's cache is this one.
+  """
+
+  def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
+    assert own is None, 'whole rows have no earlier tokens'
+    attended_BTNH = attention(
+      q_BTNH, k_BKTH, v_BKTH, segments_BT, parts,
+      kernel=decoder.compute.attention, layout=decoder.layout,
+    )  # fmt: skip
+    return attended_BTNH, (jnp.swapaxes(k_BKTH, 2, 3), v_BKTH)
+
+  mask_BT = segments_BT > 0
+  positions_BT = token_positions(segments_BT, context)
+  hidden_BTD, (k_LBKHS, v_LBKSH), router = _run(
+    decoder, params, tokens_BT, mask_BT, positions_BT, context, attend
+  )
+  return Output(hidden_BTD, Cache(k_LBKHS, v_LBKSH, mask_BT), router)
+
+
+def prefill(decoder: Decoder, params, tokens_PS, segments_PS) -> Cache:
+  """Returns the keys and values of prompts, one prompt per row."""
+  return forward(decoder, params, tokens_PS, segments_PS).cache
+
+
+def decode(
+  decoder: Decoder,
+  params,
+  tokens_B1,
+  valid_B1,
+  context: tuple[Cache, ...],
+  cache: Cache,
+  column,
+) -> Output:
+  """Runs the decoder on one token per row.
+
+  context: caches of earlier tokens, as in `forward`.
+  cache: holds tokens of the same rows that come after the context. The new
+    token is written to this column before the cache is read, so that a loop can
+    update it in place. The output has the updated cache.
+  """
+  mask_BS = cache_lib.put(cache.mask_BS, valid_B1 > 0, column, axis=1)
+
+  def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
+    k_BKHS, v_BKSH = own
+    k_BKHS = cache_lib.put(k_BKHS, jnp.swapaxes(k_BKTH, 2, 3), column, axis=3)
+    v_BKSH = cache_lib.put(v_BKSH, v_BKTH, column, axis=2)
+    parts = [*parts, Part(k_BKHS, v_BKSH, mask_BS)]
+    attended_BTNH = attend_to_parts(q_BTNH, parts, layout=decoder.layout)
+    return attended_BTNH, (k_BKHS, v_BKSH)
+
+  positions_B1 = token_positions(valid_B1, (*context, cache))
+  hidden_B1D, (k_LBKHS, v_LBKSH), router = _run(
+    decoder, params, tokens_B1, valid_B1 > 0, positions_B1, context, attend,
+    own=(cache.k_LBKHS, cache.v_LBKSH),
+  )  # fmt: skip
+  return Output(hidden_B1D, Cache(k_LBKHS, v_LBKSH, mask_BS), router)
+
+
+def _run(
+  decoder, params, tokens_BT, mask_BT, positions_BT, context, attend, own=None
+):
+  """Runs all layers: (hidden states, keys and values, router statistics).
+
+  attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
+    values to return), for one layer. `parts` is the layer's context, `own` its
+    arrays of the argument `own`.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
-    return _forward(decoder, params, tokens_BT, segments_BT, context, into)
+    c = decoder.config
+    x_BTD = jnp.take(params['embed'], tokens_BT, axis=0)
+    x_BTD = x_BTD.astype(jnp.dtype(decoder.compute.dtype))
+    x_BTD = decoder.layout.constrain(x_BTD, 'batch', None, 'embed')
+    rope = layers.rope_tables(positions_BT, c)
 
+    def body(x_BTD, layer):
+      p, rotates, seen, own = layer
+      parts = [
+        # All layers share masks and readers.
+        Part(k, v, part.mask_BS, k_scale, v_scale, part.readers)
+        for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
+      ]
+      attend_here = functools.partial(attend, parts=parts, own=own)
+      return _layer(decoder, x_BTD, p, rotates, rope, mask_BT, attend_here)
 
-def _forward(decoder, params, tokens_BT, segments_BT, context, into) -> Output:
-  c, layout = decoder.config, decoder.layout
-  dtype = jnp.dtype(decoder.compute.dtype)
-  x_BTD = jnp.take(params['embed'], tokens_BT, axis=0).astype(dtype)
-  x_BTD = layout.constrain(x_BTD, 'batch', None, 'embed')
-  # Tokens in `into` count for positions too; the layers read that cache.
-  earlier = context if into is None else (*context, into[0])
-  positions_BT = token_positions(segments_BT, earlier)
-  rope = layers.rope_tables(positions_BT, c)
-
-  if into is None:
-    mask_BS, own_layers = segments_BT > 0, None
-  else:
-    cache, column = into
-    mask_BS = cache_lib.put(cache.mask_BS, segments_BT > 0, column, axis=1)
-    own_layers = cache.layers[:2]
-
-  def body(x_BTD, layer):
-    p, rotates, seen, own = layer
-    own = own and (*own, mask_BS, into[1])
-    parts = [
-      # All layers share masks and readers.
-      Part(k, v, part.mask_BS, k_scale, v_scale, part.readers)
-      for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
-    ]
-    return _layer(decoder, x_BTD, (p, rotates, parts, own), rope, segments_BT)
-
-  rotates_L = np.asarray(c.rope_layers or (True,) * c.num_layers)
-  seen = [part.layers for part in context]
-  per_layer = (params['layers'], rotates_L, seen, own_layers)
-  if isinstance(params['layers'], tuple):
-    x_BTD, left = _one_by_one(body, x_BTD, per_layer)
-  else:
-    x_BTD, left = jax.lax.scan(
-      _remat(body, decoder.compute.remat),
-      x_BTD,
-      per_layer,
-      unroll=decoder.compute.unroll,
+    rotates_L = np.asarray(c.rope_layers or (True,) * c.num_layers)
+    seen = [part.layers for part in context]
+    per_layer = (params['layers'], rotates_L, seen, own)
+    if isinstance(params['layers'], tuple):
+      x_BTD, outputs = _one_by_one(body, x_BTD, per_layer)
+    else:
+      x_BTD, outputs = jax.lax.scan(
+        _remat(body, decoder.compute.remat),
+        x_BTD,
+        per_layer,
+        unroll=decoder.compute.unroll,
+      )
+    kept, router = outputs
+    # The final norm returns float32: the head must not see rounded states.
+    hidden_BTD = layers.rms_norm(
+      x_BTD.astype(jnp.float32), params['norm'], eps=c.norm_eps
     )
-  k_LBKHS, v_LBKSH, router = left
-  # The final norm returns float32: the head must not see rounded states.
-  hidden_BTD = layers.rms_norm(
-    x_BTD.astype(jnp.float32), params['norm'], eps=c.norm_eps
-  )
-  return Output(hidden_BTD, Cache(k_LBKHS, v_LBKSH, mask_BS), router)
+    return hidden_BTD, kept, router
 
 
 def unstack(params):
@@ -171,22 +222,20 @@ def unstack(params):
 def _one_by_one(body, x_BTD, per_layer):
   """Returns what a scan over the layers would, from a tuple of layers."""
   layers, rotates_L, seen, own = per_layer
-  left = []
+  outputs = []
   for i, p in enumerate(layers):
     parts = [tuple(None if x is None else x[i] for x in part) for part in seen]
-    x_BTD, out = body(
-      x_BTD, (p, rotates_L[i], parts, own and (own[0][i], own[1][i]))
-    )
-    left.append(out)
-  k_LBKHS, v_LBKSH, routers = zip(*left, strict=True)
+    own_i = own and tuple(x[i] for x in own)
+    x_BTD, output = body(x_BTD, (p, rotates_L[i], parts, own_i))
+    outputs.append(output)
+  kept, routers = zip(*outputs, strict=True)
   router = jax.tree.map(lambda *stats: jnp.stack(stats), *routers)
-  return x_BTD, (k_LBKHS, v_LBKSH, router)
+  return x_BTD, (tuple(zip(*kept, strict=True)), router)
 
 
-def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
-  """(x_BTD after one layer, (its keys, values and router statistics))."""
+def _layer(decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend):
+  """(x_BTD after one layer, (its keys and values, its router statistics))."""
   c, layout = decoder.config, decoder.layout
-  p, rotates, context, own = layer
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
 
   h_BTD = layers.rms_norm(x_BTD, p['attention_norm'], eps=c.norm_eps)
@@ -196,20 +245,7 @@ def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
     layout.constrain(jnp.swapaxes(x, 1, 2), 'batch', 'kv_heads', None, None)
     for x in (k_BTKH, v_BTKH)
   )
-  k_BKHT = jnp.swapaxes(k_BKTH, 2, 3)
-  if own is None:
-    attended_BTNH = attention(
-      q_BTNH, k_BKTH, v_BKTH, segments_BT, context,
-      kernel=decoder.compute.attention, layout=layout,
-    )  # fmt: skip
-    left = k_BKHT, v_BKTH
-  else:
-    k_BKHS, v_BKSH, mask_BS, column = own
-    k_BKHS = cache_lib.put(k_BKHS, k_BKHT, column, axis=3)
-    v_BKSH = cache_lib.put(v_BKSH, v_BKTH, column, axis=2)
-    parts = [*context, Part(k_BKHS, v_BKSH, mask_BS)]
-    attended_BTNH = attend_to_parts(q_BTNH, parts, layout=layout)
-    left = k_BKHS, v_BKSH
+  attended_BTNH, kept = attend(q_BTNH, k_BKTH, v_BKTH)
   # Flattened: contracting two dimensions makes XLA on CPU copy the weights.
   attended_BTX = attended_BTNH.reshape(*x_BTD.shape[:2], -1)
   x_BTD += attended_BTX @ p['w_o'].reshape(-1, c.embed_dim)
@@ -218,11 +254,11 @@ def _layer(decoder: Decoder, x_BTD, layer, rope, segments_BT):
   h_BTD = layers.rms_norm(x_BTD, p['mlp_norm'], eps=c.norm_eps)
   router = None
   if c.num_experts:
-    y_BTD, router = moe(p, h_BTD, segments_BT > 0, decoder=decoder)
+    y_BTD, router = moe(p, h_BTD, mask_BT, decoder=decoder)
   else:
     y_BTD = layers.mlp(p, h_BTD, layout)
   x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')
-  return x_BTD, (*left, router)
+  return x_BTD, (kept, router)
 
 
 def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):

@@ -8,18 +8,17 @@ token is dropped for lack of capacity, and the result does not depend on the
 layout.
 """
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.models.config import Decoder
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class RouterStats:
   """Sums over the valid tokens of a batch, per layer: add them, then divide."""
 

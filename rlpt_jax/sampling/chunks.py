@@ -13,11 +13,11 @@ The last token of a prompt is the first input of a row, so that every token is
 sampled by the same step, under the weights at that time.
 """
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
@@ -32,8 +32,7 @@ RUNNING, STOP, LENGTH = 0, 1, 2  # Report.finish_B
 ANY, NO_TOKEN = -1, -2  # Entries of a stop: match any token; match none.
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Slots:
   """The host's state of every row, C stops of W tokens each."""
 
@@ -54,8 +53,7 @@ class Slots:
   unless_BW: jax.Array  # One stop: a row that samples it is not interrupted.
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Report:
   """The tokens of each row in a chunk: valid in the first `count_B` columns."""
 
@@ -74,8 +72,8 @@ def prefill(
   decoder: Decoder, params, tokens_PS, segments_PS, *, dtype: str
 ) -> Stored:
   """Keys and values of prompts, one prompt per row."""
-  out = decoder_lib.forward(decoder, params, tokens_PS, segments_PS)
-  return caches.store(out.cache, dtype)
+  cache = decoder_lib.prefill(decoder, params, tokens_PS, segments_PS)
+  return caches.store(cache, dtype)
 
 
 @functools.partial(
@@ -121,8 +119,8 @@ def decode_chunk(
 
   def step(carry):
     i, token_B, recent, report = carry
-    out = decoder_lib.forward(
-      decoder, params, token_B[:, None], one_token_B1, before, (recent, i)
+    out = decoder_lib.decode(
+      decoder, params, token_B[:, None], one_token_B1, before, recent, i
     )
     logits_BV = head.logits(decoder, params, out.hidden_BTD)[:, 0]
     token_B, report = _advance(slots, report, logits_BV, keys_B2, i)

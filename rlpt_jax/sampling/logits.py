@@ -5,14 +5,12 @@ Filters find their thresholds by bisection instead of sorting, which is slow
 everywhere and needs a gather if the vocabulary is sharded.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Settings:
   """The sampling settings of `requests.Request` for every row."""
 

@@ -169,13 +169,6 @@ class Completion:
   finish_reason: FinishReason | None  # None: still running.
   prompt_version: int = 0  # Version of the weights that computed the prefix.
 
-  @property
-  def oldest_version(self) -> int | None:
-    """Version of the oldest weights it used; None if it never had a slot."""
-    if not self.versions.size:
-      return None
-    return min(self.prompt_version, int(self.versions.min()))
-
 
 def cut(completion: Completion, length: int | None) -> Completion:
   """The completion cut to its first `length` tokens; None keeps all."""

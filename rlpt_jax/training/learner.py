@@ -6,7 +6,6 @@ microbatch adds its share, so that neither their number nor padding nor devices
 change the result.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 # (params, microbatch) -> (its share of the loss, {name: an array of its rows})
@@ -22,8 +22,7 @@ LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Measure = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class State:
   """The state of training; all of it is saved."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from rlpt_jax.algorithms import kl, ratios, reductions
 from rlpt_jax.algorithms import losses as lib
+from tests.algorithms import clipping
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / 'golden/trl_losses.json').read_text()
@@ -93,7 +94,7 @@ def test_clipped_is_where_there_is_no_gradient(name):
   log_ratio = {
     'ppo': ratios.token_log_ratio, 'gspo': ratios.sequence_log_ratio,
   }[name]  # fmt: skip
-  clipped = ratios.clipped(
+  clipped = clipping.clipped(
     log_ratio(logprobs_BT, behavior_BT, mask_BT), advantages_B1, **clips
   )
   np.testing.assert_array_equal(gradient[mask_BT] == 0, clipped[mask_BT])
@@ -309,7 +310,7 @@ def test_trl(name):
     share = {
       'token': reductions.token_mean, 'sequence': reductions.completion_mean,
     }[case['level']]  # fmt: skip
-    clipped_BT = ratios.clipped(
+    clipped_BT = clipping.clipped(
       log_ratio(logprobs_BT, old_BT, mask_BT), advantages_B1, **clips
     )
     found = jnp.sum(share(mask_BT, GOLDEN['group_size']) * clipped_BT)

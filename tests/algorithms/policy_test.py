@@ -11,11 +11,11 @@ from rlpt_jax.algorithms import (
   kl,
   losses,
   policy,
-  ratios,
   reductions,
 )
 from rlpt_jax.core.types import Batch
 from rlpt_jax.training import learner
+from tests.algorithms import clipping
 
 P, G, T, V = 4, 2, 5, 11
 
@@ -134,7 +134,7 @@ def test_what_it_measures():
   mask = np.asarray(made.mask_PGT)
   log_ratio_BT = np.asarray(said['logprobs_PGT'] - made.behavior_PGT)
   log_ratio_BT = log_ratio_BT.reshape(P * G, T)
-  clipped_BT = ratios.clipped(
+  clipped_BT = clipping.clipped(
     log_ratio_BT, np.asarray(made.advantages_PG).reshape(-1, 1)
   )
   expected = np.asarray(clipped_BT).reshape(mask.shape)[mask].mean()

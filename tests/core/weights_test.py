@@ -23,12 +23,8 @@ def test_names_there_and_back():
   assert weights.unnamed(dict(weights.named(SPECS))) == SPECS
 
 
-def test_count_and_decay_mask():
+def test_count():
   assert weights.count(SPECS) == 32 * 16 + 2 * 16 + 2 * 16 * 64
-  assert weights.decay_mask(SPECS) == {
-    'embed': True,
-    'layers': {'norm': False, 'w': True},
-  }
 
 
 def test_initial_values_do_not_depend_on_the_layout(one_device):

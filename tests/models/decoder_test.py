@@ -199,6 +199,7 @@ def test_a_token_reads_what_it_has_just_written(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
   params = _params('tiny_qwen3', one_device)
   forward = jax.jit(lib.forward, static_argnums=0)
+  decode = jax.jit(lib.decode, static_argnums=0)
   tokens, ones = np.array([[5], [9]]), np.ones((2, 1), np.int32)
   own = cache_lib.empty(
     decoder.config, 2, 4, dtype='float32', layout=one_device
@@ -206,7 +207,7 @@ def test_a_token_reads_what_it_has_just_written(one_device):
   own = dataclasses.replace(own, v_LBKSH=own.v_LBKSH + 7)
   expected = forward(decoder, params, tokens, ones).hidden_BTD
   for column in (0, 2, 3):
-    found = forward(decoder, params, tokens, ones, (), (own, jnp.int32(column)))
+    found = decode(decoder, params, tokens, ones, (), own, jnp.int32(column))
     _assert_close(found.hidden_BTD, expected, 5e-6)
     written = np.arange(4) == column
     assert found.cache.mask_BS.tolist() == [written.tolist()] * 2

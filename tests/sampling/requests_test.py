@@ -187,7 +187,6 @@ def test_pieces_join_in_order():
   assert whole.is_own.tolist() == [False, True, True]
   assert whole.versions.tolist() == [0, 0, 2]
   assert whole.finish_reason == 'length'
-  assert whole.oldest_version == 0
   for name, dtype in (
     ('tokens', np.int32), ('logprobs', np.float32),
     ('policy_logprobs', np.float32), ('is_own', bool), ('versions', np.int32),
