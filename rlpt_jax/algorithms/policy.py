@@ -1,6 +1,7 @@
 """The loss of a policy on a batch, and the metrics of an update."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,28 @@ from rlpt_jax.algorithms.ratios import ratio_statistics, token_log_ratio
 from rlpt_jax.core.types import Batch
 
 # (params, prompts_PS, prompt_mask_PS, tokens_BT, present_BT)
-#   -> (log-probabilities_BT, entropies_BT), at the sampling temperature.
-Score = Callable[..., tuple[jax.Array, jax.Array]]
+#   -> (log-probabilities_BT, entropies_BT, the router's statistics, if any),
+# at the sampling temperature.
+Score = Callable[..., tuple[Any, ...]]
 # (logprobs_BT, behavior_BT, advantages_B1, mask_BT) -> loss_BT: losses.py.
 Loss = Callable[..., jax.Array]
 # (logprobs_BT, reference_BT, mask_BT) -> kl_BT: kl.py.
 Kl = Callable[..., jax.Array]
 
 
-def make_loss(score: Score, loss: Loss, *, kl: Kl | None = None):
+def make_loss(
+  score: Score,
+  loss: Loss,
+  *,
+  kl: Kl | None = None,
+  balance: Callable[[Any], jax.Array] | None = None,
+  balance_weight: float = 0.0,
+):
   """(params, batch) -> (its share of the loss, token statistics for `measure`).
 
   kl: added to the loss; the batch must have `reference_PGT`.
+  balance: the load balancing loss of the router's statistics, for a model with
+    experts. It is measured, and added to the loss times `balance_weight`.
   """
 
   def loss_fn(params, batch: Batch):
@@ -34,7 +45,7 @@ def make_loss(score: Score, loss: Loss, *, kl: Kl | None = None):
       )
     )  # fmt: skip
     advantages_B1 = batch.advantages_PG.reshape(rows, 1)
-    logprobs_BT, entropies_BT = score(
+    logprobs_BT, entropies_BT, *router = score(
       params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
     )
     loss_BT, gradient_BT = _with_gradient(
@@ -49,7 +60,12 @@ def make_loss(score: Score, loss: Loss, *, kl: Kl | None = None):
       'has_gradient_PGT': gradient_BT != 0,
     }
     stats = {name: x.reshape(shape) for name, x in stats.items()}
-    return jnp.sum(weights_BT * loss_BT), jax.lax.stop_gradient(stats)
+    total = jnp.sum(weights_BT * loss_BT)
+    if balance:
+      balance_1 = balance(*router)[None]
+      total += balance_weight * balance_1[0]
+      stats['router_balance'] = balance_1
+    return total, jax.lax.stop_gradient(stats)
 
   return loss_fn
 
@@ -81,6 +97,9 @@ def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
     )
   )  # fmt: skip
   tokens = jnp.maximum(jnp.count_nonzero(mask_BT), 1)
+  router = {}
+  if 'router_balance' in stats:  # Of each microbatch.
+    router = {'router_balance': jnp.mean(stats['router_balance'])}
   with_advantage_BT = mask_BT & (batch.advantages_PG.reshape(-1, 1) != 0)
   clipped_BT = with_advantage_BT & ~has_gradient_BT
   log_ratio_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)
@@ -89,6 +108,7 @@ def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
     'clip_share': jnp.count_nonzero(clipped_BT)
     / jnp.maximum(jnp.count_nonzero(with_advantage_BT), 1),
     'tokens_in_loss': jnp.count_nonzero(mask_BT),
+    **router,
     **{
       f'sampler/{name}': value
       for name, value in ratio_statistics(log_ratio_BT, mask_BT).items()

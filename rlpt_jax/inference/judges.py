@@ -4,8 +4,9 @@
   judge.ByProbability.score = @judges.Weighing()
   judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 
-A local model is loaded at its first question. It has its own weights, tokenizer
-and layout, runs on the devices of the run, and counts its compute.
+A local model has its own weights, tokenizer and layout, runs on the devices of
+the run, and counts its compute. `load` it before the policy's sampler, which
+takes of the memory that is left; otherwise its first question loads it.
 """
 
 import abc
@@ -74,20 +75,25 @@ class LocalModel(abc.ABC):
           f'{type(self).__name__}.chat = False.'
         ) from error
 
+  def load(self):
+    """Loads the weights, unless they are loaded."""
+    if self._ask is not None:
+      return
+    self.check()
+    files, tokenizer = model_files.find(self.model), self._tokenizer
+    decoder = Decoder(
+      files.config, Compute(dtype=self.dtype), self.layout.layout()
+    )
+    params = files.load_params(layout=decoder.layout, dtype=self.dtype)
+
+    def spend(read: int, written: int):
+      self.spent['tokens'] += read + written
+      self.spent['flops'] += flops.rollout(files.config, read, [written])
+
+    self._ask = self._open(decoder, params, tokenizer, spend)
+
   def __call__(self, *questions):
-    if self._ask is None:
-      self.check()
-      files, tokenizer = model_files.find(self.model), self._tokenizer
-      decoder = Decoder(
-        files.config, Compute(dtype=self.dtype), self.layout.layout()
-      )
-      params = files.load_params(layout=decoder.layout, dtype=self.dtype)
-
-      def spend(read: int, said: int):
-        self.spent['tokens'] += read + said
-        self.spent['flops'] += flops.rollout(files.config, read, [said])
-
-      self._ask = self._open(decoder, params, tokenizer, spend)
+    self.load()
     return self._ask(*questions)
 
   @abc.abstractmethod
@@ -230,6 +236,12 @@ def cure(reason: str, answer: str | None) -> str:
 def local_models(reward: Reward) -> list[LocalModel]:
   """Returns the local judges of a reward."""
   return [x for x in settings.parts(reward) if isinstance(x, LocalModel)]
+
+
+def load(reward: Reward):
+  """Loads the local judges of a reward."""
+  for judge in local_models(reward):
+    judge.load()
 
 
 def remotes(reward: Reward) -> list[Remote]:

@@ -163,7 +163,7 @@ def choice_logprobs(
   """
   P, B, T = prompts_PS.shape[0], *choices_BT.shape
   if T > 1:
-    logprobs_BT, _ = scoring.in_groups(
+    logprobs_BT, *_ = scoring.in_groups(
       decoder, params, prompts_PS, mask_PS, choices_BT, mask_BT
     )
     total_B = jnp.where(mask_BT > 0, logprobs_BT, 0.0).sum(1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec
 
-from rlpt_jax.models.config import Decoder
+from rlpt_jax.models.config import Decoder, DecoderConfig
 
 
 @struct.dataclass
@@ -39,6 +39,15 @@ def load_balance_loss(stats: RouterStats, *, experts_per_token: int):
   assigned_E = stats.assigned_LE.sum(0) / (total * experts_per_token)
   probability_E = stats.probability_LE.sum(0) / total
   return num_experts * jnp.sum(assigned_E * probability_E)
+
+
+def balance_of(config: DecoderConfig):
+  """Returns (RouterStats) -> load balancing loss; None without experts."""
+  if not config.num_experts:
+    return None
+  return functools.partial(
+    load_balance_loss, experts_per_token=config.experts_per_token
+  )
 
 
 def moe(p, x_BTD, valid_BT, *, decoder: Decoder):

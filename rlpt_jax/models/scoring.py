@@ -4,18 +4,30 @@ Two functions give the same numbers: `in_groups` computes a prompt once for its
 group, `in_rows` computes it again in every row, as most frameworks do.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.models.config import Decoder
+from rlpt_jax.models.moe import RouterStats
+
+
+class Scored(NamedTuple):
+  """What a model says of the tokens of rows."""
+
+  logprobs_BT: jax.Array
+  entropies_BT: jax.Array
+  router: RouterStats | None = None  # Of all tokens computed; None: no experts.
 
 
 def in_groups(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """(log-probabilities, entropies) of completion tokens, [B, T] each.
+  """Scores the tokens of completions.
 
   Prompts and completions are padded on the right; masks are 1 at tokens. Both
   results are meaningless where `mask_BT` is 0.
@@ -38,8 +50,12 @@ def in_groups(
   hidden_BTD = jnp.concatenate(
     [jnp.repeat(last_P1D, G, axis=0), rest.hidden_BTD[:, :-1]], axis=1
   )
-  return head.score(
-    decoder, params, hidden_BTD, tokens_BT, temperature=temperature
+  router = jax.tree.map(jnp.add, prefix.router, rest.router)
+  return Scored(
+    *head.score(
+      decoder, params, hidden_BTD, tokens_BT, temperature=temperature
+    ),
+    router,
   )
 
 
@@ -63,14 +79,15 @@ def in_rows(
   out = decoder_lib.forward(
     decoder, params, tokens_BX, mask_BX.astype(jnp.int32)
   )
-  return head.score(
+  found = head.score(
     decoder, params, out.hidden_BTD[:, S - 1 : -1], tokens_BT,
     temperature=temperature,
   )  # fmt: skip
+  return Scored(*found, out.router)
 
 
 def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):
-  """(log-probabilities, entropies) of tokens given those before them.
+  """Scores tokens given those before them.
 
   Results are meaningless for the first token of a row and of each segment.
   """
@@ -78,4 +95,5 @@ def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):
   results = head.score(
     decoder, params, out.hidden_BTD[:, :-1], tokens_BT[:, 1:]
   )
-  return tuple(jnp.pad(x, ((0, 0), (1, 0))) for x in results)
+  padded = (jnp.pad(x, ((0, 0), (1, 0))) for x in results)
+  return Scored(*padded, out.router)

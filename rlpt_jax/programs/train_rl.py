@@ -15,7 +15,7 @@ from rlpt_jax.algorithms import advantages, losses, policy, reductions
 from rlpt_jax.algorithms.kl import InLoss, InReward
 from rlpt_jax.completions import progress
 from rlpt_jax.core import checks, compilations, settings
-from rlpt_jax.core.checks import Count, Name, PositiveShare, Seed
+from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.one_host import on_one_host
@@ -25,7 +25,7 @@ from rlpt_jax.inference import judges, model_files
 from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import scoring
+from rlpt_jax.models import moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
@@ -110,6 +110,9 @@ class Config:
   score: in_groups computes a prompt once for its group, in_rows for each row.
   kl: a penalty against the model that the run began with (reference.py).
   schedule: when the policy samples, and with which weights (schedules.py).
+  router_balance: the weight of the load balancing loss of experts (moe.py), of
+    each microbatch by itself. 0 by default: a pretrained router is balanced,
+    and what keeps it so pulls against the reward. `router_balance` is a metric.
   held_out: examples that the policy is tried on (held_out.py).
   max_skipped: non-finite updates in a row after which the run stops.
   max_unjudged: steps in a row with almost no verdicts after which the run stops
@@ -132,6 +135,7 @@ class Config:
   reduction: Callable = reductions.completion_mean
   score: Callable = scoring.in_groups
   kl: InLoss | InReward | None = None
+  router_balance: NonNegative = 0.0
   held_out: HeldOut | None = None
   schedule: Callable = schedules.synchronous
   compute: Compute = Compute()
@@ -210,7 +214,11 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     config.score, decoder, temperature=config.sampling.temperature
   )
   update = make_update(
-    policy.make_loss(score, config.loss, kl=config.kl_in_loss),
+    policy.make_loss(
+      score, config.loss, kl=config.kl_in_loss,
+      balance=moe.balance_of(files.config),
+      balance_weight=config.router_balance / config.hardware.num_microbatches,
+    ),
     optimizer, policy.measure,
     num_microbatches=config.hardware.num_microbatches,
   )  # fmt: skip
@@ -235,6 +243,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       files.load_params(layout=layout, seed=config.seed), score, layout,
       num_microbatches=config.hardware.num_microbatches,
     )  # fmt: skip
+    judges.load(reward)  # Before the sampler plans with the memory left.
     progress.waiting('reading the data')
     prompts = opened(
       contextlib.closing(
@@ -289,10 +298,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             runs.check_skipped(config.max_skipped, step - 1, before)
         timers.busy('update', until=updated['loss'].block_until_ready)
         rollouts.forget()
-        run.record = consumer.record(experience)
         metrics |= judged.metrics(experience.judged, sampler.version)
         metrics |= updated | consumer.metrics(experience)
         metrics |= prompts.curriculum.metrics()
+        run.record = consumer.record(experience)
         run.finish(step, metrics, experience)
         metrics = {}
       if updated:

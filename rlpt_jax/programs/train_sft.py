@@ -11,7 +11,7 @@ import numpy as np
 
 from rlpt_jax.completions import progress
 from rlpt_jax.core import checks, compilations
-from rlpt_jax.core.checks import Count, Name, Seed
+from rlpt_jax.core.checks import Count, Name, NonNegative, Seed
 from rlpt_jax.core.layout import Axes, Layout
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.timers import Timers
@@ -20,7 +20,7 @@ from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import flops, scoring
+from rlpt_jax.models import flops, moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
@@ -63,6 +63,9 @@ class Config:
   batch_size: rows per update, of the task's row_tokens each.
   held_out: rows that are not trained on; their loss is computed before the
     first step, every `held_out_every` steps, and after the last.
+  router_balance: the weight of the load balancing loss of experts (moe.py), of
+    each microbatch by itself; 0.001 is Qwen3-MoE's. The metric `loss` has it,
+    that of held-out rows does not, and `router_balance` is a metric too.
   max_skipped: non-finite updates in a row after which the run stops.
   """
 
@@ -77,6 +80,7 @@ class Config:
   compute: Compute = Compute()
   layout: Axes = Axes()
   num_microbatches: Count = 1
+  router_balance: NonNegative = 0.001
   saving: Saving = Saving(every=100)
   max_skipped: Count = 5
   seed: Seed = 0
@@ -101,11 +105,14 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   rates = learning_rates(config.optimizer)
-  loss = functools.partial(loss_of_rows, decoder)
+  loss = functools.partial(
+    loss_of_rows, decoder,
+    balance_weight=config.router_balance / config.num_microbatches,
+  )  # fmt: skip
   update = make_update(
     loss, optimizer, measure, num_microbatches=config.num_microbatches
   )
-  try_on = jax.jit(loss)
+  try_on = jax.jit(functools.partial(loss_of_rows, decoder))
   timers = Timers('data', 'update', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
     stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
@@ -181,21 +188,32 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     save(state)
 
 
-def loss_of_rows(decoder: Decoder, params, batch):
-  """Returns (share of the batch's mean of -log p, values of each token)."""
-  logprobs_BT, entropies_BT = scoring.in_packed_rows(
+def loss_of_rows(
+  decoder: Decoder, params, batch, *, balance_weight: float = 0.0
+):
+  """Returns (share of the batch's mean of -log p, values of each token).
+
+  balance_weight: the weight of the load balancing loss of experts, added to it.
+  """
+  logprobs_BT, entropies_BT, router = scoring.in_packed_rows(
     decoder, params, batch['tokens_BT'], batch['segments_BT']
   )
   weights_BT = batch['weights_BT']
   rows = {'logprobs_BT': logprobs_BT, 'entropies_BT': entropies_BT}
   loss = -jnp.sum(jnp.where(weights_BT > 0, weights_BT * logprobs_BT, 0.0))
+  if balance := moe.balance_of(decoder.config):
+    rows['router_balance'] = balance(router)[None]
+    loss += balance_weight * rows['router_balance'][0]
   return loss, jax.lax.stop_gradient(rows)
 
 
 def measure(batch, rows) -> dict[str, jax.Array]:
   """Returns the metrics of the tokens in the loss."""
   weights_BT = batch['weights_BT']
-  return {
+  router = {}
+  if 'router_balance' in rows:  # Of each microbatch.
+    router = {'router_balance': jnp.mean(rows['router_balance'])}
+  return router | {
     'entropy': jnp.sum(weights_BT * rows['entropies_BT'], where=weights_BT > 0),
     'tokens_in_loss': jnp.count_nonzero(weights_BT),
   }

@@ -38,7 +38,10 @@ class Consumer:
     return self.ledger.add(experience.judged, learned) | experience.metrics()
 
   def record(self, experience: Experience) -> dict[str, Any]:
-    """Returns the record from which a run resumes after this experience."""
+    """Returns the record from which a run resumes after this experience.
+
+    Call it after `metrics`, which counts the compute of the experience.
+    """
     return {
       **experience.resume,
       'ledger': dict(self.ledger.totals),

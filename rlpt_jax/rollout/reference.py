@@ -25,7 +25,7 @@ class Reference:
       shape = batch.tokens_PGT.shape
       tokens_BT = batch.tokens_PGT.reshape(-1, shape[-1])
       present_BT = batch.present_PGT.reshape(-1, shape[-1])
-      logprobs_BT, _ = score(
+      logprobs_BT, *_ = score(
         params, batch.prompts_PS, batch.prompt_mask_PS, tokens_BT, present_BT
       )
       return logprobs_BT.reshape(shape)

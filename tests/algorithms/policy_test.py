@@ -1,5 +1,6 @@
 """The loss of a policy on a batch: its parts put together, and its figures."""
 
+import dataclasses
 import functools
 
 import jax
@@ -112,13 +113,14 @@ def test_it_is_the_sum_over_tokens(loss):
 
 def test_a_kl_to_a_reference_is_added():
   made, params = batch(), table()
-  pair = made, made.behavior_PGT - 0.2
+  reference_PGT = made.behavior_PGT - 0.2
+  made = dataclasses.replace(made, reference_PGT=reference_PGT)
   loss_fn = policy.make_loss(score, losses.ppo, kl=kl.InLoss(weight=0.5))
   (found, _), grads = learner.gradients(
-    loss_fn, params, pair, num_microbatches=2
+    loss_fn, params, made, num_microbatches=2
   )
   expected, expected_grads = jax.value_and_grad(plain)(
-    params, pair, losses.ppo, 0.5
+    params, (made, reference_PGT), losses.ppo, 0.5
   )
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   np.testing.assert_allclose(grads, expected_grads, atol=1e-6)
@@ -145,6 +147,20 @@ def test_what_it_measures():
   assert found['tokens_in_loss'] == mask.sum()
   gap = np.abs(log_ratio_BT.reshape(mask.shape)[mask])
   np.testing.assert_allclose(found['sampler/gap_max'], gap.max(), rtol=1e-5)
+
+
+def test_a_balance_of_experts_is_measured_and_weighs_in():
+  made, params = batch(), table()
+
+  def routed(*arguments):
+    return *score(*arguments), jnp.array([3.0, 5.0])  # What a router did.
+
+  options = {'balance': jnp.max, 'balance_weight': 0.25}
+  plain, stats = policy.make_loss(routed, losses.ppo)(params, made)
+  assert 'router_balance' not in policy.measure(made, stats)
+  loss, stats = policy.make_loss(routed, losses.ppo, **options)(params, made)
+  np.testing.assert_allclose(loss, plain + 0.25 * 5, rtol=1e-6)
+  assert policy.measure(made, stats)['router_balance'] == 5
 
 
 @pytest.mark.slow

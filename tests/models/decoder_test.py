@@ -159,7 +159,10 @@ def test_tokens_written_into_a_cache_are_one_pass(
 ):
   decoder, params = _decoder(model, one_device), _params(model, one_device)
   prompts, prompt_mask, completions, mask = _group_batch()
-  forward = jax.jit(lib.forward, static_argnums=0)
+  forward, decode = (
+    jax.jit(function, static_argnums=0)
+    for function in (lib.forward, lib.decode)
+  )
   prefix = forward(decoder, params, prompts, prompt_mask).cache
   whole = forward(decoder, params, completions, mask, (prefix,))
 
@@ -174,9 +177,9 @@ def test_tokens_written_into_a_cache_are_one_pass(
   own = dataclasses.replace(own, k_LBKHS=k, v_LBKSH=v)
   hidden = []
   for t in range(LENGTH):
-    out = forward(
+    out = decode(
       decoder, params, completions[:, t : t + 1], mask[:, t : t + 1],
-      (prefix,), (own, jnp.int32(t)),
+      (prefix,), own, jnp.int32(t),
     )  # fmt: skip
     own = out.cache
     assert own.mask_BS.tolist() == (mask * (np.arange(LENGTH) <= t)).tolist()

@@ -97,7 +97,7 @@ def test_an_update_is_what_xla_counts(one_device):
   P, G, S, T = 2, 4, 32, 32
 
   def loss(params, prompts_PS, tokens_BT):
-    logprobs_BT, _ = scoring.in_groups(
+    logprobs_BT, *_ = scoring.in_groups(
       decoder, params, prompts_PS, jnp.ones_like(prompts_PS), tokens_BT,
       jnp.ones_like(tokens_BT),
     )  # fmt: skip

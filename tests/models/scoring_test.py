@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt_jax.models import scoring
+from rlpt_jax.models import moe, scoring
 from tests.models.decoder_test import _assert_close, _decoder, _params
 
 P, G, S, T = 3, 2, 6, 5
@@ -28,7 +28,7 @@ def _loss(score, decoder, params, batch):
   mask_BT = batch[-1]
 
   def loss(params):
-    results = score(decoder, params, *batch, temperature=0.7)
+    *results, _ = score(decoder, params, *batch, temperature=0.7)
     results = [jnp.where(mask_BT, x, 0) for x in results]
     return jnp.sin(results[0]).sum() + results[1].sum(), results
 
@@ -67,7 +67,7 @@ def test_packed_rows_are_rows(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
   params = _params('tiny_qwen3', one_device)
   prompts, prompt_mask, tokens, mask = batch()
-  expected, _ = scoring.in_rows(
+  expected, *_ = scoring.in_rows(
     decoder, params, prompts, prompt_mask, tokens, mask
   )
   # The texts of the first two prompts with their first completions, packed.
@@ -78,7 +78,7 @@ def test_packed_rows_are_rows(one_device):
   ]
   packed = np.concatenate(texts)[None]
   segments = np.repeat([1, 2], [len(text) for text in texts])[None]
-  found, _ = scoring.in_packed_rows(decoder, params, packed, segments)
+  found, *_ = scoring.in_packed_rows(decoder, params, packed, segments)
   start = 0
   for (p, b), text in zip(rows, texts, strict=True):
     first, end = start + prompt_mask[p].sum(), start + len(text)
@@ -86,3 +86,21 @@ def test_packed_rows_are_rows(one_device):
       found[0, first:end], np.asarray(expected)[b][mask[b]], atol=1e-5
     )
     start = end
+
+
+def test_the_router_is_counted_over_all_tokens(one_device):
+  decoder = _decoder('tiny_qwen3_moe', one_device)
+  params = _params('tiny_qwen3_moe', one_device)
+  c = decoder.config
+  score = jax.jit(scoring.in_groups, static_argnums=0)
+  _, _, router = score(decoder, params, *batch())
+  _, prompt_mask, _, mask = batch()
+  # Prompts are computed once for their group.
+  count = prompt_mask.sum() + mask.sum()
+  assert router.tokens_L.tolist() == [count] * c.num_layers
+  np.testing.assert_allclose(
+    router.assigned_LE.sum(1), count * c.experts_per_token
+  )
+  assert 0.9 < float(moe.balance_of(c)(router)) < c.num_experts
+  dense = _decoder('tiny_qwen3', one_device)
+  assert moe.balance_of(dense.config) is None

@@ -13,7 +13,7 @@ import pytest
 from rlpt_jax.algorithms import advantages, kl, losses
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.tokenizer import ByteTokenizer
-from rlpt_jax.inference import model_files
+from rlpt_jax.inference import judges, model_files
 from rlpt_jax.llm import remote
 from rlpt_jax.models import scoring
 from rlpt_jax.programs import train_rl as train_rl_lib
@@ -390,6 +390,29 @@ def test_a_judge_is_tried_before_anything_is_loaded(tmp_path, monkeypatch):
   )
   with pytest.raises(ValueError, match="answered 'Sure!'"):
     train_rl(config, workdir=tmp_path)
+
+
+def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
+  tmp_path, monkeypatch
+):
+  class Planned(Exception):
+    pass
+
+  def plan(*arguments):
+    assert weighing._ask is not None
+    raise Planned
+
+  monkeypatch.setattr(train_rl_lib, 'open_sampler', plan)
+  weighing = judges.Weighing(
+    model='random:tiny_qwen3', chat=False, dtype='float32'
+  )
+  config = learning_task.learning(
+    learning_task.write(tmp_path / 'task'), 'random:tiny_qwen3',
+    reward=judge.ByProbability(weighing), held_out=None,
+  )  # fmt: skip
+  with pytest.raises(Planned):
+    train_rl(config, workdir=tmp_path / 'run')
+  assert weighing._ask is None  # The run has closed it.
 
 
 @pytest.mark.slow

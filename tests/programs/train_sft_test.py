@@ -73,8 +73,8 @@ def test_updates_that_are_not_finite_stop_the_run(
 ):
   sound = train_sft.loss_of_rows
 
-  def broken(*args):
-    loss, rows = sound(*args)
+  def broken(*args, **options):
+    loss, rows = sound(*args, **options)
     return loss + jnp.inf, rows
 
   monkeypatch.setattr(train_sft, 'loss_of_rows', broken)
@@ -124,6 +124,30 @@ def test_plain_text_is_learned_too(tmp_path):
   assert lines[-1]['loss'] < 1 < lines[0]['loss']
   with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
     assert store.steps()[-1] == len(lines)
+
+
+@pytest.mark.slow
+def test_experts_are_kept_in_balance(folder, tmp_path):
+  """The loss has it, the held-out loss does not, and a large weight evens out
+  what each expert gets.
+  """
+  config = learning_task.cold_start(
+    folder, model='random:tiny_qwen3_moe', num_steps=8, held_out_every=8,
+    held_out=learning_task.cold_start(folder).data, held_out_rows=8,
+    router_balance=0.0,
+  )  # fmt: skip
+  found = {}
+  for weight in (0.0, 1.0):
+    changed = dataclasses.replace(config, router_balance=weight)
+    train_sft.train_sft(changed, workdir=tmp_path / str(weight))
+    found[weight] = metrics(tmp_path / str(weight))
+  free, held = found[0.0], found[1.0]
+  for name in ('held_out_before/loss', 'router_balance'):
+    assert free[0][name] == held[0][name]
+  np.testing.assert_allclose(
+    held[0]['loss'], free[0]['loss'] + held[0]['router_balance'], rtol=1e-5
+  )
+  assert 1 <= held[-1]['router_balance'] < free[-1]['router_balance']
 
 
 def test_operations_are_those_of_the_texts():
