@@ -169,15 +169,19 @@ def test_a_run_reads_with_the_tokenizer_of_its_model(
 
   def claimed(_, config, *__):
     assert config.data.tokenizer == str(BASE)
-    assert not config.held_out or config.held_out.tokenizer == str(BASE)
+    if held_out := config.held_out:
+      assert getattr(held_out, 'data', held_out).tokenizer == str(BASE)
     raise Begun
 
   monkeypatch.setattr(runs, 'claimed', claimed)
   with pytest.raises(Begun):
     program(config, workdir=tmp_path / 'run')
   data = dataclasses.replace(config.data, tokenizer='bytes')
-  for name in ('data', 'held_out'):
+  held_out = data
+  if program is train_rl.train_rl:
+    held_out = dataclasses.replace(config.held_out, data=data)
+  for changes in ({'data': data}, {'held_out': held_out}):
     message = f"{BASE}: the tokenizer bytes is not the model's"
     with pytest.raises(ValueError, match=message):
-      program(make(**{name: data}), workdir=tmp_path / 'run')
+      program(make(**changes), workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
