@@ -54,6 +54,38 @@ def register(data: config.Data) -> list[str]:
 _RLPT = ('asr', 'msr')
 
 
+def examples(data: config.Data, name: str) -> Iterator[dict[str, Any]]:
+  """Yields the examples of a registered task or mixture, without shuffling.
+
+  Reads what is prepared, if that is everything that the mixture needs.
+  """
+  made = seqio.get_mixture_or_task(name)
+  is_cached = all(
+    _records_dir(component, data) for component in _components_of(data, name)
+  )
+  dataset = made.get_dataset(
+    split=cache.SPLIT, shuffle=False, num_epochs=1, use_cached=is_cached
+  )
+  for row in dataset.as_numpy_iterator():
+    yield {key: _plain(value) for key, value in row.items()}
+
+
+def _components_of(data: config.Data, name: str) -> list[config.Component]:
+  components = config.components(data, config.load_tokenizer(data.tokenizer))
+  own = [component for component in components if component.name == name]
+  corpus = name.removesuffix('_rlpt')
+  return own or [c for c in components if c.source.name == corpus]
+
+
+def _plain(value: Any) -> Any:
+  """Returns text for bytes, and lists of texts; numbers as they are."""
+  if isinstance(value, bytes):
+    return value.decode()
+  if value.dtype.kind == 'O':
+    return tuple(x.decode() for x in value)
+  return value
+
+
 class CorpusSource(seqio.DataSource):
   """A corpus as a SeqIO source of {'id', 'where', 'fields'}, fields as JSON."""
 

@@ -2,11 +2,12 @@
 
 import itertools
 import pathlib
+from collections.abc import Iterator
 
 from rlpt_jax.analysis import page, preview_page, terminal
 from rlpt_jax.analysis.views import View
 from rlpt_jax.core import output_files
-from rlpt_jax.data.config import Component, Data, described
+from rlpt_jax.data.config import Component, Data, described, load_tokenizer
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.data.records import Record
 
@@ -21,6 +22,7 @@ def preview(
   n: int = 5,
   html: pathlib.Path | None = None,
   full: bool = False,
+  seqio: str | None = None,
 ):
   """Shows the first examples that a run would read, with or without a cache.
 
@@ -28,18 +30,25 @@ def preview(
     n: The number of examples.
     html: Writes a page to this file instead of the terminal.
     full: Shows long texts in full.
+    seqio: Shows a SeqIO task or mixture instead, of those that the data are
+      registered as: CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
   """
   if n < 1:
     raise ValueError(f'-n is {n}: expected 1 or more.')
   if html:
     output_files.check(html, page.BEGINNING.encode())
-  loader = Loader(config, batch_size=1)
-  views = [
-    view(component, record, i, loader)
-    for component, record, i in itertools.islice(loader.items(), n)
-  ]
-  names = ', '.join(component.name for component in loader.components)
-  loader.close()
+  faults = []
+  if seqio:
+    views, names = list(itertools.islice(seqio_views(config, seqio), n)), seqio
+  else:
+    loader = Loader(config, batch_size=1)
+    views = [
+      view(component, record, i, loader)
+      for component, record, i in itertools.islice(loader.items(), n)
+    ]
+    names = ', '.join(component.name for component in loader.components)
+    faults = loader.faults()
+    loader.close()
   if config.tokenizer is None:
     print('tokens are bytes: config.Data.tokenizer is not set')
   if html is None:
@@ -54,7 +63,7 @@ def preview(
     shown = preview_page.preview_page(views, names, facts)
     output_files.replace(html, [shown.encode()])
     print(f'wrote {html}')
-  for line in loader.faults():
+  for line in faults:
     print(f'dropped: {line}')
 
 
@@ -89,3 +98,40 @@ def view(component: Component, record: Record, i: int, loader: Loader) -> View:
     references=references,
     counts=counts,
   )
+
+
+def seqio_views(config: Data, name: str) -> Iterator[View]:
+  """Yields a view of each example of a SeqIO task or mixture of the data."""
+  from rlpt_jax.data import seqio_tasks  # Loads TensorFlow and SeqIO.
+
+  names = seqio_tasks.register(config)
+  if name not in names:
+    raise ValueError(f'--seqio={name}: expected one of {", ".join(names)}.')
+  tokenizer = load_tokenizer(config.tokenizer)
+  for example in seqio_tasks.examples(config, name):
+    if 'prompt_tokens' in example:
+      ids, references = example['prompt_tokens'], example['references']
+      text = tokenizer.decode(ids.tolist(), keep_special=True)
+      yield View(
+        title=example['kind'],
+        place=f'{example["corpus"]} · {example["document"]}',
+        pieces=(('context', text),),
+        target=references[0] if references else '',
+        references=references,
+        counts={'prompt tokens': len(ids)},
+      )
+      continue
+    pieces = []
+    pairs = zip(example['tokens'], example['loss'] > 0, strict=True)
+    for is_learned, some in itertools.groupby(pairs, lambda pair: pair[1]):
+      ids = [int(token) for token, _ in some]
+      text = tokenizer.decode(ids, keep_special=True)
+      pieces.append(('loss' if is_learned else 'plain', text))
+    yield View(
+      title=name,
+      place='packed',
+      pieces=tuple(pieces),
+      target='',
+      references=(),
+      counts={'tokens': len(example['tokens'])},
+    )

@@ -100,3 +100,19 @@ def test_packed_tasks_give_their_texts(data):
   # The Loader's first token of each text is never predicted.
   loss = sum(loaded.examples.loss_BT.sum() for loaded in Loader(data, 4))
   assert sum(len(row['tokens']) - 1 for row in rows) == loss
+
+
+def test_examples_are_plain_and_read_what_is_prepared(data):
+  seqio_tasks.register(data)
+  found = [
+    (
+      x['kind'], x['corpus'], x['document'], int(x['segment']),
+      tuple(x['prompt_tokens'].tolist()), x['references'],
+    )
+    for name in ('corpus_asr', 'corpus_msr')
+    for x in seqio_tasks.examples(data, name)
+  ]  # fmt: skip
+  assert sorted(found) == of_loader(data)
+  # A mixture has both, as often as their weights say.
+  kinds = {x['kind'] for x in seqio_tasks.examples(data, 'corpus_rlpt')}
+  assert kinds == {'asr', 'msr'}

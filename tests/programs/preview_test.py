@@ -85,3 +85,37 @@ def test_rows_and_questions(gin_file, capsys):
 def test_no_examples_is_a_mistake(gin_file, capsys):
   assert cli.main(['preview', gin_file('Asr', text=TEXT), '-n', '0']) == 2
   assert '-n is 0: expected 1 or more' in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_registry(tensorflow):
+  import seqio
+
+  yield
+  seqio.TaskRegistry.reset()
+  seqio.MixtureRegistry.reset()
+
+
+@pytest.mark.parametrize(
+  ('task', 'name', 'words'),
+  [
+    ('rlpt', 'corpus_rlpt', (' msr ', 'target')),
+    ('Msr', 'corpus_msr', ('<MASK>',)),
+    ('Ntp', 'corpus_ntp', ('loss',)),
+  ],
+)
+def test_a_seqio_mixture(task, name, words, gin_file, capsys, no_registry):
+  out = preview(
+    capsys, gin_file(task, text=TEXT), '--seqio', name, '-n', '4', '--full'
+  )
+  assert 'The wind came from' in out
+  for word in words:
+    assert word in out
+
+
+def test_a_seqio_mixture_that_is_not_there(gin_file, capsys, no_registry):
+  arguments = ['preview', gin_file('Asr', text=TEXT), '--seqio', 'wiki_asr']
+  assert cli.main(arguments) == 2
+  assert '--seqio=wiki_asr: expected one of corpus_asr.' in (
+    capsys.readouterr().err
+  )
