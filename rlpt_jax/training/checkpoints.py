@@ -85,9 +85,11 @@ class Store:
     with contextlib.ExitStack() as opened:
       # Orbax and TensorStore must get this path, never self.directory.
       self._path = opened.enter_context(written.plain_path(self.directory))
-      self._manager = ocp.CheckpointManager(self._path, options=options)
+      self._manager = ocp.CheckpointManager(
+        self._path, options=options, handler_registry=_handlers()
+      )
       self._opened = opened.pop_all()
-    self._handler = ocp.PyTreeCheckpointHandler()
+    self._handler = _tree_handler()
 
   def __enter__(self) -> 'Store':
     return self
@@ -423,9 +425,28 @@ def _return_memory(num_bytes: int):
     trim(0)
 
 
-ocp.type_handlers.register_type_handler(
-  np.ndarray,
-  _LazyArrayHandler(),
-  func=lambda kind: issubclass(kind, (np.ndarray, LazyArray)),
-  override=True,
-)
+def _tree_handler() -> ocp.PyTreeCheckpointHandler:
+  """Returns a handler of trees of our arrays; Orbax's own stay as they are."""
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler())
+  )
+  registry.add(
+    np.ndarray,
+    _LazyArrayHandler(),
+    func=lambda kind: issubclass(kind, (np.ndarray, LazyArray)),
+  )
+  return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+  """Returns the handlers of whatever items a checkpoint has, by their kind."""
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  trees, record = _tree_handler(), ocp.JsonCheckpointHandler()
+  for args, handler in (
+    (ocp.args.PyTreeSave, trees),
+    (ocp.args.PyTreeRestore, trees),
+    (ocp.args.JsonSave, record),
+    (ocp.args.JsonRestore, record),
+  ):
+    registry.add(None, args, handler)
+  return registry

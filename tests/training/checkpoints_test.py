@@ -456,3 +456,11 @@ def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
     assert (np.asarray(whole.trees['params']['w']) == whole.step).all()
     last = whole.step
   assert last > 0
+
+
+def test_orbaxs_own_handlers_stay_as_they_are(tmp_path):
+  import orbax.checkpoint as ocp
+
+  with Store(tmp_path):
+    handler = ocp.type_handlers.get_type_handler(np.ndarray)
+  assert type(handler) is ocp.type_handlers.NumpyHandler
