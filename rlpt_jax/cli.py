@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     if name not in PROGRAMS:
       raise ValueError(
-        f'{name!r} is no program: expected one of {", ".join(PROGRAMS)}.'
+        f'{name!r} is not a program: expected one of {", ".join(PROGRAMS)}.'
       )
     if distributed:
       join_others()
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     lines = said.splitlines() or [repr(error)]
     print(f'rlpt {name}: {lines[0]}', file=sys.stderr)
     if not show_traceback:
-      print('(--traceback shows where)', file=sys.stderr)
+      print('(add --traceback to see where)', file=sys.stderr)
     return getattr(error, 'exit_status', USAGE_ERROR)
   except KeyboardInterrupt as interrupt:
     # The program may have added what it leaves behind.
@@ -84,9 +84,9 @@ def usage() -> str:
     lines.append(f'  {name:12} {summary(name)}')
   lines += [
     '',
-    'rlpt PROGRAM --help says what a program takes; --traceback, with any',
-    'program, shows where an error comes from. Started on every host of a pod,',
-    'or by srun on every node, --distributed makes one run of them all.',
+    'rlpt PROGRAM --help describes what a program takes; --traceback, with any',
+    'program, shows where an error was raised. With --distributed, the',
+    'processes started on every host of a pod, or by srun, make one run.',
   ]
   return '\n'.join(lines)
 
@@ -101,8 +101,8 @@ def join_others():
     jax.distributed.initialize(local_device_ids=[])
   except (ValueError, RuntimeError) as error:
     raise ValueError(
-      f'--distributed: the other processes were not met ({error}). Expected a '
-      'host of a TPU pod, or a task of srun.'
+      f'--distributed: could not connect to the other processes ({error}). '
+      'Expected a host of a TPU pod, or a task of srun.'
     ) from error
 
 
@@ -231,8 +231,8 @@ def _with_gin_arguments(doc: str) -> str:
 
 Args:
   file: A gin file; experiments/ has some.
-  bindings: What comes after it and wins: more gin files, a layout say, and
-    settings like train_rl.Config.seed=1.
+  bindings: More gin files, such as a layout, and settings like
+    train_rl.Config.seed=1; they override the file.
 {arguments}"""
 
 

@@ -109,14 +109,14 @@ class Meaning:
     must = [field.name for field in fields if field.default is field.empty]
     said = f'. It sets {" and ".join(others)}.' if others else '.'
     raise ValueError(
-      f'{self.file}: sets nothing of {checks.title(self.kind)}, which this '
+      f'{self.file}: does not set {checks.title(self.kind)}, which this '
       f'program reads: {", ".join(must)} must be set{said}'
     )
 
   def definition(self, macro: Macro, place: Place) -> Statement:
     if macro.name not in self._macros:
       raise ValueError(
-        f'{place}: %{macro.name} is set nowhere'
+        f'{place}: %{macro.name} is not defined'
         f'{nearest(macro.name, self._macros)}'
       )
     return self._macros[macro.name]
@@ -142,7 +142,7 @@ class Meaning:
   def _uses(self, thing, scopes, called, place, inside) -> Iterator[Use]:
     """Yields a thing and all that is called or passed on to build it."""
     if (id(thing), scopes) in inside:
-      raise ValueError(f'{place}: {checks.title(thing)} is made of itself.')
+      raise ValueError(f'{place}: {checks.title(thing)} contains itself.')
     given = self._given(thing, scopes)
     self._check_complete(thing, called, place, given)
     yield Use(thing, place, given)
@@ -159,7 +159,9 @@ class Meaning:
           path = gin_files.written(statement)
           raise ValueError(f'{place}: {path} must be set.')
         if reference in inside:
-          raise ValueError(f'{place}: %{reference.name} is set by itself.')
+          raise ValueError(
+            f'{place}: %{reference.name} is defined in terms of itself.'
+          )
         definition = self.definition(reference, place)
         yield Use(Macro, place, {reference.name: definition})
         yield from self._uses_in(
@@ -237,8 +239,8 @@ class Meaning:
         # If both set the same name, they are two things, one of them not used.
         if not names_set[scope, selector] & names_set[other, selector]:
           raise ValueError(
-            f'{statement.place}: {gin_files.written(statement)} sets nothing: '
-            f'there is no @{scope}/{selector}(). Did you mean {other}?'
+            f'{statement.place}: {gin_files.written(statement)} has no '
+            f'effect: there is no @{scope}/{selector}(). Did you mean {other}?'
           )
 
   def _check_used(self, statements: list[Statement]):
@@ -257,10 +259,12 @@ class Meaning:
       typed = statement.place.source.startswith(COMMAND_LINE)
       if id(statement) in used or not (typed or (not name and field in fields)):
         continue
-      said = f'{statement.place}: {gin_files.written(statement)} sets nothing: '
+      said = (
+        f'{statement.place}: {gin_files.written(statement)} has no effect: '
+      )
       if name:
         scoped = f'{scope}/{selector}' if scope else selector
-        raise ValueError(f'{said}nothing that this run reads is @{scoped}().')
+        raise ValueError(f'{said}this run does not read @{scoped}().')
       known = [*fields, *used_macros]
       hint = nearest(selector if selector.isupper() else field, known)
       raise ValueError(f'{said}nothing refers to %{selector}{hint}')

@@ -114,7 +114,7 @@ def _read_file(
   try:
     text = file.read_text()
   except UnicodeDecodeError as error:
-    raise ValueError(f'{at}{file}: expected text in UTF-8: {error}.') from error
+    raise ValueError(f'{at}{file}: expected UTF-8 text: {error}.') from error
   return _statements(text, str(file), file.parent, (*inside, whole))
 
 
@@ -154,8 +154,8 @@ def _check_once(statements: list[Statement], source: str):
     key = statement.parsed[:3]
     if key in seen:
       raise ValueError(
-        f'{statement.place}: {written(statement)} is set on line '
-        f'{seen[key].line} already. Remove one of the two.'
+        f'{statement.place}: {written(statement)} is already set on line '
+        f'{seen[key].line}. Remove one of the two.'
       )
     seen[key] = statement.place
 
@@ -193,27 +193,27 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
   there = lines[line - 1].strip() if lines else ''
   left, equals, right = (part.strip() for part in there.partition('='))
   if isinstance(error, IndentationError):
-    return line, f'indented unlike the lines before it: {there!r}.'
+    return line, f'the indentation differs from the lines before: {there!r}.'
   if left.split()[:1] == ['include']:
     return line, f"expected include 'FILE.gin' in quotes, found {there!r}."
   # Later Pythons say 'unterminated string literal'.
   in_text = 'string' in said and isinstance(error, tokenize.TokenError)
   if right.startswith(('"', "'")) or (in_text and 'null' not in said):
-    return line, f'the quotes of a text do not match: {there!r}.'
+    return line, f'the quotes do not match: {there!r}.'
   if 'Expected indentation' in said:
-    return line, f'expected an indented line under the last, found {there!r}.'
+    return line, f'expected an indented line next, found {there!r}.'
   if not equals or not re.fullmatch(r'[A-Za-z_][\w./]*', left):
     return line, f'expected NAME = VALUE, found {there!r}.'
   if 'scope or selector' in said:
     return line, f'expected a name like scope/module.Class, found {there!r}.'
   if "Expected ')'" in said and right.startswith('@'):
     return line, (
-      f'the brackets of {right.partition("(")[0]}() stay empty: set each '
-      'argument on a line of its own.'
+      f'the parentheses of {right.partition("(")[0]}() must be empty: set '
+      'each argument on a line of its own.'
     )
   return line, (
-    f'{right!r} is no value: expected a number, True, False, None, '
-    'text in quotes, a list, @function or %NAME.'
+    f'{right!r} is not a value: expected a number, True, False, None, text in '
+    'quotes, a list, @function or %NAME.'
   )
 
 
@@ -228,7 +228,7 @@ def _unclosed(text: str) -> tuple[int, str] | None:
       elif token.string in pairs and (
         not opened or opened.pop()[1] != pairs[token.string]
       ):
-        return token.start[0], f'no bracket is open for this {token.string}.'
+        return token.start[0], f'this {token.string} closes no bracket.'
   except (tokenize.TokenError, SyntaxError) as error:
     if 'string' in str(error):
       return None
@@ -279,7 +279,7 @@ class Symbols:
       name = statement.parsed.bound_name()
       if self._modules.setdefault(name, module) is not module:
         raise ValueError(
-          f'{statement.place}: {name} is imported already, as '
+          f'{statement.place}: {name} is already imported, as '
           f'{self._modules[name].__name__}: add "as" and another name.'
         )
 
@@ -303,7 +303,7 @@ class Symbols:
       path, thing = f'{path}.{name}', getattr(thing, name)
     if inspect.ismodule(thing):
       raise ValueError(
-        f'{place}: {path} is a module: expected a function or class of it'
+        f'{place}: {path} is a module: expected a function or class in it'
         f'{_defined(thing)}.'
       )
     if not callable(thing):
@@ -343,8 +343,8 @@ def _missing(module: str) -> str:
   if parent and hasattr(sys.modules[parent], name):
     folder, _, last = parent.rpartition('.')
     return (
-      f'{name} is no module but in one: write "from {folder} import {last}" '
-      f'and then {last}.{name}.'
+      f'{name} is not a module but is in one: write "from {folder} import '
+      f'{last}" and then {last}.{name}.'
     )
   if parent:
     paths = getattr(sys.modules[parent], '__path__', [])
@@ -353,8 +353,8 @@ def _missing(module: str) -> str:
   here = [path.stem for path in pathlib.Path().glob('*.py')]
   if name in here:
     return (
-      f'no module {name!r}: {name}.py is here, where Python does not look. '
-      'Start with PYTHONPATH=. rlpt ...'
+      f'no module {name!r}: {name}.py is in this folder, where Python does '
+      'not look. Start with PYTHONPATH=. rlpt ...'
     )
   return (
     f'no module {name!r}{nearest(name, ["rlpt_jax", *here])} The folder that '

@@ -134,7 +134,7 @@ if 'jax' in sys.modules:
 def test_an_unknown_program_is_one_line(capsys):
   assert cli.main(['train_rlpt']) == cli.USAGE_ERROR
   err = capsys.readouterr().err
-  assert "'train_rlpt' is no program: expected one of" in err
+  assert "'train_rlpt' is not a program: expected one of" in err
   assert 'Traceback' not in err
 
 
@@ -151,14 +151,14 @@ def test_an_error_of_the_user_is_one_line_unless_asked(capsys, tmp_path):
 
 def test_numbers_that_are_none_are_one_line(monkeypatch, capsys):
   def broken(name, arguments, *, alone):
-    raise FloatingPointError('request 0: a log-probability that is no number')
+    raise FloatingPointError('request 0: NaN log-probability')
 
   monkeypatch.setattr(cli, 'run', broken)
   for name in cli.PROGRAMS:
     assert cli.main([name]) == cli.USAGE_ERROR
     said, hint = capsys.readouterr().err.splitlines()
-    assert said.startswith(f'rlpt {name}: request 0: a log-probability')
-    assert hint == '(--traceback shows where)'
+    assert said.startswith(f'rlpt {name}: request 0: NaN log-probability')
+    assert hint == '(add --traceback to see where)'
 
 
 def test_a_judge_that_is_gone_is_tried_again_later(capsys, monkeypatch):

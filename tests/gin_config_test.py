@@ -140,7 +140,7 @@ def test_errors_of_the_command_line_are_one_line(run, capsys):
   assert cli.main(command) == cli.USAGE_ERROR
   said = capsys.readouterr().err.splitlines()
   assert said[0].startswith(
-    "rlpt train_rl: command line, 'train_rl.Config.seed=x': 'x' is no value"
+    "rlpt train_rl: command line, 'train_rl.Config.seed=x': 'x' is not a value"
   )
   assert len(said) == 2 and not pathlib.Path('w').exists()
 

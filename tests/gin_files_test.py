@@ -62,18 +62,18 @@ def test_what_a_value_refers_to(write):
 @pytest.mark.parametrize(
   ('text', 'said'),
   [
-    (b'\xff\xfe', "run.gin: expected text in UTF-8: 'utf-8' codec can't dec"),
+    (b'\xff\xfe', "run.gin: expected UTF-8 text: 'utf-8' codec can't dec"),
     ('\0', r"run.gin:1: expected NAME = VALUE, found '\x00'."),
-    ('A = 1\nB = """x\n\n', 'run.gin:2: the quotes of a text do not match: '),
-    ("A = 1\nB = 'x\nC = 1", 'run.gin:2: the quotes of a text do not match: '),
+    ('A = 1\nB = """x\n\n', 'run.gin:2: the quotes do not match: '),
+    ("A = 1\nB = 'x\nC = 1", 'run.gin:2: the quotes do not match: '),
     ('A = [1,\nB = 2\nC = (3)', 'run.gin:1: this [ is never closed.'),
-    ('A = [1, (2]\n', 'run.gin:1: no bracket is open for this ].'),
-    ('A = 1\n}', 'run.gin:2: no bracket is open for this }.'),
+    ('A = [1, (2]\n', 'run.gin:1: this ] closes no bracket.'),
+    ('A = 1\n}', 'run.gin:2: this } closes no bracket.'),
     ("include 'a.gin'", 'run.gin:1: a.gin: no such gin file.'),
     ("include 'rum.gin'", 'rum.gin: no such gin file. Did you mean run.gin?'),
     ("include '../run.gin'", 'run.gin:1: ../run.gin: no such gin file.'),
     ("\ninclude './run.gin'", 'run.gin:2: run.gin includes itself: run.gin -'),
-    ('A = 1\nA = 2', 'run.gin:2: A is set on line 1 already. Remove one of th'),
+    ('A = 1\nA = 2', 'run.gin:2: A is already set on line 1. Remove one of th'),
   ],
 )
 def test_what_cannot_be_read(text, said, write):
@@ -89,7 +89,7 @@ def test_an_error_without_words_is_told_too(write, monkeypatch):
     raise RecursionError
 
   monkeypatch.setattr(config_parser, 'ConfigParser', fails)
-  with pytest.raises(ValueError, match=r"run.gin:1: '1' is no value"):
+  with pytest.raises(ValueError, match=r"run.gin:1: '1' is not a value"):
     gin_files.read(write('A = 1'), ())
 
 

@@ -59,7 +59,7 @@ class AppendFile:
     try:
       os.fsync(self._descriptor)
     except OSError as error:
-      raise self._failed(error, 'what was written last') from None
+      raise self._failed(error, 'the last records') from None
 
   def close(self):
     os.close(self._descriptor)
@@ -72,8 +72,8 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
   """Returns the error for a failed write, after which the run can resume."""
   return OSError(
     error.errno,
-    f'{path}: {what} ({error.strerror}). Mend that and start again: the run '
-    'goes on at its newest checkpoint.',
+    f'{path}: {what} ({error.strerror}). Fix this and restart: the run '
+    'resumes from its newest checkpoint.',
   )
 
 
@@ -106,9 +106,9 @@ def size_before(path: pathlib.Path, first_step: int) -> int:
   except OSError as error:
     raise _refused(path, error) from None
   raise ValueError(
-    f'{path}: the line of step {missing} is missing, but the run goes on at '
-    f'step {first_step}. Restore a checkpoint that goes on at step {missing} '
-    'or before, or choose another workdir.'
+    f'{path}: the line of step {missing} is missing, but the run resumes at '
+    f'step {first_step}. Restore a checkpoint that resumes at step {missing} '
+    'or earlier, or choose another workdir.'
   )
 
 

@@ -99,7 +99,7 @@ def found(value: Any) -> str:
   plain = _plain(value)
   if inspect.isclass(plain):
     name = plain.__name__
-    return f'the class {name} itself; write {name}() with the brackets'
+    return f'the class {name} itself; write {name}() with parentheses'
   if inspect.isroutine(plain):
     return f'the function {plain.__name__}'
   text = re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(value).split()))
@@ -200,7 +200,7 @@ def _without_point(value: Any, kind: type, known: Any = None) -> str:
   if kind is not int or not isinstance(value, float) or not value.is_integer():
     return ''
   is_other = known is not None and value not in known
-  return '' if is_other else f' (without a point: {int(value)})'
+  return '' if is_other else f' (without a decimal point: {int(value)})'
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
@@ -211,7 +211,7 @@ def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
       hint = _without_point(value, kind, mark)
       return f'{noun} {mark.words(value)}'.strip() + hint
     if mark == 'not empty' and value == '':
-      return 'text that is not empty'
+      return 'non-empty text'
   return said
 
 
@@ -222,7 +222,7 @@ def _unlike_function(value: Any, hint: Any) -> str:
   if not inspect.isfunction(function):
     return ''
   if hint is not Callable and _hints(function).get('return') == hint:
-    return f'what {function.__name__}() returns, with the brackets'
+    return f'what {function.__name__}() returns, with parentheses'
   args = typing.get_args(hint)
   returned = _hints(function).get('return')
   if args and returned in WORDS and not _may_be(returned, args[1]):

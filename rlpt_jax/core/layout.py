@@ -159,14 +159,16 @@ def make_layout(
   if len(free) > 1 or known < 1 or len(devices) % known:
     raise ValueError(
       f'Layout {sizes} does not fit {len(devices)} devices: make the product '
-      'of the sizes that number, or set one of them to -1 for the rest.'
+      'of the sizes equal to that number, or set one of them to -1 for the '
+      'rest.'
     )
   for name in free:
     sizes[name] = len(devices) // known
   if math.prod(sizes.values()) != len(devices):
     raise ValueError(
-      f'Layout {sizes} takes {math.prod(sizes.values())} devices, there are '
-      f'{len(devices)}: raise one size, or set one of them to -1 for the rest.'
+      f'Layout {sizes} needs {math.prod(sizes.values())} devices, but there '
+      f'are {len(devices)}: raise one size, or set one of them to -1 for the '
+      'rest.'
     )
   mesh = jax.make_mesh(
     tuple(sizes[axis] for axis in MESH_AXES),

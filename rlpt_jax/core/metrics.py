@@ -81,7 +81,7 @@ class Writer:
       if tensorboard:
         path = workdir / TENSORBOARD / _events_name()
         file = opened.enter_context(AppendFile(path, 0))
-        file.append(events.opening(first_step), 'its head')
+        file.append(events.opening(first_step), 'its header')
         self._files[TENSORBOARD] = file
       if shown:
         self._view = terminal_view.make(
@@ -107,7 +107,7 @@ class Writer:
     try:
       self.close()
     except Exception as second:
-      error.add_note(f'And while the metrics were closed: {second}')
+      error.add_note(f'Closing the metrics failed too: {second}')
 
   def write(
     self,
@@ -190,7 +190,7 @@ class Writer:
       view, self._view = self._view, None
       with contextlib.suppress(OSError):
         view.close()  # Stops rich from capturing standard output.
-      logger.warning('The terminal is gone (%s); the run goes on.', error)
+      logger.warning('Lost the terminal (%s); the run continues.', error)
 
 
 def _events_name() -> str:
@@ -219,8 +219,8 @@ def _check_keys(metrics: Mapping[str, Value], timing: Mapping[str, Value]):
   wrong += [key for key in timing if not key.startswith(PREFIX)]
   if wrong:
     raise ValueError(
-      f'{wrong[0]!r}: expected keys that begin with {PREFIX!r} for what the '
-      'clock says and for nothing else, and none that is "step".'
+      f'{wrong[0]!r}: expected keys that begin with {PREFIX!r} for timing '
+      'metrics only, and no key "step".'
     )
 
 
@@ -239,8 +239,8 @@ def _check(key: str, value: Value):
     value.is_fully_addressable or value.is_fully_replicated
   ):
     raise ValueError(
-      f'{key} is spread over processes ({value.sharding}): expected an array '
-      'that each has all of. Reduce it first.'
+      f'{key} is sharded over processes ({value.sharding}): expected an array '
+      'that every process holds in full. Reduce it first.'
     )
   if value.size > MAX_ELEMENTS:
     raise ValueError(

@@ -24,7 +24,9 @@ def check_regular(path: pathlib.Path):
     return
   for is_kind, name in KINDS:
     if is_kind(mode):
-      raise ValueError(f'{path}: is {name}; expected a file, or none yet.')
+      raise ValueError(
+        f'{path}: is {name}; expected a file, or a path not yet in use.'
+      )
 
 
 def check(path: pathlib.Path, beginning: bytes):
@@ -39,8 +41,8 @@ def check(path: pathlib.Path, beginning: bytes):
     found = file.read(len(beginning))
   if found and found != beginning:
     raise ValueError(
-      f'{path}: exists, and is not known to be written by this program, which '
-      'would replace it. Choose another file, or move that one.'
+      f'{path}: exists, and this program may not have written it, so it is '
+      'not replaced. Choose another file, or move that one.'
     )
 
 

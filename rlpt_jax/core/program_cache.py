@@ -118,7 +118,7 @@ class ProgramCache(CacheInterface):
     # Cached programs are executed, so no other user may be able to write here.
     others_write = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if about.st_uid != os.getuid() or others_write:
-      self._give_up(f'{path}: others can write there')
+      self._give_up(f'{path}: other users can write there')
 
   def get(self, key: str) -> bytes | None:
     """Returns the program of a key; None if it is missing or damaged."""
@@ -169,8 +169,8 @@ class ProgramCache(CacheInterface):
     if self._usable:
       self._usable = False
       logger.warning(
-        'Compiled programs are not kept (%s). XDG_CACHE_HOME names another '
-        'folder for them; JAX_ENABLE_COMPILATION_CACHE=0 does without.',
+        'Compiled programs are not kept (%s). Set XDG_CACHE_HOME to another '
+        'folder for them, or JAX_ENABLE_COMPILATION_CACHE=0 to do without.',
         error,
       )
 

@@ -28,7 +28,7 @@ class Timers:
   def __init__(
     self, *names: str, clock: Callable[[], float] = time.perf_counter
   ):
-    assert not {'idle', 'step'} & {*names}, 'idle is the rest of the step'
+    assert not {'idle', 'step'} & {*names}, "'idle' and 'step' are reserved"
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
@@ -38,7 +38,7 @@ class Timers:
 
   @contextlib.contextmanager
   def __call__(self, name: str) -> Iterator[None]:
-    assert name in self._seconds, f'{name!r} is not of {[*self._seconds]}'
+    assert name in self._seconds, f'{name!r} is not one of {[*self._seconds]}'
     self._charge()
     self._running.append(name)
     try:

@@ -93,10 +93,11 @@ def load(source: str | pathlib.Path) -> Tokenizer:
   if (path / BYTES).is_file():
     return ByteTokenizer()
   raise ValueError(
-    f'{path}: found no tokenizer; expected a directory with tokenizer.json or '
-    "tokenizer.model, a file *.model, or 'bytes'. If the directory has another "
-    'form (vocab.json and merges.txt), load it with '
-    'transformers.AutoTokenizer and save_pretrained to get tokenizer.json.'
+    f'{path}: no tokenizer found; expected a directory with tokenizer.json or '
+    "tokenizer.model, a file *.model, or 'bytes'. If the directory has "
+    'another format (vocab.json and merges.txt), load it with '
+    'transformers.AutoTokenizer and call save_pretrained to get '
+    'tokenizer.json.'
   )
 
 
@@ -120,9 +121,9 @@ def difference(one: Tokenizer, other: Tokenizer) -> str | None:
   ours, theirs = one.pieces(), other.pieces()
   for i in sorted(ours.keys() & theirs.keys()):
     if ours[i] != theirs[i]:
-      return f'id {i} is {ours[i]!r} to one and {theirs[i]!r} to the other'
+      return f'id {i} is {ours[i]!r} in one and {theirs[i]!r} in the other'
   if one.encode(PROBE) != other.encode(PROBE):
-    return 'they cut the same text into other tokens'
+    return 'they tokenize the same text differently'
   return None
 
 
@@ -176,8 +177,8 @@ class SentencePieceTokenizer:
       model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
       raise ValueError(
-        f'{path}: not a SentencePiece model ({error}). Is it whole? Fetch it '
-        'again from where the model came from.'
+        f'{path}: not a SentencePiece model ({error}). Is the file complete? '
+        'Download it again from the source of the model.'
       ) from error
     self._path, self._model = path, model
     self.vocab_size = model.get_piece_size()
@@ -225,8 +226,9 @@ class HuggingFaceTokenizer:
     except Exception as error:  # Damaged files raise many types of errors.
       raise ValueError(
         f'{directory / "tokenizer.json"}: transformers cannot load this '
-        f'tokenizer ({type(error).__name__}: {error}). Is it whole? Fetch it '
-        'and the other tokenizer files again from where the model came from.'
+        f'tokenizer ({type(error).__name__}: {error}). Is the file complete? '
+        'Download it and the other tokenizer files again from the source of '
+        'the model.'
       ) from error
     roles = {role: backend.token_to_id(token) for role, token in roles.items()}
     ends = [roles.get('eos_token'), *_generation_eos(directory)]
@@ -235,8 +237,8 @@ class HuggingFaceTokenizer:
     self.pad_id = next((i for i in pads if i is not None), None)
     if self.pad_id is None:
       raise ValueError(
-        f'{directory}: neither pad_token nor eos_token is set; expected one to '
-        'pad with. Set eos_token in its tokenizer_config.json.'
+        f'{directory}: neither pad_token nor eos_token is set; expected one '
+        'of them for padding. Set eos_token in its tokenizer_config.json.'
       )
     # Some files declare a BOS token but never add it to a text.
     begins = backend.encode('', add_special_tokens=True).ids
@@ -427,7 +429,7 @@ def _generation_eos(directory: pathlib.Path) -> list[int | None]:
     eos = json.loads(path.read_text(encoding='utf-8')).get('eos_token_id')
   except ValueError as error:
     raise ValueError(
-      f'{path}: not JSON ({error}). Mend it, or remove it if the eos_token of '
+      f'{path}: not JSON ({error}). Fix it, or remove it if the eos_token of '
       'the tokenizer is enough.'
     ) from error
   return eos if isinstance(eos, list) else [eos]
@@ -459,5 +461,6 @@ def _no_chat_template(where: str | pathlib.Path) -> ValueError:
   return ValueError(
     f'{where}: has no chat template; expected a Hugging Face directory with '
     'chat_template.jinja (or chat_template in tokenizer_config.json). Add the '
-    'template that the model was trained with, or give a prompt as plain text.'
+    'template that the model was trained with, or give the prompt as plain '
+    'text.'
   )

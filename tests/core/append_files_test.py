@@ -75,8 +75,8 @@ def test_a_missing_line_is_refused(tmp_path, content, missing):
   with pytest.raises(ValueError) as caught:
     append_files.size_before(path, 3)
   assert str(caught.value) == (
-    f'{path}: the line of step {missing} is missing, but the run goes on at '
-    f'step 3. Restore a checkpoint that goes on at step {missing} or before, '
+    f'{path}: the line of step {missing} is missing, but the run resumes at '
+    f'step 3. Restore a checkpoint that resumes at step {missing} or earlier, '
     'or choose another workdir.'
   )
   if content is not None:
@@ -141,7 +141,7 @@ def test_half_a_line_that_did_not_fit_is_taken_back(tmp_path, limit_file_size):
     with pytest.raises(OSError) as caught:
       file.append(lines([2]), 'step 2')
     assert caught.value.errno == errno.EFBIG
-    message = f'{path}: step 2 could not be written (File too large). Mend that'
+    message = f'{path}: step 2 could not be written (File too large). Fix this'
     assert message in str(caught.value)
     assert path.read_bytes() == lines([0, 1])
 
@@ -187,5 +187,5 @@ def test_what_cannot_be_synced_says_so(tmp_path, monkeypatch):
       raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, 'fsync', fail)
-    with pytest.raises(OSError, match=f'{path}: what was written last could'):
+    with pytest.raises(OSError, match=f'{path}: the last records could'):
       file.sync()

@@ -56,7 +56,7 @@ def test_layouts_are_equal_by_value_and_hashable():
   [
     ({'tensor': 3}, "'tensor': 3.*does not fit 8 devices"),
     ({'data': -1, 'fsdp': -1}, 'does not fit'),
-    ({'fsdp': 2}, 'takes 2 devices, there are 8'),
+    ({'fsdp': 2}, 'needs 2 devices, but there are 8'),
     ({'fsdp': 0}, 'does not fit'),
   ],
 )

@@ -353,7 +353,7 @@ def test_a_second_fault_does_not_hide_the_first(tmp_path, monkeypatch):
       monkeypatch.setattr(os, 'fsync', full)
       raise KeyError('first')
   (note,) = caught.value.__notes__
-  assert 'metrics.jsonl: what was written last' in note
+  assert 'metrics.jsonl: the last records' in note
 
 
 def test_a_workdir_that_is_a_file(tmp_path):
@@ -380,7 +380,7 @@ def test_a_terminal_that_is_gone(whole, tmp_path, monkeypatch, caplog):
   monkeypatch.undo()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == whole['metrics.jsonl']
   assert [r.message for r in caplog.records] == [
-    'The terminal is gone ([Errno 32] Broken pipe); the run goes on.'
+    'Lost the terminal ([Errno 32] Broken pipe); the run continues.'
   ]
 
 

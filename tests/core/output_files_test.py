@@ -35,7 +35,9 @@ def test_only_a_file_of_the_same_kind_may_be_replaced(tmp_path):
     output_files.check(path, b'<html>')
   for content in (b'<', b'<htm', b'{"a": 1}'):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match='page: exists, and is not known'):
+    with pytest.raises(
+      ValueError, match='page: exists, and this program may not'
+    ):
       output_files.check(path, b'<html>')
 
 

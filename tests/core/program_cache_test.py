@@ -67,7 +67,7 @@ def test_a_folder_that_others_write_to_is_not_used(tmp_path, caplog):
   ProgramCache(str(tmp_path)).put(KEY, b'code')
   tmp_path.chmod(0o770)
   assert ProgramCache(str(tmp_path)).get(KEY) is None
-  assert 'others can write there' in caplog.text
+  assert 'other users can write there' in caplog.text
 
 
 def test_the_least_recently_used_go(cache, monkeypatch):

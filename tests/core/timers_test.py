@@ -59,7 +59,7 @@ def test_names_are_known_before():
   timers = Timers('rollout')
   with pytest.raises(AssertionError, match='rolout'), timers('rolout'):
     pass
-  with pytest.raises(AssertionError, match='rest'):
+  with pytest.raises(AssertionError, match='reserved'):
     Timers('idle')
 
 

@@ -615,7 +615,7 @@ def test_tokenizers_are_the_same_where_their_common_ids_are(
   path.write_text(json.dumps(written))
   monkeypatch.setattr(tokenizer_lib, 'PROBE', ' '.join(CORPUS[:3]))
   said = tokenizer_lib.difference(fewer, tokenizer_lib.load(tmp_path))
-  assert said == 'they cut the same text into other tokens'
+  assert said == 'they tokenize the same text differently'
 
 
 def test_something_must_end_a_text(tmp_path):
