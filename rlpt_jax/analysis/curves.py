@@ -43,19 +43,19 @@ MAIN = (
   Curve(
     'held_out/reward', 'Held-out reward',
     'The same reward on examples that are never learned from. Good: it rises '
-    'with the training reward; where only that one rises, the policy learns '
-    'its examples by heart.',
+    'with the training reward; if only the training reward rises, the policy '
+    'is memorizing its examples.',
   ),
   Curve(
     'held_out/reward/{}', 'Held-out reward: {}',
-    'One of the parts of the held-out reward, or what is only looked at beside '
-    'it. Good: it rises with the whole; where the whole rises without it, the '
-    'policy may have found out how to be rewarded for less.',
+    'One part of the held-out reward, or a reward that is only recorded. '
+    'Good: it rises with the whole; if the whole rises without it, the policy '
+    'may be gaming the reward.',
   ),
   Curve(
     'held_out/loss', 'Held-out loss',
-    'How surprising text is that is never learned from. Good: it falls; where '
-    'it turns up again, training has gone on for too long.',
+    'The loss on text that is never learned from. Good: it falls; if it rises '
+    'again, training has gone on for too long.',
   ),
   Curve(
     'pass_rate/{}', 'Accuracy: {}',
@@ -64,19 +64,20 @@ MAIN = (
   ),
   Curve(
     'length/mean', 'Response length',
-    'Tokens of an answer, in the mean. Good: steady, or growing while the '
-    'reward grows; a jump up to the limit or down to nothing is a bad sign.',
+    'The mean number of tokens in an answer. Good: steady, or growing while '
+    'the reward grows; a jump up to the limit or down to nothing is a bad '
+    'sign.',
   ),
   Curve(
     'entropy', 'Entropy',
-    'How undecided the policy is about its next token, in nats. Good: it falls '
-    'slowly; near 0 all answers are alike and nothing more is learned.',
+    'How uncertain the policy is about its next token, in nats. Good: it '
+    'falls slowly; near 0 all answers are alike and nothing more is learned.',
   ),
   Curve(
     'sampler/gap_mean', 'Sampler-learner gap',
-    'How far sampler and learner disagree about the log-probability of a '
-    'sampled token. Good: near 0 (1e-5 in float32, 1e-2 in bfloat16) and flat; '
-    'look here first when a run goes wrong.',
+    'How much sampler and learner disagree about the log-probability of a '
+    'sampled token. Good: near 0 (1e-5 in float32, 1e-2 in bfloat16) and '
+    'flat; look here first when a run goes wrong.',
     log=True,
   ),
   Curve(
@@ -86,8 +87,8 @@ MAIN = (
   ),
   Curve(
     'gradient_norm', 'Gradient norm',
-    'How strongly a batch pulls at the weights. Good: bounded, without spikes '
-    'that grow.',
+    'How large the gradient of a batch is. Good: bounded, without growing '
+    'spikes.',
   ),
 )  # fmt: skip
 MORE = (
@@ -102,22 +103,21 @@ MORE = (
   ),
   Curve(
     'flat_group_share', 'Flat groups',
-    'Groups whose answers all got the same reward; they teach nothing. Good: '
+    'Groups whose answers all got the same reward, which teach nothing. Good: '
     'well below 1.',
   ),
   Curve(
-    'truncated_share', 'Cut answers',
-    'Answers that reached the limit of tokens before they ended. Good: near 0.',
+    'truncated_share', 'Truncated answers',
+    'Answers that reached the token limit before they ended. Good: near 0.',
   ),
   Curve(
     'format_failure_share', 'Without a prediction',
-    'Answers in which no prediction was found, whatever they meant. Good: it '
-    'falls to 0 soon.',
+    'Answers in which no prediction was found, whatever they say. Good: it '
+    'soon falls to 0.',
   ),
   Curve(
     'no_verdict_share', 'Without a verdict',
-    'Answers of which the judge said nothing that could be read; they are left '
-    'out. Good: 0.',
+    'Answers for which the judge gave no verdict; they are left out. Good: 0.',
   ),
   Curve(
     'reward/std', 'Spread of the reward',
@@ -126,40 +126,40 @@ MORE = (
   ),
   Curve(
     'sampler/gap_max', 'Largest sampler-learner gap',
-    'The token of a batch about which sampler and learner disagree most. Good: '
-    'no spikes.',
+    'The largest disagreement between sampler and learner about a token of '
+    'the batch. Good: no spikes.',
     log=True,
   ),
   Curve(
     'clip_share', 'Clipped tokens',
-    'Tokens to which the loss gives no gradient because their probability has '
+    'Tokens that get no gradient from the loss because their probability has '
     'moved too far. Good: 0 on-policy, a few hundredths otherwise.',
   ),
   Curve(
     'learning_rate', 'Learning rate',
-    'The size of an update as the schedule has it.',
+    'The size of an update, as set by the schedule.',
   ),
   Curve(
-    'timing/tokens_per_s', 'Tokens a second',
-    'Tokens sampled (or learned, on plain text) over the time of a whole step. '
-    'Good: high and steady.',
+    'timing/tokens_per_s', 'Tokens per second',
+    'Tokens sampled (or learned, on plain text) divided by the time of the '
+    'whole step. Good: high and steady.',
   ),
   Curve(
     'reward/{}/mean', 'Part of the reward: {}',
-    'The mean of one of the parts that the reward is combined from, or of what '
-    'is only looked at beside it.',
+    'The mean of one part of the reward, or of a reward that is only recorded.',
   ),
 )  # fmt: skip
 PARTS = (
   'rollout', 'reward', 'update', 'data', 'publish', 'held_out', 'save', 'idle',
 )  # fmt: skip
 TIME = (
-  'Where the seconds of a step go. Good: most of it is rollout and update; '
-  'idle is what no part accounts for, such as compilation in the first steps.'
+  'How the seconds of a step are spent. Good: mostly on rollout and update; '
+  'idle is the time that no part accounts for, such as compilation in the '
+  'first steps.'
 )
 VERDICTS = (
-  'Why answers have their reward, as shares of all. Good: right grows, and '
-  'what begins with format/ is soon gone.'
+  'Why answers got their reward, as shares of all answers. Good: right grows, '
+  'and reasons that begin with format/ soon disappear.'
 )
 
 

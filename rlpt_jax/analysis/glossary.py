@@ -8,52 +8,52 @@ KINDS = {
 }
 # Reasons of rewards, from best to worst.
 REASONS = {
-  'right': 'it says what was asked for, as the reward sees it',
-  'partly': 'some of what was asked for',
+  'right': 'correct, according to the reward',
+  'partly': 'partly correct',
   'graded': 'the judge gave a grade between 0 and 1',
   'scored': 'a number, not a verdict',
-  'clipped': 'a number beyond a bound, which it was set to',
-  'wrong': 'it says something else, as the reward sees it',
+  'clipped': 'a number beyond a bound, set to that bound',
+  'wrong': 'incorrect, according to the reward',
   'short': 'the prediction was too short to ask the judge; reward 0',
-  'long': 'the answer was too long to look at; reward 0',
-  'unparsable': 'the answer cannot be read as mathematics; reward 0',
+  'long': 'the answer was too long to check; reward 0',
+  'unparsable': 'the answer cannot be parsed as mathematics; reward 0',
   'timeout': 'the answer took too long to check; reward 0',
   'memory': 'the answer took too much memory to check; reward 0',
-  'crash': 'the checker died of the answer; reward 0',
-  'format/open': 'the prediction was begun and never closed; reward 0',
-  'format/empty': 'nothing stands between its tags; reward 0',
+  'crash': 'the answer crashed the checker; reward 0',
+  'format/open': 'the prediction was opened and never closed; reward 0',
+  'format/empty': 'the prediction is empty; reward 0',
   'format/missing': 'there is no prediction; reward 0',
-  'format/thinking': 'the answer ended while it still thought; reward 0',
+  'format/thinking': 'the answer ended before its thinking did; reward 0',
   'judge/failed': 'the judge did not answer; left out',
-  'judge/unparsable': 'the judge gave no score that can be read; left out',
+  'judge/unparsable': 'the judge gave no readable score; left out',
   'judge/both': 'the judge gave two scores; left out',
-  'judge/neither': 'no score was probable to the judge; left out',
+  'judge/neither': 'the judge found neither score probable; left out',
   'none': 'the reward gave no number; left out',
-  'likelihood/infinite': 'a likelihood that is no number; left out',
-  'gold/empty': 'there is nothing to compare with; left out',
-  'gold/long': 'what to compare with is too long; left out',
-  'gold/crash': 'the checker died of what to compare with; left out',
-  'gold/timeout': 'what to compare with took too long; left out',
-  'gold/memory': 'what to compare with took too much memory; left out',
-  'gold/unparsable': 'what to compare with cannot be read; left out',
-  'killed': 'the machine stopped the check; left out',
-  'stalled': 'the machine stood still; left out',
+  'likelihood/infinite': 'the likelihood is not a finite number; left out',
+  'gold/empty': 'the reference is empty; left out',
+  'gold/long': 'the reference is too long; left out',
+  'gold/crash': 'the reference crashed the checker; left out',
+  'gold/timeout': 'the reference took too long to check; left out',
+  'gold/memory': 'the reference took too much memory to check; left out',
+  'gold/unparsable': 'the reference cannot be parsed; left out',
+  'killed': 'the machine killed the check; left out',
+  'stalled': 'the machine stalled; left out',
   'lost': 'the check was lost; left out',
 }
 # Finish reasons.
 ENDINGS = {
-  'stop': 'it came to its own end',
-  'length': 'it was cut at the limit of tokens',
+  'stop': 'it ended by itself',
+  'length': 'it was cut off at the token limit',
 }
 ADVANTAGE = (
-  'how much better than its group an answer is: an update makes what is above '
-  '0 more probable, and what is below less'
+  'how much better than its group an answer is: an update makes answers above '
+  '0 more probable and those below 0 less'
 )
 PART = (
-  'another verdict on the same answers: a part of the reward, or only looked '
-  'at; red where it disagrees with the reward'
+  'another verdict on the same answers: a part of the reward, or only '
+  'recorded; red where it disagrees with the reward'
 )
 EXAMPLE = (
-  'where a text is from: corpus / document, with @ and its place in the file / '
-  'segment / task'
+  'where a text comes from: corpus / document, with @ and its position in the '
+  'file / segment / task'
 )

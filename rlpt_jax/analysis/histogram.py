@@ -36,7 +36,7 @@ class Histogram:
     smallest, largest = values.min(), values.max()
     if values.dtype.kind not in 'iu' or smallest < 0 or largest > _LARGEST:
       raise ValueError(
-        f'a histogram of lengths got {values.dtype} from {smallest} to '
+        f'a histogram of lengths got {values.dtype} values from {smallest} to '
         f'{largest}; expected whole numbers from 0 to {_LARGEST:,}.'
       )
     values = values.astype(np.int64)

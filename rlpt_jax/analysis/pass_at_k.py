@@ -34,7 +34,9 @@ def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
     raise ValueError(f'k={k}: expected at least 1.')
   n_P, c_P = np.asarray(n_P, np.float64), np.asarray(c_P, np.float64)
   if ((c_P < 0) | (c_P > n_P)).any():
-    raise ValueError(f'{c_P} right of {n_P}: expected none to all of them.')
+    raise ValueError(
+      f'{c_P} correct of {n_P}: expected between 0 and all of them.'
+    )
   i_k = np.arange(k)
   # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i).
   with np.errstate(divide='ignore', invalid='ignore'):

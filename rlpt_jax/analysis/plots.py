@@ -30,7 +30,7 @@ def histograms(
   import matplotlib
   from matplotlib.figure import Figure  # Not pyplot, which has global state.
 
-  assert columns, 'a figure of nothing'
+  assert columns, 'no columns to plot'
   num_across = min(3, len(columns))
   num_down = -(-len(columns) // num_across)
   with matplotlib.rc_context(_STYLE):

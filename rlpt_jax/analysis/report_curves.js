@@ -243,7 +243,7 @@ function usualTop(sums) {
 
 function empty(frame) {
   frame.svg.replaceChildren(make('text', {x: WIDTH / 2, y: HEIGHT / 2,
-    'text-anchor': 'middle'}, 'nothing to show of the chosen runs'));
+    'text-anchor': 'middle'}, 'nothing to show for the chosen runs'));
   frame.read = null;
   frame.readout.replaceChildren();
 }

@@ -49,18 +49,18 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     f'<h1>{shown(title)}</h1>\n<p class="intro">What these training runs '
     'measured and sampled. Held-out examples are never learned from: their '
     'reward before the first step and after the last says what was learned. '
-    'Of other numbers, the mean of the first steps and of the last.</p>\n'
+    'Other numbers are means of the first and of the last steps.</p>\n'
     '<nav aria-label="parts of this page"><a href="#curves">Curves</a> '
     '<a href="#settings">Settings</a> <a href="#rollouts">Rollouts</a></nav>\n'
-    '<noscript><p>Curves and rollouts need JavaScript; nothing is fetched.</p>'
-    '</noscript>\n<section class="runs" aria-label="runs">\n'
+    '<noscript><p>Curves and rollouts need JavaScript; this page fetches '
+    'nothing.</p></noscript>\n<section class="runs" aria-label="runs">\n'
   )
   yield from (_card(i, run) for i, run in enumerate(runs))
   yield (
     '</section>\n<section id="curves"><h2>Curves</h2>\n<p class="intro">Faint '
-    'dots are what was measured, lines are smoothed. Point at a curve, or '
-    'choose one with Tab and move with the arrow keys, to read all runs '
-    'there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
+    'dots are measurements, lines are smoothed. Point at a curve, or choose '
+    'one with Tab and move with the arrow keys, to read the values of all '
+    'runs there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
     '<div class="panels" id="main-panels"></div>\n<details id="more"><summary>'
     'More curves</summary><div class="panels" id="more-panels"></div>'
     '</details></section>\n'
@@ -68,13 +68,14 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
   yield _settings(runs)
   yield (
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
-    'that a step sampled: a prompt, what really follows, and the answers of '
-    'its group beside each other, with a blue bar where the reward is above 0. '
-    '<mark class="answer">This</mark> was judged. The first verdict was '
-    'rewarded, and a judge errs; what else the run asked, the truth say, '
-    'follows it. <mark class="reference">This</mark> is what an '
-    'answer is closest to in words, where that is more than the first '
-    'segment; it is for the eye, and no verdict.</p>\n'
+    'that a step sampled: a prompt, the text that really follows, and the '
+    'answers of its group side by side, with a blue bar where the reward is '
+    'above 0. <mark class="answer">This</mark> was judged. The first verdict '
+    'is the reward, and a judge makes mistakes; verdicts that the run only '
+    'recorded, such as the truth, follow it. <mark '
+    'class="reference">This</mark> is the text that an answer is closest to '
+    'in words, if that is more than the first segment; it is a visual aid, '
+    'not a verdict.</p>\n'
     '<details id="words" hidden><summary>What the words mean</summary>'
     '<dl></dl></details>\n'
     '<form class="tools" id="rollout-tools" hidden></form>\n'
@@ -123,7 +124,7 @@ def _settings(runs: Sequence[Run]) -> str:
   if differ:
     table = _table(f'<th scope="col">setting</th>{head}', differ)
   else:
-    table = '<p class="intro">None, or there is one run.</p>'
+    table = '<p class="intro">None, or there is only one run.</p>'
   some = _table(f'<th scope="col">setting</th>{head}', partly)
   alike = _table(
     '<th scope="col">setting</th><th scope="col">value</th>',

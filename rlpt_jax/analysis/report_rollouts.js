@@ -15,7 +15,7 @@ const ORDERS = {
   '': ['as sampled', null],
   low: ['lowest reward first', (group) => meanReward(group)],
   high: ['highest reward first', (group) => -meanReward(group)],
-  mixed: ['most divided first', (group) => -spread(group)],
+  mixed: ['largest spread first', (group) => -spread(group)],
 };
 
 function known(group) {
@@ -37,7 +37,8 @@ async function startRollouts() {
   const withSome = data.runs.findIndex((run) => run.rollouts.length);
   if (withSome < 0) {
     byId('rollout-note').textContent =
-      'None of these runs kept rollouts; train_rl does, train_sft has none.';
+      'None of these runs kept rollouts; train_rl does, train_sft has none to ' +
+      'keep.';
     byId('rollout-tools').hidden = true;
     return;
   }
@@ -77,9 +78,9 @@ async function load() {
 function say() {
   const answers = groups.flatMap((group) => group.answers);
   const words = [data.runs[state.run].note];
-  if (!answers.length) words.push('No rollout was kept of this step.');
+  if (!answers.length) words.push('No rollouts of this step were kept.');
   else if (groups.every((group) => group.prompt == null))
-    words.push('This run kept no prompts beside its rollouts.');
+    words.push('This run did not keep the prompts of its rollouts.');
   if (state.tokens && answers.some((x) => x.token_texts)) words.push(TOKENS);
   byId('rollout-note').textContent = words.filter(Boolean).join(' ');
   glossary(answers);
@@ -149,10 +150,10 @@ function stepTools(tools) {
       (run) => choose({run}))] : []),
     make('span', {class: 'steps'},
       make('button', {type: 'button', name: 'back', 'aria-label':
-        'step before', click: () => go(place() - 1)}, '◀'),
+        'previous step', click: () => go(place() - 1)}, '◀'),
       make('input', {type: 'range', name: 'steps', 'aria-label': 'step',
         min: 0, max: last, input: (event) => go(+event.target.value)}),
-      make('button', {type: 'button', name: 'on', 'aria-label': 'step after',
+      make('button', {type: 'button', name: 'on', 'aria-label': 'next step',
         click: () => go(place() + 1)}, '▶'),
       make('output', {})),
     make('span', {class: 'filters'}));
@@ -327,7 +328,7 @@ function tail({kind, prompt}) {
 
 function references(group) {
   const label = group.references.length > 1 ?
-    'what really follows; underlined: the segment that is asked for' :
+    'the text that really follows; underlined: the segment to predict' :
     'reference';
   return make('div', {class: 'references'}, make('h4', {}, label),
     make('div', {class: 'text'}, ...group.references.map((text, i) =>
@@ -442,8 +443,8 @@ function fold(element, text, before) {
 }
 
 const TOKENS = 'Coloured by the advantage, which all tokens of an answer share: ' +
-  'blue is made more probable by the update, orange less. Bold: what was ' +
-  'judged. Underlined: it had a probability below 0.1.';
+  'the update makes blue ones more probable, orange ones less. Bold: what ' +
+  'was judged. Underlined: tokens with a probability below 0.1.';
 
 function byToken(element, answer) {
   const {advantage, token_texts, logprobs, entropies, text} = answer;
@@ -476,8 +477,8 @@ function byToken(element, answer) {
     return token;
   }));
   const card = make('div', {}, element, make('p', {class: 'note'}, note +
-    (token_texts ? '' : ' Its tokens were not kept one by one: ' +
-      'Config.rollout_tokens keeps them.')));
+    (token_texts ? '' : ' Its tokens were not kept one by one; ' +
+      'rollout_files.Kept.tokens=True keeps them.')));
   if (token_texts && logprobs) card.append(tokenReadout(element));
   return card;
 }

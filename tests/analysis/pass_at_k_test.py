@@ -55,7 +55,7 @@ def test_it_is_unbiased():
 def test_fewer_samples_than_k_say_nothing():
   found = pass_at_k(np.array([3, 4, 0]), np.array([3, 0, 0]), 4)
   assert np.isnan(found).tolist() == [True, False, True]
-  with pytest.raises(ValueError, match='expected none to all'):
+  with pytest.raises(ValueError, match='expected between 0 and all'):
     pass_at_k(np.array([3]), np.array([4]), 1)
   with pytest.raises(ValueError, match='k=0: expected at least 1'):
     pass_at_k(np.array([3]), np.array([1]), 0)

@@ -614,7 +614,7 @@ def test_runs_without_rollouts_say_so(show):
   plain = run('a', lines=lambda step: ())
   browser = show([plain])
   note = "return byId('rollout-note').textContent"
-  assert 'No rollout was kept of this step' in browser.evaluate(note)
+  assert 'No rollouts of this step were kept' in browser.evaluate(note)
   none = report_page.Run('b', plain.columns, {})
   browser = show([none], ready="byId('rollout-note').textContent")
   assert 'None of these runs kept rollouts' in browser.evaluate(note)
