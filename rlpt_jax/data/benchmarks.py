@@ -90,13 +90,13 @@ class Fields:
     found = self.get(*names)
     if found is None or found == '':
       has = ', '.join(map(str, self._row.fields)) or 'none'
-      self.fail(f'no {" or ".join(names)} in its fields ({has})')
+      self.fail(f'no {" or ".join(names)} among its fields ({has})')
     return found
 
   def text(self, *names: str) -> str:
     found = self(*names)
     if isinstance(found, (list, dict)):
-      self.fail(f'{names[0]} is a {type(found).__name__}, no text')
+      self.fail(f'{names[0]} is a {type(found).__name__}, not text')
     if isinstance(found, float) and found.is_integer():
       found = int(found)  # A numeric column holds 25.0 for the answer 25.
     return str(found).strip()
@@ -213,7 +213,7 @@ def kor_rows(rows: list[Row]) -> list[Row]:
       key = category, str(fields.get('rule_id'))
       if key not in rules:
         raise ValueError(
-          f'{row.where}: no rule {key[1]} in a file rule.jsonl beside it; '
+          f'{row.where}: no rule {key[1]} in rule.jsonl in the same folder; '
           'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
         )
       fields['rule_content'] = rules[key]['rule_content']
@@ -243,7 +243,7 @@ def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
     return letters[int(said)]
   if len(said) == 1 and said.upper() in letters:
     return said.upper()
-  fields.fail(f'{answer!r} is the answer to {len(options)} options')
+  fields.fail(f'the answer is {answer!r}, but there are {len(options)} options')
 
 
 _MATHS = {'scorer': 'math', 'make': maths, 'samples': 64}
@@ -329,8 +329,8 @@ def get(name: str) -> Benchmark:
     if row.name == name:
       return row
   raise ValueError(
-    f'{name!r} is no benchmark: expected one of {", ".join(NAMES)}, or a .gin '
-    'file of held-out text.'
+    f'{name!r} is not a benchmark: expected one of {", ".join(NAMES)}, or a '
+    '.gin file of held-out text.'
   )
 
 

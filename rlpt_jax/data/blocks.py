@@ -62,8 +62,8 @@ _LINE = re.compile(
     | (?P<heading> \#{1,6}[ \t] | =.+=\s*+\Z )
     | (?P<row> \|.*\|\s*+\Z )
     | (?P<item> [*+•‣◦▪●○][ \t] )
-    # Items, fields of a header and speakers, but a wrapped line may begin so
-    # as well: 'on May\n12. It was'.
+    # Items, header fields and speakers; but a wrapped line may begin in the
+    # same way: 'on May\n12. It was'.
     | (?P<perhaps_item>
         (?: [-–—] | \(?\d{1,3}[.)] | (?:\d{1,3}\.)+\d{1,3}\.? | \[\d{1,3}\]
           | \(?[A-Za-z][.)] | \(?[ivxIVX]{1,5}[.)]

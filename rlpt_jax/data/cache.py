@@ -174,9 +174,8 @@ class Cache:
   def __post_init__(self):
     if files.size(os.path.join(self.folder, 'COMPLETED')) is None:
       raise ValueError(
-        f'{self.folder}: is not prepared, or not to its end. Run `rlpt '
-        "prepare` with this gin file, or set cache_dir='' to read the corpus "
-        'as it is.'
+        f'{self.folder}: is not fully prepared. Run `rlpt prepare` with this '
+        "gin file, or set cache_dir='' to read the corpus directly."
       )
     self.manifest = read_json(self.folder, 'manifest.json')
     shards = self.manifest['shards']
@@ -233,8 +232,8 @@ def check_shard(
   if found != shard['bytes']:
     found = 'no' if found is None else found
     raise ValueError(
-      f'{path}: has {found} bytes, the manifest says {shard["bytes"]}. Run '
-      '`rlpt prepare` again: it makes the part again.'
+      f'{path}: has {found} bytes, but the manifest says {shard["bytes"]}. '
+      'Run `rlpt prepare` again to rewrite this part.'
     )
   index = os.path.join(folder, f'index-{part:05d}.npz')
   try:
@@ -258,8 +257,8 @@ def read_json(folder: str, name: str) -> Any:
 
 def _damaged(path: str, error: Any) -> ValueError:
   return ValueError(
-    f'{path}: is not there or not whole ({str(error).splitlines()[0][:80]}). '
-    'Run `rlpt prepare` again, after removing its folder if that does not help.'
+    f'{path}: missing or damaged ({str(error).splitlines()[0][:80]}). Run '
+    '`rlpt prepare` again; if that does not help, remove its folder first.'
   )
 
 

@@ -65,15 +65,17 @@ class Data:
   def __post_init__(self):
     checks.check_fields(self)
     if not self.corpora:
-      raise checks.wrong(type(self), 'corpora', self.corpora, 'a corpus in it')
+      raise checks.wrong(
+        type(self), 'corpora', self.corpora, 'at least one corpus'
+      )
     for source in self.corpora:
       kinds = Task | Sequence[Task] | None
       checks.check_value(type(source), 'task', source.task, kinds)
     names = [source.name for source in self.corpora]
     if twice := {name for name in names if names.count(name) > 1}:
       raise ValueError(
-        f'Data.corpora: {", ".join(sorted(twice))} is the name of two: give '
-        'each a name of its own.'
+        f'Data.corpora: two corpora are named {", ".join(sorted(twice))}: '
+        'give each its own name.'
       )
     object.__setattr__(self, 'cache_dir', os.path.expanduser(self.cache_dir))
 
@@ -109,7 +111,7 @@ def components(
     tasks = data.task if source.task is None else source.task
     tasks = tasks if isinstance(tasks, (list, tuple)) else (tasks,)
     if not tasks:
-      raise ValueError('Data.task: expected a task or several, found none.')
+      raise ValueError('Data.task: expected at least one task, found none.')
     for task in tasks:
       text = source.text
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
@@ -118,14 +120,17 @@ def components(
       found.append(Component(source, task, stage))
   names = [component.name for component in found]
   if twice := {name for name in names if names.count(name) > 1}:
-    raise ValueError(f'Data.task: {", ".join(sorted(twice))} is there twice.')
+    raise ValueError(
+      f'Data.task: {", ".join(sorted(twice))} is given twice. Remove one of '
+      'the two.'
+    )
   stages = {}
   for component in found:
     first = stages.setdefault(component.folder, component.stage)
     if settings(first) != settings(component.stage):
       raise ValueError(
-        f'Data: two tasks of {component.source.name} read other fields of its '
-        'documents. Make it two corpora, with names of their own.'
+        f'Data: two tasks of {component.source.name} read different fields of '
+        'its documents. Make it two corpora with different names.'
       )
   return found
 
@@ -135,10 +140,10 @@ def _check_segmenter(segmenter: Callable[[str], list[int]]):
     segmenter('A word.')
   except Exception as error:
     raise ValueError(
-      f'Data.segmenter: {described(segmenter)} cannot cut a text: {error}. In '
-      'gin: config.Data.segmenter = @segment.paragraphs, say; and for '
-      '@segment.tokens also segment.tokens.size and segment.tokens.tokenizer '
-      '= @tokenizer.load().'
+      f'Data.segmenter: {described(segmenter)} cannot segment a text: '
+      f'{error}. In gin, set config.Data.segmenter = @segment.paragraphs, '
+      'say; @segment.tokens also needs segment.tokens.size and '
+      'segment.tokens.tokenizer = @tokenizer.load().'
     ) from error
 
 

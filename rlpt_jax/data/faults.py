@@ -48,8 +48,8 @@ class Faults:
     self._keep(reason, where, note)
     if self._strict:
       raise ValueError(
-        f'{_described(where, note)}: {reason}. strict is on: mend the file, or '
-        'set strict=False to go on without it.'
+        f'{_described(where, note)}: {reason}. strict is on: fix the file, or '
+        'set strict=False to skip this.'
       )
 
   @property

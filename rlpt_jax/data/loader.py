@@ -58,12 +58,12 @@ class Loader:
   ):
     if hosts < 1 or not 0 <= host < hosts:
       raise ValueError(
-        f'host is {host} of hosts {hosts}: expected 0 to hosts - 1.'
+        f'host={host} with hosts={hosts}: expected 0 to hosts - 1.'
       )
     if batch_size < 1 or batch_size % hosts:
       raise ValueError(
-        f'batch_size is {batch_size}: expected a multiple of {hosts}, the '
-        'number of hosts.'
+        f'batch_size={batch_size}: expected a multiple of {hosts}, the number '
+        'of hosts.'
       )
     self._batch_size, self._host, self._hosts = batch_size, host, hosts
     self._data = data
@@ -74,8 +74,9 @@ class Loader:
     packed = {c.task.packed for c in self.components}
     if len(packed) > 1:
       raise ValueError(
-        'Data: tasks that are packed into rows (ntp, sft) do not mix with '
-        'tasks of prompts (asr, msr, rlvr): expected one sort.'
+        'Data: tasks that are packed into rows (ntp, sft) cannot be mixed '
+        'with tasks that have prompts (asr, msr, rlvr): expected only one '
+        'kind.'
       )
     self._packed = packed == {True}
     self._caches: dict[str, Cache] = {}
@@ -86,7 +87,8 @@ class Loader:
     if position is not None:
       if not isinstance(position, dict) or {'data', 'order'} - position.keys():
         raise ValueError(
-          f'position is {str(position)[:60]!r}: expected what a Loader gave.'
+          f'position is {str(position)[:60]!r}: expected a position that a '
+          'Loader returned.'
         )
       check_same(position['data'], self.description)
     self._cursor = self._rows(position['order'] if position else None)
@@ -207,7 +209,7 @@ class Loader:
       raise ValueError(
         f'{component.name}: none of the {len(cache):,} records of '
         f'{cache.folder} gives an example: {_limits(component)}. `rlpt '
-        'prepare` says what was left out, and why.'
+        'prepare` reports what was left out, and why.'
       )
 
     def item(n: int) -> Item:
@@ -320,16 +322,16 @@ def check_same(then: dict[str, Any], now: dict[str, Any]):
   if changes:
     shown = '; '.join(changes[:5]) + ('; ...' if len(changes) > 5 else '')
     raise ValueError(
-      f'the data are not those of the saved position: {shown}. Put back what '
-      'changed, or start a new run.'
+      f'the data differ from those of the saved position: {shown}. Undo these '
+      'changes, or start a new run.'
     )
 
 
 def check_prepared(folder: str, then: dict[str, Any], now: dict[str, Any]):
   if changes := '; '.join(differences(then, now)):
     raise ValueError(
-      f'{folder}: was prepared in another way: {changes}. Put it back, or '
-      'prepare into another cache_dir.'
+      f'{folder}: was prepared with other settings: {changes}. Restore them, '
+      'or prepare into another cache_dir.'
     )
 
 
@@ -351,7 +353,7 @@ def check_manifest(
   if strict and (counts := manifest['faults']['counts']):
     raise ValueError(
       f'{folder}: strict is on, and {sum(counts.values()):,} documents were '
-      f'dropped when it was prepared: {", ".join(counts)}. Mend them and '
+      f'dropped when it was prepared: {", ".join(counts)}. Fix them and '
       'prepare again, or set strict=False.'
     )
 
@@ -362,7 +364,7 @@ def differences(then: Any, now: Any, path: str = '') -> Iterator[str]:
     for key in sorted(then.keys() | now.keys()):
       inner = f'{path}.{key}' if path else str(key)
       if key not in now:
-        yield f'{inner} is gone (it was {then[key]!r})'
+        yield f'{inner} was removed (it was {then[key]!r})'
       elif key not in then:
         yield f'{inner} is new ({now[key]!r})'
       else:
@@ -378,10 +380,9 @@ def nothing_usable(
   reasons = [*tally.faults.report()]
   reasons += [f'{n:,} {what}' for what, n in tally.left_out.items() if n]
   return ValueError(
-    f'{component.name}: nothing of the corpus {component.source.name} can be '
-    f'used. {tally.documents:,} documents were read, of which '
-    f'{tally.records:,} are whole, but: {"; ".join(reasons) or "no more"}. '
-    f'{_limits(component)}.'
+    f'{component.name}: the corpus {component.source.name} gives no example. '
+    f'{tally.documents:,} documents were read, of which {tally.records:,} are '
+    f'intact, but: {"; ".join(reasons) or "no more"}. {_limits(component)}.'
   )
 
 

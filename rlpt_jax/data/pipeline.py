@@ -75,8 +75,8 @@ def plans(data: config.Data) -> list[Plan]:
       tf.io.gfile.makedirs(folder)
     except tf.errors.OpError as error:
       raise ValueError(
-        f'{folder}: cannot be made ({error.message}). Set Data.cache_dir to a '
-        'folder that can be written.'
+        f'{folder}: cannot be created ({error.message}). Set Data.cache_dir '
+        'to a writable folder.'
       ) from error
     wanted = {
       'settings': config.settings(component.stage),

@@ -95,8 +95,8 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
   if ids.count(-1) != len(places):
     raise ValueError(
       'the chat template changes or repeats the message that it is given: '
-      f'expected {len(places)} holes in the prompt, found {ids.count(-1)}. '
-      'Train with chat=False, or mend the template.'
+      f'expected {len(places)} placeholders in the prompt, found '
+      f'{ids.count(-1)}. Train with chat=False, or fix the template.'
     )
   return Prompt(tuple(tuple(piece) for piece in _split(ids, -1)), places)
 

@@ -178,10 +178,10 @@ def load(language: str) -> Punkt:
   file = importlib.resources.files(__package__) / f'punkt_{language}.json'
   if not re.fullmatch(r'\w+', language) or not file.is_file():
     raise ValueError(
-      f'{language!r}: there is no Punkt model of this language; expected NLTK '
-      f"punkt_tab or punkt_{language}.json in rlpt_jax/data. Install NLTK's "
-      'with nltk.download("punkt_tab"), train one with '
-      "rlpt_jax.data.punkt.train, or take language='none': rules only."
+      f'{language!r}: there is no Punkt model for this language; expected '
+      f'NLTK punkt_tab or punkt_{language}.json in rlpt_jax/data. Install the '
+      'former with nltk.download("punkt_tab"), train one with '
+      "rlpt_jax.data.punkt.train, or set language='none' to use rules only."
     )
   params = read(json.loads(file.read_text(encoding='utf-8')))
   name = f'punkt_{language}.json, shipped with rlpt_jax'

@@ -187,12 +187,13 @@ class Chat:
     except Exception as error:  # A template can raise any exception.
       first_line = str(error).partition('\n')[0]
       tally.faults.add(
-        'the chat template refuses it', document.where, first_line
+        'the chat template rejects it', document.where, first_line
       )
       return None
     if not any(loss):
       tally.faults.add(
-        'the chat template rewrites what came before an answer', document.where
+        'the chat template changes the messages before an answer',
+        document.where,
       )
       return None
     return self._finish(document, ids, loss, tally)
@@ -249,9 +250,9 @@ def _not_a_conversation(messages: Any) -> str | None:
     if not isinstance(message, dict) or not {'role', 'content'} <= set(message):
       return "a message is not {'role': ..., 'content': ...}"
     if not_text(message['role']) or not_text(message['content']):
-      return "a message's role or content is no text"
+      return "a message's role or content is not text"
   if all(message['role'] != 'assistant' for message in messages):
-    return 'no message of the assistant'
+    return 'no assistant message'
   return None
 
 

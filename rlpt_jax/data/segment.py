@@ -217,7 +217,7 @@ def tokens(
   that exceeds `size`.
   """
   if size < 1:
-    raise ValueError(f'size is {size}; expected at least one token per piece.')
+    raise ValueError(f'size={size}: expected at least one token per piece.')
   ends, start, total = [], 0, 0
   for word_start, word_end in _words(text):
     count = _count(tokenizer, text[word_start:word_end])

@@ -222,8 +222,8 @@ class Tfds:
       pieces = split.to_absolute(splits)
     except (ValueError, AssertionError) as error:
       raise ValueError(
-        f'corpus {self.name}: split={self.split!r} of {self.builder} cannot be '
-        f'read ({error}); it has {", ".join(splits)}.'
+        f'corpus {self.name}: split={self.split!r} of {self.builder} cannot '
+        f'be read ({error}); its splits are {", ".join(splits)}.'
       ) from error
     rows = []
     for piece in pieces:
@@ -233,8 +233,8 @@ class Tfds:
     for one, other in itertools.pairwise(sorted(rows)):
       if one[0] == other[0] and one[2] > other[1]:
         raise ValueError(
-          f'corpus {self.name}: split={self.split!r} has some rows twice; '
-          'expected slices that do not overlap.'
+          f'corpus {self.name}: split={self.split!r} contains some rows '
+          'twice; expected slices that do not overlap.'
         )
     return rows
 
@@ -278,7 +278,7 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
     note = f'fields: {", ".join(map(str, document.fields)) or "none"}'
     return faults.add(f'no field {field!r}', document.where, note)
   if not isinstance(value, (str, bytes)):
-    reason = f'field {field!r} is no text'
+    reason = f'field {field!r} is not text'
     return faults.add(reason, document.where, type(value).__name__)
   if reason := not_text(value):
     note = 'half of a surrogate pair' if isinstance(value, str) else ''
@@ -294,7 +294,7 @@ def not_text(value: Any) -> str | None:
   if isinstance(value, bytes):
     return 'invalid UTF-8'  # Readers convert bytes that are UTF-8 to str.
   if not isinstance(value, str):
-    return 'no text'
+    return 'not text'
   if '\0' in value:
     return 'NUL bytes'
   return None if _is_utf8(value) else 'invalid UTF-8'
@@ -338,7 +338,7 @@ def _check(source: Files | Tfds) -> None:
   checks.check_fields(source)
   if not re.fullmatch('[A-Za-z0-9_]+', source.name):
     raise ValueError(
-      f'corpus {source.name!r}: expected a name of letters, digits and _.'
+      f'corpus {source.name!r}: expected a name made of letters, digits and _.'
     )
   if not source.text:
     raise checks.wrong(
@@ -351,7 +351,7 @@ def _form(path: str) -> str:
   found = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
   if not found:
     _check_no_directory(path)
-    raise ValueError(f'{path}: unknown kind of file; expected {KNOWN}.')
+    raise ValueError(f'{path}: unknown file type; expected {KNOWN}.')
   return found[1] or found[2]
 
 
@@ -388,8 +388,8 @@ def _expanded(name: str, glob: str) -> list[str]:
     ) from error
   if not paths:
     raise ValueError(
-      f'corpus {name}: no file matches {glob}. Is the path right, and mounted '
-      'on this machine?'
+      f'corpus {name}: no file matches {glob}. Is the path correct, and '
+      'mounted on this machine?'
     )
   return paths
 

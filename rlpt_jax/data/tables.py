@@ -82,7 +82,7 @@ def _read_file(file: str) -> list[Row]:
   }.get(pathlib.Path(name).suffix)  # fmt: skip
   if read is None:
     raise ValueError(
-      f'{file}: unknown kind of file; expected {", ".join(SUFFIXES)}.'
+      f'{file}: unknown file type; expected {", ".join(SUFFIXES)}.'
     )
   try:
     data = pathlib.Path(file).read_bytes()
@@ -90,7 +90,7 @@ def _read_file(file: str) -> list[Row]:
       data = gzip.decompress(data)
     rows = read(file, data)
   except (EOFError, gzip.BadGzipFile) as error:
-    raise ValueError(f'{file}: damaged, or no gzip: {error}.') from error
+    raise ValueError(f'{file}: damaged, or not gzip: {error}.') from error
   except UnicodeDecodeError as error:
     raise ValueError(f'{file}: not UTF-8: {error}.') from error
   for row in rows:
@@ -139,7 +139,9 @@ def _parquet(file: str, data: bytes) -> list[Row]:
     found = pq.read_table(pa.BufferReader(data)).to_pylist()
   except pa.ArrowException as error:
     first_line = str(error).partition('\n')[0]
-    raise ValueError(f'{file}: no parquet, or damaged: {first_line}') from error
+    raise ValueError(
+      f'{file}: not parquet, or damaged: {first_line}'
+    ) from error
   return [Row(f'{file} row {i}', file, row) for i, row in enumerate(found, 1)]
 
 
@@ -160,8 +162,8 @@ def _read_hub(name: str, rest: str) -> list[Row]:
     import datasets
   except ImportError:
     raise ValueError(
-      f'{name}: Hugging Face datasets is not installed: pip install datasets, '
-      'or give a local path.'
+      f'{name}: Hugging Face datasets is not installed: run pip install '
+      'datasets, or give a local path.'
     ) from None
   try:
     found = datasets.load_dataset(repo, config or None, split=split)

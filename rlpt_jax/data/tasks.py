@@ -130,9 +130,10 @@ class _Segments:
     room = self.max_prompt_tokens - prompt.num_tokens
     if room < 16:
       raise ValueError(
-        f'{self.name}: max_prompt_tokens is {self.max_prompt_tokens}, of which '
-        f'the prompt itself takes {prompt.num_tokens}: expected room for at '
-        f'least 16 more. Set it to {prompt.num_tokens + 256}, say.'
+        f'{self.name}: max_prompt_tokens is {self.max_prompt_tokens}, and the '
+        f'fixed part of the prompt takes {prompt.num_tokens}: expected room '
+        f'for at least 16 more tokens. Set it to {prompt.num_tokens + 256}, '
+        'say.'
       )
     return room
 
@@ -358,7 +359,7 @@ class Rlvr:
     checks.check_fields(self)
     if prompts.places(self.template) != ['question']:
       raise ValueError(
-        'rlvr.template: expected {question} in it, once, and no other place; '
+        'rlvr.template: expected {question} once, and no other placeholder; '
         f'found {self.template!r}.'
       )
 

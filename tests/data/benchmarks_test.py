@@ -147,7 +147,9 @@ def test_kor_bench_as_its_repository_has_it(tmp_path):
   ]  # fmt: skip
   assert 'Shift by 1.\n\n### Question\n\ncipher?' in problems[0].prompt
   (folder / 'rule.jsonl').unlink()
-  with pytest.raises(ValueError, match=r'no rule 1 in a file rule\.jsonl'):
+  with pytest.raises(
+    ValueError, match=r'no rule 1 in rule\.jsonl in the same folder'
+  ):
     benchmarks.load('kor_bench', tmp_path)
 
 
@@ -174,11 +176,11 @@ def test_what_words_alone_do_not_ask_is_left_out(tmp_path):
   ('name', 'change', 'message'),
   [
     ('gsm8k', {'answer': 'It is 3.'}, "ends in 'It is 3.', not in #### RESULT"),
-    ('gsm8k', {'question': None}, r'no question in its fields \(question, ans'),
-    ('mmlu', {'answer': 4}, '4 is the answer to 4 options'),
-    ('mmlu', {'answer': -1}, '-1 is the answer to 4 options'),
+    ('gsm8k', {'question': None}, r'no question among its fields \(question, '),
+    ('mmlu', {'answer': 4}, 'the answer is 4, but there are 4 options'),
+    ('mmlu', {'answer': -1}, 'the answer is -1, but there are 4 options'),
     ('mmlu', {'choices': 'a, b'}, "choices is 'a, b', not a list of options"),
-    ('math500', {'answer': ['2']}, 'answer is a list, no text'),
+    ('math500', {'answer': ['2']}, 'answer is a list, not text'),
     ('math500', {'problem': ''}, 'no problem or question or Problem'),
   ],
 )
@@ -210,7 +212,9 @@ def test_data_that_is_not_there(tmp_path, monkeypatch):
     benchmarks.load('gsm8k', None, f'{tmp_path}/x')
   with pytest.raises(ValueError, match=r'Put https://hugg.*m-a-p/KOR-Bench'):
     benchmarks.load('kor_bench', tmp_path)
-  with pytest.raises(ValueError, match="'gsm9k' is no benchmark: expected one"):
+  with pytest.raises(
+    ValueError, match="'gsm9k' is not a benchmark: expected one"
+  ):
     benchmarks.load('gsm9k', tmp_path)
 
 

@@ -45,7 +45,7 @@ def test_any_record_at_once(folder):
 
 def test_what_is_not_prepared_says_what_to_do(folder):
   (folder / 'COMPLETED').unlink()
-  with pytest.raises(ValueError, match=r'is not prepared.*rlpt prepare'):
+  with pytest.raises(ValueError, match=r'is not fully prepared.*rlpt prepare'):
     cache.Cache(str(folder))
 
 

@@ -30,16 +30,16 @@ def test_every_task_of_every_corpus_with_weights_multiplied():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'corpora': []}, r'corpora=\[\]: expected a corpus in it'),
+    ({'corpora': []}, r'corpora=\[\]: expected at least one corpus'),
     ({'corpora': FILES}, 'corpora=Files.*: expected a list'),
-    ({'corpora': [FILES, FILES]}, 'one is the name of two'),
+    ({'corpora': [FILES, FILES]}, 'two corpora are named one'),
     ({'epochs': 0}, 'epochs=0: expected a whole number of at least 1, or N'),
     ({'epochs': 2.5}, r'epochs=2\.5: expected a whole number of at least 1'),
     ({'window': -1}, 'window=-1: expected a whole number of at least 1'),
     ({'seed': 'x'}, "seed='x': expected a whole number"),
     ({'cache_dir': 3}, 'cache_dir=3: expected text in quotes'),
-    ({'corpora': [sources.Files]}, 'with the brackets'),
-    ({'task': tasks.Asr}, 'with the brackets'),
+    ({'corpora': [sources.Files]}, 'with parentheses'),
+    ({'task': tasks.Asr}, 'with parentheses'),
     ({'task': None}, 'task=None: expected a Task, or a list'),
     ({'task': [None]}, r'task=\[None\]: expected a Task'),
   ],
@@ -52,8 +52,11 @@ def test_mistakes(options, message):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'task': []}, 'expected a task or several, found none'),
-    ({'segmenter': segment.tokens}, 'Data.segmenter: tokens cannot cut a text'),
+    ({'task': []}, 'expected at least one task, found none'),
+    (
+      {'segmenter': segment.tokens},
+      'Data.segmenter: tokens cannot segment a text',
+    ),
     ({'task': tasks.Asr(max_prompt_tokens=9)}, 'expected room for at least'),
     ({'task': tasks.Asr(chat=True)}, 'has no chat template'),
   ],
@@ -72,7 +75,7 @@ def test_a_segmenter_is_tried_only_where_texts_are_cut():
 
 
 def test_the_same_task_twice():
-  with pytest.raises(ValueError, match='one_asr is there twice'):
+  with pytest.raises(ValueError, match='one_asr is given twice'):
     config.components(Data([FILES], (tasks.Asr(), tasks.Asr())), BYTES)
 
 

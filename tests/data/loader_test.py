@@ -208,7 +208,7 @@ def change_text(data):
   [
     (change_text, r"corpora.first.text.each.1.jsonl was \[\d+, '\w+'\], is"),
     ({'seed': 7}, 'seed was 0, is 7'),
-    ({'task': tasks.Asr()}, 'tasks.first_msr is gone'),
+    ({'task': tasks.Asr()}, 'tasks.first_msr was removed'),
     ({'task': tasks.rlpt(max_targets=1)}, 'max_targets was None, is 1'),
     ({'min_words': 9}, 'min_words was 1, is 9'),
     ({'window': 8}, "shuffled by was 'window 16', is 'window 8'"),
@@ -220,7 +220,9 @@ def test_other_data_under_a_position_are_refused(data, change, message):
     change(data)
   else:
     data = dataclasses.replace(data, **change)
-  with pytest.raises(ValueError, match=r'not those of the saved position: .*'):
+  with pytest.raises(
+    ValueError, match=r'differ from those of the saved position: .*'
+  ):
     Loader(data, 2, position=position)
   with pytest.raises(ValueError, match=message):
     Loader(data, 2, position=position)
@@ -243,7 +245,7 @@ def test_a_cache_of_other_settings_is_refused(data, tmp_path):
   prepare(data)
   data = dataclasses.replace(data, min_words=2)
   with pytest.raises(
-    ValueError, match=r'another way: settings.min_words was 1, is 2'
+    ValueError, match=r'with other settings: settings.min_words was 1, is 2'
   ):
     Loader(data, 2)
 
@@ -310,10 +312,12 @@ def test_prompts_may_change_under_a_position(data):
 def test_nothing_usable_is_an_error_that_says_why(tmp_path):
   (tmp_path / 'x.jsonl').write_text('{"text": "One."}\n{"text": ""}\n{"te\n')
   data = Data([sources.Files('x', f'{tmp_path}/*.jsonl')], tasks.Asr())
-  with pytest.raises(ValueError, match=r'x_asr: nothing of the corpus x') as e:
+  with pytest.raises(
+    ValueError, match=r'x_asr: the corpus x gives no exam'
+  ) as e:
     list(Loader(data, 2))
   message = str(e.value)
-  assert '2 documents were read, of which 1 are whole' in message
+  assert '2 documents were read, of which 1 are intact' in message
   assert "empty field 'text': x.jsonl line 2" in message
   assert '1 documents with fewer than three segments' in message
   assert 'x.jsonl line 3' in message
@@ -329,7 +333,7 @@ def test_strict_ends_at_the_first_fault(tmp_path):
 
 def test_rows_and_prompts_do_not_mix(data):
   data = dataclasses.replace(data, task=(tasks.Asr(), tasks.Ntp()))
-  with pytest.raises(ValueError, match='do not mix'):
+  with pytest.raises(ValueError, match='cannot be mixed with'):
     Loader(data, 2)
 
 
@@ -340,7 +344,7 @@ def test_a_host_that_there_is_not(data, host, hosts):
 
 
 def test_what_is_no_position(data):
-  with pytest.raises(ValueError, match='expected what a Loader gave'):
+  with pytest.raises(ValueError, match='expected a position that a Loader'):
     Loader(data, 2, position={'taken': 3})
 
 
@@ -352,9 +356,9 @@ def test_faults_are_counted_once_for_several_tasks(tmp_path):
   loader = Loader(data, 2)
   assert len(list(loader)) == 1
   (line,) = loader.faults()
-  assert line.startswith("x: 1 x field 'text' is no text")
+  assert line.startswith("x: 1 x field 'text' is not text")
 
 
 def test_a_batch_that_hosts_cannot_share(data):
-  with pytest.raises(ValueError, match='batch_size is 4: expected a multiple'):
+  with pytest.raises(ValueError, match='batch_size=4: expected a multiple'):
     Loader(data, 4, hosts=3)

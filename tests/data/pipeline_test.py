@@ -115,7 +115,7 @@ def test_another_part_of_a_dataset_is_refused(data):
 def test_a_cache_dir_that_is_a_file(data, tmp_path):
   (tmp_path / 'file').write_text('')
   data = dataclasses.replace(data, cache_dir=str(tmp_path / 'file'))
-  with pytest.raises(ValueError, match='cannot be made'):
+  with pytest.raises(ValueError, match='cannot be created'):
     pipeline.plans(data)
 
 
@@ -149,7 +149,7 @@ def test_nothing_usable_is_an_error(tmp_path):
   files = sources.Files('x', str(tmp_path / 'x.jsonl'))
   data = Data([files], tasks.Asr(), cache_dir=str(tmp_path / 'cache'))
   (plan,) = pipeline.plans(data)
-  with pytest.raises(ValueError, match='nothing of the corpus x can be used'):
+  with pytest.raises(ValueError, match='the corpus x gives no example'):
     run(plan)
   assert not (pathlib.Path(plan.folder) / 'COMPLETED').exists()
 

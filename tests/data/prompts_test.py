@@ -58,5 +58,5 @@ def test_a_chat_template_that_repeats_its_message():
     def encode_chat(self, messages, **_):
       return [-1, 7, -1]
 
-  with pytest.raises(ValueError, match=r'expected 1 holes.*found 2'):
+  with pytest.raises(ValueError, match=r'expected 1 placeholders.*found 2'):
     prompts.compiled(prompts.ASR, Repeating(), chat=True)

@@ -253,7 +253,7 @@ BAD_LINES = {
   "no field 'text'": b'{"body": "x"}',
   "no field 'text' ": b'{"text": null}',
   "empty field 'text'": b'{"text": " \\n"}',
-  "field 'text' is no text": b'{"text": 1}',
+  "field 'text' is not text": b'{"text": 1}',
   'invalid UTF-8 ': b'{"text": "half: \\ud83d"}',
   'longer than max_document_bytes=200000': b'"%s"' % (b'x' * 200_000),
 }

@@ -163,14 +163,14 @@ def test_a_template_that_tidies_up_trains_on_the_last_answer(bpe, tally):
     ('hi', 'not a list of messages'),
     ([], 'not a list of messages'),
     ([{'role': 'user'}], "a message is not {'role': ..., 'content': ...}"),
-    (MESSAGES[:1], 'no message of the assistant'),
+    (MESSAGES[:1], 'no assistant message'),
     (
       [*MESSAGES, {'role': 'user', 'content': None}],
-      "a message's role or content is no text",
+      "a message's role or content is not text",
     ),
     (
       [*MESSAGES, {'role': 'user', 'content': 'a\0'}],
-      "a message's role or content is no text",
+      "a message's role or content is not text",
     ),
   ],
 )
@@ -190,7 +190,7 @@ def test_what_a_chat_template_refuses_is_a_fault(tally):
   system = {'role': 'system', 'content': 'Be kind.'}
   assert stage.record(document(messages=[system, *MESSAGES]), tally) is None
   assert tally.faults.first == {
-    'the chat template refuses it': ['file line 3 (no system here)']
+    'the chat template rejects it': ['file line 3 (no system here)']
   }
   assert stage.record(document(messages=MESSAGES), tally) is not None
   # But where there is none at all, no conversation will do.

@@ -220,7 +220,7 @@ def test_tokens_are_cut_between_words():
   ]
   assert cut('', 4) == []
   assert cut(' \n', 1) == [' \n']
-  with pytest.raises(ValueError, match='size is 0'):
+  with pytest.raises(ValueError, match='size=0'):
     cut('one', 0)
 
 

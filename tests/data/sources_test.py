@@ -111,8 +111,8 @@ def test_relative_paths_are_those_of_whoever_made_the_parts(
   ('glob', 'message'),
   [
     ('none*.jsonl', r'corpus c: no file matches .*none\*\.jsonl'),
-    ('a.csv', r'a\.csv: unknown kind of file; expected \.jsonl, \.txt'),
-    ('a.parquet.gz', r'a\.parquet\.gz: unknown kind'),
+    ('a.csv', r'a\.csv: unknown file type; expected \.jsonl, \.txt'),
+    ('a.parquet.gz', r'a\.parquet\.gz: unknown file type'),
     ('', r"is a directory; expected files, like '.*/\*\.jsonl'"),
     ('d.jsonl', r'd\.jsonl: is a directory; expected files'),
   ],
@@ -131,10 +131,10 @@ def test_a_store_that_is_not_known():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'name': 'my corpus'}, "'my corpus': expected a name of letters"),
-    ({'files': ''}, 'expected text that is not empty, or a list'),
+    ({'name': 'my corpus'}, "'my corpus': expected a name made of letters"),
+    ({'files': ''}, 'expected non-empty text, or a list'),
     ({'files': []}, 'expected a glob'),
-    ({'text': ''}, 'expected text that is not empty, or a list'),
+    ({'text': ''}, 'expected non-empty text, or a list'),
     ({'weight': 0.0}, r'weight=0\.0: expected a number above 0'),
     ({'weight': float('nan')}, 'weight=nan'),
     ({'document': 'lines'}, "document='lines'; expected 'file', 'line'"),

@@ -82,10 +82,10 @@ def test_of_a_clone_the_files_of_configuration_and_split(tmp_path):
     ('x.json', b'3', r'x\.json: expected a list of objects'),
     ('x.json', b'[3]', r'x\.json row 1: expected an object'),
     ('x.jsonl', b'\xff', r'x\.jsonl: not UTF-8'),
-    ('x.jsonl.gz', b'{}', r'x\.jsonl\.gz: damaged, or no gzip'),
-    ('x.jsonl.gz', CUT_GZIP, 'damaged, or no gzip'),
-    ('x.parquet', b'PAR1', r'x\.parquet: no parquet, or damaged'),
-    ('x.txt', b'', r'x\.txt: unknown kind of file; expected \.jsonl, '),
+    ('x.jsonl.gz', b'{}', r'x\.jsonl\.gz: damaged, or not gzip'),
+    ('x.jsonl.gz', CUT_GZIP, 'damaged, or not gzip'),
+    ('x.parquet', b'PAR1', r'x\.parquet: not parquet, or damaged'),
+    ('x.txt', b'', r'x\.txt: unknown file type; expected \.jsonl, '),
   ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(name, data, message, tmp_path):
