@@ -25,7 +25,7 @@ class GroupFile:
 
   path: pathlib.Path
   program: str = 'rlpt generate'  # The program that writes the file.
-  advice: str = 'take another --out, or --overwrite'  # How to fix an error.
+  advice: str = 'choose another --out or pass --overwrite'  # How to fix it.
 
   @property
   def settings_path(self) -> pathlib.Path:
@@ -41,8 +41,8 @@ class GroupFile:
       return False
     if not self.settings_path.is_file():
       raise ValueError(
-        f'{self.path}: exists and has no {self.settings_path.name} beside it, '
-        f'so it was not written by {self.program}. Take another --out, or move '
+        f'{self.path}: exists without {self.settings_path.name} beside it, so '
+        f'it was not written by {self.program}. Choose another --out, or move '
         'that file.'
       )
     return True
@@ -65,8 +65,8 @@ class GroupFile:
     ]
     if changed:
       raise ValueError(
-        f'{self.path}: begun with other settings: {"; ".join(changed)}. Go on '
-        f'with those, {self.advice} to begin again.'
+        f'{self.path}: was begun with other settings: {"; ".join(changed)}. '
+        f'Restore those, or {self.advice} to begin again.'
       )
 
   def groups(
@@ -93,8 +93,8 @@ class GroupFile:
         # No line is expected after the last group.
         if count == len(expected) or not _holds(lines[-1], fields, needed):
           raise ValueError(
-            f'{self.path}:{number}: not what {self.program} wrote there. Was '
-            f'the file edited? Undo that, {self.advice}.'
+            f'{self.path}:{number}: differs from what {self.program} wrote '
+            f'there. Was the file edited? Undo that, or {self.advice}.'
           )
         if len(lines) == n:
           yield lines, num_bytes
@@ -116,7 +116,7 @@ class GroupFile:
       except BlockingIOError:
         raise ValueError(
           f'{self.path}: another {self.program} is writing it. Wait for that '
-          'one, or take another --out.'
+          'one, or choose another --out.'
         ) from None
       except OSError:
         pass  # Some network file systems do not support locks.

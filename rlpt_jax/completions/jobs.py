@@ -116,6 +116,6 @@ def run(
       raise FloatingPointError(f'{job.source}: {error}') from error
     except KeyboardInterrupt:
       raise KeyboardInterrupt(
-        f'{job.done:,} of {len(job.ids):,} {job.what} are in '
-        f'{job.file.path}, the same command goes on'
+        f'{job.done:,} of {len(job.ids):,} {job.what} are in {job.file.path}; '
+        'run the same command to resume'
       ) from None

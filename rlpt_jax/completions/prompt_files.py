@@ -45,8 +45,8 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
   """
   if path.suffix not in ('.txt', '.jsonl'):
     raise ValueError(
-      f'{path}: expected a prompts file that ends in .txt, one prompt a line, '
-      'or .jsonl, with "prompt" or "prompt_tokens" in each.'
+      f'{path}: expected a prompts file that ends in .txt, with one prompt '
+      'per line, or in .jsonl, with "prompt" or "prompt_tokens" in each line.'
     )
   try:
     # utf-8-sig drops the byte order mark that Windows may write. Not
@@ -61,7 +61,7 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
       parse = _parse if path.suffix == '.jsonl' else _plain
       prompts.append(Prompt(where, parse(line, where)))
   if not prompts:
-    raise ValueError(f'{path}: no prompts in it.')
+    raise ValueError(f'{path}: contains no prompts.')
   return prompts
 
 
@@ -82,8 +82,8 @@ def _parse(line: str, where: str) -> Line:
     if is_list and all(type(i) is int and i >= 0 for i in ids):
       return {'prompt_tokens': ids}
   raise ValueError(
-    f'{where}: {line[:60]!r}: expected an object with either "prompt", a text, '
-    'or "prompt_tokens", a list of ids.'
+    f'{where}: {line[:60]!r}: expected an object with either "prompt" (a '
+    'text) or "prompt_tokens" (a list of ids).'
   )
 
 

@@ -62,8 +62,9 @@ def tokens_of(
   if 'prompt_tokens' in prompt.fields:
     if chat:
       raise ValueError(
-        f'{prompt.where}: prompt_tokens and --chat: expected "prompt", a text '
-        'for the chat template. Leave out --chat for tokens that have theirs.'
+        f'{prompt.where}: prompt_tokens cannot be used with --chat: expected '
+        '"prompt", a text for the chat template. Leave out --chat if the '
+        'tokens already contain the template.'
       )
     return tuple(prompt.fields['prompt_tokens'])
   text = prompt.fields['prompt']
@@ -88,14 +89,14 @@ def check_tokens(
   for prompt, ids in zip(prompts, tokens, strict=True):
     if max(ids) >= vocab_size:
       raise ValueError(
-        f'{prompt.where}: token {max(ids)} is beyond the vocabulary of the '
+        f'{prompt.where}: token {max(ids)} is outside the vocabulary of the '
         f'model ({vocab_size}). Is this its tokenizer?'
       )
     if max_prompt_tokens and len(ids) > max_prompt_tokens:
       raise ValueError(
         f'{prompt.where}: {len(ids):,} tokens, expected at most '
         f'--max_prompt_tokens={max_prompt_tokens}. Shorten the prompt, or '
-        'raise that.'
+        'raise that limit.'
       )
 
 
@@ -118,7 +119,8 @@ def special_ids(
       if text != name:
         raise ValueError(
           f'--stop={text!r}: {name!r} is a special token, which the text of a '
-          'completion does not have: expected it alone, or text alone.'
+          'completion does not contain: expected the special token alone, or '
+          'only text.'
         )
     found.append(i)
   return tuple(found)

@@ -70,7 +70,7 @@ def load(
       if name == next_segment.NAME:
         if not place:
           raise ValueError(
-            f'{name}: no text. Say which: {name}=FILES, or a .gin file.'
+            f'{name}: no text is given. Expected {name}=FILES, or a .gin file.'
           )
         one = next_segment.of_files(place, chat=chat)
       else:
@@ -78,14 +78,14 @@ def load(
     found.append(one)
   if not found:
     raise ValueError(
-      f'--benchmarks: expected some of {", ".join(benchmarks.NAMES)}, '
+      f'--benchmarks: expected one or more of {", ".join(benchmarks.NAMES)}, '
       f'{next_segment.NAME}=FILES, or .gin files of held-out text.'
     )
   names = [name_of(one) for one in found]
   if twice := {name for name in names if names.count(name) > 1}:
     raise ValueError(
-      f'--benchmarks: {", ".join(sorted(twice))} is there twice; expected each '
-      'once. NextSegment.name gives held-out text another.'
+      f'--benchmarks: {", ".join(sorted(twice))} is given twice; expected '
+      'each once. Set NextSegment.name to give held-out text another name.'
     )
   return found
 

@@ -111,8 +111,8 @@ def read(path: pathlib.Path) -> list[Line]:
     [_key(line) for line in lines]
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{path}: not what rlpt evaluate wrote: {error!r}. Remove it: the same '
-      'command makes it again from the answers.'
+      f'{path}: differs from what rlpt evaluate writes: {error!r}. Remove it: '
+      'the same command rebuilds it from the answers.'
     ) from error
   return lines
 

@@ -47,7 +47,7 @@ class Task:
       file=GroupFile(
         out / 'answers' / model / f'{asked.name}.jsonl',
         program='rlpt evaluate',
-        advice='take another --out',
+        advice='choose another --out',
       ),
       ids=asked.ids,
       tokens=[tuple(x.prompt_tokens.tolist()) for x in asked.examples],

@@ -86,12 +86,14 @@ def test_a_file_that_was_edited_is_refused(old, new, begun):
   head, found, rest = begun.read_bytes().rpartition(old)
   assert found
   begun.write_bytes(head + new + rest)
-  with pytest.raises(ValueError, match=r'c\.jsonl:[45]: not what rlpt gen'):
+  with pytest.raises(
+    ValueError, match=r'c\.jsonl:[45]: differs from what rlpt gen'
+  ):
     prompt_files.finished(GroupFile(begun), PROMPTS, 2)
 
 
 def test_a_file_with_more_groups_than_prompts_is_refused(begun):
-  with pytest.raises(ValueError, match=r'c\.jsonl:3: not what'):
+  with pytest.raises(ValueError, match=r'c\.jsonl:3: differs from what'):
     prompt_files.finished(GroupFile(begun), PROMPTS[:1], 2)
 
 

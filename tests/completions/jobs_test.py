@@ -70,7 +70,7 @@ def test_an_interrupted_job_goes_on(sampler, tmp_path):
   path = tmp_path / 'parts.jsonl'
   with pytest.raises(KeyboardInterrupt) as interrupted:
     jobs.run(make_job(path, interrupts), sampler, {'seed': 1}, console)
-  assert str(interrupted.value).startswith(f'2 of 5 prompts are in {path}, ')
+  assert str(interrupted.value).startswith(f'2 of 5 prompts are in {path}; run')
   assert sampler.is_idle
   rest = make_job(path, done=2)
   *_, (_, rest.tally.num_bytes) = rest.file.groups([{}] * 5, 2)

@@ -34,10 +34,10 @@ def test_a_json_file_has_texts_or_tokens(tmp_path):
   ('name', 'data', 'message'),
   [
     ('p.json', b'[]', 'p.json: expected a prompts file that ends in .txt'),
-    ('p.txt', b'\n \n', 'p.txt: no prompts in it'),
+    ('p.txt', b'\n \n', 'p.txt: contains no prompts'),
     ('p.txt', b'\xff', 'p.txt: not UTF-8'),
     ('p.jsonl', b'\n{"prompt": "a"', 'p.jsonl:2: not JSON'),
-    ('p.jsonl', b'{"prompt": 3}', 'p.jsonl:1: .*"prompt", a text'),
+    ('p.jsonl', b'{"prompt": 3}', r'p.jsonl:1: .*"prompt" \(a text'),
     ('p.jsonl', b'["a"]', 'p.jsonl:1: .*expected an object'),
     ('p.jsonl', b'{"prompt_tokens": []}', 'a list of ids'),
     ('p.jsonl', b'{"prompt_tokens": [-1]}', 'a list of ids'),

@@ -72,5 +72,5 @@ def test_mistakes(ships, tmp_path):
     NextSegment(data=data, samples=0)
   (tmp_path / 'short.txt').write_text('Too short.\n')
   short = next_segment.of_files(str(tmp_path / 'short.txt'))
-  with pytest.raises(ValueError, match='nothing of the corpus held_out'):
+  with pytest.raises(ValueError, match='the corpus held_out gives no'):
     next_segment.read(short, 'bytes', None)

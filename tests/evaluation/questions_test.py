@@ -89,9 +89,11 @@ def test_a_verifier_that_did_not_finish_says_nothing():
 
 
 def test_mistakes(folder):
-  with pytest.raises(ValueError, match='--benchmarks: expected some of mmlu'):
+  with pytest.raises(
+    ValueError, match='--benchmarks: expected one or more of mmlu'
+  ):
     questions.load([], folder, chat=False)
-  with pytest.raises(ValueError, match='gsm8k is there twice'):
+  with pytest.raises(ValueError, match='gsm8k is given twice'):
     questions.load(['gsm8k', f'gsm8k={folder}/gsm8k.json'], folder, chat=False)
-  with pytest.raises(ValueError, match=r'next_segment: no text\. Say which'):
+  with pytest.raises(ValueError, match=r'next_segment: no text is given\. Exp'):
     questions.load([next_segment.NAME], folder, chat=False)

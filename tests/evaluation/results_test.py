@@ -81,7 +81,9 @@ def test_a_line_takes_the_place_of_the_one_before(tmp_path):
   assert [json.loads(x) for x in path.read_bytes().splitlines()] == lines
   assert [x.name for x in tmp_path.iterdir()] == ['results.jsonl']
   path.write_text('{"model": 1}\n')
-  with pytest.raises(ValueError, match=r'results\.jsonl: not what rlpt evalua'):
+  with pytest.raises(
+    ValueError, match=r'results\.jsonl: differs from what rlpt evalua'
+  ):
     results.read(path)
 
 

@@ -57,5 +57,5 @@ def test_the_prompt_is_what_the_model_reads(tmp_path):
   assert (requests[0].samples, requests[0].seed) == (1, 3)
   assert requests[0].stops == ((256,),)
   asked.examples[1].prompt_tokens[0] = 259
-  with pytest.raises(ValueError, match='mmlu/1: token 259 is beyond'):
+  with pytest.raises(ValueError, match='mmlu/1: token 259 is outside'):
     task()
