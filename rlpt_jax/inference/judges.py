@@ -71,8 +71,8 @@ class LocalModel(abc.ABC):
         local_judge.question(self._tokenizer, 'Is it?', chat=True)
       except ValueError as error:
         raise ValueError(
-          f'{error} A judge without one, a base model, is asked by judges.'
-          f'{type(self).__name__}.chat = False.'
+          f'{error} If the judge is a base model without a template, set '
+          f'judges.{type(self).__name__}.chat = False.'
         ) from error
 
   def load(self):
@@ -209,25 +209,27 @@ def cure(reason: str, answer: str | None) -> str:
     return 'The reward gave no verdict'
   if answer is None and reason.endswith('judge/neither'):
     return (
-      "The judge finds neither 'Score: 0' nor 'Score: 1' probable: take one "
-      'that follows instructions, with chat = False if it has no chat template'
+      "The judge finds neither 'Score: 0' nor 'Score: 1' probable: use a "
+      'judge that follows instructions, with chat = False if it has no chat '
+      'template'
     )
   if answer is None:
     return (
-      'The judge did not answer: timing.jsonl counts why under '
-      'timing/judge/failed, or the question has more than max_prompt_tokens'
+      'The judge did not answer: either its requests failed (timing.jsonl '
+      'counts the causes under timing/judge/failed), or the question has more '
+      'than max_prompt_tokens tokens'
     )
   text = ' '.join(answer.split())
   shown = repr(text if len(text) <= 120 else f'{text[:120]}...')
   found = f"The judge answered {shown}, expected 'Score: 0' or 'Score: 1'"
   if not text or ('<think>' in text and '</think>' not in text):
     return (
-      f'{found}: it has no tokens left after it has thought. Give it more '
-      '(max_tokens in Endpoint.fields, or max_new_tokens) or switch its '
+      f'{found}: it had no tokens left after thinking. Give it more '
+      '(max_tokens in Endpoint.fields, or max_new_tokens) or turn its '
       'thinking off'
     )
   return (
-    f'{found}: take a judge that follows instructions, with chat = False if it '
+    f'{found}: use a judge that follows instructions, with chat = False if it '
     'has no chat template (a base model), or give it more tokens (max_tokens '
     'in Endpoint.fields, or max_new_tokens)'
   )

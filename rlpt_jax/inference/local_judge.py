@@ -219,8 +219,8 @@ def split(
   choices = [ids[length:] for ids in whole]
   if not all(choices):
     raise ValueError(
-      f'answers {tuple(answers)}: to this tokenizer one is how another begins; '
-      'expected answers with tokens of their own.'
+      f'answers {tuple(answers)}: with this tokenizer one is a prefix of '
+      'another; expected answers that are not.'
     )
   return whole[0][:length], choices
 
@@ -246,13 +246,13 @@ def _check_numbers(decoder: Decoder, computed: Sequence):
   A single text that is too much for the model has no verdict.
   """
   if computed and all(np.isnan(numbers).any() for numbers in computed):
-    where = f'the judge, asked about {len(computed):,} texts'
+    where = f'the judge, reading {len(computed):,} texts'
     raise no_number(where, 'its weights', decoder.compute.dtype)
 
 
 def _tell_of_long(num_long: int, num_asked: int, room: int):
   if num_long:
     logger.warning(
-      '%d of %d questions to the judge have more than max_prompt_tokens=%d: '
-      'no verdict', num_long, num_asked, room,
+      '%d of %d questions to the judge have more than max_prompt_tokens=%d '
+      'tokens, so they get no verdict', num_long, num_asked, room,
     )  # fmt: skip

@@ -78,9 +78,9 @@ class ModelFiles:
     longest = self.config.max_length
     if prompt_tokens + new_tokens > longest:
       print(
-        f'warning: {prompt_tokens:,} prompt tokens and {new_tokens:,} new ones '
-        f'are more than the {longest:,} of the training of {self.path}; what '
-        'comes after those may be nonsense.',
+        f'warning: {prompt_tokens:,} prompt tokens and {new_tokens:,} new '
+        f'ones are more than the {longest:,} that {self.path} was trained '
+        'with; output beyond that may be poor.',
         file=sys.stderr,
       )
 
@@ -105,7 +105,7 @@ class ModelFiles:
       tokenizer_lib.load(self.assets)
     except ValueError as error:
       raise ValueError(
-        f'{error} Say which with --tokenizer, or in a gin file with '
+        f'{error} Name one with --tokenizer, or in a gin file with '
         'config.Data.tokenizer.'
       ) from error
     raise AssertionError('it has one')
@@ -126,9 +126,10 @@ class ModelFiles:
     """
     if tokenizer.vocab_size > self.config.vocab_size:
       raise ValueError(
-        f'{self.path}: the model knows {self.config.vocab_size} tokens, its '
-        f'tokenizer {named or self.assets} has {tokenizer.vocab_size}. Is this '
-        'its tokenizer?'
+        f'{self.path}: the vocabulary of the model has '
+        f'{self.config.vocab_size} tokens, that of its tokenizer '
+        f'{named or self.assets} has {tokenizer.vocab_size}. Is this its '
+        'tokenizer?'
       )
     if not named or not self.has_tokenizer():
       return
@@ -137,9 +138,10 @@ class ModelFiles:
     own = tokenizer_lib.load(self.assets)
     if said := tokenizer_lib.difference(own, tokenizer):
       raise ValueError(
-        f"{self.path}: the tokenizer {named} is not the model's, which is in "
-        f"{self.assets}: {said}. Name none to use the model's, or, if it was "
-        'trained with the other, put the files of that one there.'
+        f"{self.path}: the tokenizer {named} differs from the model's, which "
+        f"is in {self.assets}: {said}. Name none to use the model's; if the "
+        'model was trained with the other one, put the files of that one '
+        'there.'
       )
 
 
@@ -182,8 +184,8 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
   path = pathlib.Path(path)
   if not path.is_dir():
     raise ValueError(
-      f'{path}: no such directory. Expected a Hugging Face directory or one of '
-      'checkpoints.'
+      f'{path}: no such directory. Expected a Hugging Face directory or a '
+      'directory of checkpoints.'
     )
   if huggingface.is_directory(path):
     if step is not None:
@@ -247,14 +249,16 @@ def new_directory(
   """
   path = pathlib.Path(os.path.realpath(path))
   if path.exists() and not overwrite:
-    raise ValueError(f'{path}: exists already; --overwrite replaces it.')
+    raise ValueError(f'{path}: already exists; pass --overwrite to replace it.')
   if path.exists() and not is_written(path):
     raise ValueError(
-      f'{path}: is no model that rlpt wrote, or has more in it, and is not '
-      'replaced. Choose another directory, or remove that one.'
+      f'{path}: is not a model that rlpt wrote, or contains other files, so '
+      'it is not replaced. Choose another directory, or remove that one.'
     )
   if jax.process_count() > 1:
-    raise ValueError('Directories of models are written by a single process.')
+    raise ValueError(
+      'Only a single process can write the directory of a model.'
+    )
   path.parent.mkdir(parents=True, exist_ok=True)
   # In the same folder, so that the renames stay on one file system.
   parent = pathlib.Path(

@@ -79,7 +79,7 @@ class AnswerCache:
         os.write(self._file, data[written:])  # raises that error.
     except OSError as error:
       raise OSError(
-        error.errno, f'{error.strerror}; the answers of the judge go there',
+        error.errno, f"{error.strerror}; the judge's answers are kept there",
         str(self.path),
       ) from error  # fmt: skip
 

@@ -81,16 +81,16 @@ class Endpoint:
     parts = urllib.parse.urlsplit(self.url)
     if parts.username or parts.password or parts.query:
       raise ValueError(
-        'url: has a user, a password or a query in it, which would be seen in '
-        'logs; expected an address alone. Give a key by key_env.'
+        'url: contains a user, a password or a query, which would appear in '
+        'logs; expected only an address. Pass a key with key_env.'
       )
     if parts.scheme not in ('http', 'https') or not parts.hostname:
       expected = "an address such as 'http://127.0.0.1:8000/v1'"
       raise checks.wrong(type(self), 'url', self.url, expected)
     if taken := sorted(OURS & self.fields.keys()):
       raise ValueError(
-        f'fields: {taken[0]!r} is not for you to set; expected other fields of '
-        "the request, such as 'max_tokens'."
+        f'fields: {taken[0]!r} is set by rlpt; expected other fields of the '
+        "request, such as 'max_tokens'."
       )
 
   @property
@@ -195,7 +195,7 @@ class Remote:
 
   def _run(self, main: Callable[[], Any]):
     if self._closed:
-      raise RuntimeError(f'{self.endpoint.url}: asked after it was closed.')
+      raise RuntimeError(f'{self.endpoint.url}: was asked after it was closed.')
     call = _Call()
     self._calls.add(call)
     try:
@@ -341,7 +341,7 @@ class Remote:
     since, times = time.monotonic(), 0
     said, clock = since, time.strftime('%H:%M:%S')
     logger.warning(
-      '%s does not answer (%s); waiting for it since %s, %g s at most',
+      '%s does not answer (%s); waiting for it since %s, for at most %g s',
       self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
     )  # fmt: skip
     while self._is_down():
@@ -349,7 +349,7 @@ class Remote:
       if now - said >= REMIND_S:
         said = now
         logger.warning(
-          '%s: waiting for it since %s, %.0f of %g s (%s)', self.endpoint.url,
+          '%s: still waiting since %s, %.0f of %g s (%s)', self.endpoint.url,
           clock, now - since, self.patience.wait, self._last_fault.detail,
         )  # fmt: skip
       delay = max(self.patience.delay(times), self._not_before - now)
@@ -376,14 +376,14 @@ class Remote:
   def _unavailable(self, waited: float) -> Unavailable:
     why = f'wait={self.patience.wait:g}'
     if self._is_leaving:
-      why = 'told to leave'
-    kept = 'No answers are kept, for want of a cache'
+      why = 'preempted'
+    kept = 'No cache is set, so no answers are kept'
     if self.cache is not None:
-      kept = f'What was answered is in {self.cache.path}'
+      kept = f'The answers so far are in {self.cache.path}'
     return Unavailable(
       f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
-      f'({why}), last: {self._last_fault.detail}. '
-      f'{kept}; start the run again when it is back.'
+      f'({why}), last: {self._last_fault.detail}. {kept}; restart the run '
+      'when it is back.'
     )
 
   def _mistake(self, fault: Fault) -> ValueError:
@@ -397,7 +397,7 @@ class Remote:
     key = f', the key in ${asked.key_env}' if asked.key_env else ''
     return ValueError(
       f'{asked.address}: {fault.detail}. Are the address, '
-      f'model={asked.model!r}, fields={dict(asked.fields)}{key} as expected?'
+      f'model={asked.model!r}, fields={dict(asked.fields)}{key} correct?'
     )
 
 

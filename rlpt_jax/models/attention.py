@@ -120,7 +120,7 @@ def _attend(q_BTNH, part):
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
-  assert part.readers is None or T == 1, 'readers are rows of a single query'
+  assert part.readers is None or T == 1, 'readers need a single query'
   q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
   q_PKMRH = jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
   scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
@@ -217,7 +217,7 @@ def splash_attention(
 ):
   """Attention by the Pallas kernel that ships with JAX."""
   if len(context) > 1:
-    raise ValueError('splash attention takes one part of context at most.')
+    raise ValueError('splash attention takes at most one part of context.')
   _assert_plain(context)
   B, T, _, H = q_BTNH.shape
   P, S = (
@@ -322,7 +322,7 @@ def _largest_block(length):
 def _assert_plain(context):
   for part in context:
     assert part.readers is None and part.k_scale_PKS is None, (
-      "readers and int8 are for decoding, which is XLA's"
+      'readers and int8 caches are supported by the xla kernel only'
     )
 
 

@@ -58,12 +58,12 @@ class DecoderConfig:
       )
     if self.head_dim % 2:
       raise ValueError(
-        f'head_dim={self.head_dim}: expected an even size, rotary positions '
-        'turn pairs.'
+        f'head_dim={self.head_dim}: expected an even size, because rotary '
+        'embeddings rotate pairs.'
       )
     if self.rope_layers and len(self.rope_layers) != self.num_layers:
       raise ValueError(
-        f'rope_layers names {len(self.rope_layers)} layers, expected '
+        f'rope_layers has {len(self.rope_layers)} entries, expected '
         f'num_layers={self.num_layers}.'
       )
     if not self.experts_per_token <= self.num_experts or (

@@ -179,14 +179,14 @@ def _open_safetensors(path: pathlib.Path):
 
   if not path.exists():
     raise ValueError(
-      f'{path}: not there. Expected model.safetensors, or shards and '
+      f'{path}: not found. Expected model.safetensors, or shards and '
       'model.safetensors.index.json; pickled weights (.bin) are not read.'
     )
   try:
     return safetensors.safe_open(path, framework='numpy')
   except safetensors.SafetensorError as error:
     raise ValueError(
-      f'{path}: not a whole safetensors file: {error}.'
+      f'{path}: incomplete or damaged safetensors file: {error}.'
     ) from error
 
 
@@ -275,15 +275,15 @@ def _check_names(tensors: Tensors, rows: dict[str, _Row], *, tied: bool):
   missing = sorted(set(expected) - set(tensors))
   if missing or extra:
     raise ValueError(
-      f'{tensors.directory}: its weights are not those of its config.json: '
+      f'{tensors.directory}: its weights do not match its config.json: '
       f'{len(missing)} missing {missing[:3]}, {len(extra)} unexpected '
       f'{extra[:3]}.'
     )
   for name, row in expected.items():
     if tensors.shape(name) != row.merged:
       raise ValueError(
-        f'{tensors.directory}: {name} has shape {tensors.shape(name)}, '
-        f'config.json makes it {row.merged}.'
+        f'{tensors.directory}: {name} has shape {tensors.shape(name)}, but '
+        f'config.json implies {row.merged}.'
       )
 
 

@@ -88,7 +88,7 @@ def read_config(json: dict[str, Any], *, where: str = 'config.json'):
     return _read_config(json, where)
   except (AttributeError, TypeError, ZeroDivisionError) as error:
     raise ValueError(
-      f'{where}: a field has a value of the wrong kind: {error}.'
+      f'{where}: a field has a value of the wrong type: {error}.'
     ) from error
 
 
@@ -117,8 +117,8 @@ def _read_config(json: dict[str, Any], where: str) -> DecoderConfig:
     # An unknown feature is harmless if it is off.
     if name not in known and value not in (None, False, [], {}):
       raise ValueError(
-        f'{where}: {name}={value!r} is not known to rlpt_jax and may change '
-        f'what the model computes. If it does not, add it to HARMLESS in '
+        f'{where}: {name}={value!r} is unknown to rlpt_jax and may change '
+        'what the model computes. If it does not, add it to HARMLESS in '
         f'{__name__}.'
       )
   json = DEFAULTS[family] | {k: v for k, v in json.items() if v is not None}
@@ -234,7 +234,7 @@ def write_config(c: DecoderConfig, *, dtype: str) -> dict[str, Any]:
     json['no_rope_layers'] = [int(rotates) for rotates in c.rope_layers]
   if read_config(json) != c:
     raise ValueError(
-      f'{c}: a {c.family} config.json cannot say this; it has no fields for '
-      'what other families do.'
+      f'{c}: cannot be written as a {c.family} config.json, which has no '
+      'fields for features of other families.'
     )
   return json

@@ -117,7 +117,7 @@ def test_another_models_tokenizer_is_refused(model, monkeypatch):
   small = judges.Reading(model=model, **OPTIONS)
   monkeypatch.setattr(ByteTokenizer, 'vocab_size', 300)
   with pytest.raises(
-    ValueError, match='knows 259 tokens, its tokenizer bytes has 300'
+    ValueError, match='has 259 tokens, that of its tokenizer bytes has 300'
   ):
     small([[1]], [[2]])
 

@@ -146,9 +146,7 @@ def test_a_question_that_is_too_long_has_no_verdict(decoder, params, caplog):
 def test_a_judge_whose_weights_are_broken(decoder, params):
   broken = params | {'norm': params['norm'].at[3].set(jnp.nan)}
   score = lib.scorer(decoder, broken, ByteTokenizer(), chat=False, rows=ROWS)
-  message = (
-    'the judge, asked about 2 texts: a log-probability that is no number'
-  )
+  message = 'the judge, reading 2 texts: NaN log-probability'
   with pytest.raises(FloatingPointError, match=message):
     score(['a', 'b'])
   with pytest.raises(FloatingPointError, match=message):
@@ -216,7 +214,7 @@ def test_every_question_has_its_own_answers():
 
 @pytest.mark.parametrize('answers', [('a', 'ab'), ('a', 'a')])
 def test_answers_that_begin_alike_are_refused(answers):
-  with pytest.raises(ValueError, match='one is how another begins'):
+  with pytest.raises(ValueError, match='one is a prefix of another'):
     lib.split(ByteTokenizer(), 'Hm', chat=False, answers=answers)
 
 

@@ -279,9 +279,11 @@ def test_a_run_waits_for_a_judge_that_is_down(caplog, monkeypatch):
     assert _failures(client) == {}
   said = [record.getMessage() for record in caplog.records]
   assert 'does not answer (ClientConnectorError' in said[0]
-  since = re.search(r'waiting for it since (..:..:..), 20 s at most', said[0])
+  since = re.search(
+    r'waiting for it since (..:..:..), for at most 20 s', said[0]
+  )
   for reminder in said[1:-1]:
-    assert reminder.startswith(f'{judge.url}: waiting for it since {since[1]},')
+    assert reminder.startswith(f'{judge.url}: still waiting since {since[1]},')
     assert re.search(r'[01] of 20 s \(ClientConnectorError', reminder)
   assert 'answers again after 1 s' in said[-1]
   assert len(said) in (3, 4)
@@ -334,7 +336,7 @@ def test_a_run_that_is_to_leave_waits_no_more(told_by, answer, open_after):
     judges.running(act) as judge,
     _client(judge, wait=600, open_after=open_after) as client,
     _without_waiting(),
-    pytest.raises(lib.Unavailable, match=r'of waiting \(told to leave\), last'),
+    pytest.raises(lib.Unavailable, match=r'of waiting \(preempted\), last'),
   ):
     client(['a'])
 
@@ -473,9 +475,9 @@ def test_if_every_question_is_refused_it_is_a_mistake():
   ('fields', 'message'),
   [
     ({'url': 'judge:8000'}, "url='judge:8000': expected an address"),
-    ({'url': f'http://me:{KEY}@judge/v1'}, 'Give a key by key_env'),
-    ({'url': f'http://judge/v1?key={KEY}'}, 'Give a key by key_env'),
-    ({'fields': {'n': 2}}, "'n' is not for you to set"),
+    ({'url': f'http://me:{KEY}@judge/v1'}, 'Pass a key with key_env'),
+    ({'url': f'http://judge/v1?key={KEY}'}, 'Pass a key with key_env'),
+    ({'fields': {'n': 2}}, "'n' is set by rlpt"),
     ({'key_env': 'NO_SUCH_KEY'}, 'key_env=NO_SUCH_KEY: .* not set, or empty'),
     ({'key_env': 'BAD_KEY'}, 'key_env=BAD_KEY: .*not plain ASCII'),
   ],

@@ -17,7 +17,7 @@ from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
     ({'family': 'gpt'}, "family='gpt': expected 'llama', 'qwen2'"),
     ({'num_heads': 3}, 'num_heads=3: expected a multiple of num_kv_heads=2'),
     ({'head_dim': 7}, 'head_dim=7: expected an even size'),
-    ({'rope_layers': (True,)}, 'names 1 layers, expected num_layers=2'),
+    ({'rope_layers': (True,)}, 'has 1 entries, expected num_layers=2'),
     ({'experts_per_token': 3}, 'experts_per_token=3: expected 1 to'),
     ({'num_experts': 4}, 'experts_per_token=0: expected 1 to num_experts=4'),
   ],
