@@ -68,7 +68,7 @@ class ByKind(Reward):
     if unknown := sorted(set(kinds) - set(self.rewards)):
       raise ValueError(
         f'examples of kind {unknown[0]!r}, but rewards for '
-        f'{sorted(self.rewards)} only. Add one for it.'
+        f'{sorted(self.rewards)} only. Add a reward for that kind.'
       )
     verdicts: list = [None] * len(examples)
     parts = {}

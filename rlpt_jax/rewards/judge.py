@@ -127,7 +127,7 @@ class Judged(Reward):
   def __post_init__(self):
     checks.check_fields(self)
     if missing := {'reference', 'predicted'} - set(_PLACE.findall(self.prompt)):
-      raise ValueError(f'prompt: has no {{{min(missing)}}} to be filled in.')
+      raise ValueError(f'prompt: expected {{{min(missing)}}} in it.')
 
   @abc.abstractmethod
   def verdicts(self, questions: list[str]) -> list[Verdict]:
@@ -154,7 +154,7 @@ class Judged(Reward):
     if len(given) != len(questions):
       raise ValueError(
         f'the judge gave {len(given)} answers to {len(questions)} questions; '
-        'expected one for each, in their order.'
+        'expected one answer per question, in their order.'
       )
     verdict = dict(zip(questions, given, strict=True))
     flat = [verdict[x] if isinstance(x, str) else x for x in found]

@@ -84,8 +84,8 @@ def steps(
   """Returns a gain of rewards[k] if `gain` reaches k bounds (VR-CLI)."""
   if len(rewards) != len(bounds) + 1 or list(bounds) != sorted(bounds):
     raise ValueError(
-      f'bounds={bounds}, rewards={rewards}: expected rising bounds and one '
-      'reward more than there are bounds.'
+      f'bounds={bounds}, rewards={rewards}: expected increasing bounds, and '
+      'one more reward than bounds.'
     )
   return functools.partial(_stepped, gain, tuple(bounds), tuple(rewards))
 
@@ -116,7 +116,7 @@ class Likelihood(Reward):
     low, high = self.clip
     if not low < high:
       raise checks.wrong(
-        type(self), 'clip', self.clip, 'a bound and a greater one'
+        type(self), 'clip', self.clip, 'a lower and a higher bound'
       )
 
   def __call__(self, examples, completions) -> Scores:
@@ -138,7 +138,7 @@ class Likelihood(Reward):
     if len(found) != len(contexts):
       raise ValueError(
         f'{len(found)} log-probabilities of {len(contexts)} continuations; '
-        'expected one for each, in their order.'
+        'expected one per continuation, in their order.'
       )
     values, verdicts = iter(found), []
     for expected, text, before in rows:

@@ -64,9 +64,9 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
   for gold, answer in WARM_UP:
     if (found := compare(gold, answer)) != 'right':
       raise SystemExit(
-        f'math-verify finds that {answer} is {found} for {gold}; expected '
-        'right. Is the installed antlr4-python3-runtime one that '
-        'latex2sympy2_extended takes?'
+        f'math-verify judges {answer} as {found} for {gold}; expected right. '
+        'Is the installed version of antlr4-python3-runtime one that '
+        'latex2sympy2_extended supports?'
       )
   # The end of stdin is not enough: a process that the parent has forked keeps
   # the pipe open for as long as it lives. os.kill(parent, 0) does not do: it
@@ -75,7 +75,9 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
   with contextlib.suppress(AttributeError, OSError):  # Only Linux has pidfds.
     watched.append(os.pidfd_open(parent))
   if os.getppid() != parent:  # It ended before it was watched.
-    raise SystemExit(f'expected {parent} as the parent; it is gone.')
+    raise SystemExit(
+      f'expected {parent} as the parent process, which has ended.'
+    )
   os.write(replies, b'ready\n')
   silence = os.open(os.devnull, os.O_RDWR)
   os.dup2(silence, 1)

@@ -56,7 +56,7 @@ class ProcessPool:
     """Returns answers in order; None if a worker was silent or two died."""
     with self._lock:
       if self._closed:
-        raise ValueError('the pool is closed: make another.')
+        raise ValueError('the pool is closed: create another.')
       try:
         return self._map(requests)
       except BaseException:
@@ -142,7 +142,8 @@ class ProcessPool:
       self._failed_starts = 0
       raise RuntimeError(
         f'{" ".join(self._command)}: {lost} before it was ready, {MAX_STARTS} '
-        f'times in a row. Run it by hand; what it said last:\n{worker.said}'
+        'times in a row. Run it by hand to see why; the end of its '
+        f'stderr:\n{worker.said}'
       )
 
 
@@ -186,10 +187,10 @@ class _Worker:
   def receive(self, spoke: bool) -> str | None:
     """Returns the answer if it is complete, else None; raises _Lost."""
     if not spoke:
-      raise _Lost('it was silent')
+      raise _Lost('it did not respond')
     block = os.read(self.stdout.fileno(), MAX_BYTES)
     if not block:
-      raise _Lost('it ended')
+      raise _Lost('it exited')
     self._rest += block
     if not self._rest.endswith(b'\n'):
       return None
@@ -199,7 +200,7 @@ class _Worker:
       return None
     number, _, answer = said.partition(' ')
     if self.task is None or number != str(self.task):
-      raise _Lost(f'it said {said!r}')
+      raise _Lost(f'it printed {said!r}')
     self.task, self.deadline = None, math.inf
     return answer
 

@@ -47,7 +47,7 @@ class Scores:
       or rewards.shape != reasons.shape
     ):  # fmt: skip
       raise ValueError(
-        f'Scores of {rewards.dtype} {rewards.shape} with reasons '
+        f'Scores: rewards of {rewards.dtype} {rewards.shape} with reasons '
         f'{reasons.shape}: expected two arrays of the same shape [P, G], the '
         'first of float32.'
       )
@@ -188,7 +188,7 @@ def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
   name = f'{function.__module__}.{function.__qualname__}'
   return ValueError(
     f'the reward {name} returned {what}; expected Scores, or {P} lists of {G} '
-    'numbers, a number or None for each completion, or one list of all '
+    'numbers (a number or None for each completion), or one list of all '
     f'{P * G}.'
   )
 
@@ -212,12 +212,12 @@ def check_groups(
   """Raises unless every example has a group, all of the same size."""
   if len(completions) != len(examples):
     raise ValueError(
-      f'{len(examples)} examples but {len(completions)} groups of completions; '
-      'expected one group for every example.'
+      f'{len(examples)} examples but {len(completions)} groups of '
+      'completions; expected one group per example.'
     )
   sizes = sorted({len(group) for group in completions})
   if len(sizes) > 1:
     raise ValueError(
-      f'groups of {sizes[0]} and of {sizes[-1]} completions; expected the same '
-      'number for every example. Give each its own call.'
+      f'groups of {sizes[0]} and of {sizes[-1]} completions; expected the '
+      'same number for every example. Call the reward once for each size.'
     )

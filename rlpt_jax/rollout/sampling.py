@@ -81,13 +81,14 @@ class Sampling:
     if not self.temperature > 0:
       raise checks.wrong(
         type(self), 'temperature', self.temperature,
-        'more than 0 to learn from, or all samples of a group are one',
+        'more than 0 for training, or all samples of a group are the same',
       )  # fmt: skip
     if (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
       raise ValueError(
-        f'Config.sampling: top_k={self.top_k}, top_p={self.top_p}, min_p='
-        f'{self.min_p}: expected 0, 1 and 0: the learner compares the samples '
-        'with the whole distribution. Filters are for HeldOut.sampling.'
+        f'Config.sampling: top_k={self.top_k}, top_p={self.top_p}, '
+        f'min_p={self.min_p}: expected 0, 1 and 0: the learner compares the '
+        'samples with the whole distribution. Use filters in HeldOut.sampling '
+        'only.'
       )
 
   def interrupted(self, tokenizer: Tokenizer) -> requests.Interruption | None:

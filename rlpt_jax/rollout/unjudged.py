@@ -90,7 +90,7 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   except FileNotFoundError:
     return {}
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    logger.warning('%s: cannot be read (%s); sampled again.', path, error)
+    logger.warning('%s: cannot be read (%s); sampling again.', path, error)
     return {}
   ends = np.cumsum([0, *(length for _, _, length, _ in about['samples'])])
   arrays['versions'] = arrays['versions'] + (version - about['version'])

@@ -75,7 +75,7 @@ class Verdicts:
     if not self._has_warned:
       self._has_warned = True
       logger.warning(
-        'step %d: %s. Those completions are left out. (Said once.)',
+        'step %d: %s. Those completions are left out. (This is logged once.)',
         step,
         problem,
       )
@@ -83,14 +83,12 @@ class Verdicts:
 
 def _advice(step: int) -> str:
   if step <= 1:
-    return (
-      'Mend that and start again: the run goes on with the same completions.'
-    )
+    return 'Fix this and restart: the run resumes with the same completions.'
   # A policy trained on one reward must not continue with another.
   return (
-    'Mend that without other settings and start again: the run goes on with '
-    'the same completions. Other settings of the reward need another workdir; '
-    'its model may be the checkpoints of this one.'
+    'Fix this without changing settings and restart: the run resumes with the '
+    'same completions. Other settings of the reward need another workdir; its '
+    'model may be the checkpoints of this one.'
   )
 
 

@@ -29,8 +29,9 @@ def sample(
     request.check_vocabulary(decoder.config.vocab_size)
     if request.samples != G:
       raise ValueError(
-        f'request {request.id}: {request.samples} samples, the batch has {G}: '
-        'expected groups of one size; the engine takes any.'
+        f'request {request.id}: {request.samples} samples, but the batch has '
+        f'{G}: expected groups of equal size. Use the engine for groups of '
+        'any size.'
       )
   P = bucket(len(requests), least=1)
   S = bucket(max(len(request.prompt_tokens) for request in requests) - 1)

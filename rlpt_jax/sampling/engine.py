@@ -44,9 +44,8 @@ def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
   """The error for NaN log-probabilities; cli.py prints its one line."""
   cure = '' if dtype == 'float32' else ' Try dtype=float32.'
   return FloatingPointError(
-    f'{where}: a log-probability that is no number, with {model}: they are '
-    f'broken, or the activations too large for {dtype}. Is the model whole?'
-    f'{cure}'
+    f'{where}: NaN log-probability with {model}: the weights are damaged, or '
+    f'activations overflow {dtype}. Is the model file complete?{cure}'
   )
 
 
@@ -142,8 +141,8 @@ class Engine:
     """
     if not self._is_whole:
       raise RuntimeError(
-        'The engine is closed, or an earlier step was interrupted: make a new '
-        'one, and submit again what was in this one.'
+        'The engine is closed, or an earlier step was interrupted: create a '
+        'new one, and submit again what was in this one.'
       )
     # An interrupted step may leave slots without their prompts, or NaN in the
     # caches, which masks do not keep out.

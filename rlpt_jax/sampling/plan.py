@@ -82,8 +82,8 @@ class Plan:
       if found > room:
         field = f'max_{name.replace(" ", "_")}'
         raise ValueError(
-          f'request {request.id}: {found} {name}, the plan has room for {room}:'
-          f' shorten it or raise {field}.'
+          f'request {request.id}: {found} {name}, but at most {room} fit: '
+          f'shorten it or raise {field}.'
         )
     self.sizes.check(request)
 
@@ -181,13 +181,13 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
     if needed.prefixes > needed.own:
       longest = 'prompts or max_prompt_tokens'
     raise ValueError(
-      f'The sampler would take {_gib(needed.total)} on each device (weights '
+      f'The sampler needs {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
       f'{_gib(needed.prefixes)}, completions '
       f'{_gib(needed.own + needed.recent + needed.widened)}, logits '
-      f'{_gib(needed.logits)}), there is room for {_gib(room)}: '
-      f'lower {longest}, choose a smaller cache_dtype, or spread the model '
-      'over more devices.'
+      f'{_gib(needed.logits)}), but only {_gib(room)} is available: lower '
+      f'{longest}, choose a smaller cache_dtype, or split the model over more '
+      'devices.'
     )
   return needed
 

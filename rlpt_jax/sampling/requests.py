@@ -43,7 +43,7 @@ class Interruption:
     if not self.phrase or self.answer < 1:
       raise ValueError(
         f'phrase of {len(self.phrase)} tokens, answer={self.answer}: expected '
-        'at least one of each.'
+        'at least one token for each.'
       )
     _check_tokens('phrase', self.phrase)
     _check_tokens('unless', self.unless)
@@ -106,8 +106,8 @@ class Request:
         )
     if len(self.limits) != self.samples:
       raise ValueError(
-        f'max_new_tokens: {len(self.limits)} limits for {self.samples} samples:'
-        ' expected one for each, or one number for all.'
+        f'max_new_tokens: {len(self.limits)} limits for {self.samples} '
+        'samples: expected one limit per sample, or one number for all.'
       )
     if not all(self.stops):
       raise ValueError('stops: expected sequences of at least one token.')
@@ -121,8 +121,8 @@ class Request:
     largest = max(*self.prompt_tokens, *phrase, 0)
     if largest >= vocab_size:
       raise ValueError(
-        f'request {self.id}: it has token {largest}, the model has ids 0 to '
-        f'{vocab_size - 1}. Is this its tokenizer?'
+        f'request {self.id}: has token {largest}, but the ids of the model '
+        f'are 0 to {vocab_size - 1}. Is this its tokenizer?'
       )
 
   @property

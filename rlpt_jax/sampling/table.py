@@ -47,8 +47,8 @@ class Sizes:
     ):  # fmt: skip
       if found > room:
         raise ValueError(
-          f'request {request.id}: {found} {name}, room is for {room}: raise '
-          f'Sizes.{field}.'
+          f'request {request.id}: {found} {name}, but at most {room} fit: '
+          f'raise Sizes.{field}.'
         )
 
 

@@ -191,7 +191,7 @@ def test_answers_that_are_lost_are_noticed():
   ('options', 'message'),
   [
     ({'min_share': 1.5}, r'min_share=1.5: expected a number from 0'),
-    ({'prompt': 'Is {predicted} right?'}, r'has no {reference}'),
+    ({'prompt': 'Is {predicted} right?'}, r'expected {reference} in it'),
     ({'threshold': 0.0}, r'threshold=0.0: expected a number above 0'),
   ],
 )

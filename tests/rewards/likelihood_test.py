@@ -82,9 +82,9 @@ def test_steps_are_those_of_vr_cli(percent, reward):
 def test_a_bound_that_is_reached_counts():
   gain = lib.steps(lambda with_, without: with_, bounds=(1,), rewards=(0, 2))
   assert [gain(x, 0) for x in (0.9, 1, 1.1)] == [0, 2, 2]
-  with pytest.raises(ValueError, match='one reward more'):
+  with pytest.raises(ValueError, match='one more reward'):
     lib.steps(lib.probability, bounds=(1, 2), rewards=(0, 1))
-  with pytest.raises(ValueError, match='rising bounds'):
+  with pytest.raises(ValueError, match='increasing bounds'):
     lib.steps(lib.probability, bounds=(2, 1), rewards=(0, 1, 2))
 
 
@@ -166,8 +166,8 @@ def test_thoughts_of_a_prompt_that_opened_them():
 @pytest.mark.parametrize(
   ('clip', 'message'),
   [
-    ((1, 1), 'a bound and a greater one'),
-    ((2, 1), 'a bound and a greater one'),
+    ((1, 1), 'a lower and a higher bound'),
+    ((2, 1), 'a lower and a higher bound'),
     ((-math.inf, 1), 'a finite number in place of -inf'),
     ((math.nan, 1), 'a finite number in place of nan'),
   ],

@@ -138,18 +138,24 @@ def test_what_is_no_number_is_refused_in_one_line(found, shown):
   assert said.startswith(f'the reward {__name__}.{mine.__qualname__} returned ')
   assert shown in said and '\n' not in said
   assert said.endswith(
-    'expected Scores, or 2 lists of 3 numbers, a number or None for each '
-    'completion, or one list of all 6.'
+    'expected Scores, or 2 lists of 3 numbers (a number or None for each '
+    'completion), or one list of all 6.'
   )
 
 
 @pytest.mark.parametrize(
   ('rewards', 'found'),
   [
-    (np.zeros((1, 1)), 'Scores of float64 (1, 1) with reasons (1, 1)'),
-    (np.zeros(1, np.float32), 'Scores of float32 (1,) with reasons (1, 1)'),
-    (np.zeros((1, 2), np.float32), 'Scores of float32 (1, 2) with reasons (1'),
-    ([[0.0]], 'Scores of float64 (1, 1)'),
+    (np.zeros((1, 1)), 'Scores: rewards of float64 (1, 1) with reasons (1, 1)'),
+    (
+      np.zeros(1, np.float32),
+      'Scores: rewards of float32 (1,) with reasons (1, 1)',
+    ),
+    (
+      np.zeros((1, 2), np.float32),
+      'Scores: rewards of float32 (1, 2) with reasons (1, 1)',
+    ),
+    ([[0.0]], 'Scores: rewards of float64 (1, 1)'),
   ],
 )
 def test_scores_are_of_one_shape_and_float32(rewards, found):

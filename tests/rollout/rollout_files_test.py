@@ -56,8 +56,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     rollout_files.write(tmp_path, 12, LINES)
   path = tmp_path / 'rollouts' / '00000012.jsonl.gz'
   assert caught.value.strerror == (
-    f'{path}: could not be written (No space left on device). Mend that and '
-    'start again: the run goes on at its newest checkpoint.'
+    f'{path}: could not be written (No space left on device). Fix this and '
+    'restart: the run resumes from its newest checkpoint.'
   )
   assert not list(path.parent.iterdir())
 

@@ -85,4 +85,4 @@ def test_what_cannot_be_read_is_sampled_again(workdir, caplog):
     caplog.clear()
     assert unjudged.read(workdir, 7, version=0) == {}
     (record,) = caplog.records
-    assert record.getMessage().endswith('sampled again.')
+    assert record.getMessage().endswith('sampling again.')

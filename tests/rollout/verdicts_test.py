@@ -29,11 +29,11 @@ def test_a_format_failure_does_not_hide_a_broken_judge():
     Verdicts(3).check(7, judged([BOTH] * 17, formless=15))
   assert str(caught.value) == (
     'step 7: 17 of 17 verdicts are missing (17 judge/both). The judge answered '
-    "'Score: 0 Score: 1', expected 'Score: 0' or 'Score: 1': take a judge that "
+    "'Score: 0 Score: 1', expected 'Score: 0' or 'Score: 1': use a judge that "
     'follows instructions, with chat = False if it has no chat template (a '
     'base model), or give it more tokens (max_tokens in Endpoint.fields, or '
-    'max_new_tokens). Mend that without other settings and start again: the '
-    'run goes on with the same completions. Other settings of the reward need '
+    'max_new_tokens). Fix this without changing settings and restart: the '
+    'run resumes with the same completions. Other settings of the reward need '
     'another workdir; its model may be the checkpoints of this one.'
   )
 
@@ -62,7 +62,7 @@ def test_a_few_that_are_lost_stop_a_run_only_when_it_goes_on():
   # Where nobody was asked, nothing is known.
   verdicts.check(2, judged([], formless=8))
   assert verdicts.in_a_row == 2
-  with pytest.raises(ValueError, match=r'1 of 1 .*, 3 steps in a row. Mend'):
+  with pytest.raises(ValueError, match=r'1 of 1 .*, 3 steps in a row. Fix'):
     verdicts.check(3, judged([PROSE], formless=7))
   # One that goes on knows of it; a step with verdicts ends it.
   verdicts = Verdicts(3, in_a_row=2)
@@ -83,7 +83,7 @@ def test_hardly_any_is_as_good_as_none():
 def test_a_step_without_any_verdict_stops_it_at_once():
   with pytest.raises(
     ValueError,
-    match=r'2 of 2 verdicts .* did not answer: tim.*Mend that and start again',
+    match=r'2 of 2 verdicts .* did not answer: either.*Fix this and restart: ',
   ):
     Verdicts(3).check(1, judged([None, None]))
   nan = np.full((1, 2), math.nan, np.float32)
@@ -104,12 +104,12 @@ def test_missing_verdicts_are_told_of_once(caplog):
   said = record.getMessage()
   assert said.startswith(
     'step 1: 3 of 4 verdicts are missing (2 judge/unparsable, 1 judge/failed). '
-    f"The judge answered '{PROSE}', expected 'Score: 0' or 'Score: 1': take"
+    f"The judge answered '{PROSE}', expected 'Score: 0' or 'Score: 1': use"
   )
-  assert said.endswith('Those completions are left out. (Said once.)')
+  assert said.endswith('Those completions are left out. (This is logged once.)')
 
 
 @pytest.mark.parametrize('answer', ['', '<think>\nLet me see'])
 def test_a_judge_that_thinks_too_long_needs_other_things(answer):
-  with pytest.raises(ValueError, match=r'no tokens left.*switch its thinking'):
+  with pytest.raises(ValueError, match=r'no tokens left.*turn its thinking'):
     Verdicts(3).check(0, judged([answer] * 8))

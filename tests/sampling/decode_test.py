@@ -291,7 +291,7 @@ def test_buckets_are_few_and_near():
 def test_groups_of_one_batch_have_one_size(one_device):
   decoder, params = tiny(one_device)
   asked = [*requests(PROMPTS[:1]), *requests(PROMPTS[1:2], samples=2)]
-  with pytest.raises(ValueError, match='2 samples, the batch has 3'):
+  with pytest.raises(ValueError, match='2 samples, but the batch has 3'):
     sample(decoder, params, asked)
 
 

@@ -290,7 +290,7 @@ def test_an_interrupted_step_ends_the_engine(one_device, monkeypatch):
       patched.setattr(chunks, 'prefill_into', interrupt)
       with pytest.raises(KeyboardInterrupt):
         engine.step()
-    with pytest.raises(RuntimeError, match='make a new one'):
+    with pytest.raises(RuntimeError, match='create a new one'):
       engine.step()
 
 
@@ -398,14 +398,14 @@ def test_small_caches_change_logprobs_a_little(one_device):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'prompt_tokens': (1,) * 61}, '61 prompt tokens, .* room for 60'),
-    ({'max_new_tokens': 65}, '65 new tokens, .* room for 64'),
-    ({'prompt_tokens': (259,)}, 'it has token 259, .* ids 0 to 258'),
+    ({'prompt_tokens': (1,) * 61}, '61 prompt tokens, but at most 60'),
+    ({'max_new_tokens': 65}, '65 new tokens, but at most 64'),
+    ({'prompt_tokens': (259,)}, 'has token 259, .* are 0 to 258'),
     (
       {'interruption': Interruption(phrase=(300,), after=(1, 1), answer=1)},
-      'it has token 300, .* ids 0 to 258',
+      'has token 300, .* are 0 to 258',
     ),
-    ({'stops': ((1,),) * 5}, '5 stops, room is for 4'),
+    ({'stops': ((1,),) * 5}, '5 stops, but at most 4 fit'),
   ],
 )
 def test_what_cannot_be_served_is_refused_at_once(change, message, one_device):
@@ -429,9 +429,13 @@ def test_broken_weights_are_noticed(one_device):
 
 def test_what_to_try_depends_on_the_type():
   said = str(no_number('request 0', 'weights of version 0', 'float32'))
-  assert said.endswith('too large for float32. Is the model whole?')
+  assert said.endswith(
+    'activations overflow float32. Is the model file complete?'
+  )
   said = str(no_number('request 0', 'its weights', 'bfloat16'))
-  assert said.endswith('bfloat16. Is the model whole? Try dtype=float32.')
+  assert said.endswith(
+    'bfloat16. Is the model file complete? Try dtype=float32.'
+  )
 
 
 @pytest.mark.slow

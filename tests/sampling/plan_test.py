@@ -129,10 +129,10 @@ def test_a_plan_that_does_not_fit_says_what_to_lower():
   with pytest.raises(ValueError) as error:
     lib.check(dataclasses.replace(PLAN, memory=needed.total - 1), decoder)
   assert str(error.value) == (
-    'The sampler would take 0.00 GiB on each device (weights 0.00 GiB, prompts '
-    '0.00 GiB, completions 0.00 GiB, logits 0.00 GiB), there is room for 0.00 '
-    'GiB: lower slots or max_new_tokens, choose a smaller cache_dtype, or '
-    'spread the model over more devices.'
+    'The sampler needs 0.00 GiB on each device (weights 0.00 GiB, prompts 0.00 '
+    'GiB, completions 0.00 GiB, logits 0.00 GiB), but only 0.00 GiB is '
+    'available: lower slots or max_new_tokens, choose a smaller cache_dtype, '
+    'or split the model over more devices.'
   )
 
 
@@ -145,9 +145,9 @@ def test_the_figures_of_a_refusal():
   with pytest.raises(ValueError) as error:
     lib.check(plan, _decoder())
   for part in (
-    'would take 65.25 GiB on each device',
+    'needs 65.25 GiB on each device',
     'prompts 64.00 GiB, completions 1.25 GiB, logits 0.00 GiB)',
-    'there is room for 1.00 GiB: lower prompts or max_prompt_tokens,',
+    'but only 1.00 GiB is available: lower prompts or max_prompt_tokens,',
   ):
     assert part in str(error.value), part
   # A device has its share only.
@@ -193,7 +193,7 @@ def test_what_a_batch_cannot_be_split_into_is_refused():
 def test_what_the_machine_has_is_the_default():
   decoder = _decoder()
   lib.check(PLAN, decoder)
-  with pytest.raises(ValueError, match='there is room for'):
+  with pytest.raises(ValueError, match=r'but only .* is available'):
     lib.check(dataclasses.replace(PLAN, slots=2**24), decoder)
 
 
@@ -244,15 +244,15 @@ def test_a_request_that_fits_no_slot_is_refused():
   for changes, message in (
     (
       {'prompt_tokens': (1,) * 34},
-      'request a: 34 prompt tokens, the plan has room for 33: shorten it or '
+      'request a: 34 prompt tokens, but at most 33 fit: shorten it or '
       'raise max_prompt_tokens.',
     ),
     (
       {'samples': 2, 'max_new_tokens': (1, 41)},
-      'request a: 41 new tokens, the plan has room for 40: shorten it or raise '
+      'request a: 41 new tokens, but at most 40 fit: shorten it or raise '
       'max_new_tokens.',
     ),
-    ({'stops': ((1,) * 9,)}, 'room is for 8: raise Sizes.stop_tokens.'),
+    ({'stops': ((1,) * 9,)}, 'but at most 8 fit: raise Sizes.stop_tokens.'),
   ):
     with pytest.raises(ValueError, match=re.escape(message)):
       PLAN.check(_request(**changes))

@@ -42,7 +42,7 @@ def _interruption(**changes):
     ),
     (
       {'samples': 3, 'max_new_tokens': (5, 6)},
-      'max_new_tokens: 2 limits for 3 samples: expected one for each',
+      'max_new_tokens: 2 limits for 3 samples: expected one limit per',
     ),
     ({'max_new_tokens': ()}, 'max_new_tokens: 0 limits for 1 samples'),
     ({'temperature': -0.1}, 'temperature: expected 0 to 1000000.0, got -0.1.'),

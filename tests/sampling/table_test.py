@@ -198,19 +198,21 @@ def test_a_report_becomes_pieces():
   [
     (
       {'stops': ((1,), (2,), (3,))},
-      'request a: 3 stops, room is for 2: raise Sizes.stops.',
+      'request a: 3 stops, but at most 2 fit: raise Sizes.stops.',
     ),
     (
       {'stops': ((1,), (2, 3, 4, 5))},
-      'request a: 4 tokens in a stop, room is for 3: raise Sizes.stop_tokens.',
+      'request a: 4 tokens in a stop, but at most 3 fit: raise '
+      'Sizes.stop_tokens.',
     ),
     (
       {'interruption': _interruption(unless=(1, 2, 3, 4))},
-      'request a: 4 tokens in a stop, room is for 3: raise Sizes.stop_tokens.',
+      'request a: 4 tokens in a stop, but at most 3 fit: raise '
+      'Sizes.stop_tokens.',
     ),
     (
       {'interruption': _interruption(phrase=(1,) * 5)},
-      'request a: 5 tokens in the phrase, room is for 4: raise '
+      'request a: 5 tokens in the phrase, but at most 4 fit: raise '
       'Sizes.phrase_tokens.',
     ),
   ],
