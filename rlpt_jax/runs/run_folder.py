@@ -113,20 +113,20 @@ def _check_config(
       'is' not in found and found.keys() != wanted.keys()
     ):
       raise ValueError(
-        f'{path}: expected the settings of a run, found something else. Choose '
-        'another workdir.'
+        f'{path}: expected the settings of a run, found something else. '
+        'Choose another workdir.'
       )
     # An earlier version may also have recorded settings of `may_change`.
     changed = settings.differences(_fixed(found, may_change), wanted)
     if changed and not is_free:
       raise ValueError(
-        f'{workdir}: a run with other settings is there: {"; ".join(changed)}. '
-        'Go on with those, or choose another workdir.'
+        f'{workdir}: has a run with other settings: {"; ".join(changed)}. '
+        'Restore those, or choose another workdir.'
       )
   elif (workdir / CHECKPOINTS).exists():
     raise ValueError(
-      f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so it is not known what '
-      'they were made with. Choose another workdir.'
+      f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so the settings of '
+      'those checkpoints are unknown. Choose another workdir.'
     )
   # Also if the file exists: a folder that cannot be written to should fail now,
   # and not after something has been computed.
@@ -149,7 +149,7 @@ def _writable(workdir: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     raise ValueError(
       f'{workdir}: cannot be written to ({error.strerror}). Choose another '
-      'workdir, or mend this one.'
+      'workdir, or fix this one.'
     ) from error
 
 
@@ -167,8 +167,8 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except (BlockingIOError, PermissionError):
         raise ValueError(
-          f'{workdir}: another process is at this run. Wait until it ends, or '
-          'choose another workdir.'
+          f'{workdir}: another process is using this run folder. Wait until '
+          'it ends, or choose another workdir.'
         ) from None
       except OSError:
         pass  # Some network file systems do not support locks.
@@ -300,7 +300,7 @@ def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
     raise ValueError(
       f'step {step + 1}: {in_a_row} updates in a row had a loss or a gradient '
       'that is not finite; nothing was learned from them. Lower the learning '
-      'rate, or look at the data of these steps.'
+      'rate, or check the data of these steps.'
     )
 
 

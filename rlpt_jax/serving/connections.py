@@ -101,8 +101,8 @@ class Connections:
     if fewer < self._most:
       self._most = fewer
       print(
-        f'warning: at most {fewer} connections for now: the system has no '
-        f'room for more ({error.strerror}).',
+        f'warning: at most {fewer} connections for now: the system allows no '
+        f'more ({error.strerror}).',
         file=sys.stderr,
       )
     self._restore_at = asyncio.get_running_loop().time() + RESTORE

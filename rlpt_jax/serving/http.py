@@ -256,7 +256,7 @@ class Server:
           await self._receive(request, body)
       except TimeoutError:
         raise ApiError(
-          f'The body did not come within {self._limits.seconds:g} seconds.',
+          f'The body did not arrive within {self._limits.seconds:g} seconds.',
           status=408,
         ) from None
       executor = self._long if len(body) > LONG_BODY else None
@@ -289,7 +289,7 @@ class Server:
     if self._bodies + more > self._limits.bodies:
       raise ApiError(
         f'{self._bodies:,} bytes of requests are being read: expected at most '
-        f'{self._limits.bodies:,} with yours. Try again later.',
+        f'{self._limits.bodies:,}, including yours. Try again later.',
         status=429,
         code='queue_full',
         headers={'Retry-After': '1'},
@@ -390,8 +390,8 @@ def _num_tokens(transcripts: list[Transcript]) -> int:
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
   """Converts an error that aiohttp itself raises to one of this API."""
   messages = {
-    404: f'{request.path}: no such route; expected one below /v1.',
-    405: f'{request.path}: no {request.method} here; see Allow.',
+    404: f'{request.path}: no such route; expected one under /v1.',
+    405: f'{request.path}: {request.method} is not allowed; see Allow.',
   }
   allow = error.headers.get('Allow')
   return ApiError(

@@ -130,7 +130,8 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
   if len(prompts) * n > served.max_samples:
     raise ApiError(
       f'prompt: {len(prompts)} prompts with n={n}: expected at most '
-      f'{served.max_samples} completions of a call. Ask for them in several.',
+      f'{served.max_samples} completions per call. Ask for them in several '
+      'calls.',
       param='prompt',
     )
   requests = []
@@ -172,13 +173,14 @@ def _draw_seed() -> int:
 
 def _parse(body: bytes | bytearray) -> dict[str, Any]:
   def refuse(constant: str):
-    raise ValueError(f'{constant} is no JSON')
+    raise ValueError(f'{constant} is not JSON')
 
   try:
     fields = json.loads(body, parse_constant=refuse)
   except (ValueError, RecursionError) as error:  # Includes UnicodeDecodeError.
     raise ApiError(
-      f'The body is not JSON: {str(error) or "too deep"}.', code='invalid_json'
+      f'The body is not JSON: {str(error) or "nested too deeply"}.',
+      code='invalid_json',
     ) from error
   if not isinstance(fields, dict):
     raise ApiError(
@@ -315,7 +317,9 @@ def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
     prompts = []
   if not prompts or not all(isinstance(p, str) or _is_ids(p) for p in prompts):
     raise _expected(
-      'prompt', 'a text, a list of token ids, or a list of such', value
+      'prompt',
+      'a text, a list of token ids, or a list of texts or such lists',
+      value,
     )
   if len(prompts) > served.max_samples:
     raise ApiError(
@@ -396,9 +400,9 @@ def _check_length(characters: int, param: str, served: Served):
   if characters > served.max_prompt_characters:
     raise ApiError(
       f'{param}: {characters:,} characters, expected at most '
-      f'{served.max_prompt_tokens:,} tokens, which have no more than '
-      f'{served.max_prompt_characters:,}. Shorten it, or start the server with '
-      'a larger --max_prompt_tokens.',
+      f'{served.max_prompt_tokens:,} tokens, which have at most '
+      f'{served.max_prompt_characters:,} characters. Shorten it, or start the '
+      'server with a larger --max_prompt_tokens.',
       param=param,
       code='context_length_exceeded',
     )
@@ -463,5 +467,5 @@ def _shown(value: Any) -> str:
   try:
     text = json.dumps(value, ensure_ascii=False)
   except RecursionError:
-    text = 'something deep'
+    text = 'deeply nested JSON'
   return text if len(text) <= 60 else text[:57] + '...'

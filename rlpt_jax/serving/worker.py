@@ -71,7 +71,7 @@ class Worker:
     if self.samples + len(job.running) > self._max_samples:
       raise ApiError(
         f'The queue is full: {self.samples} completions run or wait, expected '
-        f'at most {self._max_samples} with yours. Try again later.',
+        f'at most {self._max_samples}, including yours. Try again later.',
         status=429,
         code='queue_full',
         headers={'Retry-After': '1'},

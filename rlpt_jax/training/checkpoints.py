@@ -111,9 +111,9 @@ class Store:
     newest = max(self.steps(), default=-1)
     if step <= newest:
       raise ValueError(
-        f'{self.directory}: step {step} cannot be saved, step {newest} is '
-        'there already. A run that goes back needs a new directory, or those '
-        'steps removed.'
+        f'{self.directory}: step {step} cannot be saved, because step '
+        f'{newest} already exists. A run that goes back needs a new '
+        'directory, or those steps removed.'
       )
     for name, tree in trees.items():
       inventory.check_leaves(name, tree)
@@ -134,7 +134,7 @@ class Store:
       self._manager.wait_until_finished()
       self._saving = step
       if not self._manager.save(step, args=ocp.args.Composite(**items)):
-        raise ValueError('orbax did not')
+        raise ValueError('orbax refused to save')
 
   def check(self):
     """Raises if a save in the background has failed; does not wait for one.
@@ -171,8 +171,8 @@ class Store:
     except (OSError, ValueError) as error:
       raise OSError(
         f'{self.directory}: step {self._saving} could not be saved '
-        f'({_why(error)}). Mend that and start again: the run goes on at the '
-        'checkpoint before.'
+        f'({_why(error)}). Fix this and restart: the run resumes from the '
+        'previous checkpoint.'
       ) from error
 
   def restore(
@@ -251,21 +251,21 @@ class Store:
     if not self.steps():
       there = sorted(p.name for p in self.directory.iterdir())[:5]
       raise ValueError(
-        f'{self.directory}: no checkpoint there, expected directories named '
+        f'{self.directory}: no checkpoint found, expected directories named '
         f'by their step; found {there or "nothing"}.'
       )
     if not any(
       (self.directory / str(s) / RECORD).exists() for s in self.steps()
     ):
       raise ValueError(
-        f'{self.directory}: its steps {self.steps()} have no {RECORD!r}: they '
-        'were not written by rlpt.'
+        f'{self.directory}: its steps {self.steps()} have no {RECORD!r}, so '
+        'they were not written by rlpt.'
       )
     if step is None:
       return self.steps()[::-1]
     if step not in self.steps():
       raise ValueError(
-        f'{self.directory}: no step {step}, there are {self.steps()}.'
+        f'{self.directory}: no step {step}, expected one of {self.steps()}.'
       )
     return [step]
 

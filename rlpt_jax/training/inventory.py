@@ -36,8 +36,9 @@ def check_leaves(name: str, tree):
     dtype = getattr(leaf, 'dtype', None)
     if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
       raise ValueError(
-        f'{name}/{path} is {type(leaf).__name__} {leaf}: expected an array; of '
-        'a random key save jax.random.key_data, of a number jnp.asarray.'
+        f'{name}/{path} is {type(leaf).__name__} {leaf}: expected an array; '
+        'save a random key as jax.random.key_data(key), a number as '
+        'jnp.asarray(x).'
       )
     if dtype.itemsize > 4 or 0 in leaf.shape:
       raise ValueError(
@@ -50,7 +51,8 @@ def check_fingerprints(found: dict[str, list], saved: dict[str, list]):
   changed = [path for path in found if found[path] != saved.get(path)]
   if changed:
     raise ValueError(
-      f'{len(changed)} arrays are not what was saved, {changed[0]} first'
+      f'{len(changed)} arrays differ from what was saved, the first is '
+      f'{changed[0]}'
     )
 
 
@@ -65,7 +67,7 @@ def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
     if odd := sorted(set(expected) ^ set(saved[name])):
       where = 'checkpoint' if odd[0] in saved[name] else 'model'
       raise ValueError(
-        f'{path}: {name}/{odd[0]} is in the {where} only ({len(odd)} such '
+        f'{path}: {name}/{odd[0]} is only in the {where} ({len(odd)} such '
         'arrays). Is this the model it was trained with?'
       )
     for leaf, shape in expected.items():

@@ -41,7 +41,9 @@ class AdamW:
   def __post_init__(self):
     checks.check_fields(self)
     if self.schedule != 'constant' and self.num_steps is None:
-      raise self._wrong('schedule', 'num_steps with it, where it ends')
+      raise self._wrong(
+        'schedule', 'num_steps to be set too: the schedule ends there'
+      )
     if self.num_steps is not None and self.num_steps <= self.warmup_steps:
       raise self._wrong(
         'num_steps', f'more than warmup_steps={self.warmup_steps}'

@@ -37,9 +37,9 @@ class Preemption:
     """Exits a preempted run that has saved after `count` steps."""
     if self.heard[:1] == [signal.SIGINT]:
       raise KeyboardInterrupt(
-        f'saved after step {count}, the same command goes on'
+        f'saved after step {count}; run the same command to resume'
       )
-    print(f'told to leave: saved after step {count}', file=sys.stderr)
+    print(f'preempted: saved after step {count}', file=sys.stderr)
     raise SystemExit(EXIT_PREEMPTED)
 
 
@@ -67,7 +67,8 @@ def preemption(
     if number == signal.SIGINT:
       signal.signal(number, before[number])
       logger.warning(
-        'interrupted: saves after the step that runs; once more: leaves at once'
+        'interrupted: will save after this step and exit; press Ctrl-C again '
+        'to exit now'
       )
 
   numbers = [signal.SIGTERM]

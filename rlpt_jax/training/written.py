@@ -80,8 +80,8 @@ def check(directory: pathlib.Path, arrays: dict[str, list]):
   expected = collections.Counter((*x[0], x[1]) for x in arrays.values())
   if found != expected:
     raise ValueError(
-      f'{directory.name} has {found.total()} arrays where {expected.total()} '
-      'were to be written, or others'
+      f'{directory.name} has {found.total()} arrays, expected '
+      f'{expected.total()}: the number, a shape or a dtype differs'
     )
   for file, end in ends.items():
     path = directory / file

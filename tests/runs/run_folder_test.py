@@ -30,7 +30,7 @@ def test_a_run_is_refused_where_another_is(tmp_path):
   runs.check_config(workdir, Config(), ('num_steps',))
   assert json.loads((workdir / 'config.json').read_text())['rate'] == 0.1
   runs.check_config(workdir, Config(num_steps=9), ('num_steps',))
-  with pytest.raises(ValueError, match=r'rate was 0.1, now 0.2. Go on with'):
+  with pytest.raises(ValueError, match=r'rate was 0.1, now 0.2. Restore those'):
     runs.check_config(workdir, Config(rate=0.2), ('num_steps',))
   with pytest.raises(ValueError, match='num_steps was nothing, now 3'):
     runs.check_config(workdir, Config())
@@ -63,7 +63,7 @@ def test_nor_is_a_run_that_is_there_gone_on_with(code, tmp_path, monkeypatch):
     runs.check_config(tmp_path, Config())
   assert str(caught.value) == (
     f'{tmp_path}: cannot be written to ({os.strerror(code)}). Choose another '
-    'workdir, or mend this one.'
+    'workdir, or fix this one.'
   )
 
 
@@ -84,7 +84,9 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     stdout=subprocess.PIPE,
   )
   first.stdout.readline()
-  with pytest.raises(ValueError, match='another process is at this run'):
+  with pytest.raises(
+    ValueError, match='another process is using this run folder'
+  ):
     claim(tmp_path, rate=0.2)
   assert json.loads((tmp_path / 'config.json').read_text())['rate'] == 0.1
   first.kill()  # Kill -9: nobody tidies up.
@@ -119,7 +121,7 @@ def test_a_folder_with_anything_of_a_step_is_not(path, tmp_path):
   claim(tmp_path)
   (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
   (tmp_path / path).write_text('{"step": 0}\n')
-  with pytest.raises(ValueError, match=r'rate was 0\.1, now 0\.2\. Go on'):
+  with pytest.raises(ValueError, match=r'rate was 0\.1, now 0\.2\. Restore'):
     claim(tmp_path, rate=0.2)
   assert claim(tmp_path)['rate'] == 0.1
 
@@ -181,7 +183,7 @@ def test_a_run_reads_with_the_tokenizer_of_its_model(
   if program is train_rl.train_rl:
     held_out = dataclasses.replace(config.held_out, data=data)
   for changes in ({'data': data}, {'held_out': held_out}):
-    message = f"{BASE}: the tokenizer bytes is not the model's"
+    message = f"{BASE}: the tokenizer bytes differs from the model's"
     with pytest.raises(ValueError, match=message):
       program(make(**changes), workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -315,8 +315,8 @@ def test_a_chat_without_a_template():
     ('POST', '/v1/completions', b'{"model": "toy", "prompt": "%s"}'
      % (b'x' * 2**22), {}, 400, '4,194,304 characters, expected at most 100'),
     ('POST', '/v1/chat/completions', b'{"model": "toy"}', {}, 400, 'messages'),
-    ('GET', '/v1/completions', None, {}, 405, 'no GET here'),
-    ('POST', '/v1/models', b'', {}, 405, 'no POST here'),
+    ('GET', '/v1/completions', None, {}, 405, ': GET is not allowed'),
+    ('POST', '/v1/models', b'', {}, 405, ': POST is not allowed'),
     ('GET', '/v1/nothing', None, {}, 404, '/v1/nothing: no such route'),
     ('GET', '/', None, {}, 404, 'no such route'),
   ],
@@ -510,7 +510,7 @@ def test_half_a_body_is_not_waited_for():
     with _sockets(server, HEAD % 100 + b'{"model"') as (sock,):
       answer = sock.recv(1000)
       assert b' 408 ' in answer and b'Connection: close' in answer
-      assert b'did not come within 0.05 seconds' in answer
+      assert b'did not arrive within 0.05 seconds' in answer
     assert _raw(server, 'GET', '/health')[0] == 200
 
 
@@ -575,7 +575,7 @@ def _is_refused(client):
   try:
     _complete(client, 'x' * 99, max_tokens=1)
   except openai.RateLimitError as error:
-    assert 'expected at most 1,000 with yours' in str(error)
+    assert 'expected at most 1,000, including yours' in str(error)
     assert error.response.headers['Retry-After'] == '1'
     return True
   return False

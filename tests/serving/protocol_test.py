@@ -303,8 +303,8 @@ def test_a_text_that_cannot_fit_is_not_encoded(kind, fields, characters):
   error = _refused(kind, served(Measured()), **fields)
   assert (error.status, error.code) == (400, 'context_length_exceeded')
   _matches(
-    f'{characters} characters, expected at most 100 tokens, which have no '
-    'more than 300',
+    f'{characters} characters, expected at most 100 tokens, which have at '
+    'most 300',
     error,
   )
 
@@ -331,8 +331,8 @@ def test_another_model_is_not_found():
     (b'[1]', r'The body is \[1\]: expected an object'),
     (b'"x"', 'expected an object'),
     (b'null', 'expected an object'),
-    (b'{"model": "toy", "prompt": "a", "temperature": NaN}', 'NaN is no JSON'),
-    (b'{"temperature": -Infinity}', '-Infinity is no JSON'),
+    (b'{"model": "toy", "prompt": "a", "temperature": NaN}', 'NaN is not JSON'),
+    (b'{"temperature": -Infinity}', '-Infinity is not JSON'),
     (b'{"n": ' + b'1' * 5000 + b'}', 'not JSON'),
     (b'[' * 100_000, 'not JSON'),
     (b'{"model": "toy", "prompt": "a", "top_p": 1e999}', 'top_p: .*Infinity'),

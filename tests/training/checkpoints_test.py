@@ -275,8 +275,8 @@ def test_a_full_disk_is_one_line_and_the_one_before_stays(told_by, tmp_path):
     with contextlib.suppress(OSError):  # As often as it is asked.
       store.close()
   assert str(caught.value) == (
-    f'{directory}: step 2 could not be saved (File too large). Mend that and '
-    'start again: the run goes on at the checkpoint before.'
+    f'{directory}: step 2 could not be saved (File too large). Fix this and '
+    'restart: the run resumes from the previous checkpoint.'
   )
   with Store(directory, keep_last=1) as store:
     assert store.steps() == [1]
@@ -371,7 +371,7 @@ def test_another_model_is_an_error_that_names_the_array(tmp_path):
   with Store(tmp_path, read_only=True) as store:
     with pytest.raises(ValueError, match=r'layer/w with shape \[16, 8\]'):
       store.restore(_abstract(other))
-    with pytest.raises(ValueError, match='layer/b is in the checkpoint only'):
+    with pytest.raises(ValueError, match='layer/b is only in the checkpoint'):
       store.restore(_abstract({'params': {'layer': {'w': jnp.zeros((16, 8))}}}))
     with pytest.raises(ValueError, match="expected 'ema' among them"):
       store.restore(_abstract({'ema': other['params']}))

@@ -76,7 +76,7 @@ def test_a_step_is_adamws():
     ({'learning_rate': float('nan')}, 'learning_rate=nan'),
     ({'b1': 1.5}, 'b1=1.5: expected a number from 0 to 1'),
     ({'schedule': 'step'}, "schedule='step'"),
-    ({'schedule': 'cosine'}, "schedule='cosine': expected num_steps with it"),
+    ({'schedule': 'cosine'}, "schedule='cosine': expected num_steps to be set"),
     ({'num_steps': 3, 'warmup_steps': 3}, 'expected more than'),
     ({'clip_norm': 0}, 'clip_norm=0'),
   ],

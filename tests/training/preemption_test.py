@@ -36,14 +36,16 @@ def test_sigterm_leaves_after_the_step_with_a_status(outer, capsys):
   with pytest.raises(SystemExit) as left:
     steps(2, [signal.SIGTERM])
   assert left.value.code == EXIT_PREEMPTED
-  assert 'told to leave: saved after step 3' in capsys.readouterr().err
+  assert 'preempted: saved after step 3' in capsys.readouterr().err
   assert not outer
 
 
 def test_ctrl_c_leaves_after_the_step_as_an_interrupt(outer, caplog):
-  with pytest.raises(KeyboardInterrupt, match='saved after step 3, the same'):
+  with pytest.raises(
+    KeyboardInterrupt, match='saved after step 3; run the same'
+  ):
     steps(2, [signal.SIGINT])
-  assert 'saves after the step that runs' in caplog.text
+  assert 'will save after this step' in caplog.text
   assert not outer
 
 

@@ -61,7 +61,7 @@ def test_a_chunk_that_is_missing(key, message, tmp_path):
 )
 def test_arrays_other_than_those_saved(others, tmp_path):
   _write(tmp_path)
-  with pytest.raises(ValueError, match='has 3 arrays where'):
+  with pytest.raises(ValueError, match='has 3 arrays, expected'):
     written.check(tmp_path, ARRAYS | others if others else {})
 
 
