@@ -179,7 +179,7 @@ def test_a_run_that_is_told_to_leave_or_finds_the_disk_full(
     end = run('train_rl', folder, tmp_path, Fate(part, step, kind='FULL'))
     assert end.status == 2, end.stderr
     assert message in end.error and len(end.error.splitlines()) == 1, part
-    assert 'Mend that and start again: the run goes on at' in end.error
+    assert 'Fix this and restart: the run resumes from' in end.error
     assert not list(tmp_path.glob('rollouts/*.new'))
 
   finds_the_disk_full(
@@ -190,7 +190,7 @@ def test_a_run_that_is_told_to_leave_or_finds_the_disk_full(
   )
   end = run('train_rl', folder, tmp_path, Fate('rollout', 2, kind='TERM'))
   assert end.status == EXIT_PREEMPTED, end.error + end.stderr
-  assert 'told to leave: saved after step 3' in end.stderr
+  assert 'preempted: saved after step 3' in end.stderr
   with Store(checkpoints, read_only=True) as store:
     assert store.steps() == [2, 3]
   assert len((tmp_path / 'metrics.jsonl').read_bytes().splitlines()) == 3
@@ -296,7 +296,8 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
     signal.raise_signal(signal.SIGTERM)
 
   def saved(step):
-    after = f'after step {step}, with' if step else 'what it has sampled\n'
+    after = 'the completions sampled so far\n'
+    after = f'after step {step}, with' if step else after
     assert f'saved {after}' in capsys.readouterr().err
     with Store(tmp_path / 'run' / 'checkpoints', read_only=True) as store:
       # Before any step the folder is free for other settings.
@@ -316,7 +317,7 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
     # All groups were flat, and replaced: all that step 0 needs, and more.
     count = len(sampled['run'])
     server.act = sensible
-    with pytest.raises(remote.Unavailable, match='start the run again') as e:
+    with pytest.raises(remote.Unavailable, match='restart the run') as e:
       train('run', at(1, lambda examples: len(examples) < 4, server.stop))
     assert len(str(e.value).splitlines()) == 1 and server.url in str(e.value)
     saved(0)
@@ -328,7 +329,7 @@ def test_a_judge_that_is_down_or_broken_uses_up_nothing(
     lines = (tmp_path / 'run' / 'metrics.jsonl').read_bytes().splitlines()
     assert len(lines) == 1  # That of step 1 waits for its held-out reward.
     server.start()
-    with pytest.raises(remote.Unavailable, match='told to leave'):
+    with pytest.raises(remote.Unavailable, match='preempted'):
       train('run', at(2, is_held_out, goes_as_the_run_is_to_leave))
     saved(4)
     server.start()
@@ -360,8 +361,8 @@ def test_a_workdir_that_others_have_been_at(run, folder, whole, tmp_path):
   end = run('train_rl', folder, workdir)
   assert (end.status, end.error) == (
     2,
-    f'{path}: the line of step 7 is missing, but the run goes on at step 8. '
-    'Restore a checkpoint that goes on at step 7 or before, or choose another '
+    f'{path}: the line of step 7 is missing, but the run resumes at step 8. '
+    'Restore a checkpoint that resumes at step 7 or earlier, or choose another '
     'workdir.',
   )
   path.write_bytes(lines)

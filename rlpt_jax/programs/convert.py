@@ -39,7 +39,9 @@ def convert(
   """
   model = model_files.find(src, step=step)
   if dst.resolve() in (src.resolve(), *src.resolve().parents):
-    raise ValueError(f'{dst}: holds {src}, which it would replace.')
+    raise ValueError(
+      f'{dst}: contains {src}, which it would replace. Choose another DST.'
+    )
   print(f'{src}: {model_files.describe(model.config)}')
   with model_files.new_directory(dst, overwrite=overwrite) as directory:
     if model.is_checkpoint:
@@ -97,8 +99,7 @@ def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
     found = array.read(index)
     if not _is_finite(found):
       raise ValueError(
-        f'{path}: has weights that are no numbers, or infinite. Is the model '
-        'whole?'
+        f'{path}: has NaN or infinite weights. Is the model damaged?'
       )
     if wanted == found.dtype:
       return found
@@ -106,7 +107,7 @@ def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
       cast = found.astype(wanted)
     if not _is_finite(cast):
       raise ValueError(
-        f'{path}: has weights too large for {wanted}; take --dtype=bfloat16 or '
+        f'{path}: has weights too large for {wanted}; use --dtype=bfloat16 or '
         'float32.'
       )
     return cast

@@ -144,7 +144,7 @@ def evaluate(
 def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
   """Returns {name for OUT/answers: model files} for each DIR or DIR@STEP."""
   if not models:
-    raise ValueError('MODELS: expected at least one directory of a model.')
+    raise ValueError('MODELS: expected at least one model directory.')
   found = {}
   for model in models:
     path, at, step = model.rpartition('@')
@@ -157,7 +157,7 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
     if files.step is not None:
       name += f'@{files.step}'
     if name in found:
-      raise ValueError(f'{model}: is there twice; expected each model once.')
+      raise ValueError(f'{model}: is given twice; expected each model once.')
     found[name] = files
   return found
 
@@ -176,7 +176,7 @@ def describe(loaded):
       continue
     left_out = ''
     if one.left_out:
-      left_out = f', {one.left_out:,} that words alone do not ask left out'
+      left_out = f', {one.left_out:,} left out (not text-only)'
     print(
       f'{one.benchmark.name}: {len(one.problems):,} problems of {one.place}'
       f'{left_out}'

@@ -70,7 +70,7 @@ def generate(
   sampling.check()
   engine.check()
   if out.resolve() == prompts.resolve():
-    raise ValueError(f'{out}: is the prompts file. Take another --out.')
+    raise ValueError(f'{out}: is the prompts file. Choose another --out.')
   files = model_files.find(model, step=step)
   # Keep this checkpoint to the end, even if a run adds a newer one meanwhile.
   files = dataclasses.replace(files, step=files.found)
@@ -113,7 +113,7 @@ def generate(
   )
   if job.is_done:
     if is_first:
-      print(f'{out}: complete already, nothing to do: {summary(tally)}')
+      print(f'{out}: already complete, nothing to do: {summary(tally)}')
     return
 
   plan = plan_for(
@@ -129,7 +129,7 @@ def generate(
     current.load(files, about)
     if is_first:
       if job.done:
-        print(f'{out}: {job.done:,} prompts are done already, going on')
+        print(f'{out}: resuming, {job.done:,} prompts are done already')
       files.warn_of_length(job.longest, sampling.max_new_tokens)
     settings['weights'] = current.fingerprint
     if is_first and not overwrite:

@@ -30,12 +30,12 @@ def prepare(
     beam: Options for Beam, for example --beam=--project=mine.
   """
   if workers < 1:
-    raise ValueError(f'--workers is {workers}: expected 1 or more.')
+    raise ValueError(f'--workers={workers}: expected at least 1.')
   if config.tokenizer is None:
     raise ValueError(
-      'Data.tokenizer is not set, and what is prepared is of use to one '
-      'tokenizer only: expected the directory of the model that will read it, '
-      "or 'bytes'."
+      'Data.tokenizer is not set, and prepared data fit one tokenizer only: '
+      'set it to the directory of the model that will read them, or to '
+      "'bytes'."
     )
   console = rich.console.Console(highlight=False)
   options = ['--default_sdk_harness_log_level=ERROR', *beam]
@@ -78,8 +78,8 @@ def prepare(
   console.print(table)
   if none := [name for name, (items, *_) in counts.items() if not items]:
     raise ValueError(
-      f'{", ".join(none)}: no document gives an example. What is above says '
-      'what was left out; the limits of a task are its options.'
+      f'{", ".join(none)}: no document gives an example. See above for what '
+      'was left out; the options of a task are its limits.'
     )
 
 

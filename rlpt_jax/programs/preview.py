@@ -34,7 +34,7 @@ def preview(
       registered as: CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
   """
   if n < 1:
-    raise ValueError(f'-n is {n}: expected 1 or more.')
+    raise ValueError(f'-n={n}: expected at least 1.')
   if html:
     output_files.check(html, page.BEGINNING.encode())
   faults = []
@@ -50,14 +50,14 @@ def preview(
     faults = loader.faults()
     loader.close()
   if config.tokenizer is None:
-    print('tokens are bytes: config.Data.tokenizer is not set')
+    print('using bytes as tokens: config.Data.tokenizer is not set')
   if html is None:
     terminal.print_views(views, names, full=full)
   else:
     facts = {
       'tokenizer': config.tokenizer or 'bytes',
       'segments': described(config.segmenter),
-      'read from': config.cache_dir or 'the corpora, nothing is prepared',
+      'read from': config.cache_dir or 'the corpora (nothing is prepared)',
       'seed': str(config.seed),
     }
     shown = preview_page.preview_page(views, names, facts)

@@ -68,7 +68,7 @@ def quickstart(
     for name in ('base', 'judge'):
       shutil.copytree(FILES / name, workdir / name, dirs_exist_ok=True)
   agreement = stages.do(
-    'How far can the judge be trusted? It and the truth, on held-out pairs',
+    'How far can the judge be trusted? Judge and truth, on held-out pairs',
     lambda: str(
       truth.agreement(
         small_models.open_judge(workdir / 'judge'),
@@ -96,20 +96,20 @@ def quickstart(
   )  # fmt: skip
 
   stages.run(
-    'A page to look at, rollouts too: report.html',
+    'A page with curves and rollouts: report.html',
     'report', 'rlpt', 'cold_start', '--out', 'report.html',
   )  # fmt: skip
 
   # A command that also works if the environment is not active.
   rlpt = shutil.which('rlpt') or pathlib.Path(sys.executable).with_name('rlpt')
   print(f"""
-In {time.monotonic() - begun:.0f} seconds, in {workdir}/. What matters:
+Done in {time.monotonic() - begun:.0f} seconds, in {workdir}/. The result:
    {before['all']:6.1%}  of held-out sentences are right after the cold start,
-   {after['all']:6.1%}  after RLPT: by the truth, not only by the judge.
+   {after['all']:6.1%}  after RLPT, measured by the truth, not by the judge.
    The judge: {agreement}.
 
-Look at {workdir / 'report.html'}
-Next: cd {workdir}, change a line of rlpt.gin (samples = 4, say), and
+Open {workdir / 'report.html'}
+Next: cd {workdir}, change a line of rlpt.gin (samples = 4, say), and run
    {rlpt} train_rl rlpt.gin --workdir mine
    {rlpt} report rlpt mine""")
 
@@ -141,6 +141,6 @@ def predict(
   found = truth.accuracy(*both)
   names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)
   shown = ', '.join(f'{name} {found[name]:.0%}' for name in names)
-  print(f'   right, by the truth: {shown}')
+  print(f'   right, according to the truth: {shown}')
   print(f'   {truth.manners(*both)}')
   return found

@@ -31,7 +31,7 @@ def report(
       some steps are left out, evenly, and the page says so.
   """
   if not workdirs:
-    raise ValueError('no WORKDIR: expected the folders of one or more runs.')
+    raise ValueError('WORKDIR: expected the folders of one or more runs.')
   output_files.check(out, page.BEGINNING.encode())
   names = distinct_names(workdirs)
   room = max(max_mib, 0) * 2**20 / len(workdirs)
@@ -58,8 +58,8 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   note = ''
   if len(kept) < len(files):
     note = (
-      f'Of {len(files):,} steps with rollouts {len(kept):,} are here; '
-      '--max_mib has room for more.'
+      f'{len(kept):,} of the {len(files):,} steps with rollouts are on the '
+      'page; raise --max_mib for more.'
     )
   return Run(
     name=name,
@@ -82,13 +82,13 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   path = workdir / METRICS
   if not path.is_file():
     raise ValueError(
-      f'{workdir}: no {METRICS} there; expected the folder of a run, the '
+      f'{workdir}: has no {METRICS}; expected the folder of a run, the '
       '--workdir of rlpt train_rl or rlpt train_sft.'
     )
   lines = {line['step']: line for line in read_lines(path)}
   if not lines:
     raise ValueError(
-      f'{path}: has no step yet. Wait for the first, or leave this run out.'
+      f'{path}: has no step yet. Wait for the first one, or leave this run out.'
     )
   if (workdir / TIMING).is_file():
     for line in read_lines(workdir / TIMING):
@@ -162,7 +162,7 @@ def read_rollouts(path: pathlib.Path) -> list[dict[str, Any]]:
     return []
   except (OSError, EOFError, ValueError) as error:
     raise ValueError(
-      f'{path}: cannot be read ({error}). Remove it to go without.'
+      f'{path}: cannot be read ({error}). Remove it to do without it.'
     ) from None
 
 

@@ -141,9 +141,10 @@ def room_for(max_samples: int) -> int:
   found = connections.most(wanted)
   if found < max_samples:
     print(
-      f'warning: at most {found} connections, for the system allows no more '
-      f'open files, while {max_samples} completions may run or wait. Raise '
-      'the limit (ulimit -Hn) if as many clients ask at the same time.',
+      f'warning: at most {found} connections, because the system allows no '
+      f'more open files, while {max_samples} completions may run or wait. '
+      'Raise the limit (ulimit -Hn) if that many clients connect at the same '
+      'time.',
       file=sys.stderr,
     )
   return found
@@ -171,8 +172,8 @@ def exposure(sock: socket.socket, token_env: str | None) -> str | None:
   if ipaddress.ip_address(address).is_loopback or token_env:
     return None
   return (
-    f'warning: {address} can be reached from other machines and no token is '
-    'asked for; set --token_env, or --host=127.0.0.1.'
+    f'warning: {address} can be reached from other machines and requires no '
+    'token; set --token_env, or --host=127.0.0.1.'
   )
 
 

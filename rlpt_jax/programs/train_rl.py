@@ -185,11 +185,11 @@ def check_alone(config: Config):
   if advantages.needs_groups(config.advantages):
     why = f'{settings.described(config.advantages)} compares it with its group'
   elif config.collect is not collect.keep:
-    why = 'Config.collect takes it for a flat group'
+    why = 'Config.collect treats it as a flat group'
   else:
     return
   raise ValueError(
-    'Config.sampling: samples=1: a completion alone teaches nothing, since '
+    'Config.sampling: samples=1: a single completion teaches nothing, since '
     f'{why}; expected at least 2.'
   )
 
@@ -285,7 +285,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       for step in range(first_step, config.num_steps):
         if (experience := next(experiences, None)) is None:
           examples = f'{prompts.count:,} examples'
-          print(f'the data ended before step {step + 1}: {examples}')
+          print(f'out of data before step {step + 1}: {examples}')
           break
         experience = consumer(step, experience)
         with timers('update'):
@@ -398,13 +398,14 @@ class Run:
     """Saves what was sampled when the judge failed."""
     judges.forget(self.reward, getattr(error, 'answers', ()))
     self.rollouts.save(self.workdir, int(self.state.step))
-    saved = 'saved what it has sampled'
+    saved = 'saved the completions sampled so far'
     # Before the first step, the folder stays free for other settings.
     if self.state.step > 0:
       self.writer.sync()
       runs.save(self.store, self.state, self.files, self.record)
       saved = (
-        f'saved after step {self.state.step}, with what it has sampled since'
+        f'saved after step {self.state.step}, with the completions sampled '
+        'since'
       )
     if jax.process_index() == 0:
       print(saved, file=sys.stderr)

@@ -154,7 +154,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       with timers('data'):
         loaded = next(batches, None)
         if loaded is None:
-          print(f'the data ended before step {step + 1}')
+          print(f'out of data before step {step + 1}')
           break
         position = loaded.position
         batch = put(layout, loaded.examples, config.batch_size)

@@ -235,7 +235,7 @@ def write(
         for line in make(some, random.Random(f'{name} {seed}')):
           file.write(json.dumps(line) + '\n')
   if counts:
-    raise TypeError(f'{list(counts)}: no files of a world.')
+    raise TypeError(f'{list(counts)}: not the files of a world.')
 
 
 def _files(

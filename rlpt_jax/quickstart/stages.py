@@ -17,7 +17,7 @@ from typing import Any
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
 NOTES = 'quickstart.json'
-GOES_ON = 'the same command goes on here'
+GOES_ON = 'the same command resumes here'
 INTERRUPTED = 130  # The exit status after Ctrl-C.
 
 
@@ -37,8 +37,8 @@ class Stages:
         if found.get(name) != value
       ]:
         raise ValueError(
-          f'{workdir}: a story with other settings is there: '
-          f'{"; ".join(changed)}. Go on with those, or choose another folder.'
+          f'{workdir}: was begun with other settings: {"; ".join(changed)}. '
+          'Restore those, or choose another folder.'
         )
     elif workdir.exists() and any(workdir.iterdir()):
       raise ValueError(
@@ -67,7 +67,7 @@ class Stages:
     self._announce(title)
     print(f'   $ {shown}', flush=True)
     if self._notes['done'].get(title) == shown:
-      print('   done before')
+      print('   already done')
       return
     status = status_of(command, self._workdir)
     if status in (INTERRUPTED, EXIT_PREEMPTED):
@@ -75,7 +75,7 @@ class Stages:
     if status:
       raise ValueError(
         f'{title}: {shown} in {self._workdir} failed with status {status}; '
-        'what it said is above. Mend that and start again: it goes on here.'
+        'see its output above. Fix this and restart: it resumes here.'
       )
     self._notes['done'][title] = shown
     self._save()

@@ -66,9 +66,9 @@ class Manners:
 
   def __str__(self):
     return (
-      f'{self.predict:.0%} of answers have a prediction; '
-      f'{self.think:.0%} think first and are right in '
-      f'{self.right_thinking:.0%}, the others in {self.right_guessing:.0%}'
+      f'{self.predict:.0%} of answers have a prediction; {self.think:.0%} '
+      f'think first, of which {self.right_thinking:.0%} are right, and of the '
+      f'others {self.right_guessing:.0%}'
     )
 
 
@@ -97,8 +97,9 @@ def _checked(
   wanted = [question for question in asked for _ in range(each)]
   if [x['prompt'] for x in wanted] != [x['prompt'] for x in told]:
     raise ValueError(
-      f'{answers}: not the answers to {questions}; expected as many to each of '
-      'its prompts, in their order. Let `rlpt generate` write them again.'
+      f'{answers}: does not match {questions}; expected the same number of '
+      'answers to each of its prompts, in the same order. Run `rlpt generate` '
+      'again to rewrite it.'
     )
   for question, line in zip(wanted, told, strict=True):
     predicted = extract.prediction(line['completion']).text or ''

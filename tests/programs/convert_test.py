@@ -108,7 +108,7 @@ def test_an_existing_destination_is_kept_unless_asked(tmp_path, capsys):
   assert (target / 'precious').exists()
   overwrite = ['convert', str(source), str(target), '--overwrite']
   assert cli.main(overwrite) == 2
-  assert f'{target}: is no model that rlpt wrote' in capsys.readouterr().err
+  assert f'{target}: is not a model that rlpt wrote' in capsys.readouterr().err
   assert (target / 'precious').exists()
   # What it wrote itself it replaces, of either kind.
   (target / 'precious').unlink()
@@ -166,11 +166,14 @@ def test_export_falls_back_to_the_checkpoint_before(
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
-    ('truncate', 'model.safetensors: not a whole safetensors file'),
-    ('remove', 'model.safetensors: not there'),
+    ('truncate', 'model.safetensors: incomplete or damaged safetensors'),
+    ('remove', 'model.safetensors: not found'),
     ('drop', r"1 missing \['model.norm.weight'\]"),
     ('rename', r"1 unexpected \['model.rotary'\]"),
-    ('reshape', 'model.norm.weight has shape .35,., config.json makes it .36,'),
+    (
+      'reshape',
+      'model.norm.weight has shape .35,., but config.json implies .36,',
+    ),
     ('integers', 'has dtype I32, expected one of BF16'),
     ('config', r'config\.json: not JSON'),
     ('index', r'index\.json: expected JSON with a "weight_map"'),
@@ -216,8 +219,7 @@ def test_weights_that_are_no_numbers_are_refused(bad, tmp_path, capsys):
   assert cli.main(['convert', str(source), str(tmp_path / 'there')]) == 2
   *_, found, _ = capsys.readouterr().err.splitlines()
   assert found == (
-    'rlpt convert: norm: has weights that are no numbers, or infinite. Is the '
-    'model whole?'
+    'rlpt convert: norm: has NaN or infinite weights. Is the model damaged?'
   )
   assert not (tmp_path / 'there').exists()
 
@@ -233,7 +235,7 @@ def test_weights_that_overflow_are_refused(tmp_path, capsys):
   assert cli.main(['convert', str(source), there]) == 0
   assert cli.main(['convert', there, back, '--dtype', 'float16']) == 2
   *_, found, _ = capsys.readouterr().err.splitlines()
-  assert 'norm: has weights too large for float16; take --dtype=bf' in found
+  assert 'norm: has weights too large for float16; use --dtype=bf' in found
   assert cli.main(['convert', there, back, '--dtype', 'bfloat16']) == 0
 
 

@@ -230,15 +230,13 @@ def test_other_settings_do_not_mix(data, tmp_path, capsys):
   capsys.readouterr()
   assert _evaluate(out, data, '--benchmarks', 'gsm8k', '--top_p', 0.5) == 2
   err = capsys.readouterr().err.splitlines()[0]
-  assert re.search(
-    'out: a run with other settings is there: top_p was 0.95', err
-  )
+  assert re.search('out: has a run with other settings: top_p was 0.95', err)
   other = data / 'other.json'
   other.write_text((data / 'mmlu.json').read_text().replace('"x"', '"u"'))
   assert _evaluate(out, data, '--benchmarks', f'mmlu={other}') == 2
   err = capsys.readouterr().err.splitlines()[0]
-  assert re.search(r'mmlu\.jsonl: begun with other settings: problems was', err)
-  assert 'Go on with those, take another --out to begin again.' in err
+  assert re.search(r'mmlu\.jsonl: was begun with other settings: problem', err)
+  assert 'Restore those, or choose another --out to begin again.' in err
   assert _files(out) == before
 
 
@@ -254,15 +252,15 @@ def test_settings_of_nothing_are_forgotten(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('arguments', 'models', 'message'),
   [
-    ([], [RANDOM], '--benchmarks: expected some of mmlu, '),
-    (['--benchmarks', 'gsm9k'], [RANDOM], "'gsm9k' is no benchmark"),
+    ([], [RANDOM], '--benchmarks: expected one or more of mmlu, '),
+    (['--benchmarks', 'gsm9k'], [RANDOM], "'gsm9k' is not a benchmark"),
     (['--benchmarks', 'aime24'], [RANDOM], 'aime24: no data. Put the train '),
     (['--benchmarks', 'mmlu', '-n', 0], [RANDOM], '--n=0: expected at least 1'),
     (['--benchmarks', 'mmlu', '-k', 0], [RANDOM], '--k=0: expected at least 1'),
     (['--benchmarks', 'mmlu', '--limit', 0], [RANDOM], '--limit=0: expected'),
     (['--benchmarks', 'x.gin'], [RANDOM], 'x.gin: no such gin file'),
     (['--benchmarks', 'mmlu'], [], 'MODELS: expected at least one'),
-    (['--benchmarks', 'mmlu'], [RANDOM] * 2, f'{RANDOM}: is there twice'),
+    (['--benchmarks', 'mmlu'], [RANDOM] * 2, f'{RANDOM}: is given twice'),
     (['--benchmarks', 'mmlu'], ['nowhere@3'], 'nowhere: no such directory'),
     (['--benchmarks', 'mmlu'], [f'{RANDOM}@3'], 'has no step 3'),
     (['--benchmarks', 'mmlu', '--chat'], [RANDOM], 'no chat templ'),
@@ -325,8 +323,8 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   assert process.returncode == 130, text
   *_, last = text.strip().splitlines()
   assert re.search(
-    rf'rlpt evaluate: interrupted: \d+ of 24 problems are in {answers}, the '
-    'same command goes on$',
+    rf'rlpt evaluate: interrupted: \d+ of 24 problems are in {answers}; run '
+    'the same command to resume$',
     last,
   ), text
 

@@ -244,7 +244,7 @@ def test_a_random_model_is_named_from_anywhere(tmp_path, monkeypatch, capsys):
   assert _generate(*arguments) == 0
   monkeypatch.chdir(tmp_path)
   assert _generate(*arguments) == 0
-  assert 'complete already' in capsys.readouterr().out
+  assert 'already complete' in capsys.readouterr().out
   assert _generate(*arguments, '--step', 7) == 2
   assert 'a random model has no step 7' in capsys.readouterr().err
 
@@ -329,7 +329,7 @@ def test_a_complete_file_is_left_alone(done, capsys, monkeypatch):
   capsys.readouterr()
   assert _generate(*done) == 0
   printed = capsys.readouterr().out
-  assert printed.startswith(f'{out}: complete already, nothing to do: 9 prompt')
+  assert printed.startswith(f'{out}: already complete, nothing to do: 9 prompt')
   assert (out.stat().st_mtime_ns, out.read_bytes()) == before
 
 
@@ -389,9 +389,9 @@ def test_other_weights_do_not_mix(model, tmp_path, one_device, capsys):
   with Store(checkpoint) as store:
     store.save(1, {'params': params}, record)
   assert _generate(*run) == 2
-  assert 'settings: step was 0, now 1. Go on' in capsys.readouterr().err
+  assert 'settings: step was 0, now 1. Restore' in capsys.readouterr().err
   assert _generate(*run, '--step', 0) == 0
-  assert 'complete already' in capsys.readouterr().out
+  assert 'already complete' in capsys.readouterr().out
 
 
 def test_weights_that_are_no_numbers(tmp_path, one_device, capsys):
@@ -400,7 +400,7 @@ def test_weights_that_are_no_numbers(tmp_path, one_device, capsys):
   prompts.write_text('\n{"prompt_tokens": [1]}')
   assert _generate(model, prompts, out) == 2
   err = capsys.readouterr().err
-  assert 'p.jsonl: request 0, sample 0: a log-probability that is no n' in err
+  assert 'p.jsonl: request 0, sample 0: NaN log-probability' in err
 
 
 ONE = '{"prompt_tokens": [1]}'
@@ -410,9 +410,9 @@ ONE = '{"prompt_tokens": [1]}'
   ('content', 'arguments', 'message'),
   [
     ('{"prompt": 3}', [], r'p.jsonl:1: .*expected an object with either'),
-    ('', [], 'p.jsonl: no prompts in it'),
-    (f'{ONE}\n{{"prompt_tokens": [259]}}', [], 'p.jsonl:2: token 259 is bey'),
-    ('{"prompt": "a"}', [], 'found no tokenizer'),
+    ('', [], 'p.jsonl: contains no prompts'),
+    (f'{ONE}\n{{"prompt_tokens": [259]}}', [], 'p.jsonl:2: token 259 is out'),
+    ('{"prompt": "a"}', [], 'no tokenizer found'),
     (ONE, ['--n', 0], '--n=0: expected at least 1'),
     (ONE, ['--temperature', -1], '--temperature=-1.0: expected at least 0'),
     (ONE, ['--temperature', 'nan'], '--temperature=nan: expected at least 0'),
@@ -425,9 +425,9 @@ ONE = '{"prompt_tokens": [1]}'
       'p.jsonl:3: 3 tokens, expected at most --max_prompt_tokens=2',
     ),
     (ONE, ['--step', 3], 'has no step 3'),
-    (ONE, ['--stop', 'a'], 'found no tokenizer'),
+    (ONE, ['--stop', 'a'], 'no tokenizer found'),
     (ONE, ['--stop', '', '--tokenizer', 'bytes'], "--stop='': expected"),
-    (ONE, ['--chat', '--tokenizer', 'bytes'], 'l:1: prompt_tokens and --chat'),
+    (ONE, ['--chat', '--tokenizer', 'bytes'], 'l:1: prompt_tokens cannot'),
     ('{"prompt": "a"}', ['--chat', '--tokenizer', 'bytes'], 'no chat templ'),
   ],
 )  # fmt: skip
@@ -541,8 +541,8 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_it_had_not_been(
   assert re.search(r'━ \d+/40 prompts, [\d,]+ tokens', text)
   *_, last = text.strip().splitlines()
   assert re.search(
-    rf'rlpt generate: interrupted: \d+ of 40 prompts are in {out}, the same '
-    'command goes on$',
+    rf'rlpt generate: interrupted: \d+ of 40 prompts are in {out}; run the '
+    'same command to resume$',
     last,
   ), text
   assert 'Traceback' not in text

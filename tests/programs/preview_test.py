@@ -40,11 +40,11 @@ def preview(capsys, *arguments):
 
 def test_asr_and_msr(gin_file, capsys):
   out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '4')
-  assert 'tokens are bytes: config.Data.tokenizer is not set' in out
+  assert 'using bytes as tokens: config.Data.tokenizer is not set' in out
   assert out.count(' asr ') == out.count(' msr ') == 2
   assert 'segment 2 of 4' in out and 'segment 3 of 4' in out
   assert 'The wind came from the north.' in out
-  assert "dropped: corpus: 1 x field 'text' is no text" in out
+  assert "dropped: corpus: 1 x field 'text' is not text" in out
   # As often as there are epochs, without end.
   out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '9')
   assert '9/9' in out
@@ -67,7 +67,7 @@ def test_as_a_page(gin_file, tmp_path, capsys):
   html.write_text('mine')
   arguments = ['preview', gin_file('Asr', text=TEXT), '--html', str(html)]
   assert cli.main(arguments) == 2
-  assert 'page.html: exists, and is not known' in capsys.readouterr().err
+  assert 'page.html: exists, and this program may' in capsys.readouterr().err
   assert html.read_text() == 'mine'
 
 
@@ -84,7 +84,7 @@ def test_rows_and_questions(gin_file, capsys):
 
 def test_no_examples_is_a_mistake(gin_file, capsys):
   assert cli.main(['preview', gin_file('Asr', text=TEXT), '-n', '0']) == 2
-  assert '-n is 0: expected 1 or more' in capsys.readouterr().err
+  assert '-n=0: expected at least 1' in capsys.readouterr().err
 
 
 @pytest.fixture

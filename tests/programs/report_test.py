@@ -87,7 +87,8 @@ def test_room_for_few_rollouts(workdir, tmp_path, capsys):
   # Room for none: the first step and the last stay.
   arguments = ['report', str(workdir), '--out', str(out), '--max_mib', '0']
   assert cli.main(arguments) == 0
-  assert 'Of 3 steps with rollouts 2 are here' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert '2 of the 3 steps with rollouts are on the page' in said
 
 
 def refused(capsys, *arguments):
@@ -97,8 +98,8 @@ def refused(capsys, *arguments):
 
 def test_what_is_no_run_is_refused(workdir, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert 'no WORKDIR: expected the folders' in refused(capsys)
-  assert 'no metrics.jsonl there' in refused(capsys, tmp_path)
+  assert 'WORKDIR: expected the folders of one' in refused(capsys)
+  assert 'has no metrics.jsonl' in refused(capsys, tmp_path)
   folder = f'{tmp_path}: is a folder; expected a file'
   assert folder in refused(capsys, workdir, '--out', tmp_path)
   config = workdir / 'config.json'

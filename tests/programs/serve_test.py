@@ -206,7 +206,7 @@ def _stops_while_it_works(client, started):
     (['--host', 'no.such.host.invalid'], '--host=no.such.host.invalid: '),
     (['--token_env', 'RLPT_NONE'], '--token_env=RLPT_NONE: .*is not set'),
     (['--step', '3'], 'has no step 3'),
-    (['--slots', '10000000'], 'there is room for'),
+    (['--slots', '10000000'], 'is available: lower'),
   ],
 )
 def test_a_mistake_is_one_line(arguments, message, model, capsys, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_mistake_is_one_line(arguments, message, model, capsys, monkeypatch):
 
 def test_a_model_without_a_tokenizer(model, capsys):
   assert cli.main(['serve', str(model)]) == 2
-  assert 'found no tokenizer' in capsys.readouterr().err
+  assert 'no tokenizer found' in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_known_before_the_weights(

@@ -302,10 +302,13 @@ def alone(rewards_PG):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'sampling': Sampling(temperature=0.0)}, 'all samples of a group are one'),
+    (
+      {'sampling': Sampling(temperature=0.0)},
+      'all samples of a group are the same',
+    ),
     (
       {'sampling': Sampling(samples=1)},
-      'samples=1: a completion alone teaches nothing, since '
+      'samples=1: a single completion teaches nothing, since '
       'advantages.group_normalized compares it with its '
       'group; expected at least 2',
     ),
@@ -314,7 +317,7 @@ def alone(rewards_PG):
         'sampling': Sampling(samples=1), 'advantages': alone,
         'collect': collect.drop,
       },
-      'samples=1: .* Config.collect takes it for a flat group',
+      'samples=1: .* Config.collect treats it as a flat group',
     ),
     ({'sampling': Sampling(top_p=0.9)}, 'top_p=0.9.*the whole distribution'),
     (
@@ -369,7 +372,9 @@ def test_another_config_is_refused(task, tmp_path):
   other = dataclasses.replace(
     config, prompts=8, loss=functools.partial(losses.ppo, clip_high=0.3)
   )
-  with pytest.raises(ValueError, match='with other settings is there') as error:
+  with pytest.raises(
+    ValueError, match='has a run with other settings'
+  ) as error:
     train_rl(other, workdir=tmp_path)
   assert 'prompts was 16, now 8' in str(error.value)
   assert "loss was 'losses.ppo'" in str(error.value)
@@ -443,6 +448,6 @@ def test_a_run_ends_with_its_data(task, tmp_path, capsys):
   train_rl(config, workdir=tmp_path)
   # 64 questions are one batch and a third.
   assert len(metrics(tmp_path)) == 2
-  assert 'the data ended before step 3: 64 examples' in capsys.readouterr().out
+  assert 'out of data before step 3: 64 examples' in capsys.readouterr().out
   with Store(tmp_path / 'checkpoints', read_only=True) as store:
     assert store.steps() == [2]

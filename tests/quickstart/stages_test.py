@@ -25,7 +25,7 @@ def test_work_is_done_once_and_its_result_kept(tmp_path, capsys):
 
 def test_other_settings_and_other_folders_are_refused(tmp_path):
   Stages(tmp_path / 'story', {'steps': 3, 'seed': 0})
-  with pytest.raises(ValueError, match=r'steps=3, now 4\. Go on'):
+  with pytest.raises(ValueError, match=r'steps=3, now 4\. Restore'):
     Stages(tmp_path / 'story', {'steps': 4, 'seed': 0})
   (tmp_path / 'mine.txt').write_text('not to be touched')
   with pytest.raises(ValueError, match='has files but no quickstart'):
@@ -47,7 +47,7 @@ def test_a_command_runs_in_the_folder_once_and_says_so(
   monkeypatch.setattr(cli, 'main', main)
   stages, here = Stages(tmp_path, {}), pathlib.Path.cwd()
   for _ in range(2):
-    with pytest.raises(KeyboardInterrupt, match='goes on here'):
+    with pytest.raises(KeyboardInterrupt, match='command resumes here'):
       stages.run('a title', 'preview', 'a.gin')
   with pytest.raises(ValueError, match='failed with status 2'):
     stages.run('a title', 'preview', 'a.gin')
@@ -58,7 +58,7 @@ def test_a_command_runs_in_the_folder_once_and_says_so(
   assert pathlib.Path.cwd() == here
   said = capsys.readouterr().out
   assert said.count('$ rlpt preview a.gin') == 5
-  assert said.count('done before') == 1
+  assert said.count('already done') == 1
 
 
 def test_sigterm_interrupts_a_command(tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_sigterm_interrupts_a_command(tmp_path, monkeypatch):
 
   monkeypatch.setattr(cli, 'main', main)
   before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(KeyboardInterrupt, match='goes on here'):
+  with pytest.raises(KeyboardInterrupt, match='command resumes here'):
     Stages(tmp_path / 'story', {}).run('a title', 'preview', 'a.gin')
   assert ended == [['preview', 'a.gin']]
   assert signal.getsignal(signal.SIGTERM) is before
