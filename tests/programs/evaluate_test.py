@@ -235,7 +235,9 @@ def test_other_settings_do_not_mix(data, tmp_path, capsys):
   other.write_text((data / 'mmlu.json').read_text().replace('"x"', '"u"'))
   assert _evaluate(out, data, '--benchmarks', f'mmlu={other}') == 2
   err = capsys.readouterr().err.splitlines()[0]
-  assert re.search(r'mmlu\.jsonl: was begun with other settings: problem', err)
+  assert re.search(
+    r'mmlu\.jsonl: was begun with other settings: problems was', err
+  )
   assert 'Restore those, or choose another --out to begin again.' in err
   assert _files(out) == before
 

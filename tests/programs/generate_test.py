@@ -349,7 +349,7 @@ def test_other_settings_do_not_mix(arguments, message, done, capsys):
   before = done[2].read_bytes()
   assert _generate(*done, *arguments) == 2
   err = capsys.readouterr().err
-  assert re.search(f'c.jsonl: begun with other settings: {message}', err)
+  assert re.search(f'c.jsonl: was begun with other settings: {message}', err)
   assert done[2].read_bytes() == before
 
 
