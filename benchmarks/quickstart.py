@@ -104,7 +104,9 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     both = questions, workdir / name / 'answers.jsonl'
     shares = truth.accuracy(*both)
     shown = ', '.join(f'{kind} {share:.1%}' for kind, share in shares.items())
-    print(f'   {name}: {shown}\n      {truth.manners(*both)}', flush=True)
+    print(
+      f'   {name}: {shown}\n      {truth.thinking_stats(*both)}', flush=True
+    )
     found[name] = shares['all']
   return found
 

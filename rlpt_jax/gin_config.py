@@ -51,10 +51,10 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   A binding may also be the name of a gin file, which stands for its lines.
   """
   statements = gin_files.read(file, bindings)
-  return Meaning(kind, statements, Place(str(file))).make()
+  return Builder(kind, statements, Place(str(file))).make()
 
 
-class Meaning:
+class Builder:
   """Checks statements and builds a config of class `kind` from them."""
 
   def __init__(self, kind: type, statements: list[Statement], file: Place):
@@ -272,9 +272,9 @@ class Meaning:
   def make(self) -> Any:
     """Builds the config."""
     self._shared: dict[tuple[str, ...], Any] = {}
-    return self._made(self.kind, (), True, self.file)
+    return self._build(self.kind, (), True, self.file)
 
-  def _made(self, thing, scopes: tuple[str, ...], called: bool, place: Place):
+  def _build(self, thing, scopes: tuple[str, ...], called: bool, place: Place):
     """Returns thing(...) if it is called, else the thing with its settings."""
     given = self._given(thing, scopes)
     values = {
@@ -290,14 +290,14 @@ class Meaning:
         self._shared[scopes] = thing(**values)
       return self._shared[scopes]
     except Exception as error:  # A user's function may raise anything.
-      place = self._place_of(error, given) or place
+      place = self._find_place(error, given) or place
       raise ValueError(f'{place}: {_said(error)}') from error
 
   def _value(self, value: Any, scopes: tuple[str, ...], place: Place) -> Any:
     """Returns a value with its references replaced by what they refer to."""
     if isinstance(value, Reference):
       thing = self.symbols.find(value.selector, place)
-      return self._made(thing, value.scopes or scopes, value.called, place)
+      return self._build(thing, value.scopes or scopes, value.called, place)
     if isinstance(value, Macro):
       definition = self.definition(value, place)
       scopes = tuple(value.name.split('/'))
@@ -312,7 +312,7 @@ class Meaning:
       return dict(zip(keys, values, strict=True))
     return value
 
-  def _place_of(
+  def _find_place(
     self, error: Exception, given: dict[str, Statement]
   ) -> Place | None:
     """Returns where the setting that an error names was set, if known."""

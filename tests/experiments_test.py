@@ -270,7 +270,7 @@ def test_rlvr_computes_what_rlpt_does(model, monkeypatch):
   found = []
   for experiment in experiments:
     config, _ = _config(experiment, 'v5p_32')
-    found.append(settings.described(config))
+    found.append(settings.describe(config))
     for name in ('data', 'reward'):
       del found[-1][name]
   assert found[0] == found[1]
@@ -305,7 +305,7 @@ def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
   for layout in ('v5e_64', 'v5p_32', 'h100_8'):
     config, _ = _config(f'{experiment}_qwen3_4b_base', layout)
     program = train_sft if experiment == 'sft/sft' else train_rl
-    described = settings.described(config)
+    described = settings.describe(config)
     for name in program.MAY_CHANGE:
       del described[name]
     found.append(described)

@@ -131,7 +131,7 @@ def check_arguments(function: Callable, arguments: Mapping[str, Any]):
 
 def check_value(owner: Any, name: str, value: Any, hint: Any):
   """Raises if the value of a setting violates its annotation, `hint`."""
-  if expected := unlike(value, hint):
+  if expected := mismatch(value, hint):
     raise wrong(owner, name, value, expected)
 
 
@@ -145,13 +145,13 @@ def _hints(thing: Any) -> dict[str, Any]:
     return collections.defaultdict(lambda: Any)
 
 
-def unlike(value: Any, hint: Any) -> str:
+def mismatch(value: Any, hint: Any) -> str:
   """Describes what was expected of a value; '' if the value matches."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return _unlike_annotated(value, args[0], args[1:])
   if origin in (typing.Union, types.UnionType):
-    said = [unlike(value, arg) for arg in args]
+    said = [mismatch(value, arg) for arg in args]
     return '' if '' in said else ', or '.join(dict.fromkeys(said))
   if origin is typing.Literal:
     # Compare types too: True == 1 and 1 == 1.0.
@@ -204,7 +204,7 @@ def _without_point(value: Any, kind: type, known: Any = None) -> str:
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
-  said = unlike(value, kind)
+  said = mismatch(value, kind)
   for mark in marks:
     if isinstance(mark, Range) and (said or value not in mark):
       noun = WORDS[kind].replace('finite ', '')
@@ -267,7 +267,7 @@ def _unlike_collection(value: Any, origin: Any, args: tuple) -> str:
   if not same:
     return words
   for x, hint in items:
-    if expected := unlike(x, hint):
+    if expected := mismatch(x, hint):
       known = ' in place of ' in expected
       return expected if known else f'{expected} in place of {found(x)}'
   return ''

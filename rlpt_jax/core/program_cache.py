@@ -24,7 +24,9 @@ except ImportError:
   compilation_cache, CacheInterface = None, object
 
 MAX_BYTES = 1 << 30  # Of all folders; the least recently used are removed.
-LOOK_AGAIN = MAX_BYTES // 16  # Bytes written between two checks of the size.
+CHECK_EVERY_BYTES = (
+  MAX_BYTES // 16
+)  # Bytes written between two checks of the size.
 MIN_SECONDS = 0.01  # Programs that compile faster are not cached.
 SUFFIX = '.program'
 _CHECK_BYTES = 16
@@ -110,7 +112,7 @@ class ProgramCache(CacheInterface):
     self._path = self._folder = pathlib.Path(path)
     self._usable = True
     # So that the first write checks the total size.
-    self._written = LOOK_AGAIN
+    self._written = CHECK_EVERY_BYTES
     try:
       about = self._folder.stat()
     except OSError:
@@ -155,7 +157,7 @@ class ProgramCache(CacheInterface):
           pathlib.Path(file.name).unlink(missing_ok=True)
           raise
       self._written += len(value)
-      if self._written > LOOK_AGAIN:
+      if self._written > CHECK_EVERY_BYTES:
         self._written = 0
         prune(self._folder.parent, MAX_BYTES)
     except OSError as error:

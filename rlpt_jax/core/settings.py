@@ -22,7 +22,7 @@ from rlpt_jax.core import names
 MISSING = 'nothing'
 
 
-def described(value: Any, inside: tuple = ()) -> Any:
+def describe(value: Any, inside: tuple = ()) -> Any:
   """Returns JSON data that is equal in every process for equal settings.
 
   inside: the objects that contain the value. An object inside itself, like a
@@ -37,7 +37,7 @@ def described(value: Any, inside: tuple = ()) -> Any:
   name = _name(value)
   if any(value is x for x in inside):
     return name
-  part = functools.partial(described, inside=(*inside, value))
+  part = functools.partial(describe, inside=(*inside, value))
   if isinstance(value, Mapping):
     return {str(key): part(x) for key, x in value.items()}
   if isinstance(value, list | tuple):

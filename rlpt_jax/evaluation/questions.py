@@ -51,7 +51,7 @@ class Questions:
     for id, example in zip(self.ids, self.examples, strict=True):
       ids = example.prompt_tokens.tolist()
       sha256.update(json.dumps([id, ids, example.references]).encode())
-    scorer = json.dumps(settings.described(self.reward), sort_keys=True)
+    scorer = json.dumps(settings.describe(self.reward), sort_keys=True)
     sha256.update(scorer.encode())
     return f'{len(self.ids)}, sha256 {sha256.hexdigest()[:16]}'
 
@@ -167,7 +167,7 @@ def ask(
   )
 
 
-def decided(scores: Scores) -> Scores:
+def without_unfinished(scores: Scores) -> Scores:
   """Returns the scores, with NaN where the verifier did not finish."""
   unfinished = np.isin(scores.reasons_PG, UNFINISHED)
   rewards_PG = np.where(unfinished, np.float32(math.nan), scores.rewards_PG)

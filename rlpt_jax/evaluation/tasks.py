@@ -114,7 +114,7 @@ def judged(
   while some := list(itertools.islice(groups, asked.together)):
     examples = asked.examples[first : first + len(some)]
     texts = [[sample.text for sample in group] for group in some]
-    found = questions.decided(scores.ask(reward, examples, texts))
+    found = questions.without_unfinished(scores.ask(reward, examples, texts))
     for group, rewards_G, reasons_G in zip(
       some, found.rewards_PG, found.reasons_PG, strict=True
     ):

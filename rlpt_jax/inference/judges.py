@@ -184,9 +184,10 @@ def _try_remote(part: ByAnswer):
   if not unread:
     return
   remote = part.complete
+  explained = explain_no_verdict(unread[0].reason, unread[0].answer)
   problem = (
     f'{remote.endpoint.address}: {len(unread)} of {len(verdicts)} trial '
-    f'questions got no verdict. {cure(unread[0].reason, unread[0].answer)}'
+    f'questions got no verdict. {explained}'
   )
   if len(unread) == len(verdicts):
     raise ValueError(f'{problem}. Nothing was sampled.')
@@ -203,7 +204,7 @@ def by_likelihood(read: Reading, **options) -> Reward:
   return likelihood.Likelihood(read, encode=encode, **options)
 
 
-def cure(reason: str, answer: str | None) -> str:
+def explain_no_verdict(reason: str, answer: str | None) -> str:
   """Says what the judge answered instead of a verdict, and how to fix it."""
   if 'judge/' not in reason:
     return 'The reward gave no verdict'

@@ -26,7 +26,7 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.rewards.judge import Complete, Score
 from rlpt_jax.rewards.likelihood import Logprob
 from rlpt_jax.sampling.decode import bucket, pad_prompts
-from rlpt_jax.sampling.engine import no_number
+from rlpt_jax.sampling.engine import nan_error
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.sampler import Sampler
 
@@ -58,7 +58,7 @@ def completer(
     fitting = [
       i for i, ids in enumerate(asked) if len(ids) <= plan.max_prompt_tokens
     ]
-    _tell_of_long(len(asked) - len(fitting), len(asked), plan.max_prompt_tokens)
+    _warn_of_long(len(asked) - len(fitting), len(asked), plan.max_prompt_tokens)
     requests = (
       Request(
         prompt_tokens=tuple(asked[i]),
@@ -105,7 +105,7 @@ def scorer(
         by_shape[S, max(map(len, choices))].append(i)
         spend(len(context), sum(map(len, choices)))
     fitting = sum(map(len, by_shape.values()))
-    _tell_of_long(len(asked) - fitting, len(asked), max_prompt_tokens)
+    _warn_of_long(len(asked) - fitting, len(asked), max_prompt_tokens)
     pending = []
     for (S, T), same in sorted(by_shape.items()):
       for first in range(0, len(same), rows):
@@ -247,10 +247,10 @@ def _check_numbers(decoder: Decoder, computed: Sequence):
   """
   if computed and all(np.isnan(numbers).any() for numbers in computed):
     where = f'the judge, reading {len(computed):,} texts'
-    raise no_number(where, 'its weights', decoder.compute.dtype)
+    raise nan_error(where, 'its weights', decoder.compute.dtype)
 
 
-def _tell_of_long(num_long: int, num_asked: int, room: int):
+def _warn_of_long(num_long: int, num_asked: int, room: int):
   if num_long:
     logger.warning(
       '%d of %d questions to the judge have more than max_prompt_tokens=%d '

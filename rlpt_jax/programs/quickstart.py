@@ -142,5 +142,5 @@ def predict(
   names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)
   shown = ', '.join(f'{name} {found[name]:.0%}' for name in names)
   print(f'   right, according to the truth: {shown}')
-  print(f'   {truth.manners(*both)}')
+  print(f'   {truth.thinking_stats(*both)}')
   return found

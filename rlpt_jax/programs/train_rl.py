@@ -183,7 +183,7 @@ class Config:
 def check_alone(config: Config):
   """Raises if a completion that is alone in its group would teach nothing."""
   if advantages.needs_groups(config.advantages):
-    why = f'{settings.described(config.advantages)} compares it with its group'
+    why = f'{settings.describe(config.advantages)} compares it with its group'
   elif config.collect is not collect.keep:
     why = 'Config.collect treats it as a flat group'
   else:

@@ -56,7 +56,7 @@ def accuracy(
 
 
 @dataclasses.dataclass(frozen=True)
-class Manners:
+class ThinkingStats:
   """The shares of answers that predict and think, and that are right."""
 
   predict: float  # The share with a prediction.
@@ -72,7 +72,9 @@ class Manners:
     )
 
 
-def manners(questions: pathlib.Path, answers: pathlib.Path) -> Manners:
+def thinking_stats(
+  questions: pathlib.Path, answers: pathlib.Path
+) -> ThinkingStats:
   """Compares answers with and without thoughts; arguments as in `accuracy`."""
   predict, right = [], {True: [], False: []}
   for _, completion, is_right in _checked(questions, answers):
@@ -80,7 +82,7 @@ def manners(questions: pathlib.Path, answers: pathlib.Path) -> Manners:
     thought, *_ = completion.partition(extract.START)
     # One or two words, such as a stray tag, are not a thought.
     right[len(thought.split()) > 2].append(is_right)
-  return Manners(
+  return ThinkingStats(
     predict=sum(predict) / len(predict),
     think=len(right[True]) / len(predict),
     right_thinking=sum(right[True]) / max(len(right[True]), 1),

@@ -79,7 +79,7 @@ additional content. Output format (choose one):
 - Score: 1"""
 
 # (reference, prediction) pairs to try a judge with; any verdicts are accepted.
-TRIED = (
+TRIAL_PAIRS = (
   ('The cat sat on the mat. It was warm.', 'The cat sat on the mat.'),
   ('The cat sat on the mat. It was warm.', 'There was a cat on the mat.'),
   ('Two and three are five.', 'It rained all day.'),
@@ -185,7 +185,7 @@ class ByAnswer(Judged):
     """
     if not hasattr(self.complete, 'ask_now'):
       return []
-    questions = [_filled(self.prompt, *pair) for pair in TRIED]
+    questions = [_filled(self.prompt, *pair) for pair in TRIAL_PAIRS]
     answers = self.complete.ask_now(questions)
     return [read(answer)._replace(answer=answer) for answer in answers]
 

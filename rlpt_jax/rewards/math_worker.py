@@ -99,7 +99,7 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
     _, status = os.waitpid(child, 0)
     number, phase = struct.unpack('<qq', underway[:])
     if phase != IDLE:
-      os.write(replies, b'%d %s\n' % (number, epitaph(status, phase)))
+      os.write(replies, b'%d %s\n' % (number, death_reason(status, phase)))
     elif os.waitstatus_to_exitcode(status) != AGAIN:
       return
 
@@ -191,7 +191,7 @@ def plain(text: str) -> str:
   return ' '.join(_TEXT.sub(r'\1', text).casefold().split())
 
 
-def epitaph(status: int, phase: int) -> bytes:
+def death_reason(status: int, phase: int) -> bytes:
   """Returns the reason for a line whose process died in this phase."""
   code = os.waitstatus_to_exitcode(status)
   # Caused by the machine (out of memory, or hanging): no verdict.

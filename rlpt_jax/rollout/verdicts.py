@@ -98,7 +98,7 @@ def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:
   said = ', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common())
   found = f'{missing_PG.sum():,} of {asked:,} verdicts are missing ({said})'
   reason, answer = next(_unread(scores), (reasons.most_common(1)[0][0], None))
-  return f'{found}. {judges.cure(reason, answer)}'
+  return f'{found}. {judges.explain_no_verdict(reason, answer)}'
 
 
 def _unread(scores: Scores) -> Iterator[tuple[str, str]]:

@@ -99,7 +99,7 @@ def check_config(
 def _check_config(
   workdir: pathlib.Path, config: Any, may_change: Sequence[str], is_free: bool
 ):
-  wanted = _fixed(settings.described(config), may_change)
+  wanted = _fixed(settings.describe(config), may_change)
   path = workdir / CONFIG
   if path.exists():
     try:

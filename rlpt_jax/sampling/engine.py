@@ -40,7 +40,7 @@ class _Group:
     return self.request.samples - self.next_sample
 
 
-def no_number(where: str, model: str, dtype: str) -> FloatingPointError:
+def nan_error(where: str, model: str, dtype: str) -> FloatingPointError:
   """The error for NaN log-probabilities; cli.py prints its one line."""
   cure = '' if dtype == 'float32' else ' Try dtype=float32.'
   return FloatingPointError(
@@ -77,7 +77,7 @@ class Engine:
     self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
     self._queue: collections.deque[_Group] = collections.deque()
     self._groups: dict[int, _Group] = {}  # Unfinished, by ticket.
-    self._seats: dict[int, tuple[_Group, int]] = {}  # slot -> (group, sample)
+    self._by_slot: dict[int, tuple[_Group, int]] = {}  # slot -> (group, sample)
     self._free_prefixes = list(range(plan.num_prompts))
     self._tickets = 0
     self._is_whole = True
@@ -113,7 +113,7 @@ class Engine:
         f'{len(samples) - 1}.'
       )
     group.dropped.update(samples if sample is None else [sample])
-    for slot, (seated, i) in list(self._seats.items()):
+    for slot, (seated, i) in list(self._by_slot.items()):
       if seated is group and i in group.dropped:
         self._table.leave(slot)
         self._end(slot)
@@ -131,7 +131,7 @@ class Engine:
   @property
   def running(self) -> int:
     """The number of samples in a slot."""
-    return len(self._seats)
+    return len(self._by_slot)
 
   def step(self) -> list[tuple[int, int, Completion]]:
     """Decodes a chunk: [(ticket, sample, tokens since the last step), ...].
@@ -153,7 +153,7 @@ class Engine:
 
   def _step(self) -> list[tuple[int, int, Completion]]:
     self._admit()
-    if not self._seats:
+    if not self._by_slot:
       return []
     slots = self._table.slots(self._prefix_length_P, self._readers())
     self._own, report = chunks.decode_chunk(
@@ -164,10 +164,10 @@ class Engine:
     self._count(pieces)
     done = []
     for slot, piece in pieces.items():
-      group, sample = self._seats[slot]
+      group, sample = self._by_slot[slot]
       piece = dataclasses.replace(piece, prompt_version=group.prompt_version)
       if np.isnan(piece.policy_logprobs).any():
-        raise no_number(
+        raise nan_error(
           f'request {group.request.id}, sample {sample}',
           f'weights of version {self.version}',
           self.decoder.compute.dtype,
@@ -198,7 +198,7 @@ class Engine:
 
   def _admit(self):
     """Assigns the next samples of the queue to free slots, oldest first."""
-    free = [s for s in range(self.plan.slots) if s not in self._seats]
+    free = [s for s in range(self.plan.slots) if s not in self._by_slot]
     new = []
     for group in list(self._queue):
       if not free:
@@ -212,7 +212,7 @@ class Engine:
       while free and group.waiting and group.running < self.plan.group:
         slot, sample = free.pop(0), group.next_sample
         self._table.enter(slot, group.request, sample)
-        self._seats[slot] = (group, sample)
+        self._by_slot[slot] = (group, sample)
         group.running += 1
         group.next_sample += 1
         self._skip_dropped(group)
@@ -228,7 +228,7 @@ class Engine:
     self._forget_if_done(group)
 
   def _end(self, slot: int):
-    group, _ = self._seats.pop(slot)
+    group, _ = self._by_slot.pop(slot)
     group.running -= 1
     self._forget_if_done(group)
 
@@ -279,7 +279,7 @@ class Engine:
     rows_PG = np.zeros((Q, G), np.int32)
     place_B = np.zeros(self.plan.slots, np.int32)
     taken = [0] * Q
-    for slot, (group, _) in sorted(self._seats.items()):
+    for slot, (group, _) in sorted(self._by_slot.items()):
       p = group.prefix
       rows_PG[p, taken[p]] = slot
       place_B[slot] = p * G + taken[p]

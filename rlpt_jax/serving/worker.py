@@ -133,12 +133,12 @@ class Worker:
 
   def _engine_run(self):
     try:
-      while self._engine_obey():
+      while self._engine_run_commands():
         self._engine_step()
     except Exception as error:
       self._loop.call_soon_threadsafe(self._fail, error)
 
-  def _engine_obey(self) -> bool:
+  def _engine_run_commands(self) -> bool:
     """Runs queued commands, waiting while idle; returns False to close."""
     try:
       while command := self._commands.get(block=self._sampler.is_idle):

@@ -99,7 +99,11 @@ class Store:
 
   def close(self):
     """Waits for the last save and closes the directory."""
-    with self._opened, contextlib.closing(self._handler), self._said():
+    with (
+      self._opened,
+      contextlib.closing(self._handler),
+      self._explained_errors(),
+    ):
       self._manager.close()
 
   def steps(self) -> list[int]:
@@ -130,7 +134,7 @@ class Store:
     items[RECORD] = ocp.args.JsonSave(
       {'content': content, 'crc32': _crc32(content)}
     )
-    with self._said():
+    with self._explained_errors():
       self._manager.wait_until_finished()
       self._saving = step
       if not self._manager.save(step, args=ocp.args.Composite(**items)):
@@ -142,7 +146,7 @@ class Store:
     Otherwise the failure would only show at the next save, many steps later.
     """
     if not self._manager.is_saving_in_progress():
-      with self._said():
+      with self._explained_errors():
         self._manager.wait_until_finished()
 
   def _check_written(self):
@@ -164,7 +168,7 @@ class Store:
       raise ValueError(f'it cannot be read back: {error}') from error
 
   @contextlib.contextmanager
-  def _said(self) -> Iterator[None]:
+  def _explained_errors(self) -> Iterator[None]:
     """Turns an error of a save into one line that says what to do."""
     try:
       yield

@@ -19,7 +19,7 @@ class Preemption:
   """Tells whether a run was preempted, and ends it."""
 
   def __init__(self):
-    self.heard: list[int] = []  # Signal numbers.
+    self.signals: list[int] = []  # Signal numbers.
 
   def __call__(self, step: int) -> bool:
     """True once every process should save and exit; call it after each step.
@@ -28,14 +28,14 @@ class Preemption:
     receives it, and all processes agree on the step.
     """
     if jax.process_count() == 1:
-      return bool(self.heard)
+      return bool(self.signals)
     from jax.experimental import multihost_utils
 
     return multihost_utils.reached_preemption_sync_point(step)
 
   def leave(self, count: int) -> NoReturn:
     """Exits a preempted run that has saved after `count` steps."""
-    if self.heard[:1] == [signal.SIGINT]:
+    if self.signals[:1] == [signal.SIGINT]:
       raise KeyboardInterrupt(
         f'saved after step {count}; run the same command to resume'
       )
@@ -55,14 +55,14 @@ def preemption(
   on_signal: called by the handler, so that a step that waits for something can
     end. Not called if several processes compute together.
   """
-  told = Preemption()
+  preempted = Preemption()
   if jax.process_count() > 1:
-    yield told
+    yield preempted
     return
 
-  def hear(number, frame):
+  def handle(number, frame):
     del frame
-    told.heard.append(number)
+    preempted.signals.append(number)
     on_signal()
     if number == signal.SIGINT:
       signal.signal(number, before[number])
@@ -75,12 +75,12 @@ def preemption(
   # A shell makes its background jobs ignore Ctrl-C.
   if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     numbers.append(signal.SIGINT)
-  before = {number: signal.signal(number, hear) for number in numbers}
+  before = {number: signal.signal(number, handle) for number in numbers}
   try:
-    yield told
+    yield preempted
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  for number in told.heard:
+  for number in preempted.signals:
     if callable(before[number]):
       before[number](number, None)

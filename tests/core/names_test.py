@@ -26,9 +26,9 @@ def test_our_gin_files_import_nothing():
 
 
 def test_a_module_that_moves_keeps_the_names_of_its_settings(monkeypatch):
-  before = settings.described(AdamW(learning_rate=1.0))
+  before = settings.describe(AdamW(learning_rate=1.0))
   assert before['is'] == 'optimizer.AdamW'
   monkeypatch.setattr(AdamW, '__module__', 'rlpt_jax.elsewhere.adamw')
-  assert settings.described(AdamW(learning_rate=1.0)) != before
+  assert settings.describe(AdamW(learning_rate=1.0)) != before
   monkeypatch.setitem(names._NAMES, 'rlpt_jax.elsewhere.adamw', 'optimizer')
-  assert settings.described(AdamW(learning_rate=1.0)) == before
+  assert settings.describe(AdamW(learning_rate=1.0)) == before

@@ -82,7 +82,7 @@ def test_the_least_recently_used_go(cache, monkeypatch):
   ]  # fmt: skip
   # What a process writes is looked at as well.
   monkeypatch.setattr(program_cache, 'MAX_BYTES', 250)
-  monkeypatch.setattr(program_cache, 'LOOK_AGAIN', 0)
+  monkeypatch.setattr(program_cache, 'CHECK_EVERY_BYTES', 0)
   for i in range(4, 8):
     cache.put(f'jit_f-{i}', bytes(84))
   assert len(files(cache)) == 2

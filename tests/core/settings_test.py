@@ -27,19 +27,19 @@ def config(**changes):
 
 
 def test_what_is_set_alike_is_equal_and_survives_json():
-  first, second = settings.described(config()), settings.described(config())
+  first, second = settings.describe(config()), settings.describe(config())
   assert first == second
   assert json.loads(json.dumps(first)) == first
   assert settings.differences(first, second) == []
 
 
 def test_a_difference_is_named():
-  before = settings.described(config())
+  before = settings.describe(config())
   other = config(
     optimizer=AdamW(learning_rate=2e-3), names=('a', 'b', 'c'),
     reward=text_match.TextMatch(text_match.overlap),
   )  # fmt: skip
-  assert settings.differences(before, settings.described(other)) == [
+  assert settings.differences(before, settings.describe(other)) == [
     "reward.match was 'text_match.exact', now 'text_match.overlap'",
     'optimizer.learning_rate was 0.001, now 0.002',
     "names.2 was nothing, now 'c'",
@@ -48,13 +48,13 @@ def test_a_difference_is_named():
 
 def test_functions_are_what_was_bound_to_them():
   bound = functools.partial(text_match.prefix, min_share=0.5)
-  found = settings.described({'match': bound, 'x': np.float32(0.5)})
+  found = settings.describe({'match': bound, 'x': np.float32(0.5)})
   name = 'text_match.prefix'
   assert found == {'match': {'is': name, 'min_share': 0.5}, 'x': 0.5}
   # Of an object that is no dataclass, the class: addresses differ.
-  assert settings.described(object()) == 'builtins.object'
-  assert settings.described(AdamW) == 'optimizer.AdamW'
-  method = settings.described(AdamW(learning_rate=1.0).__post_init__)
+  assert settings.describe(object()) == 'builtins.object'
+  assert settings.describe(AdamW) == 'optimizer.AdamW'
+  method = settings.describe(AdamW(learning_rate=1.0).__post_init__)
   assert method['self']['learning_rate'] == 1.0
 
 
@@ -70,16 +70,16 @@ def test_an_object_may_say_what_it_was_started_with():
       return {'model': self._model, 'find': text_match.exact}
 
   first, other = (
-    settings.described(config(reward=text_match.TextMatch(Judge(name))))
+    settings.describe(config(reward=text_match.TextMatch(Judge(name))))
     for name in ('small', 'large')
   )
   assert settings.differences(first, other) == [
     "reward.match.model was 'small', now 'large'"
   ]
   assert first['reward']['match']['find'].endswith('text_match.exact')
-  assert settings.described(Judge).endswith('.Judge')
+  assert settings.describe(Judge).endswith('.Judge')
   # A module of that name is something else.
-  assert settings.described(core) == 'builtins.module'
+  assert settings.describe(core) == 'builtins.module'
 
 
 def test_all_that_a_value_holds():
@@ -99,10 +99,10 @@ def test_all_that_a_value_holds():
 def test_what_holds_itself_ends():
   other, names = AdamW(learning_rate=1.0), ['a']
   names.append(names)
-  found = settings.described(config(names=names))
+  found = settings.describe(config(names=names))
   assert found['names'] == ['a', 'builtins.list']
   # Twice side by side is not one inside the other.
-  assert len(set(map(str, settings.described([other, other])))) == 1
+  assert len(set(map(str, settings.describe([other, other])))) == 1
   assert settings.parts([names, names, other]).count(other) == 1
 
 
@@ -112,5 +112,5 @@ def test_nobody_looks_into_a_function():
 
   other = AdamW(learning_rate=1.0)
   name = f'{__name__}.test_nobody_looks_into_a_function.<locals>.reward'
-  assert settings.described(reward) == name
+  assert settings.describe(reward) == name
   assert settings.parts(reward) == [reward]

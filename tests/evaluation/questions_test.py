@@ -78,7 +78,7 @@ def test_each_is_scored_by_its_own(name, right, wrong, folder):
 
 
 def test_a_verifier_that_did_not_finish_says_nothing():
-  found = questions.decided(
+  found = questions.without_unfinished(
     scores.Scores(
       np.array([[0, 0, 1, 0, np.nan]], np.float32),
       np.array([['timeout', 'wrong', 'right', 'memory', 'killed']]),

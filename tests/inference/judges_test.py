@@ -106,8 +106,8 @@ def test_they_are_found_in_a_reward(model):
   weighing = judges.Weighing(model=model, **OPTIONS)
   reward = functools.partial(judge.ByProbability(weighing))
   assert weighing in list(settings.parts(reward))
-  described = settings.described(judge.ByProbability(weighing))
-  assert described == settings.described(
+  described = settings.describe(judge.ByProbability(weighing))
+  assert described == settings.describe(
     judge.ByProbability(judges.Weighing(model=model, **OPTIONS))
   )
   assert str(described).count(model) == 1

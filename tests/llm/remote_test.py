@@ -111,7 +111,7 @@ def test_a_run_with_another_judge_is_another_run():
   def described(url='http://a:1/v1', model='m', wait=1.0, **fields):
     endpoint = lib.Endpoint(url=url, model=model, **fields)
     with lib.Remote(endpoint, lib.Patience(wait=wait)) as client:
-      return settings.described(ByAnswer(client))
+      return settings.describe(ByAnswer(client))
 
   usual = described()
   assert described(url='http://b:2/v1', wait=9.0) == usual

@@ -79,14 +79,14 @@ def test_whether_it_pays_to_think(tmp_path):
     # Tags and no prediction; no thought either.
     '<|endofprediction|>', '<|startofprediction|>', WRONG, WRONG,
   ]  # fmt: skip
-  found = truth.manners(
+  found = truth.thinking_stats(
     write(tmp_path / 'questions.jsonl', [question]),
     write(
       tmp_path / 'answers.jsonl',
       [{'prompt': 'a', 'completion': completion} for completion in said],
     ),
   )
-  assert found == truth.Manners(
+  assert found == truth.ThinkingStats(
     predict=6 / 8, think=2 / 8, right_thinking=1 / 2, right_guessing=1 / 6
   )
   assert (

@@ -95,12 +95,12 @@ def test_a_group_that_says_the_same_is_asked_once(verifier, monkeypatch):
 
 
 def test_another_way_to_find_the_answer(verifier):
-  usual = settings.described(verifier)
+  usual = settings.describe(verifier)
   with MathVerifier(
     num_workers=1, cpu_seconds=0.5, memory_mb=512, find=extract.prediction
   ) as verifier:
     # A run that asks it in the one way does not go on in the other.
-    assert settings.differences(usual, settings.described(verifier)) == [
+    assert settings.differences(usual, settings.describe(verifier)) == [
       "find was 'extract.boxed', now 'extract.prediction'"
     ]
     found = verifier(

@@ -110,9 +110,9 @@ def test_gold_is_good_once_it_is_read():
   ],
 )
 def test_epitaph(ended, in_gold, in_answer):
-  found = math_worker.epitaph(int(ended), math_worker.GOLD)
+  found = math_worker.death_reason(int(ended), math_worker.GOLD)
   assert found.decode() == in_gold
-  found = math_worker.epitaph(int(ended), math_worker.ANSWER)
+  found = math_worker.death_reason(int(ended), math_worker.ANSWER)
   assert found.decode() == in_answer
 
 

@@ -14,7 +14,7 @@ from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.sampling import chunks
-from rlpt_jax.sampling.engine import Engine, no_number
+from rlpt_jax.sampling.engine import Engine, nan_error
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Interruption, Request, join
 from rlpt_jax.sampling.sampler import Sampler
@@ -428,11 +428,11 @@ def test_broken_weights_are_noticed(one_device):
 
 
 def test_what_to_try_depends_on_the_type():
-  said = str(no_number('request 0', 'weights of version 0', 'float32'))
+  said = str(nan_error('request 0', 'weights of version 0', 'float32'))
   assert said.endswith(
     'activations overflow float32. Is the model file complete?'
   )
-  said = str(no_number('request 0', 'its weights', 'bfloat16'))
+  said = str(nan_error('request 0', 'its weights', 'bfloat16'))
   assert said.endswith(
     'bfloat16. Is the model file complete? Try dtype=float32.'
   )
