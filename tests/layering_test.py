@@ -204,6 +204,23 @@ def long_functions(files: dict[str, str]) -> list[str]:
   return long
 
 
+def large_programs(files: dict[str, str]) -> list[str]:
+  """A command is one function, but no endless one."""
+  large = []
+  for path, source in files.items():
+    if not path.startswith('rlpt_jax/programs/'):
+      continue
+    for node in parsed(source).body:
+      is_program = isinstance(node, ast.FunctionDef)
+      if not is_program or node.name != pathlib.Path(path).stem:
+        continue
+      lines = node.end_lineno - node.lineno + 1
+      arguments = len(node.args.args) + len(node.args.kwonlyargs)
+      if lines >= 120 or arguments > 10:
+        large.append(f'{path}: {lines} lines, {arguments} arguments')
+  return large
+
+
 def existing_tests() -> set[str]:
   found = (ROOT / 'tests').rglob('*_test.py')
   return {str(path.relative_to(ROOT)) for path in found}
@@ -222,6 +239,7 @@ RULES = {
   'names': vague_names,
   'length of files': long_files,
   'length of functions': long_functions,
+  'size of programs': large_programs,
 }
 PLANTED = {
   'direction': ('rlpt_jax/training/x.py', 'from rlpt_jax.models import zoo'),
@@ -234,6 +252,8 @@ PLANTED = {
   'length of files': ('rlpt_jax/core/x.py', 'x = 1\n' * 501),
   'length of functions': (
     'rlpt_jax/core/x.py', 'def f():\n' + '  x = 1\n' * 70),
+  'size of programs': (
+    'rlpt_jax/programs/x.py', 'def x(a, b, c, d, e, f, *, g, h, i, j, k): ...'),
 }  # fmt: skip
 
 
