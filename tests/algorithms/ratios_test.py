@@ -64,19 +64,6 @@ def test_truncated_weight():
   assert not gradient.any()
 
 
-def test_clipped():
-  log_ratio = jnp.log(jnp.array([[0.5, 0.79, 0.81, 1.25, 1.29, 3.0]] * 3))
-  advantages = jnp.array([[1.0], [-1.0], [0.0]])
-  found = lib.clipped(log_ratio, advantages, clip_high=0.28)
-  yes, no = True, False
-  expected = [
-    [no, no, no, no, yes, yes],  # To be raised, and high already.
-    [yes, yes, no, no, no, no],  # To be lowered, and low already.
-    [no, no, no, no, no, no],
-  ]
-  np.testing.assert_array_equal(found, expected)
-
-
 def test_statistics():
   log_ratio = lib.token_log_ratio(LOGPROBS, BEHAVIOR, MASK)
   found = lib.ratio_statistics(log_ratio, MASK)
