@@ -295,7 +295,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           before, (run.state, updated) = updated, update(run.state, batch)
           # The previous update: waiting for this one would idle the devices.
           if before:
-            runs.check_skipped(config.max_skipped, step - 1, before)
+            runs.check_skipped(
+              config.max_skipped, step, before['skipped_in_a_row']
+            )
         timers.busy('update', until=updated['loss'].block_until_ready)
         rollouts.forget()
         metrics |= judged.metrics(experience.judged, sampler.version)
@@ -304,8 +306,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         run.record = consumer.record(experience)
         run.finish(step, metrics, experience)
         metrics = {}
-      if updated:
-        runs.check_skipped(config.max_skipped, int(run.state.step) - 1, updated)
     except (Unavailable, NoVerdicts) as error:
       run.rescue(error)
       raise
@@ -348,9 +348,15 @@ class Run:
   def save(self):
     """Saves a checkpoint of the last step, unless it is saved already."""
     with self.timers('save'):
-      self.writer.sync()  # Before the checkpoint: see core/metrics.py.
-      runs.save(self.store, self.state, self.files, self.record)
+      self._save_state()
     unjudged.remove(self.workdir)
+
+  def _save_state(self):
+    self.writer.sync()  # Before the checkpoint: see core/metrics.py.
+    runs.save(
+      self.store, self.state, self.files, self.record,
+      max_skipped=self.config.max_skipped,
+    )  # fmt: skip
 
   def finish(
     self,
@@ -401,8 +407,7 @@ class Run:
     saved = 'saved the completions sampled so far'
     # Before the first step, the folder stays free for other settings.
     if self.state.step > 0:
-      self.writer.sync()
-      runs.save(self.store, self.state, self.files, self.record)
+      self._save_state()
       saved = (
         f'saved after step {self.state.step}, with the completions sampled '
         'since'

@@ -143,7 +143,10 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
 
     def save(state):
       writer.sync()  # Before the checkpoint: see core/metrics.py.
-      runs.save(store, state, files, {'position': position, 'totals': totals})
+      runs.save(
+        store, state, files, {'position': position, 'totals': totals},
+        max_skipped=config.max_skipped,
+      )  # fmt: skip
 
     said = None
     progress.waiting('compiling: the first step takes the longest')
@@ -162,7 +165,9 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         before, (state, said) = said, update(state, batch)
         # The previous update: waiting for this one would idle the devices.
         if before:
-          runs.check_skipped(config.max_skipped, step - 1, before)
+          runs.check_skipped(
+            config.max_skipped, step, before['skipped_in_a_row']
+          )
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
         with timers('held_out'):
@@ -183,8 +188,6 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
           save(state)
       if told and not is_last:
         preempted.leave(step + 1)
-    if said:
-      runs.check_skipped(config.max_skipped, int(state.step) - 1, said)
     save(state)
 
 

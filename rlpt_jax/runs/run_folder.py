@@ -253,14 +253,24 @@ def start(
   return state, restored.record
 
 
-def save(store: Store, state: State, files: ModelFiles, record: dict[str, Any]):
+def save(
+  store: Store,
+  state: State,
+  files: ModelFiles,
+  record: dict[str, Any],
+  *,
+  max_skipped: int,
+):
   """Starts to save a state, with the record that the run needs to resume.
 
-  Does nothing at step 0, or if the step is saved already.
+  Does nothing at step 0, or if the step is saved already. Raises if the last
+  `max_skipped` updates were not finite: the loop checks an update only when the
+  next one has begun, and a run that resumed from here would begin it.
   """
   step = int(state.step)
   if not step or step in store.steps():
     return
+  check_skipped(max_skipped, step, state.skipped_in_a_row)
   store.save(
     step,
     {
@@ -293,12 +303,11 @@ def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
   return {'params': params, 'optimizer': opt_state, 'counts': counts}
 
 
-def check_skipped(most: int, step: int, said: dict[str, jax.Array]):
-  """Raises after `most` non-finite updates in a row."""
-  in_a_row = int(said['skipped_in_a_row'])
+def check_skipped(most: int, steps: int, in_a_row: jax.Array):
+  """Raises if the last `most` of all `steps` updates were not finite."""
   if in_a_row >= most:
     raise ValueError(
-      f'step {step + 1}: {in_a_row} updates in a row had a loss or a gradient '
+      f'step {steps}: {in_a_row} updates in a row had a loss or a gradient '
       'that is not finite; nothing was learned from them. Lower the learning '
       'rate, or check the data of these steps.'
     )

@@ -24,6 +24,7 @@ from rlpt_jax.rollout import collect, rollout_files
 from rlpt_jax.rollout.collect import Refill
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.sampling import Interruption, Sampling
+from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.checkpoints import Store
 from tests.programs import learning_task
 
@@ -421,15 +422,30 @@ def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
 
 
 @pytest.mark.slow
-def test_updates_that_are_not_finite_stop_the_run(task, tmp_path):
+@pytest.mark.parametrize(
+  'saved_by', ['nothing', 'its number', 'a failed judge']
+)
+def test_updates_that_are_not_finite_stop_the_run(saved_by, task, tmp_path):
+  """And are not saved, or the next start would begin with one more."""
+  asked = []
+
   def broken(logprobs_BT, *rest):
     return losses.ppo(logprobs_BT, *rest) + jnp.inf
 
+  def reward(examples, completions):
+    asked.append(examples)
+    if saved_by == 'a failed judge' and len(asked) == 3:
+      raise remote.Unavailable('it is gone')
+    return learning_task.by_length(examples, completions)
+
   config = learning_task.learning(
-    *task, held_out=None, loss=broken, max_skipped=2
-  )
+    *task, held_out=None, loss=broken, max_skipped=2, reward=reward,
+    saving=Saving(every=2 if saved_by == 'its number' else 50),
+  )  # fmt: skip
   with pytest.raises(ValueError, match='step 2: 2 updates in a row had a loss'):
     train_rl(config, workdir=tmp_path)
+  with Store(tmp_path / 'checkpoints', read_only=True) as store:
+    assert store.steps() == []
 
 
 @pytest.mark.slow

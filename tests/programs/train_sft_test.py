@@ -78,9 +78,14 @@ def test_updates_that_are_not_finite_stop_the_run(
     return loss + jnp.inf, rows
 
   monkeypatch.setattr(train_sft, 'loss_of_rows', broken)
-  config = learning_task.cold_start(folder, num_steps=9, max_skipped=2)
+  config = learning_task.cold_start(
+    folder, num_steps=9, max_skipped=2, saving=Saving(every=2)
+  )
   with pytest.raises(ValueError, match='step 2: 2 updates in a row had a loss'):
     train_sft.train_sft(config, workdir=tmp_path)
+  # The next start would begin with one more.
+  with Store(tmp_path / 'checkpoints', read_only=True) as store:
+    assert store.steps() == []
 
 
 @pytest.mark.slow

@@ -96,7 +96,28 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
 
 
 def test_what_a_run_begins_with_is_not_saved():
-  runs.save(None, types.SimpleNamespace(step=0), None, {})
+  runs.save(None, types.SimpleNamespace(step=0), None, {}, max_skipped=1)
+
+
+def test_what_was_not_finite_for_too_long_is_not_saved():
+  saved = []
+  store = types.SimpleNamespace(
+    steps=lambda: [], save=lambda step, *rest: saved.append(step)
+  )
+  files = types.SimpleNamespace(
+    config=types.SimpleNamespace(to_dict=lambda: {})
+  )
+
+  def save(step, in_a_row):
+    state = types.SimpleNamespace(
+      step=step, params={}, optimizer={}, skipped=9, skipped_in_a_row=in_a_row
+    )
+    runs.save(store, state, files, {}, max_skipped=5)
+
+  save(8, 4)
+  with pytest.raises(ValueError, match='step 9: 5 updates in a row had a loss'):
+    save(9, 5)
+  assert saved == [8]
 
 
 def test_a_folder_without_a_step_is_free(tmp_path):
