@@ -12,8 +12,7 @@ from rlpt_jax.completions.jobs import Job
 from rlpt_jax.completions.options import SamplingOptions
 from rlpt_jax.completions.prompt_files import Prompt
 from rlpt_jax.completions.tokenized import check_tokens, special_ids
-from rlpt_jax.core import settings as settings_lib
-from rlpt_jax.core.one_host import broadcast, on_one_host
+from rlpt_jax.core.one_host import broadcast
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.evaluation import questions, results
 from rlpt_jax.evaluation.questions import Questions
@@ -107,10 +106,7 @@ def judged(
   asked: Questions, first: int, groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
   """Yields the lines of each group, starting with that of problem `first`."""
-  parts = settings_lib.parts(asked.reward)
-  # A local judge computes on all hosts, so all must call it.
-  is_local = any(isinstance(part, judges.LocalModel) for part in parts)
-  reward = asked.reward if is_local else on_one_host(asked.reward)
+  reward = judges.on_all_hosts(asked.reward)
   while some := list(itertools.islice(groups, asked.together)):
     examples = asked.examples[first : first + len(some)]
     texts = [[sample.text for sample in group] for group in some]

@@ -236,9 +236,17 @@ def explain_no_verdict(reason: str, answer: str | None) -> str:
   )
 
 
-def local_models(reward: Reward) -> list[LocalModel]:
+def local_models(reward: RewardFn) -> list[LocalModel]:
   """Returns the local judges of a reward."""
   return [x for x in settings.parts(reward) if isinstance(x, LocalModel)]
+
+
+def on_all_hosts(reward: RewardFn) -> RewardFn:
+  """Returns a reward that every host calls; all get the first one's scores.
+
+  Only the first asks, unless a local judge computes on the devices of all.
+  """
+  return on_one_host(reward, called_by_all=bool(local_models(reward)))
 
 
 def load(reward: Reward):

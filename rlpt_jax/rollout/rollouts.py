@@ -33,9 +33,7 @@ class Rollouts:
   ):
     self.tokenizer, self.reward = tokenizer, reward
     self._sampler, self._timers, self._seed = sampler, timers, seed
-    # A local judge computes on all hosts, so all must call it.
-    has_local = bool(judges.local_models(reward))
-    self._ask = on_one_host(reward, called_by_all=has_local)
+    self._ask = judges.on_all_hosts(reward)
     self._kept: dict[str, Sequence] = {}  # The samples of each name.
 
   @property

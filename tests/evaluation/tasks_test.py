@@ -1,34 +1,68 @@
 """One benchmark for one model; the rest is seen through `rlpt evaluate`."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from rlpt_jax.completions.options import SamplingOptions
+from rlpt_jax.core import one_host
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.evaluation import questions, tasks
-from rlpt_jax.inference import model_files
+from rlpt_jax.inference import judges, model_files
+from rlpt_jax.rewards import scores
 
 RANDOM = 'random:tiny_qwen3'
 
 
-def test_a_reward_may_return_mere_numbers():
+def judged(reward):
+  """The lines of a problem with two answers."""
   example = Example(np.array([1]), ('a',), 'asr', 'corpus', 'd', 0)
   asked = questions.Questions(
-    'mine', ['p'], ['?'], [example], ['asr'], 2,
-    lambda examples, completions: [1, None],
-  )  # fmt: skip
+    'mine', ['p'], ['?'], [example], ['asr'], 2, reward
+  )
   completion = SimpleNamespace(tokens=[1, 2])
   group = [
     SimpleNamespace(text=text, completion=completion, finish_reason='stop')
     for text in 'ab'
   ]
   [lines] = tasks.judged(asked, 0, iter([group]))
+  return lines
+
+
+def rewards(reward):
+  return [line['reward'] for line in judged(reward)]
+
+
+def test_a_reward_may_return_mere_numbers():
+  lines = judged(lambda examples, completions: [1, None])
   found = [(line['reward'], line['reason']) for line in lines]
   assert found == [(1.0, 'scored'), (None, 'none')]
+
+
+def test_all_hosts_have_the_scores_of_the_first(monkeypatch):
+  """Also where each asks by itself, since a local judge needs them all."""
+  asked = []
+
+  @dataclasses.dataclass(frozen=True)
+  class WithServer(scores.Reward):
+    judge: judges.LocalModel
+
+    def __call__(self, examples, completions):
+      asked.append(examples)
+      return [[0.0, 0.0]]  # What the server says to the second host.
+
+  judge = judges.Weighing(model=RANDOM, chat=False)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(one_host, 'broadcast', lambda found: [[1.0, None]])
+  assert rewards(WithServer(judge)) == [1.0, None] and len(asked) == 1
+  assert rewards(lambda *_: asked.append(_)) == [1.0, None]
+  assert len(asked) == 1  # Only the first asks.
 
 
 def test_the_prompt_is_what_the_model_reads(tmp_path):
