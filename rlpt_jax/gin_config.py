@@ -121,30 +121,38 @@ class Builder:
       )
     return self._macros[macro.name]
 
-  def _given(self, thing, scopes: tuple[str, ...]) -> dict[str, Statement]:
+  def _given(
+    self, thing, scopes: tuple[str, ...], default: Any = None
+  ) -> dict[str, Statement]:
     """Returns the settings of a thing; inner scopes override outer ones.
 
-    A field that is not set, and whose default is a dataclass as it is by
-    default, is set by the settings of that class, if there are any:
-    `runs.Saving.every = 5` needs no `train_rl.Config.saving = @runs.Saving()`.
+    A field that is not set, and whose default is a dataclass, is set by the
+    settings of that class, if there are any: `runs.Saving.every = 5` needs no
+    `train_rl.Config.saving = @runs.Saving()`. Its other fields are those of the
+    default, not those of its class: `layout.Axes.tensor = 4` splits the learner
+    and the sampler, and each keeps its own `fsdp`.
     """
     given = {}
     for i in range(len(scopes) + 1):
       given |= self._bound.get((scopes[:i], id(thing)), {})
-    for name, kind in _defaults(thing).items():
-      if name not in given and (inner := self._given(kind, scopes)):
+    for name, part in _defaults(thing, default).items():
+      kind = type(part)
+      if name not in given and (inner := self._given(kind, scopes, part)):
         first = next(iter(inner.values()))
-        reference = Reference((), kind, called=True)
+        reference = Reference((), kind, called=True, default=part)
         parsed = first.parsed._replace(arg_name=name, value=reference)
         given[name] = dataclasses.replace(first, parsed=parsed)
     return given
 
-  def _uses(self, thing, scopes, called, place, inside) -> Iterator[Use]:
+  def _uses(
+    self, thing, scopes, called, place, inside, default=None
+  ) -> Iterator[Use]:
     """Yields a thing and all that is called or passed on to build it."""
     if (id(thing), scopes) in inside:
       raise ValueError(f'{place}: {checks.title(thing)} contains itself.')
-    given = self._given(thing, scopes)
-    self._check_complete(thing, called, place, given)
+    given = self._given(thing, scopes, default)
+    if default is None:
+      self._check_complete(thing, called, place, given)
     yield Use(thing, place, given)
     inside = (*inside, (id(thing), scopes))
     for statement in given.values():
@@ -170,7 +178,9 @@ class Builder:
       else:
         thing = self.symbols.find(reference.selector, place)
         scoped = reference.scopes or scopes
-        yield from self._uses(thing, scoped, reference.called, place, inside)
+        yield from self._uses(
+          thing, scoped, reference.called, place, inside, reference.default
+        )
 
   def _check_complete(self, thing, called: bool, place: Place, bound: dict):
     """Raises if an argument without a default is not set.
@@ -274,9 +284,15 @@ class Builder:
     self._shared: dict[tuple[str, ...], Any] = {}
     return self._build(self.kind, (), True, self.file)
 
-  def _build(self, thing, scopes: tuple[str, ...], called: bool, place: Place):
-    """Returns thing(...) if it is called, else the thing with its settings."""
-    given = self._given(thing, scopes)
+  def _build(
+    self, thing, scopes: tuple[str, ...], called: bool, place: Place,
+    default: Any = None,
+  ):  # fmt: skip
+    """Returns thing(...) if it is called, else the thing with its settings.
+
+    default: is changed, instead of calling the thing, its class.
+    """
+    given = self._given(thing, scopes, default)
     values = {
       name: self._value(x.parsed.value, scopes, x.place)
       for name, x in given.items()
@@ -284,6 +300,8 @@ class Builder:
     if not called:
       return functools.partial(thing, **values) if values else thing
     try:
+      if default is not None:
+        return dataclasses.replace(default, **values)
       if thing is not gin_files.singleton:
         return thing(**values)
       if scopes not in self._shared:
@@ -297,7 +315,9 @@ class Builder:
     """Returns a value with its references replaced by what they refer to."""
     if isinstance(value, Reference):
       thing = self.symbols.find(value.selector, place)
-      return self._build(thing, value.scopes or scopes, value.called, place)
+      return self._build(
+        thing, value.scopes or scopes, value.called, place, value.default
+      )
     if isinstance(value, Macro):
       definition = self.definition(value, place)
       scopes = tuple(value.name.split('/'))
@@ -335,18 +355,23 @@ class Builder:
     return statement
 
 
-def _defaults(thing: Any) -> dict[str, type]:
-  """Returns the classes of fields whose default is one with its defaults."""
+def _defaults(thing: Any, default: Any = None) -> dict[str, Any]:
+  """Returns the dataclasses that fields have if they are not set.
+
+  default: an object of class `thing` that has them, instead of the class.
+  """
   if not (inspect.isclass(thing) and dataclasses.is_dataclass(thing)):
     return {}
-  found = {}
-  for field in dataclasses.fields(thing):
-    kind = type(field.default)
-    if dataclasses.is_dataclass(kind) and field.init:
-      required = [p for p in parameters(kind).values() if p.default is p.empty]
-      if not required and field.default == kind():
-        found[field.name] = kind
-  return found
+  values = {
+    field.name: getattr(default, field.name, field.default)
+    for field in dataclasses.fields(thing)
+    if field.init
+  }
+  return {
+    name: value
+    for name, value in values.items()
+    if dataclasses.is_dataclass(value) and not inspect.isclass(value)
+  }
 
 
 def parameters(thing: Any) -> dict[str, inspect.Parameter]:

@@ -23,11 +23,15 @@ COMMAND_LINE = 'command line'
 
 
 class Reference(NamedTuple):
-  """@scope/module.function; `called` if brackets follow, for its result."""
+  """@scope/module.function; `called` if brackets follow, for its result.
+
+  default: for the class of a default, that default: it keeps what is not set.
+  """
 
   scopes: tuple[str, ...]
   selector: str | type
   called: bool
+  default: Any = None
 
 
 class Macro(NamedTuple):

@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from rlpt_jax import cli
+from rlpt_jax.core.layout import Axes
 from rlpt_jax.gin_config import read_config
 from rlpt_jax.programs import train_rl
 
@@ -109,10 +110,16 @@ def test_settings_of_a_part_need_no_line_that_names_it(run):
   config = run('', 'runs.Saving.every = 5', 'models.Compute.remat = "layer"')
   assert (config.saving.every, config.saving.keep_last) == (5, 2)
   assert config.compute.remat == 'layer'
-  # In a part of a part; the layout of the sampler has another default.
-  config = run('train_rl.Hardware.layout =', 'layout.Axes.fsdp = 4')
-  assert config.hardware.layout.fsdp == 4
-  assert config.hardware.sampler_layout.fsdp == 1
+  # In parts of a part, with other defaults: those that are not set stay.
+  config = run(
+    'train_rl.Hardware.layout =', 'layout.Axes.tensor = 4', 'layout.Axes.data=2'
+  )
+  assert config.hardware.layout == Axes(data=2, fsdp=-1, tensor=4)
+  assert config.hardware.sampler_layout == Axes(data=2, fsdp=1, tensor=4)
+  # Also in what a line names; a scope adds its own.
+  config = run('learner/layout.Axes.fsdp = 2', 'layout.Axes.tensor = 4')
+  assert config.hardware.layout == Axes(fsdp=2, tensor=4)
+  assert config.hardware.sampler_layout == Axes(data=-1, fsdp=1, tensor=4)
   other = run(
     '', 'a/runs.Saving.every=5', 'train_rl.Config.saving=@a/runs.Saving()'
   )
@@ -151,6 +158,7 @@ def test_errors_of_the_command_line_are_one_line(run, capsys):
 @dataclasses.dataclass(frozen=True)
 class Inner:
   rate: float = 0.1
+  size: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +166,23 @@ class Config:
   steps: int
   inner: Inner = Inner()
   others: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Middle:
+  name: str
+  inner: Inner = Inner()
+  other: Inner = Inner(rate=0.2, size=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+  middle: Middle = Middle('mine', inner=Inner(size=7))
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+  outer: Outer
 
 
 def double(x: int, *, times: int = 2) -> int:
@@ -181,6 +206,23 @@ def gin_file(tmp_path):
     return tmp_path / name
 
   return write
+
+
+def test_a_default_keeps_what_is_not_set(gin_file):
+  """However deep it is, and also where its class cannot be made of nothing."""
+  file = gin_file('gin_config_test.Around.outer = @gin_config_test.Outer()\n')
+  rate = 'gin_config_test.Inner.rate = 0.5'
+  assert read_config(Around, file, (rate,)).outer.middle == Middle(
+    'mine', inner=Inner(0.5, size=7), other=Inner(0.5, size=5)
+  )
+  # What a line makes has what the class has by default.
+  lines = (
+    'gin_config_test.Outer.middle = @gin_config_test.Middle()',
+    'gin_config_test.Middle.name = "other"',
+  )
+  assert read_config(Around, file, lines).outer.middle == Middle('other')
+  with pytest.raises(ValueError, match=r'Middle\.name must be set'):
+    read_config(Around, file, lines[:1])
 
 
 def test_functions_come_out_as_what_they_are(gin_file):
