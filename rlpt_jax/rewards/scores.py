@@ -13,6 +13,7 @@ them to Scores, so all callers use `ask`.
 
 import abc
 import collections
+import contextlib
 import dataclasses
 import inspect
 import reprlib
@@ -84,9 +85,12 @@ class Reward(abc.ABC):
 
   def close(self):
     """Frees what the parts of this reward hold: models, processes."""
-    for part in settings.parts(self.settings()):
-      if hasattr(part, 'close'):
-        part.close()
+    with contextlib.ExitStack() as stack:  # Closes all, even if one raises.
+      for part in reversed(settings.parts(self.settings())):
+        close = None if isinstance(part, type) else getattr(part, 'close', None)
+        # What would only close its parts is left out: they are here too.
+        if close and getattr(close, '__func__', None) is not Reward.close:
+          stack.callback(close)
 
   def find_answer(self, completion: str) -> extract.Answer | None:
     """Returns the text that is scored; None if this reward finds none."""

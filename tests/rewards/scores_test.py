@@ -166,10 +166,10 @@ def test_scores_are_of_one_shape_and_float32(rewards, found):
 class Model:
   """What a reward may hold, and has to close."""
 
-  closed = False
+  closed = 0
 
   def close(self):
-    self.closed = True
+    self.closed += 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +195,41 @@ def test_a_reward_closes_its_parts_and_names_its_settings():
   reward = Outer({'a': Modelled(first), 'b': (inner, 2.0)})
   assert reward.settings() == {'rewards': reward.rewards}
   scores.of(reward).close()
-  assert first.closed and second.closed
+  assert first.closed == second.closed == 1
   scores.of(lambda examples, completions: [[0.0]]).close()
+
+
+class Stuck(Model):
+  def close(self):
+    super().close()
+    raise OSError('stuck')
+
+
+class Owner(Model, scores.Reward):
+  """A reward with something of its own to close, as MathVerifier has."""
+
+  def __init__(self, part):
+    self.part = part
+
+  def settings(self):
+    return {'part': self.part}
+
+  def __call__(self, examples, completions):
+    raise AssertionError('nothing is judged here')
+
+
+def test_all_parts_are_closed_once_even_if_one_raises():
+  before, stuck, after, inside = Model(), Stuck(), Model(), Model()
+  owner = Owner(Modelled(inside))
+  reward = Outer({
+    'a': Modelled(before), 'b': Outer({'b': Modelled(stuck)}),
+    'c': Modelled(stuck), 'd': owner, 'e': Modelled(after),
+    'class': Model,  # It has `close` too, but nothing to close.
+  })  # fmt: skip
+  with pytest.raises(OSError, match='stuck'):
+    reward.close()
+  models = (before, stuck, after, inside, owner)
+  assert [model.closed for model in models] == [1] * 5
 
 
 def test_the_answer_is_what_the_first_part_finds():
