@@ -299,10 +299,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
               config.max_skipped, step, before['skipped_in_a_row']
             )
         timers.busy('update', until=updated['loss'].block_until_ready)
-        rollouts.forget()
         metrics |= judged.metrics(experience.judged, sampler.version)
         metrics |= updated | consumer.metrics(experience)
-        metrics |= prompts.curriculum.metrics()
         run.record = consumer.record(experience)
         run.finish(step, metrics, experience)
         metrics = {}
@@ -371,6 +369,7 @@ class Run:
         rollout_files.keep(
           self.workdir, step, config.rollouts, experience, self.rollouts
         )
+      self.rollouts.forget(experience.names)
     if self.held_out and (is_last or (step + 1) % config.held_out.every == 0):
       metrics |= self._try_held_out(metrics)
     self.store.check()
@@ -395,7 +394,7 @@ class Run:
     record, self.record = self.record, self.record | {'unfinished': numbers}
     self.publish()
     found = self.held_out.metrics('held_out', self.rollouts)
-    self.rollouts.forget()
+    self.rollouts.forget(self.held_out.names)
     found |= self.consumer.ledger.add_held_out(metrics)
     self.record = record | {'ledger': dict(self.consumer.ledger.totals)}
     return found

@@ -1,5 +1,6 @@
 """Turns the next prompts into the next experience."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 from rlpt_jax.rollout.collect import Collect, Exclude, Groups
@@ -30,7 +31,7 @@ class Collector:
   ):
     """Sets the parts.
 
-    make_experience: (groups, version, resume) -> Experience.
+    make_experience: (groups, version, names, curriculum, resume) -> Experience.
     count: the number of prompts to learn from.
     penalize: changes the rewards of groups, after all were collected.
     """
@@ -41,20 +42,27 @@ class Collector:
 
   def __call__(self) -> Experience | None:
     """Returns the next experience; None if the data has ended."""
-    groups = self._collect(self._sample, self._count)
+    names: list[str] = []
+    sample = functools.partial(self._sample, names)
+    groups = self._collect(sample, self._count)
     if groups is None:
       return None
     if self._penalize:
       groups = self._penalize(groups)
     return self._make_experience(
-      groups, version=self._rollouts.version, resume=self._prompts.resume()
+      groups,
+      version=self._rollouts.version,
+      names=names,
+      curriculum=self._prompts.curriculum.metrics(),
+      resume=self._prompts.resume(),
     )
 
-  def _sample(self, count: int) -> Judged | None:
-    """Samples and judges the next prompts."""
+  def _sample(self, sampled: list[str], count: int) -> Judged | None:
+    """Samples and judges the next prompts, and adds their names."""
     examples, names = self._prompts.take(count)
     if not examples:
       return None
+    sampled += names
     judged = self._rollouts(self._sampling, examples, names)
     self._prompts.curriculum.note(examples, judged.scores.rewards_PG)
     for exclude in self._exclude:

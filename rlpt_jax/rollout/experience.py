@@ -1,7 +1,7 @@
 """What an update learns from, as it was sampled."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Experience:
     what was learned before (`with_advantages`).
   rows: the group in each row of the batch; the batch may have more rows.
   version: of the newest weights when it was collected.
+  names: of all that was sampled for it; `Rollouts` keeps the samples by name.
+  curriculum: metrics of the examples that were drawn for it.
   resume: where the data stand once this experience has been consumed.
   """
 
@@ -30,6 +32,8 @@ class Experience:
   batch: Batch
   rows: tuple[int, ...]
   version: int
+  names: Sequence[str]
+  curriculum: dict[str, float]
   resume: dict[str, Any]
 
   def with_advantages(self, advantages: Callable) -> 'Experience':
@@ -54,13 +58,14 @@ class Experience:
     return advantages_PG
 
   def metrics(self) -> dict[str, float]:
-    """Returns the mean and standard deviation of advantages in the loss."""
+    """Returns the metrics of advantages in the loss and of the curriculum."""
     advantages_PG = self.advantages_PG
     there = advantages_PG[~np.isnan(advantages_PG)]
     there = there.astype(np.float64) if there.size else np.zeros(1)
     return {
       'advantage/mean': float(there.mean()),
       'advantage/std': float(there.std()),
+      **self.curriculum,
     }
 
 
@@ -72,6 +77,8 @@ def make_experience(
   longest: tuple[int, int],
   share_prompt: bool,
   version: int,
+  names: Sequence[str],
+  curriculum: dict[str, float],
   resume: dict[str, Any],
 ) -> Experience:
   """Returns the experience of some groups; options as for `make_batch`."""
@@ -86,5 +93,6 @@ def make_experience(
     share_prompt=share_prompt,
   )
   return Experience(
-    groups.judged, groups.learned_P, batch, tuple(rows), version, resume
-  )
+    groups.judged, groups.learned_P, batch, tuple(rows), version,
+    names, curriculum, resume,
+  )  # fmt: skip

@@ -41,11 +41,13 @@ class Trial:
     with contextlib.closing(iter(loader)) as batches:
       self.examples = next(batches).examples
     loader.close()
+    self.names = [f'held_out/{example.id}' for example in self.examples]
 
   def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
     """Returns mean rewards and the pass rate, as metrics `name`/..."""
-    names = [f'held_out/{example.id}' for example in self.examples]
-    found = rollouts(self._sampling, self.examples, names, timer='held_out')
+    found = rollouts(
+      self._sampling, self.examples, self.names, timer='held_out'
+    )
     rewards_PG = found.scores.rewards_PG
     return {
       f'{name}/reward': mean(rewards_PG),

@@ -1,7 +1,7 @@
 """Samples the policy on examples and asks for the rewards of its samples."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.timers import Timers
@@ -19,7 +19,8 @@ class Rollouts:
   """Samples and judges; keeps its samples until their step is done.
 
   So nothing is lost if the reward fails: the run saves the kept samples, and
-  the next start does not sample them again.
+  the next start does not sample them again, unless its weights have changed
+  before they were needed.
   """
 
   def __init__(
@@ -57,7 +58,7 @@ class Rollouts:
     requests = [
       sampling.request(example, name, self.tokenizer, self._seed)
       for example, name in zip(examples, names, strict=True)
-      if name not in self._kept
+      if not self._is_current(name)
     ]
     with self._timers(timer or 'rollout'):
       groups = self._sampler.complete(
@@ -71,9 +72,17 @@ class Rollouts:
       scores = ask(self._ask, examples, texts)
     return Judged(examples, groups, scores, scores.rewards_PG)
 
-  def forget(self):
-    """Drops the kept samples, once they have all been judged and learned."""
-    self._kept.clear()
+  def _is_current(self, name: str) -> bool:
+    """Returns True if the newest weights have sampled what is kept."""
+    group = self._kept.get(name)
+    return group is not None and all(
+      sample.completion.prompt_version == self.version for sample in group
+    )
+
+  def forget(self, names: Iterable[str]):
+    """Drops the samples of these names, once they were judged and learned."""
+    for name in names:
+      self._kept.pop(name, None)
 
   def load(self, workdir: pathlib.Path, step: int):
     """Takes the samples that an earlier run saved for this step."""

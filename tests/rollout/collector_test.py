@@ -40,6 +40,26 @@ def test_an_experience_says_where_the_data_stand_after_it():
   assert collector() is None
 
 
+def test_an_experience_has_its_own_names_and_curriculum():
+  """However much was sampled since: a schedule may collect the next ones."""
+
+  def in_two_rounds(sample, count):
+    sample(count)  # Dropped, but kept by Rollouts until it is forgotten.
+    return collect.keep(sample, count)
+
+  collector = make_collector(12, count=2, collect=in_two_rounds)
+  (_, first), (_, second) = collector(), collector()
+  numbers = [
+    [int(name.split('/')[0]) for name in more['names']]
+    for more in (first, second)
+  ]
+  assert numbers == [[0, 1, 2, 3], [4, 5, 6, 7]]
+  names = ('curriculum/skipped_share', 'curriculum/solved')
+  # All four examples, of which d0 is solved; it is passed over after that.
+  assert [first['curriculum'][name] for name in names] == [0, 1]
+  assert [second['curriculum'][name] for name in names] == [1 / 5, 1]
+
+
 def test_what_is_excluded_is_in_no_group_and_what_is_penalized_comes_last():
   seen = []
 

@@ -14,7 +14,8 @@ from tests.rollout.judged_test import NAN, example, sample
 
 OPTIONS = {
   'reduction': reductions.token_mean, 'longest': (8, 4), 'share_prompt': True,
-  'version': 3, 'resume': {'position': 7},
+  'version': 3, 'names': ['0/a'], 'curriculum': {'curriculum/solved': 2},
+  'resume': {'position': 7},
 }  # fmt: skip
 
 
@@ -48,7 +49,9 @@ def test_learned_groups_come_first_and_others_fill_the_batch():
   np.testing.assert_array_equal(
     found.advantages_PG, [[NAN, NAN], [-0.5, 0.5], [NAN, NAN]]
   )
-  assert found.metrics() == {'advantage/mean': 0.0, 'advantage/std': 0.5}
+  assert found.metrics() == {
+    'advantage/mean': 0.0, 'advantage/std': 0.5, 'curriculum/solved': 2,
+  }  # fmt: skip
 
 
 def test_advantages_come_from_what_was_learned_before():
@@ -75,5 +78,6 @@ def test_a_batch_that_is_not_full():
 def test_nothing_to_learn_from():
   found = make_experience(groups([[1, 1]], [False]), num_prompts=1, **OPTIONS)
   found = found.with_advantages(advantages.group_normalized)
-  assert found.metrics() == {'advantage/mean': 0.0, 'advantage/std': 0.0}
+  assert found.metrics()['advantage/mean'] == 0
+  assert found.metrics()['advantage/std'] == 0
   assert not found.batch.weights_PGT.any()

@@ -37,4 +37,6 @@ def test_the_same_examples_each_time(tmp_path):
     'before/reward/truth': pytest.approx(0.4),
   }  # fmt: skip
   assert asked[0] == asked[1] and asked[0][0] is sampling
-  assert asked[0][2] == [f'held_out/{name}' for name in asked[0][1]]
+  assert (
+    asked[0][2] == trial.names == [f'held_out/{name}' for name in asked[0][1]]
+  )

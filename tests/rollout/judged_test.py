@@ -22,7 +22,7 @@ def example(number, kind='asr'):
 def sample(length, version=0, finish_reason='stop', forced=0):
   completion = SimpleNamespace(
     tokens=np.zeros(length, np.int32), versions=np.full(length, version),
-    is_own=np.arange(length) >= forced,
+    is_own=np.arange(length) >= forced, prompt_version=version,
   )  # fmt: skip
   return SimpleNamespace(
     completion=completion, text='x' * length, finish_reason=finish_reason

@@ -24,7 +24,7 @@ class Sampler:
   def complete(self, requests, tokenizer, stop):
     for request in requests:
       self.sampled.append(request.id)
-      yield [sample(2), sample(3)]
+      yield [sample(2, self.version), sample(3, self.version)]
 
 
 def make_rollouts(reward, timers=None):
@@ -56,9 +56,17 @@ def test_what_was_sampled_waits_for_a_reward_that_is_gone():
   assert rollouts._sampler.sampled == ['1', '2', '3'] == list(rollouts._kept)
   assert found.samples[0] is rollouts._kept['2']
   assert found.rewards_PG.tolist() == [[2, 3], [2, 3]]
-  rollouts.forget()
-  judge(3)
-  assert rollouts._sampler.sampled[-1] == '3'
+
+
+def test_what_was_learned_is_forgotten_but_not_what_was_sampled_ahead():
+  rollouts = make_rollouts(lambda *_: [[0.0, 1.0]])
+  for name in 'abc':
+    rollouts(Sampling(samples=2), [example(1)], [name])
+  rollouts.forget(['a', 'c', 'd'])  # Nothing was sampled for d.
+  assert list(rollouts._kept) == ['b']
+  for name in 'abc':
+    rollouts(Sampling(samples=2), [example(1)], [name])
+  assert rollouts._sampler.sampled == [*'abcac']
 
 
 def test_a_timer_gets_all_of_the_time():
@@ -88,3 +96,12 @@ def test_samples_are_saved_and_loaded(tmp_path, monkeypatch):
   again.load(tmp_path, 3)
   again(Sampling(samples=2), [example(1)], ['a'])
   assert again._sampler.sampled == []
+
+
+def test_what_older_weights_have_sampled_is_sampled_again():
+  """A held-out example, or what was sampled in vain before the run resumed."""
+  rollouts = make_rollouts(lambda *_: [[0.0, 1.0]])
+  for version in (0, 1, 1):
+    rollouts._sampler.version = version
+    rollouts(Sampling(samples=2), [example(1)], ['a'])
+  assert rollouts._sampler.sampled == ['a', 'a']
