@@ -34,6 +34,7 @@ MAX_ELEMENTS = 64
 logger = logging.getLogger(__name__)
 
 Value = bool | int | float | np.ndarray | jax.Array
+Values = Mapping[str, Value]
 
 
 class Writer:
@@ -112,26 +113,28 @@ class Writer:
   def write(
     self,
     step: int,
-    metrics: Mapping[str, Value],
-    timing: Mapping[str, Value],
+    metrics: Values,
+    timing: Values | Callable[[], Values],
   ):
     """Queues the metrics of a step, and writes those of the previous one.
 
     metrics: values that a repeated run reproduces bit by bit; device arrays may
       still be computing.
     timing: all other values: seconds, tokens per second, memory, compilations.
-      Their keys begin with 'timing/'; no other keys may.
+      Their keys begin with 'timing/'; no other keys may. A function is called
+      when the arrays of `metrics` are there, on process 0 only.
     """
     assert not self._closed, 'the writer is closed'
     assert step == self._next_step, f'step {step} after {self._next_step - 1}'
     # On all processes, so that all of them raise.
-    _check_keys(metrics, timing)
-    for key, value in (*metrics.items(), *timing.items()):
-      _check(key, value)
+    _check_all(metrics)
+    if not callable(timing):
+      _check_all(timing, is_timing=True)
     self._next_step += 1
     if not self._writes:
       return
-    started = step, _started(metrics), _started(timing)
+    timing = timing if callable(timing) else _started(timing)
+    started = step, _started(metrics), timing
     self.flush()
     self._pending = started
 
@@ -163,8 +166,11 @@ class Writer:
     if pending is not None:
       self._record(*pending)
 
-  def _record(self, step: int, metrics: dict, timing: dict):
+  def _record(self, step: int, metrics: dict, timing: dict | Callable):
     metrics = {key: _read(value) for key, value in metrics.items()}
+    if callable(timing):
+      timing = timing()
+      _check_all(timing, is_timing=True)
     timing = {key: _read(value) for key, value in timing.items()}
     numbers = {
       key: value
@@ -201,7 +207,7 @@ def _events_name() -> str:
   return f'events.out.tfevents.{time.time_ns()}.{socket.gethostname()}'
 
 
-def _started(values: Mapping[str, Value]) -> dict[str, Any]:
+def _started(values: Values) -> dict[str, Any]:
   """Converts values to Python numbers; starts copying device arrays to host."""
   started = {}
   for key, value in values.items():
@@ -214,14 +220,14 @@ def _started(values: Mapping[str, Value]) -> dict[str, Any]:
   return started
 
 
-def _check_keys(metrics: Mapping[str, Value], timing: Mapping[str, Value]):
-  wrong = [key for key in metrics if key == 'step' or key.startswith(PREFIX)]
-  wrong += [key for key in timing if not key.startswith(PREFIX)]
-  if wrong:
-    raise ValueError(
-      f'{wrong[0]!r}: expected keys that begin with {PREFIX!r} for timing '
-      'metrics only, and no key "step".'
-    )
+def _check_all(values: Values, *, is_timing: bool = False):
+  for key, value in values.items():
+    if key == 'step' or key.startswith(PREFIX) != is_timing:
+      raise ValueError(
+        f'{key!r}: expected keys that begin with {PREFIX!r} for timing metrics '
+        'only, and no key "step".'
+      )
+    _check(key, value)
 
 
 def _check(key: str, value: Value):

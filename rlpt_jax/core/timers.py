@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +19,16 @@ class Timers:
     timers = Timers('rollout', 'reward', 'update', 'publish')
     with timers('rollout'):
       ...
+    with timers('update'):
+      state, metrics = update(state, batch)
+    timers.busy('update', until=metrics['loss'].block_until_ready)
     writer.write(step, metrics, timers.lap())
 
   Time in a nested part counts only for the inner part, so the parts sum to the
   step. The times are those of one host thread. Work that goes on when its part
-  has ended, on a device, is charged to that part by `busy`.
+  has ended, on a device, is charged to that part by `busy`. A step ends when
+  its `lap` is called and the work that it began has ended; the next step begins
+  there. So the steps sum to the run, and each has all of its own update.
   """
 
   def __init__(
@@ -32,7 +38,8 @@ class Timers:
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
-    self._busy: tuple[str, concurrent.futures.Future[float]] | None = None
+    # (part, when it has ended, the seconds of the step that it belongs to)
+    self._busy: tuple[str, concurrent.futures.Future[float], dict] | None = None
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
 
@@ -51,11 +58,17 @@ class Timers:
     """Charges a part with all time from now on, until `until` returns.
 
     A part that runs meanwhile gets only what is left. `until` waits, in a
-    thread of its own, for what a device was given to do.
+    thread of its own, for what a device was given to do. Its error is not
+    raised here, but where the result of the device is read.
     """
+
+    def ended() -> float:
+      with contextlib.suppress(Exception):
+        until()
+      return self._clock()
+
     self._charge()
-    ended = self._watcher.submit(lambda: (until(), self._clock())[1])
-    self._busy = name, ended
+    self._busy = name, self._watcher.submit(ended), self._seconds
 
   def close(self):
     """Waits for the thread that watches a device."""
@@ -67,19 +80,29 @@ class Timers:
   def __exit__(self, *_):
     self.close()
 
-  def lap(self) -> dict[str, float]:
-    """Returns {'timing/step_s': seconds, ...} and resets all parts to zero."""
+  def lap(self) -> Callable[[], dict[str, float]]:
+    """Ends a step; returns a function that returns its times.
+
+    They are {'timing/step_s': seconds, ...}. The function waits for the end of
+    what is still busy.
+    """
     self._charge()
-    parts = {f'{PREFIX}{name}_s': s for name, s in self._seconds.items()}
-    self._seconds = dict.fromkeys(self._seconds, 0.0)
+    seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+    return functools.partial(self._times, seconds)
+
+  def _times(self, seconds: dict[str, float]) -> dict[str, float]:
+    if self._busy and self._busy[2] is seconds:
+      self._busy[1].result()
+      self._charge()
+    parts = {f'{PREFIX}{name}_s': s for name, s in seconds.items()}
     return {f'{PREFIX}step_s': math.fsum(parts.values()), **parts}
 
   def _charge(self):
     now = self._clock()
     if self._busy:
-      name, ended = self._busy
+      name, ended, seconds = self._busy
       until = min(now, ended.result()) if ended.done() else now
-      self._seconds[name] += max(until - self._mark, 0.0)
+      seconds[name] += max(until - self._mark, 0.0)
       self._mark = max(until, self._mark)
       if ended.done():
         self._busy = None

@@ -374,11 +374,14 @@ class Run:
       metrics |= self._try_held_out(metrics)
     self.store.check()
     is_preempted = self.preempted(step)
-    timing = self.timers.lap()
-    if experience:
-      timing |= judged.speed(experience.judged, timing)
-    timing |= runs.memory() | judges.counts(self.reward)
-    timing['timing/compilations'] = self.compiled.count
+    lap, more = self.timers.lap(), runs.memory() | judges.counts(self.reward)
+    more['timing/compilations'] = self.compiled.count
+
+    def timing() -> dict[str, float]:  # When the update has ended.
+      parts = lap()
+      speed = judged.speed(experience.judged, parts) if experience else {}
+      return parts | speed | more
+
     self.writer.write(step, metrics, timing)
     if is_preempted or (step + 1) % config.saving.every == 0:
       self.save()

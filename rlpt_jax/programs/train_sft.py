@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -113,8 +114,8 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
     loss, optimizer, measure, num_microbatches=config.num_microbatches
   )
   try_on = jax.jit(functools.partial(loss_of_rows, decoder))
-  timers = Timers('data', 'update', 'held_out', 'save')
   with contextlib.ExitStack() as stack:
+    timers = stack.enter_context(Timers('data', 'update', 'held_out', 'save'))
     stack.enter_context(runs.claimed(workdir, config, MAY_CHANGE))
     store = stack.enter_context(
       runs.checkpoints(workdir, files, config.data.tokenizer, config.saving)
@@ -168,6 +169,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
           runs.check_skipped(
             config.max_skipped, step, before['skipped_in_a_row']
           )
+      timers.busy('update', until=said['loss'].block_until_ready)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
         with timers('held_out'):
@@ -175,20 +177,26 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       metrics |= said | count(files.config, config, loaded.examples, totals)
       store.check()
       told = preempted(step)
-      timing = timers.lap()
-      tokens = metrics['compute/tokens']
-      writer.write(
-        step, metrics, timing | runs.memory() | {
-          'timing/tokens_per_s': tokens / timing['timing/step_s'],
-          'timing/compilations': compiled.count,
-        },
+      timing = functools.partial(
+        with_speed, timers.lap(), metrics['compute/tokens'],
+        runs.memory() | {'timing/compilations': compiled.count},
       )  # fmt: skip
+      writer.write(step, metrics, timing)
       if told or (step + 1) % config.saving.every == 0:
         with timers('save'):
           save(state)
       if told and not is_last:
         preempted.leave(step + 1)
     save(state)
+
+
+def with_speed(
+  lap: Callable[[], dict[str, float]], tokens: int, more: dict[str, float]
+) -> dict[str, float]:
+  """Returns the times of a step, when its update has ended, and its speed."""
+  times = lap()
+  speed = {'timing/tokens_per_s': tokens / times['timing/step_s']}
+  return times | speed | more
 
 
 def loss_of_rows(

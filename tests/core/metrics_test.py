@@ -97,6 +97,28 @@ def steps_of_whole_lines(path: pathlib.Path) -> int:
   return path.read_bytes().count(b'\n')
 
 
+def test_timing_may_be_known_only_when_the_step_has_ended(tmp_path):
+  asked = []
+
+  def timing():
+    asked.append(len(asked))
+    return {'timing/step_s': 7.0}
+
+  options = {'num_steps': 3, 'tensorboard': False}
+  with Writer(tmp_path, first_step=0, **options) as writer:
+    writer.write(0, {'x': 1}, timing)
+    assert asked == []
+    writer.write(1, {'x': 1}, timing)
+    assert asked == [0]
+  lines = (tmp_path / 'timing.jsonl').read_text().splitlines()
+  assert [json.loads(line)['timing/step_s'] for line in lines] == [7.0, 7.0]
+  with (
+    pytest.raises(ValueError, match="'step_s': expected keys that begin"),
+    Writer(tmp_path, first_step=2, **options) as writer,
+  ):
+    writer.write(2, {'x': 1}, lambda: {'step_s': 7.0})
+
+
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'timing.jsonl'])
 def test_a_step_that_is_missing_is_an_error(whole, tmp_path, name):
   """It cannot come from a kill, so nothing is touched."""

@@ -26,7 +26,7 @@ def test_parts_and_the_rest():
   clock.now += 16
   with timers('rollout'):
     clock.now += 32
-  assert timers.lap() == {
+  assert timers.lap()() == {
     'timing/step_s': 63,  # 1 + 2 + 4 + 8 + 16 + 32
     'timing/rollout_s': 42,  # 2 + 8 + 32
     'timing/reward_s': 4,
@@ -34,7 +34,7 @@ def test_parts_and_the_rest():
     'timing/idle_s': 17,
   }
   clock.now += 5
-  assert timers.lap() == {
+  assert timers.lap()() == {
     'timing/step_s': 5,
     'timing/rollout_s': 0,
     'timing/reward_s': 0,
@@ -50,7 +50,7 @@ def test_a_part_that_raises_ends():
     clock.now += 1
     raise KeyError
   clock.now += 2
-  lap = timers.lap()
+  lap = timers.lap()()
   assert lap['timing/rollout_s'] == 1
   assert lap['timing/idle_s'] == 2
 
@@ -67,7 +67,7 @@ def test_the_clock_is_real():
   timers = Timers('rollout')
   with timers('rollout'):
     pass
-  lap = timers.lap()
+  lap = timers.lap()()
   parts = lap['timing/rollout_s'], lap['timing/idle_s']
   assert all(part > 0 for part in parts)
   assert lap['timing/step_s'] == pytest.approx(sum(parts), abs=1e-12)
@@ -87,7 +87,7 @@ def test_what_goes_on_is_charged_until_it_ends():
       clock.now += 8
     clock.now += 16
     # Ended while the rollout ran, after 4 seconds of it.
-    assert timers.lap() == {
+    assert timers.lap()() == {
       'timing/step_s': 31,
       'timing/rollout_s': 8,
       'timing/update_s': 1 + 2 + 4,
@@ -95,15 +95,64 @@ def test_what_goes_on_is_charged_until_it_ends():
     }
 
 
-def test_what_goes_on_for_longer_than_a_step():
+def test_what_goes_on_belongs_to_the_step_that_began_it():
   clock, ended = Clock(), threading.Event()
-  with Timers('update', clock=clock) as timers:
+  with Timers('rollout', 'update', clock=clock) as timers:
+    with timers('rollout'):
+      clock.now += 1
     timers.busy('update', until=ended.wait)
     clock.now += 2
-    assert timers.lap()['timing/update_s'] == 2
-    clock.now += 3
-    ended.set()
-    timers._busy[1].result()
+    first = timers.lap()
+    with timers('rollout'):
+      clock.now += 4  # Until the device has ended.
+      ended.set()
+      timers._busy[1].result()
+      clock.now += 8
+    second = timers.lap()
+    clock.now += 16
+    assert first() == {
+      'timing/step_s': 7,
+      'timing/rollout_s': 1,
+      'timing/update_s': 2 + 4,
+      'timing/idle_s': 0,
+    }
+    assert second() == {
+      'timing/step_s': 8,
+      'timing/rollout_s': 8,
+      'timing/update_s': 0,
+      'timing/idle_s': 0,
+    }
+
+
+def test_the_last_step_has_all_of_its_time():
+  clock, ended = Clock(), threading.Event()
+
+  def until():
+    ended.wait()
     clock.now += 4
+
+  with Timers('update', clock=clock) as timers:
+    timers.busy('update', until=until)
+    clock.now += 2
     lap = timers.lap()
-    assert lap['timing/update_s'] == 3 and lap['timing/idle_s'] == 4
+    threading.Timer(0.05, ended.set).start()
+    assert lap()['timing/update_s'] == 6  # It has waited.
+
+
+def test_an_error_of_the_device_is_not_raised_here():
+  """But where its result is read."""
+  clock, ended = Clock(), threading.Event()
+
+  def until():
+    ended.wait()
+    raise OSError('the device is lost')
+
+  with Timers('update', clock=clock) as timers:
+    timers.busy('update', until=until)
+    clock.now += 2
+    ended.set()
+    timers._busy[1].exception()
+    clock.now += 4
+    with timers('update'):
+      clock.now += 8
+    assert timers.lap()()['timing/step_s'] == 14

@@ -7,9 +7,11 @@ whichever: a reward of a third. The rest is left to learn from the reward.
 import dataclasses
 import json
 import random
+import time
 
 from rlpt_jax.algorithms.advantages import RunningNormalized
 from rlpt_jax.core.layout import Axes
+from rlpt_jax.core.timers import Timers
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.sources import Files
 from rlpt_jax.data.tasks import Rlvr, Sft
@@ -126,6 +128,16 @@ def by_length(examples, completions):
   return scores.Each(
     lambda example, text: scores.Verdict(len(text) % 3 / 2, 'length')
   )(examples, completions)
+
+
+def slow_updates(monkeypatch):
+  """Lets a device take a second more for every update."""
+  busy = Timers.busy
+
+  def longer(timers, name, until):
+    busy(timers, name, lambda: (until(), time.sleep(1)))
+
+  monkeypatch.setattr(Timers, 'busy', longer)
 
 
 def two_steps(folder):

@@ -37,8 +37,8 @@ def task(tmp_path_factory):
   return folder, folder / 'sft' / 'checkpoints'
 
 
-def metrics(workdir):
-  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
+def metrics(workdir, name='metrics.jsonl'):
+  return [json.loads(line) for line in open(workdir / name)]
 
 
 @pytest.mark.slow
@@ -419,6 +419,20 @@ def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
   with pytest.raises(Planned):
     train_rl(config, workdir=tmp_path / 'run')
   assert weighing._ask is None  # The run has closed it.
+
+
+@pytest.mark.slow
+def test_each_line_has_the_time_of_its_own_update(task, tmp_path, monkeypatch):
+  learning_task.slow_updates(monkeypatch)
+  config = learning_task.learning(*task, num_steps=2, held_out=None)
+  train_rl(config, workdir=tmp_path)
+  lines = metrics(tmp_path, 'timing.jsonl')
+  assert len(lines) == 2
+  for line, metric in zip(lines, metrics(tmp_path), strict=True):
+    assert 1 < line['timing/update_s'] <= line['timing/step_s']
+    # The prompt is not sampled, and is 5 tokens long.
+    tokens = metric['compute/rollout_tokens'] - 16 * 5
+    assert line['timing/tokens_per_s'] == tokens / line['timing/step_s']
 
 
 @pytest.mark.slow

@@ -89,6 +89,21 @@ def test_updates_that_are_not_finite_stop_the_run(
 
 
 @pytest.mark.slow
+def test_each_line_has_the_time_of_its_own_update(
+  folder, tmp_path, monkeypatch
+):
+  learning_task.slow_updates(monkeypatch)
+  config = learning_task.cold_start(folder, num_steps=2)
+  train_sft.train_sft(config, workdir=tmp_path)
+  lines = metrics(tmp_path, 'timing.jsonl')
+  assert len(lines) == 2
+  for line, metric in zip(lines, metrics(tmp_path), strict=True):
+    assert 1 < line['timing/update_s'] <= line['timing/step_s']
+    tokens = metric['compute/tokens']
+    assert line['timing/tokens_per_s'] == tokens / line['timing/step_s']
+
+
+@pytest.mark.slow
 def test_devices_and_microbatches_change_nothing(folder, tmp_path):
   config = learning_task.cold_start(folder, num_steps=1)
   ways = {
