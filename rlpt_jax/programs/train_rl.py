@@ -152,11 +152,7 @@ class Config:
     self.sampling.check_learnable()
     if self.sampling.samples == 1:
       check_alone(self)
-    if self.prompts % self.hardware.num_microbatches:
-      raise checks.wrong(
-        Hardware, 'num_microbatches', self.hardware.num_microbatches,
-        f'a divisor of Config.prompts={self.prompts}',
-      )  # fmt: skip
+    runs.check_microbatches(self.hardware, 'Config.prompts', self.prompts)
 
   @property
   def tried(self) -> Sampling:

@@ -88,7 +88,7 @@ class Config:
 
   def __post_init__(self):
     checks.check_fields(self)
-    runs.check_microbatches(self, 'batch_size')
+    runs.check_microbatches(self, 'batch_size', self.batch_size)
 
 
 def train_sft(config: Config, *, workdir: pathlib.Path):

@@ -320,9 +320,12 @@ def memory() -> dict[str, float]:
   return {'timing/peak_gib': stats.get('peak_bytes_in_use', peak) / 2**30}
 
 
-def check_microbatches(config: Any, name: str):
-  """Raises unless num_microbatches divides the batch size in field `name`."""
-  size, number = getattr(config, name), config.num_microbatches
+def check_microbatches(config: Any, name: str, size: int):
+  """Raises unless config.num_microbatches divides the size of a batch.
+
+  name: the setting that has the size.
+  """
+  number = config.num_microbatches
   if size % number:
     raise checks.wrong(
       type(config), 'num_microbatches', number, f'a divisor of {name}={size}'

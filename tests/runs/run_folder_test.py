@@ -208,3 +208,16 @@ def test_a_run_reads_with_the_tokenizer_of_its_model(
     with pytest.raises(ValueError, match=message):
       program(make(**changes), workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_microbatches_divide_a_batch(tmp_path):
+  learning_task.cold_start(tmp_path, batch_size=12, num_microbatches=3)
+  with pytest.raises(
+    ValueError, match=r'num_microbatches=5: expected a divisor of batch_size=12'
+  ):
+    learning_task.cold_start(tmp_path, batch_size=12, num_microbatches=5)
+  hardware = learning_task.hardware(num_microbatches=5)
+  with pytest.raises(
+    ValueError, match=r'Hardware\.num_microbatches=5: .* of Config\.prompts=12'
+  ):
+    learning_task.learning(tmp_path, 'm', prompts=12, hardware=hardware)
