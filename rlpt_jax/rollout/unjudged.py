@@ -34,7 +34,7 @@ Groups = Mapping[str, Sequence[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class SavedSample:
   """A sampler.Sample, read back."""
 
   text: str
@@ -95,7 +95,7 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   ends = np.cumsum([0, *(length for _, _, length, _ in about['samples'])])
   arrays['versions'] = arrays['versions'] + (version - about['version'])
   samples = iter(
-    Kept(
+    SavedSample(
       text,
       finish_reason,
       Completion(

@@ -7,11 +7,11 @@ import pytest
 
 from rlpt_jax.core import run_files
 from rlpt_jax.rollout import unjudged
-from rlpt_jax.rollout.unjudged import Kept
+from rlpt_jax.rollout.unjudged import SavedSample
 from rlpt_jax.sampling.requests import Completion
 
 
-def sample(text: str, version: int, finish_reason='stop') -> Kept:
+def sample(text: str, version: int, finish_reason='stop') -> SavedSample:
   T = len(text.encode('utf-8', 'surrogatepass'))
   rng = np.random.default_rng(T)
   completion = Completion(
@@ -23,7 +23,7 @@ def sample(text: str, version: int, finish_reason='stop') -> Kept:
     finish_reason=finish_reason,
     prompt_version=version,
   )
-  return Kept(text, finish_reason, completion)
+  return SavedSample(text, finish_reason, completion)
 
 
 def check_equal(found, expected):
