@@ -31,7 +31,7 @@ class Collector:
   ):
     """Sets the parts.
 
-    make_experience: (groups, version, names, curriculum, resume) -> Experience.
+    make_experience: (groups, names, curriculum, resume) -> Experience.
     count: the number of prompts to learn from.
     penalize: changes the rewards of groups, after all were collected.
     """
@@ -51,7 +51,6 @@ class Collector:
       groups = self._penalize(groups)
     return self._make_experience(
       groups,
-      version=self._rollouts.version,
       names=names,
       curriculum=self._prompts.curriculum.metrics(),
       resume=self._prompts.resume(),

@@ -21,7 +21,6 @@ class Experience:
   batch: its advantages are 0 until the experience is consumed: some depend on
     what was learned before (`with_advantages`).
   rows: the group in each row of the batch; the batch may have more rows.
-  version: of the newest weights when it was collected.
   names: of all that was sampled for it; `Rollouts` keeps the samples by name.
   curriculum: metrics of the examples that were drawn for it.
   resume: where the data stand once this experience has been consumed.
@@ -31,7 +30,6 @@ class Experience:
   learned_P: np.ndarray
   batch: Batch
   rows: tuple[int, ...]
-  version: int
   names: Sequence[str]
   curriculum: dict[str, float]
   resume: dict[str, Any]
@@ -76,7 +74,6 @@ def make_experience(
   reduction: Callable,
   longest: tuple[int, int],
   share_prompt: bool,
-  version: int,
   names: Sequence[str],
   curriculum: dict[str, float],
   resume: dict[str, Any],
@@ -93,6 +90,6 @@ def make_experience(
     share_prompt=share_prompt,
   )
   return Experience(
-    groups.judged, groups.learned_P, batch, tuple(rows), version,
-    names, curriculum, resume,
+    groups.judged, groups.learned_P, batch, tuple(rows), names, curriculum,
+    resume,
   )  # fmt: skip

@@ -29,7 +29,6 @@ def make_collector(batches, **options):
 def test_an_experience_says_where_the_data_stand_after_it():
   collector = make_collector(7, count=4, collect=collect.keep)
   groups, more = collector()
-  assert more['version'] == 0
   assert more['resume']['position'] == more['resume']['drawn'] == 4
   assert groups.judged.rewards_PG.shape == (4, 2)
   # d0 was solved, and is passed over.

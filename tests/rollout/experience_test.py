@@ -14,7 +14,7 @@ from tests.rollout.judged_test import NAN, example, sample
 
 OPTIONS = {
   'reduction': reductions.token_mean, 'longest': (8, 4), 'share_prompt': True,
-  'version': 3, 'names': ['0/a'], 'curriculum': {'curriculum/solved': 2},
+  'names': ['0/a'], 'curriculum': {'curriculum/solved': 2},
   'resume': {'position': 7},
 }  # fmt: skip
 
