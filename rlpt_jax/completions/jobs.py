@@ -11,7 +11,7 @@ from rlpt_jax.completions.group_files import GroupFile, Line
 from rlpt_jax.completions.options import SamplingOptions
 from rlpt_jax.completions.progress import Progress
 from rlpt_jax.core.tokenizer import Tokenizer
-from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.requests import Request, sampling_fields
 from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
@@ -66,8 +66,9 @@ class Job:
       prompt_tokens=self.tokens[i],
       id=self.ids[i],
       samples=self.samples,
+      seed=self.sampling.seed,
       stops=tuple((token,) for token in self.stop_ids),
-      **self.sampling.of_request(),
+      **sampling_fields(self.sampling),
     )
 
 

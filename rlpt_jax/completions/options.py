@@ -63,10 +63,6 @@ class SamplingOptions:
     """Returns the options as they are recorded beside completions."""
     return {**vars(self), 'stop': list(self.stop)}
 
-  def of_request(self) -> dict[str, Any]:
-    """Returns the fields of a Request; stop texts are found in decoded text."""
-    return {name: x for name, x in vars(self).items() if name != 'stop'}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineOptions:

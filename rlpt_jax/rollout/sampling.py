@@ -114,11 +114,7 @@ class Sampling:
       id=name,
       samples=self.samples,
       seed=seed,
-      max_new_tokens=self.max_new_tokens,
-      temperature=self.temperature,
-      top_k=self.top_k,
-      top_p=self.top_p,
-      min_p=self.min_p,
       stops=tuple((eos,) for eos in tokenizer.eos_ids),
       interruption=self.interrupted(tokenizer),
+      **requests.sampling_fields(self),
     )

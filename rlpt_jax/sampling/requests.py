@@ -6,7 +6,7 @@ handled by its callers.
 
 import dataclasses
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,6 +148,12 @@ class Request:
     words = self.key_words(sample).astype('<u4').tobytes()
     digest = hashlib.blake2b(words, digest_size=8).digest()
     return low + int.from_bytes(digest, 'little') % (high - low + 1)
+
+
+def sampling_fields(settings: Any) -> dict[str, Any]:
+  """Returns the fields of a Request that settings of the same names give."""
+  names = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'min_p')
+  return {name: getattr(settings, name) for name in names}
 
 
 FinishReason = Literal['stop', 'length']

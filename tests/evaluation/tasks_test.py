@@ -76,7 +76,9 @@ def test_the_prompt_is_what_the_model_reads(tmp_path):
     n=None, limit=None,
   )  # fmt: skip
   files = model_files.find(RANDOM)
-  options = SamplingOptions(seed=3, max_new_tokens=5, temperature=0.5)
+  options = SamplingOptions(
+    seed=3, max_new_tokens=5, temperature=0.5, top_k=2, top_p=0.9, min_p=0.1
+  )
 
   def task():
     return tasks.Task(
@@ -89,6 +91,10 @@ def test_the_prompt_is_what_the_model_reads(tmp_path):
   assert [r.id for r in requests] == [f'mmlu/{i}' for i in range(4)]
   assert ByteTokenizer().decode(requests[0].prompt_tokens) == asked.prompts[0]
   assert (requests[0].samples, requests[0].seed) == (1, 3)
+  assert (requests[0].max_new_tokens, requests[0].temperature) == (5, 0.5)
+  assert (requests[0].top_k, requests[0].top_p, requests[0].min_p) == (
+    2, 0.9, 0.1,
+  )  # fmt: skip
   assert requests[0].stops == ((256,),)
   asked.examples[1].prompt_tokens[0] = 259
   with pytest.raises(ValueError, match='mmlu/1: token 259 is outside'):

@@ -31,9 +31,11 @@ def test_an_interruption_is_text_until_it_is_sampled():
 
 def test_a_request_has_all_that_was_set():
   example = Example(np.array([7, 8]), ('x',), 'asr', 'corpus', 'd', 0)
-  sampling = Sampling(samples=3, max_new_tokens=5, temperature=0.5, top_k=2)
+  sampling = Sampling(
+    samples=3, max_new_tokens=5, temperature=0.5, top_k=2, top_p=0.9, min_p=0.1
+  )
   found = sampling.request(example, 'name', ByteTokenizer(), seed=4)
   assert (found.prompt_tokens, found.id, found.samples) == ((7, 8), 'name', 3)
   assert (found.max_new_tokens, found.temperature) == (5, 0.5)
-  assert (found.top_k, found.top_p, found.min_p) == (2, 1, 0)
+  assert (found.top_k, found.top_p, found.min_p) == (2, 0.9, 0.1)
   assert (found.seed, found.stops) == (4, ((ByteTokenizer().eos_ids[0],),))
