@@ -265,8 +265,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     compiled = opened(compilations.counted())
     preempted = opened(preemption(lambda: judges.stop_waiting(reward)))
     run = Run(
-      config, workdir, files, store, writer, timers, reward, sampler, rollouts,
-      consumer, held_out, compiled, preempted, state, record,
+      config=config, workdir=workdir, files=files, store=store, writer=writer,
+      timers=timers, reward=reward, sampler=sampler, rollouts=rollouts,
+      consumer=consumer, held_out=held_out, compiled=compiled,
+      preempted=preempted, state=state, record=record,
     )  # fmt: skip
     progress.waiting('compiling: the first step takes the longest')
     try:
@@ -288,7 +290,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           batch = put(layout, experience.batch)
           if config.kl_in_loss:
             batch = reference.with_logprobs(batch)
-          before, (run.state, updated) = updated, update(run.state, batch)
+          before, (state, updated) = updated, update(run.state, batch)
           # The previous update: waiting for this one would idle the devices.
           if before:
             runs.check_skipped(
@@ -297,7 +299,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         timers.busy('update', until=updated['loss'].block_until_ready)
         metrics |= judged.metrics(experience.judged, sampler.version)
         metrics |= updated | consumer.metrics(experience)
-        run.record = consumer.record(experience)
+        run.state, run.record = state, consumer.record(experience)
         run.finish(step, metrics, experience)
         metrics = {}
     except (Unavailable, NoVerdicts) as error:
@@ -306,7 +308,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     run.save()
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Run:
   """The state of a run, and what happens between its updates.
 
