@@ -33,7 +33,12 @@ _SAID = re.compile(
   r'(?=([^\n]{1,400}))',
   re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r'[.!?](?=\s|\*|$)')
+# Nor in Dr. Smith: these titles stand before a name. An initial (J. Smith) does
+# end a sentence, since it may be the letter of a choice (The answer is C. For).
+_SENTENCE_END = re.compile(
+  r'(?:(?<!\b(?:Mr|Ms|Dr|St))(?<!\bMrs)(?<!\bProf)|(?!\.\s+\w))'
+  r'[.!?](?=\s|\*|$)'
+)
 _REMARK = re.compile(r',(?=\s)|[;(]|\b(?:since|because|as|which)\b')
 _NUMBER = re.compile(
   r'(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?'

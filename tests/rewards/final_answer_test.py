@@ -27,6 +27,11 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'gsm8k_judged.jsonl'
     ('Answer: The answer is 5.', '5'),
     ('The answer is 1. No! The answer is 2.', '2'),
     ('<think>The answer is 3.</think> The answer is 4.', '4'),
+    ('The answer is Dr. Smith. He was there.', 'Dr. Smith'),
+    ('The answer is **St. Louis**.', 'St. Louis'),
+    ('The answer is Mr. and Mrs. Prof. X!', 'Mr. and Mrs. Prof. X'),
+    ('The answer is Main St.', 'Main St'),  # Where nothing follows.
+    ('The answer is 5 ms. So it is fast.', '5 ms'),
   ],
 )
 def test_what_is_said(completion, expected):
