@@ -6,6 +6,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rlpt_jax.core import weights
 from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head
 from rlpt_jax.models.config import Decoder
 
 
@@ -13,8 +14,9 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   """Copies of the parameters on the sampler's devices, with a tuple of layers.
 
   Casts now what a forward pass would cast at every step, to the same values:
-  layers to the dtype of their products, the head to float32. The result never
-  shares memory with `params`, which the learner's next update donates.
+  layers to the dtype of their products, the head to float32 or its two parts
+  (`head.split`). The result never shares memory with `params`, which the
+  learner's next update donates.
 
   consume: frees each parameter once copied; for callers that do not learn.
   """
@@ -36,10 +38,13 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   rest = {}
   # In the order of the dict: all hosts of a pod must launch the same programs.
   for name in [name for name in params if name != 'layers']:
-    is_head = name != 'embed' or decoder.config.tied_head
-    dtype = jnp.float32 if is_head else decoder.compute.dtype
+    is_rounded = name == 'embed' and not decoder.config.tied_head
+    dtype = decoder.compute.dtype if is_rounded else jnp.float32
     placed = jax.device_put(params[name].astype(dtype), shardings[name])
-    rest[name] = jnp.copy(placed)
+    if name == head.name_of_weights(decoder) and head.is_split(decoder):
+      rest[name], rest[head.LOW] = jax.jit(head.split)(placed)
+    else:
+      rest[name] = jnp.copy(placed)
     if consume:
       params[name].delete()
   L = decoder.config.num_layers

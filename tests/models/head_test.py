@@ -222,3 +222,43 @@ def test_peak_memory_grows_with_the_chunk_and_not_with_the_length(one_device):
   assert long < 6 * logits_of_64
   # Eight times the chunk: eight times the logits.
   assert wide > 0.8 * 8 * logits_of_64
+
+
+@pytest.mark.parametrize('model', ['tiny_llama', 'tiny_qwen3'])
+def test_weights_that_are_split_give_nearly_the_same_logits(one_device, model):
+  decoder = _decoder(one_device, chunk=4, model=model)
+  params = weights.init(
+    decoder_lib.specs(decoder.config), jax.random.key(0), layout=one_device
+  )
+  name = head.name_of_weights(decoder)
+  high, low = jax.jit(head.split)(params[name])
+  assert high.dtype == low.dtype == jnp.bfloat16
+  hidden, _ = _inputs()
+  logits = jax.jit(head.logits, static_argnums=0)
+  expected = logits(decoder, params, hidden)
+
+  def error(params):
+    found = logits(decoder, params, hidden)
+    return jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+
+  assert error(params | {name: high, head.LOW: low}) < 1e-5
+  assert error(params | {name: high, head.LOW: 0 * low}) > 1e-4  # It counts.
+
+
+@pytest.mark.parametrize(
+  ('platform', 'dtype', 'setting', 'expected'),
+  [
+    ('gpu', 'bfloat16', 'bf16_x3', True),
+    ('gpu', 'bfloat16', 'highest', False),
+    ('gpu', 'float32', 'bf16_x3', False),
+    ('tpu', 'bfloat16', 'bf16_x3', False),
+    ('cpu', 'bfloat16', 'bf16_x3', False),
+  ],
+)
+def test_where_weights_are_split(
+  one_device, platform, dtype, setting, expected
+):
+  layout = dataclasses.replace(one_device, platform=platform)
+  compute = Compute(dtype=dtype, head=setting)
+  decoder = Decoder(zoo.get('tiny_llama'), compute, layout)
+  assert head.is_split(decoder) == expected

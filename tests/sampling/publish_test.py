@@ -11,7 +11,7 @@ import pytest
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import zoo
+from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.sampling.publish import publish
 
@@ -172,3 +172,25 @@ def test_what_is_consumed_is_given_back(sizes):
   decoder, params = _decoder(_layout(**sizes)), _learner(_layout(**sizes))
   _check(publish(decoder, params, consume=True), _host(), decoder)
   assert all(x.is_deleted() for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('model', ['tiny_llama', 'tiny_qwen3'])
+def test_a_split_head_is_the_head(monkeypatch, model):
+  layout = _layout(**ONE)
+  params, decoder = _learner(layout, model=model), _decoder(layout, model=model)
+  whole = publish(decoder, params)
+  monkeypatch.setattr(head, 'is_split', lambda _: True)
+  parts = publish(decoder, params)
+  assert set(parts) == {*whole, head.LOW}
+  tokens_BT = np.arange(12, dtype=np.int32).reshape(2, 6)
+  forward = jax.jit(decoder_lib.forward, static_argnums=0)
+  logits = jax.jit(head.logits, static_argnums=0)
+  found, expected = (
+    logits(
+      decoder, p,
+      forward(decoder, p, tokens_BT, np.ones_like(tokens_BT)).hidden_BTD,
+    )
+    for p in (parts, whole)
+  )  # fmt: skip
+  error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+  assert error < 1e-5
