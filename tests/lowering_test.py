@@ -118,3 +118,27 @@ def test_prefill_and_decode_lower(platform, model, cache_dtype):
   # Scores of half precision keys, in float32.
   assert re.search(r'bf16>.*bf16>\) -> tensor<[0-9x]+xf32>', text)
   assert 'f64' not in text
+
+
+def test_decoding_on_one_gpu_lowers_to_the_kernel():
+  decoder = _decoder('tiny_qwen3', 'cuda', 'auto', {})
+  params = jax.eval_shape(
+    decoder_lib.unstack,
+    weights.shapes(decoder_lib.specs(decoder.config), dtype='bfloat16'),
+  )
+  prefixes, own = (
+    jax.eval_shape(
+      functools.partial(caches.empty, decoder, rows, length, 'bfloat16')
+    )
+    for rows, length in ((PROMPTS, PROMPT_LENGTH), (PROMPTS * GROUP, LENGTH))
+  )
+  lengths = np.full(PROMPTS, 9, np.int32)
+  table = Table(PROMPTS * GROUP, Sizes()).slots(lengths, None)
+  step = functools.partial(chunks.decode_chunk, decoder, steps=16)
+  traced = jax.jit(step).trace(params, prefixes, own, table)
+  try:
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  except RuntimeError as error:
+    pytest.skip(f'JAX {jax.__version__} needs to see a GPU: {error}')
+  assert len(re.findall('attend_to_filled', text)) >= decoder.config.num_layers
+  assert 'gpu.triton' in text

@@ -21,6 +21,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
+from rlpt_jax.models import cudnn, decode_kernel
 from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
@@ -40,13 +41,20 @@ class Part:
   k_scale_PKS: jax.Array | None = None
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
+  filled_P: jax.Array | None = None  # As in Cache.
 
 
-def attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, kernel, layout):
-  """The attended values, [B, T, N, H]."""
+def attention(
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, kernel, layout, packed=True
+):
+  """The attended values, [B, T, N, H].
+
+  packed: False promises that every row is one segment, followed by padding.
+    Kernels may then do without a mask, and let queries of padding see anything.
+  """
   kernel = pick_kernel(kernel, q_BTNH, context, layout)
   return KERNELS[kernel](
-    q_BTNH, k_BKTH, v_BKTH, segments_BT, context, layout=layout
+    q_BTNH, k_BKTH, v_BKTH, segments_BT, context, layout=layout, packed=packed
   )
 
 
@@ -80,12 +88,36 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   return 'xla'
 
 
+def decode_attention(q_B1NH, parts, *, kernel, layout):
+  """The attended values of single queries over all parts, [B, 1, N, H]."""
+  if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
+    return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
+  return attend_to_parts(q_B1NH, parts, layout=layout)
+
+
+def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
+  H = q_B1NH.shape[-1]
+  return (
+    layout.platform == 'gpu'
+    and layout.mesh.size == 1  # XLA cannot partition a kernel.
+    and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
+    and H >= 16
+    and H & (H - 1) == 0
+    and all(
+      part.filled_P is not None and part.k_scale_PKS is None for part in parts
+    )
+  )
+
+
 # XLA, on every platform: computes a weighted sum over each part and merges the
 # sums, rescaled by their largest scores.
 
 
-def xla_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout):
+def xla_attention(
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, packed=True
+):
   """Attention in plain XLA operations."""
+  del packed
   own = Part(jnp.swapaxes(k_BKTH, 2, 3), v_BKTH, own_mask(segments_BT))
   return attend_to_parts(q_BTNH, [own, *context], layout=layout)
 
@@ -179,14 +211,40 @@ def _merge(sums):
   return values / total
 
 
-# cuDNN, on GPU: its backward pass ignores the log-sum-exp, so parts cannot be
-# merged. Instead all keys are concatenated, with a copy of the prefix for each
-# rollout. (The prompt is still computed once.)
+# cuDNN, on GPU. In general, all keys are concatenated with a copy of the prefix
+# for each rollout, and a mask is read. Rows that are not packed need neither.
+# (The prompt is computed once in any case.)
+
+
+def cudnn_attention(
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, packed=True
+):
+  """Attention by cuDNN's kernels."""
+  # Not tested on several GPUs: XLA cannot divide the calls of `cudnn`.
+  is_grouped = layout.mesh.size == 1 and q_BTNH.dtype.name in cudnn.DTYPES
+  if packed or (context and not is_grouped):
+    return dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context)
+  k_BTKH, v_BTKH = jnp.swapaxes(k_BKTH, 1, 2), jnp.swapaxes(v_BKTH, 1, 2)
+  if not context:
+    return jax.nn.dot_product_attention(
+      q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation='cudnn'
+    )
+  _assert_plain(context)
+  (prefix,) = context
+  return cudnn.attend_with_prefix(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    jnp.transpose(prefix.k_PKHS, (0, 3, 1, 2)),
+    jnp.swapaxes(prefix.v_PKSH, 1, 2),
+    prefix.mask.sum(1, dtype=jnp.int32),
+  )
 
 
 def dot_product_attention(
-  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, implementation
-):
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout=None,
+  implementation='cudnn',
+):  # fmt: skip
   """Attention by `jax.nn.dot_product_attention` over all keys at once."""
   del layout
   B, T, _, _ = q_BTNH.shape
@@ -213,9 +271,11 @@ def dot_product_attention(
 
 
 def splash_attention(
-  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, interpret=False
-):
+  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, packed=True,
+  interpret=False,
+):  # fmt: skip
   """Attention by the Pallas kernel that ships with JAX."""
+  del packed
   if len(context) > 1:
     raise ValueError('splash attention takes at most one part of context.')
   _assert_plain(context)
@@ -328,6 +388,6 @@ def _assert_plain(context):
 
 KERNELS = {
   'xla': xla_attention,
-  'cudnn': functools.partial(dot_product_attention, implementation='cudnn'),
+  'cudnn': cudnn_attention,
   'splash': splash_attention,
 }

@@ -49,6 +49,8 @@ class Cache:
   k_scale_LBKS: Any = None
   v_scale_LBKS: Any = None
   readers: Readers | None = None
+  # The number of occupied positions of each row, if those are the first ones.
+  filled_B: jax.Array | None = None
 
   @property
   def layers(self):

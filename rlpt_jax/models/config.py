@@ -95,9 +95,12 @@ class Compute:
   dtype: of activations and matrix products. Parameters keep their own dtype,
     and the head is always float32 (ScaleRL: asymptotic reward 0.52 -> 0.61).
   remat: what the backward pass recomputes: 'none', 'layer' (everything but the
-    input of each layer) or 'dots' (everything but the matrix products).
+    input of each layer) or 'dots' (everything but the matrix products and, by
+    cuDNN, attention).
   attention: a kernel of attention.KERNELS, or 'auto' to pick by platform.
-  unroll: unrolls the scan over layers, to inspect each layer separately.
+  unroll: compiles each layer separately instead of a loop over layers. A loop
+    copies what the backward pass keeps of each layer; without it, compilation
+    takes longer.
   head: how the head's float32 products are computed, see head.PRODUCTS.
   head_chunk: positions of each row whose logits are computed at a time.
   """

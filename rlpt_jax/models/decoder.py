@@ -20,8 +20,8 @@ from flax import struct
 
 from rlpt_jax.core.weights import ParamSpec
 from rlpt_jax.models import cache as cache_lib
-from rlpt_jax.models import layers
-from rlpt_jax.models.attention import Part, attend_to_parts, attention
+from rlpt_jax.models import cudnn, layers
+from rlpt_jax.models.attention import Part, attention, decode_attention
 from rlpt_jax.models.cache import Cache, per_row
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
@@ -95,6 +95,8 @@ def forward(
   tokens_BT,
   segments_BT,
   context: tuple[Cache, ...] = (),
+  *,
+  packed: bool = True,
 ) -> Output:
   """Runs the decoder on whole rows of tokens, given a context of caches.
 
@@ -102,13 +104,15 @@ def forward(
     contiguous, and each sees those before it. Several segments pack several
     texts into a row; with a context, a row must be one segment.
   context: caches with one row per row of tokens, or per group of rows.
+  packed: False promises that every row is one segment, followed by padding,
+    which lets some kernels do without a mask.
   """
 
   def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
     assert own is None, 'whole rows have no earlier tokens'
     attended_BTNH = attention(
       q_BTNH, k_BKTH, v_BKTH, segments_BT, parts,
-      kernel=decoder.compute.attention, layout=decoder.layout,
+      kernel=decoder.compute.attention, layout=decoder.layout, packed=packed,
     )  # fmt: skip
     return attended_BTNH, (jnp.swapaxes(k_BKTH, 2, 3), v_BKTH)
 
@@ -121,8 +125,8 @@ def forward(
 
 
 def prefill(decoder: Decoder, params, tokens_PS, segments_PS) -> Cache:
-  """Returns the keys and values of prompts, one prompt per row."""
-  return forward(decoder, params, tokens_PS, segments_PS).cache
+  """Returns the keys and values of prompts, padded on the right."""
+  return forward(decoder, params, tokens_PS, segments_PS, packed=False).cache
 
 
 def decode(
@@ -142,13 +146,18 @@ def decode(
     update it in place. The output has the updated cache.
   """
   mask_BS = cache_lib.put(cache.mask_BS, valid_B1 > 0, column, axis=1)
+  filled_B = cache.filled_B
+  if filled_B is not None:
+    filled_B = jnp.where(valid_B1[:, 0] > 0, column + 1, filled_B)
 
   def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
     k_BKHS, v_BKSH = own
     k_BKHS = cache_lib.put(k_BKHS, jnp.swapaxes(k_BKTH, 2, 3), column, axis=3)
     v_BKSH = cache_lib.put(v_BKSH, v_BKTH, column, axis=2)
-    parts = [*parts, Part(k_BKHS, v_BKSH, mask_BS)]
-    attended_BTNH = attend_to_parts(q_BTNH, parts, layout=decoder.layout)
+    parts = [*parts, Part(k_BKHS, v_BKSH, mask_BS, filled_P=filled_B)]
+    attended_BTNH = decode_attention(
+      q_BTNH, parts, kernel=decoder.compute.attention, layout=decoder.layout
+    )
     return attended_BTNH, (k_BKHS, v_BKSH)
 
   positions_B1 = token_positions(valid_B1, (*context, cache))
@@ -156,7 +165,9 @@ def decode(
     decoder, params, tokens_B1, valid_B1 > 0, positions_B1, context, attend,
     own=(cache.k_LBKHS, cache.v_LBKSH),
   )  # fmt: skip
-  return Output(hidden_B1D, Cache(k_LBKHS, v_LBKSH, mask_BS), router)
+  return Output(
+    hidden_B1D, Cache(k_LBKHS, v_LBKSH, mask_BS, filled_B=filled_B), router
+  )
 
 
 def _run(
@@ -179,7 +190,7 @@ def _run(
       p, rotates, seen, own = layer
       parts = [
         # All layers share masks and readers.
-        Part(k, v, part.mask_BS, k_scale, v_scale, part.readers)
+        Part(k, v, part.mask_BS, k_scale, v_scale, part.readers, part.filled_B)
         for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
       ]
       attend_here = functools.partial(attend, parts=parts, own=own)
@@ -301,7 +312,11 @@ def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
 def _remat(body, policy: str):
   if policy == 'none':
     return body
-  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  policies = jax.checkpoint_policies
+  dots = policies.save_from_both_policies(
+    policies.dots_with_no_batch_dims_saveable,
+    policies.save_only_these_names(cudnn.ATTENDED),
+  )
   # Inside a scan, CSE cannot undo the recomputation.
   return jax.checkpoint(
     body, policy=dots if policy == 'dots' else None, prevent_cse=False

@@ -35,13 +35,14 @@ def in_groups(
   P, _ = prompts_PS.shape
   G = tokens_BT.shape[0] // P
   prefix = decoder_lib.forward(
-    decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32)
+    decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32), packed=False
   )
   # The last token predicts nothing but is kept: a length of 8,191 would fit no
   # kernel, and XLA's attention, the fallback, holds all scores at once.
   rest = decoder_lib.forward(
-    decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,)
-  )
+    decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,),
+    packed=False,
+  )  # fmt: skip
   # The last token of the prompt predicts the first of the completion.
   last_P = jnp.maximum(prompt_mask_PS.astype(jnp.int32).sum(1) - 1, 0)
   last_P1D = jnp.take_along_axis(

@@ -75,7 +75,7 @@ def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
   S = stored.v_LBKSH[0].shape[2]
   mask_BS = jnp.arange(S) < length_B[:, None]
   k, v, k_scale, v_scale = stored
-  return Cache(k, v, mask_BS, k_scale, v_scale, readers)
+  return Cache(k, v, mask_BS, k_scale, v_scale, readers, length_B)
 
 
 def append(stored: Stored, new: Stored, length_B) -> Stored:

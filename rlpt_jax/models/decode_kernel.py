@@ -1,0 +1,221 @@
+"""Attention of a decode step on a GPU, in one kernel over all caches.
+
+Each program takes the queries of one group for one key-value head. It reads the
+prefix of the group once, then what each row has of its own, and keeps one
+running softmax over everything: scores never leave the chip, nothing is merged
+afterwards, and positions that are reserved but not filled are not read.
+
+The kernel is written in Pallas for its Triton backend, which JAX has deprecated
+without an equal replacement: the same loop for the Mosaic backend took minutes
+to compile in a whole decode step. Tests run it in the interpreter, on any CPU.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+LOG2E = math.log2(math.e)
+MASKED = -1e30  # Finite, so that a row that has seen no key yet has no NaN.
+LEAST = 16  # Tensor cores multiply no smaller matrices.
+
+# Two programs for each of the 132 multiprocessors of an H100 keep it busy.
+ENOUGH_PROGRAMS = 256
+
+
+def attend_to_filled(
+  q_BNH, parts, *, block=64, splits=None, warps=4, stages=3, interpret=False
+):
+  """The attended values of one query per row, [B, N, H].
+
+  Those of a row that is in no group are arbitrary.
+
+  parts: `attention.Part`s whose `filled_P` says how many positions of each row
+    to read. A part with fewer rows, or with readers, is shared by groups.
+  block: the number of keys that are read at a time.
+  splits: the number of programs for each group and head. If there are several,
+    their results are merged.
+  """
+  B, N, H = q_BNH.shape
+  K = parts[0].v_PKSH.shape[1]
+  is_shared, rows_PG, used_PG = _groups(parts, B)
+  P, G = rows_PG.shape
+  if splits is None:
+    splits = -(-ENOUGH_PROGRAMS // (P * K))
+  J = min(splits, G)
+  dtype = q_BNH.dtype if J == 1 else jnp.float32
+  values_JBNH, lse_JBN = pl.pallas_call(
+    functools.partial(_kernel, is_shared=is_shared, block=block),
+    grid=(P, K, J),
+    out_shape=[
+      jax.ShapeDtypeStruct((J, B, N, H), dtype),
+      jax.ShapeDtypeStruct((J, B, N) if J > 1 else (1, 1, 1), jnp.float32),
+    ],
+    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
+    interpret=interpret,
+    name='attend_to_filled',
+  )(
+    rows_PG,
+    used_PG,
+    q_BNH,
+    *(x for part in parts for x in (part.k_PKHS, part.v_PKSH, part.filled_P)),
+  )
+  if J == 1:
+    return values_JBNH[0]
+  weights_JBN = jax.nn.softmax(lse_JBN / LOG2E, axis=0)
+  return (values_JBNH * weights_JBN[..., None]).sum(0).astype(q_BNH.dtype)
+
+
+def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
+  *part_refs, values_ref, lse_ref = refs
+  B, N, H = q_ref.shape
+  G, J, K = rows_ref.shape[1], values_ref.shape[0], part_refs[0].shape[1]
+  R = N // K
+  M = max(LEAST, 1 << (G * R - 1).bit_length())
+  p, k, j = (pl.program_id(i) for i in range(3))
+  # Query m is of head k * R + m % R, in row m // R of the group.
+  m_M = _iota(M)
+  g_M = jnp.minimum(m_M // R, G - 1)
+  head_M = k * R + m_M % R
+  used_M = (triton.load(used_ref.at[p, g_M]) > 0) & (m_M < G * R)
+  # The interpreter stores masked entries too, unless they are outside.
+  row_M = jnp.where(used_M, triton.load(rows_ref.at[p, g_M]), B)
+  used_MH = jnp.broadcast_to(used_M[:, None], (M, H))
+  here = (row_M[:, None], head_M[:, None], _iota(H)[None, :])
+  q_MH = triton.load(q_ref.at[here], mask=used_MH, other=0.0)
+  # In base 2, which the hardware computes.
+  q_MH = (q_MH.astype(jnp.float32) * (H**-0.5 * LOG2E)).astype(q_MH.dtype)
+
+  program = _Program(p, k, j, J, rows_ref, used_ref, q_MH, g_M, block)
+  state = (
+    jnp.zeros((M, H), jnp.float32),
+    jnp.full((M,), MASKED, jnp.float32),
+    jnp.zeros((M,), jnp.float32),
+  )
+  for i, shared in enumerate(is_shared):
+    read = _read_group if shared else _read_rows
+    state = read(program, *part_refs[3 * i : 3 * i + 3], state)
+  values_MH, top_M, total_M = state
+  total_M = jnp.maximum(total_M, 1e-30)  # A split may have no keys of a row.
+  values_MH = (values_MH / total_M[:, None]).astype(values_ref.dtype)
+  triton.store(values_ref.at[(j, *here)], values_MH, mask=used_MH)
+  if J > 1:
+    lse_M = top_M + jnp.log2(total_M)
+    triton.store(lse_ref.at[j, row_M, head_M], lse_M, mask=used_M)
+
+
+class _Program(NamedTuple):
+  """One program: split j of J of the queries of group p for head k."""
+
+  p: Any
+  k: Any
+  j: Any
+  J: int
+  rows_ref: Any
+  used_ref: Any
+  q_MH: Any
+  g_M: Any  # The row of each query, by its place in the group.
+  block: int
+
+  def share(self, count):
+    """(first, last) of `count` things: those that this split takes."""
+    if self.J == 1:
+      return 0, count
+    return self.j * count // self.J, (self.j + 1) * count // self.J
+
+
+def _read_group(program, k_ref, v_ref, filled_ref, state):
+  """Reads the row that all queries share."""
+  p, size = program.p, _block_size(v_ref, program.block)
+  filled = filled_ref[p]
+
+  def step(i, state):
+    k_HS, v_SH, ids_S = _load(k_ref, v_ref, p, program.k, i * size, size)
+    return _attend(program.q_MH, k_HS, v_SH, (ids_S < filled)[None, :], state)
+
+  first, last = program.share(pl.cdiv(filled, size))
+  return jax.lax.fori_loop(first, last, step, state)
+
+
+def _read_rows(program, k_ref, v_ref, filled_ref, state):
+  """Reads the own row of each query."""
+  size = _block_size(v_ref, program.block)
+
+  def one_row(g, state):
+    row = program.rows_ref[program.p, g]
+    filled = filled_ref[row] * program.used_ref[program.p, g]
+
+    def step(i, state):
+      k_HS, v_SH, ids_S = _load(k_ref, v_ref, row, program.k, i * size, size)
+      seen_MS = (ids_S < filled)[None, :] & (program.g_M == g)[:, None]
+      return _attend(program.q_MH, k_HS, v_SH, seen_MS, state)
+
+    if v_ref.shape[2] <= size:
+      # Without a loop inside, the loop over rows fetches ahead.
+      return step(0, state)
+    return jax.lax.fori_loop(0, pl.cdiv(filled, size), step, state)
+
+  first, last = program.share(program.rows_ref.shape[1])
+  return jax.lax.fori_loop(first, last, one_row, state)
+
+
+def _groups(parts, B):
+  """(which parts are shared, the rows of each group, 1 where one is in use)."""
+  shared = min(
+    parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
+  )
+  P, readers = shared.v_PKSH.shape[0], shared.readers
+  is_shared = [
+    # If no row is shared, each is a group of its own.
+    part is shared or (readers is None and part.v_PKSH.shape[0] == P)
+    for part in parts
+  ]
+  if readers is None:
+    # Constants: XLA would compute them again in every layer.
+    rows_PG = np.arange(B, dtype=np.int32).reshape(P, -1)
+    return is_shared, rows_PG, np.ones_like(rows_PG)
+  rows_PG = jnp.asarray(readers.rows_PG, jnp.int32)
+  index_PG = np.arange(rows_PG.size, dtype=np.int32).reshape(rows_PG.shape)
+  # Unused entries are arbitrary: only one entry of a row leads back to it.
+  used_PG = (readers.place_B[rows_PG] == index_PG).astype(jnp.int32)
+  return is_shared, rows_PG, used_PG
+
+
+def _block_size(v_ref, block: int) -> int:
+  positions = v_ref.shape[2]
+  return max(LEAST, min(block, 1 << (positions - 1).bit_length()))
+
+
+def _load(k_ref, v_ref, row, k, start, size):
+  """(keys [H, size], values [size, H], positions) of one head of a row."""
+  _, _, S, H = v_ref.shape
+  ids_S, place = start + _iota(size), pl.ds(start, size)
+  k_ref, v_ref = k_ref.at[row, k, :, place], v_ref.at[row, k, place, :]
+  if S % size == 0:
+    return triton.load(k_ref), triton.load(v_ref), ids_S
+  inside_HS = jnp.broadcast_to((ids_S < S)[None, :], (H, size))
+  k_HS = triton.load(k_ref, mask=inside_HS, other=0.0)
+  v_SH = triton.load(v_ref, mask=inside_HS.T, other=0.0)
+  return k_HS, v_SH, ids_S
+
+
+def _attend(q_MH, k_HS, v_SH, seen_MS, state):
+  """Continues a softmax: (sum of weighted values, largest score, total)."""
+  values_MH, top_M, total_M = state
+  product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+  scores_MS = jnp.where(seen_MS, product(q_MH, k_HS), MASKED)
+  new_top_M = jnp.maximum(top_M, scores_MS.max(axis=1))
+  shrink_M = jnp.exp2(top_M - new_top_M)
+  weights_MS = jnp.exp2(scores_MS - new_top_M[:, None])
+  values_MH = values_MH * shrink_M[:, None]
+  values_MH += product(weights_MS.astype(v_SH.dtype), v_SH)
+  return values_MH, new_top_M, total_M * shrink_M + weights_MS.sum(axis=1)
+
+
+def _iota(size):
+  return jax.lax.broadcasted_iota(jnp.int32, (size,), 0)

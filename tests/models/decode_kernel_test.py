@@ -1,0 +1,213 @@
+"""The kernel, in Pallas's interpreter, is the attention that XLA computes."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.models import attention as lib
+from rlpt_jax.models import decode_kernel, zoo
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models.attention import Part
+from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.sampling import decode
+from rlpt_jax.sampling.publish import publish
+from rlpt_jax.sampling.requests import Request
+
+H = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  prompts: int
+  group: int
+  kv_heads: int
+  queries: int  # Of each key-value head.
+  prompt_length: int
+  length: int
+  readers: bool = False
+
+
+CASES = {
+  'a group of whole blocks': Case(1, 8, 1, 2, 256, 256),
+  'blocks that are cut': Case(2, 4, 2, 2, 40, 200),
+  'one block': Case(2, 4, 2, 2, 64, 24),
+  'queries that are no power of two': Case(3, 3, 2, 3, 130, 96),
+  'rows in any order, some in no group': Case(3, 4, 2, 3, 130, 200, True),
+  'as many prompts as rows': Case(6, 2, 2, 2, 64, 128, True),
+  'rows that share nothing': Case(6, 1, 2, 2, 64, 128),
+}
+
+
+def _part(rng, rows, heads, length, readers=None, dtype=np.float32):
+  """Rows filled to different lengths; what is not filled is not zero."""
+  k = rng.normal(size=(rows, heads, H, length)).astype(dtype)
+  v = rng.normal(size=(rows, heads, length, H)).astype(dtype)
+  filled = rng.integers(0, length + 1, rows).astype(np.int32)
+  mask = np.arange(length) < filled[:, None]
+  return Part(*map(jnp.asarray, (k, v, mask)), None, None, readers, filled)
+
+
+def _readers(rng, case, rows):
+  """A random place in a random group for each row."""
+  place_B = rng.permutation(case.prompts * case.group)[:rows].astype(np.int32)
+  rows_PG = rng.integers(0, rows, (case.prompts, case.group)).astype(np.int32)
+  rows_PG.reshape(-1)[place_B] = np.arange(rows)
+  return Readers(jnp.asarray(rows_PG), jnp.asarray(place_B))
+
+
+def _inputs(case, dtype=np.float32):
+  rng = np.random.default_rng(0)
+  rows = case.prompts * case.group
+  readers = None
+  if case.readers:
+    rows = case.prompts if case.prompts == 6 else rows - 2
+    readers = _readers(rng, case, rows)
+  recent = _part(rng, rows, case.kv_heads, 32, dtype=dtype)
+  seven = np.full(rows, 7, np.int32)  # Every row sees something of its own.
+  recent = dataclasses.replace(
+    recent, mask=jnp.arange(32) < seven[:, None], filled_P=seven
+  )
+  parts = [
+    _part(rng, case.prompts, case.kv_heads, case.prompt_length, readers, dtype),
+    _part(rng, rows, case.kv_heads, case.length, dtype=dtype),
+    recent,
+  ]
+  shape = rows, case.kv_heads * case.queries, H
+  return jnp.asarray(rng.normal(size=shape).astype(dtype)), parts
+
+
+def _run(q, parts, **options):
+  run = functools.partial(decode_kernel.attend_to_filled, interpret=True)
+  return jax.jit(functools.partial(run, **options))(q, parts)
+
+
+def _expected(q, parts, layout):
+  return lib.attend_to_parts(q[:, None], parts, layout=layout)[:, 0]
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_it_is_attention(name, one_device):
+  q, parts = _inputs(CASES[name])
+  expected = _expected(q, parts, one_device)
+  np.testing.assert_allclose(_run(q, parts), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize('splits', [1, 2, 3, 4])
+def test_splits_change_nothing(splits, one_device):
+  q, parts = _inputs(CASES['rows in any order, some in no group'])
+  expected = _expected(q, parts, one_device)
+  found = _run(q, parts, splits=splits)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_bfloat16_is_close(one_device):
+  q, parts = _inputs(CASES['a group of whole blocks'], jnp.bfloat16)
+  exact = _expected(
+    *jax.tree.map(
+      lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x,
+      (q, parts),
+    ),
+    one_device,
+  )
+  found = _run(q, parts)
+  assert found.dtype == jnp.bfloat16
+  error = jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)
+  assert error < 4e-3
+
+
+def test_blocks_that_are_not_filled_are_not_read(one_device):
+  q, parts = _inputs(CASES['a group of whole blocks'])
+  expected = _expected(q, parts, one_device)
+
+  def poison(part, size=64):
+    """NaN in all blocks after the last that has a filled position."""
+    used = -(-np.asarray(part.filled_P) // size) * size
+    unread = np.arange(part.mask.shape[1]) >= used[:, None]
+    assert unread.any()
+    return dataclasses.replace(
+      part,
+      k_PKHS=jnp.where(unread[:, None, None], jnp.nan, part.k_PKHS),
+      v_PKSH=jnp.where(unread[:, None, :, None], jnp.nan, part.v_PKSH),
+    )
+
+  prefix, own, recent = parts
+  found = _run(q, [poison(prefix), poison(own), recent])
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+class _Gpu:
+  platform = 'gpu'
+
+  def __init__(self, devices=1):
+    self.mesh = jax.sharding.AbstractMesh((devices,), ('data',))
+
+
+@pytest.mark.parametrize(
+  ('change', 'picked'),
+  [
+    ({}, True),
+    ({'kernel': 'xla'}, False),
+    ({'layout': _Gpu(devices=2)}, False),
+    ({'dtype': jnp.float32}, False),
+    ({'scale': True}, False),
+    ({'filled': False}, False),
+  ],
+  ids=['gpu', 'xla', 'two gpus', 'float32', 'int8', 'any mask'],
+)
+def test_where_it_is_picked(change, picked, monkeypatch):
+  dtype = change.get('dtype', jnp.bfloat16)
+  q, parts = _inputs(CASES['one block'], dtype)
+  if 'scale' in change:
+    parts[0] = dataclasses.replace(parts[0], k_scale_PKS=jnp.ones(()))
+  if 'filled' in change:
+    parts[0] = dataclasses.replace(parts[0], filled_P=None)
+  monkeypatch.setattr(decode_kernel, 'attend_to_filled', lambda q_BNH, _: q_BNH)
+  monkeypatch.setattr(lib, 'attend_to_parts', lambda *_, **__: None)
+  found = lib.decode_attention(
+    q[:, None], parts, kernel=change.get('kernel', 'auto'),
+    layout=change.get('layout', _Gpu()),
+  )  # fmt: skip
+  assert (found is not None) == picked
+
+
+def _samples(decoder):
+  specs = decoder_lib.specs(decoder.config)
+  params = weights.init(specs, jax.random.key(0), layout=decoder.layout)
+  requests = [
+    Request(
+      prompt_tokens=tuple(range(1, 2 + length)), id=str(length), samples=3,
+      max_new_tokens=40,
+    )
+    for length in (3, 17)
+  ]  # fmt: skip
+  return decode.sample(decoder, publish(decoder, params), requests)
+
+
+@pytest.mark.slow
+def test_a_sampler_with_it_samples_the_same(monkeypatch, one_device):
+  config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=2)
+  expected = _samples(Decoder(config, Compute(dtype='float32'), one_device))
+  kernel = functools.partial(decode_kernel.attend_to_filled, interpret=True)
+  uses = []
+
+  def counted(*arguments):
+    uses.append(arguments)
+    return kernel(*arguments)
+
+  monkeypatch.setattr(decode_kernel, 'attend_to_filled', counted)
+  monkeypatch.setattr(lib, '_reads_only_what_is_filled', lambda *_: True)
+  # Another static argument, so that it is compiled again.
+  compute = Compute(dtype='float32', head_chunk=64)
+  found = _samples(Decoder(config, compute, one_device))
+  assert len(uses) == config.num_layers
+  rows = (itertools.chain.from_iterable(x) for x in (found, expected))
+  for a, b in zip(*rows, strict=True):
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.policy_logprobs, b.policy_logprobs, atol=1e-5)
