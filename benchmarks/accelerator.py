@@ -1,16 +1,17 @@
-"""Speed on one GPU: decode attention, the sampler, the learner.
+"""Speed on one GPU: attention, the sampler, the learner.
 
     python benchmarks/accelerator.py                    all stages, 5 minutes
     python benchmarks/accelerator.py STAGE [--model qwen3_17b] ...
 
-Needs jax, optax and numpy, and this repository on the path; no TensorFlow, gin
-or network. Prints a line of JSON for each figure. Stages:
+Needs jax, flax, optax and numpy, and this repository on the path; no
+TensorFlow, gin or network. Prints a line of JSON for each figure. Stages:
 
-  attention  one layer's attention in a decode step, by each candidate of
-             decode_kernels.py, over completions (256 rows of 512) and prompts
-             (32 rows of 1,024) filled to different lengths: microseconds, and
-             the share of a large copy's bandwidth. A few microseconds of each
-             layer are launches.
+  attention  one layer's attention. In a decode step (32 prompts of 1,024, each
+             with 8 rows, of which 128, 256 or 512 of 512 positions are filled):
+             microseconds, and the share of a large copy's bandwidth. In
+             learning (4 prompts of 1,024, each with 8 rows of 512):
+             milliseconds, forward and both passes. Errors are relative to
+             float32.
   sample     32 prompts x 8, 1,024 + 512 tokens, random weights in bfloat16.
              share_of_limit is the least time over the measured one. The least
              time is the bytes read over the copy's bandwidth: the weights (the
@@ -41,8 +42,10 @@ from rlpt_jax.algorithms import losses, policy
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.core.types import Batch
+from rlpt_jax.models import attention as lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring, zoo
+from rlpt_jax.models.attention import Part
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.sampling import decode
 from rlpt_jax.sampling.publish import publish
@@ -51,13 +54,12 @@ from rlpt_jax.training.learner import make_state, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
 
 PEAK = 989e12  # Dense bfloat16 products of an H100 or H200, by its data sheet.
-FULL_CHUNKS = ['learn', '--microbatches', '2', '--head_chunk', '512']
 STAGES = (
   ['attention'],
   ['sample'],
   ['sample', '--model', 'qwen3_17b'],
-  FULL_CHUNKS,
-  [*FULL_CHUNKS, '--model', 'qwen3_17b'],
+  ['learn', '--microbatches', '1'],
+  ['learn', '--model', 'qwen3_17b'],
 )
 
 
@@ -66,9 +68,13 @@ def main():
   parser.add_argument('stage', nargs='?', choices=sorted(RUN))
   parser.add_argument('--model', default='qwen3_06b')
   parser.add_argument('--head', default='bf16_x3')
-  parser.add_argument('--head_chunk', type=int, default=128)
-  parser.add_argument('--remat', default='layer')
-  parser.add_argument('--microbatches', type=int, default=8)
+  parser.add_argument('--head_chunk', type=int, default=512)
+  parser.add_argument('--remat', default='dots')
+  parser.add_argument(
+    '--unroll', action=argparse.BooleanOptionalAction, default=True
+  )
+  parser.add_argument('--kernel', default='auto', help='Compute.attention')
+  parser.add_argument('--microbatches', type=int, default=2)
   parser.add_argument('--prompts', type=int)
   parser.add_argument('--prompt_length', type=int, default=1024)
   parser.add_argument('--completion_length', type=int, default=512)
@@ -104,82 +110,113 @@ def on_gpu() -> bool:
   return jax.default_backend() == 'gpu'
 
 
-# Decode attention.
+# Attention.
 
 
 def attention(options):
-  del options
-  import decode_kernels as kernels
-
-  candidates = {
-    'xla': kernels.xla,
-    'mosaic': kernels.mosaic,
-    'triton': kernels.triton,
-  }
+  layout = make_layout(devices=jax.devices()[:1])
   bandwidth = copy_bandwidth()
   say(
     'attention', device=jax.devices()[0].device_kind, jax=jax.__version__,
     copy_tb_s=round(bandwidth / 1e12, 2),
   )  # fmt: skip
-  for part, rows, M, S in (('own', 256, 2, 512), ('prefix', 32, 16, 1024)):
-    inputs = attention_inputs(rows, M, S)
-    for name, kernel in candidates.items():
-      try:
-        error = attention_error(kernel, inputs, S)
-        times = {}
-        for filled in (S // 4, S // 2, S):
-          length_P = jnp.full((rows,), filled, jnp.int32)
-          q, k_L, v_L = inputs
-          took = seconds(jax.jit(layers_of(kernel)), q, k_L, v_L, length_P)
-          took /= len(k_L)
-          num_bytes = 2 * rows * k_L[0].shape[1] * filled * 128 * 2
-          times[filled] = [
-            round(took * 1e6, 1), round(num_bytes / took / bandwidth, 2)
-          ]  # fmt: skip
-        say(
-          'attention', part=part, kernel=name, relative_error=error,
-          us_and_share=times,
-        )  # fmt: skip
-      except Exception as error:  # A missing backend is reported as well.
-        say('attention', part=part, kernel=name, error=str(error)[:200])
+  for kernel in ('xla', 'auto'):
+    decode_attention(options, kernel, layout, bandwidth)
+  for kernel in ('xla', 'auto'):
+    learner_attention(options, kernel, layout)
 
 
-def attention_inputs(rows, M, S, *, layers=24, K=8, H=128):
-  """Returns queries, and keys and values of more layers than a cache holds."""
-  keys = jax.random.split(jax.random.key(0), 1 + 2 * layers)
+def decode_attention(options, kernel, layout, bandwidth, *, layers=12, G=8):
+  P, S = options.prompts or 32, options.prompt_length
+  T = options.completion_length
+  c = zoo.get(options.model)
+  B, N, K, H = P * G, c.num_heads, c.num_kv_heads, c.head_dim
   normal = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
-  k_L, v_L = (
-    tuple(normal(key, (rows, K, S, H)) for key in keys[1 + i :: 2])
-    for i in range(2)
-  )
-  return normal(keys[0], (rows, K, M, H)), k_L, v_L
 
+  @jax.jit
+  def caches_of_layers():  # More than the chip's own cache can hold.
+    keys = iter(jax.random.split(jax.random.key(0), 4 * layers))
+    return [
+      [
+        (normal(next(keys), (rows, K, H, size)),
+         normal(next(keys), (rows, K, size, H)))
+        for rows, size in ((P, S), (B, T))
+      ]
+      for _ in range(layers)
+    ]  # fmt: skip
 
-def layers_of(kernel):
-  """Returns a function that runs layers in sequence, as in a model."""
+  caches, q = caches_of_layers(), normal(jax.random.key(1), (B, 1, N, H))
 
-  def run(q, k_L, v_L, length_P):
-    for k, v in zip(k_L, v_L, strict=True):
-      values, lse = kernel(q, k, v, length_P)
-      q = q + (1e-3 * values + 1e-6 * lse[..., None]).astype(q.dtype)
+  def attend(q, caches, filled, *, kernel=kernel):
+    parts = [
+      Part(k, v, jnp.arange(v.shape[2]) < length[:, None], filled_P=length)
+      for (k, v), length in zip(caches, filled, strict=True)
+    ]
+    return lib.decode_attention(q, parts, kernel=kernel, layout=layout)
+
+  def all_layers(q, caches, filled):
+    for one in caches:
+      q = q + 1e-3 * attend(q, one, filled)
     return q
 
-  return run
+  rng = np.random.default_rng(0)
+  ragged = [
+    jnp.asarray(rng.integers(1, size + 1, rows), jnp.int32)
+    for rows, size in ((P, S), (B, T))
+  ]
+  exact = jax.jit(functools.partial(attend, kernel='xla'))(
+    *jax.tree.map(lambda x: x.astype(jnp.float32), (q, caches[0])), ragged
+  )
+  error = relative(jax.jit(attend)(q, caches[0], ragged), exact)
+  times, run = {}, jax.jit(all_layers)
+  for filled in (T // 4, T // 2, T):
+    lengths = [jnp.full(P, S, jnp.int32), jnp.full(B, filled, jnp.int32)]
+    took = seconds(run, q, caches, lengths, repeat=9) / layers
+    num_bytes = 2 * 2 * K * H * (P * S + B * filled)
+    times[filled] = [
+      round(took * 1e6, 1), round(num_bytes / took / bandwidth, 2)
+    ]  # fmt: skip
+  say(
+    'attention', of='decode', kernel=kernel, error=error, us_and_share=times
+  )  # fmt: skip
 
 
-def attention_error(kernel, inputs, S) -> float:
-  """Returns the relative error of ragged rows against float32."""
-  import decode_kernels as kernels
+def learner_attention(options, kernel, layout, *, P=4, G=8):
+  S, T = options.prompt_length, options.completion_length
+  c = zoo.get(options.model)
+  B, N, K, H = P * G, c.num_heads, c.num_kv_heads, c.head_dim
+  shapes = (B, T, N, H), (B, K, T, H), (B, K, T, H), (P, K, H, S), (P, K, S, H)
+  inputs = [
+    jax.random.normal(jax.random.key(i), shape, jnp.bfloat16)
+    for i, shape in enumerate(shapes)
+  ]
+  segments = jnp.ones((B, T), jnp.int32)
+  mask = jnp.arange(S) < jnp.linspace(S // 2, S, P).astype(int)[:, None]
 
-  q, k, v = inputs[0][:8], inputs[1][0][:8], inputs[2][0][:8]
-  length_P = jnp.asarray(np.random.default_rng(0).integers(1, S + 1, 8), int)
-  with jax.default_matmul_precision('highest'):
-    exact, _ = kernels.xla(
-      *(x.astype(jnp.float32) for x in (q, k, v)), length_P
-    )
-  found, _ = jax.jit(kernel)(q, k, v, length_P.astype(jnp.int32))
-  error = jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)
-  return float(f'{float(error):.2g}')
+  def attend(q, k, v, prefix_k, prefix_v, *, kernel=kernel):
+    return lib.attention(
+      q, k, v, segments, [Part(prefix_k, prefix_v, mask)],
+      kernel=kernel, layout=layout, packed=False,
+    )  # fmt: skip
+
+  def loss(*inputs, kernel=kernel):
+    return jnp.sum(jnp.sin(attend(*inputs, kernel=kernel).astype(jnp.float32)))
+
+  both = jax.jit(jax.grad(loss, argnums=range(5)))
+  exact = jax.jit(
+    jax.grad(functools.partial(loss, kernel='xla'), argnums=range(5))
+  )(*(x.astype(jnp.float32) for x in inputs))
+  say(
+    'attention', of='learning', kernel=kernel,
+    forward_ms=round(seconds(jax.jit(attend), *inputs) * 1e3, 3),
+    both_ms=round(seconds(both, *inputs) * 1e3, 3),
+    errors=[relative(*pair) for pair in zip(both(*inputs), exact, strict=True)],
+  )  # fmt: skip
+
+
+def relative(found, exact) -> float:
+  error = jnp.linalg.norm((found - exact).ravel())
+  return float(f'{float(error / jnp.linalg.norm(exact.ravel())):.2g}')
 
 
 # Sampling.
@@ -190,7 +227,8 @@ def make_decoder(options, dtype):
   layout = make_layout(devices=jax.devices()[:1])
   compute = Compute(
     dtype='bfloat16', remat=options.remat, head=options.head,
-    head_chunk=options.head_chunk,
+    head_chunk=options.head_chunk, unroll=options.unroll,
+    attention=options.kernel,
   )  # fmt: skip
   decoder = Decoder(zoo.get(options.model), compute, layout)
   specs = decoder_lib.specs(decoder.config)
@@ -239,10 +277,10 @@ def gap(decoder, params, requests, groups) -> dict[str, float]:
   tokens = jnp.asarray(np.stack([np.asarray(row.tokens) for row in rows]))
   behavior = np.stack([np.asarray(row.policy_logprobs) for row in rows])
   score = jax.jit(functools.partial(scoring.in_groups, decoder))
-  logprobs, _ = score(
+  scored = score(
     params, prompts, jnp.ones_like(prompts), tokens, jnp.ones_like(tokens)
   )
-  ratio = np.asarray(logprobs) - behavior
+  ratio = np.asarray(scored.logprobs_BT) - behavior
   return {
     'mean': round(float(np.abs(ratio).mean()), 5),
     'p99': round(float(np.quantile(np.abs(ratio), 0.99)), 5),
@@ -278,11 +316,13 @@ def learn(options):
   stats = jax.devices()[0].memory_stats() or {}
   say(
     'learn', model=options.model, head=options.head, remat=options.remat,
+    unroll=options.unroll, kernel=options.kernel,
     head_chunk=options.head_chunk, microbatches=options.microbatches,
     step_s=round(took, 3), first_s=round(times[0], 1),
     tflop_s=round(P * needed / took / 1e12, 1),
     share_of_peak=round(P * needed / took / PEAK, 3),
     peak_gib=round(stats.get('peak_bytes_in_use', 0) / 2**30, 1),
+    loss=float(metrics['loss']),
     gradient_norm=float(metrics['gradient_norm']),
   )  # fmt: skip
 
