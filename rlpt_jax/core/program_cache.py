@@ -12,9 +12,10 @@ import os
 import pathlib
 import platform
 import stat
-import tempfile
 
 import jax
+
+from rlpt_jax.core import output_files
 
 # JAX has no public way to set a cache. If these names move, nothing is cached.
 try:
@@ -24,9 +25,7 @@ except ImportError:
   compilation_cache, CacheInterface = None, object
 
 MAX_BYTES = 1 << 30  # Of all folders; the least recently used are removed.
-CHECK_EVERY_BYTES = (
-  MAX_BYTES // 16
-)  # Bytes written between two checks of the size.
+CHECK_EVERY_BYTES = MAX_BYTES // 16  # Written between two checks of the size.
 MIN_SECONDS = 0.01  # Programs that compile faster are not cached.
 SUFFIX = '.program'
 _CHECK_BYTES = 16
@@ -146,16 +145,7 @@ class ProgramCache(CacheInterface):
       return
     try:
       self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-      with tempfile.NamedTemporaryFile(
-        dir=self._folder, prefix='.', delete=False
-      ) as file:
-        try:
-          file.write(_check(value) + value)
-          file.close()
-          os.replace(file.name, self._file(key))
-        except BaseException:
-          pathlib.Path(file.name).unlink(missing_ok=True)
-          raise
+      output_files.replace(self._file(key), [_check(value), value])
       self._written += len(value)
       if self._written > CHECK_EVERY_BYTES:
         self._written = 0

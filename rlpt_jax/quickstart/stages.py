@@ -6,7 +6,6 @@ continues.
 
 import contextlib
 import json
-import os
 import pathlib
 import shlex
 import signal
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rlpt_jax.core import output_files
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
 NOTES = 'quickstart.json'
@@ -86,9 +86,8 @@ class Stages:
     print(f'\n{self._count}. {title}  [{seconds:.0f} s]', flush=True)
 
   def _save(self):
-    fresh = self._path.with_suffix('.new')
-    fresh.write_text(json.dumps(self._notes, indent=2) + '\n')
-    os.replace(fresh, self._path)
+    text = json.dumps(self._notes, indent=2) + '\n'
+    output_files.replace(self._path, [text.encode()])
 
 
 def status_of(command: Sequence[str], folder: pathlib.Path) -> int:

@@ -132,6 +132,7 @@ def _check_config(
   # and not after something has been computed.
   _make(workdir)
   with _writable(workdir):
+    # A fixed name: the next start overwrites what a killed one has left.
     fresh = path.with_suffix('.new')
     fresh.write_text(json.dumps(wanted, indent=2) + '\n')
     os.replace(fresh, path)
