@@ -6,21 +6,21 @@
 Needs jax, flax, optax and numpy, and this repository on the path; no
 TensorFlow, gin or network. Prints a line of JSON for each figure. Stages:
 
-  attention  one layer's attention. In a decode step (32 prompts of 1,024, each
-             with 8 rows, of which 128, 256 or 512 of 512 positions are filled):
-             microseconds, and the share of a large copy's bandwidth. In
-             learning (4 prompts of 1,024, each with 8 rows of 512):
-             milliseconds, forward and both passes. Errors are relative to
-             float32.
+  attention  The attention of one layer. For a decode step (32 prompts of 1,024
+             tokens; each has 8 rows with 128, 256 or 512 of 512 positions
+             filled): microseconds, and the share of a large copy's bandwidth.
+             For learning (4 prompts of 1,024 tokens; each has 8 rows of 512):
+             milliseconds of the forward pass and of both passes. Errors are
+             relative to float32.
   sample     32 prompts x 8, 1,024 + 512 tokens, random weights in bfloat16.
-             share_of_limit is the least time over the measured one. The least
-             time is the bytes read over the copy's bandwidth: the weights (the
-             head in float32), each prompt's keys and values once, and half of
-             each row's own. The gap is between the log-probabilities of the
-             sampler and those of the learner.
-  learn      8 prompts x 8, 1,024 + 512 tokens: a whole update. The share is of
-             989 TFLOP/s and counts the operations of a learner without
-             rematerialisation: three times a forward pass.
+             share_of_limit is the least possible time over the measured one:
+             the bytes that must be read, at the bandwidth of a large copy.
+             These are the weights (the head in float32), each prompt's keys
+             and values once, and half of each row's own. `gap` is between the
+             log-probabilities of the sampler and those of the learner.
+  learn      A whole update: 8 prompts x 8, 1,024 + 512 tokens. share_of_peak is
+             of 989 TFLOP/s and counts the operations of a learner without
+             rematerialization: three times those of a forward pass.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from rlpt_jax.sampling.requests import Request
 from rlpt_jax.training.learner import make_state, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
 
-PEAK = 989e12  # Dense bfloat16 products of an H100 or H200, by its data sheet.
+PEAK = 989e12  # Dense bfloat16 FLOP/s of an H100 or H200, by its data sheet.
 STAGES = (
   ['attention'],
   ['sample'],
@@ -82,7 +82,7 @@ def main():
   if options.stage:
     RUN[options.stage](options)
     return
-  for stage in STAGES:  # Processes, so that a failure does not stop the others.
+  for stage in STAGES:  # A process each: a failure does not stop the rest.
     subprocess.run([sys.executable, __file__, *stage])
 
 
@@ -91,7 +91,7 @@ def say(stage, **figures):
 
 
 def seconds(run, *arguments, repeat=5) -> float:
-  """Returns the median time of a run, after one that compiles."""
+  """Returns the median time of `repeat` runs, after one that compiles."""
   found = []
   for _ in range(repeat + 1):
     start = time.perf_counter()
@@ -101,7 +101,7 @@ def seconds(run, *arguments, repeat=5) -> float:
 
 
 def copy_bandwidth() -> float:
-  """Returns the bytes a second, read plus written, of a copy of 4 GB."""
+  """Returns the bytes per second, read plus written, of a copy of 4 GB."""
   x = jnp.zeros(2**30 if on_gpu() else 2**20, jnp.float32)
   return 2 * x.nbytes / seconds(jax.jit(lambda x: x + 1), x)
 
@@ -311,7 +311,7 @@ def learn(options):
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - start)
   took = min(times[1:])
-  # Recomputed logits do not count as needed either.
+  # Recomputing the logits is not counted as needed work either.
   needed = flops.update(c, S, [T] * G) - flops.head(c) * G * T
   stats = jax.devices()[0].memory_stats() or {}
   say(

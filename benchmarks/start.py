@@ -80,7 +80,7 @@ def prepare(folder: pathlib.Path):
 
 
 def measure(folder: pathlib.Path, name: str, **environment: str) -> dict:
-  """Returns the seconds of a run until each of its lines in SAID."""
+  """Runs `train_rl`; returns the seconds until each part in SAID is over."""
   shutil.rmtree(folder / 'run', ignore_errors=True)
   before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
   started = subprocess.Popen(

@@ -202,7 +202,7 @@ def _command(program):
 
 
 def _dataclass_in(hint) -> type | None:
-  """Returns the dataclass in a hint: NextSegment in list[str | NextSegment]."""
+  """Returns the dataclass in a hint such as list[str | NextSegment]."""
   (element,) = typing.get_args(hint)
   kinds = typing.get_args(element) or (element,)
   return next(filter(dataclasses.is_dataclass, kinds), None)

@@ -1,4 +1,4 @@
-"""Samples the prompts of one file of completions that are not in it yet."""
+"""Samples the prompts whose completions are not yet in their file."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
 class Tally(Protocol):
-  """Counts what is in a file; num_bytes is the size of its whole groups."""
+  """Counts a file's contents; num_bytes is the size of its complete groups."""
 
   num_bytes: int
 
@@ -31,13 +31,13 @@ ToLines = Callable[[int, Iterator[list[Sample]]], Iterator[list[Line]]]
 class Job:
   """Prompts whose completions go to one file.
 
-  ids: one for each prompt; they seed its samples.
-  samples: of each prompt.
+  ids: one for each prompt; seeds the prompt's samples.
+  samples: the number of samples of each prompt.
   tokenizer: None if the run uses token ids only.
-  done: the number of prompts that are in the file, on every host; the tally
-    knows the file on the first host only.
-  what: what the prompts are called in messages.
-  source: what weights that give NaN are blamed on.
+  done: the number of prompts in the file. Every host has this number; only the
+    first host's tally has read the file.
+  what: the word for prompts in messages.
+  source: named in the error message if the weights give NaN.
   """
 
   file: GroupFile
@@ -78,9 +78,10 @@ def run(
   settings: Line,
   console: rich.console.Console | None,
 ):
-  """Samples the remaining prompts; writes a group as soon as it is whole.
+  """Samples the remaining prompts; writes a group as soon as it is complete.
 
-  console: shows the progress; None on all hosts but the first, which writes.
+  console: shows the progress; None on all hosts but the first, which also
+    writes the file.
   """
   with contextlib.ExitStack() as stack:
     write = None

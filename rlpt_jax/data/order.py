@@ -3,7 +3,7 @@
 A cursor iterates over a sequence that is fixed by its settings: `next` returns
 an item, `position` is the place after it, and a cursor made with that position
 continues from there. A position does not depend on hosts or batches, so a run
-can stop anywhere and resume with other numbers of both. Cursors compose:
+can stop anywhere and resume with a different number of either. Cursors compose:
 
   Shuffled   the item numbers of a cache, in a new permutation every epoch
   Streamed   the items of a source, in the order they are read

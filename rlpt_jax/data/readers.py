@@ -135,7 +135,7 @@ def _whole(part: Part, lines: Iterable[Line], limit: int) -> Iterator[Line]:
 def _headed(
   part: Part, lines: Iterable[Line], limit: int, heading: re.Pattern
 ) -> Iterator[Line]:
-  """Joins lines to texts that begin with a heading or at the file's start."""
+  """Joins lines into texts that begin with a heading or at the file's start."""
   begins = _within(part)
   first, held, size = None, [], 0
 

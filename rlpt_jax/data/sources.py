@@ -56,8 +56,9 @@ class Files:
   """All files that match the globs; local and remote files can be mixed.
 
   For txt, `document` says what a document is: 'file', 'line', or a regular
-  expression (for re.match) of each document's first line, r'^ = [^=].* = $' for
-  WikiText. Text before the first such line of a file is also a document.
+  expression that matches (re.match) the first line of each document, such as
+  r'^ = [^=].* = $' for WikiText. Text before the first such line of a file is
+  also a document.
 
   Jsonl and txt files are split into parts of about `part_bytes`, and parquet
   files at row groups. A compressed file is one part, since it can only be read

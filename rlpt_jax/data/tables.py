@@ -167,7 +167,7 @@ def _read_hub(name: str, rest: str) -> list[Row]:
     ) from None
   try:
     found = datasets.load_dataset(repo, config or None, split=split)
-  except Exception as error:  # Many types: no network, no such dataset, ...
+  except Exception as error:  # Its type varies with the cause.
     first_line = str(error).partition('\n')[0][:200]
     raise ValueError(
       f'{name}: Hugging Face datasets cannot load it '

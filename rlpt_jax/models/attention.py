@@ -41,7 +41,7 @@ class Part:
   k_scale_PKS: jax.Array | None = None
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
-  filled_P: jax.Array | None = None  # As in Cache.
+  filled_P: jax.Array | None = None  # As `Cache.filled_B`.
 
 
 def attention(
@@ -50,7 +50,7 @@ def attention(
   """The attended values, [B, T, N, H].
 
   packed: False promises that every row is one segment, followed by padding.
-    Kernels may then do without a mask, and let queries of padding see anything.
+    Kernels may then do without a mask, and let padding queries see anything.
   """
   kernel = pick_kernel(kernel, q_BTNH, context, layout)
   return KERNELS[kernel](
@@ -147,8 +147,8 @@ def _attend(q_BTNH, part):
   """Softmax sums over the keys of one part, for `_merge`.
 
   Returns the sum of the weighted values [B, T, N, H], the sum of the weights
-  and the largest score [B, T, N, 1]. A weight is exp(score - largest). The
-  queries of a group, M = G * T of them, meet its keys in one product.
+  and the largest score [B, T, N, 1]. A weight is exp(score - largest). All
+  M = G * T queries of a group are multiplied by its keys in one product.
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
@@ -179,8 +179,8 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """An einsum with keys or values, at their precision if they are float32."""
-  # The other side's type represents every int8 value exactly.
+  """An einsum with keys or values, in their dtype unless that is int8."""
+  # The dtype of `left` represents every int8 value exactly.
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
   return jnp.einsum(
     dimensions,
@@ -211,16 +211,16 @@ def _merge(sums):
   return values / total
 
 
-# cuDNN, on GPU. In general, all keys are concatenated with a copy of the prefix
-# for each rollout, and a mask is read. Rows that are not packed need neither.
-# (The prompt is computed once in any case.)
+# cuDNN, on GPU. In general, each rollout's keys are concatenated with a copy of
+# its prefix, and a mask is read. Rows that are not packed need neither. (The
+# keys of the prompt are computed once in any case.)
 
 
 def cudnn_attention(
   q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout, packed=True
 ):
   """Attention by cuDNN's kernels."""
-  # Not tested on several GPUs: XLA cannot divide the calls of `cudnn`.
+  # On one GPU only: XLA cannot partition the calls in `cudnn`.
   is_grouped = layout.mesh.size == 1 and q_BTNH.dtype.name in cudnn.DTYPES
   if packed or (context and not is_grouped):
     return dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context)

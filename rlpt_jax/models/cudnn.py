@@ -1,15 +1,15 @@
 """Attention of a group of rows to a prefix and to themselves, by cuDNN.
 
 `jax.nn.dot_product_attention` ignores the log-sum-exp in its backward pass, so
-the results of two calls cannot be merged and differentiated. The same kernels,
-called directly, can be given the output and the log-sum-exp over *all* keys in
-the backward pass of some of them, and
+the results of two calls cannot be merged and differentiated. Here the same
+kernels are called directly. The backward pass over some of the keys is given
+the output and the log-sum-exp over *all* keys, so that
 
   weights = exp(scores - lse)
   gradient of the scores = weights * (dO V^T - rowsum(dO * O))
 
-holds for each key, whatever the others are. So the prefix is read once for the
-group, and not copied for each row, and no mask is read.
+hold for each key, whatever the others are. So the prefix is read once for the
+whole group instead of being copied for each row, and no mask is read.
 """
 
 import json
@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-DTYPES = {'bfloat16': 'BF16', 'float16': 'F16'}  # What XLA calls them.
+DTYPES = {'bfloat16': 'BF16', 'float16': 'F16'}  # XLA's names.
 
-# The name of what attention returns, which rematerialization may keep.
+# The name of attention's results, which rematerialization may keep.
 ATTENDED = 'attended'
 
 
@@ -29,9 +29,9 @@ ATTENDED = 'attended'
 def attend_with_prefix(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
   """Attention of rows to the prefix of their group and to themselves.
 
-  B / P consecutive rows form a group. A row is one segment, followed by
-  padding, whose results are arbitrary. length_P: the tokens of each prefix,
-  which is padded on the right.
+  B / P consecutive rows form a group. A row is one segment followed by padding;
+  results at padding are arbitrary. length_P: the number of tokens in each
+  prefix, which is padded on the right.
   """
   inputs = q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P
   return _forward_of_parts(*inputs)[0]
@@ -40,10 +40,10 @@ def attend_with_prefix(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
 def _forward_of_parts(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
   B, T, N, _ = q_BTNH.shape
   P = k_PSKH.shape[0]
-  # Without any key, nothing would be finite. (Such a row is padding.)
+  # Without any key, no result would be finite. (An empty prefix is padding.)
   length_P = jnp.maximum(length_P, 1)
   own_BTNH, own_lse_BNT = forward(q_BTNH, k_BTKH, v_BTKH, causal=True)
-  # The rows of a group are one sequence of queries, M = G * T.
+  # The rows of a group form one sequence of M = G * T queries.
   shared_PMNH, lse_PNM = forward(
     _as_group(q_BTNH, P), k_PSKH, v_PSKH, length_B=length_P
   )
@@ -95,7 +95,7 @@ def forward(q_BTNH, k_BSKH, v_BSKH, *, causal=False, length_B=None):
   """(values_BTNH, lse_BNT) of attention to the given keys.
 
   causal: query t sees keys s <= t.
-  length_B: the number of keys of each row that exist.
+  length_B: the number of keys in each row, before the padding.
   """
   B, T, N, H = q_BTNH.shape
   return _call(
@@ -113,7 +113,7 @@ def backward(
   q_BTNH, k_BSKH, v_BSKH, values_BTNH, lse_BNT, gradient_BTNH,
   *, causal=False, length_B=None,
 ):  # fmt: skip
-  """The gradients of q, k and v; values and lse are those of all keys."""
+  """The gradients of q, k and v, given the values and lse over *all* keys."""
   B, T, N, H = q_BTNH.shape
   _, S, K, _ = k_BSKH.shape
   return _call(
@@ -138,7 +138,7 @@ def _lengths(q_BTNH, length_B):
 
 def _call(name, operands, results, config):
   """Calls a kernel; returns 4-dimensional results as [B, T, N, H]."""
-  # XLA's name for [B, T, N, H] in memory is [B, N, T, H] in another order.
+  # XLA describes [B, T, N, H] in memory as [B, N, T, H] with another layout.
   orders = [(0, 2, 1, 3) if len(x.shape) == 4 else None for x in results]
   call = jax.ffi.ffi_call(
     name,

@@ -1,13 +1,15 @@
 """Attention of a decode step on a GPU, in one kernel over all caches.
 
 Each program takes the queries of one group for one key-value head. It reads the
-prefix of the group once, then what each row has of its own, and keeps one
-running softmax over everything: scores never leave the chip, nothing is merged
-afterwards, and positions that are reserved but not filled are not read.
+prefix of the group once, then each row's own positions, and keeps one running
+softmax over all of them: scores never leave the chip, and positions that are
+reserved but not filled are not read. Results are merged only if several
+programs split the keys.
 
-The kernel is written in Pallas for its Triton backend, which JAX has deprecated
-without an equal replacement: the same loop for the Mosaic backend took minutes
-to compile in a whole decode step. Tests run it in the interpreter, on any CPU.
+The kernel uses Pallas's Triton backend, which JAX has deprecated without an
+equal replacement: with the Mosaic backend, a whole decode step with the same
+loop took minutes to compile. Tests run the kernel in Pallas's interpreter, on
+any CPU.
 """
 
 import functools
@@ -21,10 +23,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 LOG2E = math.log2(math.e)
-MASKED = -1e30  # Finite, so that a row that has seen no key yet has no NaN.
-LEAST = 16  # Tensor cores multiply no smaller matrices.
+MASKED = -1e30  # Finite, so that a row that has seen no key yet gets no NaN.
+LEAST = 16  # The smallest dimension that tensor cores multiply.
 
-# Two programs for each of the 132 multiprocessors of an H100 keep it busy.
+# About two programs per multiprocessor keep an H100, which has 132, busy.
 ENOUGH_PROGRAMS = 256
 
 
@@ -33,10 +35,11 @@ def attend_to_filled(
 ):
   """The attended values of one query per row, [B, N, H].
 
-  Those of a row that is in no group are arbitrary.
+  The values of a row that is in no group are arbitrary.
 
   parts: `attention.Part`s whose `filled_P` says how many positions of each row
-    to read. A part with fewer rows, or with readers, is shared by groups.
+    to read. Each row of a part with fewer rows, or with readers, is shared by a
+    group.
   block: the number of keys that are read at a time.
   splits: the number of programs for each group and head. If there are several,
     their results are merged.
@@ -78,17 +81,17 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
   R = N // K
   M = max(LEAST, 1 << (G * R - 1).bit_length())
   p, k, j = (pl.program_id(i) for i in range(3))
-  # Query m is of head k * R + m % R, in row m // R of the group.
+  # Query m belongs to head k * R + m % R and to row m // R of the group.
   m_M = _iota(M)
   g_M = jnp.minimum(m_M // R, G - 1)
   head_M = k * R + m_M % R
   used_M = (triton.load(used_ref.at[p, g_M]) > 0) & (m_M < G * R)
-  # The interpreter stores masked entries too, unless they are outside.
+  # The interpreter stores masked entries too, unless they are out of bounds.
   row_M = jnp.where(used_M, triton.load(rows_ref.at[p, g_M]), B)
   used_MH = jnp.broadcast_to(used_M[:, None], (M, H))
   here = (row_M[:, None], head_M[:, None], _iota(H)[None, :])
   q_MH = triton.load(q_ref.at[here], mask=used_MH, other=0.0)
-  # In base 2, which the hardware computes.
+  # Scaled for exp2, which the hardware computes.
   q_MH = (q_MH.astype(jnp.float32) * (H**-0.5 * LOG2E)).astype(q_MH.dtype)
 
   program = _Program(p, k, j, J, rows_ref, used_ref, q_MH, g_M, block)
@@ -101,7 +104,7 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
     read = _read_group if shared else _read_rows
     state = read(program, *part_refs[3 * i : 3 * i + 3], state)
   values_MH, top_M, total_M = state
-  total_M = jnp.maximum(total_M, 1e-30)  # A split may have no keys of a row.
+  total_M = jnp.maximum(total_M, 1e-30)  # A split may hold no keys of a row.
   values_MH = (values_MH / total_M[:, None]).astype(values_ref.dtype)
   triton.store(values_ref.at[(j, *here)], values_MH, mask=used_MH)
   if J > 1:
@@ -110,7 +113,7 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
 
 
 class _Program(NamedTuple):
-  """One program: split j of J of the queries of group p for head k."""
+  """One program: the queries of group p, head k; split j of J of their keys."""
 
   p: Any
   k: Any
@@ -119,11 +122,11 @@ class _Program(NamedTuple):
   rows_ref: Any
   used_ref: Any
   q_MH: Any
-  g_M: Any  # The row of each query, by its place in the group.
+  g_M: Any  # The place of each query's row in the group.
   block: int
 
   def share(self, count):
-    """(first, last) of `count` things: those that this split takes."""
+    """(first, end) of the range of `count` items that this split takes."""
     if self.J == 1:
       return 0, count
     return self.j * count // self.J, (self.j + 1) * count // self.J
@@ -143,7 +146,7 @@ def _read_group(program, k_ref, v_ref, filled_ref, state):
 
 
 def _read_rows(program, k_ref, v_ref, filled_ref, state):
-  """Reads the own row of each query."""
+  """Reads each query's own row."""
   size = _block_size(v_ref, program.block)
 
   def one_row(g, state):
@@ -156,7 +159,7 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
       return _attend(program.q_MH, k_HS, v_SH, seen_MS, state)
 
     if v_ref.shape[2] <= size:
-      # Without a loop inside, the loop over rows fetches ahead.
+      # Without an inner loop, the loop over rows can fetch ahead.
       return step(0, state)
     return jax.lax.fori_loop(0, pl.cdiv(filled, size), step, state)
 
@@ -165,23 +168,23 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
 
 
 def _groups(parts, B):
-  """(which parts are shared, the rows of each group, 1 where one is in use)."""
+  """(whether each part is shared, rows of each group, 1 where one is used)."""
   shared = min(
     parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
   is_shared = [
-    # If no row is shared, each is a group of its own.
+    # If no row is shared, each row is a group of its own.
     part is shared or (readers is None and part.v_PKSH.shape[0] == P)
     for part in parts
   ]
   if readers is None:
-    # Constants: XLA would compute them again in every layer.
+    # NumPy constants: XLA would compute jnp arrays again in every layer.
     rows_PG = np.arange(B, dtype=np.int32).reshape(P, -1)
     return is_shared, rows_PG, np.ones_like(rows_PG)
   rows_PG = jnp.asarray(readers.rows_PG, jnp.int32)
   index_PG = np.arange(rows_PG.size, dtype=np.int32).reshape(rows_PG.shape)
-  # Unused entries are arbitrary: only one entry of a row leads back to it.
+  # Unused entries hold arbitrary rows; place_B gives each row's true entry.
   used_PG = (readers.place_B[rows_PG] == index_PG).astype(jnp.int32)
   return is_shared, rows_PG, used_PG
 
@@ -205,7 +208,7 @@ def _load(k_ref, v_ref, row, k, start, size):
 
 
 def _attend(q_MH, k_HS, v_SH, seen_MS, state):
-  """Continues a softmax: (sum of weighted values, largest score, total)."""
+  """Continues a softmax: (weighted sum, largest score, sum of the weights)."""
   values_MH, top_M, total_M = state
   product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
   scores_MS = jnp.where(seen_MS, product(q_MH, k_HS), MASKED)

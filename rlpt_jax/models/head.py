@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rlpt_jax.models.config import Decoder
 
 # How the head's float32 products are computed. On tensor cores, each number is
-# split into two or three bfloat16 parts, multiplied in three or six products;
+# split into two or three bfloat16 parts, which take three or six products;
 # 'highest' does not use tensor cores. Relative error against float64 and speed
 # on an H200 (jax 0.11, 2026-11-26):
 PRODUCTS = {
@@ -23,12 +23,12 @@ PRODUCTS = {
 }
 
 
-# The parameter that holds the low parts of a head that is stored as `split`.
+# The parameter that holds the low parts of a head that is stored in two parts.
 LOW = 'head_low'
 
 
 def name_of_weights(decoder: Decoder) -> str:
-  """The parameter that is the head; a tied model uses its embedding."""
+  """The name of the head's parameter; a tied model uses its embedding."""
   return 'embed' if decoder.config.tied_head else 'head'
 
 
@@ -70,7 +70,7 @@ def _algorithm(decoder: Decoder) -> str:
 
 
 def is_split(decoder: Decoder) -> bool:
-  """True if weights that do not change should be stored as `split`.
+  """True if weights that do not change should be stored in two parts (`split`).
 
   XLA would split them again at every step, in a kernel that takes twice as long
   as two bfloat16 products (1.3 ms against 0.7 for 256 rows, Qwen3-0.6B, H200).
@@ -81,13 +81,13 @@ def is_split(decoder: Decoder) -> bool:
 
 def split(x):
   """(high, low): bfloat16 numbers whose sum is x, to 16 bits."""
-  # Not by a cast and back, which XLA is free to leave out.
+  # Casting to bfloat16 and back would not do: XLA may leave out both casts.
   high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
   return high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
 
 
 def _multiply_parts(hidden_BTD, high_VD, low_VD):
-  """The product 'bf16_x3' of weights that are split already."""
+  """The 'bf16_x3' product, with weights that are already split."""
   B = hidden_BTD.shape[0]
   high_BTD, low_BTD = split(hidden_BTD)
   product = functools.partial(
@@ -113,7 +113,8 @@ def _rounded_backward(precision, hidden_BTD, w_VD):
   """`_multiply` with gradients from bfloat16 products, as in every layer.
 
   Log-probabilities need the precision; gradients are averaged anyway. The two
-  products of the backward pass take a third of their time under `bf16_x3`.
+  products of the backward pass take a third of the time that they would take
+  with `bf16_x3`.
   """
   return _multiply(hidden_BTD, w_VD, precision=precision)
 

@@ -24,7 +24,10 @@ _RATIONAL = re.compile(r'[+-]?\d{1,30}(\.\d{1,30}|/0*[1-9]\d{0,30})?')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Brackets(Reward):
-  """Rewards 1 if the last [[ ]] holds references[0]; `thinking`: `extract`."""
+  """Rewards 1 if the last [[ ]] holds references[0].
+
+  thinking: True if the prompt has opened <think>.
+  """
 
   thinking: bool = False
 

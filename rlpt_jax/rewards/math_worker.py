@@ -1,8 +1,8 @@
 r"""The program that compares answers with golds until it is killed.
 
-It is run by its path and imports nothing of this package, so a worker starts in
-a second and takes 60 MB, and the process that reads what a policy wrote holds
-nothing of the trainer (devices, threads).
+It is run by its path and imports nothing from this package, so a worker starts
+in a second and takes 60 MB, and the process that reads a policy's text holds
+none of the trainer's devices or threads.
 
   stdin   lines '<number> ["gold", "answer"]'
   stdout  first 'ready', then for each line '<number> <reason>'
@@ -10,17 +10,17 @@ nothing of the trainer (devices, threads).
 Each line is sent after the one before it has been answered.
 
 There are two processes. The first loads math-verify and forks the second, which
-answers. If the second dies, by its limits or in a crash, the first answers in
+answers. If the second dies, from a limit or a crash, the first answers in
 its place and forks again within milliseconds, so every line gets an answer.
 Only the kernel can end the second: no Python signal handler runs while 9**9**9
-is computed. math-verify's own limits use alarms, so they are off.
+is computed. math-verify's own limits need such handlers, so they are off.
 
 The limit is on CPU time, so that a busy machine cannot turn 'right' into
-'timeout'. A wall-clock limit ten times as long ends a process that waits.
+'timeout'. A wall-clock limit ten times as long ends a process that hangs.
 
-Verdicts depend on the pair alone: hashes and random numbers have fixed seeds,
-and gold and answer have separate limits, since a gold that was read before is
-cached.
+Verdicts depend on the pair alone: hashes and random numbers have fixed seeds.
+Gold and answer have separate limits, since a gold that was parsed before is
+cached and takes no time.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
         'latex2sympy2_extended supports?'
       )
   # The end of stdin is not enough: a process that the parent has forked keeps
-  # the pipe open for as long as it lives. os.kill(parent, 0) does not do: it
+  # the pipe open for as long as it lives. os.kill(parent, 0) would not help: it
   # still succeeds for a zombie.
   watched = [0]
   with contextlib.suppress(AttributeError, OSError):  # Only Linux has pidfds.
@@ -82,7 +82,7 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
   silence = os.open(os.devnull, os.O_RDWR)
   os.dup2(silence, 1)
   os.dup2(silence, 2)
-  # Keeps this memory shared with the forks: collections do not touch it.
+  # Keeps this memory shared with the forks: garbage collection skips it.
   gc.collect()
   gc.freeze()
   underway = mmap.mmap(-1, 16)
@@ -121,7 +121,7 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
       _, phase = struct.unpack('<qq', underway[:])
       reason = 'gold/memory' if phase == GOLD else 'memory'
     set_alarms(0)
-    # Before the reply is sent: two replies are worse than being asked again.
+    # Before the reply is sent: replying twice is worse than being asked again.
     set_underway(underway, number, IDLE)
     os.write(replies, b'%d %s\n' % (number, reason.encode()))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -131,7 +131,7 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
 
 
 def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
-  """Returns 'right', 'wrong', 'gold/unparsable' or 'unparsable' (answer)."""
+  """Returns 'right', 'wrong', 'gold/unparsable' or 'unparsable'."""
   import math_verify
   from sympy.core.random import seed
 
@@ -154,7 +154,7 @@ def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
 
 
 def parsed(text: str) -> list:
-  """Returns what math-verify parses in an answer, [] if nothing."""
+  """Returns the expressions that math-verify finds in an answer, or []."""
   import math_verify
 
   return math_verify.parse(
@@ -167,7 +167,7 @@ def parsed(text: str) -> list:
 
 @functools.lru_cache(maxsize=64)  # A group shares its gold.
 def parsed_gold(text: str) -> list:
-  """Returns `parsed`, but [] for a gold that does not equal itself: 1/0."""
+  """Returns `parsed`, but [] for a gold unequal to itself, such as 1/0."""
   import math_verify
   from sympy import Integer
 
@@ -179,7 +179,7 @@ def parsed_gold(text: str) -> list:
 
 
 def tidy(text: str) -> str:
-  """Returns the text without surrounding white space, $ and full stop."""
+  """Returns the text without outer white space, outer $ or final full stop."""
   text = text.strip().rstrip('.').rstrip()
   if len(text) > 1 and text[0] == text[-1] == '$' and text[-2] != '\\':
     text = text.strip('$').strip()

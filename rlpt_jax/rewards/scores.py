@@ -5,10 +5,10 @@ completions. A number alone cannot say why it is 0. If the reward of a run
 falls, its policy may answer wrongly or have lost its tags, or the verifier may
 be down: only the counts of the reasons tell these apart.
 
-Ours are dataclasses derived from `Reward`. A function is a reward too. It may
-also return numbers alone, with None or NaN for no verdict: P lists of G, an
-array, or one flat list, prompt by prompt, as TRL's rewards do. `ask` converts
-them to Scores, so all callers use `ask`.
+Our rewards are dataclasses derived from `Reward`. A function is a reward too.
+It may return numbers alone, with None or NaN for no verdict: P lists of G, an
+array, or, as TRL's rewards do, one flat list, prompt by prompt. `ask` converts
+numbers to Scores, so all callers use `ask`.
 """
 
 import abc
@@ -29,9 +29,10 @@ from rlpt_jax.rewards import extract
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """Rewards, NaN without a verdict, and a short reason for each.
+  """Rewards (NaN: no verdict), and a short reason for each.
 
-  Reasons are from a small, fixed set, to be counted: 'right', 'format/empty'.
+  Reasons come from a small, fixed set so that they can be counted: 'right',
+  'format/empty'.
   `parts` holds the scores that these were combined from, by name. `answers_PG`
   holds a judge's answers verbatim, None if it was not asked.
   """
@@ -77,18 +78,18 @@ class Reward(abc.ABC):
   ) -> Scores: ...
 
   def settings(self) -> dict[str, Any]:
-    """Returns what the scores depend on, by name; recorded with a run."""
+    """Returns the settings that scores depend on; a run records them."""
     return {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
     }
 
   def close(self):
-    """Frees what the parts of this reward hold: models, processes."""
+    """Frees the models and processes that the parts of this reward hold."""
     with contextlib.ExitStack() as stack:  # Closes all, even if one raises.
       for part in reversed(settings.parts(self.settings())):
         close = None if isinstance(part, type) else getattr(part, 'close', None)
-        # What would only close its parts is left out: they are here too.
+        # Skip a part that would only close its own parts: they are here too.
         if close and getattr(close, '__func__', None) is not Reward.close:
           stack.callback(close)
 
@@ -102,7 +103,7 @@ class Reward(abc.ABC):
     return next((answer for answer in found if answer is not None), None)
 
 
-# A Reward, or a function whose numbers `ask` makes Scores of.
+# A Reward, or a function whose numbers `ask` converts to Scores.
 RewardFn = Callable[[Sequence[Example], Sequence[Sequence[str]]], Scores]
 
 
@@ -132,7 +133,7 @@ class Each(Reward):
 
 @dataclasses.dataclass(frozen=True)
 class Function(Reward):
-  """A function as a reward; `of` returns it for those that are none."""
+  """A plain function as a reward, as `of` returns it."""
 
   function: Callable[..., Any]
 
@@ -141,7 +142,7 @@ class Function(Reward):
 
 
 def of(reward: RewardFn) -> Reward:
-  """Returns the reward, or a function as a reward."""
+  """Returns the reward itself, or a plain function wrapped as a `Function`."""
   return reward if isinstance(reward, Reward) else Function(reward)
 
 
@@ -169,7 +170,7 @@ def ask(
 
 
 def _numbers(found: Any) -> np.ndarray | None:
-  """Converts lists or an array of numbers to floats; None for all else."""
+  """Converts lists or an array of numbers to floats; None for anything else."""
   if not isinstance(found, list | tuple) and not hasattr(found, '__array__'):
     return None
   try:
@@ -178,13 +179,13 @@ def _numbers(found: Any) -> np.ndarray | None:
       if any(isinstance(x, str | bytes) for x in array.flat):
         return None
       array = array.astype(np.float32)
-  except (TypeError, ValueError, RuntimeError):  # Lists of uneven length, say.
+  except (TypeError, ValueError, RuntimeError):  # Such as uneven lists.
     return None
   return array.astype(np.float32) if array.dtype.kind in 'biuf' else None
 
 
 def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
-  """Returns an error that says what a reward returned and should return."""
+  """Returns an error with what a reward returned and what it should return."""
   function = inspect.unwrap(reward)
   function = getattr(function, 'func', function)  # If it is a partial.
   if not hasattr(function, '__qualname__'):

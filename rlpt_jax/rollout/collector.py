@@ -57,7 +57,7 @@ class Collector:
     )
 
   def _sample(self, sampled: list[str], count: int) -> Judged | None:
-    """Samples and judges the next prompts, and adds their names."""
+    """Samples and judges the next prompts; adds their names to `sampled`."""
     examples, names = self._prompts.take(count)
     if not examples:
       return None

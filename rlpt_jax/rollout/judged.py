@@ -1,4 +1,4 @@
-"""Samples with their scores, and what they say about a step as metrics."""
+"""Samples with their scores, and the metrics of a step that they give."""
 
 import dataclasses
 import math
@@ -112,8 +112,8 @@ def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
 def metrics(judged: Judged, version: int) -> dict[str, float]:
   """Returns the rollout metrics of a step.
 
-  Shares are of all completions, but `unjudged_share` is of those for which a
-  verdict is expected. Staleness is relative to `version` of the current
+  Shares are of all completions, except `unjudged_share`: it is of those for
+  which a verdict is expected. Staleness is relative to `version` of the current
   weights.
   """
   scores = judged.scores
@@ -196,7 +196,7 @@ def _where(
 ) -> np.ndarray:
   """[P, G]: True where `is_one` holds for the reason of the score or of a part.
 
-  Parts are searched too, since a combined reason need not name theirs.
+  Parts are searched too, since a combined reason does not always name theirs.
   """
   found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
   for name, part in scores.parts.items():

@@ -2,9 +2,9 @@
 
 Rows enter and leave between chunks of decode steps; the devices run one program
 of fixed shape. A prompt is computed once, into a row of the prefixes, and stays
-until the last of its samples ends; the mapping of slots to prefixes is an
-input. All decisions depend only on host state that is equal on all hosts of a
-pod, so that all hosts decide the same.
+until the last of its samples ends; the mapping of slots to prefixes is an input
+of the program. All decisions depend only on host state that is equal on all
+hosts of a pod, so that all hosts decide the same.
 """
 
 import collections
@@ -41,7 +41,7 @@ class _Group:
 
 
 def nan_error(where: str, model: str, dtype: str) -> FloatingPointError:
-  """The error for NaN log-probabilities; cli.py prints its one line."""
+  """The error for NaN log-probabilities; cli.py prints it as one line."""
   cure = '' if dtype == 'float32' else ' Try dtype=float32.'
   return FloatingPointError(
     f'{where}: NaN log-probability with {model}: the weights are damaged, or '
@@ -242,11 +242,11 @@ class Engine:
   # Prefixes.
 
   def _prefill(self, groups: list[_Group]):
-    """Prefills prompts in batches of one row per device that splits the batch.
+    """Prefills prompts in batches of one row per shard of the batch.
 
     The number of rows is fixed and the padded length depends on the prompt
-    alone, so that its prefix is the same to the last bit whatever is computed
-    with it.
+    alone, so that its prefix is the same to the last bit whatever else is in
+    the batch.
     """
     rows = self._prefill_rows()
     by_length = collections.defaultdict(list)

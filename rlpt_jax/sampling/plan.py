@@ -23,18 +23,20 @@ class Plan:
   """The shapes of an engine, which determine its memory.
 
   slots: completions that run at the same time.
-  group: completions of one prompt that run at the same time; a larger group
-    takes turns.
-  prompts: prefixes kept at the same time; None: twice the number of full groups
-    that fit. Every step reads all of them. But with heavy-tailed lengths, each
-    straggler keeps its prefix alive, and more prefixes keep the slots full.
-  max_prompt_tokens, max_new_tokens: the largest that a request may have.
-  chunk: tokens between two checks for finished rows: fewer refill slots sooner,
-    more reduce the overhead of the host.
-  cache_dtype: None: the dtype of the activations. int8 takes half the memory of
-    bfloat16, but gains nothing on a CPU, which computes both in float32.
-  memory: bytes of a device that weights and caches may take; None: nine tenths
-    of the memory that the device reports as free.
+  group: completions of one prompt that run at the same time; those of a larger
+    group take turns.
+  prompts: prefixes kept at the same time; by default, twice the number of full
+    groups that fit. Every step reads all of them. But with heavy-tailed
+    lengths, each straggler keeps its prefix alive, and more prefixes keep the
+    slots full.
+  max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
+  chunk: tokens between two checks for finished rows. A short chunk refills
+    slots sooner; a long one reduces the overhead of the host.
+  cache_dtype: by default, the dtype of the activations. int8 takes half the
+    memory of bfloat16, but gains nothing on a CPU, which computes both in
+    float32.
+  memory: bytes that weights and caches may take on a device; by default, nine
+    tenths of the memory that the device reports as free.
   """
 
   slots: int
@@ -98,7 +100,7 @@ class Memory:
   own: int
   recent: int
   logits: int  # Logits of a step, with their noise.
-  widened: int  # float32 copies, which XLA makes on a CPU.
+  widened: int  # float32 copies of the caches that XLA makes on a CPU.
 
   @property
   def total(self) -> int:
@@ -131,7 +133,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   def widened():
     """Bytes of the float32 copies of both caches that XLA on CPU makes.
 
-    They do not change in the loop, so XLA converts all layers before it.
+    The caches do not change in the loop, so XLA converts all layers before it.
     """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0
@@ -156,7 +158,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
 
 
 def fitted(plan: Plan, layout: Layout) -> Plan:
-  """The plan; rounds a default number of prompts up to fit the layout."""
+  """The plan, with a default number of prompts rounded up to fit the layout."""
   if plan.prompts is not None:
     return plan
   return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
@@ -201,11 +203,11 @@ def _ways(decoder: Decoder, rows: int) -> int:
 
 
 def _room(layout: Layout, loaded=()) -> int | None:
-  """Bytes of each device that a plan may take; None if unknown."""
+  """The bytes that a plan may take on each device; None if unknown."""
   device = layout.mesh.local_devices[0]
   stats = device.memory_stats() or {}
   limit = stats.get('bytes_limit')
-  if limit is not None:  # Memory in use, by a learner above all, is not free.
+  if limit is not None:  # Memory in use, mostly by a learner, is not free.
     limit -= stats.get('bytes_in_use', 0)
     limit += sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

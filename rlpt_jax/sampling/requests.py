@@ -65,12 +65,12 @@ class Request:
 
   max_new_tokens: one limit for all samples, or a tuple with one per sample.
   temperature: 0 always takes the most probable token.
-  top_k: 0 keeps all tokens. Ties at the border are kept, here and in top_p.
-  top_p: of the tokens that top_k keeps, keeps the fewest most probable ones
-    that together have at least this share of the probability.
+  top_k: 0 keeps all tokens. Here and in top_p, ties for last place are kept.
+  top_p: of the tokens that top_k keeps, keeps the smallest set of most probable
+    ones that has at least this share of their probability.
   min_p: drops tokens less probable than this share of the most probable one.
   stops: a completion ends after any of these token sequences; an EOS is a
-    sequence of one.
+    sequence of one token.
   """
 
   prompt_tokens: tuple[int, ...]
@@ -140,7 +140,7 @@ class Request:
     return np.array([self.seed, high, low, sample], np.uint32)
 
   def interrupted_at(self, sample: int) -> int:
-    """The position at which the phrase starts for a sample; NEVER for none."""
+    """Where the forced phrase starts in a sample; NEVER if there is none."""
     if self.interruption is None:
       return int(NEVER)
     low, high = self.interruption.after
@@ -151,7 +151,7 @@ class Request:
 
 
 def sampling_fields(settings: Any) -> dict[str, Any]:
-  """Returns the fields of a Request that settings of the same names give."""
+  """Returns the fields of a Request that `settings` has, by the same names."""
   names = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'min_p')
   return {name: getattr(settings, name) for name in names}
 

@@ -32,8 +32,8 @@ class Transcript:
 
   The text is what the tokens add to the text of the prompt, so a space between
   the two is kept. It does not depend on how the tokens are split into pieces,
-  except that bytes which form no character may become one mark or several. With
-  stop strings or `with_tokens`, tokens are decoded one by one.
+  except that bytes that form no character may become one replacement character
+  or several. With stop strings or `with_tokens`, tokens are decoded one by one.
   """
 
   def __init__(

@@ -16,7 +16,8 @@ import optax
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
-# (params, microbatch) -> (its share of the loss, {name: an array of its rows})
+# (params, microbatch) -> (the microbatch's share of the loss, {name: an array,
+# which is joined over the microbatches})
 LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 # (batch, the arrays that the loss function returned) -> metrics
 Measure = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
