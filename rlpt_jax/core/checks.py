@@ -161,6 +161,9 @@ def mismatch(value: Any, hint: Any) -> str:
     return '' if same else words
   if hint is Callable or origin is collections.abc.Callable:
     return _unlike_function(value, hint)
+  if origin is type:
+    is_kind = inspect.isclass(value) and issubclass(value, args[0])
+    return '' if is_kind else f'a class that extends {title(args[0])}'
   if origin is not None:
     return _unlike_collection(value, origin, args)
   if hint is None or hint is types.NoneType:

@@ -10,6 +10,7 @@ MODULES = {
   'brackets': 'rlpt_jax.rewards.brackets',
   'choice': 'rlpt_jax.rewards.choice',
   'collect': 'rlpt_jax.rollout.collect',
+  'collector': 'rlpt_jax.rollout.collector',
   'combine': 'rlpt_jax.rewards.combine',
   'config': 'rlpt_jax.data.config',
   'extract': 'rlpt_jax.rewards.extract',

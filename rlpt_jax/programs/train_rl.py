@@ -103,6 +103,8 @@ class Config:
     the name of a model in the zoo.
   reward: (examples, completions) -> Scores.
   prompts: prompts per batch, with `sampling.samples` completions each.
+  collector: makes an experience of the next prompts; a subclass of Collector
+    may sample them in several rounds, or give the policy a second role.
   collect: keep, drop or Refill groups that teach nothing (rollout/collect.py).
   exclude: completions to be left out of their groups, such as
     [@collect.truncated].
@@ -127,6 +129,7 @@ class Config:
   prompts: Count = 64
   sampling: Sampling = Sampling()
   max_prompt_tokens: Count = 1024
+  collector: type[Collector] = Collector
   collect: Collect = collect.keep
   exclude: tuple[Exclude, ...] = ()
   max_pass_rate: PositiveShare | None = None
@@ -431,7 +434,7 @@ def make_collector(
       num_prompts=config.prompts,
       longest=config.longest,
     )
-  return Collector(
+  return config.collector(
     prompts,
     rollouts,
     functools.partial(

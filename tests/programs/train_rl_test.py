@@ -20,8 +20,9 @@ from rlpt_jax.programs import train_rl as train_rl_lib
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.programs.train_sft import train_sft
 from rlpt_jax.rewards import judge, scores
-from rlpt_jax.rollout import collect, rollout_files
+from rlpt_jax.rollout import collect, judged, rollout_files
 from rlpt_jax.rollout.collect import Refill
+from rlpt_jax.rollout.collector import Collector
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.sampling import Interruption, Sampling
 from rlpt_jax.runs.run_folder import Saving
@@ -481,3 +482,39 @@ def test_a_run_ends_with_its_data(task, tmp_path, capsys):
   assert 'out of data before step 3: 64 examples' in capsys.readouterr().out
   with Store(tmp_path / 'checkpoints', read_only=True) as store:
     assert store.steps() == [2]
+
+
+class AlsoProposes(Collector):
+  """Half of the groups answer; the others are paid where those disagree."""
+
+  def _sample(self, sampled, count):
+    answers = super()._sample(sampled, count // 2)
+    if answers is None:
+      return None
+    proposing = [
+      dataclasses.replace(example, kind='propose')
+      for example in answers.examples
+    ]
+    names = [f'{name}/propose' for name in sampled]
+    proposals = self._rollouts(self._sampling, proposing, names)
+    sampled += names
+    spread_P1 = answers.rewards_PG.std(axis=1, keepdims=True)
+    rewards_PG = proposals.rewards_PG + spread_P1
+    return judged.concatenate(
+      [answers, dataclasses.replace(proposals, rewards_PG=rewards_PG)]
+    )
+
+
+def test_a_collector_may_give_the_policy_a_second_role(tmp_path):
+  folder = learning_task.write(tmp_path / 'task')
+  workdir = tmp_path / 'run'
+  config = learning_task.learning(
+    folder, 'random:tiny_qwen3', num_steps=2, held_out=None, prompts=8,
+    rollouts=Kept(every=1), collector=AlsoProposes,
+  )  # fmt: skip
+  train_rl(config, workdir=workdir)
+  for path in sorted((workdir / 'rollouts').glob('*.jsonl')):
+    lines = list(map(json.loads, path.read_text().splitlines()))
+    kinds = [line['id'].rsplit('/')[-1] for line in lines]
+    assert sorted(set(kinds)) == ['propose', 'rlvr']
+    assert len(kinds) == config.prompts * config.sampling.samples
