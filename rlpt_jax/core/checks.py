@@ -151,8 +151,8 @@ def mismatch(value: Any, hint: Any) -> str:
   if origin is Annotated:
     return _unlike_annotated(value, args[0], args[1:])
   if origin in (typing.Union, types.UnionType):
-    said = [mismatch(value, arg) for arg in args]
-    return '' if '' in said else ', or '.join(dict.fromkeys(said))
+    expected = [mismatch(value, arg) for arg in args]
+    return '' if '' in expected else ', or '.join(dict.fromkeys(expected))
   if origin is typing.Literal:
     # Compare types too: True == 1 and 1 == 1.0.
     same = any(type(value) is type(arg) and value == arg for arg in args)
@@ -204,15 +204,15 @@ def _without_point(value: Any, kind: type, known: Any = None) -> str:
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
-  said = mismatch(value, kind)
+  expected = mismatch(value, kind)
   for mark in marks:
-    if isinstance(mark, Range) and (said or value not in mark):
+    if isinstance(mark, Range) and (expected or value not in mark):
       noun = WORDS[kind].replace('finite ', '')
       hint = _without_point(value, kind, mark)
       return f'{noun} {mark.words(value)}'.strip() + hint
     if mark == 'not empty' and value == '':
       return 'non-empty text'
-  return said
+  return expected
 
 
 def _unlike_function(value: Any, hint: Any) -> str:

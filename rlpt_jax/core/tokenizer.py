@@ -333,12 +333,12 @@ class HuggingFaceTokenizer:
       raise _no_chat_template(self._directory)
     texts = []
     _map_strings(messages, texts.append)
-    found = {s for text in texts for s in self._special_text.findall(text)}
+    specials = {s for text in texts for s in self._special_text.findall(text)}
     # Private-use characters are neither blank nor upper or lower case, so they
     # survive a template that trims, splits or lowercases a message.
     taken = set(self._templated.get_chat_template()).union(*texts)
     free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in taken)
-    marks = dict(zip(sorted(found), free, strict=False))
+    marks = dict(zip(sorted(specials), free, strict=False))
     rendered = self._templated.apply_chat_template(
       _map_strings(
         messages,

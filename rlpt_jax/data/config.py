@@ -106,7 +106,7 @@ def components(
   data: Data, tokenizer: tokenizer_lib.Tokenizer
 ) -> list[Component]:
   """Returns a component for every task of every corpus."""
-  found = []
+  result = []
   for source in data.corpora:
     tasks = data.task if source.task is None else source.task
     tasks = tasks if isinstance(tasks, (list, tuple)) else (tasks,)
@@ -117,22 +117,22 @@ def components(
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
       if isinstance(stage, records.Text):  # Other stages never load NLTK.
         _check_segmenter(data.segmenter)
-      found.append(Component(source, task, stage))
-  names = [component.name for component in found]
+      result.append(Component(source, task, stage))
+  names = [component.name for component in result]
   if twice := {name for name in names if names.count(name) > 1}:
     raise ValueError(
       f'Data.task: {", ".join(sorted(twice))} is given twice. Remove one of '
       'the two.'
     )
   stages = {}
-  for component in found:
+  for component in result:
     first = stages.setdefault(component.folder, component.stage)
     if settings(first) != settings(component.stage):
       raise ValueError(
         f'Data: two tasks of {component.source.name} read different fields of '
         'its documents. Make it two corpora with different names.'
       )
-  return found
+  return result
 
 
 def _check_segmenter(segmenter: Callable[[str], list[int]]):

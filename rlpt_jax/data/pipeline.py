@@ -222,12 +222,12 @@ def finish(plan: Plan) -> dict[str, Any]:
 def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
   """Counts (items, records with items, records) of each prepared task."""
   tokenizer = config.load_tokenizer(data.tokenizer)
-  found = {}
+  tasks = {}
   for component in config.components(data, tokenizer):
     prepared = cache.Cache(os.path.join(data.cache_dir, component.folder))
     items = component.task.count(prepared.sizes, tokenizer)
-    found[component.name] = int(items.sum()), int((items > 0).sum()), len(items)
-  return found
+    tasks[component.name] = int(items.sum()), int((items > 0).sum()), len(items)
+  return tasks
 
 
 @contextlib.contextmanager

@@ -215,9 +215,9 @@ def _first_line(file: io.IOBase, part: Part) -> int | None:
   offset = part.start - 1  # A line begins after a line break.
   file.seek(offset)
   while begins(offset) and (block := file.read(SEARCHED)):
-    found = block.find(b'\n')
-    if found >= 0:
-      return offset + found + 1
+    line_break = block.find(b'\n')
+    if line_break >= 0:
+      return offset + line_break + 1
     offset += len(block)
   return None
 

@@ -94,8 +94,8 @@ class Files:
         )
 
   def parts(self) -> list[Part]:
-    found = self._found().items()
-    return [part for name, path in found for part in self._cut(name, path)]
+    paths = self._found().items()
+    return [part for name, path in paths for part in self._cut(name, path)]
 
   def read(self, part: Part, faults: Faults) -> Iterator[Document]:
     limit, form = self.max_document_bytes, _form(part.file)
@@ -130,12 +130,12 @@ class Files:
     levels = zip(*map(_fixed_directories, globs), strict=False)
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     depth = len(list(same))
-    found = {}
+    paths = {}
     for glob in globs:
       for path in _expanded(self.name, glob):
         _form(path)
-        found['/'.join(path.split('/')[depth:])] = path
-    return dict(sorted(found.items()))
+        paths['/'.join(path.split('/')[depth:])] = path
+    return dict(sorted(paths.items()))
 
   def _cut(self, name: str, path: str) -> list[Part]:
     whole = [Part(name, path)]
@@ -348,11 +348,11 @@ def _check(source: Files | Tfds) -> None:
 
 def _form(path: str) -> str:
   """Returns 'jsonl', 'txt' or 'parquet', by the file's suffixes."""
-  found = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
-  if not found:
+  match = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
+  if not match:
     _check_no_directory(path)
     raise ValueError(f'{path}: unknown file type; expected {KNOWN}.')
-  return found[1] or found[2]
+  return match[1] or match[2]
 
 
 def _check_no_directory(path: str) -> None:
@@ -433,9 +433,9 @@ def _prepared(builder: str, data_dir: str | None) -> Any:
 
   try:
     if tf.io.gfile.exists(os.path.join(builder, 'dataset_info.json')):
-      found = tfds.builder_from_directory(builder)
+      tfds_builder = tfds.builder_from_directory(builder)
     else:
-      found = tfds.builder(builder, data_dir=data_dir)
+      tfds_builder = tfds.builder(builder, data_dir=data_dir)
   except (ValueError, OSError, tf.errors.OpError) as error:
     first_line = str(error).partition('\n')[0]
     raise ValueError(
@@ -443,9 +443,9 @@ def _prepared(builder: str, data_dir: str | None) -> Any:
       f'({first_line}). Give its name and data_dir, or the directory with its '
       'dataset_info.json.'
     ) from error
-  if not found.info.splits:
+  if not tfds_builder.info.splits:
     raise ValueError(
-      f'{builder}: known to TFDS but not prepared in {found.data_dir}. Run '
-      f'`tfds build {builder}`, or set data_dir to where it is.'
+      f'{builder}: known to TFDS but not prepared in {tfds_builder.data_dir}. '
+      f'Run `tfds build {builder}`, or set data_dir to where it is.'
     )
-  return found
+  return tfds_builder

@@ -138,9 +138,9 @@ def predict(
     f'{questions} held-out sentences, predicted by {name}/', *answering(name)
   )
   both = workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
-  found = truth.accuracy(*both)
-  names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)
-  shown = ', '.join(f'{name} {found[name]:.0%}' for name in names)
+  shares = truth.accuracy(*both)
+  names = sorted(shares, key=('all', 'asr', 'msr').__contains__, reverse=True)
+  shown = ', '.join(f'{name} {shares[name]:.0%}' for name in names)
   print(f'   right, according to the truth: {shown}')
   print(f'   {truth.thinking_stats(*both)}')
-  return found
+  return shares

@@ -394,11 +394,11 @@ class Run:
     numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     record, self.record = self.record, self.record | {'unfinished': numbers}
     self.publish()
-    found = self.held_out.metrics('held_out', self.rollouts)
+    held_out_metrics = self.held_out.metrics('held_out', self.rollouts)
     self.rollouts.forget(self.held_out.names)
-    found |= self.consumer.ledger.add_held_out(metrics)
+    held_out_metrics |= self.consumer.ledger.add_held_out(metrics)
     self.record = record | {'ledger': dict(self.consumer.ledger.totals)}
-    return found
+    return held_out_metrics
 
   def rescue(self, error: Unavailable | NoVerdicts):
     """Saves what was sampled when the judge failed."""

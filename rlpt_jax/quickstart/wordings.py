@@ -154,9 +154,9 @@ def read(sentence: str) -> Fact | None:
     return 'aside', aside
   for predicate, pattern in _patterns():
     if match := pattern.fullmatch(text):
-      found = {k: _word(k, v) for k, v in match.groupdict().items()}
-      found = {_PLACE_OF.get(k, k): v for k, v in found.items()}
-      return predicate, *(found[place] for place in _SAID[predicate][0])
+      words = {k: _word(k, v) for k, v in match.groupdict().items()}
+      words = {_PLACE_OF.get(k, k): v for k, v in words.items()}
+      return predicate, *(words[place] for place in _SAID[predicate][0])
   return None
 
 
@@ -179,12 +179,12 @@ def is_true_prefix(predicted: str, following: str) -> bool:
   This is the ground truth. A prediction may have one sentence or several, each
   whole and in any wording.
   """
-  said = [read(sentence) for sentence in sentences(predicted)]
-  meant = [read(sentence) for sentence in sentences(following)]
-  if not said or None in said or len(said) > len(meant):
+  claims = [read(sentence) for sentence in sentences(predicted)]
+  truths = [read(sentence) for sentence in sentences(following)]
+  if not claims or None in claims or len(claims) > len(truths):
     return False
   return all(
-    b is not None and same(a, b) for a, b in zip(said, meant, strict=False)
+    b is not None and same(a, b) for a, b in zip(claims, truths, strict=False)
   )
 
 
@@ -250,10 +250,10 @@ def _patterns() -> list[tuple[str, re.Pattern]]:
     'step': '|'.join([*NUMBERS[1:4], '[1-3]']),
   }
   leads = '|'.join(lead.lower() for lead in LEADS)
-  found = []
+  patterns = []
   for predicate, (_, cores) in _SAID.items():
     lead = f'(?:{leads})' if predicate in CONCLUSIONS else ''
     for core in cores:
       body = re.sub(r'\{(\w+)\}', lambda m: f'(?P<{m[1]}>{shapes[m[1]]})', core)
-      found.append((predicate, re.compile(lead + body)))
-  return found
+      patterns.append((predicate, re.compile(lead + body)))
+  return patterns

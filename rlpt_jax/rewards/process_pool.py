@@ -194,13 +194,13 @@ class _Worker:
     self._rest += block
     if not self._rest.endswith(b'\n'):
       return None
-    said, self._rest = self._rest[:-1].decode(errors='replace'), b''
-    if not self.ready and said == 'ready':
+    line, self._rest = self._rest[:-1].decode(errors='replace'), b''
+    if not self.ready and line == 'ready':
       self.ready, self.deadline = True, math.inf
       return None
-    number, _, answer = said.partition(' ')
+    number, _, answer = line.partition(' ')
     if self.task is None or number != str(self.task):
-      raise _Lost(f'it printed {said!r}')
+      raise _Lost(f'it printed {line!r}')
     self.task, self.deadline = None, math.inf
     return answer
 

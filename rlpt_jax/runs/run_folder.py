@@ -103,21 +103,21 @@ def _check_config(
   path = workdir / CONFIG
   if path.exists():
     try:
-      found = json.loads(path.read_text())
+      recorded = json.loads(path.read_text())
     except ValueError as error:
       raise ValueError(
         f'{path}: not JSON: {error}. Choose another workdir.'
       ) from error
     # A model has a config.json too.
-    if not isinstance(found, dict) or (
-      'is' not in found and found.keys() != wanted.keys()
+    if not isinstance(recorded, dict) or (
+      'is' not in recorded and recorded.keys() != wanted.keys()
     ):
       raise ValueError(
         f'{path}: expected the settings of a run, found something else. '
         'Choose another workdir.'
       )
     # An earlier version may also have recorded settings of `may_change`.
-    changed = settings.differences(_fixed(found, may_change), wanted)
+    changed = settings.differences(_fixed(recorded, may_change), wanted)
     if changed and not is_free:
       raise ValueError(
         f'{workdir}: has a run with other settings: {"; ".join(changed)}. '
@@ -188,7 +188,7 @@ def with_tokenizer(config: Any, files: ModelFiles) -> Any:
   It is the model's own, unless the data name another. Raises if its ids are not
   the model's.
   """
-  found = {}
+  changes = {}
   for name in ('data', 'held_out'):
     if part := getattr(config, name):
       # Held-out data may come with settings of their own.
@@ -196,10 +196,10 @@ def with_tokenizer(config: Any, files: ModelFiles) -> Any:
       source = files.tokenizer_source(data.tokenizer)
       files.check_tokenizer(load_tokenizer(source), data.tokenizer)
       data = dataclasses.replace(data, tokenizer=source)
-      found[name] = (
+      changes[name] = (
         data if isinstance(part, Data) else dataclasses.replace(part, data=data)
       )
-  return dataclasses.replace(config, **found)
+  return dataclasses.replace(config, **changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

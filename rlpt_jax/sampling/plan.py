@@ -75,14 +75,14 @@ class Plan:
 
   def check(self, request: Request):
     """Raises if no slot could ever take the request."""
-    for name, found, room in (
+    for name, count, room in (
       ('prompt tokens', len(request.prompt_tokens), self.max_prompt_tokens),
       ('new tokens', max(request.limits), self.max_new_tokens),
     ):
-      if found > room:
+      if count > room:
         field = f'max_{name.replace(" ", "_")}'
         raise ValueError(
-          f'request {request.id}: {found} {name}, but at most {room} fit: '
+          f'request {request.id}: {count} {name}, but at most {room} fit: '
           f'shorten it or raise {field}.'
         )
     self.sizes.check(request)

@@ -52,7 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
       f'--port={port}: expected 1 to 65535, or 0 for any free one.'
     )
   try:
-    found = socket.getaddrinfo(
+    addresses = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
   except OSError as error:
@@ -60,7 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
       f'--host={host}: {error.strerror}; expected a name or an address of '
       'this machine.'
     ) from error
-  family, kind, proto, _, address = found[0]
+  family, kind, proto, _, address = addresses[0]
   sock = socket.socket(family, kind, proto)
   try:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -323,16 +323,16 @@ class Server:
 
 
 async def _whole(answer, transcripts, pieces) -> web.Response:
-  said: list[list[Piece]] = [[] for _ in transcripts]
+  by_transcript: list[list[Piece]] = [[] for _ in transcripts]
   async for index, piece in pieces:
-    said[index].append(piece)
+    by_transcript[index].append(piece)
   joined = [
     Piece(
       ''.join(piece.text for piece in each),
       tuple(token for piece in each for token in piece.tokens),
       each[-1].finish_reason,
     )
-    for each in said
+    for each in by_transcript
   ]
   return _ok(answer.whole(joined, _num_tokens(transcripts)))
 
