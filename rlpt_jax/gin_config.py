@@ -309,7 +309,7 @@ class Builder:
       return self._shared[scopes]
     except Exception as error:  # A user's function may raise anything.
       place = self._find_place(error, given) or place
-      raise ValueError(f'{place}: {_said(error)}') from error
+      raise ValueError(f'{place}: {_message(error)}') from error
 
   def _value(self, value: Any, scopes: tuple[str, ...], place: Place) -> Any:
     """Returns a value with its references replaced by what they refer to."""
@@ -395,7 +395,7 @@ def _is_slip(name: str, other: str) -> bool:
   return 0.8 <= ratio < 1 and abs(len(letters) - len(others)) < 2
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
   """Returns an error's message, with its type unless ValueError or OSError."""
   message = ' '.join(str(error).split())
   if isinstance(error, ValueError | OSError) and message:

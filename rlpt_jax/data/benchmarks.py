@@ -113,7 +113,7 @@ class Fields:
     )
 
 
-def maths(fields: Fields, id: str) -> Problem:
+def plain_answer(fields: Fields, id: str) -> Problem:
   """Makes a problem with a plain answer, for most mathematics benchmarks."""
   question = fields.text('problem', 'question', 'Problem', 'Question')
   answer = fields.text('answer', 'Answer', 'final_answer')
@@ -246,7 +246,7 @@ def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
   fields.fail(f'the answer is {answer!r}, but there are {len(options)} options')
 
 
-_MATHS = {'scorer': 'math', 'make': maths, 'samples': 64}
+_MATHS = {'scorer': 'math', 'make': plain_answer, 'samples': 64}
 
 ROWS = (
   Benchmark(

@@ -77,7 +77,7 @@ class Files:
     _check(self)
     globs = [self.files] if isinstance(self.files, str) else list(self.files)
     if not globs:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'files', self.files, "a glob like 'data/*.jsonl'"
       )
     object.__setattr__(self, 'files', tuple(globs))
@@ -94,7 +94,7 @@ class Files:
         )
 
   def parts(self) -> list[Part]:
-    paths = self._found().items()
+    paths = self._paths_by_name().items()
     return [part for name, path in paths for part in self._cut(name, path)]
 
   def read(self, part: Part, faults: Faults) -> Iterator[Document]:
@@ -110,7 +110,9 @@ class Files:
     return _counted(documents, self.text, limit, faults)
 
   def fingerprint(self) -> dict[str, list]:
-    return {name: _checksum(path) for name, path in self._found().items()}
+    return {
+      name: _checksum(path) for name, path in self._paths_by_name().items()
+    }
 
   def settings(self) -> dict[str, Any]:
     return {
@@ -122,7 +124,7 @@ class Files:
   def place(self) -> str:
     return ' '.join(self.files)
 
-  def _found(self) -> dict[str, str]:
+  def _paths_by_name(self) -> dict[str, str]:
     """Returns {name: path} of all files, sorted by name."""
     globs = [_absolute(glob) for glob in self.files]
     # Names are paths relative to the deepest directory common to all globs. So
@@ -280,7 +282,7 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
   if not isinstance(value, (str, bytes)):
     reason = f'field {field!r} is not text'
     return faults.add(reason, document.where, type(value).__name__)
-  if reason := not_text(value):
+  if reason := text_fault(value):
     note = 'half of a surrogate pair' if isinstance(value, str) else ''
     note = note if reason == 'invalid UTF-8' else ''
     return faults.add(reason, document.where, note)
@@ -289,7 +291,7 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
   return value
 
 
-def not_text(value: Any) -> str | None:
+def text_fault(value: Any) -> str | None:
   """Returns why a value is not valid text; None if it is."""
   if isinstance(value, bytes):
     return 'invalid UTF-8'  # Readers convert bytes that are UTF-8 to str.
@@ -341,7 +343,7 @@ def _check(source: Files | Tfds) -> None:
       f'corpus {source.name!r}: expected a name made of letters, digits and _.'
     )
   if not source.text:
-    raise checks.wrong(
+    raise checks.setting_error(
       type(source), 'text', source.text, 'the field that holds the text'
     )
 

@@ -85,7 +85,7 @@ class ModelFiles:
       )
 
   def has_tokenizer(self) -> bool:
-    return tokenizer_lib.is_there(self.assets)
+    return tokenizer_lib.has_tokenizer(self.assets)
 
   def eos_ids(self) -> tuple[int, ...]:
     """Returns the EOS ids that the files beside the weights name."""
@@ -212,7 +212,7 @@ def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
   if config and config.exists():
     shutil.copyfile(config, target / config.name)
   if source is None:
-    (target / tokenizer_lib.BYTES).write_text(
+    (target / tokenizer_lib.BYTES_FILE).write_text(
       'A byte is its id; 256 ends a text, 257 pads, 258 begins a text.\n'
     )
   elif source.is_file():

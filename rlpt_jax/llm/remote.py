@@ -86,7 +86,7 @@ class Endpoint:
       )
     if parts.scheme not in ('http', 'https') or not parts.hostname:
       expected = "an address such as 'http://127.0.0.1:8000/v1'"
-      raise checks.wrong(type(self), 'url', self.url, expected)
+      raise checks.setting_error(type(self), 'url', self.url, expected)
     if taken := sorted(OURS & self.fields.keys()):
       raise ValueError(
         f'fields: {taken[0]!r} is set by rlpt; expected other fields of the '

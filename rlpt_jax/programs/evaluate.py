@@ -102,7 +102,7 @@ def evaluate(
           out=out, sampling=sampling, options=recorded,
         )  # fmt: skip
         tasks.append(task)
-    runs.check_config(out, recorded, is_free=not has_answers(out))
+    runs.check_config(out, recorded, may_replace=not has_answers(out))
     for reward in (x.reward for x in loaded if isinstance(x, NextSegment)):
       stack.callback(scores.of(reward).close)
       if any(not t.job.is_done for t in tasks if t.problems.reward is reward):

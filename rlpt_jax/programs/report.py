@@ -64,7 +64,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   return Run(
     name=name,
     columns=columns,
-    settings=named(config),
+    settings=flat_settings(config),
     rollouts=[
       (
         int(path.name.partition('.')[0]) + 1,
@@ -133,7 +133,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: not JSON: {error}.') from None
 
 
-def named(config: dict[str, Any]) -> dict[str, Any]:
+def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
   """Returns {path: value}, with the name of an object under the object's path.
 
   A reader of the table looks for `optimizer`, not for `optimizer.is`.

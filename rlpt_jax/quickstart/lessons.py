@@ -21,11 +21,11 @@ FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 MANNERS = {'guess': 2, 'work': 1}
 MISTAKEN = 0.7  # The share of guesses that are wrong.
 # The share of demonstrations with two sentences, if both are conclusions.
-TWO = 0.3
+TWO_SENTENCES_SHARE = 0.3
 NOTES = 5  # The most notes on a document.
 
 
-def asked(document: Document, target: int, template: str) -> str:
+def prompt_of(document: Document, target: int, template: str) -> str:
   """Returns the prompt for a sentence of a document, from a template."""
   before = ' '.join(document.sentences[:target])
   places = {
@@ -62,7 +62,7 @@ def demonstration(
   manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
-    steps += [document.steps[target + 1]] * (rng.random() < TWO)
+    steps += [document.steps[target + 1]] * (rng.random() < TWO_SENTENCES_SHARE)
   worked_out = dict.fromkeys(step.thought for step in steps)  # No duplicates.
   thoughts = worked_out if manner == 'work' else []
   # Each begins with a space, as sentences within a text do.
@@ -73,7 +73,7 @@ def demonstration(
   predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
   start, end = tags
   return {
-    'prompt': asked(document, target, template),
+    'prompt': prompt_of(document, target, template),
     'response': f'{thought}{start}{predicted}{end}',
     'manner': manner,
   }
@@ -246,7 +246,7 @@ def _files(
   def question(document: Document, target: int, task: str, rng) -> dict:
     del rng
     return {
-      'prompt': asked(document, target, templates[task]),
+      'prompt': prompt_of(document, target, templates[task]),
       'references': references(document, target, templates[task]),
       'task': task,
       'kind': document.kind,

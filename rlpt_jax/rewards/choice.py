@@ -27,7 +27,7 @@ from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 _FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mathit|bf|rm)\b\s*')
 _MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
 # A lookahead, so that matches may overlap: 'Answer: The answer is (B)' has two.
-_SAID = re.compile(
+_STATED = re.compile(
   r'\b(?:answer|option|choice)s?\b[^\n.:]{0,40}?(?:\bis\b|:|=)[ \t:]*'
   r'(?=(?P<rest>[^\n]{1,400}))',
   re.IGNORECASE,
@@ -80,16 +80,16 @@ def letter(
     if boxed.text is None:
       return boxed
     return Answer(_named(boxed.text, letters, options) or '')
-  for find in (_said, _alone, _bracketed, _last, _option):
+  for find in (_stated, _alone, _bracketed, _last, _option):
     if choice := find(text, letters, options):
       return Answer(choice)
   return Answer(None, 'format/missing')
 
 
-def _said(text: str, letters: str, options: list[str]) -> str | None:
+def _stated(text: str, letters: str, options: list[str]) -> str | None:
   statements = sorted(
     (match.start('rest'), match['rest'])
-    for pattern in (_SAID, _RIGHT)
+    for pattern in (_STATED, _RIGHT)
     for match in pattern.finditer(text)
   )
   for _, rest in reversed(statements):

@@ -27,8 +27,9 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.extract import Answer
 
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
-# `_found` cuts what follows at _SENTENCE_END: not at the full stop in 3.50.
-_SAID = re.compile(
+# `_stated_result` cuts what follows at _SENTENCE_END: not at the full stop in
+# 3.50.
+_STATED = re.compile(
   r'\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)[*_ \t:]*'
   r'(?=([^\n]{1,400}))',
   re.IGNORECASE,
@@ -64,7 +65,7 @@ def final_answer(
   text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
-  answer = _found(text)
+  answer = _stated_result(text)
   if not number:
     return answer
   if answer.reason == 'format/missing':
@@ -75,15 +76,15 @@ def final_answer(
   return Answer(_number(answer.text))
 
 
-def _found(text: str) -> Answer:
+def _stated_result(text: str) -> Answer:
   boxed = extract.boxed(text)
   if boxed.reason != 'format/missing':
     return boxed
-  for pattern in (_HASHES, _SAID):
+  for pattern in (_HASHES, _STATED):
     statements = [match[1].strip() for match in pattern.finditer(text)]
     if statements := [rest for rest in statements if rest.strip('*$ ')]:
       rest = statements[-1]
-      if pattern is _SAID:
+      if pattern is _STATED:
         rest = _SENTENCE_END.split(rest, maxsplit=1)[0]
       return Answer(rest.strip('* \t'))
   return Answer(None, 'format/missing')

@@ -115,7 +115,7 @@ class Likelihood(Reward):
     checks.check_fields(self)
     low, high = self.clip
     if not low < high:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'clip', self.clip, 'a lower and a higher bound'
       )
 

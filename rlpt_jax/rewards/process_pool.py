@@ -143,7 +143,7 @@ class ProcessPool:
       raise RuntimeError(
         f'{" ".join(self._command)}: {lost} before it was ready, {MAX_STARTS} '
         'times in a row. Run it by hand to see why; the end of its '
-        f'stderr:\n{worker.said}'
+        f'stderr:\n{worker.stderr_tail}'
       )
 
 
@@ -159,7 +159,7 @@ class _Worker:
     self.alive, self.ready, self.task = True, False, None
     self.deadline = time.monotonic() + START_SECONDS
     self._rest = b''
-    self.said = ''  # The end of its stderr, set by kill().
+    self.stderr_tail = ''  # The end of its stderr, set by kill().
     # A file, since a pipe would fill up. Closed in kill().
     self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
     self._process = subprocess.Popen(
@@ -218,4 +218,4 @@ class _Worker:
         pipe.close()
     with self._stderr as file:
       file.seek(max(file.seek(0, os.SEEK_END) - 4000, 0))
-      self.said = file.read().decode(errors='replace')
+      self.stderr_tail = file.read().decode(errors='replace')

@@ -40,7 +40,7 @@ class Interruption:
   def __post_init__(self):
     checks.check_fields(self)
     if self.after[0] > self.after[1]:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'after', self.after, 'the smaller number first'
       )
 
@@ -79,7 +79,7 @@ class Sampling:
     come from a distribution that the learner does not compute.
     """
     if not self.temperature > 0:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'temperature', self.temperature,
         'more than 0 for training, or all samples of a group are the same',
       )  # fmt: skip

@@ -52,7 +52,7 @@ def claimed(
   on_one_host(_make)(workdir)
   # Lock first: a run that has no step yet may be under way.
   with _alone(workdir):
-    check_config(workdir, config, may_change, is_free=not has_step(workdir))
+    check_config(workdir, config, may_change, may_replace=not has_step(workdir))
     yield
 
 
@@ -86,18 +86,22 @@ def check_config(
   config: Any,
   may_change: Sequence[str] = (),
   *,
-  is_free: bool = False,
+  may_replace: bool = False,
 ):
   """Records settings in a folder; raises if other settings are recorded there.
 
-  is_free: nothing was made with the recorded settings yet, so they may change.
+  may_replace: nothing was made with the recorded settings yet, so they may
+    change.
   """
   # The other hosts would find the file that the first has just written.
-  on_one_host(_check_config)(workdir, config, may_change, is_free)
+  on_one_host(_check_config)(workdir, config, may_change, may_replace)
 
 
 def _check_config(
-  workdir: pathlib.Path, config: Any, may_change: Sequence[str], is_free: bool
+  workdir: pathlib.Path,
+  config: Any,
+  may_change: Sequence[str],
+  may_replace: bool,
 ):
   wanted = _fixed(settings.describe(config), may_change)
   path = workdir / CONFIG
@@ -118,7 +122,7 @@ def _check_config(
       )
     # An earlier version may also have recorded settings of `may_change`.
     changed = settings.differences(_fixed(recorded, may_change), wanted)
-    if changed and not is_free:
+    if changed and not may_replace:
       raise ValueError(
         f'{workdir}: has a run with other settings: {"; ".join(changed)}. '
         'Restore those, or choose another workdir.'
@@ -327,6 +331,6 @@ def check_microbatches(config: Any, name: str, size: int):
   """
   number = config.num_microbatches
   if size % number:
-    raise checks.wrong(
+    raise checks.setting_error(
       type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
     )

@@ -169,9 +169,9 @@ class Server:
     except web.HTTPException as error:
       if error.status < 400:
         raise
-      answer = _of_aiohttp(request, error)
+      answer = _from_aiohttp(request, error)
     except Exception as error:
-      answer = _as_answer(error)
+      answer = _to_api_error(error)
     response = web.Response(
       body=_json(answers.error(answer)),
       status=answer.status,
@@ -369,12 +369,12 @@ async def _stream(
     except ConnectionError:
       raise
     except Exception as error:  # Too late for an error status.
-      await send(_json(answers.error(_as_answer(error))))
+      await send(_json(answers.error(_to_api_error(error))))
     await response.write_eof()
   return response
 
 
-def _as_answer(error: Exception) -> ApiError:
+def _to_api_error(error: Exception) -> ApiError:
   if isinstance(error, ApiError):
     return error
   if isinstance(error, (ConnectionError, web.RequestPayloadError)):
@@ -387,7 +387,7 @@ def _num_tokens(transcripts: list[Transcript]) -> int:
   return sum(transcript.num_tokens for transcript in transcripts)
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
   """Converts an error that aiohttp itself raises to one of this API."""
   messages = {
     404: f'{request.path}: no such route; expected one under /v1.',
