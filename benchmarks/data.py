@@ -73,7 +73,7 @@ def seconds(texts: list[str]) -> float:
 
 def measure_segment(paths: list[pathlib.Path], megabytes: float) -> dict:
   segment.sentences('Load the model. Then start the clock.')
-  result = {'model': segment.which_model('english'), 'megabytes_per_second': {}}
+  result = {'model': segment.model_name('english'), 'megabytes_per_second': {}}
   for path in paths:
     texts = documents(path)
     size = sum(len(text.encode()) for text in texts)
@@ -135,7 +135,7 @@ def prepare(data: Data):
   for plan in pipeline.plans(data):
     for number in plan.missing():
       pipeline.prepare_part(number, plan)
-    pipeline.finish(plan)
+    pipeline.write_manifest(plan)
 
 
 def measure_examples(paths: list[pathlib.Path], megabytes: float) -> dict:

@@ -20,7 +20,7 @@ import sys
 
 from rlpt_jax.inference import model_files
 from rlpt_jax.models import flops
-from rlpt_jax.programs.quickstart import FILES, answering, quickstart
+from rlpt_jax.programs.quickstart import FILES, generate_command, quickstart
 from rlpt_jax.quickstart import small_models, truth
 
 ROW_TOKENS, ROWS = 128, 16
@@ -96,7 +96,7 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
     "demonstrations/sources.Files.files = 'more/demonstrations.jsonl'",
   )  # fmt: skip
   for name in ('ntp', 'sft'):
-    rlpt(workdir, *answering(name))
+    rlpt(workdir, *generate_command(name))
   questions = workdir / 'world' / 'questions.jsonl'
   print(f'seed {seed}: {steps} steps of ntp and of sft', flush=True)
   found = {}

@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> int:
     # whose weights are broken or too large for their type.
     if show_traceback:
       traceback.print_exc()
-    said = str(error)
+    message = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
-      said = f'{error.filename}: {error.strerror}.'
-    lines = said.splitlines() or [repr(error)]
+      message = f'{error.filename}: {error.strerror}.'
+    lines = message.splitlines() or [repr(error)]
     print(f'rlpt {name}: {lines[0]}', file=sys.stderr)
     if not show_traceback:
       print('(add --traceback to see where)', file=sys.stderr)

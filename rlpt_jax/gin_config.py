@@ -107,10 +107,10 @@ class Builder:
     )
     fields = parameters(self.kind).values()
     must = [field.name for field in fields if field.default is field.empty]
-    said = f'. It sets {" and ".join(others)}.' if others else '.'
+    note = f'. It sets {" and ".join(others)}.' if others else '.'
     raise ValueError(
       f'{self.file}: does not set {checks.title(self.kind)}, which this '
-      f'program reads: {", ".join(must)} must be set{said}'
+      f'program reads: {", ".join(must)} must be set{note}'
     )
 
   def definition(self, macro: Macro, place: Place) -> Statement:
@@ -269,15 +269,15 @@ class Builder:
       typed = statement.place.source.startswith(COMMAND_LINE)
       if id(statement) in used or not (typed or (not name and field in fields)):
         continue
-      said = (
+      prefix = (
         f'{statement.place}: {gin_files.written(statement)} has no effect: '
       )
       if name:
         scoped = f'{scope}/{selector}' if scope else selector
-        raise ValueError(f'{said}this run does not read @{scoped}().')
+        raise ValueError(f'{prefix}this run does not read @{scoped}().')
       known = [*fields, *used_macros]
       hint = nearest(selector if selector.isupper() else field, known)
-      raise ValueError(f'{said}nothing refers to %{selector}{hint}')
+      raise ValueError(f'{prefix}nothing refers to %{selector}{hint}')
 
   def make(self) -> Any:
     """Builds the config."""
@@ -309,7 +309,7 @@ class Builder:
       return self._shared[scopes]
     except Exception as error:  # A user's function may raise anything.
       place = self._find_place(error, given) or place
-      raise ValueError(f'{place}: {_said(error)}') from error
+      raise ValueError(f'{place}: {_message(error)}') from error
 
   def _value(self, value: Any, scopes: tuple[str, ...], place: Place) -> Any:
     """Returns a value with its references replaced by what they refer to."""
@@ -337,16 +337,18 @@ class Builder:
   ) -> Place | None:
     """Returns where the setting that an error names was set, if known."""
     if isinstance(error, checks.SettingError):
-      told = [
+      candidates = [
         use.bound[error.name]
         for use in self.uses
         if use.thing is error.owner and error.name in use.bound
       ]
-      told.sort(key=lambda x: self._origin(x).parsed.value != error.value)
+      candidates.sort(key=lambda x: self._origin(x).parsed.value != error.value)
     else:
       words = set(re.findall(r'\w+', str(error)))
-      told = [statement for name, statement in given.items() if name in words]
-    return self._origin(told[0]).place if told else None
+      candidates = [
+        statement for name, statement in given.items() if name in words
+      ]
+    return self._origin(candidates[0]).place if candidates else None
 
   def _origin(self, statement: Statement) -> Statement:
     """Returns the statement that has the value itself, following macros."""
@@ -393,9 +395,9 @@ def _is_slip(name: str, other: str) -> bool:
   return 0.8 <= ratio < 1 and abs(len(letters) - len(others)) < 2
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
   """Returns an error's message, with its type unless ValueError or OSError."""
-  said = ' '.join(str(error).split())
-  if isinstance(error, ValueError | OSError) and said:
-    return said
-  return f'{type(error).__name__}: {said}'
+  message = ' '.join(str(error).split())
+  if isinstance(error, ValueError | OSError) and message:
+    return message
+  return f'{type(error).__name__}: {message}'

@@ -86,16 +86,16 @@ def read(file: pathlib.Path, bindings: Iterable[str]) -> list[Statement]:
 
   bindings: each is a binding or the name of another gin file.
   """
-  found = _read_file(file, ())
+  statements = _read_file(file, ())
   for binding in bindings:
     if binding.endswith('.gin') and '=' not in binding:
-      found += _read_file(pathlib.Path(binding), ())
+      statements += _read_file(pathlib.Path(binding), ())
       continue
     source = f'{COMMAND_LINE}, {binding!r}'
     if not binding.strip():
       raise ValueError(f'{source}: expected NAME = VALUE.')
-    found += _statements(binding, source, None, ())
-  return found
+    statements += _statements(binding, source, None, ())
+  return statements
 
 
 def _read_file(
@@ -135,18 +135,18 @@ def _statements(
   parsed, lines = _parsed(text, source), text.splitlines()
   starts = [statement.location.line_num for statement in parsed]
   ends = [*starts[1:], len(lines) + 1][: len(starts)]
-  found = []
+  statements = []
   for statement, start, end in zip(parsed, starts, ends, strict=True):
     place = Place(source, start)
     if not hasattr(statement, 'filename'):
-      found.append(Statement(place, statement, lines[start - 1 : end - 1]))
+      statements.append(Statement(place, statement, lines[start - 1 : end - 1]))
       continue
-    beside = (folder or pathlib.Path()) / statement.filename
-    exists = beside.exists()
-    included = beside if exists else pathlib.Path(statement.filename)
-    found += _read_file(included, inside, place)
-  _check_once(found, source)
-  return found
+    adjacent = (folder or pathlib.Path()) / statement.filename
+    exists = adjacent.exists()
+    included = adjacent if exists else pathlib.Path(statement.filename)
+    statements += _read_file(included, inside, place)
+  _check_once(statements, source)
+  return statements
 
 
 def _check_once(statements: list[Statement], source: str):
@@ -175,21 +175,21 @@ def _parsed(text: str, source: str) -> list[Any]:
   """Returns what gin's parser finds in a text."""
   from gin import config_parser
 
-  found = []
+  parsed = []
   try:
-    found += config_parser.ConfigParser(text, _Names())
+    parsed += config_parser.ConfigParser(text, _Names())
   except Exception as error:  # tokenize and ast raise several kinds.
-    line, said = _explained(text, error)
+    line, message = _explained(text, error)
     place = Place(source, line)
-    raise ValueError(f'{place}: {said}') from error
-  return found
+    raise ValueError(f'{place}: {message}') from error
+  return parsed
 
 
 def _explained(text: str, error: Exception) -> tuple[int, str]:
   """Returns (line, what is wrong there) for a text that cannot be parsed."""
   if unclosed := _unclosed(text):
     return unclosed
-  said, lines = str([*error.args, ''][0]), text.splitlines()
+  message, lines = str([*error.args, ''][0]), text.splitlines()
   line = getattr(error, 'lineno', None) or len(lines)
   if isinstance(error, tokenize.TokenError):
     line = error.args[1][0]
@@ -201,16 +201,16 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
   if left.split()[:1] == ['include']:
     return line, f"expected include 'FILE.gin' in quotes, found {there!r}."
   # Later Pythons say 'unterminated string literal'.
-  in_text = 'string' in said and isinstance(error, tokenize.TokenError)
-  if right.startswith(('"', "'")) or (in_text and 'null' not in said):
+  in_text = 'string' in message and isinstance(error, tokenize.TokenError)
+  if right.startswith(('"', "'")) or (in_text and 'null' not in message):
     return line, f'the quotes do not match: {there!r}.'
-  if 'Expected indentation' in said:
+  if 'Expected indentation' in message:
     return line, f'expected an indented line next, found {there!r}.'
   if not equals or not re.fullmatch(r'[A-Za-z_][\w./]*', left):
     return line, f'expected NAME = VALUE, found {there!r}.'
-  if 'scope or selector' in said:
+  if 'scope or selector' in message:
     return line, f'expected a name like scope/module.Class, found {there!r}.'
-  if "Expected ')'" in said and right.startswith('@'):
+  if "Expected ')'" in message and right.startswith('@'):
     return line, (
       f'the parentheses of {right.partition("(")[0]}() must be empty: set '
       'each argument on a line of its own.'
@@ -244,10 +244,10 @@ def _unclosed(text: str) -> tuple[int, str] | None:
 def nearest(name: str, names: Iterable[str]) -> str:
   """Returns a message's end: '. Did you mean X?', or '.' if no name is near."""
   names = list(names)
-  found = difflib.get_close_matches(name, names, 1, 0.6) or [
+  matches = difflib.get_close_matches(name, names, 1, 0.6) or [
     other for other in names if other.lower() == name.lower()
   ]
-  return f'. Did you mean {found[0]}?' if found else '.'
+  return f'. Did you mean {matches[0]}?' if matches else '.'
 
 
 def references(value: Any) -> Iterator[Reference | Macro]:
@@ -335,9 +335,9 @@ def _imported(statement: Statement) -> Any:
       raise ValueError(f'{place}: {_missing(missing)}') from error
     raise ValueError(f'{place}: {name} cannot be imported: {error}.') from error
   except Exception as error:  # A user's module may raise anything.
-    said = ' '.join(str(error).split())
+    message = ' '.join(str(error).split())
     raise ValueError(
-      f'{place}: {name} cannot be imported: {type(error).__name__}: {said}.'
+      f'{place}: {name} cannot be imported: {type(error).__name__}: {message}.'
     ) from error
 
 

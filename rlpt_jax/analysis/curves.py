@@ -168,7 +168,7 @@ def panels(
 ) -> list[dict[str, Any]]:
   """Returns the curves that any run has values for, in order, for a page."""
   keys = dict.fromkeys(key for run in runs for key in run)
-  found = []
+  entries = []
   for curve in curves:
     start, rest, end = curve.key.partition('{}')
     matches = [curve.key] if curve.key in keys else []
@@ -186,10 +186,10 @@ def panels(
         title, meaning = (
           text.replace('{}', name) for text in (curve.title, curve.meaning)
         )
-        found.append(
+        entries.append(
           {'key': key, 'title': title, 'meaning': meaning, 'log': curve.log}
         )
-  return found
+  return entries
 
 
 def _rest(curve: Curve, key: str) -> str:
@@ -199,7 +199,7 @@ def _rest(curve: Curve, key: str) -> str:
 
 def time_parts(columns: Columns) -> list[str]:
   """Returns the keys of a step's parts, in order; they sum to its time."""
-  found = [
+  keys = [
     key
     for key in columns
     if key.startswith('timing/')
@@ -208,7 +208,7 @@ def time_parts(columns: Columns) -> list[str]:
     and np.nanmax(columns[key], initial=0) > 0
   ]
   order = [f'timing/{name}_s' for name in PARTS]
-  return sorted(found, key=lambda key: (*order, key).index(key))
+  return sorted(keys, key=lambda key: (*order, key).index(key))
 
 
 def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
@@ -216,18 +216,18 @@ def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
 
   A reason that a step lacks is 0 there, or NaN if the step has no reasons.
   """
-  found, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
+  result, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
   for key in columns:
     if key.startswith('reason/'):
       reason = key.removeprefix('reason/')
       part = next((p for p in parts if reason.startswith(f'{p}/')), '')
       reason = reason.removeprefix(f'{part}/') if part else reason
-      found.setdefault(part, {})[reason] = columns[key]
-  for shares in found.values():
+      result.setdefault(part, {})[reason] = columns[key]
+  for shares in result.values():
     known = np.any([np.isfinite(values) for values in shares.values()], axis=0)
     for reason, values in shares.items():
       shares[reason] = np.where(known, np.nan_to_num(values), np.nan)
-  return dict(sorted(found.items()))
+  return dict(sorted(result.items()))
 
 
 def reasons(names: Iterable[str]) -> list[str]:
@@ -238,18 +238,18 @@ def reasons(names: Iterable[str]) -> list[str]:
 
 def axes(columns: Columns) -> dict[str, np.ndarray]:
   """Returns step, compute and time at every position, if they are known."""
-  found = {'step': np.append(columns['step'], columns['step'][-1:] + 1)}
+  positions = {'step': np.append(columns['step'], columns['step'][-1:] + 1)}
   totals = [
     values
     for key, values in columns.items()
     if key.startswith('compute/total_') and key.endswith('flops')
   ]
   if totals:
-    found['compute'] = np.append(0, np.nansum(totals, axis=0))
+    positions['compute'] = np.append(0, np.nansum(totals, axis=0))
   if 'timing/step_s' in columns:
     seconds = np.nan_to_num(columns['timing/step_s'])
-    found['time'] = np.append(0, np.cumsum(seconds))
-  return found
+    positions['time'] = np.append(0, np.cumsum(seconds))
+  return positions
 
 
 def series(columns: Columns, key: str) -> np.ndarray:
@@ -282,7 +282,7 @@ def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 def facts(columns: Columns) -> dict[str, str]:
   """Returns the main numbers of a run, as text for a reader."""
-  found = {}
+  texts = {}
   parts = sorted(key for key in columns if key.startswith(f'{HELD_OUT}reward/'))
   names = ['reward', *(key.removeprefix(HELD_OUT) for key in parts)]
   for name in (*names, 'pass_rate', 'loss'):
@@ -292,27 +292,27 @@ def facts(columns: Columns) -> dict[str, str]:
       known = known[np.isfinite(known)]
       if len(known):
         what = {'pass_rate': 'accuracy'}.get(name, name).replace('/', ': ')
-        found[f'held-out {what}'] = _from_to(known[0], known[-1])
+        texts[f'held-out {what}'] = _from_to(known[0], known[-1])
   # If rewards are 0 or 1, both are the same.
-  if found.get('held-out accuracy') == found.get('held-out reward'):
-    found.pop('held-out accuracy', None)
+  if texts.get('held-out accuracy') == texts.get('held-out reward'):
+    texts.pop('held-out accuracy', None)
   for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
     if key in columns and not (name == 'loss' and 'reward/mean' in columns):
-      found[name] = _from_to(*ends(columns[key]))
-  found['steps'] = f'{len(columns["step"]):,}'
+      texts[name] = _from_to(*ends(columns[key]))
+  texts['steps'] = f'{len(columns["step"]):,}'
   for kind, text in (
     ('rollout_tokens', 'tokens sampled'),
     ('tokens', 'tokens learned'),
   ):
     total = columns.get(f'compute/total_{kind}')
     if total is not None:
-      found[text] = short(float(total[-1]))
+      texts[text] = short(float(total[-1]))
   along = axes(columns)
   if 'compute' in along:
-    found['FLOPs'] = f'{along["compute"][-1]:.3g}'.replace('e+', 'e')
+    texts['FLOPs'] = f'{along["compute"][-1]:.3g}'.replace('e+', 'e')
   if 'time' in along:
-    found['wall time'] = duration(float(along['time'][-1]))
-  return found
+    texts['wall time'] = duration(float(along['time'][-1]))
+  return texts
 
 
 def ends(values: np.ndarray) -> tuple[float, float]:

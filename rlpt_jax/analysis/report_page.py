@@ -86,12 +86,12 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
   for i, run in enumerate(runs):
     index.append([])
     for step, lines in run.rollouts:
-      found = groups(lines())
-      rewards = [x['reward'] for group in found for x in group['answers']]
+      step_groups = groups(lines())
+      rewards = [x['reward'] for group in step_groups for x in group['answers']]
       known = [reward for reward in rewards if reward is not None]
       mean = float(np.mean(known)) if known else None
       index[-1].append({'step': step, 'count': len(rewards), 'reward': mean})
-      yield packed(f'rollouts-{i}-{step}', found)
+      yield packed(f'rollouts-{i}-{step}', step_groups)
   yield packed('data', _data(runs, index))
 
 
@@ -225,11 +225,12 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
         ),
         'time': _series(run.columns, curves.time_parts(run.columns)),
         'verdicts': {
-          part: _series(shares, [*shares]) for part, shares in said.items()
+          part: _series(shares, [*shares])
+          for part, shares in run_verdicts.items()
         },
         'rollouts': kept,
       }
-      for run, said, kept in zip(runs, verdicts, index, strict=True)
+      for run, run_verdicts, kept in zip(runs, verdicts, index, strict=True)
     ],
   }
 
@@ -245,13 +246,13 @@ def _series(columns: curves.Columns, keys: Sequence[str]) -> dict[str, list]:
 
 def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Groups the lines of a rollout file by prompt; shared fields appear once."""
-  found = []
+  grouped = []
   for line in lines:
     name, sample = line['example'], line.get('sample', 0)
-    last = found[-1] if found else None
+    last = grouped[-1] if grouped else None
     # The same example may recur in a later round.
     if not last or last['example'] != name or sample <= last['last']:
-      found.append(
+      grouped.append(
         {
           'example': name,
           'kind': line.get('kind') or name.rpartition('/')[2],
@@ -260,11 +261,11 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
           'answers': [],
         }
       )
-    found[-1]['last'] = sample
-    found[-1]['answers'].append(_answer(line))
-  for group in found:
+    grouped[-1]['last'] = sample
+    grouped[-1]['answers'].append(_answer(line))
+  for group in grouped:
     del group['last']
-  return found
+  return grouped
 
 
 def _answer(line: dict[str, Any]) -> dict[str, Any]:

@@ -52,16 +52,16 @@ class GroupFile:
     if not self.is_begun():
       return
     try:
-      found = json.loads(self.settings_path.read_text())
+      recorded = json.loads(self.settings_path.read_text())
     except json.JSONDecodeError as error:
       raise ValueError(
         f'{self.settings_path}: not JSON: {error}. {self._advice}.'
       ) from error
     changed = [
-      f'{name} was {json.dumps(found.get(name), ensure_ascii=False)}, '
+      f'{name} was {json.dumps(recorded.get(name), ensure_ascii=False)}, '
       f'now {json.dumps(value, ensure_ascii=False)}'
       for name, value in settings.items()
-      if found.get(name) != value
+      if recorded.get(name) != value
     ]
     if changed:
       raise ValueError(

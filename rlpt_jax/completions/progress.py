@@ -86,7 +86,7 @@ class Progress:
       max_new_tokens=self._max_new_tokens,
     )
     seconds = left / rate if rate else None
-    text = described(prompts, self._prompts, tokens, rate, seconds)
+    text = describe(prompts, self._prompts, tokens, rate, seconds)
     if self._bar:
       self._bar.update(self._task, completed=prompts, text=text)
     elif now - self._last_line >= LINE_SECONDS:
@@ -108,7 +108,7 @@ def tokens_left(
   return max(0.0, mean * total - tokens)
 
 
-def described(
+def describe(
   done: int,
   prompts: int,
   tokens: int,

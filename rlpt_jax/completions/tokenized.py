@@ -109,7 +109,7 @@ def special_ids(
   """
   if not all(stop):
     raise ValueError("--stop='': expected at least one character.")
-  found = []
+  ids = []
   for i in range(tokenizer.vocab_size if stop else 0):
     name = tokenizer.decode([i], keep_special=True)
     mixed = [text for text in stop if name and name in text]
@@ -122,5 +122,5 @@ def special_ids(
           'completion does not contain: expected the special token alone, or '
           'only text.'
         )
-    found.append(i)
-  return tuple(found)
+    ids.append(i)
+  return tuple(ids)

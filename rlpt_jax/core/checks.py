@@ -76,13 +76,15 @@ class SettingError(ValueError):
   """
 
 
-def wrong(owner: Any, name: str, value: Any, expected: str) -> SettingError:
+def setting_error(
+  owner: Any, name: str, value: Any, expected: str
+) -> SettingError:
   """Returns an error that says what was expected of `owner.name`."""
   path, plain = f'{title(owner)}.{name}', _plain(value)
   if inspect.isclass(plain) or inspect.isroutine(plain):
-    error = SettingError(f'{path}: expected {expected}, found {found(value)}.')
+    error = SettingError(f'{path}: expected {expected}, found {brief(value)}.')
   else:
-    error = SettingError(f'{path}={found(value)}: expected {expected}.')
+    error = SettingError(f'{path}={brief(value)}: expected {expected}.')
   error.owner, error.name, error.value = owner, name, value
   return error
 
@@ -94,7 +96,7 @@ def title(owner: Any) -> str:
   return f'{module}.{thing.__qualname__}'
 
 
-def found(value: Any) -> str:
+def brief(value: Any) -> str:
   """Describes any value briefly, for an error message."""
   plain = _plain(value)
   if inspect.isclass(plain):
@@ -132,7 +134,7 @@ def check_arguments(function: Callable, arguments: Mapping[str, Any]):
 def check_value(owner: Any, name: str, value: Any, hint: Any):
   """Raises if the value of a setting violates its annotation, `hint`."""
   if expected := mismatch(value, hint):
-    raise wrong(owner, name, value, expected)
+    raise setting_error(owner, name, value, expected)
 
 
 @functools.cache
@@ -151,8 +153,8 @@ def mismatch(value: Any, hint: Any) -> str:
   if origin is Annotated:
     return _unlike_annotated(value, args[0], args[1:])
   if origin in (typing.Union, types.UnionType):
-    said = [mismatch(value, arg) for arg in args]
-    return '' if '' in said else ', or '.join(dict.fromkeys(said))
+    expected = [mismatch(value, arg) for arg in args]
+    return '' if '' in expected else ', or '.join(dict.fromkeys(expected))
   if origin is typing.Literal:
     # Compare types too: True == 1 and 1 == 1.0.
     same = any(type(value) is type(arg) and value == arg for arg in args)
@@ -207,15 +209,15 @@ def _without_point(value: Any, kind: type, known: Any = None) -> str:
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:
-  said = mismatch(value, kind)
+  expected = mismatch(value, kind)
   for mark in marks:
-    if isinstance(mark, Range) and (said or value not in mark):
+    if isinstance(mark, Range) and (expected or value not in mark):
       noun = WORDS[kind].replace('finite ', '')
       hint = _without_point(value, kind, mark)
       return f'{noun} {mark.words(value)}'.strip() + hint
     if mark == 'not empty' and value == '':
       return 'non-empty text'
-  return said
+  return expected
 
 
 def _unlike_function(value: Any, hint: Any) -> str:
@@ -272,7 +274,7 @@ def _unlike_collection(value: Any, origin: Any, args: tuple) -> str:
   for x, hint in items:
     if expected := mismatch(x, hint):
       known = ' in place of ' in expected
-      return expected if known else f'{expected} in place of {found(x)}'
+      return expected if known else f'{expected} in place of {brief(x)}'
   return ''
 
 

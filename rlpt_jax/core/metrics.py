@@ -236,10 +236,10 @@ def _check(key: str, value: Value):
   kinds = (np.bool_, np.integer, np.floating)
   dtype = getattr(value, 'dtype', None)
   if dtype is None or not any(jax.dtypes.issubdtype(dtype, k) for k in kinds):
-    said = ' '.join(f'{value!r:.50}'.split())
+    shown = ' '.join(f'{value!r:.50}'.split())
     raise ValueError(
-      f'{key}: {type(value).__name__} {said}: expected a number or an array of '
-      'numbers.'
+      f'{key}: {type(value).__name__} {shown}: expected a number or an array '
+      'of numbers.'
     )
   if isinstance(value, jax.Array) and not (
     value.is_fully_addressable or value.is_fully_replicated

@@ -25,16 +25,16 @@ def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
 
   @functools.wraps(function)
   def called(*args: Any):
-    found = None
+    result = None
     if called_by_all or jax.process_index() == 0:
       try:
-        found = function(*args)
+        result = function(*args)
       except Exception as error:
-        found = error
-    found = broadcast(found)
-    if isinstance(found, Exception):
-      raise found
-    return found
+        result = error
+    result = broadcast(result)
+    if isinstance(result, Exception):
+      raise result
+    return result
 
   return called
 

@@ -38,8 +38,8 @@ def check(path: pathlib.Path, beginning: bytes):
   if not path.exists():
     return
   with path.open('rb') as file:
-    found = file.read(len(beginning))
-  if found and found != beginning:
+    first_bytes = file.read(len(beginning))
+  if first_bytes and first_bytes != beginning:
     raise ValueError(
       f'{path}: exists, and this program may not have written it, so it is '
       'not replaced. Choose another file, or move that one.'

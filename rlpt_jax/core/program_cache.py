@@ -50,10 +50,10 @@ def use():
   except RuntimeError:  # The user has no home directory.
     return
 
-  def ours_or_jaxs(asked: str):
-    if asked == path:
+  def ours_or_jaxs(requested: str):
+    if requested == path:
       return ProgramCache(path), path
-    return get_file_cache(asked)
+    return get_file_cache(requested)
 
   compilation_cache.get_file_cache = ours_or_jaxs
   jax.config.update('jax_compilation_cache_dir', path)
@@ -169,7 +169,7 @@ class ProgramCache(CacheInterface):
 
 def prune(folder: pathlib.Path, most: int):
   """Removes the least recently used files until at most `most` bytes remain."""
-  found = []
+  files = []
   for path in folder.glob('*/*'):
     try:
       about = path.lstat()
@@ -177,9 +177,9 @@ def prune(folder: pathlib.Path, most: int):
       continue  # Another process removed it.
     if not stat.S_ISREG(about.st_mode):
       continue  # A folder of XLA's own cache, if the user enabled that.
-    found.append((about.st_mtime_ns, about.st_size, path))
-  total = sum(size for _, size, _ in found)
-  for _, size, path in sorted(found):
+    files.append((about.st_mtime_ns, about.st_size, path))
+  total = sum(size for _, size, _ in files)
+  for _, size, path in sorted(files):
     if total <= most:
       return
     path.unlink(missing_ok=True)

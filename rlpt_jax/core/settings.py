@@ -50,12 +50,12 @@ def describe(value: Any, inside: tuple = ()) -> Any:
 
 def parts(value: Any) -> list[Any]:
   """Returns the value and every object in its settings, each once."""
-  found, left = {}, [value]
+  seen, left = {}, [value]
   while left:
     x = left.pop()
-    if id(x) in found:
+    if id(x) in seen:
       continue
-    found[id(x)] = x
+    seen[id(x)] = x
     if isinstance(x, Mapping):
       held = x.values()
     elif isinstance(x, list | tuple | set | frozenset):
@@ -63,7 +63,7 @@ def parts(value: Any) -> list[Any]:
     else:
       held = _held(x).values()
     left.extend(reversed([*held]))
-  return list(found.values())
+  return list(seen.values())
 
 
 def _held(value: Any) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def _held(value: Any) -> dict[str, Any]:
     return _held(value.func) | dict(enumerate(value.args)) | value.keywords
   if inspect.ismethod(value):
     return {'self': value.__self__}
-  said = getattr(value, 'settings', None)
-  return said() if callable(said) and not isinstance(value, type) else {}
+  method = getattr(value, 'settings', None)
+  return method() if callable(method) and not isinstance(value, type) else {}
 
 
 def _name(value: Any) -> str:
@@ -103,9 +103,9 @@ def flat(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     yield from flat(x, f'{path}.{name}' if path else str(name))
 
 
-def differences(found: Any, wanted: Any) -> list[str]:
+def differences(recorded: Any, wanted: Any) -> list[str]:
   """Lists changes like 'optimizer.learning_rate was 1e-06, now 2e-06'."""
-  before, now = dict(flat(found)), dict(flat(wanted))
+  before, now = dict(flat(recorded)), dict(flat(wanted))
   return [
     f'{path} was {_shown(before, path)}, now {_shown(now, path)}'
     for path in before | now

@@ -39,7 +39,7 @@ HARMLESS = {
   'bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
   'mask_token',
 }  # fmt: skip
-ASSETS, BYTES = 'assets', 'byte_tokenizer.txt'
+ASSETS, BYTES_FILE = 'assets', 'byte_tokenizer.txt'
 PROBE = 'The "quick" fox (3.50): naïve café, 你好。\n\n  def f(x):  # <b>\n'
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 
@@ -90,7 +90,7 @@ def load(source: str | pathlib.Path) -> Tokenizer:
     return HuggingFaceTokenizer(path)
   if (path / 'tokenizer.model').is_file():
     return SentencePieceTokenizer(path / 'tokenizer.model')
-  if (path / BYTES).is_file():
+  if (path / BYTES_FILE).is_file():
     return ByteTokenizer()
   raise ValueError(
     f'{path}: no tokenizer found; expected a directory with tokenizer.json or '
@@ -101,16 +101,16 @@ def load(source: str | pathlib.Path) -> Tokenizer:
   )
 
 
-def is_there(path: pathlib.Path) -> bool:
+def has_tokenizer(path: pathlib.Path) -> bool:
   """True if a directory contains the files of a tokenizer."""
-  names = ('tokenizer.json', 'tokenizer.model', BYTES)
+  names = ('tokenizer.json', 'tokenizer.model', BYTES_FILE)
   return any((path / name).is_file() for name in names)
 
 
 def folder(source: str | pathlib.Path) -> pathlib.Path:
   """Returns the folder of the tokenizer's files: assets/ for checkpoints."""
   path = pathlib.Path(source)
-  return path / ASSETS if is_there(path / ASSETS) else path
+  return path / ASSETS if has_tokenizer(path / ASSETS) else path
 
 
 def difference(one: Tokenizer, other: Tokenizer) -> str | None:
@@ -222,7 +222,9 @@ class HuggingFaceTokenizer:
     directory = pathlib.Path(directory)
     self._directory = directory
     try:
-      backend, roles, extra = _alone(directory) or self._by_transformers()
+      backend, roles, extra = (
+        _from_one_file(directory) or self._by_transformers()
+      )
     except Exception as error:  # Damaged files raise many types of errors.
       raise ValueError(
         f'{directory / "tokenizer.json"}: transformers cannot load this '
@@ -271,7 +273,7 @@ class HuggingFaceTokenizer:
     self._never = special.keys() - {roles.get('unk_token')}
 
   def _by_transformers(self):
-    """Like `_alone`, for any directory that transformers can load."""
+    """Like `_from_one_file`, for any directory that transformers can load."""
     backend = self._templated.backend_tokenizer  # Only fast tokenizers have it.
     roles = self._templated.special_tokens_map
     return backend, roles, self._templated.all_special_tokens
@@ -333,12 +335,12 @@ class HuggingFaceTokenizer:
       raise _no_chat_template(self._directory)
     texts = []
     _map_strings(messages, texts.append)
-    found = {s for text in texts for s in self._special_text.findall(text)}
+    specials = {s for text in texts for s in self._special_text.findall(text)}
     # Private-use characters are neither blank nor upper or lower case, so they
     # survive a template that trims, splits or lowercases a message.
     taken = set(self._templated.get_chat_template()).union(*texts)
     free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in taken)
-    marks = dict(zip(sorted(found), free, strict=False))
+    marks = dict(zip(sorted(specials), free, strict=False))
     rendered = self._templated.apply_chat_template(
       _map_strings(
         messages,
@@ -361,7 +363,7 @@ class HuggingFaceTokenizer:
     return ids
 
 
-def _alone(directory: pathlib.Path):
+def _from_one_file(directory: pathlib.Path):
   """Returns (tokenizer, {role: token}, other special tokens), or None.
 
   Uses tokenizer.json alone. Returns None if transformers might load a different

@@ -87,25 +87,25 @@ class Fields:
     return default
 
   def __call__(self, *names: str) -> Any:
-    found = self.get(*names)
-    if found is None or found == '':
+    value = self.get(*names)
+    if value is None or value == '':
       has = ', '.join(map(str, self._row.fields)) or 'none'
       self.fail(f'no {" or ".join(names)} among its fields ({has})')
-    return found
+    return value
 
   def text(self, *names: str) -> str:
-    found = self(*names)
-    if isinstance(found, (list, dict)):
-      self.fail(f'{names[0]} is a {type(found).__name__}, not text')
-    if isinstance(found, float) and found.is_integer():
-      found = int(found)  # A numeric column holds 25.0 for the answer 25.
-    return str(found).strip()
+    value = self(*names)
+    if isinstance(value, (list, dict)):
+      self.fail(f'{names[0]} is a {type(value).__name__}, not text')
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)  # A numeric column holds 25.0 for the answer 25.
+    return str(value).strip()
 
   def texts(self, *names: str) -> list[str]:
-    found = self(*names)
-    if not isinstance(found, (list, tuple)) or not 1 < len(found) <= 26:
-      self.fail(f'{names[0]} is {str(found)[:60]!r}, not a list of options')
-    return [str(option).strip() for option in found]
+    options = self(*names)
+    if not isinstance(options, (list, tuple)) or not 1 < len(options) <= 26:
+      self.fail(f'{names[0]} is {str(options)[:60]!r}, not a list of options')
+    return [str(option).strip() for option in options]
 
   def fail(self, what: str):
     raise ValueError(
@@ -113,7 +113,7 @@ class Fields:
     )
 
 
-def maths(fields: Fields, id: str) -> Problem:
+def plain_answer(fields: Fields, id: str) -> Problem:
   """Makes a problem with a plain answer, for most mathematics benchmarks."""
   question = fields.text('problem', 'question', 'Problem', 'Question')
   answer = fields.text('answer', 'Answer', 'final_answer')
@@ -238,15 +238,15 @@ def _choice(id, question, options: Sequence[str], gold: str, group: str):
 def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
   """Returns the letter of an answer given as a letter or an index from 0."""
   letters = string.ascii_uppercase[: len(options)]
-  said = str(answer).strip()
-  if said.isdigit() and int(said) < len(options):
-    return letters[int(said)]
-  if len(said) == 1 and said.upper() in letters:
-    return said.upper()
+  text = str(answer).strip()
+  if text.isdigit() and int(text) < len(options):
+    return letters[int(text)]
+  if len(text) == 1 and text.upper() in letters:
+    return text.upper()
   fields.fail(f'the answer is {answer!r}, but there are {len(options)} options')
 
 
-_MATHS = {'scorer': 'math', 'make': maths, 'samples': 64}
+_MATHS = {'scorer': 'math', 'make': plain_answer, 'samples': 64}
 
 ROWS = (
   Benchmark(

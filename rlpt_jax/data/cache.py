@@ -228,11 +228,11 @@ def check_shard(
 ) -> dict[str, np.ndarray]:
   """Returns a shard's index; raises a ValueError if one of them is damaged."""
   path = os.path.join(folder, shard['name'])
-  found = files.size(path)
-  if found != shard['bytes']:
-    found = 'no' if found is None else found
+  size = files.size(path)
+  if size != shard['bytes']:
+    size = 'no' if size is None else size
     raise ValueError(
-      f'{path}: has {found} bytes, but the manifest says {shard["bytes"]}. '
+      f'{path}: has {size} bytes, but the manifest says {shard["bytes"]}. '
       'Run `rlpt prepare` again to rewrite this part.'
     )
   index = os.path.join(folder, f'index-{part:05d}.npz')

@@ -65,7 +65,7 @@ class Data:
   def __post_init__(self):
     checks.check_fields(self)
     if not self.corpora:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'corpora', self.corpora, 'at least one corpus'
       )
     for source in self.corpora:
@@ -106,7 +106,7 @@ def components(
   data: Data, tokenizer: tokenizer_lib.Tokenizer
 ) -> list[Component]:
   """Returns a component for every task of every corpus."""
-  found = []
+  result = []
   for source in data.corpora:
     tasks = data.task if source.task is None else source.task
     tasks = tasks if isinstance(tasks, (list, tuple)) else (tasks,)
@@ -117,22 +117,22 @@ def components(
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
       if isinstance(stage, records.Text):  # Other stages never load NLTK.
         _check_segmenter(data.segmenter)
-      found.append(Component(source, task, stage))
-  names = [component.name for component in found]
+      result.append(Component(source, task, stage))
+  names = [component.name for component in result]
   if twice := {name for name in names if names.count(name) > 1}:
     raise ValueError(
       f'Data.task: {", ".join(sorted(twice))} is given twice. Remove one of '
       'the two.'
     )
   stages = {}
-  for component in found:
+  for component in result:
     first = stages.setdefault(component.folder, component.stage)
     if settings(first) != settings(component.stage):
       raise ValueError(
         f'Data: two tasks of {component.source.name} read different fields of '
         'its documents. Make it two corpora with different names.'
       )
-  return found
+  return result
 
 
 def _check_segmenter(segmenter: Callable[[str], list[int]]):
@@ -140,7 +140,7 @@ def _check_segmenter(segmenter: Callable[[str], list[int]]):
     segmenter('A word.')
   except Exception as error:
     raise ValueError(
-      f'Data.segmenter: {described(segmenter)} cannot segment a text: '
+      f'Data.segmenter: {describe(segmenter)} cannot segment a text: '
       f'{error}. In gin, set config.Data.segmenter = @segment.paragraphs, '
       'say; @segment.tokens also needs segment.tokens.size and '
       'segment.tokens.tokenizer = @tokenizer.load().'
@@ -152,7 +152,7 @@ def load_tokenizer(source: str | None) -> tokenizer_lib.Tokenizer:
   return tokenizer_lib.load(source or 'bytes')
 
 
-def described(segmenter: Callable[[str], list[int]]) -> str:
+def describe(segmenter: Callable[[str], list[int]]) -> str:
   """Describes a segmenter: its name, its options and the model it uses."""
   name = getattr(segmenter, 'func', segmenter).__name__
   options = getattr(segmenter, 'keywords', {})
@@ -165,12 +165,14 @@ def _model_of(segmenter: Callable[[str], list[int]]) -> str:
   if getattr(segmenter, 'func', segmenter) is not segment.sentences:
     return ''
   options = getattr(segmenter, 'keywords', {})
-  return segment.which_model(options.get('language', 'english'))
+  return segment.model_name(options.get('language', 'english'))
 
 
-def _of_segmenter(segmenter: Callable[[str], list[int]]) -> list:
+def _segmenter_fingerprint(segmenter: Callable[[str], list[int]]) -> list:
   options = {
-    name: _of_tokenizer(value) if hasattr(value, 'vocab_size') else repr(value)
+    name: _tokenizer_fingerprint(value)
+    if hasattr(value, 'vocab_size')
+    else repr(value)
     for name, value in getattr(segmenter, 'keywords', {}).items()
   }
   # Only the model's name: its path differs between machines.
@@ -178,7 +180,7 @@ def _of_segmenter(segmenter: Callable[[str], list[int]]) -> list:
   return [model, options, digest(list(map(int, segmenter(PROBE))))]
 
 
-def _of_tokenizer(
+def _tokenizer_fingerprint(
   tokenizer: tokenizer_lib.Tokenizer, chat: bool = False
 ) -> str:
   t = tokenizer
@@ -201,9 +203,9 @@ def settings(stage: Stage) -> dict[str, Any]:
   for field in dataclasses.fields(stage):
     value = getattr(stage, field.name)
     if field.name == 'tokenizer':
-      value = _of_tokenizer(value, chat=stage.name == 'chat')
+      value = _tokenizer_fingerprint(value, chat=stage.name == 'chat')
     elif callable(value):
-      value = _of_segmenter(value)
+      value = _segmenter_fingerprint(value)
     elif isinstance(value, tuple):
       value = list(value)  # JSON has no tuples.
     values[field.name] = value

@@ -48,7 +48,7 @@ class Faults:
     self._keep(reason, where, note)
     if self._strict:
       raise ValueError(
-        f'{_described(where, note)}: {reason}. strict is on: fix the file, or '
+        f'{_describe(where, note)}: {reason}. strict is on: fix the file, or '
         'set strict=False to skip this.'
       )
 
@@ -56,7 +56,7 @@ class Faults:
   def first(self) -> dict[str, list[str]]:
     """The first few places for every reason."""
     return {
-      reason: [_described(where, note) for where, note in places]
+      reason: [_describe(where, note) for where, note in places]
       for reason, places in self._first.items()
     }
 
@@ -87,7 +87,7 @@ class Faults:
       places.append((where, note))
 
 
-def _described(where: Where, note: str) -> str:
+def _describe(where: Where, note: str) -> str:
   return f'{where} ({note})' if note else str(where)
 
 

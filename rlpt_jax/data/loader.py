@@ -19,7 +19,7 @@ from rlpt_jax.data.cache import Cache, digest
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.order import Position
 
-PACKED_TOGETHER = 1024  # The number of texts that are packed at a time.
+PACKING_WINDOW = 1024  # The number of texts that are packed at a time.
 WINDOW_TOKENS = 32 << 20  # The most tokens in a window, about 300 MB.
 NAMED_FILES = 64  # With more files, a position has only their joint checksum.
 
@@ -171,7 +171,7 @@ class Loader:
     if not self._packed:
       return self._mixed(position)
     return order.Blocks(
-      self._mixed, PACKED_TOGETHER, self._pack, position=position
+      self._mixed, PACKING_WINDOW, self._pack, position=position
     )
 
   def _pack(self, items: list[Item], key: str) -> list[list[Item]]:

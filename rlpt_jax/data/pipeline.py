@@ -136,7 +136,7 @@ def run(
   for name in sorted(tf.io.gfile.glob(f'{plan.folder}/failed-*.json')):
     raise ValueError(cache.read_json(*os.path.split(name))['error'])
   on_progress(total - len(plan.missing()), total)
-  return finish(plan)
+  return write_manifest(plan)
 
 
 def prepare_part(number: int, plan: Plan):
@@ -167,7 +167,7 @@ def prepare_part(number: int, plan: Plan):
   cache.write_json(plan.folder, _part_name(number), facts)
 
 
-def finish(plan: Plan) -> dict[str, Any]:
+def write_manifest(plan: Plan) -> dict[str, Any]:
   """Writes the manifest, summing over all parts, and SeqIO's files."""
   import seqio
   import tensorflow as tf
@@ -222,12 +222,12 @@ def finish(plan: Plan) -> dict[str, Any]:
 def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
   """Counts (items, records with items, records) of each prepared task."""
   tokenizer = config.load_tokenizer(data.tokenizer)
-  found = {}
+  tasks = {}
   for component in config.components(data, tokenizer):
     prepared = cache.Cache(os.path.join(data.cache_dir, component.folder))
     items = component.task.count(prepared.sizes, tokenizer)
-    found[component.name] = int(items.sum()), int((items > 0).sum()), len(items)
-  return found
+    tasks[component.name] = int(items.sum()), int((items > 0).sum()), len(items)
+  return tasks
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ class Punkt:
       self.tokenizer.text_contains_sentbreak
     )
 
-  def says(self, word: str, following: str) -> bool:
+  def punkt_ends(self, word: str, following: str) -> bool:
     """True if NLTK's Punkt ends a sentence at the '.' of 'word. following'."""
     if word.isalpha() and len(word) > 1 and word.lower() not in self._special:
       return True  # Most periods; this saves 20 us per call.
@@ -139,7 +139,7 @@ class Punkt:
         return False
       if first.isupper() and not word.isupper() and not _VOWEL.search(lower):
         return self.begins_sentence(following)
-    return self.says(word, following)
+    return self.punkt_ends(word, following)
 
   def _ends_with_initial(self, before: str, word: str, following: str) -> bool:
     first = following[:1]
@@ -151,7 +151,7 @@ class Punkt:
     name = first.isupper() or not first.isalpha()
     if name and (len(word) > 1 or not before or before[0].isupper()):
       return self.begins_sentence(following)
-    return self.says(word, following)
+    return self.punkt_ends(word, following)
 
 
 @functools.cache

@@ -14,10 +14,10 @@ def load():
   any log level. Shows the captured output if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  with tempfile.TemporaryFile() as said:
+  with tempfile.TemporaryFile() as output:
     sys.stderr.flush()
     stderr = os.dup(2)
-    os.dup2(said.fileno(), 2)
+    os.dup2(output.fileno(), 2)
     try:
       import tensorflow as tf
 
@@ -25,8 +25,8 @@ def load():
       for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
     except BaseException:
-      said.seek(0)
-      os.write(stderr, said.read())
+      output.seek(0)
+      os.write(stderr, output.read())
       raise
     finally:
       os.dup2(stderr, 2)

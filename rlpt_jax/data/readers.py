@@ -22,7 +22,7 @@ from rlpt_jax.data.faults import BLOCK, Faults, Place, Where
 GZIP_PIECE = 8 << 10
 ZSTD_PIECE = 256
 PARQUET_ROWS = 256
-SEARCHED = 64 << 10  # Bytes read at a time to find the first line of a part.
+SEARCH_BYTES = 64 << 10  # Read at a time to find the first line of a part.
 BOM = b'\xef\xbb\xbf'
 
 
@@ -214,10 +214,10 @@ def _first_line(file: io.IOBase, part: Part) -> int | None:
   begins = _within(part)
   offset = part.start - 1  # A line begins after a line break.
   file.seek(offset)
-  while begins(offset) and (block := file.read(SEARCHED)):
-    found = block.find(b'\n')
-    if found >= 0:
-      return offset + found + 1
+  while begins(offset) and (block := file.read(SEARCH_BYTES)):
+    line_break = block.find(b'\n')
+    if line_break >= 0:
+      return offset + line_break + 1
     offset += len(block)
   return None
 

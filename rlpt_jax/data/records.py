@@ -20,7 +20,7 @@ import numpy as np
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.data import segment
 from rlpt_jax.data.faults import Faults
-from rlpt_jax.data.sources import Document, fields, not_text, text_of
+from rlpt_jax.data.sources import Document, fields, text_fault, text_of
 
 Record = dict[str, Any]  # 'document': its id, and the features of the stage.
 
@@ -249,7 +249,7 @@ def _not_a_conversation(messages: Any) -> str | None:
   for message in messages:
     if not isinstance(message, dict) or not {'role', 'content'} <= set(message):
       return "a message is not {'role': ..., 'content': ...}"
-    if not_text(message['role']) or not_text(message['content']):
+    if text_fault(message['role']) or text_fault(message['content']):
       return "a message's role or content is not text"
   if all(message['role'] != 'assistant' for message in messages):
     return 'no assistant message'

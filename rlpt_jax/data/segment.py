@@ -85,7 +85,7 @@ def paragraphs(text: str) -> list[int]:
   return [block.end for block in blocks.blocks(text)]
 
 
-def which_model(language: str) -> str:
+def model_name(language: str) -> str:
   """Returns the name of the Punkt model that `sentences` uses."""
   return punkt.load(language).name
 
@@ -159,7 +159,7 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
       return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
     if informal:
-      return model.says(last_word, word)
+      return model.punkt_ends(last_word, word)
     return model.ends(before, last_word, word)
   if mark[0] in '.…⋯' and '?' not in mark and '!' not in mark:
     return _ellipsis_ends(text, sentence, start, word)

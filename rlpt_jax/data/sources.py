@@ -78,7 +78,7 @@ class Files:
     _check(self)
     globs = [self.files] if isinstance(self.files, str) else list(self.files)
     if not globs:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'files', self.files, "a glob like 'data/*.jsonl'"
       )
     object.__setattr__(self, 'files', tuple(globs))
@@ -95,8 +95,8 @@ class Files:
         )
 
   def parts(self) -> list[Part]:
-    found = self._found().items()
-    return [part for name, path in found for part in self._cut(name, path)]
+    paths = self._paths_by_name().items()
+    return [part for name, path in paths for part in self._cut(name, path)]
 
   def read(self, part: Part, faults: Faults) -> Iterator[Document]:
     limit, form = self.max_document_bytes, _form(part.file)
@@ -111,7 +111,9 @@ class Files:
     return _counted(documents, self.text, limit, faults)
 
   def fingerprint(self) -> dict[str, list]:
-    return {name: _checksum(path) for name, path in self._found().items()}
+    return {
+      name: _checksum(path) for name, path in self._paths_by_name().items()
+    }
 
   def settings(self) -> dict[str, Any]:
     return {
@@ -123,7 +125,7 @@ class Files:
   def place(self) -> str:
     return ' '.join(self.files)
 
-  def _found(self) -> dict[str, str]:
+  def _paths_by_name(self) -> dict[str, str]:
     """Returns {name: path} of all files, sorted by name."""
     globs = [_absolute(glob) for glob in self.files]
     # Names are paths relative to the deepest directory common to all globs. So
@@ -131,12 +133,12 @@ class Files:
     levels = zip(*map(_fixed_directories, globs), strict=False)
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     depth = len(list(same))
-    found = {}
+    paths = {}
     for glob in globs:
       for path in _expanded(self.name, glob):
         _form(path)
-        found['/'.join(path.split('/')[depth:])] = path
-    return dict(sorted(found.items()))
+        paths['/'.join(path.split('/')[depth:])] = path
+    return dict(sorted(paths.items()))
 
   def _cut(self, name: str, path: str) -> list[Part]:
     whole = [Part(name, path)]
@@ -281,7 +283,7 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
   if not isinstance(value, (str, bytes)):
     reason = f'field {field!r} is not text'
     return faults.add(reason, document.where, type(value).__name__)
-  if reason := not_text(value):
+  if reason := text_fault(value):
     note = 'half of a surrogate pair' if isinstance(value, str) else ''
     note = note if reason == 'invalid UTF-8' else ''
     return faults.add(reason, document.where, note)
@@ -290,7 +292,7 @@ def text_of(document: Document, field: str, faults: Faults) -> str | None:
   return value
 
 
-def not_text(value: Any) -> str | None:
+def text_fault(value: Any) -> str | None:
   """Returns why a value is not valid text; None if it is."""
   if isinstance(value, bytes):
     return 'invalid UTF-8'  # Readers convert bytes that are UTF-8 to str.
@@ -342,18 +344,18 @@ def _check(source: Files | Tfds) -> None:
       f'corpus {source.name!r}: expected a name made of letters, digits and _.'
     )
   if not source.text:
-    raise checks.wrong(
+    raise checks.setting_error(
       type(source), 'text', source.text, 'the field that holds the text'
     )
 
 
 def _form(path: str) -> str:
   """Returns 'jsonl', 'txt' or 'parquet', by the file's suffixes."""
-  found = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
-  if not found:
+  match = re.search(r'\.(?:(jsonl|txt)(?:\.gz|\.zst)?|(parquet))$', path)
+  if not match:
     _check_no_directory(path)
     raise ValueError(f'{path}: unknown file type; expected {KNOWN}.')
-  return found[1] or found[2]
+  return match[1] or match[2]
 
 
 def _check_no_directory(path: str) -> None:
@@ -434,9 +436,9 @@ def _prepared(builder: str, data_dir: str | None) -> Any:
 
   try:
     if tf.io.gfile.exists(os.path.join(builder, 'dataset_info.json')):
-      found = tfds.builder_from_directory(builder)
+      tfds_builder = tfds.builder_from_directory(builder)
     else:
-      found = tfds.builder(builder, data_dir=data_dir)
+      tfds_builder = tfds.builder(builder, data_dir=data_dir)
   except (ValueError, OSError, tf.errors.OpError) as error:
     first_line = str(error).partition('\n')[0]
     raise ValueError(
@@ -444,9 +446,9 @@ def _prepared(builder: str, data_dir: str | None) -> Any:
       f'({first_line}). Give its name and data_dir, or the directory with its '
       'dataset_info.json.'
     ) from error
-  if not found.info.splits:
+  if not tfds_builder.info.splits:
     raise ValueError(
-      f'{builder}: known to TFDS but not prepared in {found.data_dir}. Run '
-      f'`tfds build {builder}`, or set data_dir to where it is.'
+      f'{builder}: known to TFDS but not prepared in {tfds_builder.data_dir}. '
+      f'Run `tfds build {builder}`, or set data_dir to where it is.'
     )
-  return found
+  return tfds_builder

@@ -112,14 +112,14 @@ def _jsonl(file: str, data: bytes) -> list[Row]:
 def _json(file: str, data: bytes) -> list[Row]:
   text = data.decode('utf-8-sig')
   try:
-    found = json.loads(text)
+    content = json.loads(text)
   except ValueError:
     return _jsonl(file, data)  # Many .json files have one object per line.
-  if isinstance(found, dict):
-    found = [found]
-  if not isinstance(found, list):
+  if isinstance(content, dict):
+    content = [content]
+  if not isinstance(content, list):
     raise ValueError(f'{file}: expected a list of objects.')
-  return [Row(f'{file} row {i}', file, row) for i, row in enumerate(found, 1)]
+  return [Row(f'{file} row {i}', file, row) for i, row in enumerate(content, 1)]
 
 
 def _csv(file: str, data: bytes) -> list[Row]:
@@ -136,13 +136,13 @@ def _parquet(file: str, data: bytes) -> list[Row]:
   import pyarrow.parquet as pq
 
   try:
-    found = pq.read_table(pa.BufferReader(data)).to_pylist()
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
   except pa.ArrowException as error:
     first_line = str(error).partition('\n')[0]
     raise ValueError(
       f'{file}: not parquet, or damaged: {first_line}'
     ) from error
-  return [Row(f'{file} row {i}', file, row) for i, row in enumerate(found, 1)]
+  return [Row(f'{file} row {i}', file, row) for i, row in enumerate(rows, 1)]
 
 
 def _parsed(where: str, line: str) -> Any:
@@ -166,14 +166,14 @@ def _read_hub(name: str, rest: str) -> list[Row]:
       'datasets, or give a local path.'
     ) from None
   try:
-    found = datasets.load_dataset(repo, config or None, split=split)
+    dataset = datasets.load_dataset(repo, config or None, split=split)
   except Exception as error:  # Its type varies with the cause.
     first_line = str(error).partition('\n')[0][:200]
     raise ValueError(
       f'{name}: Hugging Face datasets cannot load it '
       f'({type(error).__name__}: {first_line}). Give a local path.'
     ) from error
-  return [Row(f'{name} row {i}', name, row) for i, row in enumerate(found, 1)]
+  return [Row(f'{name} row {i}', name, row) for i, row in enumerate(dataset, 1)]
 
 
 def _read_tfds(name: str, rest: str) -> list[Row]:

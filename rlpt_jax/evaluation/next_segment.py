@@ -67,10 +67,10 @@ def read(
   count = min(held_out.examples, limit or held_out.examples)
   loader = Loader(data, 1)
   with contextlib.closing(iter(loader)) as batches:
-    found = [
+    examples = [
       example
       for loaded in itertools.islice(batches, count)
       for example in loaded.examples
     ]
   loader.close()
-  return found
+  return examples

@@ -63,7 +63,7 @@ def load(
   chat: bool,
 ) -> list[Loaded | NextSegment]:
   """Loads benchmarks given by NAME, by NAME=PLACE, or as held-out text."""
-  found = []
+  loaded = []
   for one in wanted:
     if isinstance(one, str):
       name, _, place = one.partition('=')
@@ -75,19 +75,19 @@ def load(
         one = next_segment.of_files(place, chat=chat)
       else:
         one = benchmarks.load(name, folder, place)
-    found.append(one)
-  if not found:
+    loaded.append(one)
+  if not loaded:
     raise ValueError(
       f'--benchmarks: expected one or more of {", ".join(benchmarks.NAMES)}, '
       f'{next_segment.NAME}=FILES, or .gin files of held-out text.'
     )
-  names = [name_of(one) for one in found]
+  names = [name_of(one) for one in loaded]
   if twice := {name for name in names if names.count(name) > 1}:
     raise ValueError(
       f'--benchmarks: {", ".join(sorted(twice))} is given twice; expected '
       'each once. Set NextSegment.name to give held-out text another name.'
     )
-  return found
+  return loaded
 
 
 def name_of(benchmark: Loaded | NextSegment) -> str:

@@ -57,7 +57,7 @@ def result(tally: Tally, groups: Sequence[str], ks: Sequence[int]) -> Line:
     mean_P = np.where(judged_PG, rewards_PG, 0).sum(axis=1) / n_P
   c_P = (judged_PG & (np.nan_to_num(rewards_PG) >= RIGHT)).sum(axis=1)
   answers = rewards_PG.size
-  found: Line = {
+  line: Line = {
     'problems': len(rewards_PG),
     'samples': samples,
     'mean': _numbers(estimate(mean_P, samples)),
@@ -73,19 +73,19 @@ def result(tally: Tally, groups: Sequence[str], ks: Sequence[int]) -> Line:
   }
   if len(set(groups)) > 1:
     names = np.array(groups)
-    found['groups'] = {
+    line['groups'] = {
       name: _numbers(estimate(mean_P[names == name], samples))
       for name in sorted(set(groups))
     }
-  return found
+  return line
 
 
-def _numbers(found: Estimate) -> dict[str, Any]:
+def _numbers(interval: Estimate) -> dict[str, Any]:
   """Returns an estimate for JSON, with null for NaN."""
-  values = {'value': found.mean, 'low': found.low, 'high': found.high}
+  values = {'value': interval.mean, 'low': interval.low, 'high': interval.high}
   return {
     name: None if math.isnan(x) else round(x, 6) for name, x in values.items()
-  } | {'problems': found.problems}
+  } | {'problems': interval.problems}
 
 
 def add(path: pathlib.Path, line: Line) -> list[Line]:

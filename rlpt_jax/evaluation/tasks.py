@@ -32,35 +32,35 @@ class Task:
     self,
     model: str,
     files: ModelFiles,
-    asked: Questions,
+    problems: Questions,
     tokenizer: Tokenizer,
     *,
     out: pathlib.Path,
     sampling: SamplingOptions,
     options: Line,
   ):
-    self.model, self.files, self.asked = model, files, asked
+    self.model, self.files, self.problems = model, files, problems
     self.options = options
     self.tally = results.Tally()
     self.job = Job(
       file=GroupFile(
-        out / 'answers' / model / f'{asked.name}.jsonl',
+        out / 'answers' / model / f'{problems.name}.jsonl',
         program='rlpt evaluate',
         advice='choose another --out',
       ),
-      ids=asked.ids,
-      tokens=[tuple(x.prompt_tokens.tolist()) for x in asked.examples],
-      samples=asked.samples,
+      ids=problems.ids,
+      tokens=[tuple(x.prompt_tokens.tolist()) for x in problems.examples],
+      samples=problems.samples,
       sampling=sampling,
       stop_ids=tokenizer.eos_ids + special_ids(tokenizer, sampling.stop),
       tokenizer=tokenizer,
-      to_lines=lambda first, groups: judged(asked, first, groups),
+      to_lines=lambda first, groups: judged(problems, first, groups),
       tally=self.tally,
       what='problems',
       source=model,
     )
     # The ids of problems say where they are from.
-    where = [Prompt(id, {}) for id in asked.ids]
+    where = [Prompt(id, {}) for id in problems.ids]
     check_tokens(self.job.tokens, where, files.config.vocab_size, None)
     self.check_settings()
     self._read_done()
@@ -70,9 +70,9 @@ class Task:
     return {
       'model': self.files.name,
       'step': self.files.step,
-      'benchmark': self.asked.name,
-      'problems': self.asked.digest,
-      'samples': self.asked.samples,
+      'benchmark': self.problems.name,
+      'problems': self.problems.digest,
+      'samples': self.problems.samples,
       **self.options,
     }
 
@@ -83,19 +83,19 @@ class Task:
 
   def _read_done(self):
     if jax.process_index() == 0:
-      expected = [{'problem': id} for id in self.asked.ids]
+      expected = [{'problem': id} for id in self.problems.ids]
       needed = ('reward', 'reason', 'tokens', 'finish_reason')
-      groups = self.job.file.groups(expected, self.asked.samples, needed)
+      groups = self.job.file.groups(expected, self.problems.samples, needed)
       for lines, self.tally.num_bytes in groups:
         self.tally.add(lines)
     self.job.done = broadcast(self.tally.problems)
 
   def result(self, ks: tuple[int, ...]) -> Line:
     """Returns its line of results.jsonl."""
-    numbers = results.result(self.tally, self.asked.groups, ks)
+    numbers = results.result(self.tally, self.problems.groups, ks)
     return {
       'model': self.model,
-      'benchmark': self.asked.name,
+      'benchmark': self.problems.name,
       'step': self.files.step,
       **numbers,
       'settings': self.options,
@@ -103,34 +103,34 @@ class Task:
 
 
 def judged(
-  asked: Questions, first: int, groups: Iterator[list[Sample]]
+  problems: Questions, first: int, groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
   """Yields the lines of each group, starting with that of problem `first`."""
-  reward = judges.on_all_hosts(asked.reward)
-  while some := list(itertools.islice(groups, asked.together)):
-    examples = asked.examples[first : first + len(some)]
+  reward = judges.on_all_hosts(problems.reward)
+  while some := list(itertools.islice(groups, problems.together)):
+    examples = problems.examples[first : first + len(some)]
     texts = [[sample.text for sample in group] for group in some]
-    found = questions.without_unfinished(scores.ask(reward, examples, texts))
+    scored = questions.without_unfinished(scores.ask(reward, examples, texts))
     for group, rewards_G, reasons_G in zip(
-      some, found.rewards_PG, found.reasons_PG, strict=True
+      some, scored.rewards_PG, scored.reasons_PG, strict=True
     ):
       verdicts = zip(group, rewards_G, reasons_G, strict=True)
-      yield [line(asked, first, g, *v) for g, v in enumerate(verdicts)]
+      yield [line(problems, first, g, *v) for g, v in enumerate(verdicts)]
       first += 1
 
 
 def line(
-  asked: Questions, p: int, g: int, sample: Sample, reward, reason
+  problems: Questions, p: int, g: int, sample: Sample, reward, reason
 ) -> Line:
   """Returns the line for sample g of problem p in the file of answers."""
   return {
-    'problem': asked.ids[p],
+    'problem': problems.ids[p],
     'sample': g,
     'reward': None if math.isnan(reward) else float(reward),
     'reason': str(reason),
-    'right': asked.examples[p].references[0],
+    'right': problems.examples[p].references[0],
     'finish_reason': sample.finish_reason,
     'tokens': len(sample.completion.tokens),
-    'prompt': asked.prompts[p],
+    'prompt': problems.prompts[p],
     'completion': sample.text,
   }

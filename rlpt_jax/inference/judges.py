@@ -222,15 +222,15 @@ def explain_no_verdict(reason: str, answer: str | None) -> str:
     )
   text = ' '.join(answer.split())
   shown = repr(text if len(text) <= 120 else f'{text[:120]}...')
-  found = f"The judge answered {shown}, expected 'Score: 0' or 'Score: 1'"
+  fault = f"The judge answered {shown}, expected 'Score: 0' or 'Score: 1'"
   if not text or ('<think>' in text and '</think>' not in text):
     return (
-      f'{found}: it had no tokens left after thinking. Give it more '
+      f'{fault}: it had no tokens left after thinking. Give it more '
       '(max_tokens in Endpoint.fields, or max_new_tokens) or turn its '
       'thinking off'
     )
   return (
-    f'{found}: use a judge that follows instructions, with chat = False if it '
+    f'{fault}: use a judge that follows instructions, with chat = False if it '
     'has no chat template (a base model), or give it more tokens (max_tokens '
     'in Endpoint.fields, or max_new_tokens)'
   )

@@ -40,7 +40,7 @@ Spend = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
-def ignore(read: int, said: int):
+def ignore(read: int, written: int):
   """Counts nothing."""
 
 
@@ -54,14 +54,16 @@ def completer(
   plan = sampler.plan
 
   def complete(prompts: list[str]) -> list[str | None]:
-    asked = [question(tokenizer, prompt, chat=chat) for prompt in prompts]
+    questions = [question(tokenizer, prompt, chat=chat) for prompt in prompts]
     fitting = [
-      i for i, ids in enumerate(asked) if len(ids) <= plan.max_prompt_tokens
+      i for i, ids in enumerate(questions) if len(ids) <= plan.max_prompt_tokens
     ]
-    _warn_of_long(len(asked) - len(fitting), len(asked), plan.max_prompt_tokens)
+    _warn_of_long(
+      len(questions) - len(fitting), len(questions), plan.max_prompt_tokens
+    )
     requests = (
       Request(
-        prompt_tokens=tuple(asked[i]),
+        prompt_tokens=tuple(questions[i]),
         id=f'judge/{i}',
         temperature=0.0,
         max_new_tokens=plan.max_new_tokens,
@@ -72,7 +74,7 @@ def completer(
     answers: list[str | None] = [None] * len(prompts)
     for i, [completion] in zip(fitting, sampler.run(requests), strict=True):
       answers[i] = tokenizer.decode(completion.tokens)
-      spend(len(asked[i]), len(completion.tokens))
+      spend(len(questions[i]), len(completion.tokens))
     return answers
 
   return complete
@@ -97,29 +99,31 @@ def scorer(
   rows = decoder.layout.whole_batch(rows)
 
   def score(prompts: list[str]) -> list[tuple[float, ...]]:
-    asked = [split(tokenizer, p, chat=chat, answers=answers) for p in prompts]
+    questions = [
+      split(tokenizer, p, chat=chat, answers=answers) for p in prompts
+    ]
     by_shape = collections.defaultdict(list)
-    for i, (context, choices) in enumerate(asked):
+    for i, (context, choices) in enumerate(questions):
       if len(context) <= max_prompt_tokens:
         S = min(bucket(len(context)), max_prompt_tokens)
         by_shape[S, max(map(len, choices))].append(i)
         spend(len(context), sum(map(len, choices)))
     fitting = sum(map(len, by_shape.values()))
-    _warn_of_long(len(asked) - fitting, len(asked), max_prompt_tokens)
+    _warn_of_long(len(questions) - fitting, len(questions), max_prompt_tokens)
     pending = []
     for (S, T), same in sorted(by_shape.items()):
       for first in range(0, len(same), rows):
         some = same[first : first + rows]
-        batch = _padded([asked[i] for i in some], rows, S, T)
+        batch = _padded([questions[i] for i in some], rows, S, T)
         # Do not wait here: the next batch is made while this one runs.
         on_devices = (decoder.layout.put(x, 'batch', None) for x in batch)
         pending.append((some, choice_logprobs(decoder, params, *on_devices)))
-    found = [NO_VERDICT] * len(prompts)
+    scores = [NO_VERDICT] * len(prompts)
     for some, logprobs_PC in pending:
       for i, row in zip(some, np.asarray(logprobs_PC).tolist(), strict=False):
-        found[i] = tuple(row)
-    _check_numbers(decoder, [found[i] for some, _ in pending for i in some])
-    return found
+        scores[i] = tuple(row)
+    _check_numbers(decoder, [scores[i] for some, _ in pending for i in some])
+    return scores
 
   return score
 
@@ -137,18 +141,18 @@ def reader(
     ):
       by_shape[bucket(len(context)), bucket(len(rest))].append(i)
       spend(len(context), len(rest))
-    found = [math.nan] * len(contexts)
+    logprobs = [math.nan] * len(contexts)
     for (S, T), same in sorted(by_shape.items()):
       for first in range(0, len(same), rows):
         some = same[first : first + rows]
-        asked = [(contexts[i], [continuations[i]]) for i in some]
-        batch = _padded(asked, rows, S, T)
+        pairs = [(contexts[i], [continuations[i]]) for i in some]
+        batch = _padded(pairs, rows, S, T)
         on_devices = (decoder.layout.put(x, 'batch', None) for x in batch)
         logprobs_P1 = choice_logprobs(decoder, params, *on_devices)
         for i, x in zip(some, np.asarray(logprobs_P1)[:, 0], strict=False):
-          found[i] = float(x)
-    _check_numbers(decoder, found)
-    return found
+          logprobs[i] = float(x)
+    _check_numbers(decoder, logprobs)
+    return logprobs
 
   return logprob
 
@@ -229,13 +233,15 @@ def _begin(tokenizer: Tokenizer) -> list[int]:
   return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
-def _padded(asked, rows: int, S: int, T: int):
+def _padded(questions, rows: int, S: int, T: int):
   """Returns (prompts, their mask, choices, their mask), padded on the right."""
-  prompts_PS, mask_PS = pad_prompts([context for context, _ in asked], rows, S)
+  prompts_PS, mask_PS = pad_prompts(
+    [context for context, _ in questions], rows, S
+  )
   # A padding row has one token: attention to nothing is undefined.
-  mask_PS[len(asked) :, 0] = 1
-  num_choices = len(asked[0][1])
-  flat = [choice for _, choices in asked for choice in choices]
+  mask_PS[len(questions) :, 0] = 1
+  num_choices = len(questions[0][1])
+  flat = [choice for _, choices in questions for choice in choices]
   choices_BT, mask_BT = pad_prompts(flat, rows * num_choices, T)
   return prompts_PS, mask_PS, choices_BT, mask_BT
 

@@ -39,7 +39,7 @@ class ModelFiles:
   config: DecoderConfig
   is_checkpoint: bool
   step: int | None  # The step that was asked for; None: the newest.
-  found: int | None = None  # The step that the config was read from.
+  found_step: int | None = None  # The step that the config was read from.
 
   @property
   def assets(self) -> pathlib.Path:
@@ -85,14 +85,14 @@ class ModelFiles:
       )
 
   def has_tokenizer(self) -> bool:
-    return tokenizer_lib.is_there(self.assets)
+    return tokenizer_lib.has_tokenizer(self.assets)
 
   def eos_ids(self) -> tuple[int, ...]:
     """Returns the EOS ids that the files beside the weights name."""
     for name in ('generation_config.json', 'config.json'):
       path = self.assets / name
-      found = json.loads(path.read_text()) if path.exists() else {}
-      eos = found.get('eos_token_id')
+      content = json.loads(path.read_text()) if path.exists() else {}
+      eos = content.get('eos_token_id')
       if eos is not None:
         return tuple(eos) if isinstance(eos, list) else (eos,)
     return ()
@@ -136,11 +136,11 @@ class ModelFiles:
     if tokenizer_lib.folder(named).resolve() == self.assets.resolve():
       return
     own = tokenizer_lib.load(self.assets)
-    if said := tokenizer_lib.difference(own, tokenizer):
+    if difference := tokenizer_lib.difference(own, tokenizer):
       raise ValueError(
         f"{self.path}: the tokenizer {named} differs from the model's, which "
-        f"is in {self.assets}: {said}. Name none to use the model's; if the "
-        'model was trained with the other one, put the files of that one '
+        f"is in {self.assets}: {difference}. Name none to use the model's; if "
+        'the model was trained with the other one, put the files of that one '
         'there.'
       )
 
@@ -193,14 +193,16 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
     config = huggingface.load_config(path)
     return ModelFiles(path, config, is_checkpoint=False, step=None)
   with Store(path, read_only=True) as store:
-    found, record = store.record(step=step)
+    found_step, record = store.record(step=step)
   if 'model' not in record:
     raise ValueError(
-      f'{path}: the record of step {found} names no model; it has '
+      f'{path}: the record of step {found_step} names no model; it has '
       f'{sorted(record)}. Was it written by rlpt?'
     )
   config = DecoderConfig.from_dict(record['model'])
-  return ModelFiles(path, config, is_checkpoint=True, step=step, found=found)
+  return ModelFiles(
+    path, config, is_checkpoint=True, step=step, found_step=found_step
+  )
 
 
 def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
@@ -210,7 +212,7 @@ def keep_assets(files: ModelFiles, tokenizer: str, target: pathlib.Path):
   if config and config.exists():
     shutil.copyfile(config, target / config.name)
   if source is None:
-    (target / tokenizer_lib.BYTES).write_text(
+    (target / tokenizer_lib.BYTES_FILE).write_text(
       'A byte is its id; 256 ends a text, 257 pads, 258 begins a text.\n'
     )
   elif source.is_file():

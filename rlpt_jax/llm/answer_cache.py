@@ -67,7 +67,7 @@ class AnswerCache:
 
   def forget(self, answers: Collection[str]):
     """Deletes all entries with one of these answers, to be asked again."""
-    for key in [k for k, said in self._answers.items() if said in answers]:
+    for key in [k for k, answer in self._answers.items() if answer in answers]:
       self._append(key.hex(), None)
       del self._answers[key]
 

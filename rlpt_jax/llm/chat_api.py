@@ -33,20 +33,20 @@ def answer(data: bytes) -> str | None:
   """Returns the model's text, or None if the bytes are no valid response."""
   try:
     choice = json.loads(data)['choices'][0]
-    said = (
+    text = (
       choice['message']['content'] if 'message' in choice else choice['text']
     )
   except (ValueError, TypeError, LookupError, RecursionError):
     return None
-  if said is None:  # For example, all its tokens went into thinking.
+  if text is None:  # For example, all its tokens went into thinking.
     return ''
-  return said if isinstance(said, str) else None
+  return text if isinstance(text, str) else None
 
 
 def seconds(retry_after: str) -> float:
   """Returns the seconds that a Retry-After, a number or a date, asks for."""
   try:
-    found = float(retry_after)
+    delay = float(retry_after)
   except ValueError:
     try:
       when = email.utils.parsedate_to_datetime(retry_after)
@@ -54,8 +54,8 @@ def seconds(retry_after: str) -> float:
       return 0.0
     if when.tzinfo is None:
       when = when.replace(tzinfo=datetime.UTC)
-    found = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
-  return found if 0 < found < float('inf') else 0.0
+    delay = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
+  return delay if 0 < delay < float('inf') else 0.0
 
 
 def error_message(text: str) -> str:

@@ -86,7 +86,7 @@ class Endpoint:
       )
     if parts.scheme not in ('http', 'https') or not parts.hostname:
       expected = "an address such as 'http://127.0.0.1:8000/v1'"
-      raise checks.wrong(type(self), 'url', self.url, expected)
+      raise checks.setting_error(type(self), 'url', self.url, expected)
     if taken := sorted(OURS & self.fields.keys()):
       raise ValueError(
         f'fields: {taken[0]!r} is set by rlpt; expected other fields of the '
@@ -101,22 +101,22 @@ class Endpoint:
 
   def body(self, prompt: str) -> dict[str, Any]:
     """Returns the body of a request; the answer depends on nothing else."""
-    asked = {'prompt': prompt}
+    question = {'prompt': prompt}
     if self.chat:
-      asked = {'messages': [{'role': 'user', 'content': prompt}]}
-    return {'model': self.model, **self.fields, **asked}
+      question = {'messages': [{'role': 'user', 'content': prompt}]}
+    return {'model': self.model, **self.fields, **question}
 
   def key(self) -> str | None:
     """Returns the key from the environment, or None if none is needed."""
     if self.key_env is None:
       return None
-    found = os.environ.get(self.key_env, '').strip()
-    if not found or not (found.isascii() and found.isprintable()):
+    key = os.environ.get(self.key_env, '').strip()
+    if not key or not (key.isascii() and key.isprintable()):
       raise ValueError(
         f'key_env={self.key_env}: expected an environment variable with a key; '
-        f'it is {"not plain ASCII" if found else "not set, or empty"}.'
+        f'it is {"not plain ASCII" if key else "not set, or empty"}.'
       )
-    return found
+    return key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,8 +178,8 @@ class Remote:
 
   def settings(self) -> dict[str, Any]:
     """Returns the settings that answers depend on (core/settings.py)."""
-    asked = self.endpoint
-    return {'chat': asked.chat, 'model': asked.model, 'fields': asked.fields}
+    server = self.endpoint
+    return {'chat': server.chat, 'model': server.model, 'fields': server.fields}
 
   def __call__(self, prompts: Sequence[str]) -> list[str | None]:
     prompts = list(prompts)
@@ -238,12 +238,12 @@ class Remote:
       batch = _Batch(session, self.endpoint, self.patience)
 
       async def ask(i: int):
-        found = await self._ask(batch, prompts[i])
-        if isinstance(found, Fault):
-          self.counts[f'failed/{found.cause}'] += 1
-          faults.append(found)
+        reply = await self._ask(batch, prompts[i])
+        if isinstance(reply, Fault):
+          self.counts[f'failed/{reply.cause}'] += 1
+          faults.append(reply)
         else:
-          answers[i] = found
+          answers[i] = reply
 
       try:
         async with asyncio.TaskGroup() as group:
@@ -262,15 +262,15 @@ class Remote:
     async with _session(self.endpoint, self.patience) as session:
       batch = _Batch(session, self.endpoint, self.patience)
       for prompt in prompts:
-        found = await self._try(batch, prompt)
-        if isinstance(found, Fault) and not found.is_refusal:
+        reply = await self._try(batch, prompt)
+        if isinstance(reply, Fault) and not reply.is_refusal:
           # One fault opens the circuit: no other question is in flight.
           faults = max(self._faults_in_a_row, self.patience.open_after)
           self._faults_in_a_row = faults
-          found = await self._ask(batch, prompt)
-        if isinstance(found, Fault):
-          raise self._mistake(found)
-        answers.append(found)
+          reply = await self._ask(batch, prompt)
+        if isinstance(reply, Fault):
+          raise self._mistake(reply)
+        answers.append(reply)
     return answers
 
   def _cached(self, prompt: str) -> str | None:
@@ -290,40 +290,40 @@ class Remote:
     while True:
       async with batch.room:
         await self._until_open(batch)
-        found = await self._try(batch, prompt)
-      if isinstance(found, str):
+        reply = await self._try(batch, prompt)
+      if isinstance(reply, str):
         # Empty answers are not cached: the judge may answer another time.
-        if self.cache is not None and found.strip():
-          self.cache.put(self._key_of(prompt), found)
-        return found
-      if found.is_refusal:
-        return found
+        if self.cache is not None and reply.strip():
+          self.cache.put(self._key_of(prompt), reply)
+        return reply
+      if reply.is_refusal:
+        return reply
       now = time.monotonic()
-      if found.status == 429:
+      if reply.status == 429:
         limited_since = limited_since or now
         if now - limited_since > self.patience.wait:
-          return found
+          return reply
       else:
         limited_since, attempts = None, attempts + 1
         if attempts >= self.patience.attempts:
-          return found
+          return reply
       await asyncio.sleep(self._random.uniform(0, self.patience.delay(times)))
       times += 1
 
   async def _try(self, batch: '_Batch', prompt: str) -> str | Fault:
     self.counts['requests'] += 1
-    found = await batch.post(self.endpoint.address, self.endpoint.body(prompt))
-    if isinstance(found, str):
+    reply = await batch.post(self.endpoint.address, self.endpoint.body(prompt))
+    if isinstance(reply, str):
       self._has_answered, self._faults_in_a_row = True, 0
-    elif found.is_refusal:
+    elif reply.is_refusal:
       self._faults_in_a_row = 0
-    elif found.is_mistake and not self._has_answered:
-      raise self._mistake(found)
+    elif reply.is_mistake and not self._has_answered:
+      raise self._mistake(reply)
     else:
-      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, found
-      pause = min(found.retry_after, self.patience.wait)
+      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, reply
+      pause = min(reply.retry_after, self.patience.wait)
       self._not_before = max(self._not_before, time.monotonic() + pause)
-    return found
+    return reply
 
   async def _until_open(self, batch: '_Batch'):
     """Waits until a question may be asked."""
@@ -339,15 +339,15 @@ class Remote:
   async def _probe(self, batch: '_Batch'):
     """Sends probes until the judge answers, or raises `Unavailable`."""
     since, times = time.monotonic(), 0
-    said, clock = since, time.strftime('%H:%M:%S')
+    last_reminder, clock = since, time.strftime('%H:%M:%S')
     logger.warning(
       '%s does not answer (%s); waiting for it since %s, for at most %g s',
       self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
     )  # fmt: skip
     while self._is_down():
       now = time.monotonic()
-      if now - said >= REMIND_S:
-        said = now
+      if now - last_reminder >= REMIND_S:
+        last_reminder = now
         logger.warning(
           '%s: still waiting since %s, %.0f of %g s (%s)', self.endpoint.url,
           clock, now - since, self.patience.wait, self._last_fault.detail,
@@ -387,17 +387,17 @@ class Remote:
     )
 
   def _mistake(self, fault: Fault) -> ValueError:
-    asked = self.endpoint
-    if asked.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
+    server = self.endpoint
+    if server.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
       return ValueError(
-        f'{asked.address}: {fault.detail}. model={asked.model!r} has no chat '
+        f'{server.address}: {fault.detail}. model={server.model!r} has no chat '
         'template there: set remote.Endpoint.chat = False for a base model, or '
         'give the server the template.'
       )
-    key = f', the key in ${asked.key_env}' if asked.key_env else ''
+    key = f', the key in ${server.key_env}' if server.key_env else ''
     return ValueError(
-      f'{asked.address}: {fault.detail}. Are the address, '
-      f'model={asked.model!r}, fields={dict(asked.fields)}{key} correct?'
+      f'{server.address}: {fault.detail}. Are the address, '
+      f'model={server.model!r}, fields={dict(server.fields)}{key} correct?'
     )
 
 
@@ -461,15 +461,15 @@ class _Batch:
     except TimeoutError:
       return Fault('timeout', f'no answer in {self._patience.timeout:g} s')
     except (aiohttp.ClientError, OSError) as error:
-      said = f'{type(error).__name__}: {self._clean(str(error))}'
-      return Fault('connection', said)
+      text = f'{type(error).__name__}: {self._clean(str(error))}'
+      return Fault('connection', text)
     if status == 200:
       answer = chat_api.answer(data)
       if answer is None:
         return Fault('garbled', f'no answer in {self._excerpt(data)}')
       return self._clean(answer)
-    said = f'HTTP {status} {self._excerpt(data)}'
-    return Fault(f'http/{status}', said, status, chat_api.seconds(retry_after))
+    text = f'HTTP {status} {self._excerpt(data)}'
+    return Fault(f'http/{status}', text, status, chat_api.seconds(retry_after))
 
   def _excerpt(self, data: bytes) -> str:
     """Returns the error's message, or the start of the body, on one line."""

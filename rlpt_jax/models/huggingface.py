@@ -60,7 +60,7 @@ COMPANIONS = (
   'generation_config.json', 'tokenizer.json', 'tokenizer_config.json',
   'tokenizer.model', 'special_tokens_map.json', 'added_tokens.json',
   'vocab.json', 'merges.txt', 'chat_template.jinja', 'chat_template.json',
-  tokenizer.BYTES,
+  tokenizer.BYTES_FILE,
 )  # fmt: skip
 # `save` writes this mark into config.json and every file of weights; it shows
 # which directories may be replaced. When transformers saves such a model, the

@@ -80,11 +80,11 @@ def in_rows(
   out = decoder_lib.forward(
     decoder, params, tokens_BX, mask_BX.astype(jnp.int32)
   )
-  found = head.score(
+  scores = head.score(
     decoder, params, out.hidden_BTD[:, S - 1 : -1], tokens_BT,
     temperature=temperature,
   )  # fmt: skip
-  return Scored(*found, out.router)
+  return Scored(*scores, out.router)
 
 
 def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):

@@ -96,15 +96,15 @@ def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
   wanted = array.dtype if dtype == 'keep' else jnp.dtype(dtype)
 
   def read(index):
-    found = array.read(index)
-    if not _is_finite(found):
+    values = array.read(index)
+    if not _is_finite(values):
       raise ValueError(
         f'{path}: has NaN or infinite weights. Is the model damaged?'
       )
-    if wanted == found.dtype:
-      return found
+    if wanted == values.dtype:
+      return values
     with np.errstate(over='ignore'):
-      cast = found.astype(wanted)
+      cast = values.astype(wanted)
     if not _is_finite(cast):
       raise ValueError(
         f'{path}: has weights too large for {wanted}; use --dtype=bfloat16 or '

@@ -78,7 +78,7 @@ def evaluate(
   engine.check()
   is_first = jax.process_index() == 0  # Only this one reads and writes OUT.
   loaded = questions.load(benchmarks, data, chat=chat)
-  found = find_models(models)
+  files_by_name = find_models(models)
   recorded = {**sampling.settings(), 'chat': chat, 'n': n, 'limit': limit}
   recorded |= engine.settings()
   started, console = time.monotonic(), rich.console.Console(highlight=False)
@@ -89,23 +89,23 @@ def evaluate(
     scorers = stack.enter_context(contextlib.closing(Scorers()))
     # One task per model and benchmark.
     tasks = []
-    for name, files in found.items():
+    for name, files in files_by_name.items():
       tokenizer = files.load_tokenizer(engine.tokenizer)
       for benchmark in loaded:
         source = files.tokenizer_source(engine.tokenizer)
-        asked = questions.ask(
+        problems = questions.ask(
           benchmark, scorers, tokenizer,
           source=source, chat=chat, n=n, limit=limit,
         )  # fmt: skip
         task = Task(
-          name, files, asked, tokenizer,
+          name, files, problems, tokenizer,
           out=out, sampling=sampling, options=recorded,
         )  # fmt: skip
         tasks.append(task)
-    runs.check_config(out, recorded, is_free=not has_answers(out))
+    runs.check_config(out, recorded, may_replace=not has_answers(out))
     for reward in (x.reward for x in loaded if isinstance(x, NextSegment)):
       stack.callback(scores.of(reward).close)
-      if any(not t.job.is_done for t in tasks if t.asked.reward is reward):
+      if any(not t.job.is_done for t in tasks if t.problems.reward is reward):
         judges.try_out(reward)
         judges.load(reward)  # Before the sampler plans with the memory left.
 
@@ -145,21 +145,21 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
   """Returns {name for OUT/answers: model files} for each DIR or DIR@STEP."""
   if not models:
     raise ValueError('MODELS: expected at least one model directory.')
-  found = {}
+  files_by_name = {}
   for model in models:
     path, at, step = model.rpartition('@')
     if not at or not step.isdigit() or pathlib.Path(model).exists():
       path, step = model, None
     files = model_files.find(path, step=None if step is None else int(step))
     # Keep this checkpoint to the end, even if a run adds a newer one meanwhile.
-    files = dataclasses.replace(files, step=files.found)
+    files = dataclasses.replace(files, step=files.found_step)
     name = re.sub(r'[^A-Za-z0-9_.]+', '-', path).strip('-.')
     if files.step is not None:
       name += f'@{files.step}'
-    if name in found:
+    if name in files_by_name:
       raise ValueError(f'{model}: is given twice; expected each model once.')
-    found[name] = files
-  return found
+    files_by_name[name] = files
+  return files_by_name
 
 
 def has_answers(out: pathlib.Path) -> bool:

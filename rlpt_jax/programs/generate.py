@@ -73,7 +73,7 @@ def generate(
     raise ValueError(f'{out}: is the prompts file. Choose another --out.')
   files = model_files.find(model, step=step)
   # Keep this checkpoint to the end, even if a run adds a newer one meanwhile.
-  files = dataclasses.replace(files, step=files.found)
+  files = dataclasses.replace(files, step=files.found_step)
   read = tokenized.read(
     prompts,
     files,

@@ -10,7 +10,7 @@ import rich.table
 from rlpt_jax.analysis import plots
 from rlpt_jax.analysis.histogram import Histogram
 from rlpt_jax.data import pipeline
-from rlpt_jax.data.config import Data, described
+from rlpt_jax.data.config import Data, describe
 
 
 def prepare(
@@ -52,7 +52,7 @@ def prepare(
     rich.progress.TimeElapsedColumn(),
     rich.progress.TimeRemainingColumn(),
   )
-  console.print(f'segments: {described(config.segmenter)}', markup=False)
+  console.print(f'segments: {describe(config.segmenter)}', markup=False)
   prepared = []
   for plan in pipeline.plans(config):
     name = os.path.basename(plan.folder)
@@ -68,7 +68,7 @@ def prepare(
     prepared.append((plan, manifest))
   for plan, manifest in prepared:
     report(console, plan.folder, manifest)
-    picture(plan.folder, manifest)
+    plot_lengths(plan.folder, manifest)
   table = rich.table.Table('task', 'examples', 'from documents', box=None)
   for column in table.columns[1:]:
     column.justify = 'right'
@@ -104,7 +104,7 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
     console.print(text, style='yellow', markup=False)
 
 
-def picture(folder: str, manifest: dict):
+def plot_lengths(folder: str, manifest: dict):
   """Plots the lengths to lengths.png beside the manifest, if that is local."""
   columns = {}
   for name, counts in manifest['lengths'].items():

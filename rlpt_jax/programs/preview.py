@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlpt_jax.analysis import page, preview_page, terminal
 from rlpt_jax.analysis.views import View
 from rlpt_jax.core import output_files
-from rlpt_jax.data.config import Component, Data, described, load_tokenizer
+from rlpt_jax.data.config import Component, Data, describe, load_tokenizer
 from rlpt_jax.data.loader import Loader
 from rlpt_jax.data.records import Record
 
@@ -56,7 +56,7 @@ def preview(
   else:
     facts = {
       'tokenizer': config.tokenizer or 'bytes',
-      'segments': described(config.segmenter),
+      'segments': describe(config.segmenter),
       'read from': config.cache_dir or 'the corpora (nothing is prepared)',
       'seed': str(config.seed),
     }

@@ -121,7 +121,7 @@ def show_a_document(world: pathlib.Path):
   print(textwrap.fill(text, 76, initial_indent='   ', subsequent_indent='   '))
 
 
-def answering(name: str) -> tuple[str, ...]:
+def generate_command(name: str) -> tuple[str, ...]:
   """Returns the command that answers the held-out questions with a policy."""
   return (
     'generate', f'{name}/checkpoints', '--prompts', 'world/questions.jsonl',
@@ -135,12 +135,13 @@ def predict(
 ) -> dict[str, float]:
   """Samples predictions; returns the share that is true, by kind."""
   stages.run(
-    f'{questions} held-out sentences, predicted by {name}/', *answering(name)
+    f'{questions} held-out sentences, predicted by {name}/',
+    *generate_command(name),
   )
   both = workdir / 'world' / 'questions.jsonl', workdir / name / 'answers.jsonl'
-  found = truth.accuracy(*both)
-  names = sorted(found, key=('all', 'asr', 'msr').__contains__, reverse=True)
-  shown = ', '.join(f'{name} {found[name]:.0%}' for name in names)
+  shares = truth.accuracy(*both)
+  names = sorted(shares, key=('all', 'asr', 'msr').__contains__, reverse=True)
+  shown = ', '.join(f'{name} {shares[name]:.0%}' for name in names)
   print(f'   right, according to the truth: {shown}')
   print(f'   {truth.thinking_stats(*both)}')
-  return found
+  return shares

@@ -35,14 +35,14 @@ def report(
   output_files.check(out, page.BEGINNING.encode())
   names = distinct_names(workdirs)
   room = max(max_mib, 0) * 2**20 / len(workdirs)
-  found = [
+  runs = [
     read(workdir, name, room)
     for workdir, name in zip(workdirs, names, strict=True)
   ]
   title = f'Report: {", ".join(names)}'
-  parts = report_page.report_page(found, title)
+  parts = report_page.report_page(runs, title)
   output_files.replace(out, (part.encode() for part in parts))
-  for run in found:
+  for run in runs:
     kept = f', rollouts of {len(run.rollouts):,}' if run.rollouts else ''
     steps = len(run.columns['step'])
     print(f'{run.name}: {steps:,} steps{kept}. {run.note}'.rstrip())
@@ -64,7 +64,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
   return Run(
     name=name,
     columns=columns,
-    settings=named(config),
+    settings=flat_settings(config),
     rollouts=[
       (
         int(path.name.partition('.')[0]) + 1,
@@ -105,17 +105,17 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the whole lines of a file that a run may still be writing."""
   whole, _, _ = path.read_bytes().rpartition(b'\n')
-  found = []
+  lines = []
   for i, line in enumerate(whole.splitlines(), 1):
     try:
-      found.append(json.loads(line))
-      found[-1]['step'] + 0  # Raises unless it is a number.
+      lines.append(json.loads(line))
+      lines[-1]['step'] + 0  # Raises unless it is a number.
     except (ValueError, KeyError, TypeError):
       raise ValueError(
         f'{path}, line {i}: expected a JSON object with a "step", found '
         f'{line[:60]!r}.'
       ) from None
-  return found
+  return lines
 
 
 def number(value: Any) -> float:
@@ -133,7 +133,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: not JSON: {error}.') from None
 
 
-def named(config: dict[str, Any]) -> dict[str, Any]:
+def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
   """Returns {path: value}, with the name of an object under the object's path.
 
   A reader of the table looks for `optimizer`, not for `optimizer.is`.

@@ -138,16 +138,16 @@ async def _run(
 def room_for(max_samples: int) -> int:
   """Returns the number of connections to accept; warns if it is too small."""
   wanted = max_samples + RESTING
-  found = connections.most(wanted)
-  if found < max_samples:
+  room = connections.most(wanted)
+  if room < max_samples:
     print(
-      f'warning: at most {found} connections, because the system allows no '
+      f'warning: at most {room} connections, because the system allows no '
       f'more open files, while {max_samples} completions may run or wait. '
       'Raise the limit (ulimit -Hn) if that many clients connect at the same '
       'time.',
       file=sys.stderr,
     )
-  return found
+  return room
 
 
 def read_token(variable: str | None) -> str | None:

@@ -154,11 +154,11 @@ class Config:
     checks.check_fields(self)
     self.sampling.check_learnable()
     if self.sampling.samples == 1:
-      check_alone(self)
+      check_single_sample(self)
     runs.check_microbatches(self.hardware, 'Config.prompts', self.prompts)
 
   @property
-  def tried(self) -> Sampling:
+  def held_out_sampling(self) -> Sampling:
     """The sampling settings for held-out examples."""
     once = dataclasses.replace(self.sampling, samples=1)
     return (self.held_out and self.held_out.sampling) or once
@@ -179,7 +179,7 @@ class Config:
     return self.score is scoring.in_groups
 
 
-def check_alone(config: Config):
+def check_single_sample(config: Config):
   """Raises if a completion that is alone in its group would teach nothing."""
   if advantages.needs_groups(config.advantages):
     why = f'{settings.describe(config.advantages)} compares it with its group'
@@ -258,7 +258,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     rollouts.load(workdir, first_step)
     collector = make_collector(config, prompts, rollouts, reference)
     consumer = make_consumer(config, files, reward, record)
-    held_out = config.held_out and Trial(config.held_out, config.tried)
+    held_out = config.held_out and Trial(
+      config.held_out, config.held_out_sampling
+    )
     writer = opened(
       Writer(
         workdir, first_step=first_step - bool(unfinished),
@@ -397,11 +399,11 @@ class Run:
     numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     record, self.record = self.record, self.record | {'unfinished': numbers}
     self.publish()
-    found = self.held_out.metrics('held_out', self.rollouts)
+    held_out_metrics = self.held_out.metrics('held_out', self.rollouts)
     self.rollouts.forget(self.held_out.names)
-    found |= self.consumer.ledger.add_held_out(metrics)
+    held_out_metrics |= self.consumer.ledger.add_held_out(metrics)
     self.record = record | {'ledger': dict(self.consumer.ledger.totals)}
-    return found
+    return held_out_metrics
 
   def rescue(self, error: Unavailable | NoVerdicts):
     """Saves what was sampled when the judge failed."""
@@ -479,13 +481,13 @@ def open_sampler(
 
 def plan_for(config: Config, tokenizer) -> Plan:
   """Returns an engine plan with room for a batch and for held-out examples."""
-  tried = (config.sampling, config.tried)
-  forced = [x for s in tried if (x := s.interrupted(tokenizer))]
+  samplings = (config.sampling, config.held_out_sampling)
+  forced = [x for s in samplings if (x := s.interrupted(tokenizer))]
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
-    group=max(sampling.samples for sampling in tried),
+    group=max(sampling.samples for sampling in samplings),
     max_prompt_tokens=config.max_prompt_tokens,
-    max_new_tokens=max(sampling.max_new_tokens for sampling in tried),
+    max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
     cache_dtype=config.cache_dtype,
     sizes=Sizes(
       stops=max(1, len(tokenizer.eos_ids)),

@@ -149,7 +149,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         max_skipped=config.max_skipped,
       )  # fmt: skip
 
-    said = None
+    updated = None
     progress.waiting('compiling: the first step takes the longest')
     for step in range(first_step, config.num_steps):
       metrics = {'learning_rate': rates(step)}
@@ -163,29 +163,29 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         position = loaded.position
         batch = put(layout, loaded.examples, config.batch_size)
       with timers('update'):
-        before, (state, said) = said, update(state, batch)
+        before, (state, updated) = updated, update(state, batch)
         # The previous update: waiting for this one would idle the devices.
         if before:
           runs.check_skipped(
             config.max_skipped, step, before['skipped_in_a_row']
           )
-      timers.busy('update', until=said['loss'].block_until_ready)
+      timers.busy('update', until=updated['loss'].block_until_ready)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
         with timers('held_out'):
           metrics['held_out/loss'] = try_on(state.params, held_out)[0]
-      metrics |= said | count(files.config, config, loaded.examples, totals)
+      metrics |= updated | count(files.config, config, loaded.examples, totals)
       store.check()
-      told = preempted(step)
+      is_preempted = preempted(step)
       timing = functools.partial(
         with_speed, timers.lap(), metrics['compute/tokens'],
         runs.memory() | {'timing/compilations': compiled.count},
       )  # fmt: skip
       writer.write(step, metrics, timing)
-      if told or (step + 1) % config.saving.every == 0:
+      if is_preempted or (step + 1) % config.saving.every == 0:
         with timers('save'):
           save(state)
-      if told and not is_last:
+      if is_preempted and not is_last:
         preempted.leave(step + 1)
     save(state)
 

@@ -21,11 +21,11 @@ FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 MANNERS = {'guess': 2, 'work': 1}
 MISTAKEN = 0.7  # The share of guesses that are wrong.
 # The share of demonstrations with two sentences, if both are conclusions.
-TWO = 0.3
+TWO_SENTENCES_SHARE = 0.3
 NOTES = 5  # The most notes on a document.
 
 
-def asked(document: Document, target: int, template: str) -> str:
+def prompt_of(document: Document, target: int, template: str) -> str:
   """Returns the prompt for a sentence of a document, from a template."""
   before = ' '.join(document.sentences[:target])
   places = {
@@ -62,7 +62,7 @@ def demonstration(
   manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
-    steps += [document.steps[target + 1]] * (rng.random() < TWO)
+    steps += [document.steps[target + 1]] * (rng.random() < TWO_SENTENCES_SHARE)
   worked_out = dict.fromkeys(step.thought for step in steps)  # No duplicates.
   thoughts = worked_out if manner == 'work' else []
   # Each begins with a space, as sentences within a text do.
@@ -73,7 +73,7 @@ def demonstration(
   predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
   start, end = tags
   return {
-    'prompt': asked(document, target, template),
+    'prompt': prompt_of(document, target, template),
     'response': f'{thought}{start}{predicted}{end}',
     'manner': manner,
   }
@@ -84,10 +84,10 @@ def judged(
 ) -> dict[str, str]:
   """Returns a question to the judge and its true answer in this world."""
   count = rng.choice((1, FOLLOWING))
-  following = ' '.join(document.sentences[target : target + count])
+  reference = ' '.join(document.sentences[target : target + count])
   predicted, kind = _attempt(document, target, rng)
-  right = is_true_prefix(predicted, following)
-  prompt = template.replace('{reference}', following)
+  right = is_true_prefix(predicted, reference)
+  prompt = template.replace('{reference}', reference)
   return {
     'prompt': prompt.replace('{predicted}', predicted) + '\n\n',
     'response': f'Score: {int(right)}',
@@ -97,12 +97,12 @@ def judged(
 
 def worked(document: Document, rng: random.Random) -> str:
   """Returns the text, with most of its conclusions worked out before them."""
-  told = []
+  sentences = []
   for sentence, step in zip(document.sentences, document.steps, strict=True):
     if step and step.thought and rng.random() < 0.7:
-      told.append(step.thought)
-    told.append(sentence)
-  return ' '.join(told)
+      sentences.append(step.thought)
+    sentences.append(sentence)
+  return ' '.join(sentences)
 
 
 def noted(document: Document, rng: random.Random) -> str:
@@ -114,9 +114,9 @@ def noted(document: Document, rng: random.Random) -> str:
 def reworded(document: Document, rng: random.Random) -> str:
   """Returns the conclusions, each three times in random wordings, shuffled."""
   facts = [document.steps[i].fact for i in document.targets]
-  told = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
-  rng.shuffle(told)
-  return ' '.join(told)
+  sentences = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
+  rng.shuffle(sentences)
+  return ' '.join(sentences)
 
 
 # Kinds of predictions that the judge is asked about -> relative frequency.
@@ -189,10 +189,10 @@ def _broken(text: str, rng: random.Random) -> str:
 
 
 def each_target(
-  found: Iterable[Document], rng: random.Random
+  documents: Iterable[Document], rng: random.Random
 ) -> Iterator[tuple[Document, int]]:
   """Yields each document with one of its conclusions, chosen at random."""
-  for document in found:
+  for document in documents:
     yield document, rng.choice(document.targets)
 
 
@@ -229,8 +229,8 @@ def write(
   for i, (name, make) in enumerate(files.items()):
     if name in counts:
       is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
-      found = documents(seed * 1000 + i, held_out=is_held_out)
-      some = itertools.islice(found, counts.pop(name))
+      all_documents = documents(seed * 1000 + i, held_out=is_held_out)
+      some = itertools.islice(all_documents, counts.pop(name))
       with (folder / f'{name}.jsonl').open('w') as file:
         for line in make(some, random.Random(f'{name} {seed}')):
           file.write(json.dumps(line) + '\n')
@@ -246,7 +246,7 @@ def _files(
   def question(document: Document, target: int, task: str, rng) -> dict:
     del rng
     return {
-      'prompt': asked(document, target, templates[task]),
+      'prompt': prompt_of(document, target, templates[task]),
       'references': references(document, target, templates[task]),
       'task': task,
       'kind': document.kind,
@@ -259,12 +259,12 @@ def _files(
   def demonstrated(document: Document, target: int, task: str, rng) -> dict:
     return demonstration(document, target, templates[task], rng, tags=tags)
 
-  def each(line, found: Iterator[Document], rng) -> Iterator[dict]:
-    for document, target in each_target(found, rng):
+  def each(line, documents: Iterator[Document], rng) -> Iterator[dict]:
+    for document, target in each_target(documents, rng):
       yield line(document, target, rng.choice(list(templates)), rng)
 
-  def text(told) -> Callable[..., Iterator[dict]]:
-    return lambda found, rng: ({'text': told(d, rng)} for d in found)
+  def text(text_of) -> Callable[..., Iterator[dict]]:
+    return lambda documents, rng: ({'text': text_of(d, rng)} for d in documents)
 
   return {
     'texts': text(lambda document, rng: document.text),

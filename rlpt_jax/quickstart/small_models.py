@@ -128,9 +128,11 @@ def fixed_lines() -> list[str]:
     for piece in re.split(r'\{\w+\}', template)
   ]
   # A space before a sentence belongs to the sentence, as in running text.
-  asked = [piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)]
+  judge_pieces = [
+    piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)
+  ]
   marks = ['\n\n', *TAGS, 'Score: 0', 'Score: 1']
-  return [piece for piece in [*pieces, *asked] if piece] + marks
+  return [piece for piece in [*pieces, *judge_pieces] if piece] + marks
 
 
 def checksum(folder: pathlib.Path) -> str:

@@ -30,11 +30,11 @@ class Stages:
     self._notes = {'settings': settings, 'done': {}}
     if self._path.exists():
       self._notes = json.loads(self._path.read_text())
-      found = self._notes['settings']
+      recorded = self._notes['settings']
       if changed := [
-        f'{name}={found.get(name)}, now {value}'
+        f'{name}={recorded.get(name)}, now {value}'
         for name, value in settings.items()
-        if found.get(name) != value
+        if recorded.get(name) != value
       ]:
         raise ValueError(
           f'{workdir}: was begun with other settings: {"; ".join(changed)}. '

@@ -34,9 +34,9 @@ class WithTruth(Reward):
   reward: RewardFn
 
   def __call__(self, examples, completions) -> Scores:
-    found = scores.ask(self.reward, examples, completions)
-    parts = {**found.parts, 'truth': truth(examples, completions)}
-    return dataclasses.replace(found, parts=parts)
+    scored = scores.ask(self.reward, examples, completions)
+    parts = {**scored.parts, 'truth': truth(examples, completions)}
+    return dataclasses.replace(scored, parts=parts)
 
 
 def accuracy(
@@ -52,7 +52,7 @@ def accuracy(
   for question, _, is_right in _checked(questions, answers):
     for name in ('all', question['task'], question['kind']):
       right[name].append(is_right)
-  return {name: sum(found) / len(found) for name, found in right.items()}
+  return {name: sum(flags) / len(flags) for name, flags in right.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +94,16 @@ def _checked(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> Iterator[tuple[dict, str, bool]]:
   """Yields (question, completion, True if it is right) for every answer."""
-  asked, told = list(_lines(questions)), list(_lines(answers))
-  each = max(len(told) // len(asked), 1)
-  wanted = [question for question in asked for _ in range(each)]
-  if [x['prompt'] for x in wanted] != [x['prompt'] for x in told]:
+  question_lines, answer_lines = list(_lines(questions)), list(_lines(answers))
+  each = max(len(answer_lines) // len(question_lines), 1)
+  wanted = [question for question in question_lines for _ in range(each)]
+  if [x['prompt'] for x in wanted] != [x['prompt'] for x in answer_lines]:
     raise ValueError(
       f'{answers}: does not match {questions}; expected the same number of '
       'answers to each of its prompts, in the same order. Run `rlpt generate` '
       'again to rewrite it.'
     )
-  for question, line in zip(wanted, told, strict=True):
+  for question, line in zip(wanted, answer_lines, strict=True):
     predicted = extract.prediction(line['completion']).text or ''
     references = ' '.join(question['references'])  # They have no outer spaces.
     yield question, line['completion'], is_true_prefix(predicted, references)
@@ -132,17 +132,17 @@ def agreement(
   """Compares a judge, asked as by judge.ByProbability, with labeled pairs."""
   lines = list(_lines(pairs))
   weighed = score([line['prompt'].rstrip('\n') for line in lines])
-  found = collections.Counter()
+  counts = collections.Counter()
   for line, pair in zip(lines, weighed, strict=True):
     is_right = line['response'].endswith('1')
-    found[is_right, judge.weigh(*pair, threshold=threshold).reward == 1] += 1
-  right = found[True, True] + found[True, False]
-  wrong = found[False, True] + found[False, False]
+    counts[is_right, judge.weigh(*pair, threshold=threshold).reward == 1] += 1
+  right = counts[True, True] + counts[True, False]
+  wrong = counts[False, True] + counts[False, False]
   return Agreement(
     count=len(lines),
-    accuracy=(found[True, True] + found[False, False]) / len(lines),
-    false_accepts=found[False, True] / max(wrong, 1),
-    false_rejects=found[True, False] / max(right, 1),
+    accuracy=(counts[True, True] + counts[False, False]) / len(lines),
+    false_accepts=counts[False, True] / max(wrong, 1),
+    false_rejects=counts[True, False] / max(right, 1),
   )
 
 

@@ -110,7 +110,7 @@ CLOSINGS = (
   'Then everybody went home', 'That was all', 'It was late by then',
   'Nothing else happened', 'The day was over',
 )  # fmt: skip
-_SAID = CONCLUSIONS | EVENTS
+_WORDINGS = CONCLUSIONS | EVENTS
 _GAP = re.compile(r'(?<=[.!?])\s+')
 
 
@@ -118,14 +118,14 @@ def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
   """Returns a random wording of a fact; `pronoun` says he or she for a name."""
   if fact[0] == 'aside':
     return f'{fact[1]}.'
-  _, cores = _SAID[fact[0]]
+  _, cores = _WORDINGS[fact[0]]
   lead = rng.choice(LEADS) if fact[0] in CONCLUSIONS else ''
   return _sentence(lead, rng.choice(cores), fact, pronoun)
 
 
 def wordings(fact: Fact) -> Iterator[str]:
   """Yields all sentences that `say` could return."""
-  _, cores = _SAID[fact[0]]
+  _, cores = _WORDINGS[fact[0]]
   leads = LEADS if fact[0] in CONCLUSIONS else ('',)
   for lead, core, pronoun in itertools.product(leads, cores, (False, True)):
     yield _sentence(lead, core, fact, pronoun)
@@ -133,7 +133,7 @@ def wordings(fact: Fact) -> Iterator[str]:
 
 def changed(fact: Fact) -> list[Fact]:
   """Returns every fact that differs in one argument."""
-  places, _ = _SAID[fact[0]]
+  places, _ = _WORDINGS[fact[0]]
   return [
     (*fact[:i], word, *fact[i + 1 :])
     for i, place in enumerate(places, 1)
@@ -154,9 +154,9 @@ def read(sentence: str) -> Fact | None:
     return 'aside', aside
   for predicate, pattern in _patterns():
     if match := pattern.fullmatch(text):
-      found = {k: _word(k, v) for k, v in match.groupdict().items()}
-      found = {_PLACE_OF.get(k, k): v for k, v in found.items()}
-      return predicate, *(found[place] for place in _SAID[predicate][0])
+      words = {k: _word(k, v) for k, v in match.groupdict().items()}
+      words = {_PLACE_OF.get(k, k): v for k, v in words.items()}
+      return predicate, *(words[place] for place in _WORDINGS[predicate][0])
   return None
 
 
@@ -179,12 +179,12 @@ def is_true_prefix(predicted: str, following: str) -> bool:
   This is the ground truth. A prediction may have one sentence or several, each
   whole and in any wording.
   """
-  said = [read(sentence) for sentence in sentences(predicted)]
-  meant = [read(sentence) for sentence in sentences(following)]
-  if not said or None in said or len(said) > len(meant):
+  claims = [read(sentence) for sentence in sentences(predicted)]
+  truths = [read(sentence) for sentence in sentences(following)]
+  if not claims or None in claims or len(claims) > len(truths):
     return False
   return all(
-    b is not None and same(a, b) for a, b in zip(said, meant, strict=False)
+    b is not None and same(a, b) for a, b in zip(claims, truths, strict=False)
   )
 
 
@@ -193,7 +193,7 @@ _PLACE_OF = {'whose': 'who', 'whom': 'who', 'more': 'most'}
 
 
 def _sentence(lead: str, core: str, fact: Fact, pronoun: bool) -> str:
-  shown = dict(zip(_SAID[fact[0]][0], fact[1:], strict=True))
+  shown = dict(zip(_WORDINGS[fact[0]][0], fact[1:], strict=True))
   if who := shown.get('who'):
     shown |= {'whose': f"{who}'s", 'whom': who}
     if pronoun:
@@ -250,10 +250,10 @@ def _patterns() -> list[tuple[str, re.Pattern]]:
     'step': '|'.join([*NUMBERS[1:4], '[1-3]']),
   }
   leads = '|'.join(lead.lower() for lead in LEADS)
-  found = []
-  for predicate, (_, cores) in _SAID.items():
+  patterns = []
+  for predicate, (_, cores) in _WORDINGS.items():
     lead = f'(?:{leads})' if predicate in CONCLUSIONS else ''
     for core in cores:
       body = re.sub(r'\{(\w+)\}', lambda m: f'(?P<{m[1]}>{shapes[m[1]]})', core)
-      found.append((predicate, re.compile(lead + body)))
-  return found
+      patterns.append((predicate, re.compile(lead + body)))
+  return patterns

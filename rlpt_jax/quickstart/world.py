@@ -90,22 +90,22 @@ def documents(seed: int, *, held_out: bool = False) -> Iterator[Document]:
 
 def is_held_out(story: Story) -> bool:
   """Returns True for held-out stories; the wording does not matter."""
-  told = repr([(step.fact, step.thought) for step in story.steps])
-  digest = hashlib.blake2b(told.encode(), digest_size=4).digest()
+  content = repr([(step.fact, step.thought) for step in story.steps])
+  digest = hashlib.blake2b(content.encode(), digest_size=4).digest()
   return int.from_bytes(digest) % HELD_OUT_SHARE == 0
 
 
 def tell(story: Story, rng: random.Random) -> Document:
   """Puts a story into words, with an aside here and there."""
-  told: list[tuple[str, Step | None]] = [(rng.choice(story.setup), None)]
+  pairs: list[tuple[str, Step | None]] = [(rng.choice(story.setup), None)]
   asides = rng.sample(ASIDES, 2)
   for i, step in enumerate(story.steps):
     if i < 2 and rng.random() < 0.25:
-      told.append(_plain(asides[i]))
+      pairs.append(_plain(asides[i]))
     pronoun = story.alone and rng.random() < 0.4
-    told.append((say(step.fact, rng, pronoun=pronoun), step))
-  told.append(_plain(rng.choice(CLOSINGS)))
-  sentences, steps = zip(*told, strict=True)
+    pairs.append((say(step.fact, rng, pronoun=pronoun), step))
+  pairs.append(_plain(rng.choice(CLOSINGS)))
+  sentences, steps = zip(*pairs, strict=True)
   return Document(story.kind, sentences, steps, tuple(story.notes))
 
 
@@ -199,16 +199,16 @@ def orders(rng: random.Random) -> Story:
   more, most, less, least = rng.choice(SCALES)
   if rng.random() < 0.5:
     more, most, less, least = less, least, more, most
-  said = [
+  clues = [
     f'{a} is {more} than {b}'
     if rng.random() < 0.5
     else f'{b} is {less} than {a}'
     for a, b in (people[:2], people[1:])
   ]
-  rng.shuffle(said)
+  rng.shuffle(clues)
   setup = [
-    f'{said[0]}, {said[1]}, and we ask for the {most} and the {least}.',
-    f'{said[0]} and {said[1]}, so who is the {most} and who is the {least}?',
+    f'{clues[0]}, {clues[1]}, and we ask for the {most} and the {least}.',
+    f'{clues[0]} and {clues[1]}, so who is the {most} and who is the {least}?',
   ]
   first, middle, last = people
   thought = (

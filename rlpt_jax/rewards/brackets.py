@@ -50,10 +50,10 @@ class Brackets(Reward):
 
 def bracketed(text: str) -> Answer:
   """Returns the content of the last [[ ]]."""
-  found = _BRACKETS.findall(text)
-  if not found:
+  matches = _BRACKETS.findall(text)
+  if not matches:
     return Answer(None, 'format/missing')
-  inside = found[-1].strip()
+  inside = matches[-1].strip()
   return Answer(inside) if inside else Answer(None, 'format/empty')
 
 

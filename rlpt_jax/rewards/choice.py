@@ -27,7 +27,7 @@ from rlpt_jax.rewards.scores import Reward, Scores, Verdict
 _FONT = re.compile(r'\\(?:text|textbf|mathbf|mathrm|textit|mathit|bf|rm)\b\s*')
 _MARKS = '(){}[]$*_`"\'.,:;!? \t\r\n'
 # A lookahead, so that matches may overlap: 'Answer: The answer is (B)' has two.
-_SAID = re.compile(
+_STATED = re.compile(
   r'\b(?:answer|option|choice)s?\b[^\n.:]{0,40}?(?:\bis\b|:|=)[ \t:]*'
   r'(?=(?P<rest>[^\n]{1,400}))',
   re.IGNORECASE,
@@ -80,21 +80,21 @@ def letter(
     if boxed.text is None:
       return boxed
     return Answer(_named(boxed.text, letters, options) or '')
-  for find in (_said, _alone, _bracketed, _last, _option):
-    if found := find(text, letters, options):
-      return Answer(found)
+  for find in (_stated, _alone, _bracketed, _last, _option):
+    if choice := find(text, letters, options):
+      return Answer(choice)
   return Answer(None, 'format/missing')
 
 
-def _said(text: str, letters: str, options: list[str]) -> str | None:
-  said = sorted(
+def _stated(text: str, letters: str, options: list[str]) -> str | None:
+  statements = sorted(
     (match.start('rest'), match['rest'])
-    for pattern in (_SAID, _RIGHT)
+    for pattern in (_STATED, _RIGHT)
     for match in pattern.finditer(text)
   )
-  for _, rest in reversed(said):
-    if found := _named(rest, letters, options):
-      return found
+  for _, rest in reversed(statements):
+    if choice := _named(rest, letters, options):
+      return choice
   return None
 
 
@@ -145,8 +145,8 @@ def _named(text: str, letters: str, options: list[str]) -> str | None:
 
 
 def _last_of(pattern: re.Pattern, text: str, letters: str) -> str | None:
-  found = [m[1] for m in pattern.finditer(text) if m[1] in letters]
-  return found[-1] if found else None
+  matches = [m[1] for m in pattern.finditer(text) if m[1] in letters]
+  return matches[-1] if matches else None
 
 
 def _plain(text: str) -> str:

@@ -73,7 +73,7 @@ class ByKind(Reward):
     verdicts: list = [None] * len(examples)
     parts = {}
     for kind, reward in self.rewards.items():
-      rows = [p for p, found in enumerate(kinds) if found == kind]
+      rows = [p for p, own_kind in enumerate(kinds) if own_kind == kind]
       if not rows:
         continue
       part = parts[kind] = scores.ask(

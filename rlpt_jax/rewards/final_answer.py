@@ -27,8 +27,9 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.extract import Answer
 
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
-# `_found` cuts what follows at _SENTENCE_END: not at the full stop in 3.50.
-_SAID = re.compile(
+# `_stated_result` cuts what follows at _SENTENCE_END: not at the full stop in
+# 3.50.
+_STATED = re.compile(
   r'\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)[*_ \t:]*'
   r'(?=([^\n]{1,400}))',
   re.IGNORECASE,
@@ -64,26 +65,26 @@ def final_answer(
   text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
-  found = _found(text)
+  answer = _stated_result(text)
   if not number:
-    return found
-  if found.reason == 'format/missing':
+    return answer
+  if answer.reason == 'format/missing':
     numbers = _numbers(text)
-    return Answer(numbers[-1]) if numbers else found
-  if found.text is None:
-    return found
-  return Answer(_number(found.text))
+    return Answer(numbers[-1]) if numbers else answer
+  if answer.text is None:
+    return answer
+  return Answer(_number(answer.text))
 
 
-def _found(text: str) -> Answer:
+def _stated_result(text: str) -> Answer:
   boxed = extract.boxed(text)
   if boxed.reason != 'format/missing':
     return boxed
-  for pattern in (_HASHES, _SAID):
-    said = [match[1].strip() for match in pattern.finditer(text)]
-    if said := [rest for rest in said if rest.strip('*$ ')]:
-      rest = said[-1]
-      if pattern is _SAID:
+  for pattern in (_HASHES, _STATED):
+    statements = [match[1].strip() for match in pattern.finditer(text)]
+    if statements := [rest for rest in statements if rest.strip('*$ ')]:
+      rest = statements[-1]
+      if pattern is _STATED:
         rest = _SENTENCE_END.split(rest, maxsplit=1)[0]
       return Answer(rest.strip('* \t'))
   return Answer(None, 'format/missing')
@@ -110,12 +111,12 @@ def _numbers(text: str) -> list[str]:
   return [_value(match[0]) for match in _NUMBER.finditer(text)]
 
 
-def _value(found: str) -> str:
-  number, *scale = found.replace(',', '').split()
-  if scale and scale[-1] in _SCALES and len(found) < 100:
+def _value(text: str) -> str:
+  number, *scale = text.replace(',', '').split()
+  if scale and scale[-1] in _SCALES and len(text) < 100:
     over, _, under = ''.join([number, *scale[:-1]]).partition('/')
     if int(under or 1) == 0:
-      return found  # Unchanged: a division by 0 is no number.
+      return text  # Unchanged: a division by 0 is no number.
     value = fractions.Fraction(over) / int(under or 1) * _SCALES[scale[-1]]
     return str(value)
   number = ''.join([number, *scale])

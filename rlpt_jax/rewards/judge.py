@@ -135,21 +135,21 @@ class Judged(Reward):
 
   def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
-    found: list[Verdict | str] = []  # A str is a question to be asked.
+    outcomes: list[Verdict | str] = []  # A str is a question to be asked.
     for example, group in zip(examples, completions, strict=True):
       expected = self.reference(example)
       least = _least_words(example, self.min_share)
       for text in group:
         answer = self.find(text)
         if not expected:
-          found.append(Verdict(math.nan, 'gold/empty'))
+          outcomes.append(Verdict(math.nan, 'gold/empty'))
         elif answer.text is None:
-          found.append(Verdict(0.0, answer.reason))
+          outcomes.append(Verdict(0.0, answer.reason))
         elif len(tokens(answer.text)) < least:
-          found.append(Verdict(0.0, 'short'))
+          outcomes.append(Verdict(0.0, 'short'))
         else:
-          found.append(_filled(self.prompt, expected, answer.text))
-    questions = list(dict.fromkeys(x for x in found if isinstance(x, str)))
+          outcomes.append(_filled(self.prompt, expected, answer.text))
+    questions = list(dict.fromkeys(x for x in outcomes if isinstance(x, str)))
     given = self.verdicts(questions) if questions else []
     if len(given) != len(questions):
       raise ValueError(
@@ -157,7 +157,7 @@ class Judged(Reward):
         'expected one answer per question, in their order.'
       )
     verdict = dict(zip(questions, given, strict=True))
-    flat = [verdict[x] if isinstance(x, str) else x for x in found]
+    flat = [verdict[x] if isinstance(x, str) else x for x in outcomes]
     return scores.grouped(flat, len(examples))
 
 
@@ -216,15 +216,15 @@ def read(answer: str | None) -> Verdict:
   """Returns the verdict in an answer; the module's docstring has the forms."""
   if answer is None:
     return Verdict(math.nan, 'judge/failed')
-  said, *_ = extract.after_thinking(answer)
-  if said is None:
+  text, *_ = extract.after_thinking(answer)
+  if text is None:
     return Verdict(math.nan, 'judge/unparsable')
-  if bare := _BARE.match(said.strip()):
+  if bare := _BARE.match(text.strip()):
     return _of(bare[1] == '1')
-  places = [match.end() for match in _SCORE.finditer(said)]
-  if {'0', '1'} <= {said[place] for place in places}:
+  places = [match.end() for match in _SCORE.finditer(text)]
+  if {'0', '1'} <= {text[place] for place in places}:
     return Verdict(math.nan, 'judge/both')
-  numbers = [_NUMBER.match(said, place) for place in places]
+  numbers = [_NUMBER.match(text, place) for place in places]
   if not numbers or None in numbers:
     return Verdict(math.nan, 'judge/unparsable')
   return _of(numbers[0][1] == '1')

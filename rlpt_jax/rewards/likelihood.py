@@ -115,7 +115,7 @@ class Likelihood(Reward):
     checks.check_fields(self)
     low, high = self.clip
     if not low < high:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'clip', self.clip, 'a lower and a higher bound'
       )
 
@@ -134,13 +134,13 @@ class Likelihood(Reward):
       contexts.append(prompt + opened)
       contexts += [prompt + self.encode(t) for t, *_ in before if t is not None]
       continuations += [expected] * (len(contexts) - len(continuations))
-    found = [float(x) for x in self.logprob(contexts, continuations)]
-    if len(found) != len(contexts):
+    logprobs = [float(x) for x in self.logprob(contexts, continuations)]
+    if len(logprobs) != len(contexts):
       raise ValueError(
-        f'{len(found)} log-probabilities of {len(contexts)} continuations; '
+        f'{len(logprobs)} log-probabilities of {len(contexts)} continuations; '
         'expected one per continuation, in their order.'
       )
-    values, verdicts = iter(found), []
+    values, verdicts = iter(logprobs), []
     for expected, text, before in rows:
       if not expected:
         verdicts += [Verdict(math.nan, 'gold/empty')] * len(before)
@@ -167,8 +167,8 @@ def reasoning(
   completion: str, find: extract.Extract = extract.prediction
 ) -> extract.Answer:
   """Returns the completion up to and including its last start tag."""
-  found = find(completion)
-  if found.text is None:
-    return found
+  prediction = find(completion)
+  if prediction.text is None:
+    return prediction
   end = completion.rfind(extract.START) + len(extract.START)
   return extract.Answer(completion[:end])

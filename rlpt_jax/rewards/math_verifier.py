@@ -105,9 +105,9 @@ class MathVerifier(Reward):
   def compare(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Returns the reason for each (gold, answer), in order."""
     reasons = [_long(gold, answer) for gold, answer in pairs]
-    asked = [i for i, reason in enumerate(reasons) if reason is None]
-    found = self._pool.map([json.dumps(pairs[i]) for i in asked])
-    for i, reason in zip(asked, found, strict=True):
+    pending = [i for i, reason in enumerate(reasons) if reason is None]
+    results = self._pool.map([json.dumps(pairs[i]) for i in pending])
+    for i, reason in zip(pending, results, strict=True):
       reasons[i] = reason or 'lost'
     return reasons
 

@@ -62,9 +62,9 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
   replies = os.dup(1)
   logging.disable(logging.CRITICAL)
   for gold, answer in WARM_UP:
-    if (found := compare(gold, answer)) != 'right':
+    if (verdict := compare(gold, answer)) != 'right':
       raise SystemExit(
-        f'math-verify judges {answer} as {found} for {gold}; expected right. '
+        f'math-verify judges {answer} as {verdict} for {gold}; expected right. '
         'Is the installed version of antlr4-python3-runtime one that '
         'latex2sympy2_extended supports?'
       )
@@ -146,10 +146,10 @@ def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
   if not expected:
     return 'gold/unparsable'
   gold_is_good()
-  found = parsed(answer)
-  if not found:
+  actual = parsed(answer)
+  if not actual:
     return 'unparsable'
-  equal = math_verify.verify(expected, found, timeout_seconds=None)
+  equal = math_verify.verify(expected, actual, timeout_seconds=None)
   return 'right' if equal else 'wrong'
 
 

@@ -143,7 +143,7 @@ class ProcessPool:
       raise RuntimeError(
         f'{" ".join(self._command)}: {lost} before it was ready, {MAX_STARTS} '
         'times in a row. Run it by hand to see why; the end of its '
-        f'stderr:\n{worker.said}'
+        f'stderr:\n{worker.stderr_tail}'
       )
 
 
@@ -159,7 +159,7 @@ class _Worker:
     self.alive, self.ready, self.task = True, False, None
     self.deadline = time.monotonic() + START_SECONDS
     self._rest = b''
-    self.said = ''  # The end of its stderr, set by kill().
+    self.stderr_tail = ''  # The end of its stderr, set by kill().
     # A file, since a pipe would fill up. Closed in kill().
     self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
     self._process = subprocess.Popen(
@@ -194,13 +194,13 @@ class _Worker:
     self._rest += block
     if not self._rest.endswith(b'\n'):
       return None
-    said, self._rest = self._rest[:-1].decode(errors='replace'), b''
-    if not self.ready and said == 'ready':
+    line, self._rest = self._rest[:-1].decode(errors='replace'), b''
+    if not self.ready and line == 'ready':
       self.ready, self.deadline = True, math.inf
       return None
-    number, _, answer = said.partition(' ')
+    number, _, answer = line.partition(' ')
     if self.task is None or number != str(self.task):
-      raise _Lost(f'it printed {said!r}')
+      raise _Lost(f'it printed {line!r}')
     self.task, self.deadline = None, math.inf
     return answer
 
@@ -218,4 +218,4 @@ class _Worker:
         pipe.close()
     with self._stderr as file:
       file.seek(max(file.seek(0, os.SEEK_END) - 4000, 0))
-      self.said = file.read().decode(errors='replace')
+      self.stderr_tail = file.read().decode(errors='replace')

@@ -99,8 +99,8 @@ class Reward(abc.ABC):
       return find(completion)
     parts = settings.parts(self.settings())
     rewards = (part for part in parts if isinstance(part, Reward))
-    found = (reward.find_answer(completion) for reward in rewards)
-    return next((answer for answer in found if answer is not None), None)
+    answers = (reward.find_answer(completion) for reward in rewards)
+    return next((answer for answer in answers if answer is not None), None)
 
 
 # A Reward, or a function whose numbers `ask` converts to Scores.
@@ -152,16 +152,16 @@ def ask(
   completions: Sequence[Sequence[str]],
 ) -> Scores:
   """Calls a reward and returns Scores, even if it returns numbers alone."""
-  found = reward(examples, completions)
+  result = reward(examples, completions)
   P, G = len(completions), max(map(len, completions), default=0)
-  if isinstance(found, Scores):
-    if found.rewards_PG.shape != (P, G):
-      what = f'scores of shape {found.rewards_PG.shape}'
+  if isinstance(result, Scores):
+    if result.rewards_PG.shape != (P, G):
+      what = f'scores of shape {result.rewards_PG.shape}'
       raise _refused(reward, what, P, G)
-    return found
-  rewards = _numbers(found)
+    return result
+  rewards = _numbers(result)
   if rewards is None or rewards.shape not in ((P, G), (P * G,)):
-    what = f'{" ".join(reprlib.repr(found).split())} ({type(found).__name__}'
+    what = f'{" ".join(reprlib.repr(result).split())} ({type(result).__name__}'
     what += ')' if rewards is None else f' of shape {rewards.shape})'
     raise _refused(reward, what, P, G)
   rewards_PG = rewards.reshape(P, G)
@@ -169,12 +169,12 @@ def ask(
   return Scores(rewards_PG, reasons_PG)
 
 
-def _numbers(found: Any) -> np.ndarray | None:
+def _numbers(values: Any) -> np.ndarray | None:
   """Converts lists or an array of numbers to floats; None for anything else."""
-  if not isinstance(found, list | tuple) and not hasattr(found, '__array__'):
+  if not isinstance(values, list | tuple) and not hasattr(values, '__array__'):
     return None
   try:
-    array = np.asarray(found)
+    array = np.asarray(values)
     if array.dtype == object:  # Some are None, which becomes NaN.
       if any(isinstance(x, str | bytes) for x in array.flat):
         return None

@@ -73,8 +73,8 @@ def tokens(
     text = text.casefold()
   if not ignore_punctuation:
     return _TOKEN.findall(text)
-  found = _TOKEN.findall(_HYPHEN.sub(' ', text))
-  return [token for token in found if not _is_dropped(token)]
+  matches = _TOKEN.findall(_HYPHEN.sub(' ', text))
+  return [token for token in matches if not _is_dropped(token)]
 
 
 def normalized(text: str, form: str) -> str:

@@ -45,15 +45,15 @@ class Trial:
 
   def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
     """Returns mean rewards and the pass rate, as metrics `name`/..."""
-    found = rollouts(
+    judged = rollouts(
       self._sampling, self.examples, self.names, timer='held_out'
     )
-    rewards_PG = found.scores.rewards_PG
+    rewards_PG = judged.scores.rewards_PG
     return {
       f'{name}/reward': mean(rewards_PG),
       f'{name}/pass_rate': mean(rewards_PG > 0, of=rewards_PG),
       **{
         f'{name}/reward/{part}': mean(scores.rewards_PG)
-        for part, scores in found.scores.parts.items()
+        for part, scores in judged.scores.parts.items()
       },
     }

@@ -118,11 +118,11 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
   """
   scores = judged.scores
   rewards_PG, kinds = scores.rewards_PG, _kinds(judged)
-  missing_PG, asked_PG = np.isnan(rewards_PG), expects_verdict(judged)
+  missing_PG, expected_PG = np.isnan(rewards_PG), expects_verdict(judged)
   completions = [s.completion for group in judged.samples for s in group]
   lengths = np.array([len(c.tokens) for c in completions])
   stale = np.concatenate([version - c.versions for c in completions])
-  found = {
+  values = {
     **_reward_metrics('reward', rewards_PG),
     'pass_rate': mean(rewards_PG > 0, of=rewards_PG),
     'flat_group_share': float(np.mean(judged.flat)),
@@ -141,19 +141,19 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
     ),
     'no_verdict_share': float(np.mean(missing_PG)),
     'unjudged_share': float(
-      np.sum(missing_PG & asked_PG) / max(np.sum(asked_PG), 1)
+      np.sum(missing_PG & expected_PG) / max(np.sum(expected_PG), 1)
     ),
     'staleness/mean': float(stale.mean()),
     'staleness/max': int(stale.max()),
   }
   for kind in sorted(set(kinds.tolist())):
     of_kind = rewards_PG[kinds == kind]
-    found[f'pass_rate/{kind}'] = mean(of_kind > 0, of=of_kind)
-  found |= _reason_metrics('reason', scores)
+    values[f'pass_rate/{kind}'] = mean(of_kind > 0, of=of_kind)
+  values |= _reason_metrics('reason', scores)
   for name, part in scores.parts.items():
-    found |= _reward_metrics(f'reward/{name}', part.rewards_PG)
-    found |= _reason_metrics(f'reason/{name}', part)
-  return found
+    values |= _reward_metrics(f'reward/{name}', part.rewards_PG)
+    values |= _reason_metrics(f'reason/{name}', part)
+  return values
 
 
 def speed(judged: Judged, timing: dict[str, float]) -> dict[str, float]:

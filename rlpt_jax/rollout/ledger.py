@@ -67,18 +67,18 @@ class Ledger:
 
   def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns the judge metrics of `add`, plus the judges' compute since."""
-    found = {}
+    updated = {}
     for name, value in self._spent().items():
       self.totals[name] = self.totals.get(name, 0) + value
-      found[f'compute/{name}'] = metrics[f'compute/{name}'] + value
-      found[f'compute/total_{name}'] = self.totals[name]
-    return found
+      updated[f'compute/{name}'] = metrics[f'compute/{name}'] + value
+      updated[f'compute/total_{name}'] = self.totals[name]
+    return updated
 
   def _spent(self) -> dict[str, int]:
     """Returns the compute of local judges since the last call."""
-    found = {'judge_tokens': 0, 'judge_flops': 0}
+    spent = {'judge_tokens': 0, 'judge_flops': 0}
     for judge in self._judges:
-      found['judge_tokens'] += judge.spent['tokens']
-      found['judge_flops'] += judge.spent['flops']
+      spent['judge_tokens'] += judge.spent['tokens']
+      spent['judge_flops'] += judge.spent['flops']
       judge.spent.clear()
-    return found
+    return spent

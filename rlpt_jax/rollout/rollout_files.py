@@ -52,11 +52,11 @@ def keep(
   rollouts: Rollouts,
 ):
   """Writes the rollouts of a step, and deletes those that need not be kept."""
-  found = lines(
+  step_lines = lines(
     experience.judged, experience.advantages_PG, rollouts.tokenizer, step,
     find_answer=rollouts.reward.find_answer, with_tokens=kept.tokens,
   )  # fmt: skip
-  write(workdir, step, found)
+  write(workdir, step, step_lines)
   prune(workdir, step, last=kept.last, every=kept.every)
 
 
@@ -105,9 +105,9 @@ def lines(
         'tokens': len(completion.tokens),
         'interrupted': not completion.is_own.all(),
       }
-      found = find_answer(sample.text)
-      if found and found.text and found.start is not None:
-        line['answer'] = [found.start, found.start + len(found.text)]
+      answer = find_answer(sample.text)
+      if answer and answer.text and answer.start is not None:
+        line['answer'] = [answer.start, answer.start + len(answer.text)]
       if with_tokens:
         line['token_texts'] = _token_texts(tokenizer, example, completion)
         line['logprobs'] = [
@@ -119,13 +119,13 @@ def lines(
 
 def _verdict(scores: Scores, p: int, g: int) -> dict[str, Any]:
   """Returns the reward, its reason, and the judge's answer if it was asked."""
-  said = {
+  verdict = {
     'reward': _number(scores.rewards_PG[p, g]),
     'reason': str(scores.reasons_PG[p, g]),
   }
   if scores.answers_PG is not None and scores.answers_PG[p, g] is not None:
-    said['judge_answer'] = scores.answers_PG[p, g]
-  return said
+    verdict['judge_answer'] = scores.answers_PG[p, g]
+  return verdict
 
 
 def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:

@@ -40,7 +40,7 @@ class Interruption:
   def __post_init__(self):
     checks.check_fields(self)
     if self.after[0] > self.after[1]:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'after', self.after, 'the smaller number first'
       )
 
@@ -79,7 +79,7 @@ class Sampling:
     come from a distribution that the learner does not compute.
     """
     if not self.temperature > 0:
-      raise checks.wrong(
+      raise checks.setting_error(
         type(self), 'temperature', self.temperature,
         'more than 0 for training, or all samples of a group are the same',
       )  # fmt: skip
@@ -95,15 +95,15 @@ class Sampling:
     """Tokenizes the interruption; raises if max_new_tokens is too small."""
     if self.interruption is None:
       return None
-    found = self.interruption.in_tokens(tokenizer)
-    longest = found.after[1] + len(found.phrase) + found.answer
+    forced = self.interruption.in_tokens(tokenizer)
+    longest = forced.after[1] + len(forced.phrase) + forced.answer
     if self.max_new_tokens < longest:
       raise ValueError(
         f'Sampling.max_new_tokens={self.max_new_tokens}: expected at least '
-        f'{longest}: {found.after[1]} tokens before the interruption, '
-        f'{len(found.phrase)} of its phrase, {found.answer} of an answer.'
+        f'{longest}: {forced.after[1]} tokens before the interruption, '
+        f'{len(forced.phrase)} of its phrase, {forced.answer} of an answer.'
       )
-    return found
+    return forced
 
   def request(
     self, example: Example, name: str, tokenizer: Tokenizer, seed: int

@@ -82,11 +82,11 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   """
   path = workdir / UNJUDGED
   try:
-    with np.load(path, allow_pickle=False) as found:
-      about = json.loads(found['about'].tobytes())
+    with np.load(path, allow_pickle=False) as archive:
+      about = json.loads(archive['about'].tobytes())
       if (about['step'], about['settings']) != (step, _settings(workdir)):
         return {}
-      arrays = {name: found[name] for name in ARRAYS}
+      arrays = {name: archive[name] for name in ARRAYS}
   except FileNotFoundError:
     return {}
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -119,8 +119,8 @@ def _settings(workdir: pathlib.Path) -> dict[str, Any]:
 
   The reward is left out: if it was broken, it may change before the next start.
   """
-  found = json.loads((workdir / CONFIG).read_text())
-  return {name: x for name, x in found.items() if name != 'reward'}
+  config = json.loads((workdir / CONFIG).read_text())
+  return {name: x for name, x in config.items() if name != 'reward'}
 
 
 def remove(workdir: pathlib.Path):

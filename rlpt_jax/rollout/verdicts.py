@@ -49,22 +49,22 @@ class Verdicts:
     verdicts came, or if hardly any came for `patience` steps in a row.
     """
     rewards_PG = judged.scores.rewards_PG
-    asked_PG = expects_verdict(judged)
-    missing_PG = asked_PG & np.isnan(rewards_PG)
-    asked, missing = int(asked_PG.sum()), int(missing_PG.sum())
-    if asked:
-      is_bad = asked - missing <= FEW * asked
+    expected_PG = expects_verdict(judged)
+    missing_PG = expected_PG & np.isnan(rewards_PG)
+    expected, missing = int(expected_PG.sum()), int(missing_PG.sum())
+    if expected:
+      is_bad = expected - missing <= FEW * expected
       self.in_a_row = self.in_a_row + 1 if is_bad else 0
     is_nothing = bool(np.isnan(rewards_PG).all())
-    if is_nothing and not asked:  # No example has a reference, say.
-      asked_PG = missing_PG = np.isnan(rewards_PG)
-      asked = missing = missing_PG.sum()
+    if is_nothing and not expected:  # No example has a reference, say.
+      expected_PG = missing_PG = np.isnan(rewards_PG)
+      expected = missing = missing_PG.sum()
     if not missing:
       return
-    problem = _problem(judged.scores, asked, missing_PG)
+    problem = _problem(judged.scores, expected, missing_PG)
     if (
       is_nothing
-      or (missing == asked and asked >= ENOUGH)
+      or (missing == expected and expected >= ENOUGH)
       or self.in_a_row >= self._patience
     ):
       for_long = f', {self.in_a_row} steps in a row' * (self.in_a_row > 1)
@@ -92,13 +92,15 @@ def _advice(step: int) -> str:
   )
 
 
-def _problem(scores: Scores, asked: int, missing_PG: np.ndarray) -> str:
+def _problem(scores: Scores, expected: int, missing_PG: np.ndarray) -> str:
   """Says what is missing and why, with an example answer and a fix."""
   reasons = collections.Counter(scores.reasons_PG[missing_PG].tolist())
-  said = ', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common())
-  found = f'{missing_PG.sum():,} of {asked:,} verdicts are missing ({said})'
+  causes = ', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common())
+  problem = (
+    f'{missing_PG.sum():,} of {expected:,} verdicts are missing ({causes})'
+  )
   reason, answer = next(_unread(scores), (reasons.most_common(1)[0][0], None))
-  return f'{found}. {judges.explain_no_verdict(reason, answer)}'
+  return f'{problem}. {judges.explain_no_verdict(reason, answer)}'
 
 
 def _unread(scores: Scores) -> Iterator[tuple[str, str]]:

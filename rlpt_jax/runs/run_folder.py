@@ -52,7 +52,7 @@ def claimed(
   on_one_host(_make)(workdir)
   # Lock first: a run that has no step yet may be under way.
   with _alone(workdir):
-    check_config(workdir, config, may_change, is_free=not has_step(workdir))
+    check_config(workdir, config, may_change, may_replace=not has_step(workdir))
     yield
 
 
@@ -86,39 +86,43 @@ def check_config(
   config: Any,
   may_change: Sequence[str] = (),
   *,
-  is_free: bool = False,
+  may_replace: bool = False,
 ):
   """Records settings in a folder; raises if other settings are recorded there.
 
-  is_free: nothing was made with the recorded settings yet, so they may change.
+  may_replace: nothing was made with the recorded settings yet, so they may
+    change.
   """
   # The other hosts would find the file that the first has just written.
-  on_one_host(_check_config)(workdir, config, may_change, is_free)
+  on_one_host(_check_config)(workdir, config, may_change, may_replace)
 
 
 def _check_config(
-  workdir: pathlib.Path, config: Any, may_change: Sequence[str], is_free: bool
+  workdir: pathlib.Path,
+  config: Any,
+  may_change: Sequence[str],
+  may_replace: bool,
 ):
   wanted = _fixed(settings.describe(config), may_change)
   path = workdir / CONFIG
   if path.exists():
     try:
-      found = json.loads(path.read_text())
+      recorded = json.loads(path.read_text())
     except ValueError as error:
       raise ValueError(
         f'{path}: not JSON: {error}. Choose another workdir.'
       ) from error
     # A model has a config.json too.
-    if not isinstance(found, dict) or (
-      'is' not in found and found.keys() != wanted.keys()
+    if not isinstance(recorded, dict) or (
+      'is' not in recorded and recorded.keys() != wanted.keys()
     ):
       raise ValueError(
         f'{path}: expected the settings of a run, found something else. '
         'Choose another workdir.'
       )
     # An earlier version may also have recorded settings of `may_change`.
-    changed = settings.differences(_fixed(found, may_change), wanted)
-    if changed and not is_free:
+    changed = settings.differences(_fixed(recorded, may_change), wanted)
+    if changed and not may_replace:
       raise ValueError(
         f'{workdir}: has a run with other settings: {"; ".join(changed)}. '
         'Restore those, or choose another workdir.'
@@ -189,7 +193,7 @@ def with_tokenizer(config: Any, files: ModelFiles) -> Any:
   It is the model's own, unless the data name another. Raises if its ids are not
   the model's.
   """
-  found = {}
+  changes = {}
   for name in ('data', 'held_out'):
     if part := getattr(config, name):
       # Held-out data may come with settings of their own.
@@ -197,10 +201,10 @@ def with_tokenizer(config: Any, files: ModelFiles) -> Any:
       source = files.tokenizer_source(data.tokenizer)
       files.check_tokenizer(load_tokenizer(source), data.tokenizer)
       data = dataclasses.replace(data, tokenizer=source)
-      found[name] = (
+      changes[name] = (
         data if isinstance(part, Data) else dataclasses.replace(part, data=data)
       )
-  return dataclasses.replace(config, **found)
+  return dataclasses.replace(config, **changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -328,6 +332,6 @@ def check_microbatches(config: Any, name: str, size: int):
   """
   number = config.num_microbatches
   if size % number:
-    raise checks.wrong(
+    raise checks.setting_error(
       type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
     )

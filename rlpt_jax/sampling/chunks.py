@@ -175,8 +175,8 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
   )
   at_limit_B = position_B + 1 >= limit_B
   finish_B = jnp.where(stopped_B, STOP, jnp.where(at_limit_B, LENGTH, RUNNING))
-  said_unless_B1 = _ends_with(last_BW, slots.unless_BW[:, None])
-  answers_B = (in_phrase_B < 0) & said_unless_B1[:, 0]
+  has_unless_B1 = _ends_with(last_BW, slots.unless_BW[:, None])
+  answers_B = (in_phrase_B < 0) & has_unless_B1[:, 0]
 
   def column(x_BT, x_B):
     x_B = jnp.where(alive_B, x_B, jnp.zeros_like(x_B))

@@ -77,14 +77,14 @@ class Plan:
 
   def check(self, request: Request):
     """Raises if no slot could ever take the request."""
-    for name, found, room in (
+    for name, count, room in (
       ('prompt tokens', len(request.prompt_tokens), self.max_prompt_tokens),
       ('new tokens', max(request.limits), self.max_new_tokens),
     ):
-      if found > room:
+      if count > room:
         field = f'max_{name.replace(" ", "_")}'
         raise ValueError(
-          f'request {request.id}: {found} {name}, but at most {room} fit: '
+          f'request {request.id}: {count} {name}, but at most {room} fit: '
           f'shorten it or raise {field}.'
         )
     self.sizes.check(request)
@@ -100,7 +100,7 @@ class Memory:
   own: int
   recent: int
   logits: int  # Logits of a step, with their noise.
-  widened: int  # float32 copies of the caches that XLA makes on a CPU.
+  float32_copies: int  # Copies of the caches that XLA makes on a CPU.
 
   @property
   def total(self) -> int:
@@ -130,7 +130,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   logits_shape = (plan.slots, c.vocab_size)
   logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
-  def widened():
+  def float32_copies():
     """Bytes of the float32 copies of both caches that XLA on CPU makes.
 
     The caches do not change in the loop, so XLA converts all layers before it.
@@ -153,7 +153,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
     own=cache(plan.slots, plan.own_length, dtype),
     recent=cache(plan.slots, plan.chunk, decoder.compute.dtype),
     logits=4 * 4 * math.prod(logits.shard_shape(logits_shape)),
-    widened=widened(),
+    float32_copies=float32_copies(),
   )
 
 
@@ -186,7 +186,7 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
       f'The sampler needs {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
       f'{_gib(needed.prefixes)}, completions '
-      f'{_gib(needed.own + needed.recent + needed.widened)}, logits '
+      f'{_gib(needed.own + needed.recent + needed.float32_copies)}, logits '
       f'{_gib(needed.logits)}), but only {_gib(room)} is available: lower '
       f'{longest}, choose a smaller cache_dtype, or split the model over more '
       'devices.'

@@ -167,9 +167,9 @@ class Sample:
     self._pieces.append(piece)
     self.finish_reason = piece.finish_reason
     if self._transcript:
-      found = self._transcript.add(piece)
-      self.text += found.text
-      self.finish_reason = found.finish_reason
+      text_piece = self._transcript.add(piece)
+      self.text += text_piece.text
+      self.finish_reason = text_piece.finish_reason
 
   @property
   def completion(self) -> Completion:

@@ -39,15 +39,15 @@ class Sizes:
     phrase = interruption.phrase if interruption else ()
     unless = interruption.unless if interruption else ()
     longest = max(map(len, (*request.stops, unless)), default=0)
-    for name, found, room, field in (
+    for name, count, room, field in (
       ('stops', len(request.stops), self.stops, 'stops'),
       ('tokens in a stop', longest, self.stop_tokens, 'stop_tokens'),
       ('tokens in the phrase', len(phrase), self.phrase_tokens,
        'phrase_tokens'),
     ):  # fmt: skip
-      if found > room:
+      if count > room:
         raise ValueError(
-          f'request {request.id}: {found} {name}, but at most {room} fit: '
+          f'request {request.id}: {count} {name}, but at most {room} fit: '
           f'raise Sizes.{field}.'
         )
 

@@ -98,12 +98,12 @@ class Transcript:
 
   def _find_stop(self, searched: int) -> int | None:
     """Returns the start of the first stop string that ends after `searched`."""
-    found = []
+    starts = []
     for stop in self._stops:
       place = self._text.find(stop, max(0, searched - len(stop) + 1))
       if place >= 0:
-        found.append(place)
-    return min(found, default=None)
+        starts.append(place)
+    return min(starts, default=None)
 
   def _next_piece(self, reason: FinishReason | None, cut: int | None) -> Piece:
     end = len(self._text) if reason else len(self._text) - self._undecided()

@@ -80,7 +80,7 @@ class Connections:
         if error.errno in BROKEN:
           raise
         if error.errno in NO_ROOM:
-          await self._have_fewer(error)
+          await self._lower_limit(error)
         await asyncio.sleep(0)  # Other tasks run even if every call fails.
         continue
       if loop.time() >= self._restore_at:
@@ -95,7 +95,7 @@ class Connections:
       else:
         self._idle[transport] = loop.time()
 
-  async def _have_fewer(self, error: OSError):
+  async def _lower_limit(self, error: OSError):
     """Lowers the limit for a while: something else needs the files."""
     fewer = max(1, min(self._most, len(self._busy) + len(self._idle)) - 1)
     if fewer < self._most:

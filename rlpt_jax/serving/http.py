@@ -52,7 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
       f'--port={port}: expected 1 to 65535, or 0 for any free one.'
     )
   try:
-    found = socket.getaddrinfo(
+    addresses = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
   except OSError as error:
@@ -60,7 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
       f'--host={host}: {error.strerror}; expected a name or an address of '
       'this machine.'
     ) from error
-  family, kind, proto, _, address = found[0]
+  family, kind, proto, _, address = addresses[0]
   sock = socket.socket(family, kind, proto)
   try:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,9 +169,9 @@ class Server:
     except web.HTTPException as error:
       if error.status < 400:
         raise
-      answer = _of_aiohttp(request, error)
+      answer = _from_aiohttp(request, error)
     except Exception as error:
-      answer = _as_answer(error)
+      answer = _to_api_error(error)
     response = web.Response(
       body=_json(answers.error(answer)),
       status=answer.status,
@@ -323,16 +323,16 @@ class Server:
 
 
 async def _whole(answer, transcripts, pieces) -> web.Response:
-  said: list[list[Piece]] = [[] for _ in transcripts]
+  by_transcript: list[list[Piece]] = [[] for _ in transcripts]
   async for index, piece in pieces:
-    said[index].append(piece)
+    by_transcript[index].append(piece)
   joined = [
     Piece(
       ''.join(piece.text for piece in each),
       tuple(token for piece in each for token in piece.tokens),
       each[-1].finish_reason,
     )
-    for each in said
+    for each in by_transcript
   ]
   return _ok(answer.whole(joined, _num_tokens(transcripts)))
 
@@ -369,12 +369,12 @@ async def _stream(
     except ConnectionError:
       raise
     except Exception as error:  # Too late for an error status.
-      await send(_json(answers.error(_as_answer(error))))
+      await send(_json(answers.error(_to_api_error(error))))
     await response.write_eof()
   return response
 
 
-def _as_answer(error: Exception) -> ApiError:
+def _to_api_error(error: Exception) -> ApiError:
   if isinstance(error, ApiError):
     return error
   if isinstance(error, (ConnectionError, web.RequestPayloadError)):
@@ -387,7 +387,7 @@ def _num_tokens(transcripts: list[Transcript]) -> int:
   return sum(transcript.num_tokens for transcript in transcripts)
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
   """Converts an error that aiohttp itself raises to one of this API."""
   messages = {
     404: f'{request.path}: no such route; expected one under /v1.',

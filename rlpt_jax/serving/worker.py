@@ -51,8 +51,8 @@ class Worker:
       queue.SimpleQueue()
     )
     self._events: list[tuple[Job, Event]] = []  # Of the step that runs.
-    self.quiet = asyncio.Event()  # Set while nothing runs or waits.
-    self.quiet.set()
+    self.idle = asyncio.Event()  # Set while nothing runs or waits.
+    self.idle.set()
     self.failed: asyncio.Future[Exception] = self._loop.create_future()
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'engine')
@@ -77,7 +77,7 @@ class Worker:
         headers={'Retry-After': '1'},
       )
     self._jobs.add(job)
-    self.quiet.clear()
+    self.idle.clear()
     self._commands.put(lambda: self._engine_submit(job))
     return job
 
@@ -93,7 +93,7 @@ class Worker:
     ending = ApiError('The server is shutting down.', status=503)
     self._refusal = self._refusal or ending
     try:
-      await asyncio.wait_for(self.quiet.wait(), seconds)
+      await asyncio.wait_for(self.idle.wait(), seconds)
     except TimeoutError:
       for job in list(self._jobs):
         job.put(ending)
@@ -115,7 +115,7 @@ class Worker:
     if not job.running:
       self._jobs.discard(job)
     if not self._jobs:
-      self.quiet.set()
+      self.idle.set()
 
   def _deliver(self, events: list[tuple[Job, Event | Exception | None]]):
     for job, event in events:

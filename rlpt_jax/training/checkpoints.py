@@ -195,16 +195,16 @@ class Store:
       inventory.check_shapes(
         self.directory / str(candidate), trees, content['arrays']
       )
-      found = self._try(damage, self._read_trees, candidate, trees, content)
+      loaded = self._try(damage, self._read_trees, candidate, trees, content)
       # Separate from reading, which may fail on one process only: all processes
       # must compute fingerprints together.
-      if found is None or not self._try(
-        damage, self._verify, candidate, found, content
+      if loaded is None or not self._try(
+        damage, self._verify, candidate, loaded, content
       ):
         continue
       if not self._read_only:
         self._set_aside(damage)
-      cast = jax.tree.map(lambda x, like: x.astype(like.dtype), found, trees)
+      cast = jax.tree.map(lambda x, like: x.astype(like.dtype), loaded, trees)
       return Restored(candidate, cast, content['record'], content['versions'])
     raise self._all_damaged(damage)
 
@@ -231,8 +231,8 @@ class Store:
     content = self._try(damage, self._read_record, step)
     if content is None:
       raise self._all_damaged(damage)
-    found = content['arrays'].get(tree)
-    if found is None:
+    entries = content['arrays'].get(tree)
+    if entries is None:
       raise ValueError(
         f'{self.directory}: step {step} holds {sorted(content["arrays"])}, '
         f'expected {tree!r} among them.'
@@ -248,7 +248,7 @@ class Store:
 
       return LazyArray(tuple(shape), jnp.dtype(dtype), read)
 
-    return {path: lazy(path, *entry[:2]) for path, entry in found.items()}
+    return {path: lazy(path, *entry[:2]) for path, entry in entries.items()}
 
   def candidates(self, step: int | None) -> list[int]:
     """The steps to try, newest first."""
@@ -275,9 +275,9 @@ class Store:
 
   def _try(self, damage: dict[int, str], read, step: int, *arguments):
     """read(step, ...), or None, with the damage noted, if any process fails."""
-    found, why = None, 'another process could not read it'
+    result, why = None, 'another process could not read it'
     try:
-      found = read(step, *arguments)
+      result = read(step, *arguments)
     except Exception as error:
       if isinstance(error, (MemoryError, PermissionError)) or (
         'RESOURCE_EXHAUSTED' in str(error)
@@ -285,8 +285,8 @@ class Store:
         raise  # The machine's fault, not the checkpoint's.
         # The step was once written, so any other error is damage.
       why = str(error).splitlines()[0][:200] if str(error) else repr(error)
-    if _all_processes(found is not None):
-      return found
+    if _all_processes(result is not None):
+      return result
     damage[step] = why
     logger.warning('%s: step %s is damaged: %s', self.directory, step, why)
     return None
@@ -307,13 +307,13 @@ class Store:
     return saved['content']
 
   def _read_trees(self, step: int, trees, content) -> dict[str, Any]:
-    found = {}
+    loaded = {}
     for name, tree in trees.items():
       # Read in the dtype that was saved, which the fingerprint is of.
       like = inventory.with_saved_dtypes(tree, content['arrays'][name])
       restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-      found[name] = self._read(step, name, like, restore_args)
-    return found
+      loaded[name] = self._read(step, name, like, restore_args)
+    return loaded
 
   def _read(self, step: int, tree: str, like, restore_args, **options):
     # Not by the manager: it would wait for all processes, and a process that
@@ -323,8 +323,8 @@ class Store:
       args=ocp.args.PyTreeRestore(like, restore_args, **options),
     )
 
-  def _verify(self, step: int, found: dict[str, Any], content) -> bool:
-    for name, tree in found.items():
+  def _verify(self, step: int, loaded: dict[str, Any], content) -> bool:
+    for name, tree in loaded.items():
       inventory.check_fingerprints(
         inventory.describe(tree), content['arrays'][name]
       )
@@ -338,12 +338,12 @@ class Store:
     restore_args = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
     )
-    found = self._read(step, tree, item, restore_args, partial_restore=True)
-    described = inventory.describe(found)
+    loaded = self._read(step, tree, item, restore_args, partial_restore=True)
+    described = inventory.describe(loaded)
     inventory.check_fingerprints(
       described, {path: content['arrays'][tree][path]}
     )
-    (array,) = jax.tree.leaves(found)
+    (array,) = jax.tree.leaves(loaded)
     return array
 
   def _set_aside(self, damage: dict[int, str]):
@@ -372,9 +372,9 @@ def _all_processes(ok: bool) -> bool:
 
 def _why(error: Exception) -> str:
   """The file system's message, without what tensorstore adds to it."""
-  said = getattr(error, 'strerror', None) or str(error).splitlines()[0]
-  found = re.search(r"([^:]+) \[os_error_code='\d+'", said)
-  return found[1].strip() if found else said[:200]
+  message = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+  match = re.search(r"([^:]+) \[os_error_code='\d+'", message)
+  return match[1].strip() if match else message[:200]
 
 
 def _crc32(content) -> int:

@@ -47,8 +47,8 @@ def check_leaves(name: str, tree):
       )
 
 
-def check_fingerprints(found: dict[str, list], saved: dict[str, list]):
-  changed = [path for path in found if found[path] != saved.get(path)]
+def check_fingerprints(loaded: dict[str, list], saved: dict[str, list]):
+  changed = [path for path in loaded if loaded[path] != saved.get(path)]
   if changed:
     raise ValueError(
       f'{len(changed)} arrays differ from what was saved, the first is '

@@ -50,7 +50,7 @@ class AdamW:
       )
 
   def _wrong(self, name: str, expected: str) -> ValueError:
-    return checks.wrong(type(self), name, getattr(self, name), expected)
+    return checks.setting_error(type(self), name, getattr(self, name), expected)
 
 
 def learning_rates(config: AdamW) -> optax.Schedule:

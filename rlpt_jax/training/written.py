@@ -66,11 +66,11 @@ def check(directory: pathlib.Path, arrays: dict[str, list]):
     if value is not None:
       file, end = _place(value)
       ends[file] = max(end, ends.get(file, 0))
-  found = collections.Counter()
+  actual = collections.Counter()
   for name, count in chunks.items():
     meta = json.loads(index.read(name + META).result().value)
     shape, sizes = meta['shape'], meta['chunks']
-    found[*shape, jnp.dtype(meta['dtype']).name] += 1
+    actual[*shape, jnp.dtype(meta['dtype']).name] += 1
     grid = [math.ceil(n / size) for n, size in zip(shape, sizes, strict=True)]
     if count != math.prod(grid):
       raise ValueError(
@@ -78,9 +78,9 @@ def check(directory: pathlib.Path, arrays: dict[str, list]):
         f'{math.prod(grid)} chunks'
       )
   expected = collections.Counter((*x[0], x[1]) for x in arrays.values())
-  if found != expected:
+  if actual != expected:
     raise ValueError(
-      f'{directory.name} has {found.total()} arrays, expected '
+      f'{directory.name} has {actual.total()} arrays, expected '
       f'{expected.total()}: the number, a shape or a dtype differs'
     )
   for file, end in ends.items():
@@ -96,9 +96,9 @@ def _entries(
   files: ts.KvStore, node: str, prefix: bytes = b''
 ) -> Iterator[tuple[bytes, str | None]]:
   """Yields (key, location of its value; None if stored in the index itself)."""
-  found = ts.ocdbt.dump(files, node=node).result()
-  for entry in found['entries']:
-    if found['height']:
+  content = ts.ocdbt.dump(files, node=node).result()
+  for entry in content['entries']:
+    if content['height']:
       below = prefix + entry['subtree_common_prefix']
       yield from _entries(files, entry['location'], below)
     else:

@@ -79,7 +79,7 @@ def test_what_is_waited_for_is_said_at_once(monkeypatch):
 
 
 def test_nothing_is_guessed_from_the_first_moment():
-  text = progress.described(0, 1000, 5, None, None)
+  text = progress.describe(0, 1000, 5, None, None)
   assert text == '0/1,000 prompts, 5 tokens'
 
 

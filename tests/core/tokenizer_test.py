@@ -391,8 +391,8 @@ def test_what_transformers_would_add_is_left_to_it(trimmed, tmp_path, changes):
   shutil.copytree(trimmed, tmp_path, dirs_exist_ok=True)
   path = tmp_path / 'tokenizer_config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-  assert tokenizer_lib._alone(trimmed)
-  assert tokenizer_lib._alone(tmp_path) is None
+  assert tokenizer_lib._from_one_file(trimmed)
+  assert tokenizer_lib._from_one_file(tmp_path) is None
 
 
 def test_no_special_tokens_may_be_written_as_null(trimmed, tmp_path):
@@ -402,7 +402,10 @@ def test_no_special_tokens_may_be_written_as_null(trimmed, tmp_path):
     ('extra_special_tokens', 'additional_special_tokens', 'chat_template')
   )
   path.write_text(json.dumps(json.loads(path.read_text()) | nulls))
-  assert tokenizer_lib._alone(tmp_path)[1:] == tokenizer_lib._alone(trimmed)[1:]
+  assert (
+    tokenizer_lib._from_one_file(tmp_path)[1:]
+    == tokenizer_lib._from_one_file(trimmed)[1:]
+  )
   assert tokenizer_lib.load(tmp_path).encode('a b')
 
 

@@ -80,11 +80,11 @@ def test_the_same_task_twice():
 
 
 def test_a_segmenter_in_words():
-  assert config.described(segment.paragraphs) == 'paragraphs'
+  assert config.describe(segment.paragraphs) == 'paragraphs'
   tokens = functools.partial(segment.tokens, size=9)
-  assert config.described(tokens) == 'tokens size=9'
-  model = segment.which_model('english')
-  assert config.described(segment.sentences) == f'sentences by {model}'
+  assert config.describe(tokens) == 'tokens size=9'
+  model = segment.model_name('english')
+  assert config.describe(segment.sentences) == f'sentences by {model}'
 
 
 def stage(segmenter=segment.sentences, tokenizer=BYTES, min_words=4):

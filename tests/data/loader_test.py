@@ -40,7 +40,7 @@ def prepare(data):
   for plan in pipeline.plans(data):
     for number in plan.missing():
       pipeline.prepare_part(number, plan)
-    pipeline.finish(plan)
+    pipeline.write_manifest(plan)
 
 
 def ids(data, batch_size=4, **options):

@@ -60,7 +60,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_cache(data, tmp_path):
   (whole,) = pipeline.plans(data)
   for number in whole.missing():
     pipeline.prepare_part(number, whole)
-  pipeline.finish(whole)
+  pipeline.write_manifest(whole)
 
   other = dataclasses.replace(data, cache_dir=str(tmp_path / 'other'))
   (plan,) = pipeline.plans(other)
@@ -90,7 +90,7 @@ def test_a_damaged_part_is_made_again(data, name, change):
   (plan,) = pipeline.plans(data)
   for number in plan.missing():
     pipeline.prepare_part(number, plan)
-  pipeline.finish(plan)
+  pipeline.write_manifest(plan)
   before = contents(plan.folder)
   (path,) = pathlib.Path(plan.folder).glob(name)
   change(path)

@@ -45,7 +45,7 @@ def test_the_short_cut_is_nltk_too():
   for word in words:
     for following in ('The', 'the', 'americanus', 'Zyx', '12', ','):
       expected = model.tokenizer.text_contains_sentbreak(f'{word}. {following}')
-      assert model.says(word, following) == expected, (word, following)
+      assert model.punkt_ends(word, following) == expected, (word, following)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_periods(before, word, following, ends):
 def test_asking_for_a_word_does_not_make_it_known():
   model = punkt.load('english')
   assert not model.ends('a', 'zvyx', 'here')
-  model.says('Mr', 'zvyx')
+  model.punkt_ends('Mr', 'zvyx')
   assert not model.ends('a', 'zvyx', 'here')
 
 
@@ -107,7 +107,7 @@ def test_a_language_without_a_model_is_an_error():
   with pytest.raises(ValueError, match=r"'klingon'.*language='none'"):
     segment.sentences('Text.', language='klingon')
   with pytest.raises(ValueError, match='no Punkt model'):
-    segment.which_model('../english')
+    segment.model_name('../english')
 
 
 def test_punkt_tab_is_used_where_it_is_installed(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_punkt_tab_is_used_where_it_is_installed(tmp_path, monkeypatch):
   (folder / 'ortho_context.tab').write_text('elen\t46\n')
   monkeypatch.setattr(nltk.data, 'path', [str(tmp_path)])
   monkeypatch.setattr(punkt, 'load', punkt.load.__wrapped__)
-  assert 'NLTK punkt_tab (elvish)' in segment.which_model('elvish')
+  assert 'NLTK punkt_tab (elvish)' in segment.model_name('elvish')
   text = 'Ni aiy. Luthien. Ni aiy. Elen. Am 3. Mai tel.'
   assert segment.sentences(text, language='elvish') == [16, 24, 30, 45]
 

@@ -186,7 +186,7 @@ def in_parts(data, part_bytes, block, **options):
   faults, found, wheres = Faults(shown=1000), [], []
   with (
     mock.patch.object(readers, 'BLOCK', block),
-    mock.patch.object(readers, 'SEARCHED', block),
+    mock.patch.object(readers, 'SEARCH_BYTES', block),
   ):
     for part in parts:
       for document in source.read(part, faults):
@@ -422,7 +422,7 @@ def test_no_part_reads_far_beyond_its_end(tmp_path, line, document):
   with (
     mock.patch.object(readers.files, 'open_file', counted),
     mock.patch.object(readers, 'BLOCK', 1000),
-    mock.patch.object(readers, 'SEARCHED', 1000),
+    mock.patch.object(readers, 'SEARCH_BYTES', 1000),
   ):
     options = {'part_bytes': 20_000, 'max_document_bytes': 5000}
     found, faults = read(path, document=document, **options)

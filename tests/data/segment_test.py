@@ -230,7 +230,7 @@ def test_num_words():
 
 
 def test_which_model_says_whose_it_is():
-  assert 'english' in segment.which_model('english')
+  assert 'english' in segment.model_name('english')
 
 
 # Regular expressions gone wrong take quadratic time or worse on some of these.

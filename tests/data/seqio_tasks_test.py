@@ -23,7 +23,7 @@ def data(corpus, tmp_path):
   (plan,) = pipeline.plans(data)
   for number in plan.missing():
     pipeline.prepare_part(number, plan)
-  pipeline.finish(plan)
+  pipeline.write_manifest(plan)
   yield data
   seqio.TaskRegistry.reset()
   seqio.MixtureRegistry.reset()

@@ -126,7 +126,7 @@ def test_rollouts_that_a_run_drops_are_none(workdir):
 def test_what_a_setting_is_stands_under_its_own_path():
   optimizer = {'is': 'optimizer.AdamW', 'b1': 0.9}
   config = {'is': 'train_rl.Config', 'optimizer': optimizer, 'is_odd': 1}
-  assert report.named(config) == {
+  assert report.flat_settings(config) == {
     'program': 'train_rl.Config',
     'optimizer': 'optimizer.AdamW',
     'optimizer.b1': 0.9,

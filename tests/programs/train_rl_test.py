@@ -351,14 +351,14 @@ def test_held_out_examples_are_sampled_once_and_else_as_the_others(tmp_path):
     tmp_path, 'm', sampling=learned,
     held_out=learning_task.held_out(tmp_path, sampling=None),
   )  # fmt: skip
-  assert config.tried == dataclasses.replace(learned, samples=1)
+  assert config.held_out_sampling == dataclasses.replace(learned, samples=1)
   # No room in the engine but what is asked for.
   plan = train_rl_lib.plan_for(config, ByteTokenizer())
   assert (plan.max_new_tokens, plan.group) == (48, 8)
   greedy = Sampling(samples=2, max_new_tokens=9, temperature=0.0)
   held_out = learning_task.held_out(tmp_path, sampling=greedy)
   config = dataclasses.replace(config, held_out=held_out)
-  assert config.tried == greedy
+  assert config.held_out_sampling == greedy
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def test_the_config_of_something_else_is_not_replaced(content, tmp_path):
   with pytest.raises(ValueError, match=r'config\.json: expected the settings'):
     claim(tmp_path)
   with pytest.raises(ValueError, match=r'config\.json: expected the settings'):
-    runs.check_config(tmp_path, {'n': 1}, is_free=True)
+    runs.check_config(tmp_path, {'n': 1}, may_replace=True)
   assert path.read_text() == content
 
 
