@@ -1,9 +1,9 @@
 """`rlpt PROGRAM ...`: small tools take plain arguments, long runs a gin file.
 
 A program is a function of the same name in `rlpt_jax/programs/`, and its
-signature is its command line. If its first parameter is a `config`, gin builds
-that from files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING ...]
---workdir=DIR`; later settings win (gin_config.py).
+signature is its command line. If its first parameter is a `config`, this is
+built from gin files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING
+...] --workdir=DIR`; later settings win (gin_config.py).
 """
 
 import ast
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
   # A log that is read while it grows gets each line as soon as it is printed.
   if hasattr(sys.stdout, 'reconfigure'):
     sys.stdout.reconfigure(line_buffering=True)
-  # Warnings go to the current standard error: a live view replaces it, to show
-  # them above itself.
+  # Warnings go to the current standard error: a live view replaces standard
+  # error, to show warnings above itself.
   logging.root.addHandler(logging.lastResort)
   # In every run Orbax warns about settings that we chose on purpose. It also
   # logs each error with several tracebacks, then raises it; we print one line.
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
       print('(add --traceback to see where)', file=sys.stderr)
     return getattr(error, 'exit_status', USAGE_ERROR)
   except KeyboardInterrupt as interrupt:
-    # The program may have added what it leaves behind.
+    # The program may have added a note, such as how to resume.
     parts = [f'rlpt {name}: interrupted', *map(str, interrupt.args)]
     print(': '.join(parts), file=sys.stderr)
     return 130
@@ -92,7 +92,7 @@ def usage() -> str:
 
 
 def join_others():
-  """Connects to the run's other processes, found by a TPU pod or Slurm."""
+  """Connects to the run's other processes, on a TPU pod or under Slurm."""
   import jax
 
   try:
@@ -116,9 +116,10 @@ def summary(name: str) -> str:
 def run(name: str, arguments: list[str], *, alone: bool = True):
   """Imports a program and calls it with its arguments.
 
-  alone: no other process computes with this one. Only then are compiled
-    programs cached: other processes might lack what this one finds in its
-    cache, and on GPUs processes compile together or wait for each other.
+  alone: True if no other process computes with this one. Only then are compiled
+    programs cached. Otherwise one process might find a program in its cache
+    that the others must compile; on GPUs they would wait for the first one,
+    because processes compile together there.
   """
   import tyro
 
@@ -164,7 +165,8 @@ def _command(program):
       shown = tyro.conf.arg(metavar=metavar)
       hint = typing.Annotated[tyro.conf.Positional[hint], shown]
     elif typing.get_origin(hint) is list:
-      # Takes several values at a time; a gin file becomes the config in it.
+      # The option takes several values at a time. The name of a gin file
+      # becomes the config that the file describes.
       configs[parameter.name] = _dataclass_in(hint)
       hint = typing.Annotated[list[list[str]], tyro.conf.UseAppendAction]
     elif len(parameter.name) == 1:
@@ -175,7 +177,7 @@ def _command(program):
       flat = tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction
       hint = typing.Annotated[hint, *flat]
     elif typing.get_origin(hint) is tuple:
-      # An option that is repeated adds values; by default it replaces them.
+      # A repeated option adds values; tyro's default is to replace them.
       hint = typing.Annotated[hint, tyro.conf.UseAppendAction]
     parameters.append(parameter.replace(annotation=hint))
 

@@ -2,13 +2,13 @@
 
 Our modules have short names (core/names.py); a file imports other modules that
 it configures. So no class needs a decorator, and a name that does not exist is
-an error. Bindings see the imports of the files and of what they include. Later
-settings win.
+an error. Bindings on the command line can use the imports of all files, also of
+included ones. Later settings win.
 
-gin's parser reads the syntax, but gin's registry is not used. Its errors name
-no line, and its functions look up their arguments when they are called: they
-would find the settings of a file that was read later, and in another process
-they would find none.
+gin's parser reads the syntax, but gin's registry is not used. The errors of the
+registry name no line. Its functions look up their arguments when they are
+called: they would find the settings of a file that was read later, and in
+another process they would find none.
 """
 
 import collections
@@ -124,13 +124,13 @@ class Builder:
   def _given(
     self, thing, scopes: tuple[str, ...], default: Any = None
   ) -> dict[str, Statement]:
-    """Returns the settings of a thing; inner scopes override outer ones.
+    """Returns the settings of a function or class; inner scopes win over outer.
 
-    A field that is not set, and whose default is a dataclass, is set by the
-    settings of that class, if there are any: `runs.Saving.every = 5` needs no
-    `train_rl.Config.saving = @runs.Saving()`. Its other fields are those of the
-    default, not those of its class: `layout.Axes.tensor = 4` splits the learner
-    and the sampler, and each keeps its own `fsdp`.
+    If a field is not set and its default is an object of a dataclass, the
+    settings of that dataclass change the default. So `runs.Saving.every = 5`
+    needs no `train_rl.Config.saving = @runs.Saving()`. Fields of the object
+    without a setting keep the object's values. So `layout.Axes.tensor = 4`
+    splits both learner and sampler, and each keeps its own `fsdp`.
     """
     given = {}
     for i in range(len(scopes) + 1):
@@ -147,7 +147,7 @@ class Builder:
   def _uses(
     self, thing, scopes, called, place, inside, default=None
   ) -> Iterator[Use]:
-    """Yields a thing and all that is called or passed on to build it."""
+    """Yields the use of a function or class, and of all that builds it."""
     if (id(thing), scopes) in inside:
       raise ValueError(f'{place}: {checks.title(thing)} contains itself.')
     given = self._given(thing, scopes, default)
@@ -246,7 +246,8 @@ class Builder:
       for other, its_selector in sorted(used):
         if its_selector != selector or not _is_slip(scope, other):
           continue
-        # If both set the same name, they are two things, one of them not used.
+        # If both scopes set the same argument, they are two objects on purpose,
+        # one of which is not used.
         if not names_set[scope, selector] & names_set[other, selector]:
           raise ValueError(
             f'{statement.place}: {gin_files.written(statement)} has no '
@@ -254,9 +255,10 @@ class Builder:
           )
 
   def _check_used(self, statements: list[Statement]):
-    """Raises if a setting of the command line, or a misplaced one, is unused.
+    """Raises if a setting on the command line has no effect.
 
-    A setting in a file is misplaced if it is a macro with the name of a field.
+    In a file, an unused setting is an error only if it is a macro with the name
+    of a field of the config: then it was probably meant to set the field.
     """
     used = {id(x) for use in self.uses for x in use.bound.values()}
     macros = (use.bound for use in self.uses if use.thing is Macro)
@@ -290,7 +292,8 @@ class Builder:
   ):  # fmt: skip
     """Returns thing(...) if it is called, else the thing with its settings.
 
-    default: is changed, instead of calling the thing, its class.
+    default: an object of the class `thing`. If given, the class is not called:
+      a copy of the object with the settings is returned.
     """
     given = self._given(thing, scopes, default)
     values = {
@@ -358,9 +361,9 @@ class Builder:
 
 
 def _defaults(thing: Any, default: Any = None) -> dict[str, Any]:
-  """Returns the dataclasses that fields have if they are not set.
+  """Returns {field: default} for defaults that are objects of dataclasses.
 
-  default: an object of class `thing` that has them, instead of the class.
+  default: an object of class `thing`. If given, its values are the defaults.
   """
   if not (inspect.isclass(thing) and dataclasses.is_dataclass(thing)):
     return {}
@@ -396,7 +399,7 @@ def _is_slip(name: str, other: str) -> bool:
 
 
 def _message(error: Exception) -> str:
-  """Returns an error's message, with its type unless ValueError or OSError."""
+  """Returns an error's message; its type too if not ValueError or OSError."""
   message = ' '.join(str(error).split())
   if isinstance(error, ValueError | OSError) and message:
     return message

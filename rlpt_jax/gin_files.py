@@ -1,4 +1,4 @@
-"""Parses gin files to statements, each with the place where it is written.
+"""Parses gin files into statements, each with the place where it is written.
 
 Errors in the syntax or in a name are raised here, with the file, the line, and
 the nearest name that exists. gin_config.py interprets the statements.
@@ -23,9 +23,11 @@ COMMAND_LINE = 'command line'
 
 
 class Reference(NamedTuple):
-  """@scope/module.function; `called` if brackets follow, for its result.
+  """A reference, @scope/module.function.
 
-  default: for the class of a default, that default: it keeps what is not set.
+  called: True if parentheses follow. Then the reference means the result.
+  default: an object of the class `selector`, the default of a field that is not
+    set. Its own fields that are not set keep their values.
   """
 
   scopes: tuple[str, ...]
@@ -71,7 +73,7 @@ class Statement:
 
 
 class _Names:
-  """Resolves names for gin's parser: it keeps them as they are written."""
+  """Replaces gin's lookup of names: it keeps them as they are written."""
 
   def configurable_reference(self, name: str, called: bool) -> Reference:
     *scopes, selector = name.split('/')
@@ -150,7 +152,7 @@ def _statements(
 
 
 def _check_once(statements: list[Statement], source: str):
-  """Raises if a file sets a name twice; it may override included settings."""
+  """Raises if a file sets a name twice; overriding an include is allowed."""
   seen: dict[tuple, Place] = {}
   for statement in statements:
     if statement.kind != 'Binding' or statement.place.source != source:
@@ -172,7 +174,7 @@ def written(statement: Statement) -> str:
 
 
 def _parsed(text: str, source: str) -> list[Any]:
-  """Returns what gin's parser finds in a text."""
+  """Returns the statements that gin's parser finds in a text."""
   from gin import config_parser
 
   parsed = []
@@ -267,7 +269,7 @@ def singleton(constructor: Callable[[], Any]) -> Any:
 
 
 class Symbols:
-  """The names that the imports of all files define, also for bindings."""
+  """The names that the imports of all files define; bindings use them too."""
 
   def __init__(self, statements: list[Statement]):
     gin = types.SimpleNamespace(singleton=singleton, __name__='gin')
@@ -276,7 +278,7 @@ class Symbols:
       if statement.kind != 'Import':
         continue
       if statement.parsed.module == '__gin__.dynamic_registration':
-        continue  # It is always on here.
+        continue  # Dynamic registration is always on here.
       module = _imported(statement)
       if not (statement.parsed.is_from or statement.parsed.alias):
         module = sys.modules[statement.parsed.module.partition('.')[0]]
@@ -288,7 +290,7 @@ class Symbols:
         )
 
   def find(self, selector: str | type, place: Place) -> Any:
-    """Returns the function or class of that name; a class for itself."""
+    """Returns the function or class of that name; returns a class as it is."""
     if inspect.isclass(selector):
       return selector
     first, *path_inside = selector.split('.')

@@ -33,7 +33,7 @@ class Curve:
   log: bool = False  # True if ratios matter more than differences.
 
 
-# {} stands for the rest of the key.
+# In a key, {} stands for any text; in a title and a meaning, for the same text.
 MAIN = (
   Curve(
     'reward/mean', 'Reward',
@@ -166,7 +166,7 @@ VERDICTS = (
 def panels(
   curves: Sequence[Curve], runs: Sequence[Columns]
 ) -> list[dict[str, Any]]:
-  """Returns the curves that any run has values for, in order, for a page."""
+  """Returns, in order, the curves for which at least one run has values."""
   keys = dict.fromkeys(key for run in runs for key in run)
   entries = []
   for curve in curves:
@@ -198,7 +198,7 @@ def _rest(curve: Curve, key: str) -> str:
 
 
 def time_parts(columns: Columns) -> list[str]:
-  """Returns the keys of a step's parts, in order; they sum to its time."""
+  """Returns the keys of the times of a step's parts, in order of PARTS."""
   keys = [
     key
     for key in columns
@@ -214,7 +214,8 @@ def time_parts(columns: Columns) -> list[str]:
 def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
   """Returns {part of the reward: {reason: its share}}; '' is the whole reward.
 
-  A reason that a step lacks is 0 there, or NaN if the step has no reasons.
+  A share is 0 at a step that has only other reasons, and NaN at a step that has
+  no reasons at all.
   """
   result, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
   for key in columns:
@@ -293,7 +294,7 @@ def facts(columns: Columns) -> dict[str, str]:
       if len(known):
         what = {'pass_rate': 'accuracy'}.get(name, name).replace('/', ': ')
         texts[f'held-out {what}'] = _from_to(known[0], known[-1])
-  # If rewards are 0 or 1, both are the same.
+  # If every reward is 0 or 1, accuracy and reward are the same.
   if texts.get('held-out accuracy') == texts.get('held-out reward'):
     texts.pop('held-out accuracy', None)
   for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):

@@ -1,14 +1,14 @@
 """A histogram of lengths, which many workers fill and one merges.
 
-Each length below 256 has its own bin. From there each doubling has 128 bins, so
-no bin is wider than 1/128 of its start, whatever the corpus holds.
+Each length below 256 has its own bin. Above, there are 128 bins per doubling of
+the length, so no bin is wider than 1/128 of its start.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 
-_BITS = 7  # 2^7 bins a doubling.
+_BITS = 7  # 2^7 bins per doubling.
 _LARGEST = 1 << 40
 _NUM_BINS = (40 - _BITS + 1 << _BITS) + 1
 
@@ -99,10 +99,10 @@ class Histogram:
     return self._counts[first : last + 1], edges
 
   def quantile(self, q: float) -> int:
-    """Returns the least length that at least a share q of all do not exceed.
+    """Returns a length that at least a share q of all lengths do not exceed.
 
-    It is numpy.quantile(..., method='inverted_cdf') to within a bin, whose
-    middle is returned.
+    The smallest such length is numpy.quantile(..., method='inverted_cdf'). This
+    returns the middle of its bin.
     """
     if not 0 <= q <= 1 or not self.count:
       raise ValueError(
@@ -117,7 +117,7 @@ class Histogram:
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-  """Returns the bin of each length: its leading bits, and how many follow."""
+  """Returns the bin of each length, from its leading bits and its bit count."""
   # frexp is exact, since float64 holds all integers up to 2^53.
   num_bits = np.frexp(values.astype(np.float64))[1]
   shift = np.maximum(num_bits - _BITS - 1, 0)
@@ -125,6 +125,6 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 
 def _starts(bins: np.ndarray) -> np.ndarray:
-  """Returns the least length of each bin."""
+  """Returns the smallest length of each bin."""
   shift = np.maximum((bins >> _BITS) - 1, 0)
   return (bins - (shift << _BITS)) << shift

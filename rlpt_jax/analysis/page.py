@@ -1,8 +1,8 @@
-"""Static pages: one file each that opens offline and fetches nothing.
+"""Static pages. Each is one file, which opens offline and fetches nothing.
 
 All data goes through `shown` or `escaped`, or is packed as base64, which has no
-character that HTML interprets. If data got through all the same, the page's
-content security policy would run no script but the page's own.
+character that HTML interprets. If a script in the data got through all the
+same, the page's content security policy would not let it run.
 """
 
 import base64
@@ -24,14 +24,14 @@ BEGINNING = (
 
 
 def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
-  """Returns a whole page of `body`, `style` and `script`, which are trusted."""
+  """Returns a page of `body`, `style` and `script`, which are not escaped."""
   return ''.join(parts(title, [body], style=style, script=script))
 
 
 def parts(
   title: str, body: Iterable[str], *, style: str = '', script: str = ''
 ) -> Iterator[str]:
-  """Yields the same page piece by piece, for large pages."""
+  """Yields the page that `page` returns piece by piece, for large pages."""
   assert '</script' not in script and '</style' not in style
   style = f'{asset("page.css")}{style}'
   allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -62,7 +62,7 @@ def escaped(text: str) -> str:
 
 
 def shown(text: str, classes: str = '') -> str:
-  """Returns an element with a text of any language; marks unseen characters."""
+  """Returns an element with a text; marks characters that are not visible."""
   spelled = (
     f'<span class="unseen">{part}</span>' if unseen else html.escape(part)
     for part, unseen in views.spelled(text)
@@ -72,7 +72,7 @@ def shown(text: str, classes: str = '') -> str:
 
 
 def packed(name: str, data: Any) -> str:
-  """Returns an element with that id, from which a script unpacks JSON data."""
+  """Returns an element with the id `name`; a script unpacks its JSON data."""
   # json.dumps escapes all but ASCII: UTF-8 cannot encode half a surrogate pair.
   text = json.dumps(data, allow_nan=False, separators=(',', ':'))
   squeezed = gzip.compress(text.encode('ascii'), compresslevel=6, mtime=0)

@@ -15,7 +15,7 @@ Z = 1.959964  # A standard normal variable is within +-Z with probability 0.95.
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over problems with its 95% interval; NaN if there is none."""
+  """A mean over problems with its 95% interval; NaN without any problem."""
 
   mean: float
   low: float
@@ -24,7 +24,7 @@ class Estimate:
 
 
 def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
-  """Returns 1 - C(n - c, k) / C(n, k) as [P]; NaN with fewer than k samples.
+  """Returns 1 - C(n - c, k) / C(n, k), [P]; NaN with fewer than k samples.
 
   The fraction is a product of k factors of at most 1, so no factorial overflows
   and no difference of large logarithms loses digits. If fewer than k samples
@@ -50,11 +50,13 @@ def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
 
   samples: the number of samples that each value is a mean over.
 
-  The interval is Wilson's: with none of 200 problems right the truth need not
-  be 0, as the normal interval would have it. Samples of one problem are not
-  independent, so its number of trials is the number of independent ones that
-  would have the variance of the problems' values; it is at least the number of
-  problems and at most that of all samples.
+  The interval is Wilson's. The normal interval would be wrong at the ends: if
+  none of 200 problems is right, it claims that the true mean is exactly 0.
+
+  Wilson's interval needs a number of independent trials, but samples of one
+  problem are not independent. We take the number of independent trials whose
+  mean would have the observed variance. It is at least the number of problems,
+  and at most the number of all samples.
   """
   values_P = np.asarray(values_P, np.float64)
   values_P = values_P[~np.isnan(values_P)]
@@ -72,9 +74,9 @@ def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
 
 
 def wilson(mean: float, trials: float) -> tuple[float, float]:
-  """Returns Wilson's 95% interval (1927) for a share of that many trials."""
+  """Returns Wilson's 95% interval (1927) for a mean of `trials` 0s and 1s."""
   z2 = Z * Z / trials
   middle = (mean + z2 / 2) / (1 + z2)
   half = Z / (1 + z2) * math.sqrt(mean * (1 - mean) / trials + z2 / trials / 4)
-  # Rounding must not put the mean outside.
+  # Rounding must not put the mean outside the interval.
   return min(mean, max(0.0, middle - half)), max(mean, min(1.0, middle + half))

@@ -1,4 +1,4 @@
-"""Draws figures. matplotlib loads with the first one and needs no display."""
+"""Draws figures. The first one loads matplotlib, which needs no display."""
 
 import pathlib
 from collections.abc import Iterable
@@ -85,8 +85,8 @@ def _draw_lengths(panel, name: str, histogram: Histogram):
 def plot_edges(histogram: Histogram) -> tuple[np.ndarray, bool]:
   """Returns (edges of about 40 bars that fit the data, True if logarithmic).
 
-  A tail much longer than the median needs a logarithmic axis, which has no
-  place for 0. A few lengths far from the others stay outside.
+  If the tail is much longer than the median, the axis is logarithmic, so it
+  cannot show 0. A few lengths far from the others are not shown.
   """
   median, high = histogram.quantile(0.5), histogram.quantile(0.999)
   if high > 12 * max(median, 8):
@@ -100,9 +100,9 @@ def plot_edges(histogram: Histogram) -> tuple[np.ndarray, bool]:
 
 
 def bar_counts(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
-  """Returns the number of lengths between each two edges.
+  """Returns the number of lengths between neighboring edges.
 
-  An edge within a bin of the histogram splits its count in proportion.
+  An edge within a bin of the histogram splits the bin's count in proportion.
   """
   counts, fine = histogram.bins()
   below = np.concatenate([[0], np.cumsum(counts)])

@@ -26,9 +26,9 @@ class Run:
   name: str
   columns: curves.Columns  # All of one length; 'step' is one of them.
   settings: Mapping[str, Any]  # Path -> value.
-  # (step, counted from 1; a function that reads its rollouts). These are lines
-  # of rollout_files. `answer`, if there is one, is the (start, end) of the
-  # judged text, in code points of the completion.
+  # (a step, counted from 1; a function that reads the lines of its rollout
+  # file). If a line has the field `answer`, this is the (start, end) of the
+  # judged text in the completion, in code points.
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
   note: str = ''  # Says what was left out.
   judge: str = ''  # The judge whose verdicts are the reward; '' if none.
@@ -163,7 +163,7 @@ def _table(head: str, rows: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 def _cell(value: str) -> str:
   name = _short_name(value)
-  # Different names may have the same short form.
+  # The tooltip is the full name: different names may have the same short form.
   title = f' title="{escaped(value)}"' if name != value else ''
   return f'<td{title}>{shown(name)}</td>'
 
@@ -171,8 +171,8 @@ def _cell(value: str) -> str:
 def _short_name(value: str) -> str:
   """Shortens the path of a class or function to its name in a gin file.
 
-  That is `optimizer.AdamW`, or for a function made by another, the maker's
-  name. Other values are returned unchanged.
+  An example is `optimizer.AdamW`. A function that another function made gets
+  the name of its maker. Other values are returned unchanged.
   """
   if not re.fullmatch(r'\w+(\.[\w<>]+)+', value):
     return value
@@ -297,5 +297,5 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _utf16_length(text: str) -> int:
-  """Returns the length of a text in JavaScript."""
+  """Returns the length that a text has in JavaScript."""
   return len(text.encode('utf-16-le', 'surrogatepass')) // 2

@@ -1,4 +1,4 @@
-"""Prints examples to a terminal or a pipe; no meaning is in colour alone."""
+"""Prints examples to a terminal or a pipe; all is clear without colour too."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def print_views(
   *,
   full: bool = False,
 ):
-  """Prints examples, long texts shortened unless `full`.
+  """Prints examples; shortens long texts unless `full`.
 
   Blank lines around a piece and spaces at the end of a line are left out;
   `preview_page` shows those too.

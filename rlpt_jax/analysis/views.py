@@ -1,8 +1,9 @@
 r"""The view of an example that the terminal and the page show.
 
-The texts are not ours, and some characters act rather than show: escape
-sequences, overrides of the reading direction, halves of surrogate pairs.
-`spelled` makes them visible ('\x1b', '\u202e'); every text goes through it.
+The texts come from outside, and may have characters that are invisible or that
+affect the display: escape sequences, overrides of the reading direction, halves
+of surrogate pairs. `spelled` makes them visible ('\x1b', '\u202e'); every text
+goes through it.
 """
 
 import dataclasses
@@ -53,8 +54,8 @@ class View:
 def with_target(view: View) -> list[tuple[str, str]]:
   """Returns the pieces, with ('target', text) inserted where it belongs.
 
-  That is at the mask, or else after the context. Since the target is shown on
-  lines of its own, a line end that follows it moves before it.
+  The place is the mask or, without a mask, the end of the context. The target
+  is shown on lines of its own, so a line end after it is moved before it.
   """
   if not view.target:
     return list(view.pieces)
@@ -69,13 +70,13 @@ def with_target(view: View) -> list[tuple[str, str]]:
 
 
 def later_references(view: View) -> list[tuple[int, str]]:
-  """Returns (number, text) of all references but the target."""
+  """Returns (number, text) of all references except the target."""
   numbered = list(enumerate(view.references, 1))
   return numbered[1:] if view.references[:1] == (view.target,) else numbered
 
 
 def spelled(text: str) -> Iterator[tuple[str, bool]]:
-  """Yields the parts of a text as (part, True if an unseen character)."""
+  """Yields the parts of a text as (part, True if a character made visible)."""
   start = 0
   for match in _UNSEEN.finditer(text):
     if start < match.start():
@@ -90,7 +91,7 @@ def fold(role: str, text: str, limit: int) -> tuple[str, str, str]:
   """Splits a text into (before, hidden, after); about `limit` characters show.
 
   A context keeps its end, which is next to the target; text after the target
-  keeps its beginning. Others keep both.
+  keeps its beginning. Other texts keep both ends.
   """
   if len(text) <= limit * 5 // 4:  # Hiding a few characters saves nothing.
     return text, '', ''

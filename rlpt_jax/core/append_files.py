@@ -47,7 +47,7 @@ class AppendFile:
     """
     try:
       left = memoryview(record)
-      while left:  # After a short write, the next write raises the cause.
+      while left:  # After a short write, the next write raises the error.
         left = left[os.write(self._descriptor, left) :]
     except OSError as error:
       with contextlib.suppress(OSError):
@@ -78,7 +78,7 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
 
 
 def _sync_directory(path: pathlib.Path):
-  """Flushes a directory: without its entry, a new synced file can be lost."""
+  """Syncs a directory, without whose entry a new file can be lost."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

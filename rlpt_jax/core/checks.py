@@ -27,7 +27,8 @@ from typing import Annotated, Any
 
 from rlpt_jax.core import names
 
-# Above any number of steps in a run or of tokens in a prompt.
+# More than the steps of any run or the tokens of any prompt. An error message
+# names an upper limit of this size only if a value exceeds it.
 LARGEST = 10**9
 
 
@@ -143,7 +144,8 @@ def _hints(thing: Any) -> dict[str, Any]:
     thing = thing.__init__
   try:
     return typing.get_type_hints(thing, include_extras=True)
-  except (NameError, TypeError, AttributeError):  # Only type checkers read it.
+  except (NameError, TypeError, AttributeError):
+    # The annotation has a name that is imported only for type checkers.
     return collections.defaultdict(lambda: Any)
 
 

@@ -19,7 +19,8 @@ _STATUS_START = b'\x08\x01'
 def opening(first_step: int) -> bytes:
   """Returns the first records of a file.
 
-  They make TensorBoard drop what earlier files hold for first_step and later.
+  They make TensorBoard drop the values that earlier files have for first_step
+  and all later steps.
   """
   version = _record(_event(0, _VERSION, b'brain.Event:2'))
   return version + _record(_event(first_step, _SESSION, _STATUS_START))
@@ -66,7 +67,7 @@ def _masked_crc(content: bytes) -> bytes:
 
 
 def crc32c(content: bytes) -> int:
-  """The CRC-32C (Castagnoli) checksum; zlib's CRC has another polynomial."""
+  """The CRC-32C (Castagnoli) checksum; zlib's uses another polynomial."""
   crc = 0xFFFFFFFF
   for byte in content:
     crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,15 +1,16 @@
 """Sharding: a device mesh, and rules that map logical axes to mesh axes.
 
-Only this module names mesh axes:
+Only this module and models/moe.py name mesh axes:
 
   data    splits the batch; weights are replicated along it
   fsdp    splits the batch and the weights, which are gathered for use
   tensor  splits heads, hidden units and vocabulary
-  expert  splits the experts of a mixture, and the batch everywhere else
+  expert  splits the experts of a mixture; everywhere else it acts like fsdp
 
 A `Layout` is hashable and is passed to jitted functions as a static argument.
-An ambient mesh is not part of jit's cache key: a policy that learns and samples
-under two layouts would silently get the first one's shardings.
+We do not use an ambient mesh, which is not part of jit's cache key: a policy
+that learns under one layout and samples under another would silently get the
+shardings of the first for both.
 """
 
 import dataclasses
@@ -103,9 +104,10 @@ class Layout:
     )
 
   def share(self, rows: int) -> tuple[int, int]:
-    """Returns (host, hosts): which of `hosts` shares of the rows is ours.
+    """Returns (host, hosts): this process holds share `host` of `hosts` shares.
 
-    The shares are equal, contiguous blocks. Processes may hold the same share.
+    The shares are equal, contiguous blocks of the rows. Several processes may
+    hold the same share.
     """
     sharding = self.sharding((rows,), ('batch',))
     indices = sharding.addressable_devices_indices_map((rows,)).values()
@@ -114,7 +116,7 @@ class Layout:
     return first // (last - first), rows // (last - first)
 
   def put_share(self, x, rows: int, *axes: str | None) -> jax.Array:
-    """Makes the global array of `rows` rows from the share of each process."""
+    """Makes a global array of `rows` rows; each process gives its share, x."""
     x = np.asarray(x)
     shape = (rows, *x.shape[1:])
     first = self.share(rows)[0] * len(x)
@@ -129,8 +131,8 @@ class Layout:
     rules, taken, parts = dict(rules), set(), []
     for size, axis in zip(shape, axes, strict=True):
       # A mesh axis can split only one dimension of an array; the first one gets
-      # it. A dimension that is not divisible is not split (one kv head on four
-      # devices, an odd vocabulary).
+      # it. A dimension that is not divisible is split over fewer mesh axes, or
+      # not at all (one kv head on four devices, an odd vocabulary).
       free = [a for a in rules.get(axis, ()) if a not in taken]
       part = self._dividing(size, free)
       taken.update(part)
@@ -151,7 +153,7 @@ def make_layout(
   expert: int = 1,
   devices=None,
 ) -> Layout:
-  """Makes a layout of all or the given devices; -1 takes those that remain."""
+  """Makes a layout of `devices`, or of all; -1 stands for all that remain."""
   devices = jax.devices() if devices is None else devices
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
   free = [name for name, size in sizes.items() if size == -1]
@@ -181,13 +183,13 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """The size of each mesh axis, from a run's config; -1 takes the rest."""
+  """The size of each mesh axis, from a run's config; -1 is all that remains."""
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # Use only the first ones; None uses all.
+  devices: Count | None = None  # Use only so many, the first; None uses all.
 
   def __post_init__(self):
     checks.check_fields(self)

@@ -5,8 +5,8 @@ bytes in metrics.jsonl as a run that was never killed. This depends on an order:
 
   1. `sync` returns once the lines of all steps so far are on disk;
   2. only then may a checkpoint of these steps be saved;
-  3. a run that restores it opens a Writer at the next step, which truncates
-     every later line, complete or not, to be written again.
+  3. a run that restores a checkpoint opens a Writer at the next step. This
+     removes all later lines, complete or not, and the run writes them again.
 
 So the files hold every step that a checkpoint covers. If a step is missing, the
 files were changed from outside, and opening them raises an error.
@@ -44,8 +44,9 @@ class Writer:
   keys sorted, and null for NaN and infinity, which JSON lacks. TensorBoard gets
   all scalars, NaN and infinity too, but no arrays.
 
-  Metrics are read late: `write` starts copying those of its step to the host
-  and waits for the previous step, so the loop is at most two steps ahead.
+  Metrics are read late: `write` starts to copy the metrics of its step to the
+  host, but waits only for those of the previous step. So the loop is at most
+  two steps ahead of the device.
   """
 
   def __init__(
@@ -61,7 +62,8 @@ class Writer:
   ):
     """Opens the files and truncates them to the lines before first_step.
 
-    first_step: the number of steps that the restored checkpoint has done.
+    first_step: the number of steps before the restored checkpoint; 0 without
+      a checkpoint.
     shown: (label, key, format) of each metric in the terminal; if empty, the
       terminal shows nothing.
     alarms: metrics that the terminal also shows while they are not 0.
@@ -121,8 +123,8 @@ class Writer:
     metrics: values that a repeated run reproduces bit by bit; device arrays may
       still be computing.
     timing: all other values: seconds, tokens per second, memory, compilations.
-      Their keys begin with 'timing/'; no other keys may. A function is called
-      when the arrays of `metrics` are there, on process 0 only.
+      Their keys begin with 'timing/'; no other keys may. If this is a function,
+      it is called once the arrays of `metrics` are ready, on process 0 only.
     """
     assert not self._closed, 'the writer is closed'
     assert step == self._next_step, f'step {step} after {self._next_step - 1}'
@@ -200,7 +202,7 @@ class Writer:
 
 
 def _events_name() -> str:
-  """Returns a name unique on this machine.
+  """Returns a name that is unique on this machine.
 
   Names sort by time, the order in which TensorBoard reads files.
   """

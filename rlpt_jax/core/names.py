@@ -47,5 +47,5 @@ _NAMES = {module: name for name, module in MODULES.items()}
 
 
 def short(module: str) -> str:
-  """Returns the short name of a module; others keep their own."""
+  """Returns the short name of a module, or its full name if it has none."""
   return _NAMES.get(module, module)

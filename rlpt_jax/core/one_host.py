@@ -10,15 +10,17 @@ import numpy as np
 
 
 def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
-  """Returns a function that only the first process calls; all get its result.
+  """Returns a function that runs on the first process; all get its result.
 
-  If every host called the reward's server, hosts with different answers would
-  diverge; so would hosts of which one sees a new file earlier. An exception is
-  raised on all processes, so that none waits for the others.
+  If every host called the reward's server, the hosts could get different
+  answers and diverge. They would also diverge if one of them saw a new file
+  before the others. An exception is raised on all processes, so that none waits
+  for the others.
 
-  called_by_all: all processes call the function, because it computes on their
-    devices, but use the result of the first: a reward may combine a local judge
-    with a server.
+  called_by_all: True if all processes call the function, because it computes on
+    the devices of all. They still use the result of the first process: the
+    function may also ask a server, like a reward that combines a local judge
+    with a remote one.
   """
   if jax.process_count() == 1:
     return function

@@ -24,8 +24,10 @@ try:
 except ImportError:
   compilation_cache, CacheInterface = None, object
 
-MAX_BYTES = 1 << 30  # Of all folders; the least recently used are removed.
-CHECK_EVERY_BYTES = MAX_BYTES // 16  # Written between two checks of the size.
+# The limit for all folders together. Beyond it, the programs that were used
+# least recently are removed.
+MAX_BYTES = 1 << 30
+CHECK_EVERY_BYTES = MAX_BYTES // 16  # Bytes written between checks of the size.
 MIN_SECONDS = 0.01  # Programs that compile faster are not cached.
 SUFFIX = '.program'
 _CHECK_BYTES = 16
@@ -98,7 +100,7 @@ _TELLING = (
 
 
 def _num_cpus() -> int:
-  """The number of CPUs this process may use; XLA splits loops by it."""
+  """The number of CPUs this process may use; compiled code varies with it."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -110,7 +112,7 @@ class ProgramCache(CacheInterface):
   def __init__(self, path: str):
     self._path = self._folder = pathlib.Path(path)
     self._usable = True
-    # So that the first write checks the total size.
+    # This makes the first write check the total size.
     self._written = CHECK_EVERY_BYTES
     try:
       about = self._folder.stat()
@@ -157,7 +159,7 @@ class ProgramCache(CacheInterface):
     return self._folder / f'{key}{SUFFIX}'
 
   def _give_up(self, error: OSError | str):
-    """Disables the cache and logs one warning; the run continues without."""
+    """Disables the cache and logs one warning; the run continues without it."""
     if self._usable:
       self._usable = False
       logger.warning(

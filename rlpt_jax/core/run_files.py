@@ -2,8 +2,9 @@
 
 config.json     the settings; a run with other settings is refused
 checkpoints/    a run resumes from the newest of them
-metrics.jsonl   a line for every step; timing.jsonl and tensorboard/ go with it
-rollouts/       sampled completions, a file for every step that is kept
+metrics.jsonl   one line per step; written together with timing.jsonl and
+                tensorboard/
+rollouts/       sampled completions, one file per step whose rollouts are kept
 unjudged.npz    completions that were sampled while the judge was unavailable
 .lock           locked while a process works in the folder
 """

@@ -1,11 +1,13 @@
 """Describes the settings of a run as plain data, to compare runs.
 
-A dataclass becomes its name and fields, a functools.partial its function and
-bound arguments, so TextMatch(prefix) differs from TextMatch(exact). A function
-becomes its name: what it has in its closure is not seen. Any other object
-becomes its class name, plus the result of its method `settings`, if it has one
-that returns what its answers depend on.
-Names are those of names.py, which last when a module moves.
+A dataclass becomes its name and fields, and a functools.partial its function
+and bound arguments, so TextMatch(prefix) differs from TextMatch(exact). A
+function becomes its name; the values in its closure are ignored. Any other
+object becomes its class name. If it has a method `settings`, which returns the
+settings that its answers depend on, the result is added.
+
+Modules have their short names in names.py, which stay the same when a module
+moves.
 """
 
 import dataclasses
@@ -25,8 +27,8 @@ MISSING = 'nothing'
 def describe(value: Any, inside: tuple = ()) -> Any:
   """Returns JSON data that is equal in every process for equal settings.
 
-  inside: the objects that contain the value. An object inside itself, like a
-    recursive function, is described by its name alone.
+  inside: the objects that contain the value. An object that contains itself,
+    such as a list in itself, is described there by its name alone.
   """
   if value is None or isinstance(value, bool | int | float | str):
     return value

@@ -108,7 +108,7 @@ class PlainView:
 
   def show(self, step: int, values: Mapping[str, float]):
     self._pace.tick(step)
-    # Keep values that are not measured at every step for the next line.
+    # Keep the values since the last line: some are not measured at every step.
     self._unseen = {**(self._unseen or {}), **values}
     now = time.monotonic()
     if now >= self._next_s:
@@ -173,7 +173,7 @@ class LiveView:
 
   def show(self, step: int, values: Mapping[str, float]):
     self._pace.tick(step)
-    # Values that are not measured at every step stay until the next one.
+    # A value that is not measured at this step keeps its last number.
     self._values.update(values)
     for key, history in self._history.items():
       if key in values:

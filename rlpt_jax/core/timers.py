@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PREFIX = 'timing/'  # Of all metrics that differ when a run is repeated.
+# The keys of all metrics that differ when a run is repeated begin with this.
+PREFIX = 'timing/'
 
 
 class Timers:
@@ -24,11 +25,14 @@ class Timers:
     timers.busy('update', until=metrics['loss'].block_until_ready)
     writer.write(step, metrics, timers.lap())
 
-  Time in a nested part counts only for the inner part, so the parts sum to the
-  step. The times are those of one host thread. Work that goes on when its part
-  has ended, on a device, is charged to that part by `busy`. A step ends when
-  its `lap` is called and the work that it began has ended; the next step begins
-  there. So the steps sum to the run, and each has all of its own update.
+  Time in a nested part counts only for the inner part, so the times of the
+  parts add up to the time of the step. The times are those of one host thread.
+  But a device may go on working after a part has ended: `busy` adds this time
+  to the part that started the work.
+
+  A step ends once `lap` has been called and all work that the step started has
+  ended. The next step begins at that moment. So the times of the steps add up
+  to the time of the run, and each step includes its whole update.
   """
 
   def __init__(
@@ -38,7 +42,8 @@ class Timers:
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
-    # (part, when it has ended, the seconds of the step that it belongs to)
+    # (a part, a future of the time at which its work ends, the seconds of its
+    # step).
     self._busy: tuple[str, concurrent.futures.Future[float], dict] | None = None
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
@@ -55,11 +60,11 @@ class Timers:
       self._running.pop()
 
   def busy(self, name: str, until: Callable[[], Any]):
-    """Charges a part with all time from now on, until `until` returns.
+    """Counts all time for a part, from now until `until` returns.
 
-    A part that runs meanwhile gets only what is left. `until` waits, in a
-    thread of its own, for what a device was given to do. Its error is not
-    raised here, but where the result of the device is read.
+    Other parts that run meanwhile get only the time after that. `until` waits
+    for the work of a device, in a thread of its own. If it raises an error, the
+    error is ignored here: reading the result of the device raises it too.
     """
 
     def ended() -> float:
@@ -83,8 +88,8 @@ class Timers:
   def lap(self) -> Callable[[], dict[str, float]]:
     """Ends a step; returns a function that returns its times.
 
-    They are {'timing/step_s': seconds, ...}. The function waits for the end of
-    what is still busy.
+    The times are {'timing/step_s': seconds, ...}. The function waits for the
+    work that is still running on a device.
     """
     self._charge()
     seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)

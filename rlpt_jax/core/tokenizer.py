@@ -1,6 +1,6 @@
 """Three tokenizers behind one interface.
 
-  'bytes'                          ByteTokenizer: no file, for tests and toys
+  'bytes'                          ByteTokenizer: needs no file; for tests
   x.model, or a directory with     SentencePieceTokenizer
   tokenizer.model
   a directory with tokenizer.json  HuggingFaceTokenizer: chat templates too
@@ -50,13 +50,14 @@ class Tokenizer(Protocol):
   vocab_size: int  # The largest id + 1; a model's vocabulary may be padded.
   bos_id: int | None  # The token that begins every text, if there is one.
   pad_id: int
-  eos_ids: tuple[int, ...]  # All that end a text, the tokenizer's own first.
+  # All tokens that end a text; the tokenizer's own EOS token is the first.
+  eos_ids: tuple[int, ...]
   # The largest number of characters per token. A token can stand for more only
   # if the tokenizer joins blanks or maps a whole word to the unknown token.
   longest_token: int
 
   def encode(self, text: str) -> list[int]:
-    """Returns the ids of plain text, without special or added tokens."""
+    """Returns the ids of plain text; adds no BOS or other special token."""
 
   def pieces(self) -> dict[int, str]:
     """Returns the token of each id, as spelled in the tokenizer's file."""
@@ -71,7 +72,7 @@ class Tokenizer(Protocol):
     add_generation_prompt: bool = True,
     literal: Mapping[str, list[int]] | None = None,
   ) -> list[int]:
-    """Returns the ids of a chat in the model's template, special ones included.
+    """Returns the ids of a chat in the model's template, with special tokens.
 
     literal: {character: ids}; in messages, such a character stands for its ids.
     """
@@ -85,7 +86,7 @@ def load(source: str | pathlib.Path) -> Tokenizer:
   if path.suffix == '.model' and path.is_file():
     return SentencePieceTokenizer(path)
   # Prefer tokenizer.json: if a directory has both files, only this one has the
-  # tokens that were added later, those of the chat template.
+  # tokens that were added later for the chat template.
   if (path / 'tokenizer.json').is_file():
     return HuggingFaceTokenizer(path)
   if (path / 'tokenizer.model').is_file():
@@ -166,8 +167,9 @@ class SentencePieceTokenizer:
   runs of blanks joined), with U+2581 as a blank and with ' ⁇ ' for anything
   outside the vocabulary (with byte_fallback, nothing is outside).
 
-  Most models add a blank before a text and remove it when they decode. So the
-  decoded halves of a sequence do not join to its text: decode it as a whole.
+  Most models add a blank before a text and remove it when they decode. So
+  decode a sequence as a whole: if halves are decoded and joined, a blank may be
+  missing between them.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -261,7 +263,8 @@ class HuggingFaceTokenizer:
       if token.special or i in named
     }
     backend.add_special_tokens(list(special.values()))  # Flags them all.
-    backend.no_truncation()  # A tokenizer.json may enable both.
+    # A tokenizer.json may enable truncation and padding.
+    backend.no_truncation()
     backend.no_padding()
     # Keep two copies: whether special tokens are encoded as text is a switch of
     # the tokenizer object, and setting it per call would affect other threads.
@@ -290,7 +293,7 @@ class HuggingFaceTokenizer:
     )
 
   def __reduce__(self):
-    # Pickling `_plain` would lose its switch.
+    # Pickling `_plain` would lose its `encode_special_tokens`.
     return HuggingFaceTokenizer, (self._directory,)
 
   def pieces(self) -> dict[int, str]:
@@ -300,8 +303,8 @@ class HuggingFaceTokenizer:
     ids = _encode(self._plain, text)
     if self._never.isdisjoint(ids):
       return ids
-    # The switch suffices for BPE. Unigram and word-level models also have the
-    # special tokens in their vocabulary: split those into other tokens.
+    # `encode_special_tokens` suffices for BPE. But the vocabulary of a unigram
+    # or word-level model contains the special tokens: split them into others.
     return [part for i in ids for part in self._spell(i)]
 
   def _spell(self, i: int) -> list[int]:
@@ -423,7 +426,8 @@ def _encode(backend, text: str) -> list[int]:
 
 
 def _generation_eos(directory: pathlib.Path) -> list[int | None]:
-  # Chat models end a turn with another token than a document, listed here.
+  # Chat models end a turn and a document with different tokens. This file lists
+  # them.
   path = directory / 'generation_config.json'
   if not path.is_file():
     return []
@@ -449,12 +453,12 @@ def _map_strings(value: Any, fn: Callable[[str], Any]) -> Any:
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern:
-  """Returns a pattern for any of the strings; without any it never matches."""
+  """Returns a pattern for any of the strings; without strings, for nothing."""
   return re.compile(f'({"|".join(map(re.escape, strings)) or "(?!)"})')
 
 
 def _well_formed(text: str) -> str:
-  """Replaces lone surrogates, which are not valid Unicode text, by U+FFFD."""
+  """Replaces lone surrogates, which are not valid Unicode text, with U+FFFD."""
   data = text.encode('utf-16-le', 'surrogatepass')
   return data.decode('utf-16-le', 'replace')
 

@@ -5,11 +5,11 @@ An array's name ends in its shape, one letter per dimension:
   B  rows of a batch (B = P * G)      D  embedding
   P  prompts                          N  query heads
   G  rollouts of each prompt          K  key and value heads
-  T  queries: positions of a row      R  query heads of a key head (R = N / K)
+  T  queries: positions of a row      R  query heads per key head (R = N / K)
   S  keys                             H  size of a head
   L  layers                           F  hidden units of an mlp
   E  experts                          V  vocabulary
-  M  flattened tokens, of a group     J  pairs of token and expert
+  M  the tokens of a group, flat      J  pairs of a token and an expert
   C  a small count: positions of a chunk, choices of a router, parts
 
 Row p * G + g of a batch is rollout g of prompt p, so `x_BT.reshape(P, G, T)`
@@ -27,8 +27,8 @@ from flax import struct
 class Example:
   """A prompt and its reference answers.
 
-  For ASR, the references are consecutive segments of the text, beginning with
-  the one to predict: a prediction may match any prefix of them, joined.
+  For 'asr', the references are consecutive segments of the text. The first is
+  the one to predict, but a prediction may also match the first few, joined.
   """
 
   prompt_tokens: np.ndarray  # int32
@@ -65,7 +65,7 @@ class Batch:
   Everything is padded on the right. A prompt that was left out of the loss, or
   only fills up the batch, has no token in `mask_PGT`. `weights_PGT` is each
   token's weight in the loss of the whole batch, so the losses of microbatches
-  sum to that of the batch. `reference_PGT` is there if the loss has a KL.
+  sum to that of the batch. `reference_PGT` is set if the loss has a KL term.
   """
 
   prompts_PS: np.ndarray | jax.Array  # int32

@@ -23,8 +23,8 @@ Tree = dict[str, Any]
 class ParamSpec:
   """The shape, the logical axes and the initial values of one array.
 
-  Set `fan_in` for a matrix (normal, standard deviation 1 / sqrt(fan_in)) or
-  `fill` for a scale or a bias (that constant).
+  Set `fan_in` for a matrix: its values are normal, with a standard deviation of
+  1 / sqrt(fan_in). Set `fill` for a scale or a bias: all values are `fill`.
   """
 
   shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class LazyArray:
 
 
 def named(tree: Tree, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields ('layers/w_q', leaf) for every leaf of nested dicts, by name."""
+  """Yields ('layers/w_q', leaf) for every leaf of nested dicts, sorted."""
   for name in sorted(tree):
     value = tree[name]
     if isinstance(value, dict):
@@ -84,7 +84,7 @@ def init(specs: Tree, key: jax.Array, *, layout: Layout, dtype='float32'):
   def init_one(key, path, spec):
     if spec.fill is not None:
       return jnp.full(spec.shape, spec.fill, dtype)
-    # Derive the key from the name, so that a new array changes no other.
+    # Derive the key from the name, so that adding an array changes no other.
     key = jax.random.fold_in(key, zlib.crc32(path.encode()))
     x = jax.random.normal(key, spec.shape, jnp.float32)
     return (x / math.sqrt(spec.fan_in)).astype(dtype)

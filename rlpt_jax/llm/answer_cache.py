@@ -1,12 +1,12 @@
-"""A file of judge answers: a restarted run asks only what has no answer yet.
+"""A file of a judge's answers, so that a restarted run need not ask again.
 
 Each line is {"key": ..., "answer": ...}. An append is one write that starts
 with the line break, so kill -9 can only leave an unfinished last line: it is
 skipped when the file is read, and the next entry starts on a line of its own.
 An answer of null deletes the earlier answer of its key. There is no fsync: a
 power failure may lose the newest answers but never damages the others. Several
-processes on one machine may append to one file; each sees what was in the file
-when it opened it, and its own entries.
+processes on one machine may append to one file; each sees its own entries and
+those that the file had when it was opened.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class AnswerCache:
     self._answers[bytes.fromhex(key)] = sys.intern(answer)
 
   def forget(self, answers: Collection[str]):
-    """Deletes all entries with one of these answers, to be asked again."""
+    """Deletes entries with one of these answers; they will be asked again."""
     for key in [k for k, answer in self._answers.items() if answer in answers]:
       self._append(key.hex(), None)
       del self._answers[key]

@@ -10,7 +10,10 @@ MISTAKES = frozenset({401, 403, 404, 405, 407})
 
 
 class Fault(NamedTuple):
-  """The reason a request got no answer; `cause` has few values, to count."""
+  """The reason why a request got no answer.
+
+  `cause` is one of a few values, so that faults can be counted by cause.
+  """
 
   cause: str
   detail: str
@@ -30,7 +33,7 @@ class Fault(NamedTuple):
 
 
 def answer(data: bytes) -> str | None:
-  """Returns the model's text, or None if the bytes are no valid response."""
+  """Returns the model's text, or None if the bytes are not a valid response."""
   try:
     choice = json.loads(data)['choices'][0]
     text = (
@@ -44,7 +47,7 @@ def answer(data: bytes) -> str | None:
 
 
 def seconds(retry_after: str) -> float:
-  """Returns the seconds that a Retry-After, a number or a date, asks for."""
+  """Returns the seconds to wait for a Retry-After header, number or date."""
   try:
     delay = float(retry_after)
   except ValueError:

@@ -1,22 +1,22 @@
 """A judge behind a URL: any endpoint that speaks OpenAI's API.
 
-Each fault decides what happens to the question:
+The kind of a fault decides what happens to the question:
 
-  timeout, connection, 5xx, 408, 425,   tried again after random(0, delay), the
-  an answer that is no JSON, or cut     delay doubling; None after `attempts`
-  429                                   the same, but for as long as `wait`
-  400, 413, 422 and other 4xx           None: this prompt is refused
-  3xx, 401, 403, 404, 405, 407          ValueError before the first answer: the
-                                        settings are wrong; after it, as 5xx
+  timeout, connection, 5xx, 408, 425,   asked up to `attempts` times, after
+  an answer that is no JSON, or cut     random, ever longer delays; then None
+  429                                   asked again likewise, for `wait` seconds
+  400, 413, 422 and other 4xx           None: the server refuses this prompt
+  3xx, 401, 403, 404, 405, 407          ValueError before the first answer, as
+                                        the settings are wrong; later like 5xx
 
-A Retry-After delays all questions, since it speaks for the whole server. After
+A Retry-After delays all questions, since it concerns the whole server. After
 `open_after` faults in a row the circuit opens: only probes are sent, from time
-to time. A probe is a question of its own, so that no question of the run is
-blamed if it fails. When a probe is answered, all questions go on. After `wait`
+to time. A failed probe counts against no question of the run, since it is a
+question of its own. When a probe is answered, all questions go on. After `wait`
 seconds the run stops with `Unavailable`; earlier answers are in the cache.
 
 The key is read from the environment when a call begins. No attribute holds it.
-If a server repeats it, it is removed from all that is kept, raised or logged.
+If a server repeats the key, it is removed from all text kept, raised or logged.
 """
 
 import asyncio
@@ -62,9 +62,9 @@ class Endpoint:
   url: includes the API version, 'http://judge:8000/v1'.
   chat: True sends the prompt as a user's message; False as a text that a base
     model continues.
-  fields: all other fields of the request. A value replaces all defaults.
-    Reasoning models need a higher limit, and some servers a switch:
-    {..., 'chat_template_kwargs': {'enable_thinking': False}}.
+  fields: all other fields of the request. If it is set, no defaults remain.
+    Reasoning models need a higher `max_tokens`. Some servers have a switch for
+    thinking: {..., 'chat_template_kwargs': {'enable_thinking': False}}.
   key_env: the environment variable that holds the key, if one is needed.
   """
 
@@ -123,12 +123,12 @@ class Endpoint:
 class Patience:
   """Limits of requests and retries. Times are in seconds.
 
-  concurrency: simultaneous requests.
-  timeout: for one request, from connecting to the last byte.
-  attempts: for one question, not counting those that got a 429.
+  concurrency: the largest number of simultaneous requests.
+  timeout: the limit for one request, from connecting to the last byte.
+  attempts: the most requests for one question, without those that got a 429.
   first_delay, longest_delay: upper bounds of the first and of any delay.
-  open_after: faults in a row after which only probes are sent.
-  wait: for a judge that does not answer at all, before the run stops.
+  open_after: the number of faults in a row after which only probes are sent.
+  wait: how long a judge may give no answer at all before the run stops.
   """
 
   concurrency: Count = 32
@@ -143,7 +143,7 @@ class Patience:
     checks.check_fields(self)
 
   def delay(self, times: int) -> float:
-    """Returns the upper bound of the delay after that many faults."""
+    """Returns the upper bound of a delay after `times` earlier delays."""
     return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
 
 
@@ -166,12 +166,12 @@ class Remote:
     self.endpoint, self.patience = endpoint, patience or Patience()
     self.counts: collections.Counter[str] = collections.Counter()
     self.cache = AnswerCache(cache) if cache else None
-    # Not seeded by the run: its results do not depend on delays, and hosts with
-    # the same seed would all retry at the same moment.
+    # Not seeded by the run: results do not depend on delays, and hosts with the
+    # same seed would all retry at the same moment.
     self._random = random.Random()
     self._faults_in_a_row, self._last_fault = 0, None
     self._has_answered, self._not_before = False, 0.0
-    # An event loop lives as long as a call, so that exit waits for nothing.
+    # Each call has its own event loop, so nothing is left running at exit.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
     self._calls: set[_Call] = set()
     self._closed = self._is_leaving = False
@@ -188,7 +188,7 @@ class Remote:
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
     """Returns the server's own answers, without the cache.
 
-    Waits if it is down; raises ValueError if it responds without an answer.
+    Waits for a server that is down; raises ValueError if it sends no answer.
     """
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))
@@ -264,7 +264,7 @@ class Remote:
       for prompt in prompts:
         reply = await self._try(batch, prompt)
         if isinstance(reply, Fault) and not reply.is_refusal:
-          # One fault opens the circuit: no other question is in flight.
+          # Open the circuit after one fault: no other question is in flight.
           faults = max(self._faults_in_a_row, self.patience.open_after)
           self._faults_in_a_row = faults
           reply = await self._ask(batch, prompt)
@@ -284,7 +284,7 @@ class Remote:
     return content_key(chat=self.endpoint.chat, body=body)
 
   async def _ask(self, batch: '_Batch', prompt: str) -> str | Fault:
-    """Returns the answer to one question, or the fault that ended its tries."""
+    """Returns the answer to one question, or the fault of its last attempt."""
     attempts = times = 0
     limited_since = None
     while True:
@@ -292,7 +292,7 @@ class Remote:
         await self._until_open(batch)
         reply = await self._try(batch, prompt)
       if isinstance(reply, str):
-        # Empty answers are not cached: the judge may answer another time.
+        # Empty answers are not cached: next time the judge may give an answer.
         if self.cache is not None and reply.strip():
           self.cache.put(self._key_of(prompt), reply)
         return reply
@@ -328,7 +328,7 @@ class Remote:
   async def _until_open(self, batch: '_Batch'):
     """Waits until a question may be asked."""
     async with batch.turn:  # One task probes, the others wait for it.
-      await asyncio.sleep(0)  # If that task gave up, the others end here.
+      await asyncio.sleep(0)  # If it gave up, the others are cancelled here.
       if self._is_down():
         await self._probe(batch)
       await self._sleep(self._not_before - time.monotonic())

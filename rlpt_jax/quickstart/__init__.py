@@ -1,1 +1,1 @@
-"""A small world of texts: documents, what is true of them, training data."""
+"""A small world of texts: documents, their true facts, and training data."""

@@ -16,17 +16,18 @@ from rlpt_jax.quickstart.world import Document, documents
 
 FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 
-# How demonstrations reach their prediction -> relative frequency. What is
-# worked out is true, a guess is often wrong: RL must find out which pays.
+# How a demonstration reaches its prediction -> relative frequency. A prediction
+# that is worked out is true; a guess is often wrong. RL must find out that
+# working it out pays off.
 MANNERS = {'guess': 2, 'work': 1}
 MISTAKEN = 0.7  # The share of guesses that are wrong.
 # The share of demonstrations with two sentences, if both are conclusions.
 TWO_SENTENCES_SHARE = 0.3
-NOTES = 5  # The most notes on a document.
+NOTES = 5  # The most notes in one text.
 
 
 def prompt_of(document: Document, target: int, template: str) -> str:
-  """Returns the prompt for a sentence of a document, from a template."""
+  """Returns the prompt that asks for a sentence of a document."""
   before = ' '.join(document.sentences[:target])
   places = {
     'context': before,
@@ -39,7 +40,7 @@ def prompt_of(document: Document, target: int, template: str) -> str:
 
 
 def references(document: Document, target: int, template: str) -> list[str]:
-  """Returns what really follows: one sentence for MSR, which shows the next."""
+  """Returns the true sentences; one for MSR, whose prompt shows the next."""
   count = 1 if '{next_step}' in template else FOLLOWING
   return list(document.sentences[target : target + count])
 
@@ -55,7 +56,7 @@ def demonstration(
   """Returns a prompt and a response that is guessed or worked out.
 
   Responses are like those of people in a hurry: they have the right form, but
-  are not always right. Their wording is their own.
+  are not always right. Their wording differs from the document's.
 
   tags: the strings that begin and end a prediction.
   """
@@ -96,7 +97,7 @@ def judged(
 
 
 def worked(document: Document, rng: random.Random) -> str:
-  """Returns the text, with most of its conclusions worked out before them."""
+  """Returns the text; before most conclusions a thought works them out."""
   sentences = []
   for sentence, step in zip(document.sentences, document.steps, strict=True):
     if step and step.thought and rng.random() < 0.7:
@@ -173,7 +174,7 @@ def _is_near(document: Document, fact: Fact, other: Fact) -> bool:
 
 
 def _broken(text: str, rng: random.Random) -> str:
-  """Returns a sentence with a word lost, doubled or swapped, or shuffled."""
+  """Returns a sentence with one word lost or doubled, or words out of order."""
   words = text.split()
   i, j = rng.sample(range(len(words)), 2)
   how = rng.choice(('lost', 'twice', 'swapped', 'mixed'))
@@ -205,10 +206,10 @@ def write(
   seed: int = 0,
   **counts: int,
 ):
-  """Writes files of a world to a folder, the same for the same arguments.
+  """Writes files of the world to a folder; equal arguments give equal files.
 
-  counts: the number of lines of each file, by its name. The others are not
-    written. The files are:
+  counts: {file name: its number of lines}. Other files are not written. The
+    files are:
 
   texts            documents, for next-token training and RL
   worked           documents in which conclusions are worked out, for next-token
@@ -217,8 +218,8 @@ def write(
   reworded         conclusions in other words, for next-token training
   demonstrations   prompts and responses for the cold start
   pairs            questions to the judge with their answers
-  held_out         other documents
-  questions        held-out prompts with what really follows
+  held_out         held-out documents
+  questions        prompts from held-out documents, with the true sentences
   held_out_pairs   questions to the judge about held-out documents
 
   templates: the template of prompts for each task.
@@ -241,7 +242,7 @@ def write(
 def _files(
   templates: dict[str, str], judge_template: str, tags: tuple[str, str]
 ) -> dict[str, Callable[[Iterator[Document], random.Random], Iterator[dict]]]:
-  """Returns for each file the function from documents to its lines."""
+  """Returns {file name: a function that makes its lines from documents}."""
 
   def question(document: Document, target: int, task: str, rng) -> dict:
     del rng

@@ -65,7 +65,7 @@ def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
 
 
 def describe(workdir: pathlib.Path, name: str, *, seed: int):
-  """Writes the card of a model trained here, with its measured quality."""
+  """Writes the README.md of a trained model, with its measured quality."""
   folder = workdir / name
   last = (
     (workdir / f'{name}_run' / 'metrics.jsonl').read_text().splitlines()[-1]
@@ -104,7 +104,7 @@ def write_random(folder: pathlib.Path, *, seed: int):
   specs = decoder_lib.specs(config)
   params = weights.init(specs, jax.random.key(seed), layout=make_layout())
   # With larger embeddings and smaller layer outputs at the start, a model this
-  # small learns to copy, on which all else builds, in half the steps.
+  # small learns to copy in half the steps. All else that it learns needs this.
   scales = {'embed': 4.0, 'layers/w_o': 0.35, 'layers/w_down': 0.35}
   arrays = [
     (path, x.dtype, lambda x=x: jax.device_get(x))
@@ -121,7 +121,7 @@ def write_random(folder: pathlib.Path, *, seed: int):
 
 
 def fixed_lines() -> list[str]:
-  """Returns the fixed texts between prompt placeholders, and answer marks."""
+  """Returns the texts between placeholders in prompts, and fixed answers."""
   pieces = [
     piece
     for template in TEMPLATES.values()

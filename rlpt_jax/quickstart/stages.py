@@ -22,7 +22,10 @@ INTERRUPTED = 130  # The exit status after Ctrl-C.
 
 
 class Stages:
-  """Runs unfinished stages in a folder; raises if its settings differ."""
+  """Runs the stages of a folder that are not done.
+
+  Raises if the folder was begun with other settings.
+  """
 
   def __init__(self, workdir: pathlib.Path, settings: dict[str, Any]):
     self._workdir, self._path = workdir, workdir / NOTES
@@ -49,7 +52,7 @@ class Stages:
     self._save()
 
   def do(self, title: str, work: Callable[[], Any]) -> Any:
-    """Runs `work` unless this stage is done; returns its result (JSON)."""
+    """Runs `work` unless this stage is done; returns its result, JSON data."""
     self._announce(title)
     done = self._notes['done']
     if title not in done:

@@ -25,10 +25,10 @@ def truth(example: Example, completion: str) -> Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class WithTruth(Reward):
-  """The same reward with the truth as a part, for metrics only.
+  """Adds the truth to a reward as a part that is recorded, not learned from.
 
-  The difference between the two shows what a policy gains by a judge's
-  mistakes.
+  The difference between the reward and the truth shows how much a policy gains
+  from a judge's mistakes.
   """
 
   reward: RewardFn
@@ -42,11 +42,12 @@ class WithTruth(Reward):
 def accuracy(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> dict[str, float]:
-  """Returns the share of true answers: of all, by task, by kind of document.
+  """Returns the share of true answers: in all, per task and per document kind.
 
-  answers: what `rlpt generate` wrote for the prompts of `questions`: the same
-    number for each, in their order. The order matters because equal prompts may
-    have different references.
+  answers: the file that `rlpt generate` wrote for the prompts of `questions`.
+    It has the same number of answers to each prompt, in the order of the
+    prompts. The order matters because equal prompts may have different
+    references.
   """
   right = collections.defaultdict(list)
   for question, _, is_right in _checked(questions, answers):
@@ -57,12 +58,12 @@ def accuracy(
 
 @dataclasses.dataclass(frozen=True)
 class ThinkingStats:
-  """The shares of answers that predict and think, and that are right."""
+  """How many answers think before their prediction, and whether that helps."""
 
-  predict: float  # The share with a prediction.
-  think: float  # The share with text before it.
-  right_thinking: float
-  right_guessing: float
+  predict: float  # The share of answers with a prediction.
+  think: float  # The share of answers with a thought.
+  right_thinking: float  # The share of right ones among answers with a thought.
+  right_guessing: float  # The share of right ones among the others.
 
   def __str__(self):
     return (
@@ -129,7 +130,7 @@ class Agreement:
 def agreement(
   score: Score, pairs: pathlib.Path, *, threshold: float = 0.5
 ) -> Agreement:
-  """Compares a judge, asked as by judge.ByProbability, with labeled pairs."""
+  """Compares a judge with labeled pairs; asks as judge.ByProbability does."""
   lines = list(_lines(pairs))
   weighed = score([line['prompt'].rstrip('\n') for line in lines])
   counts = collections.Counter()
@@ -147,6 +148,6 @@ def agreement(
 
 
 def _lines(path: pathlib.Path):
-  # Not splitlines: a completion may hold other separators.
+  # Not splitlines: it would also split at rare separators inside a completion.
   with path.open(encoding='utf-8') as file:
     yield from map(json.loads, file)

@@ -1,5 +1,7 @@
-"""The tokenizer of the small world: bytes, its words, and the fixed lines of
-prompts as one token each.
+"""The tokenizer of the small world.
+
+It has tokens for bytes and for the words of the world, and one token for each
+fixed line of the prompts.
 """
 
 import json

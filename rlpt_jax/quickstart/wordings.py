@@ -115,7 +115,7 @@ _GAP = re.compile(r'(?<=[.!?])\s+')
 
 
 def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
-  """Returns a random wording of a fact; `pronoun` says he or she for a name."""
+  """Returns a random wording of a fact; `pronoun`: he or she, not the name."""
   if fact[0] == 'aside':
     return f'{fact[1]}.'
   _, cores = _WORDINGS[fact[0]]
@@ -174,10 +174,10 @@ def sentences(text: str) -> list[str]:
 
 
 def is_true_prefix(predicted: str, following: str) -> bool:
-  """Returns True if a prediction states what the following text states first.
+  """Returns True if a prediction states the first facts of the following text.
 
   This is the ground truth. A prediction may have one sentence or several, each
-  whole and in any wording.
+  whole and in any wording, and in the order of the text.
   """
   claims = [read(sentence) for sentence in sentences(predicted)]
   truths = [read(sentence) for sentence in sentences(following)]
@@ -188,7 +188,7 @@ def is_true_prefix(predicted: str, following: str) -> bool:
   )
 
 
-# Places that show an argument in another form -> the argument's place.
+# A place that shows an argument in another form -> the place of the argument.
 _PLACE_OF = {'whose': 'who', 'whom': 'who', 'more': 'most'}
 
 

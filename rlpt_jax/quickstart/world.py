@@ -4,14 +4,16 @@ A document begins with a long sentence that tells how things are and how they
 change. Short events and asides follow, and between them the conclusions, which
 can only be predicted by working them out:
 
-  amounts   Mara has 9 shells, finds 4, loses 2 and wins 3, so 14 in all
-  doors     from door to door in a row, left and right
-  orders    who is older than whom, so who is the oldest
-  days      every third day, from Monday
-  boxes     red boxes hold nuts, and Ann has a red box
+  amounts   Mara has 9 shells, finds 4, loses 2 and wins 3, so she has 14
+  doors     Tom goes left and right along a row of doors, so he is at the red
+            door
+  orders    Eve is older than Max, and Max than Ida, so Eve is the oldest
+  days      the pool opens every third day and was open on Monday, so it will
+            open on Thursday
+  boxes     red boxes hold nuts, and Ann has a red box, so she has nuts
 
-A document is held out or not by its facts and how they are worked out, not by
-its wording, so no held-out story is ever trained on in other words.
+Whether a document is held out depends on its facts and how they are worked out,
+not on its wording. So no held-out story is ever trained on in other words.
 """
 
 import dataclasses
@@ -39,7 +41,10 @@ HELD_OUT_SHARE = 16  # One document in 16 is held out.
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A later sentence: its fact and, for a conclusion, how it is worked out."""
+  """The fact of a sentence after the first, and the thought that leads to it.
+
+  Only conclusions have a thought.
+  """
 
   fact: Fact
   thought: str = ''
@@ -58,7 +63,10 @@ class Story:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """Sentences with their steps; the first has None, as it states many facts."""
+  """Sentences with their steps.
+
+  The first sentence has None, since it states many facts.
+  """
 
   kind: str
   sentences: tuple[str, ...]
@@ -226,7 +234,7 @@ def orders(rng: random.Random) -> Story:
 
 
 def days(rng: random.Random) -> Story:
-  """Makes a story of a day that recurs every few days."""
+  """Makes a story of a shop that opens every few days."""
   shop, at = rng.choice(WORDS['shop']), rng.randrange(7)
   every = rng.choice((2, 3, 4, 5))
   setup = [

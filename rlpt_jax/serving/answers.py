@@ -38,7 +38,7 @@ class Answer:
     }
 
   def first_chunks(self, samples: int) -> list[dict[str, Any]]:
-    """Returns the first chunks of a stream; those of a chat name the role."""
+    """Returns the first chunks of a stream, which name the role in a chat."""
     if not self._chat:
       return []
     delta = {'role': 'assistant', 'content': ''}
@@ -96,7 +96,7 @@ class Answer:
 
 
 def _chat_token(text: str, logprob: float) -> dict[str, Any]:
-  # Part of a character has bytes too, but a tokenizer does not give them.
+  # A part of a character has bytes too, but the tokenizer does not give them.
   known = INCOMPLETE not in text
   return {
     'token': text,
@@ -108,7 +108,7 @@ def _chat_token(text: str, logprob: float) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _token_texts(tokenizer: Tokenizer):
-  """Returns id -> text, as within a longer text: its first space is kept."""
+  """Returns a function from an id to its text, with any leading space."""
   letter = tokenizer.encode('a')[-1:]
   before = tokenizer.decode(letter)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 SPARE_FILES = 64  # Open files of a server besides its connections.
 RETRY = 1.0  # Seconds until the system is asked again for a connection.
-RESTORE = 60.0  # Seconds after which the system may have room again.
+RESTORE = 60.0  # Seconds until the full limit is tried again.
 # The system cannot open another file. Most other errors of accept() concern one
 # client: Linux reports its network errors there.
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -20,7 +20,7 @@ BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # No accept will succeed.
 def most(wanted: int) -> int:
   """Returns the number of connections, up to `wanted`, that may be open.
 
-  Raises the soft limit of open files if necessary and possible.
+  Increases the soft limit of open files if necessary and possible.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   needed = wanted + SPARE_FILES
@@ -39,8 +39,8 @@ class Connections:
   """Accepts connections and keeps at most `most` of them open.
 
   At the limit, a new connection replaces the one that has been idle for
-  longest. A connection is busy only while a request that has arrived
-  completely, with its body, is answered; otherwise it is idle. So a client that
+  longest. A connection is busy only while the server answers a request that has
+  arrived completely, with its body; otherwise it is idle. So a client that
   sends half a request keeps nobody out. An idle connection stays open for at
   least `patience` seconds, because a request may be on its way.
   """
@@ -81,7 +81,7 @@ class Connections:
           raise
         if error.errno in NO_ROOM:
           await self._lower_limit(error)
-        await asyncio.sleep(0)  # Other tasks run even if every call fails.
+        await asyncio.sleep(0)  # Let other tasks run even if every call fails.
         continue
       if loop.time() >= self._restore_at:
         self._most = self._wanted

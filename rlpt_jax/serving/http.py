@@ -1,4 +1,4 @@
-"""Serves the routes of OpenAI's API; no other module uses aiohttp."""
+"""Serves the routes of OpenAI's API; no other module uses aiohttp's server."""
 
 import asyncio
 import concurrent.futures
@@ -23,17 +23,20 @@ from rlpt_jax.serving.worker import Job, Worker
 
 LONG_BODY = 2**16  # Bytes; longer bodies are parsed one at a time.
 GRACE = 3.0  # Seconds for running requests to finish when the server stops.
-BACKLOG = 1024  # Large: a full job queue is explained to clients, this one not.
+# Connections that wait to be accepted. Large, because a client gets no
+# explanation if this queue is full, as it does if the queue of jobs is full.
+BACKLOG = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """Limits what the clients of a server may use.
 
-  connections: maximum number open; beyond it the longest idle one is closed.
+  connections: maximum number of open connections. At the limit, a new one
+    replaces the one that has been idle for longest.
   patience: seconds before an idle connection may be closed.
-  seconds: time limit for the headers of a request (and for the rest between
-    two requests), for its body, and for each piece of a stream.
+  seconds: time limit for each of these: the pause between two requests together
+    with the headers of the second; the body; each piece of a stream.
   body: maximum bytes in the body of one request.
   bodies: maximum bytes received of all bodies that are not parsed yet.
   """
@@ -46,7 +49,7 @@ class Limits:
 
 
 def bind(host: str, port: int) -> socket.socket:
-  """Returns a socket that has its address and does not listen yet."""
+  """Returns a socket that is bound to the address but does not listen yet."""
   if not 0 <= port <= 65535:
     raise ValueError(
       f'--port={port}: expected 1 to 65535, or 0 for any free one.'
@@ -93,10 +96,11 @@ async def run(
     runner = web.AppRunner(
       server.app(),
       access_log=None,
-      handler_cancellation=True,  # If the client has hung up.
+      handler_cancellation=True,  # Cancels a handler if its client hangs up.
       auto_decompress=False,  # Compressed bodies are refused, not unpacked.
       shutdown_timeout=1.0,
-      # Also the limit for headers: aiohttp closes what has not sent them all.
+      # Also the limit for headers: then aiohttp closes a connection that has
+      # not sent all of them.
       keepalive_timeout=limits.seconds,
     )
     await runner.setup()
@@ -126,7 +130,7 @@ async def run(
 
 
 class Server:
-  """Holds the handlers of all routes and what they share."""
+  """Holds the handlers of all routes, and the state that they share."""
 
   def __init__(
     self,
@@ -270,7 +274,7 @@ class Server:
 
   async def _receive(self, request: web.Request, body: bytearray):
     """Appends what the client sends and counts it among all bodies."""
-    # The announced length is checked but not counted: it may never arrive.
+    # The announced length is checked but not counted: the body may never come.
     announced = request.content_length or 0
     self._check_room(announced, announced)
     # request.read would keep the body until the answer is complete.
@@ -314,7 +318,8 @@ class Server:
     while not all(transcript.finished for transcript in transcripts):
       index, completion = await job.next()
       transcript = transcripts[index]
-      if transcript.finished:  # At a stop string; the engine did not know yet.
+      # It ended at a stop string, but the engine did not know this yet.
+      if transcript.finished:
         continue
       piece = transcript.add(completion)
       if transcript.finished:

@@ -1,7 +1,8 @@
 """Parses requests of OpenAI's API strictly: a body of JSON becomes a `Query`.
 
-A field that is unknown or not supported is an error that names it, unless its
-value asks for nothing. Fields that cannot change a completion are ignored.
+A field that is unknown or not supported is an error that names the field,
+unless its value has no effect (NEUTRAL, or null). Fields that cannot change a
+completion are ignored.
 """
 
 import dataclasses
@@ -27,14 +28,14 @@ SHARED = {
   'model', 'n', 'temperature', 'top_p', 'top_k', 'min_p', 'stop', 'seed',
   'stream', 'stream_options',
 }  # fmt: skip
-# They concern accounts, caches and tools that do not exist here.
+# These concern accounts, caches and tools, which do not exist here.
 IGNORED = {
   'user', 'metadata', 'store', 'service_tier', 'safety_identifier',
   'prompt_cache_key', 'prompt_cache_options', 'prompt_cache_retention',
   'prediction', 'parallel_tool_calls',
 }  # fmt: skip
-# Fields that are not supported, with the values that ask for nothing and are
-# accepted; null always is.
+# Fields that are not supported -> their values that have no effect and are
+# therefore accepted; null is accepted too.
 NEUTRAL = {
   'echo': (False,),
   'suffix': ('',),
@@ -82,7 +83,7 @@ class Served:
   vocab_size: int  # The model's; its tokenizer may have fewer tokens.
   max_prompt_tokens: int
   max_new_tokens: int
-  max_samples: int  # In one call, and in all that run or wait together.
+  max_samples: int  # The most in one call, and in all that run or wait.
   group: int  # The most samples in one request of the engine.
 
   @property
@@ -102,7 +103,9 @@ class Query:
   stream: bool
   include_usage: bool
   with_logprobs: bool
-  with_top_logprobs: bool  # One a token, its own: it was sampled greedily.
+  # One per token: its own log-probability, which is the largest, since this is
+  # True only if tokens are sampled greedily.
+  with_top_logprobs: bool
 
 
 def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
@@ -118,7 +121,7 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
   options = {
     'max_new_tokens': _max_new_tokens(kind, fields, served),
     'temperature': temperature,
-    'top_k': max(0, top_k),  # Elsewhere -1 means all tokens.
+    'top_k': max(0, top_k),  # For other servers, -1 means all tokens.
     # Some clients send 0, to keep only the most probable token.
     'top_p': max(1e-6, _number(fields, 'top_p', 1.0, high=1)),
     'min_p': _number(fields, 'min_p', 0.0, high=1),
@@ -136,8 +139,8 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
     )
   requests = []
   for tokens in prompts:
-    # Without a seed every prompt draws its own, so that a prompt listed twice
-    # gets two different completions.
+    # Without a seed every prompt gets a random one, so that a prompt listed
+    # twice gets two different completions.
     own_seed = _draw_seed() if seed is None else seed % 2**32
     for first in range(0, n, served.group):
       request = Request(
@@ -162,7 +165,7 @@ def read(kind: str, body: bytes | bytearray, served: Served) -> Query:
 
 
 def prompt_id(tokens: Iterable[int]) -> str:
-  """Returns an id that the tokens determine; with a seed it fixes samples."""
+  """Returns an id made from the tokens; id and seed determine the samples."""
   text = ','.join(map(str, tokens))
   return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -307,7 +310,7 @@ def _include_usage(fields: dict[str, Any]) -> bool:
 
 
 def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
-  """Returns the tokens of each prompt; `prompt` is one or a list of them."""
+  """Returns the tokens of each prompt; the field may hold one or several."""
   value = fields.get('prompt')
   if isinstance(value, str) or _is_ids(value):
     prompts = [value]
@@ -327,7 +330,7 @@ def _prompts(fields: dict[str, Any], served: Served) -> list[list[int]]:
       f'{len(prompts)}. Ask for them in several calls.',
       param='prompt',
     )
-  # All lengths first: encoding a text takes much longer than measuring it.
+  # Check all lengths first: encoding a text takes much longer than this.
   for p in prompts:
     _check_length(len(p), 'prompt', served)
   tokenizer = served.tokenizer
@@ -353,7 +356,7 @@ def _chat(fields: dict[str, Any], served: Served) -> list[list[int]]:
   if not isinstance(messages, list) or not messages:
     raise _expected('messages', 'a list of at least one message', messages)
   chat = [_message(m, f'messages[{i}]') for i, m in enumerate(messages)]
-  # An empty message counts too: the template makes at least a token of it.
+  # An empty message counts too: the template turns it into at least one token.
   lengths = [max(1, len(m['role'] + m['content'])) for m in chat]
   _check_length(sum(lengths), 'messages', served)
   try:

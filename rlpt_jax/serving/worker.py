@@ -10,7 +10,7 @@ from rlpt_jax.sampling.requests import Completion, Request
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.serving.protocol import ApiError
 
-Event = tuple[int, Completion]  # (sample of the job, the tokens that follow).
+Event = tuple[int, Completion]  # (a sample's number in its job, its new tokens)
 
 
 class Job:
@@ -27,7 +27,10 @@ class Job:
     self._events.put_nowait(event)
 
   async def next(self) -> Event | None:
-    """Returns None once the job is accepted, then events; raises its error."""
+    """Returns None when the job is accepted, then its events.
+
+    Raises the error of the job, if there is one.
+    """
     event = await self._events.get()
     if isinstance(event, Exception):
       raise event
@@ -38,8 +41,8 @@ class Worker:
   """Runs a sampler in a thread of its own until `close`.
 
   Methods whose names begin with `_engine` run in that thread, all others in the
-  event loop. Commands reach the thread by a queue; its results come back by
-  `call_soon_threadsafe`, once a step.
+  event loop. Commands reach the thread through a queue; its results come back
+  through `call_soon_threadsafe`, once per step.
   """
 
   def __init__(self, sampler: Sampler, *, max_samples: int):
@@ -50,7 +53,7 @@ class Worker:
     self._commands: queue.SimpleQueue[Callable[[], None] | None] = (
       queue.SimpleQueue()
     )
-    self._events: list[tuple[Job, Event]] = []  # Of the step that runs.
+    self._events: list[tuple[Job, Event]] = []  # Events of the current step.
     self.idle = asyncio.Event()  # Set while nothing runs or waits.
     self.idle.set()
     self.failed: asyncio.Future[Exception] = self._loop.create_future()
@@ -139,7 +142,7 @@ class Worker:
       self._loop.call_soon_threadsafe(self._fail, error)
 
   def _engine_run_commands(self) -> bool:
-    """Runs queued commands, waiting while idle; returns False to close."""
+    """Runs queued commands, waits while idle; returns False once closed."""
     try:
       while command := self._commands.get(block=self._sampler.is_idle):
         command()
