@@ -132,7 +132,7 @@ def gsm8k(fields: Fields, id: str) -> Problem:
 
 
 def olympiad(fields: Fields, id: str) -> Problem | None:
-  """Makes a problem of OlympiadBench; None for pictures and proofs.
+  """Makes a problem of OlympiadBench; None if it has a picture or is a proof.
 
   Several answers are joined by commas.
   """
@@ -217,7 +217,7 @@ def kor_rows(rows: list[Row]) -> list[Row]:
           'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
         )
       fields['rule_content'] = rules[key]['rule_content']
-      fields['category'] = category  # A cipher has 'Encryption' in this field.
+      fields['category'] = category  # Rows of cipher/ say 'Encryption'.
     joined.append(row._replace(fields=fields))
   return joined
 
@@ -305,11 +305,15 @@ class Loaded:
   benchmark: Benchmark
   problems: list[Problem]
   place: str
-  left_out: int  # The number of rows that a text-only model cannot be asked.
+  left_out: int  # The number of rows for which `make` returned None.
 
 
 def load(name: str, folder: pathlib.Path | None, place: str = '') -> Loaded:
-  """Reads a benchmark's problems from `place`, or else from `folder`."""
+  """Reads a benchmark's problems from `place`.
+
+  If no place is given, reads them from `folder` or, if they are not there and
+  `datasets` is installed, from the Hugging Face hub.
+  """
   benchmark = get(name)
   rows, place = _rows(benchmark, folder, place)
   problems = [

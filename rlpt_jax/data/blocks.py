@@ -17,9 +17,9 @@ columns or none of these, and does not say which. `blocks` looks at its lines:
   '> x'                   a block ends where the depth of quotation changes
 
 It is hard to decide if a single line break ends a block. In wrapped text it
-does not. A text is wrapped if some lines continue in lower case, and the lines
-before those tell its width: a line of about that width was wrapped too, and a
-shorter one ends where its author wanted.
+does not. A text counts as wrapped if some of its lines begin in lower case. The
+lines above these tell the width at which it was wrapped. Any line of about that
+width was wrapped too; a shorter line ends where its author wanted.
 
 A displayed formula, `$$..$$`, `\[..\]` or an environment such as equation, is
 never split. It belongs to the surrounding sentence, unless a blank line
@@ -86,9 +86,11 @@ _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 # Wrapped text has a width in this range. Narrower text is verse or a list; in
 # wider text, line breaks end paragraphs.
 _WIDTHS = 45, 150
-# The length of wrapped lines varies by a word, and more if wrapped by hand.
+# A line is wrapped if it is longer than this share of the width: the length
+# varies by a word, and more if the text was wrapped by hand.
 _FULL = 0.85
-# Shorter lines end a block, even before lower case: ingredients, chats.
+# Shorter lines end a block even if the next line begins in lower case, as in
+# lists of ingredients and in chats.
 _SHORT = 30
 
 
@@ -141,9 +143,10 @@ def formulas(text: str) -> list[tuple[int, int]]:
 
 
 def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
-  """Splits a text where a block certainly ends; returns (whole, lines).
+  """Splits a text into runs of lines, wherever a block certainly ends.
 
-  If a run is `whole`, `lines` has only its first line.
+  Returns (whole, lines) for each run. A `whole` run is one block, and `lines`
+  has only its first line.
   """
   runs, run, above = [], None, None
   unclosed = set()

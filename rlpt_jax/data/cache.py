@@ -8,8 +8,9 @@
     manifest.json                    the sum over all parts, with checksums
     info.train.json stats.train.json COMPLETED       the files SeqIO expects
 
-Files are written under a temporary name and then renamed, the json of a part
-last: a part with a json is complete. So preparation can be killed at any time.
+Files are written under a temporary name and then renamed. The json of a part is
+written last, so a part with a json is complete, and preparation can be killed
+at any time.
 """
 
 import collections
@@ -110,8 +111,8 @@ def decode(data: bytes) -> Record:
   return record
 
 
-# The parts of tf.train.Example that records use, since importing TensorFlow
-# takes seconds.
+# The fields of tf.train.Example that records use. With these we can parse
+# records without TensorFlow, which takes seconds to import.
 _EXAMPLE = """
   name: "rlpt_jax/example.proto"
   package: "rlpt_jax"
@@ -226,7 +227,7 @@ class Cache:
 def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns a shard's index; raises a ValueError if one of them is damaged."""
+  """Returns a shard's index; raises a ValueError if either is damaged."""
   path = os.path.join(folder, shard['name'])
   size = files.size(path)
   if size != shard['bytes']:

@@ -45,8 +45,8 @@ $$ a. B $$ The end of it was reached by J. R. Hartley in the U.S. by then.
 class Data:
   """Corpora and the tasks made from them.
 
-  Every task is made from every corpus, except that a corpus's own `task`
-  replaces these for that corpus. The weights of corpus and task are multiplied.
+  Every task is made from every corpus, but a corpus with its own `task` uses
+  only that. The weights of corpus and task are multiplied.
   """
 
   corpora: Sequence[Source]
@@ -54,13 +54,13 @@ class Data:
   # 'bytes' or the directory of a tokenizer. None uses the model's tokenizer, or
   # 'bytes' if there is no model.
   tokenizer: Name | None = None
-  cache_dir: str = ''  # Written by `rlpt prepare`; '' reads the corpora.
+  cache_dir: str = ''  # From `rlpt prepare`; '' reads the corpora.
   segmenter: Callable[[str], list[int]] = segment.sentences
   min_words: Natural = 4  # Shorter segments are never targets (records.Text).
   seed: Seed = 0
   epochs: Count | None = None  # None repeats the data forever.
   window: Count = 8192  # Without a cache, shuffle this many examples at a time.
-  strict: bool = False  # The first unusable document raises an error.
+  strict: bool = False  # If True, an unusable document raises an error.
 
   def __post_init__(self):
     checks.check_fields(self)
@@ -115,7 +115,7 @@ def components(
     for task in tasks:
       text = source.text
       stage = task.stage(tokenizer, text, data.segmenter, data.min_words)
-      if isinstance(stage, records.Text):  # Other stages never load NLTK.
+      if isinstance(stage, records.Text):  # The others do not segment.
         _check_segmenter(data.segmenter)
       result.append(Component(source, task, stage))
   names = [component.name for component in result]

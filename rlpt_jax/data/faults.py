@@ -1,4 +1,4 @@
-"""Counts the unusable parts of a corpus, and keeps the first few to show."""
+"""Counts the faults of a corpus, and keeps the first few of each to show."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ FAR = 1 << 30
 class Place(NamedTuple):
   """A line of a file; str(place) is for messages: 'x.jsonl line 17'.
 
-  `line` counts from byte `start`, where the reader began. The lines before it
-  are counted only when a place is shown, which is rare.
+  `line` counts from byte `start`, where the reader began. The lines before
+  `start` are counted only when a place is shown, which is rare.
   """
 
   name: str
@@ -74,7 +74,7 @@ class Faults:
     return {'counts': dict(self.counts), 'first': first}
 
   def merge(self, other: dict[str, Any]) -> None:
-    """Adds the to_json of another Faults, even after a JSON round trip."""
+    """Adds the to_json() of another Faults, also if it was stored as JSON."""
     for reason, count in other['counts'].items():
       self.counts[reason] = self.counts.get(reason, 0) + count
       for where, note in other['first'][reason]:

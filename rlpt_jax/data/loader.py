@@ -25,7 +25,11 @@ NAMED_FILES = 64  # With more files, a position has only their joint checksum.
 
 
 class Item(NamedTuple):
-  """Item `index` of a record; `record` may be its number in the cache."""
+  """Item number `index` of a record.
+
+  `component` is a number. `record` is a number in the cache, or, without a
+  cache, the record itself.
+  """
 
   component: int
   record: records.Record | int
@@ -41,10 +45,11 @@ class Loaded:
 
 
 class Loader:
-  """Iterates over Loaded batches, made ahead in a thread.
+  """Iterates over Loaded batches, which a thread makes ahead of use.
 
-  Ends after `data.epochs`; the last batch may be smaller. `position` comes from
-  an earlier Loader; raises a ValueError if the data has changed since.
+  Ends after `data.epochs`; the last batch may be smaller. Continues from
+  `position`, which an earlier Loader returned, and raises a ValueError if the
+  data has changed since.
   """
 
   def __init__(
@@ -167,7 +172,7 @@ class Loader:
     return self._caches[folder].read(item.record)
 
   def _rows(self, position: Position | None) -> order.Cursor:
-    """Returns a cursor over the rows of batches: packed rows, or items."""
+    """Returns a cursor over the elements of batches: packed rows, or items."""
     if not self._packed:
       return self._mixed(position)
     return order.Blocks(
@@ -254,7 +259,7 @@ class Loader:
       return order.shuffle(items, f'{self._key(component)}/{block}')
 
     def weight(item: Item) -> int:
-      # The items of a document share its record.
+      # The items of a document share its record: count it only once.
       return len(item.record['tokens']) if item.index == 0 else 0
 
     return order.Blocks(
@@ -341,7 +346,10 @@ def check_manifest(
   component: config.Component,
   strict: bool,
 ):
-  """Raises a ValueError if the cache was prepared with other settings."""
+  """Raises a ValueError if the cache was prepared with other settings.
+
+  If `strict`, also raises one if documents were dropped in preparation.
+  """
   keys = ('settings', 'read', 'place')
   now = (
     config.settings(component.stage),

@@ -125,7 +125,7 @@ class Streamed:
 
   def _walk(self, epoch: int, part: int, document: int, item: int):
     """Yields (position after the item, item), from the given position on."""
-    # An epoch that is resumed in the middle has given items before.
+    # If we resume in the middle of an epoch, it has already given items.
     some = part > 0 or document > 0 or item > 0
     while self._epochs is None or epoch < self._epochs:
       for p in range(part, len(self._parts)):
@@ -139,7 +139,7 @@ class Streamed:
           item = 0
         document = 0
       if not some:
-        # The whole epoch had no item, so neither would the next.
+        # The whole epoch had no item, so the next one would have none either.
         raise self._nothing()
       epoch, part, some = epoch + 1, 0, False
       if epoch != self._epochs:
@@ -149,11 +149,11 @@ class Streamed:
 class Blocks:
   """Another cursor's items, rearranged in blocks of `size`.
 
-  `arrange(items, key)` returns what a block gives out: a permutation of its
+  `arrange(items, key)` returns the results of a block: a permutation of its
   items, or rows packed from them. The position is the other cursor's position
-  before the block and the number of results given out. A None ends a block
-  early, so that epochs do not mix; a total `weight` of `most` also ends it, so
-  that large items do not exhaust the memory.
+  before the block, and the number of results given out. Two things end a block
+  early: a None from the other cursor, so that epochs do not mix, and a total
+  `weight` of `most`, so that large items do not exhaust the memory.
   """
 
   def __init__(
@@ -229,10 +229,10 @@ def shuffle(items: list[Any], key: str) -> list[Any]:
 class Mixed:
   """Interleaves several cursors by weight, as evenly as possible.
 
-  At every step, each cursor gains credit by its share, and the one with the
-  most credit gives the item and pays 1. So the items from a cursor differ from
-  its exact share by at most one per cursor in the mix. When a cursor ends, the
-  others keep their relative weights.
+  At every step, each cursor gains its share of the weights as credit. The one
+  with the most credit gives the item and pays 1. So the number of items from a
+  cursor differs from its exact share by at most the number of cursors. When a
+  cursor ends, the others keep their relative weights.
   """
 
   def __init__(

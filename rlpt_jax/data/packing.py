@@ -8,7 +8,7 @@ from rlpt_jax.core.types import Rows
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-  """Returns the indices of the texts in each row: best fit, longest first.
+  """Packs by best fit, longest first; returns the indices of each row's texts.
 
   Texts in a row keep their order, and rows are ordered by their first text, so
   a shuffled order stays shuffled.

@@ -168,7 +168,7 @@ def prepare_part(number: int, plan: Plan):
 
 
 def write_manifest(plan: Plan) -> dict[str, Any]:
-  """Writes the manifest, summing over all parts, and SeqIO's files."""
+  """Writes the manifest, which sums over all parts, and SeqIO's files."""
   import seqio
   import tensorflow as tf
 

@@ -1,8 +1,8 @@
 """The prompts of the papers, and their tokens.
 
-A template is text with places in braces. Places are filled with tokens, since a
-document is tokenized only once. So a prompt is a list of token ids with holes:
-`compiled` makes it, and `Prompt.fill` fills the holes.
+A template is text with places in braces. Places are filled with tokens instead
+of text, since a document is tokenized only once. So a prompt is a list of token
+ids with holes: `compiled` makes it, and `Prompt.fill` fills the holes.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ _PLACE = re.compile(r'\{(context|prompt|next_step|question)\}')
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A prompt's tokens, with holes: len(pieces) == len(places) + 1."""
+  """A prompt's tokens: pieces, with one place to fill between every two."""
 
   pieces: tuple[tuple[int, ...], ...]
   places: tuple[str, ...]
@@ -77,8 +77,8 @@ class Prompt:
 def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
   """Tokenizes a template.
 
-  chat: makes it a user message in the tokenizer's chat template; otherwise it
-    is plain text after the BOS token, if there is one.
+  chat: True if the prompt is a user message in the tokenizer's chat template.
+    Otherwise it is plain text after the BOS token, if there is one.
   """
   literals = _PLACE.split(template)
   texts, places = literals[::2], tuple(literals[1::2])

@@ -40,8 +40,9 @@ NUMBERED = _words("""
   jul jun lem mar no nos nov oct op p para paras pp prop pt ref refs sat sec
   secs sep sept sun tab thm ver vol vols wed
 """)
-# These end a sentence only if the next word begins one. Companies, places and
-# addresses; people and degrees; books and law; time and measures.
+# These end a sentence only if the next word begins one. In this order:
+# companies, places and addresses; people and degrees; books and law; time and
+# measures.
 ABBREVIATIONS = _words("""
   assn assoc ave bldg blvd bros co corp dept dist div hwy inc intl jct ltd mfg
   mt mts natl pkwy plc rd rte sq st ste univ ala ariz calif colo conn fla kan
@@ -98,7 +99,7 @@ class Punkt:
     self._introducing = INTRODUCING if english else frozenset()
     self._numbered = NUMBERED if english else frozenset()
     self._words = params.ortho_context.keys()
-    # Any other purely alphabetic word with a period ends a sentence.
+    # Punkt ends a sentence after any alphabetic word that is not in this set.
     self._special = params.abbrev_types | {a for a, _ in params.collocations}
     self._ask = functools.lru_cache(2**16)(
       self.tokenizer.text_contains_sentbreak
@@ -117,7 +118,7 @@ class Punkt:
   def ends(self, before: str, word: str, following: str) -> bool:
     """True if the period of 'before word. following' ends a sentence.
 
-    Follows Punkt, with rules of ours for initials ('John F. Green'), acronyms
+    Follows Punkt, with our own rules for initials ('John F. Green'), acronyms
     ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
     not.') and unknown words that look abbreviated: short ones before lower case
     ('vit. deficiency') or numbers, and words without a vowel before a capital
@@ -158,8 +159,8 @@ class Punkt:
 def load(language: str) -> Punkt:
   """Loads Punkt for a language: NLTK's model if it is installed, else ours.
 
-  'none' has no words at all; only the rules for initials, numbers and upper or
-  lower case remain.
+  The language 'none' has no lists of words; only the rules for initials,
+  numbers and upper or lower case remain.
   """
   nltk = _nltk()
   from nltk.tokenize import punkt
@@ -192,7 +193,7 @@ def _nltk():
   """Imports NLTK without SciPy, which we do not need and which loads slowly."""
   is_free = 'scipy' not in sys.modules
   if is_free:
-    sys.modules['scipy'] = None  # Importing it fails as if not installed.
+    sys.modules['scipy'] = None  # Now importing it raises ImportError.
   try:
     import nltk
   finally:
@@ -224,7 +225,7 @@ def train(
   """Writes the tables that PunktTrainer learns from texts, sorted.
 
   sources: describes the texts and their licenses.
-  min_count: rarer words, which are most of the size, are left out.
+  min_count: rarer words, which would take most of the space, are left out.
   """
   from nltk.tokenize import punkt
 

@@ -21,7 +21,7 @@ def load():
     try:
       import tensorflow as tf
 
-      # We only read files with it; JAX needs the devices and their memory.
+      # We need it only for files; JAX needs the devices and their memory.
       for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
     except BaseException:

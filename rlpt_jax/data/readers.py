@@ -1,6 +1,7 @@
 """Reads documents from jsonl, txt and parquet files, and reports their faults.
 
-A reader holds a block and a document, or a row group, in memory, never a file.
+In memory, a reader holds a block and a document, or a row group of parquet, but
+never a whole file.
 """
 
 import contextlib
@@ -197,7 +198,7 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
           data = data.removeprefix(BOM)
         yield Line(offset, Place(part.name, part.file, start, number), data)
   except OSError as error:
-    # Without a line number: the file may not exist.
+    # No line number if no line was read: the file may not exist.
     where = f'{part.name} from byte {start}' if start else part.name
     where = Place(part.name, part.file, start, number) if number else where
     raise Unreadable('cannot be read', where, str(error)) from error
@@ -207,9 +208,9 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
 
 
 def _first_line(file: io.IOBase, part: Part) -> int | None:
-  """Returns the offset of the first line that begins in the part or after it.
+  """Returns the offset of the first line that begins at or after the start.
 
-  Returns None if the search passes the part's end.
+  Returns None if the search passes the part's end before it finds a line.
   """
   begins = _within(part)
   offset = part.start - 1  # A line begins after a line break.
@@ -249,7 +250,7 @@ def _split(
 
 
 def _keeping_ends(data: bytes) -> list[bytes]:
-  """Splits into lines with their ends, then the rest, which may be empty."""
+  """Returns the lines with their ends, and last the unfinished line or b''."""
   # bytes.splitlines would also split at a lone carriage return.
   lines = io.BytesIO(data).readlines()
   return [*lines, b''] if lines[-1].endswith(b'\n') else lines

@@ -27,7 +27,7 @@ Record = dict[str, Any]  # 'document': its id, and the features of the stage.
 
 @dataclasses.dataclass
 class Tally:
-  """Counts of documents, of everything left out by reason, and of lengths."""
+  """Counts documents, records, lengths, and what was left out, by reason."""
 
   faults: Faults
   documents: int = 0
@@ -46,10 +46,10 @@ class Stage(Protocol):
 
   name: str
   features: dict[str, str]  # The dtype of each; all but strings are lists.
-  columns: tuple[str, ...]  # The names of `sizes`, which the index stores.
+  columns: tuple[str, ...]  # What `sizes` returns; the index stores it.
 
   def record(self, document: Document, tally: Tally) -> Record | None:
-    """Returns a document's record; None, after counting, if it is unusable."""
+    """Returns a document's record; None, and counts why, if it is unusable."""
 
   def sizes(self, record: Record) -> tuple[int, ...]:
     """Returns the values of `columns` for a record."""
@@ -128,7 +128,7 @@ class Text:
     return len(record['targets']), len(record['tokens'])
 
   def _encode(self, piece: str) -> list[int]:
-    # A tokenizer that adds a blank before every text would double this one.
+    # A tokenizer that adds a blank before every text would double the blank.
     if piece.startswith(' ') and _begins_with_blank(self.tokenizer):
       piece = piece[1:]
     return self.tokenizer.encode(piece)

@@ -1,9 +1,10 @@
 """Splits text into segments, given by their end offsets; the last is len(text).
 
 Segments tile the text, so joining them restores it; none is blank unless the
-text is. White space between two segments belongs to the first up to the last
-line break; the blanks after that belong to the second. BPE tokens begin with a
-blank (' The'), so the segments' tokens together are those of the text.
+text is. In the white space between two segments, everything up to the last line
+break belongs to the first, and the blanks after it belong to the second. BPE
+tokens begin with a blank (' The'), so the tokens of the segments, joined, are
+the tokens of the text.
 
 Sentences end
 
@@ -12,13 +13,14 @@ Sentences end
   at '.' if Punkt decides so, with the additional rules of `rlpt_jax.data.punkt`
   at '...' before a capital letter, but not before 'I'
   at '?', '!' and marks of other scripts, unless a comma or lower case follows
-    ('Yahoo! said'); lower case is no obstacle if the sentence itself began
-    with it, as in chats
+    ('Yahoo! said'); lower case may follow if the sentence itself began in lower
+    case, as in chats
   at 。！？ and similar marks, with no blank needed after them
 
-and include closing quotes, brackets, emphasis, notes ('[12]') and smileys.
-'"Go!" he said.' is one sentence. In tokenized corpora (' . " ') a quote closes
-if one is open in the paragraph. No sentence ends in a label ('Section 12.').
+A sentence includes the closing quotes, brackets, emphasis, notes ('[12]') and
+smileys that follow its mark. '"Go!" he said.' is one sentence. In tokenized
+corpora (' . " ') a quote counts as closing if one is open in the paragraph. No
+sentence ends in a label ('Section 12.').
 """
 
 import bisect
@@ -96,7 +98,7 @@ def num_words(text: str) -> int:
 
 
 def _ends_inside(text, start, end, model, formulas) -> list[int]:
-  """Returns where sentences end in text[start:end], without `end` itself."""
+  """Returns where sentences end inside text[start:end], not counting `end`."""
   ends, sentence = [], start
   counted, in_quote = start, False
   label = _LABEL.match(text, start, end)
@@ -109,8 +111,8 @@ def _ends_inside(text, start, end, model, formulas) -> list[int]:
     if formulas and _is_inside(formulas, mark):
       continue
     if text[mark - 1 : mark].isspace() and gap < stop:
-      # Tokenized text has blanks around its quotes, so only counting them
-      # identifies a closing one.
+      # Tokenized text has blanks on both sides of a quote, so we can only tell
+      # that it closes by counting the quotes before it.
       in_quote ^= text.count('"', counted, stop) % 2 == 1
       counted = stop
       close = _SPACED_CLOSE.match(text, stop, end)
@@ -141,7 +143,7 @@ def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
 
 
 def _is_end(text, sentence: int, match, following, model) -> bool:
-  """True if a sentence ends with the match of _MARK."""
+  """True if a sentence ends at `match`, a match of _MARK."""
   mark, close, word = match['mark'], match['close'], following['word']
   start, first = match.start(), word[:1]
   if mark[0] >= '\u3000' or _is_cjk(text, start, match.end('close')):
@@ -202,7 +204,8 @@ def _is_cjk_end(text, match) -> bool:
     return False
   if close[-1:] in '」』' and close and after in _PARTICLES:
     return False
-  if mark in '…⋯':  # A single one is a pause; two of them end a sentence.
+  # '…' is a pause unless a quotation ends there; '……' ends a sentence.
+  if mark in '…⋯':
     return bool(close)
   return mark != '．' or not after.isdigit()
 

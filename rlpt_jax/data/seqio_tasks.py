@@ -3,9 +3,9 @@
   names = seqio_tasks.register(data)
   dataset = seqio.get_mixture_or_task('wiki_asr').get_dataset(use_cached=True)
 
-They give the same examples as our Loader, but in SeqIO's order and sharding;
-only the Loader resumes exactly and reports faults. Their cache is the output of
-`rlpt prepare`; tasks that read the same records share it.
+These tasks give the same examples as our Loader, but in SeqIO's order and
+sharding; only the Loader resumes exactly and reports faults. Their cache is the
+output of `rlpt prepare`; tasks that read the same records share it.
 """
 
 import itertools
@@ -57,7 +57,8 @@ _RLPT = ('asr', 'msr')
 def examples(data: config.Data, name: str) -> Iterator[dict[str, Any]]:
   """Yields the examples of a registered task or mixture, without shuffling.
 
-  Reads what is prepared, if that is everything that the mixture needs.
+  Reads prepared records if all that it needs are prepared; otherwise reads the
+  corpora.
   """
   made = seqio.get_mixture_or_task(name)
   is_cached = all(
@@ -78,7 +79,7 @@ def _components_of(data: config.Data, name: str) -> list[config.Component]:
 
 
 def _plain(value: Any) -> Any:
-  """Returns text for bytes, and lists of texts; numbers as they are."""
+  """Decodes bytes, and arrays of bytes; returns numbers unchanged."""
   if isinstance(value, bytes):
     return value.decode()
   if value.dtype.kind == 'O':

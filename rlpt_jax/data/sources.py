@@ -60,9 +60,10 @@ class Files:
   r'^ = [^=].* = $' for WikiText. Text before the first such line of a file is
   also a document.
 
-  Jsonl and txt files are split into parts of about `part_bytes`, and parquet
-  files at row groups. A compressed file is one part, since it can only be read
-  from its start: many files of about 100 MB are better than one.
+  Files are split into parts of about `part_bytes`, parquet files only between
+  row groups. A txt file that is one document is one part. So is a compressed
+  file, since it can only be read from its start: many files of about 100 MB are
+  better than a single large one.
   """
 
   name: Name
@@ -275,7 +276,7 @@ def fields(text: str | Sequence[str]) -> list[str]:
 
 
 def text_of(document: Document, field: str, faults: Faults) -> str | None:
-  """Returns the text in a field; None, after counting a fault, if none."""
+  """Returns the text in a field; None, and counts a fault, if it has none."""
   value = document.fields.get(field)
   if value is None:
     note = f'fields: {", ".join(map(str, document.fields)) or "none"}'
@@ -320,7 +321,7 @@ def _counted(
   limit: int,
   faults: Faults,
 ) -> Iterator[Document]:
-  """Yields documents; counts those that are too long, and an unreadable end."""
+  """Yields documents; counts faults: too long ones, and an unreadable rest."""
   names = fields(text)
   try:
     for document in documents:
@@ -398,7 +399,7 @@ def _expanded(name: str, glob: str) -> list[str]:
 
 
 def _bounds(sizes: list[int], at_least: int) -> list[int]:
-  """Splits a sequence into runs of size `at_least` or more; returns bounds."""
+  """Joins neighbors until their size is `at_least`; returns the bounds."""
   bounds, size = [0], 0
   for i, one in enumerate(sizes, 1):
     size += one

@@ -8,8 +8,9 @@
   hf:REPO[:CONFIG][:SPLIT]   with Hugging Face datasets, if installed
   tfds:NAME[:SPLIT]          with TFDS; the dataset must be prepared
 
-`sources` reads corpora: it streams, and counts faults. Here the first fault is
-an error, since a benchmark with some problems missing is another benchmark.
+The module `sources` reads corpora: it streams, and counts faults. Here the
+first fault is an error, since a benchmark with some of its problems missing is
+a different benchmark.
 """
 
 import csv
@@ -31,14 +32,15 @@ SUFFIXES = (
 
 class Row(NamedTuple):
   where: str  # The file and line, for messages.
-  file: str  # The path, or a name like 'hf:...'.
+  file: str  # The file's path, or a name like 'hf:...'.
   fields: dict[str, Any]
 
 
 def find(place: pathlib.Path, config: str = '', split: str = '') -> list[str]:
   """Returns the file at a path, or all files below a folder.
 
-  If some paths contain `config` or `split` as a word, returns only those.
+  If some paths in the folder contain `config` as a word, keeps only those. Then
+  selects among these by `split` in the same way.
   """
   if place.is_file():
     return [str(place)]

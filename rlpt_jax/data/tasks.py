@@ -56,7 +56,8 @@ class Task(Protocol):
   ) -> Any:
     """Returns item i of a record: an Example, or (tokens, loss) if packed.
 
-    A packed task also has `length(sizes, i, tokenizer)`, the item's tokens.
+    A packed task also has `length(sizes, i, tokenizer)`, the number of tokens
+    in the item.
     """
 
   def pieces(
@@ -71,8 +72,8 @@ class _Segments:
 
   `max_prompt_tokens` bounds the whole prompt. A longer context is truncated on
   the left, at a segment boundary; if even the segment before the target is too
-  long, its beginning is removed. At most `max_targets` of a document are used,
-  chosen by hash; None uses all.
+  long, its beginning is removed. At most `max_targets` targets of a document
+  are used, chosen by a hash; None uses all.
   """
 
   weight: Positive = 1.0
@@ -142,8 +143,8 @@ class _Segments:
 class Asr(_Segments):
   """Autoregressive segment reasoning: predict a segment from all before it.
 
-  The references are the target and the segments after it, `following` in all:
-  the paper's "several", for the prefix reward; 1 gives the strict reward.
+  The references are `following` segments: the target and those after it. The
+  paper's prefix reward uses "several"; with 1, it becomes the strict reward.
   """
 
   following: Count = 3
@@ -162,8 +163,8 @@ class Asr(_Segments):
 class Msr(_Segments):
   """Middle segment reasoning: the segment after the target is shown too.
 
-  So the target is the only reference. The shown segment is truncated to half of
-  `room`.
+  So the target is the only reference. The segment shown is truncated to half of
+  the tokens that `room` returns.
   """
 
   name = 'msr'
@@ -188,7 +189,8 @@ def rlpt(
 ) -> tuple[Asr, Msr]:
   """Returns ASR with weight 1 and MSR with weight `msr_weight`, to interleave.
 
-  The weight is the paper's lambda. The paper states no value; 1 mixes equally.
+  The weight is the paper's lambda. The paper states no value; with 1, both have
+  the same share.
   """
   checks.check_arguments(rlpt, locals())
   shared = {

@@ -1,9 +1,10 @@
 """Checks whether the last [[ ]] holds the right answer, as KOR-Bench asks.
 
-Answers are compared as text, ignoring case, white space and Unicode form;
-numbers by their value; alternatives, '1 or 2', as a set. KOR-Bench's own scorer
-has special rules for some puzzles (any valid word, a formula in another order).
-They are not implemented here, so accuracy on those puzzles is a lower bound.
+Answers are compared as text, ignoring case, white space and Unicode form.
+Numbers are compared by value, and alternatives ('1 or 2') as a set. KOR-Bench's
+own scorer has special rules for some puzzles (any valid word, a formula in
+another order). They are not implemented here, so our accuracy on those puzzles
+is a lower bound.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ def bracketed(text: str) -> Answer:
 
 
 def _inside(gold: str) -> str:
-  """Returns the gold without its outer brackets; it may contain others."""
+  """Returns the gold without its outer [[ ]]; it may contain more brackets."""
   gold = gold.strip()
   if gold.startswith('[[') and gold.endswith(']]'):
     gold = gold[2:-2]
@@ -66,7 +67,7 @@ def _inside(gold: str) -> str:
 
 
 def _parts(text: str) -> frozenset:
-  """Returns the alternatives of 'a or b' in the form that is compared."""
+  """Returns the alternatives of 'a or b', normalized for the comparison."""
   text = text_match.normalized(_unboxed(text), 'NFKC').casefold()
   # Splits at an 'or' between words or numbers, not within a word.
   parts = _OR.split(' '.join(text.split()))
@@ -74,7 +75,7 @@ def _parts(text: str) -> frozenset:
 
 
 def _unboxed(text: str) -> str:
-  """Returns the text without its first \\boxed{ and its final }, if both."""
+  """Returns the text without its first \\boxed{ and final }, if it has both."""
   text, opened = text.rstrip(), _BOXED.search(text)
   if opened is None or not text.endswith('}', opened.end()):
     return text

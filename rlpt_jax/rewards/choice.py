@@ -10,9 +10,9 @@ matches decides; if it matches several times, the last match counts:
   ..., so it is B.     the letter that ends the text
   Paris                the last line names exactly one option
 
-A bare letter within a sentence is no choice: 'A' is an article and 'I' a
-pronoun. A box that holds no option is wrong, whatever the rest of the text
-says. If no rule matches there is no answer: `format/missing`.
+A bare letter within a sentence does not count, since 'A' is an article and 'I'
+a pronoun. A box that holds no option is wrong, whatever the rest of the text
+says. If no rule matches, there is no answer: `format/missing`.
 """
 
 import dataclasses
@@ -51,7 +51,9 @@ class Choice(Reward):
   """Rewards 1 if the chosen letter is references[0].
 
   The other references are the texts of the options, in the order of their
-  letters. `thinking`: see `extract`.
+  letters.
+
+  thinking: True if the prompt has opened <think>.
   """
 
   thinking: bool = False
@@ -70,7 +72,7 @@ class Choice(Reward):
 def letter(
   completion: str, options: list[str], *, thinking: bool = False
 ) -> Answer:
-  """Returns the chosen letter, or '' if the box holds no option."""
+  """Returns the chosen letter; '' if the box holds text but no option."""
   text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
@@ -111,13 +113,13 @@ def _last(text: str, letters: str, options: list[str]) -> str | None:
 
 
 def _option(text: str, letters: str, options: list[str]) -> str | None:
-  """Returns the letter of the only option that the last line names."""
+  """Returns the option's letter if the last line names exactly one option."""
   lines = text.strip().splitlines()
   line = f' {_plain(lines[-1])} ' if lines else ''
   named = [
     i for i, option in enumerate(options) if f' {_plain(option)} ' in line
   ]
-  # Of the options '12' and '12 apples', '12 apples' names only the second.
+  # If '12' and '12 apples' are options, '12 apples' names only the latter.
   named = [
     i
     for i in named

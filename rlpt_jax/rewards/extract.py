@@ -11,7 +11,8 @@ Thinking is removed first. Nothing before the last think tag is read:
   ... </think> B                     B
   ... </think> B <think>             format/thinking: cut off while thinking
 
-The prediction is the text from the last start tag to the first end tag.
+The prediction is the text from the last start tag (here <s>) to the first end
+tag (<e>) after it:
 
   A<s>B<e>C                          B
   <s>A<e> <s>B<e>                    B
@@ -21,12 +22,14 @@ The prediction is the text from the last start tag to the first end tag.
   <e>A, or no tag                    format/missing
   <s> <e>                            format/empty
 
-The same rules hold for \boxed{ and the brace that closes it. Braces are
-counted, except \{ and \}. In \boxed{1 + \boxed{2}} the inner box is the last.
+The same rules hold for \boxed{ and the brace that closes it. That brace is
+found by counting braces, except \{ and \}. In \boxed{1 + \boxed{2}} the inner
+box is the last.
 
-Every `format/` reason is reward 0, never NaN (RLPT's equation 4: '0
-otherwise'): if such completions were left out of their group, no policy would
-learn to close its tags. All functions take time linear in the text.
+Every `format/` reason gives reward 0, never NaN (RLPT's equation 4: '0
+otherwise'). With NaN, such completions would be left out of their group, and no
+policy would learn to close its tags. All functions take time linear in the
+length of the text.
 """
 
 import re
@@ -42,7 +45,8 @@ _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 class Answer(NamedTuple):
   """The text to be judged; if it is None, `reason` says why.
 
-  start: where the text begins in the completion, if it is a part of it.
+  start: where the text begins in the completion; None if it is not a part of
+    the completion.
   """
 
   text: str | None
@@ -92,7 +96,12 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
 
 
 def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
-  """Returns the text after the last think tag, if that is a closing one."""
+  """Returns the text after the thinking; all of it if there is no think tag.
+
+  If the thinking does not end, there is no answer: `format/thinking`.
+
+  thinking: True if the prompt has opened <think>.
+  """
   closed = completion.rfind(_THOUGHT)
   if completion.rfind(_THINK) > closed or (closed < 0 and thinking):
     return Answer(None, 'format/thinking')

@@ -3,21 +3,23 @@ r"""Finds the result that a completion states, boxed or not.
 Thinking is removed first (`extract.after_thinking`). Then the first rule that
 matches decides; if it matches several times, the last match counts:
 
-  \boxed{72}                         as `extract.boxed`, even if it is broken
+  \boxed{72}                         see `extract.boxed`; if the box is broken,
+                                     there is no answer
   #### 72                            the rest of the line: GSM8K's marker
   The (final) answer is 72.          the rest of the sentence or line
   Answer: 72   **Answer**: 72
 
-With `number`, for right answers known to be numbers, one more rule applies,
+Set `number` if the right answer is known to be a number. One more rule then
+applies, after the others:
 
   so she has 72 clips left.          the last number in the text
 
-and only the number is kept, because '72 clips' is no formula: currency,
-thousands commas, units, percent signs, the left side of an equation and remarks
-('72, as 48 + 24 is') are dropped. Mixed numbers and '1.5 million' become the
-value they mean. If different numbers remain ('18 or 20', '3 hours and 20
-minutes'), nothing is dropped, and the answer is wrong unless it equals the
-right one as it stands.
+With `number`, only the number is kept, because '72 clips' is not a formula:
+currency, thousands commas, units, percent signs, the left side of an equation
+and remarks ('72, as 48 + 24 is') are dropped. Mixed numbers and '1.5 million'
+become the value they mean. If different numbers remain ('18 or 20', '3 hours
+and 20 minutes'), nothing is dropped, and the answer is wrong unless it equals
+the right one as it stands.
 """
 
 import fractions
@@ -27,15 +29,17 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.extract import Answer
 
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
-# `_stated_result` cuts what follows at _SENTENCE_END: not at the full stop in
+# `_stated_result` cuts the rest of the line at _SENTENCE_END, which does not match the
+# full stop in
 # 3.50.
 _STATED = re.compile(
   r'\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)[*_ \t:]*'
   r'(?=([^\n]{1,400}))',
   re.IGNORECASE,
 )
-# Nor in Dr. Smith: these titles stand before a name. An initial (J. Smith) does
-# end a sentence, since it may be the letter of a choice (The answer is C. For).
+# The full stop of a title before a name (Dr. Smith) does not end a sentence.
+# That of an initial (J. Smith) does, since the initial may be the letter of a
+# choice (The answer is C. For).
 _SENTENCE_END = re.compile(
   r'(?:(?<!\b(?:Mr|Ms|Dr|St))(?<!\bMrs)(?<!\bProf)|(?!\.\s+\w))'
   r'[.!?](?=\s|\*|$)'
@@ -61,7 +65,11 @@ _SCALES = {'thousand': 10**3, 'million': 10**6, 'billion': 10**9}
 def final_answer(
   completion: str, *, number: bool = False, thinking: bool = False
 ) -> Answer:
-  """Returns the stated result. `thinking`: the prompt has opened <think>."""
+  """Returns the result that a completion states.
+
+  number: True if the right answer is known to be a number.
+  thinking: True if the prompt has opened <think>.
+  """
   text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)
@@ -91,7 +99,7 @@ def _stated_result(text: str) -> Answer:
 
 
 def _number(text: str) -> str:
-  """Returns the number in a text, or the text if its numbers differ."""
+  """Returns the number that a text states; the text itself if it is unclear."""
   before = _REMARK.split(text, maxsplit=1)[0]
   for part in (text, text.rpartition('=')[2], before):
     numbers = _numbers(part)

@@ -1,14 +1,16 @@
 """The generative reward model (RLPT, 2509.19249, section 3.2): a judge decides
 whether a prediction means the same as a prefix of the text that really follows.
 
-There are two references: `following`, all segments joined as in the text (the
-paper's prefix reward), and `asked`, only the segment asked for (its strict
-reward; the paper prints no prompt for it, so both use the same one).
+There are two references to choose from. `following` is all segments that
+follow, joined as in the text: the paper's prefix reward. `asked` is only the
+segment that was asked for: its strict reward. The paper prints no prompt for
+the strict reward, so both use the same one.
 
 There are two ways to ask: `ByAnswer` parses the judge's answer; `ByProbability`
-compares the probabilities of 'Score: 0' and 'Score: 1' and decodes nothing.
+compares the probabilities of 'Score: 0' and 'Score: 1' without decoding.
 
-These forms of an answer, after its thinking (up to </think>), are verdicts:
+The judge's thinking (up to </think>) is removed. An answer in one of these
+forms is a verdict:
 
   Score: 1   **Score:** 0   - score = 1.   SCORE：1   "score": 1}   Score -> 1
   Score: 1, since it says the same.   Score: 0 (it does not)   <score>1</score>
@@ -18,17 +20,25 @@ A score is followed by the end of its line or by a word that does not belong to
 the number; any other text may surround it. All numbers called a score must
 agree, and each must be exactly 0 or 1. So these are not verdicts: 'Score: 10',
 '0.5', '1/2', '1 / 10', '1 out of 10', '-1', '0-1', '0 or 1', '1%', thinking
-that does not end, and an answer that gives both scores, such as the two lines
-of the prompt repeated. Parsing takes time linear in the answer.
+that does not end, and an answer that gives both scores, for example by
+repeating the two lines of the prompt. Parsing takes time linear in the length
+of the answer.
 
-The reasons are 'right' and 'wrong', or 'graded'; 'format/...' without a
-prediction and 'short' if it is too short (reward 0, the judge is not asked);
-and with reward NaN 'judge/failed' (no answer), 'judge/unparsable',
-'judge/both', 'judge/neither' (both scores improbable) and 'gold/empty'.
+The reasons, and the reward that each gives:
+
+  right, wrong        1 and 0: the judge's verdict
+  graded              the share of 'Score: 1', if there is no threshold
+  format/...          0: there is no prediction; the judge is not asked
+  short               0: the prediction is too short; the judge is not asked
+  judge/failed        NaN: the judge gave no answer, or no probabilities
+  judge/unparsable    NaN: the answer has none of the forms above
+  judge/both          NaN: the answer gives both scores
+  judge/neither       NaN: both scores are improbable
+  gold/empty          NaN: the reference is empty
 
 The paper has no guard against a prefix as short as 'The', which passes its
-prompt. Ours requires the share `min_share` of the first segment's words. The
-count of 'short' shows its effect.
+prompt. We require a prediction to have at least `min_share` times as many words
+as the first segment. The count of 'short' shows how often that fails.
 """
 
 import abc
@@ -85,8 +95,8 @@ TRIAL_PAIRS = (
   ('Two and three are five.', 'It rained all day.'),
 )
 
-# Marks allowed between the word and the number, and before a bare number. A
-# dash that touches the number is a minus sign and not among them.
+# Marks allowed between the word 'score' and its number, and before a bare
+# number. A dash that touches the number is a minus sign, so it is not allowed.
 _BEFORE = r'(?:[-=]>|[\s*_`"\'|:：=→({\[]|[-–—](?=\s))'
 _AFTER, _BLANK = r'*_`"\')}\]|）】', r'[^\S\n]'
 _SCORE = re.compile(
@@ -117,7 +127,10 @@ def asked(example: Example) -> str:
 
 
 class Judged(Reward):
-  """Asks about each prediction that is long enough; equal questions once."""
+  """Asks the judge about each prediction that is long enough.
+
+  Equal questions are asked only once.
+  """
 
   reference: Reference
   find: extract.Extract
@@ -163,7 +176,7 @@ class Judged(Reward):
 
 @dataclasses.dataclass(frozen=True)
 class ByAnswer(Judged):
-  """Rewards what the judge says in its answer."""
+  """Rewards 1 or 0, as the judge says in its answer."""
 
   complete: Complete
   _: dataclasses.KW_ONLY
@@ -179,9 +192,10 @@ class ByAnswer(Judged):
     ]
 
   def try_out(self) -> list[Verdict]:
-    """Returns verdicts on a few trial questions, past any cache of answers.
+    """Returns the verdicts on TRIAL_PAIRS, bypassing any cache of answers.
 
-    Only a judge behind a URL, which has `ask_now`, is asked.
+    Returns [] unless the judge is behind a URL: only such a judge has
+    `ask_now`.
     """
     if not hasattr(self.complete, 'ask_now'):
       return []
@@ -194,8 +208,8 @@ class ByAnswer(Judged):
 class ByProbability(Judged):
   """Compares the probabilities of the two scores.
 
-  The reward is P(1) / (P(0) + P(1)) or, given a threshold, 1 if that share is
-  at least the threshold and 0 otherwise.
+  Without a threshold, the reward is the share P(1) / (P(0) + P(1)). With one,
+  the reward is 1 if that share is at least the threshold, and 0 otherwise.
   """
 
   score: Score
@@ -213,7 +227,7 @@ class ByProbability(Judged):
 
 
 def read(answer: str | None) -> Verdict:
-  """Returns the verdict in an answer; the module's docstring has the forms."""
+  """Returns an answer's verdict; the module's docstring lists its forms."""
   if answer is None:
     return Verdict(math.nan, 'judge/failed')
   text, *_ = extract.after_thinking(answer)
@@ -237,10 +251,10 @@ def weigh(
   threshold: float | None = 0.5,
   min_mass: float = 0.01,
 ) -> Verdict:
-  """Returns the verdict of two log-probabilities.
+  """Returns the verdict that two log-probabilities imply.
 
-  min_mass: the least probability of both together. Below it the judge was
-    about to say something else, and there is no verdict.
+  min_mass: the least total probability of the two scores. Below it, the judge
+    was about to say something else, so there is no verdict.
   """
   if math.isnan(logprob_0) or math.isnan(logprob_1):
     return Verdict(math.nan, 'judge/failed')
@@ -258,7 +272,7 @@ def _of(is_right: bool) -> Verdict:
 
 
 def _least_words(example: Example, min_share: float) -> int:
-  """Returns the number of `text_match.tokens` that a prediction must have."""
+  """Returns the number of `text_match.tokens` that a prediction needs."""
   if not example.references:
     return 0
   return math.ceil(min_share * len(tokens(example.references[0])))

@@ -10,16 +10,17 @@ that opens its prediction), y the reference and n its length:
       RLP (2510.01265): r(c) = log p(y | x, c) - log p(y | x); there y is one
       token, and a moving average of the policy gives `without`.
   perplexity_gain    100 * (1 - exp(-with_ / n) / exp(-without / n))
-      VR-CLI (2503.22828): I = 100 * (1 - PPL(y | x, c) / PPL(y | x)), under a
-      frozen copy; the reward is 0 for I below 0.05, 0.5 below 1, 0.9 below 2,
-      and 1 from there: see `steps`.
+      VR-CLI (2503.22828): I = 100 * (1 - PPL(y | x, c) / PPL(y | x)), where a
+      frozen copy of the policy gives PPL. The reward is 0 for I below 0.05, 0.5
+      below 1, 0.9 below 2, and 1 from 2 on: see `steps`.
   probability        exp(with_ / n)
-      VeriFree (2505.21493): r(c) = p(y | x, c), there with n = 1. With n = 1
-      it is 0 for any long text (2602.03979): use that for short answers.
+      VeriFree (2505.21493): r(c) = p(y | x, c), so n = 1 there. Choose n = 1
+      for short answers only: for any long text it gives 0 (2602.03979).
 
-n counts tokens or bytes, or is 1: `per_token`, `per_byte`, `whole`. The caller
-chooses the model of p: the policy, a frozen copy or a moving average. With and
-without reasoning, y is tokenized by itself and follows the tag.
+n is the number of tokens of y (`per_token`), its number of bytes (`per_byte`),
+or 1 (`whole`). The caller chooses the model that gives p: the policy, a frozen
+copy or a moving average of it. In both cases, with and without reasoning, y is
+tokenized by itself and follows the tag.
 """
 
 import bisect
@@ -54,7 +55,7 @@ def per_byte(tokens: Sequence[int], text: str) -> int:
 
 
 def whole(tokens: Sequence[int], text: str) -> int:
-  """Returns 1, for no normalization: a long reference weighs more."""
+  """Returns 1: nothing is normalized, so a long reference weighs more."""
   del tokens, text
   return 1
 
@@ -81,7 +82,7 @@ def steps(
   bounds: Sequence[float] = (0.05, 1.0, 2.0),
   rewards: Sequence[float] = (0.0, 0.5, 0.9, 1.0),
 ) -> Gain:
-  """Returns a gain of rewards[k] if `gain` reaches k bounds (VR-CLI)."""
+  """Returns a gain that is rewards[k] if `gain` reaches k bounds (VR-CLI)."""
   if len(rewards) != len(bounds) + 1 or list(bounds) != sorted(bounds):
     raise ValueError(
       f'bounds={bounds}, rewards={rewards}: expected increasing bounds, and '
@@ -155,7 +156,7 @@ class Likelihood(Reward):
     return scores.grouped(verdicts, len(examples))
 
   def _verdict(self, with_: float, without: float) -> Verdict:
-    # One of the two probabilities is 0, so there is nothing to compare.
+    # If one of the two probabilities is 0, there is nothing to compare.
     if not (math.isfinite(with_) and math.isfinite(without)):
       return Verdict(math.nan, 'likelihood/infinite')
     value = self.gain(with_, without)

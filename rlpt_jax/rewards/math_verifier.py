@@ -1,28 +1,33 @@
 """Checks whether the boxed answer equals the right one as mathematics.
 
-A policy writes the answers: `9^{9^{9^9}}`, a thousand brackets, a null byte.
-So math-verify and sympy run in other processes (`math_worker`), each limited in
-time and memory, and no answer can stall or stop a run.
+A policy writes the answers, so anything can be among them: `9^{9^{9^9}}`, a
+thousand brackets, a null byte. Therefore math-verify and sympy run in other
+processes (`math_worker`), each limited in time and memory, and no answer can
+stall or stop a run.
 
-Who caused a failure decides whether it is reward 0 or no verdict (NaN):
+A failure that the answer caused gives reward 0. Any other failure gives no
+verdict (NaN). The reasons:
 
   right                     1
   wrong, unparsable         0
-  long                      0: over MAX_CHARACTERS; it is not checked
-  timeout, memory, crash    0: the gold was read before, so the answer caused
-                            it. With NaN it would be left out of its group, and
-                            a policy about to be wrong could escape the loss
-                            with an answer that cannot be checked. A right
-                            answer that takes too long loses: watch the count.
-                            'memory' is rare: math-verify mostly swallows that
-                            error, and the reason is 'wrong' or 'unparsable'
+  long                      0: the answer has more than MAX_CHARACTERS, and is
+                            not checked
+  timeout, memory, crash    0: the gold had been read, so the answer caused the
+                            failure. With NaN, the completion would be left out
+                            of its group, and a policy about to be wrong could
+                            escape the loss with an answer that cannot be
+                            checked. A right answer that takes too long also
+                            gets 0: watch the count. 'memory' is rare, because
+                            math-verify catches most such errors, and then the
+                            reason is 'wrong' or 'unparsable'
   format/...                0: see `extract`
-  gold/...                  NaN: the gold cannot be read or does not equal
-                            itself. No policy can cause it, and all completions
-                            of a group that have an answer share it
-  killed, stalled, lost     NaN: the machine is out of memory or hangs. The
-                            limits of a worker are lower than that, so no answer
-                            can cause it
+  gold/...                  NaN: the gold is too long, cannot be read or does
+                            not equal itself. No policy can cause this. It
+                            affects all completions of a group that have an
+                            answer
+  killed, stalled, lost     NaN: the machine is out of memory or hangs. A worker
+                            reaches its own limits before that, so no answer can
+                            cause this
 """
 
 import json
@@ -46,11 +51,11 @@ _OURS = frozenset({'killed', 'stalled', 'lost'})
 
 
 class MathVerifier(Reward):
-  """A reward against references[0]; owns its workers until it is closed.
+  """Compares answers with references[0]; owns its workers until it is closed.
 
-  `cpu_seconds` limits the reading of a gold, and again its comparison with an
-  answer; `memory_mb` limits a worker. By default there is one worker for each
-  processor that this process may use, at most 16.
+  `cpu_seconds` limits the reading of a gold and, separately, its comparison
+  with an answer. `memory_mb` limits each worker. By default there is one worker
+  for each processor that this process may use, at most 16.
   """
 
   def __init__(
@@ -66,7 +71,7 @@ class MathVerifier(Reward):
       num_workers = min(_num_processors(), 16)
     self.find, self._limits = find, (cpu_seconds, memory_mb)
     self._pool = ProcessPool(
-      # -P: the worker must not import the files beside its own.
+      # -P keeps the worker's folder off its import path.
       [sys.executable, '-P', math_worker.__file__, str(os.getpid()),
        str(cpu_seconds), str(memory_mb)],
       num_workers=num_workers,
@@ -83,7 +88,7 @@ class MathVerifier(Reward):
 
   def __call__(self, examples, completions) -> Scores:
     scores.check_groups(examples, completions)
-    # A group repeats its answers: check equal ones once.
+    # The answers in a group are often equal: check each of them only once.
     reasons: list[str] = []
     pairs: dict[tuple[str, str], list[int]] = {}
     for example, group in zip(examples, completions, strict=True):
@@ -103,7 +108,7 @@ class MathVerifier(Reward):
     )
 
   def compare(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns the reason for each (gold, answer), in order."""
+    """Returns a reason, such as 'right', for each (gold, answer), in order."""
     reasons = [_long(gold, answer) for gold, answer in pairs]
     pending = [i for i, reason in enumerate(reasons) if reason is None]
     results = self._pool.map([json.dumps(pairs[i]) for i in pending])

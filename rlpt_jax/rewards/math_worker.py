@@ -1,13 +1,13 @@
-r"""The program that compares answers with golds until it is killed.
+r"""The program that compares answers with golds until its input ends.
 
-It is run by its path and imports nothing from this package, so a worker starts
-in a second and takes 60 MB, and the process that reads a policy's text holds
+It is run by its path and imports nothing from this package. So a worker starts
+in a second and takes 60 MB, and the process that parses a policy's text holds
 none of the trainer's devices or threads.
 
   stdin   lines '<number> ["gold", "answer"]'
   stdout  first 'ready', then for each line '<number> <reason>'
 
-Each line is sent after the one before it has been answered.
+A line is sent only when the one before it has been answered.
 
 There are two processes. The first loads math-verify and forks the second, which
 answers. If the second dies, from a limit or a crash, the first answers in
@@ -51,14 +51,14 @@ WARM_UP = (
   ('x > 1', '1 < x'),
   (r'\text{so}', 'so'),
 )
-MAX_JOBS = 2000  # sympy's and antlr's caches grow.
+MAX_JOBS = 2000  # Then fork again: caches in sympy and antlr grow.
 
 _TEXT = re.compile(r'\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*{([^{}]*)}')
 _LETTERS, _WORD = re.compile(r"(?:[^\W\d_]|[' -])+"), re.compile(r'[^\W\d_]{3}')
 
 
 def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
-  """Answers lines until they end or the process `parent` is gone."""
+  """Answers lines until the input ends or the process `parent` is gone."""
   replies = os.dup(1)
   logging.disable(logging.CRITICAL)
   for gold, answer in WARM_UP:
@@ -68,13 +68,13 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
         'Is the installed version of antlr4-python3-runtime one that '
         'latex2sympy2_extended supports?'
       )
-  # The end of stdin is not enough: a process that the parent has forked keeps
-  # the pipe open for as long as it lives. os.kill(parent, 0) would not help: it
-  # still succeeds for a zombie.
+  # It is not enough to wait for the end of stdin: a process that the parent has
+  # forked keeps the pipe open for as long as it lives. os.kill(parent, 0) would
+  # not help: it still succeeds for a zombie.
   watched = [0]
   with contextlib.suppress(AttributeError, OSError):  # Only Linux has pidfds.
     watched.append(os.pidfd_open(parent))
-  if os.getppid() != parent:  # It ended before it was watched.
+  if os.getppid() != parent:  # The parent ended before it was watched.
     raise SystemExit(
       f'expected {parent} as the parent process, which has ended.'
     )
@@ -105,7 +105,7 @@ def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
 
 
 def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
-  """Answers lines; returns the exit status."""
+  """Answers lines; returns the exit status of this process."""
   for count, line in enumerate(read_lines(watched), 1):
     number, _, pair = line.partition(b' ')
     number, (gold, answer) = int(number), json.loads(pair)
@@ -121,7 +121,7 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
       _, phase = struct.unpack('<qq', underway[:])
       reason = 'gold/memory' if phase == GOLD else 'memory'
     set_alarms(0)
-    # Before the reply is sent: replying twice is worse than being asked again.
+    # Do this before replying: to reply twice is worse than to be asked again.
     set_underway(underway, number, IDLE)
     os.write(replies, b'%d %s\n' % (number, reason.encode()))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -131,7 +131,10 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
 
 
 def compare(gold: str, answer: str, gold_is_good=lambda: None) -> str:
-  """Returns 'right', 'wrong', 'gold/unparsable' or 'unparsable'."""
+  """Returns 'right', 'wrong', 'gold/unparsable' or 'unparsable'.
+
+  Calls `gold_is_good` when the gold has been read.
+  """
   import math_verify
   from sympy.core.random import seed
 
@@ -167,7 +170,7 @@ def parsed(text: str) -> list:
 
 @functools.lru_cache(maxsize=64)  # A group shares its gold.
 def parsed_gold(text: str) -> list:
-  """Returns `parsed`, but [] for a gold unequal to itself, such as 1/0."""
+  """Returns `parsed(text)`; [] if the gold does not equal itself, like 1/0."""
   import math_verify
   from sympy import Integer
 

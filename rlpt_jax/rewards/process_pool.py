@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-MAX_BYTES = 1 << 16  # A pipe takes as much without waiting for its reader.
+MAX_BYTES = 1 << 16  # A pipe takes this much without waiting for its reader.
 MAX_STARTS = 3
 START_SECONDS = 120.0  # A file system may be slow.
 
@@ -23,13 +23,13 @@ class ProcessPool:
   The command prints 'ready', then answers each line '<number> <request>' with a
   line '<number> <answer>'. A process that dies, or is silent for `patience`
   seconds, is killed with its children and replaced. A request whose worker died
-  is repeated once, by a worker started after that: older ones may have died of
-  the same cause, unrelated to the request. A request on which a worker was
-  silent is not repeated.
+  is repeated once, by a worker that was started after the death: the older ones
+  may be about to die of the same cause, unrelated to the request. A request
+  that a worker did not answer in time is not repeated.
 
-  A call waits on pipes: no thread, no signal handler and no fork of this
-  process, which may hold JAX. Workers must end when their stdin ends, so that
-  they do not outlive this process, however it ends.
+  A call only waits on pipes. It uses no thread, no signal handler and no fork
+  of this process, which may hold JAX. Workers must end when their stdin ends,
+  so that they do not outlive this process, however it ends.
   """
 
   def __init__(
@@ -42,10 +42,11 @@ class ProcessPool:
     self._command, self._patience = list(command), patience
     self._workers: list[_Worker] = []
     self._lock = threading.Lock()
-    self._starts = self._failed_starts = 0  # Failed ones are those in a row.
+    # _failed_starts counts only failures in a row.
+    self._starts = self._failed_starts = 0
     self._closed = False
     try:
-      # Started now, so that they load while the caller loads.
+      # Start the workers now, so that they load while the caller loads.
       for _ in range(num_workers):
         self._workers.append(self._start())
     except BaseException:
@@ -53,7 +54,7 @@ class ProcessPool:
       raise
 
   def map(self, requests: Sequence[str]) -> list[str | None]:
-    """Returns answers in order; None if a worker was silent or two died."""
+    """Returns answers in order; None where a worker was silent or two died."""
     with self._lock:
       if self._closed:
         raise ValueError('the pool is closed: create another.')
@@ -80,7 +81,8 @@ class ProcessPool:
   def _map(self, requests):
     answers: list[str | None] = [None] * len(requests)
     waiting = collections.deque(range(len(requests)))
-    lost_at: dict[int, int] = {}  # Task -> workers started by its first loss.
+    # {task: the number of workers that were started before it was first lost}
+    lost_at: dict[int, int] = {}
     left = len(requests)
     while left:
       self._hand_out(waiting, requests, lost_at)
@@ -110,7 +112,7 @@ class ProcessPool:
         self._workers[i] = worker = self._start()
       if not worker.ready or worker.task is not None:
         continue
-      # Lost tasks are at the front, at most one for each worker.
+      # Lost tasks are at the front, at most one per worker: this loop is short.
       for place, task in enumerate(waiting):
         if worker.number >= lost_at.get(task, 0):
           del waiting[place]
@@ -123,7 +125,7 @@ class ProcessPool:
     return worker
 
   def _wait(self) -> list[tuple['_Worker', bool]]:
-    """Returns (worker, True) if it wrote or died, (worker, False) if late."""
+    """Returns (worker, True) if one wrote or died, (worker, False) if late."""
     alive = [worker for worker in self._workers if worker.alive]
     nearest = min(worker.deadline for worker in alive)
     # Not select(): it only takes descriptors below 1024.
@@ -155,7 +157,7 @@ class _Worker:
   """One process and the request that it works on."""
 
   def __init__(self, command: list[str], number: int):
-    self.number = number  # The number of workers started before.
+    self.number = number  # How many workers were started before it.
     self.alive, self.ready, self.task = True, False, None
     self.deadline = time.monotonic() + START_SECONDS
     self._rest = b''
@@ -167,7 +169,8 @@ class _Worker:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._stderr,
-      # Its own process group: Ctrl-C does not reach it, and a kill reaches all.
+      # In its own process group, Ctrl-C does not reach it, and a kill also
+      # reaches its children.
       start_new_session=True,
       # The order of terms in sympy depends on hashes.
       env={**os.environ, 'PYTHONHASHSEED': '0'},
@@ -185,7 +188,10 @@ class _Worker:
       self._process.stdin.flush()
 
   def receive(self, spoke: bool) -> str | None:
-    """Returns the answer if it is complete, else None; raises _Lost."""
+    """Returns the answer, or None if it is not complete; raises _Lost.
+
+    spoke: False if the worker has been silent for too long.
+    """
     if not spoke:
       raise _Lost('it did not respond')
     block = os.read(self.stdout.fileno(), MAX_BYTES)
@@ -205,7 +211,7 @@ class _Worker:
     return answer
 
   def kill(self) -> None:
-    """Kills it and its children; a second call does nothing."""
+    """Kills the process and its children; a second call does nothing."""
     if not self.alive:
       return
     self.alive = False

@@ -1,11 +1,12 @@
 """The result of a reward function: a number and a reason for each completion.
 
-A reward is (examples, completions) -> Scores, for P examples and P lists of G
-completions. A number alone cannot say why it is 0. If the reward of a run
-falls, its policy may answer wrongly or have lost its tags, or the verifier may
-be down: only the counts of the reasons tell these apart.
+A reward is a callable (examples, completions) -> Scores, for P examples and P
+lists of G completions. A number alone cannot say why it is 0. If the reward of
+a run falls, its policy may answer wrongly or no longer write the tags, or the
+verifier may be down: only the counts of the reasons tell these apart.
 
-Our rewards are dataclasses derived from `Reward`. A function is a reward too.
+Our rewards derive from `Reward`; most are dataclasses. A function is a reward
+too.
 It may return numbers alone, with None or NaN for no verdict: P lists of G, an
 array, or, as TRL's rewards do, one flat list, prompt by prompt. `ask` converts
 numbers to Scores, so all callers use `ask`.
@@ -31,10 +32,10 @@ from rlpt_jax.rewards import extract
 class Scores:
   """Rewards (NaN: no verdict), and a short reason for each.
 
-  Reasons come from a small, fixed set so that they can be counted: 'right',
-  'format/empty'.
-  `parts` holds the scores that these were combined from, by name. `answers_PG`
-  holds a judge's answers verbatim, None if it was not asked.
+  Reasons, such as 'right' or 'format/empty', come from a small, fixed set so
+  that they can be counted. `parts` holds the scores that these were combined
+  from, by name. `answers_PG` holds a judge's answers verbatim, and None where
+  the judge was not asked.
   """
 
   rewards_PG: np.ndarray  # float32
@@ -66,10 +67,10 @@ class Scores:
 
 
 class Reward(abc.ABC):
-  """(examples, completions) -> Scores, with its settings as fields.
+  """A callable (examples, completions) -> Scores, with its settings as fields.
 
-  Derive a dataclass from it. Fields may be other rewards, judges, or anything
-  that has `close`.
+  Derive a dataclass from it. If a field has `close`, as a judge or another
+  reward has, `close` of this reward calls it.
   """
 
   @abc.abstractmethod
@@ -89,12 +90,12 @@ class Reward(abc.ABC):
     with contextlib.ExitStack() as stack:  # Closes all, even if one raises.
       for part in reversed(settings.parts(self.settings())):
         close = None if isinstance(part, type) else getattr(part, 'close', None)
-        # Skip a part that would only close its own parts: they are here too.
+        # Skip a part that only closes its own parts: they are listed here too.
         if close and getattr(close, '__func__', None) is not Reward.close:
           stack.callback(close)
 
   def find_answer(self, completion: str) -> extract.Answer | None:
-    """Returns the text that is scored; None if this reward finds none."""
+    """Returns the answer that is scored; None if the reward extracts none."""
     if find := getattr(self, 'find', None):
       return find(completion)
     parts = settings.parts(self.settings())
@@ -133,7 +134,7 @@ class Each(Reward):
 
 @dataclasses.dataclass(frozen=True)
 class Function(Reward):
-  """A plain function as a reward, as `of` returns it."""
+  """A plain function, wrapped as a Reward by `of`."""
 
   function: Callable[..., Any]
 
@@ -151,7 +152,7 @@ def ask(
   examples: Sequence[Example],
   completions: Sequence[Sequence[str]],
 ) -> Scores:
-  """Calls a reward and returns Scores, even if it returns numbers alone."""
+  """Calls a reward; returns Scores even if the reward returns only numbers."""
   result = reward(examples, completions)
   P, G = len(completions), max(map(len, completions), default=0)
   if isinstance(result, Scores):
@@ -185,7 +186,7 @@ def _numbers(values: Any) -> np.ndarray | None:
 
 
 def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
-  """Returns an error with what a reward returned and what it should return."""
+  """Returns an error that says what was returned and what was expected."""
   function = inspect.unwrap(reward)
   function = getattr(function, 'func', function)  # If it is a partial.
   if not hasattr(function, '__qualname__'):
@@ -199,7 +200,7 @@ def _refused(reward: Callable, what: str, P: int, G: int) -> ValueError:
 
 
 def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:
-  """Returns the scores of a flat list: p * G + g is rollout g of prompt p."""
+  """Returns the scores of a flat list of verdicts, ordered by prompt."""
   shape = (num_prompts, len(verdicts) // max(num_prompts, 1))
   rewards = np.array([verdict.reward for verdict in verdicts], np.float32)
   reasons = np.array([verdict.reason for verdict in verdicts], np.str_)
@@ -214,7 +215,7 @@ def grouped(verdicts: Sequence[Verdict], num_prompts: int) -> Scores:
 def check_groups(
   examples: Sequence[Example], completions: Sequence[Sequence[str]]
 ) -> None:
-  """Raises unless every example has a group, all of the same size."""
+  """Raises unless every example has a group and all groups have one size."""
   if len(completions) != len(examples):
     raise ValueError(
       f'{len(examples)} examples but {len(completions)} groups of '

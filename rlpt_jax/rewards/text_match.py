@@ -5,17 +5,18 @@ characters and single marks. White space only separates tokens: a line break
 equals a space, spaces between Chinese characters do not matter, and a prefix
 ends where a word ends.
 
-A match is a function (prediction, references) -> float in [0, 1] on tokens,
-where the references are segments in the order of the text. `TextMatch` makes
-it a reward:
+A match is a function (prediction, references) -> float in [0, 1]. Its arguments
+are lists of tokens, and the references are segments in the order of the text.
+`TextMatch` turns a match into a reward. The matches:
 
-  exact           1 for the first segment
-  whole_segments  1 for the first k segments, for any k
-  prefix          1 for a prefix of all segments, ending at any word, that has
-                  at least `min_share` of the first one's words. RLPT's prefix
-                  reward has no such guard, and its judge would pass 'The'
-  overlap         F1 of the words, in any order, with the first k segments, for
-                  the best k
+  exact           1 if the prediction is the first segment
+  whole_segments  1 if it is the first k segments, for any k
+  prefix          1 if it is a prefix of all segments, ending at any word, and
+                  has at least `min_share` times as many words as the first
+                  segment. RLPT's prefix reward has no such guard, and its judge
+                  would pass 'The'
+  overlap         the F1 of its words and those of the first k segments, in any
+                  order, for the best k
   common_prefix   the share of the prediction before its first wrong word
 
 The first three are strict about words, so they suit text that must be exact:
@@ -48,8 +49,9 @@ _HYPHEN = re.compile(r'(?<=[^\W\d])-(?=[^\W\d])')
 # 'f(x)'.
 _SENTENCE_MARKS = frozenset({'Po', 'Pi', 'Pf'})
 _KEPT, _QUOTES = frozenset('#%&*/@\\‰'), frozenset('`´「」『』')
-# Pieces, because Python sorts the combining marks of a word in quadratic time:
-# 40,000 take two seconds, a million twenty minutes.
+# Text is normalized in pieces, because Python sorts the combining marks of a
+# word in quadratic time: 40,000 marks take two seconds, a million take twenty
+# minutes.
 _PIECE = re.compile(r'\S{1,200}|\s+')
 
 
@@ -105,7 +107,7 @@ def prefix(
   *,
   min_share: PositiveShare = 1.0,
 ) -> float:
-  """Returns 1 if the prediction is long enough and begins the references."""
+  """Returns 1 if the prediction is a prefix of the references, long enough."""
   if not 0 < min_share <= 1:
     raise ValueError(
       f'min_share: expected a share of the first segment, more than 0 and at '
@@ -113,12 +115,12 @@ def prefix(
     )
   if len(prediction) < math.ceil(min_share * len(references[0])):
     return 0.0
-  # Both have the same length, unless the prediction is longer than them all.
+  # The slice is shorter only if the prediction is longer than the references.
   return float(prediction == _joined(references)[: len(prediction)])
 
 
 def overlap(prediction: list[str], references: list[list[str]]) -> float:
-  """Returns the words' F1 with the first k segments, for the best k."""
+  """Returns the F1 of words with the first k segments, for the best k."""
   left = collections.Counter(prediction)
   best, shared, size = 0.0, 0, len(prediction)
   for segment in references:
@@ -135,7 +137,7 @@ def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
   """Returns the share of words that are right before the first wrong one.
 
   It is a share of the prediction, or of the first segment if that is longer. It
-  is 1 exactly where `prefix` is 1.
+  is 1 exactly where `prefix`, with its default `min_share`, is 1.
   """
   common = 0
   for ours, theirs in zip(prediction, _joined(references), strict=False):
@@ -147,9 +149,9 @@ def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TextMatch(Reward):
-  """Rewards `match`(the answer's tokens, the tokens of each reference).
+  """Rewards match(tokens of the answer, [tokens of each reference]).
 
-  It is NaN only if the first reference has no word to compare with.
+  The reward is NaN only if the first reference has no word to compare with.
   """
 
   match: Match
