@@ -168,7 +168,7 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
 
 
 def _groups(parts, B):
-  """(whether each part is shared, rows of each group, 1 where one is used)."""
+  """(whether each part is shared, rows of each group, 1 for entries in use)."""
   shared = min(
     parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
