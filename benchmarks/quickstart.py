@@ -59,7 +59,7 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
   config = model_files.find(FILES / 'base').config
   row = 3 * flops.forward(config, 50) / 50 + 4 * flops.head(config)
   steps = round(spent / (row * ROWS * 0.95 * ROW_TOKENS))
-  # Fresh data, as much as will be read.
+  # New data, enough for all steps.
   small_models.write_world(
     workdir / 'more', texts=steps * ROWS * 3,
     demonstrations=steps * ROWS * 3, seed=seed + 1000,

@@ -122,7 +122,7 @@ class RunningNormalized:
     if len(squares_C) and mean_square is None:
       mean_square = float(squares_C.mean())
     elif len(squares_C):
-      # m <- (1 - rate) m + rate a^2, for one advantage a after the other.
+      # m <- (1 - rate) m + rate a^2, for each advantage a in turn.
       ages_C = np.arange(len(squares_C))[::-1]
       mean_square = float(
         (1 - self.rate) ** len(squares_C) * mean_square

@@ -21,8 +21,8 @@ MAX_LOG_RATIO = 20.0
 def token_log_ratio(logprobs_BT, behavior_BT, mask_BT):
   """log(pi / behavior) of each token, 0 outside the mask.
 
-  There is no gradient through behavior_BT, so a loss of (logprobs, logprobs) is
-  the on-policy loss.
+  There is no gradient through behavior_BT, so a loss that gets logprobs as both
+  arguments is the on-policy loss.
   """
   behavior_BT = jax.lax.stop_gradient(behavior_BT)
   return jnp.where(mask_BT, logprobs_BT - behavior_BT, 0.0)

@@ -147,9 +147,9 @@ def own_mask(segments_BT):
 def _attend(q_BTNH, part):
   """Softmax sums over the keys of one part, for `_merge`.
 
-  Returns the sum of the weighted values [B, T, N, H], the sum of the weights
-  and the largest score [B, T, N, 1]. A weight is exp(score - largest). All
-  M = G * T queries of a group are multiplied by its keys in one product.
+  Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
+  and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
+  All M = G * T queries of a group are multiplied by its keys in one product.
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
@@ -180,7 +180,7 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """An einsum with keys or values, in their dtype unless that is int8."""
+  """Einsum of `left` with keys or values, in their dtype unless it is int8."""
   # The dtype of `left` represents every int8 value exactly.
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
   return jnp.einsum(

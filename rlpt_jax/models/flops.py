@@ -67,7 +67,7 @@ def update(
   remat: str = 'none',
   share_prompt: bool = True,
 ) -> int:
-  """FLOPs of an update on one prompt's completions, both passes."""
+  """FLOPs of the forward and backward pass of one prompt's completions."""
   layers = _layers(config, prompt, completions, share_prompt)
   again = layers if remat == 'layer' else 0
   # The head counts 4 times: forward, recomputed logits, and 2 for backward.

@@ -20,7 +20,7 @@ from rlpt_jax.models.config import Decoder, DecoderConfig
 
 @struct.dataclass
 class RouterStats:
-  """Sums over the valid tokens, per layer; several passes can be added up."""
+  """Sums over the valid tokens, per layer; the sums of passes can be added."""
 
   assigned_LE: jax.Array  # Tokens sent to each expert.
   probability_LE: jax.Array  # Summed router probability of each expert.

@@ -35,7 +35,7 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
   scale_shape = (*v_shape[:2], length)
 
   def zeros(shape, dtype, *axes):
-    # Needed on one device too: it may not be the default device.
+    # The constraint matters on one device too: it may not be the default one.
     place = functools.partial(
       jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
     )

@@ -46,7 +46,7 @@ class Slots:
   limit_B: jax.Array  # Number of tokens after which a row ends.
   stops_BCW: jax.Array  # Padded on the left with ANY; unused: NO_TOKEN.
   last_BW: jax.Array  # Last sampled tokens, NO_TOKEN before the first.
-  interrupt_B: jax.Array  # Position of the first token of the phrase.
+  interrupt_B: jax.Array  # Where the forced phrase starts, or NEVER.
   phrase_BW: jax.Array
   phrase_length_B: jax.Array
   answer_B: jax.Array  # Tokens allowed after the phrase.

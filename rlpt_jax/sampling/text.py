@@ -120,7 +120,7 @@ class Transcript:
     return piece
 
   def _undecided(self) -> int:
-    """Returns the length of the text's end that may begin a stop string."""
+    """The length of the text's longest end that may begin a stop string."""
     longest = 0
     for stop in self._stops:
       for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
