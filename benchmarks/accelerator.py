@@ -12,15 +12,17 @@ TensorFlow, gin or network. Prints a line of JSON for each figure. Stages:
              For learning (4 prompts of 1,024 tokens; each has 8 rows of 512):
              milliseconds of the forward pass and of both passes. Errors are
              relative to float32.
-  sample     32 prompts x 8, 1,024 + 512 tokens, random weights in bfloat16.
-             share_of_limit is the least possible time over the measured one:
-             the bytes that must be read, at the bandwidth of a large copy.
-             These are the weights (the head in float32), each prompt's keys
-             and values once, and half of each row's own. `gap` is between the
+  sample     32 prompts of 1,024 tokens, with 8 completions of 512 tokens each,
+             and random weights in bfloat16. share_of_limit is the least
+             possible time over the measured one. The least possible time is
+             that of reading the necessary bytes at the bandwidth of a large
+             copy: the weights (the head in float32), each prompt's keys and
+             values once, and half of each row's own. `gap` is between the
              log-probabilities of the sampler and those of the learner.
-  learn      A whole update: 8 prompts x 8, 1,024 + 512 tokens. share_of_peak is
-             of 989 TFLOP/s and counts the operations of a learner without
-             rematerialization: three times those of a forward pass.
+  learn      A whole update on 8 prompts of 1,024 tokens, with 8 completions of
+             512 tokens each. share_of_peak is the share of 989 TFLOP/s. Counted
+             are the operations of a learner without rematerialization: three
+             times those of a forward pass.
 """
 
 import argparse
@@ -82,7 +84,7 @@ def main():
   if options.stage:
     RUN[options.stage](options)
     return
-  for stage in STAGES:  # A process each: a failure does not stop the rest.
+  for stage in STAGES:  # In its own process: a failure does not stop the rest.
     subprocess.run([sys.executable, __file__, *stage])
 
 
@@ -134,7 +136,7 @@ def decode_attention(options, kernel, layout, bandwidth, *, layers=12, G=8):
   normal = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
 
   @jax.jit
-  def caches_of_layers():  # More than the chip's own cache can hold.
+  def caches_of_layers():  # Together larger than the chip's L2 cache.
     keys = iter(jax.random.split(jax.random.key(0), 4 * layers))
     return [
       [

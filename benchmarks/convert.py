@@ -1,4 +1,4 @@
-"""Peak memory and speed of `rlpt convert`, both ways, on random weights.
+"""Peak memory and speed of `rlpt convert`, both directions, random weights.
 
     python benchmarks/convert.py --model qwen3_17b --folder /tmp/convert
 
@@ -41,7 +41,7 @@ def make_random(directory: pathlib.Path, config):
   rng = np.random.default_rng(0)
 
   def read(spec):
-    # Random bits, which do not compress, of numbers below one in magnitude.
+    # Random numbers below two in magnitude; their bits do not compress.
     bits = rng.integers(0, 2**14, spec.shape, np.uint16)
     bits |= rng.integers(0, 2, spec.shape, np.uint16) << 15
     return bits.view(dtype)

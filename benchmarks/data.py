@@ -1,14 +1,15 @@
 """Speed and memory of the data pipeline, on one core.
 
-    python benchmarks/data.py segment FILES...    text to segments
-    python benchmarks/data.py examples FILES...   text to cache to examples
+    python benchmarks/data.py segment FILES...    from text to segments
+    python benchmarks/data.py examples FILES...   from text to cache to examples
     python benchmarks/data.py memory FILES...     peak memory for two sizes
 
 Prints a line of JSON. In a file *.jsonl each line is a document: its values,
 joined by line breaks. In other files every 200 lines are a document.
 `examples` trains a tokenizer like Qwen's on the files and reads ASR and MSR
-prompts of 1,024 tokens; `restore` is the time to the next example from a
-position after a million. Times are CPU time, except `restore`.
+prompts of at most 1,024 tokens. `restore_seconds` is the time until a loader
+that resumes after a million examples has its first batch. All other times are
+CPU time.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from rlpt_jax.data import pipeline, quiet_tensorflow, segment, sources, tasks
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 
-# Qwen's pattern to split text before merges.
+# The pattern by which Qwen's tokenizer splits text before it merges bytes.
 WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -182,7 +183,7 @@ def measure_examples(paths: list[pathlib.Path], megabytes: float) -> dict:
 
 
 def measure_memory(paths: list[pathlib.Path], megabytes: float) -> dict:
-  """Returns the peak of a process for a tenth of the text, and for all."""
+  """Returns the peak memory for a tenth of the text and for all of it."""
   result = {}
   for size in (megabytes / 10, megabytes):
     command = [sys.executable, __file__, 'prepare', *map(str, paths)]

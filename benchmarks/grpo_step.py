@@ -4,11 +4,12 @@
     python benchmarks/grpo_step.py --folder F --size tiny --trl PYTHON \\
         --tunix PYTHON      the same work by TRL and Tunix, in turn with ours
 
-F is the folder of the peers' benchmark (spec.json, peer_*.py, run after
-prepare.py). BENCH_PROMPT_LENGTH, BENCH_COMPLETION_LENGTH and BENCH_ASSETS
-choose other lengths, as there. Prints JSON: our values of the peers' fields
-and, with peers, the ratio of their step time to ours, each from the best of
-`rounds` processes.
+F is the folder of the benchmark of the peers, TRL and Tunix. It holds spec.json
+and the programs peer_*.py; run its prepare.py first. For other lengths, set the
+environment variables BENCH_PROMPT_LENGTH and BENCH_COMPLETION_LENGTH, and
+BENCH_ASSETS to the folder that was prepared for them; the peers read them too.
+Prints JSON with the same fields as the peers. If peers run, it adds the ratio
+of their step time to ours. All figures are from the best of `rounds` processes.
 
 A step is rollout by the engine, decoding, reward, advantages, loss, backward,
 Adam, publish. models/flops.py counts its work. share_of_products is work per
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 
-STARTED = time.time()  # Before anything is imported.
+STARTED = time.time()  # Before the import of jax.
 
 
 def main(arguments):
@@ -78,7 +79,7 @@ def main(arguments):
 
 
 def measure(arguments) -> dict:
-  """Returns the peers' fields for our step."""
+  """Measures our step; returns the same fields as the peers."""
   import jax
   import numpy as np
 

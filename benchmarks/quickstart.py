@@ -1,13 +1,14 @@
-"""Compares RLPT, NTP and SFT at the same cost in the small world.
+"""Compares RLPT, NTP and SFT at the same cost in the world of the quickstart.
 
-For each seed it runs the quickstart. Then it spends the FLOPs of its RL, by the
-ledger, rollouts and judge included, in two other ways:
+For each seed, runs the quickstart. The FLOPs of its RL, with those of rollouts
+and judge, are read from the metrics. The same FLOPs are then spent in two other
+ways:
 
-  ntp   trains the base model on raw text; then the same cold start
+  ntp   trains the base model on raw text, then runs the same cold start
   sft   trains the cold start on more demonstrations like its own
 
-The ground truth checks all models' answers to the same held-out questions.
-Prints JSON: the accuracies, as mean and range over the seeds.
+The answers of all models to the same held-out questions are checked against the
+ground truth. Prints JSON: the accuracies, as mean and range over the seeds.
 
   python benchmarks/quickstart.py --workdir /tmp/quickstart
 """
@@ -58,7 +59,7 @@ def one_seed(workdir: pathlib.Path, seed: int, options) -> dict[str, float]:
   config = model_files.find(FILES / 'base').config
   row = 3 * flops.forward(config, 50) / 50 + 4 * flops.head(config)
   steps = round(spent / (row * ROWS * 0.95 * ROW_TOKENS))
-  # Fresh data, as much as will be read.
+  # New data, enough for all steps.
   small_models.write_world(
     workdir / 'more', texts=steps * ROWS * 3,
     demonstrations=steps * ROWS * 3, seed=seed + 1000,

@@ -27,9 +27,10 @@ are for one device.
 are log-normal around an eighth of it (sigma 0.5). The engine has as many slots
 as the static sampler has rows in a batch, and both get the same requests.
 
-`peers`: F is the folder of the peers' benchmark (spec.json, peer_*.py, run
-after prepare.py); BENCH_ASSETS has its assets for other lengths. Ours and
-theirs take turns, `rounds` times, and the best round of each counts.
+`peers`: F is the folder of the benchmark of the peers. It holds spec.json and
+the programs peer_*.py; run its prepare.py first. For other lengths, set the
+environment variable BENCH_ASSETS to the folder that was prepared for them. We
+and the peers take turns, `rounds` times, and the best round of each counts.
 """
 
 import argparse
@@ -137,7 +138,7 @@ def measure_spec(arguments) -> dict:
 
 
 def limit(arguments, decoder, seconds) -> dict:
-  """Returns the limit of the module's docstring, for all steps of a batch."""
+  """Compares all steps of a batch with the limit in the module's docstring."""
   c, P = decoder.config, arguments.prompts
   S, T = arguments.prompt_length, arguments.completion_length
   B, itemsize = P * GROUP, jnp.dtype(decoder.compute.dtype).itemsize
@@ -273,7 +274,7 @@ def heavy_tail(prompts: int, longest: int) -> list[tuple[int, ...]]:
   shape = (prompts, GROUP)
   lengths = np.exp(rng.normal(np.log(longest / 8), 0.5, shape))
   lengths = np.clip(lengths, 1, longest).astype(int)
-  # Exactly one in sixteen, at random places.
+  # Exactly one in sixteen runs to the limit, at random places.
   place = rng.permutation(lengths.size)[: lengths.size // 16]
   lengths.ravel()[place] = longest
   return [tuple(row) for row in lengths.tolist()]

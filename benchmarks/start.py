@@ -2,12 +2,13 @@
 
     python benchmarks/start.py --folder /tmp/start
 
-The quickstart's base model learns for one step from a prepared cache of its
-world, 4 prompts with 4 completions each. It does so with an empty compilation
-cache, with the one that the first run filled, and with the cache off. Prints a
-line of JSON for each: seconds until the first output, until each part is over
-and until the first step has its line, and CPU seconds until the end, which a
-busy machine affects less.
+The quickstart's base model learns for one step, from 4 prompts with 4
+completions each. The texts are those of the quickstart's world, prepared
+beforehand. There are three runs: with an empty compilation cache, with the
+cache that the first run filled, and with the cache off. Prints a line of JSON
+for each run: the seconds until the first output, until each part is over and
+until the first step is logged. The line also has the CPU seconds of the whole
+run, which a busy machine affects less.
 """
 
 import argparse

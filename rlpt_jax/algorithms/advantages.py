@@ -1,9 +1,9 @@
 """Advantages from rewards: how much better a completion is than its group.
 
-Each function is rewards_PG -> advantages_PG, float32. A reward of NaN means
-that there is no verdict: means skip it, and its advantage is 0. Its completion
-must also leave the mask before the reductions, whose denominators would count
-it:
+Each function is rewards_PG -> advantages_PG, float32. A reward of NaN says that
+there is no verdict: averages skip it, and its advantage is 0. Its completion
+must also be removed from the mask before a reduction gets the mask; otherwise
+the denominators would count it:
 
   keep_PG = judged(rewards_PG)
   keep_PG &= varies(rewards_PG)[:, None]  # Only to filter flat groups.
@@ -52,9 +52,9 @@ def varies(rewards_PG, *, tolerance=1e-6):
 def group_centered(rewards_PG):
   """A = r - mean(group).
 
-  Dr. GRPO (arXiv 2503.20783, Section 3): GRPO without the division by std,
-  which weights prompts by their difficulty. The paper's other change is the
-  reduction `constant`.
+  Dr. GRPO (arXiv 2503.20783, Section 3): GRPO without the division by the std;
+  that division weights prompts by their difficulty. The paper's other change is
+  the reduction `constant`.
   """
   advantages_PG, _ = _center(rewards_PG)
   return advantages_PG
@@ -88,7 +88,7 @@ def batch_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
 
   ScaleRL (arXiv 2510.13786, Section 4), which does not say if flat groups count
   in the std. Here they do not, so that filtering them does not rescale the
-  other advantages. The paper has no eps; 1e-4 is TRL's, which also smooths the
+  other advantages. The paper has no eps; 1e-4 is TRL's. TRL also smooths the
   std over steps. `rewards_PG` must be the whole batch, of all hosts.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
@@ -100,11 +100,12 @@ class RunningNormalized:
   """A = (r - mean(group)) / (running std of r - mean(group) + eps).
 
   `batch_normalized` with a std that is not noisy in small batches: ScaleRL
-  (arXiv 2510.13786, Section 4) as in TRL. The mean square is a moving average
-  that each completion updates by `rate`, without flat groups (0.001: half the
-  weight is on the last 700 completions). Unlike TRL, it starts from the mean of
-  the first batch, not from the first completion; all of a batch are divided by
-  the value after the batch; and completions without a verdict do not update it.
+  (arXiv 2510.13786, Section 4) as TRL implements it. The mean square is a
+  moving average that each completion updates by `rate`, except those of flat
+  groups (with 0.001, half the weight is on the last 700 completions). There are
+  three differences from TRL: the average starts from the mean of the first
+  batch, not from the first completion; a whole batch is divided by the value
+  after that batch; completions without a verdict do not update the average.
   """
 
   rate: PositiveShare = 0.001
@@ -121,7 +122,7 @@ class RunningNormalized:
     if len(squares_C) and mean_square is None:
       mean_square = float(squares_C.mean())
     elif len(squares_C):
-      # m <- (1 - rate) m + rate a^2, for one a after the other.
+      # m <- (1 - rate) m + rate a^2, for each advantage a in turn.
       ages_C = np.arange(len(squares_C))[::-1]
       mean_square = float(
         (1 - self.rate) ** len(squares_C) * mean_square
@@ -158,9 +159,9 @@ def needs_groups(function: Callable) -> bool:
 
 
 def _center(rewards_PG):
-  """(r - mean(group), True where it counts: judged, in a varying group).
+  """(r - mean(group), True for a verdict in a group that varies).
 
-  The first is 0 where the second is False.
+  Where the second is False, the first is 0.
   """
   rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
   kept_PG = judged(rewards_PG) & varies(rewards_PG)[:, None]

@@ -9,11 +9,11 @@ tokens sampled from pi, with x = log(pi / reference):
   k2    x^2 / 2           biased          that of KL(pi || reference)
   k3    e^-x - 1 + x      the KL          that of KL(reference || pi)
 
-So use k3 (as GRPO) or k2 in the loss, `ppo(...) + beta * k3(...)`, and k1 in
-the reward, `reward - beta * sum(k1)`. A good estimate of the value can have
+So use k3 (as GRPO does) or k2 in the loss, `ppo(...) + beta * k3(...)`, and k1
+in the reward, `reward - beta * sum(k1)`. A good estimate of the value can have
 the wrong gradient: the gradient must also account for how the samples change
 (arXiv 2510.01555). Tokens sampled from another policy need the ratio as a
-weight: ratio * k3, differentiated through both, has the gradient of
+weight: ratio * k3, with gradients through both factors, has the gradient of
 KL(pi || reference).
 """
 
@@ -53,7 +53,7 @@ def k3(logprobs_BT, reference_BT, mask_BT):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InLoss:
-  """Adds a KL estimate to the loss of each token, times `weight`."""
+  """A KL penalty in the loss of each token: `weight` times the estimate."""
 
   estimator: Callable = k3
   weight: Positive
@@ -67,7 +67,7 @@ class InLoss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InReward:
-  """Subtracts the sum of k1 from the reward of a completion, times `weight`."""
+  """A KL penalty in the reward: `weight` times the completion's sum of k1."""
 
   weight: Positive
 

@@ -44,10 +44,10 @@ def ppo(
 ):
   """-min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A).
 
-  PPO (arXiv 1707.06347, Eq 7). Also the token loss of GRPO (arXiv 2402.03300,
-  Eq 3), of Dr. GRPO (arXiv 2503.20783), which only differs in advantages and
-  reduction, and of DAPO (arXiv 2503.14476), with clip_high = 0.28 (0.26 in
-  ScaleRL's DAPO). Has no KL term; add one of kl.py.
+  PPO (arXiv 1707.06347, Eq 7). It is also the token loss of GRPO (arXiv
+  2402.03300, Eq 3) and of Dr. GRPO (arXiv 2503.20783), which only changes
+  advantages and reduction. DAPO (arXiv 2503.14476) uses it with clip_high =
+  0.28 (0.26 in ScaleRL's DAPO). It has no KL term; add one from kl.py.
   """
   log_ratio_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)
   return _clip(log_ratio_BT, advantages_B1, mask_BT, clip_low, clip_high)
@@ -79,8 +79,9 @@ def cispo(
 
   MiniMax-M1 (arXiv 2506.13585, Section 3) without its lower bound, as in
   ScaleRL (arXiv 2510.13786, Section 4), which finds that 4, 5 and 8 work
-  equally well. Clips weights, never gradients. max_ratio bounds the ratio
-  itself, whereas ppo's clip_high bounds its distance from 1.
+  equally well. It only clips the weight: unlike in ppo, a clipped token keeps
+  its gradient. max_ratio bounds the ratio itself, whereas ppo's clip_high
+  bounds its distance from 1.
   """
   weight_BT = truncated_weight(
     logprobs_BT, behavior_BT, mask_BT, max_weight=max_ratio

@@ -27,9 +27,9 @@ def make_loss(
   balance: Callable[[Any], jax.Array] | None = None,
   balance_weight: float = 0.0,
 ):
-  """(params, batch) -> (its share of the loss, token statistics for `measure`).
+  """Returns (params, microbatch) -> (share of the loss, stats for `measure`).
 
-  kl: added to the loss; the batch must have `reference_PGT`.
+  kl: is added to the loss; the batch must have `reference_PGT`.
   balance: the load balancing loss of the router's statistics, for a model with
     experts. It is measured, and added to the loss times `balance_weight`.
   """
@@ -84,8 +84,8 @@ def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
   `sampler/gap_*` and `sampler/ratio_*` compare the learner with the behavior
   policy: before the first update on a batch, they show how well sampler and
-  learner agree. `clip_share` is the share of the tokens with an advantage whose
-  gradient is zero.
+  learner agree. `clip_share` is the share, among the tokens with a nonzero
+  advantage, of those with a gradient of zero.
   """
   P, G, T = batch.mask_PGT.shape
   mask_BT = batch.mask_PGT.reshape(P * G, T).astype(bool)
@@ -98,7 +98,7 @@ def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
   )  # fmt: skip
   tokens = jnp.maximum(jnp.count_nonzero(mask_BT), 1)
   router = {}
-  if 'router_balance' in stats:  # Of each microbatch.
+  if 'router_balance' in stats:  # One value per microbatch.
     router = {'router_balance': jnp.mean(stats['router_balance'])}
   with_advantage_BT = mask_BT & (batch.advantages_PG.reshape(-1, 1) != 0)
   clipped_BT = with_advantage_BT & ~has_gradient_BT

@@ -1,9 +1,10 @@
 """Probability ratios between two policies on sampled tokens.
 
-Losses involve three policies: the learner's, which has the gradient; the
-behavior policy, which sampled; and, if a batch serves several updates, the old
-policy, which is the learner's before the first of them. The old policy then
-replaces behavior_BT in a loss, and `truncated_weight` multiplies the result.
+Losses involve up to three policies. The learner's policy gets the gradient. The
+behavior policy sampled the tokens. If a batch serves several updates, there is
+also the old policy: the learner's policy before the first of these updates. It
+then takes the place of behavior_BT in a loss, and `truncated_weight` multiplies
+the result.
 
 Values outside the mask are never used: infinities and NaN there reach neither
 values nor gradients.
@@ -20,8 +21,8 @@ MAX_LOG_RATIO = 20.0
 def token_log_ratio(logprobs_BT, behavior_BT, mask_BT):
   """log(pi / behavior) of each token, 0 outside the mask.
 
-  There is no gradient through behavior_BT, so a loss of (logprobs, logprobs) is
-  the on-policy loss.
+  There is no gradient through behavior_BT, so a loss that gets logprobs as both
+  arguments is the on-policy loss.
   """
   behavior_BT = jax.lax.stop_gradient(behavior_BT)
   return jnp.where(mask_BT, logprobs_BT - behavior_BT, 0.0)
@@ -31,9 +32,9 @@ def sequence_log_ratio(logprobs_BT, behavior_BT, mask_BT):
   """The mean of `token_log_ratio` over the completion, at each of its tokens.
 
   Its exponential is GSPO's ratio (arXiv 2507.18071, Eq 7). Each token's
-  gradient goes to its own log-probability only, as in GSPO-token (Eq 14): a
-  mean over the completion then has the gradient of the mean, and any reduction
-  can follow.
+  gradient goes to its own log-probability only, as in GSPO-token (Eq 14). The
+  average of these values over the completion still has the gradient of the mean
+  log ratio, and any other reduction can be used as well.
   """
   own_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)
   count_B1 = jnp.count_nonzero(mask_BT, axis=1, keepdims=True)
@@ -54,9 +55,10 @@ def truncated_weight(old_BT, behavior_BT, mask_BT, *, max_weight=2.0):
 
   Corrects for a sampler whose kernels or weights differ from the learner's (Yao
   et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
-  training", which uses 2 at 32B). Times `ppo(logprobs, old, ...)` this is
-  decoupled PPO (arXiv 2110.00641), truncated; times `reinforce`, with old =
-  logprobs, it is `cispo`.
+  training", which uses max_weight = 2 for a 32B model). Multiplied with
+  `ppo(logprobs, old, ...)`, it gives decoupled PPO (arXiv 2110.00641) with a
+  truncated weight; with old = logprobs, multiplied with `reinforce`, it gives
+  `cispo`.
   """
   log_ratio_BT = token_log_ratio(old_BT, behavior_BT, mask_BT)
   weight_BT = jnp.minimum(ratio(log_ratio_BT), max_weight)

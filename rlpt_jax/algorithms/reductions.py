@@ -2,13 +2,14 @@
 
 Each function is (mask_BT, group_size) -> weights_BT, float32, 0 outside the
 mask, and the loss is sum(weights_BT * loss_BT). The weights include all
-denominators, computed over the whole batch. A microbatch takes a slice of rows
-of both, and losses and gradients are summed, so that the result depends neither
-on the split nor on padding or the number of devices.
+denominators, computed over the whole batch. A microbatch takes some of the
+rows, with their weights, and losses and gradients are summed over microbatches.
+So the result depends neither on the split nor on padding or the number of
+devices.
 
-A row with no token in the mask does not count as a completion, nor a group with
-none as a prompt. So a completion is removed from the loss through its mask, as
-advantages.py says.
+A row without a token in the mask does not count as a completion, and a group of
+such rows does not count as a prompt. So a completion is removed from the loss
+through its mask, as advantages.py says.
 """
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from rlpt_jax.core.checks import Count
 
 
 def token_mean(mask_BT, group_size):
-  """1 / (tokens in the batch): a completion's weight is its length.
+  """1 / (tokens in the batch): a completion weighs in proportion to its length.
 
   TRL and verl call this DAPO. DAPO itself (arXiv 2503.14476) averages over the
   tokens of each group, then over prompts: `prompt_mean`.
@@ -28,10 +29,10 @@ def token_mean(mask_BT, group_size):
 
 
 def completion_mean(mask_BT, group_size):
-  """1 / (completions * tokens of its own): completions have equal weight.
+  """1 / (completions * tokens of the completion): completions weigh the same.
 
-  GRPO (arXiv 2402.03300, Eq 3) and the "sample average" of ScaleRL. They take
-  the mean over prompts of a mean over G completions; here a prompt weighs less
+  GRPO (arXiv 2402.03300, Eq 3) and the "sample average" of ScaleRL. The papers
+  average over G completions, then over prompts; here a prompt weighs less
   if some of its completions have left the loss.
   """
   del group_size
@@ -39,7 +40,7 @@ def completion_mean(mask_BT, group_size):
 
 
 def prompt_mean(mask_BT, group_size):
-  """1 / (prompts * tokens of its group): prompts have equal weight.
+  """1 / (prompts * tokens of the group): prompts have equal weight.
 
   The "prompt average" of ScaleRL (arXiv 2510.13786, Section 4) and DAPO (arXiv
   2503.14476). Groups that were filtered for being flat do not count as prompts.
@@ -51,11 +52,11 @@ def prompt_mean(mask_BT, group_size):
 
 
 def constant(mask_BT, group_size, *, max_tokens: Count):
-  """1 / (completions * max_tokens): tokens have equal weight in every batch.
+  """1 / (completions * max_tokens): a token's weight depends on no length.
 
-  Dr. GRPO (arXiv 2503.20783, Section 3), which drops the length; its code
-  divides by a constant, the generation limit, to keep the scale. This is not T,
-  which includes padding.
+  Dr. GRPO (arXiv 2503.20783, Section 3), which drops the division by lengths;
+  its code divides by a constant, the generation limit, to keep the scale. The
+  limit is not T, which includes padding.
   """
   del group_size
   completions = jnp.count_nonzero(jnp.any(mask_BT, axis=1))

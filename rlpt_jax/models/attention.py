@@ -9,7 +9,8 @@ and differentiated, once.
            sees padding (segment 0)
   context  every query sees every key whose mask is True
 
-All kernels compute the same function; only `pick_kernel` chooses among them.
+All kernels compute the same function. `pick_kernel` chooses one for whole rows,
+`decode_attention` one for the single queries of decoding.
 """
 
 import functools
@@ -27,13 +28,13 @@ from rlpt_jax.models.cache import Readers
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
 
-# Block sizes of the TPU kernel, best first; lengths are multiples of the last.
+# Block sizes of the TPU kernel, best first. The last must divide all lengths.
 SPLASH_BLOCKS = (512, 256, 128)
 
 
 @struct.dataclass
 class Part:
-  """Keys and values of one layer that queries see besides their own row."""
+  """Keys and values of one layer, which queries attend to."""
 
   k_PKHS: jax.Array
   v_PKSH: jax.Array
@@ -59,11 +60,11 @@ def attention(
 
 
 def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
-  """The kernel to use: `kernel` itself, or the best applicable one for 'auto'.
+  """The kernel to use: `kernel` itself, or for 'auto' the best that applies.
 
-  tpu: splash, if lengths are multiples of its smallest block
-  gpu: cudnn, for half precision, heads of at most 128 and even lengths
-  xla: everywhere else, and for the single queries of decoding
+  tpu: splash, if its smallest block divides all lengths, and 64 the head size
+  gpu: cudnn, in half precision, with even lengths and heads of at most 128
+  xla: otherwise, and for single queries or several parts of context
   """
   if kernel != 'auto':
     if kernel not in KERNELS:
@@ -89,7 +90,7 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
 
 
 def decode_attention(q_B1NH, parts, *, kernel, layout):
-  """The attended values of single queries over all parts, [B, 1, N, H]."""
+  """The attended values of one query per row over all parts, [B, 1, N, H]."""
   if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
     return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
   return attend_to_parts(q_B1NH, parts, layout=layout)
@@ -146,9 +147,9 @@ def own_mask(segments_BT):
 def _attend(q_BTNH, part):
   """Softmax sums over the keys of one part, for `_merge`.
 
-  Returns the sum of the weighted values [B, T, N, H], the sum of the weights
-  and the largest score [B, T, N, 1]. A weight is exp(score - largest). All
-  M = G * T queries of a group are multiplied by its keys in one product.
+  Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
+  and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
+  All M = G * T queries of a group are multiplied by its keys in one product.
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
@@ -179,7 +180,7 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """An einsum with keys or values, in their dtype unless that is int8."""
+  """Einsum of `left` with keys or values, in their dtype unless it is int8."""
   # The dtype of `left` represents every int8 value exactly.
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
   return jnp.einsum(
@@ -211,9 +212,10 @@ def _merge(sums):
   return values / total
 
 
-# cuDNN, on GPU. In general, each rollout's keys are concatenated with a copy of
-# its prefix, and a mask is read. Rows that are not packed need neither. (The
-# keys of the prompt are computed once in any case.)
+# cuDNN, on GPU. In general, each row's keys are concatenated with a copy of the
+# keys of its prefix, and the kernel reads a mask. On one GPU, rows that are not
+# packed need neither the copy nor the mask. (The keys of the prompt are
+# computed once in any case.)
 
 
 def cudnn_attention(
@@ -301,7 +303,8 @@ def splash_attention(
     _splash_sequences, prefix=S, length=T, interpret=interpret
   )
   if layout.mesh.size > 1:
-    # XLA cannot partition a kernel: each device runs it on its rows and heads.
+    # XLA cannot partition a kernel, so each device runs it on its own rows and
+    # heads.
     q_spec = layout.activation_spec(
       q_PNMH.shape, ('batch', 'heads', None, None)
     )
@@ -337,7 +340,10 @@ def _splash_sequences(
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   class GroupMask(splash.Mask):
-    """Keys: [prefix | row 0 | row 1 ...]; queries: [row 0 | row 1 ...]."""
+    """True for keys of the prefix, and of the same row up to the query.
+
+    Keys are [prefix | row 0 | row 1 ...], queries are [row 0 | row 1 ...].
+    """
 
     shape = (q_PNMH.shape[2], k_PKSH.shape[2])
 

@@ -38,7 +38,7 @@ class Readers:
 class Cache:
   """Keys and values of every layer; `mask_BS` is True at occupied positions.
 
-  Layers are the first dimension of an array, or a tuple of arrays. An int8
+  Layers are the first dimension of an array or the elements of a tuple. An int8
   cache has scales, one per position and head: a key is `k_LBKHS` times
   `k_scale_LBKS`.
   """
@@ -49,7 +49,7 @@ class Cache:
   k_scale_LBKS: Any = None
   v_scale_LBKS: Any = None
   readers: Readers | None = None
-  # The number of occupied positions of each row, if those are the first ones.
+  # The number of occupied positions of each row; None unless they come first.
   filled_B: jax.Array | None = None
 
   @property
@@ -98,7 +98,7 @@ def put(old, update, start, *, axis: int):
 
 
 def per_row(x_P, rows: int, readers: Readers | None = None):
-  """[rows, ...]: for each batch row, the entry of the row that it reads."""
+  """[rows, ...]: for each batch row, the entry of the cache row it reads."""
   if readers is None:
     return jnp.repeat(x_P, rows // x_P.shape[0], axis=0)
   return x_P[readers.place_B // readers.rows_PG.shape[1]]

@@ -40,7 +40,7 @@ def attend_with_prefix(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
 def _forward_of_parts(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
   B, T, N, _ = q_BTNH.shape
   P = k_PSKH.shape[0]
-  # Without any key, no result would be finite. (An empty prefix is padding.)
+  # Without any key, no result would be finite. (Only padding has no prefix.)
   length_P = jnp.maximum(length_P, 1)
   own_BTNH, own_lse_BNT = forward(q_BTNH, k_BTKH, v_BTKH, causal=True)
   # The rows of a group form one sequence of M = G * T queries.

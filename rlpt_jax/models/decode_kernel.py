@@ -38,8 +38,8 @@ def attend_to_filled(
   The values of a row that is in no group are arbitrary.
 
   parts: `attention.Part`s whose `filled_P` says how many positions of each row
-    to read. Each row of a part with fewer rows, or with readers, is shared by a
-    group.
+    to read. If a part has readers or fewer rows than there are queries, each of
+    its rows is shared by a group.
   block: the number of keys that are read at a time.
   splits: the number of programs for each group and head. If there are several,
     their results are merged.
@@ -168,7 +168,7 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
 
 
 def _groups(parts, B):
-  """(whether each part is shared, rows of each group, 1 where one is used)."""
+  """(whether each part is shared, rows of each group, 1 for entries in use)."""
   shared = min(
     parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
@@ -208,7 +208,7 @@ def _load(k_ref, v_ref, row, k, start, size):
 
 
 def _attend(q_MH, k_HS, v_SH, seen_MS, state):
-  """Continues a softmax: (weighted sum, largest score, sum of the weights)."""
+  """Adds keys to the running (weighted sum, largest score, sum of weights)."""
   values_MH, top_M, total_M = state
   product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
   scores_MS = jnp.where(seen_MS, product(q_MH, k_HS), MASKED)

@@ -30,7 +30,7 @@ from rlpt_jax.models.moe import RouterStats, moe
 @struct.dataclass
 class Output:
   hidden_BTD: jax.Array  # float32, after the final norm: input of the head.
-  cache: Cache  # Of these tokens only, or what `decode` was given, updated.
+  cache: Cache  # Of these tokens only; from `decode`, its updated cache.
   router: RouterStats | None  # None without experts.
 
 
@@ -140,10 +140,13 @@ def decode(
 ) -> Output:
   """Runs the decoder on one token per row.
 
+  valid_B1: 1 for a token, 0 for padding.
   context: caches of earlier tokens, as in `forward`.
-  cache: holds tokens of the same rows that come after the context. The new
-    token is written to this column before the cache is read, so that a loop can
-    update it in place. The output has the updated cache.
+  cache: holds the tokens of each row that come after the context. The output
+    has the updated cache.
+  column: the position of the cache that the new token is written to, in every
+    row. It is written before the cache is read, so that a loop can update the
+    cache in place.
   """
   mask_BS = cache_lib.put(cache.mask_BS, valid_B1 > 0, column, axis=1)
   filled_B = cache.filled_B
@@ -176,8 +179,8 @@ def _run(
   """Runs all layers: (hidden states, keys and values, router statistics).
 
   attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
-    values to return), for one layer. `parts` is the layer's context, `own` its
-    arrays of the argument `own`.
+    values to return), for one layer. `parts` are that layer's keys and values
+    in the context; `own` are that layer's arrays of the argument `own`.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
     c = decoder.config
@@ -231,7 +234,7 @@ def unstack(params):
 
 
 def _one_by_one(body, x_BTD, per_layer):
-  """Returns what a scan over the layers would, from a tuple of layers."""
+  """Runs the layers of a tuple; returns what a scan over them would return."""
   layers, rotates_L, seen, own = per_layer
   outputs = []
   for i, p in enumerate(layers):
@@ -287,7 +290,7 @@ def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
     k_BTKH = layers.rms_norm(k_BTKH, p['k_norm'], eps=c.norm_eps)
   cos, sin = rope
   if c.rope_layers:
-    # cos = 1 and sin = 0 leave a layer without rotary positions unchanged.
+    # In layers without rotary positions, cos = 1 and sin = 0 change nothing.
     cos, sin = jnp.where(rotates, cos, 1.0), jnp.where(rotates, sin, 0.0)
   return (
     layers.rotate(q_BTNH, cos, sin),
@@ -297,7 +300,7 @@ def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
 
 
 def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
-  """Position of each token in its text, after the tokens of the context."""
+  """Position of each token in its text, counting the tokens of the context."""
   B, T = segments_BT.shape
   index_T = jnp.arange(T)
   starts_BT = segments_BT != jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]

@@ -1,15 +1,16 @@
 """FLOP counts of a model, to compare methods at equal compute.
 
-They count the matrix products that are needed, a multiplication and an addition
-each: a token attends to itself and the tokens before it, only the chosen
-experts are computed, and padding is free. For a token that sees k keys (itself
-included), one forward pass takes
+Only the matrix products that are needed are counted: a token attends to itself
+and the tokens before it, only the chosen experts are computed, and padding is
+free. A multiplication and its addition are two FLOPs. For a token that sees k
+keys (itself included), one forward pass takes
 
-  2 W                  W: weights of the products that it passes through
-  4 L N H k            scores, and the weighted sum of values
+  2 W          for the W weights that multiply it (`layer_weights`)
+  4 L N H k    for its scores, and for the weighted sum of values
+  2 V D        for its logits, if the head is applied to it
 
-and 2 V D if the head reads it. A backward pass takes twice its forward pass,
-and recomputing a layer (remat) takes one more forward pass of it.
+A backward pass takes twice as many as its forward pass. Recomputing a layer
+(remat) takes one more forward pass of that layer.
 """
 
 import math
@@ -21,7 +22,10 @@ from rlpt_jax.models.config import DecoderConfig
 def forward(
   config: DecoderConfig, tokens: int, *, context: int = 0, read: int = 0
 ) -> int:
-  """FLOPs of `tokens` tokens after a context, with a head on `read` of them."""
+  """FLOPs of a forward pass of `tokens` tokens after `context` earlier ones.
+
+  The head is applied to `read` of the tokens.
+  """
   c = config
   keys = tokens * context + tokens * (tokens + 1) // 2
   attention = 4 * c.num_layers * c.num_heads * c.head_dim * keys
@@ -49,7 +53,7 @@ def layer_weights(config: DecoderConfig) -> int:
 def rollout(config: DecoderConfig, prompt: int, completions: list[int]) -> int:
   """FLOPs to sample completions of one prompt, which is prefilled once.
 
-  The last token of the prompt is computed again in each row.
+  The prefill leaves out the last token of the prompt: each row computes it.
   """
   each = (forward(config, n, context=prompt - 1, read=n) for n in completions)
   return forward(config, prompt - 1) + sum(each)
@@ -63,10 +67,10 @@ def update(
   remat: str = 'none',
   share_prompt: bool = True,
 ) -> int:
-  """FLOPs of the gradient of one prompt's completion log-probabilities."""
+  """FLOPs of the forward and backward pass of one prompt's completions."""
   layers = _layers(config, prompt, completions, share_prompt)
   again = layers if remat == 'layer' else 0
-  # The head takes 4: forward, recomputed logits, and a backward pass of 2.
+  # The head counts 4 times: forward, recomputed logits, and 2 for backward.
   return 3 * layers + again + 4 * head(config) * sum(completions)
 
 

@@ -24,7 +24,8 @@ from rlpt_jax.core.weights import LazyArray, ParamSpec
 from rlpt_jax.models.config import DecoderConfig
 from rlpt_jax.models.huggingface_config import read_config, write_config
 
-# Our name -> (their name, their dimensions; brackets merge several into one).
+# Our name -> (Hugging Face's name, the dimensions of its tensor). Dimensions in
+# parentheses are merged into one.
 _ATTENTION = 'model.layers.{layers}.self_attn.'
 _MLP = 'model.layers.{layers}.mlp.'
 NAMES = {
@@ -74,10 +75,10 @@ WEIGHTS = r'model(-\d{5}-of-\d{5})?\.safetensors'
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """Maps one of our stacked arrays to Hugging Face tensors."""
+  """Maps one of our stacked arrays to Hugging Face's tensors ('theirs')."""
 
   template: str
-  stacked: tuple[int, ...]  # Sizes of the axes that are indices in their name.
+  stacked: tuple[int, ...]  # Sizes of our axes that are indices in their names.
   split: tuple[int, ...]  # Shape of their tensor with merged dimensions split.
   order: tuple[int, ...]  # The index in `split` of each of our dimensions.
   merged: tuple[int, ...]  # Shape of their tensor as stored.
@@ -148,8 +149,8 @@ class Tensors:
   def read(self, *names: str) -> Iterator[np.ndarray]:
     """Yields the named tensors, and closes their files at the end.
 
-    Files are memory-mapped: while one is open, all that was read of it stays in
-    memory.
+    Files are memory-mapped: while one is open, everything that was read from it
+    stays in memory.
     """
     with contextlib.ExitStack() as stack:
       opened = {}
@@ -160,7 +161,7 @@ class Tensors:
         yield opened[path].get_tensor(name)
 
   def dtype(self, name: str) -> str:
-    """'bfloat16', 'float16' or 'float32'."""
+    """The dtype of a tensor: 'bfloat16', 'float16' or 'float32'."""
     code = self._entries[name][1]
     for dtype, known in SAFETENSORS_DTYPES.items():
       if code == known:
@@ -411,7 +412,7 @@ def _write_safetensors(
     }
     end += num_bytes
   text = json.dumps(header, separators=(',', ':')).encode()
-  text += b' ' * (-len(text) % 8)  # Align the tensors: readers map them.
+  text += b' ' * (-len(text) % 8)  # Align the tensors for memory maps.
   with path.open('wb') as file:
     file.write(len(text).to_bytes(8, 'little') + text)
     for _ in shard:
@@ -421,7 +422,7 @@ def _write_safetensors(
 def _config_json(
   config: DecoderConfig, dtype: str, companions
 ) -> dict[str, Any]:
-  """The fields of config.json; token ids are those of the companions."""
+  """The fields of config.json; token ids come from the companions' config."""
   written = write_config(config, dtype=dtype)
   original = companions and pathlib.Path(companions) / 'config.json'
   if original and original.exists():

@@ -18,7 +18,7 @@ def rms_norm(x_D, scale_D, *, eps: float):
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-  """Radians per position for each pair of a head, float32."""
+  """Radians per position for each pair of dimensions of a head, float32."""
   exponents = np.arange(0, config.head_dim, 2, np.float32) / config.head_dim
   frequencies = 1.0 / np.float32(config.rope_theta) ** exponents
   scaling = config.rope_scaling
@@ -44,7 +44,7 @@ def rope_tables(positions_BT, config: DecoderConfig):
 
 
 def rotate(x_BTNH, cos_BTH, sin_BTH):
-  """x with each pair (i, i + H / 2) of its heads rotated, in float32."""
+  """x with each pair of dimensions (i, i + H / 2) rotated; works in float32."""
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
   turned = (first * cos - second * sin, second * cos + first * sin)
@@ -56,8 +56,9 @@ def linear(x_BTD, w_DF):
   """x @ w, with a backward pass that transposes x and never the gradient.
 
   By default JAX computes the gradient of w as (dy^T x)^T, and XLA on CPU then
-  writes out dy transposed. In an mlp, dy is wider than x and is fused from five
-  arrays: this took a fifth of the backward pass on one core.
+  writes dy to memory in transposed order. That is slow in an mlp, where dy is
+  wider than x and is computed from five arrays: it took a fifth of the backward
+  pass on one core.
   """
   return jnp.einsum('BTD,DF->BTF', x_BTD, w_DF)
 

@@ -1,4 +1,4 @@
-"""A mixture of experts: a router sends each token to its best few experts.
+"""A mixture of experts: a router picks the best few experts for each token.
 
 Each device owns some experts (mesh axis `expert`) and sees the tokens of all
 devices along that axis: tokens are gathered, each device applies its experts,
@@ -20,7 +20,7 @@ from rlpt_jax.models.config import Decoder, DecoderConfig
 
 @struct.dataclass
 class RouterStats:
-  """Sums over the valid tokens of a batch, per layer: add them, then divide."""
+  """Sums over the valid tokens, per layer; the sums of passes can be added."""
 
   assigned_LE: jax.Array  # Tokens sent to each expert.
   probability_LE: jax.Array  # Summed router probability of each expert.
@@ -42,7 +42,7 @@ def load_balance_loss(stats: RouterStats, *, experts_per_token: int):
 
 
 def balance_of(config: DecoderConfig):
-  """Returns (RouterStats) -> load balancing loss; None without experts."""
+  """The function RouterStats -> load balancing loss; None without experts."""
   if not config.num_experts:
     return None
   return functools.partial(
@@ -88,15 +88,21 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
 def _experts(
   x_BTD, weight_BTC, expert_BTC, w_gate_EDF, w_up_EDF, w_down_EFD, *, rows_split
 ):
-  """Output of one device's experts for all tokens of its `expert` axis."""
+  """The output of all experts for the tokens of this device.
+
+  Each device applies its own experts to the tokens of all devices along the
+  mesh axis `expert`; then their outputs are summed.
+
+  rows_split: True if that axis also splits the rows.
+  """
   if rows_split:
     gather = functools.partial(
       jax.lax.all_gather, axis_name='expert', tiled=True
     )
     x_BTD, weight_BTC, expert_BTC = map(gather, (x_BTD, weight_BTC, expert_BTC))
   else:
-    # Set explicitly: jax 0.10 drops the sum over experts from the gradient of x
-    # if it infers this at the indexing below.
+    # Say explicitly that x varies along the axis: if jax 0.10 has to infer this
+    # at the indexing below, the gradient of x lacks the sum over experts.
     x_BTD = jax.lax.pcast(x_BTD, 'expert', to='varying')
   E, D, _ = w_gate_EDF.shape
   C = weight_BTC.shape[-1]

@@ -16,7 +16,7 @@ from rlpt_jax.models.moe import RouterStats
 
 
 class Scored(NamedTuple):
-  """What a model says of the tokens of rows."""
+  """The log-probability of each token, and the entropy of its distribution."""
 
   logprobs_BT: jax.Array
   entropies_BT: jax.Array
@@ -29,16 +29,16 @@ def in_groups(
 ):  # fmt: skip
   """Scores the tokens of completions.
 
-  Prompts and completions are padded on the right; masks are 1 at tokens. Both
-  results are meaningless where `mask_BT` is 0.
+  Prompts and completions are padded on the right; masks are 1 at tokens. Where
+  `mask_BT` is 0, log-probabilities and entropies are meaningless.
   """
   P, _ = prompts_PS.shape
   G = tokens_BT.shape[0] // P
   prefix = decoder_lib.forward(
     decoder, params, prompts_PS, prompt_mask_PS.astype(jnp.int32), packed=False
   )
-  # The last token predicts nothing but is kept: a length of 8,191 would fit no
-  # kernel, and XLA's attention, the fallback, holds all scores at once.
+  # The last token predicts nothing but is kept: a length of, say, 8,191 would
+  # fit no kernel, and XLA's attention, the fallback, holds all scores at once.
   rest = decoder_lib.forward(
     decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,),
     packed=False,
@@ -64,7 +64,7 @@ def in_rows(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """Returns what `in_groups` would, from whole rows [prompt | completion]."""
+  """The same results as `in_groups`, from whole rows [prompt | completion]."""
   P, S = prompts_PS.shape
   B, _ = tokens_BT.shape
   prompts_BS, prompt_mask_BS = (
@@ -88,9 +88,9 @@ def in_rows(
 
 
 def in_packed_rows(decoder: Decoder, params, tokens_BT, segments_BT):
-  """Scores tokens given those before them.
+  """Scores each token of packed rows, given the earlier ones of its segment.
 
-  Results are meaningless for the first token of a row and of each segment.
+  Results are meaningless for the first token of each segment, and at padding.
   """
   out = decoder_lib.forward(decoder, params, tokens_BT, segments_BT)
   results = head.score(

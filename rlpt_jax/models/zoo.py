@@ -89,7 +89,7 @@ MODELS = {
 
 
 def get(name: str) -> DecoderConfig:
-  """The configuration of the named model; raises with all names if unknown."""
+  """The configuration of the named model; an unknown name raises an error."""
   if name not in MODELS:
     raise ValueError(f'{name!r}: expected one of {", ".join(MODELS)}.')
   return MODELS[name]

@@ -35,7 +35,7 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
   scale_shape = (*v_shape[:2], length)
 
   def zeros(shape, dtype, *axes):
-    # Needed on one device too: it may not be the default device.
+    # The constraint matters on one device too: it may not be the default one.
     place = functools.partial(
       jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
     )
@@ -95,7 +95,10 @@ def append(stored: Stored, new: Stored, length_B) -> Stored:
 
 
 def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
-  """The store with the rows `rows_P` overwritten by shorter ones."""
+  """The store with its rows `rows_P` overwritten by the rows of `new`.
+
+  The new rows may be shorter. Indices out of range are dropped.
+  """
 
   def put(old, x):
     # Old entries after the shorter row are masked; padding would copy more.

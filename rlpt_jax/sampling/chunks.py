@@ -6,8 +6,8 @@ reads back a `Report`. Only caches stay on the devices:
   prefixes  one row per prompt: all its tokens except the last
   own       one row per slot: the last token of the prompt and the tokens
             sampled after it, up to the running chunk
-  recent    the tokens of the running chunk, with all rows in the same column;
-            they move to `own` when the chunk ends
+  recent    the tokens of the running chunk; at each step, all rows write the
+            same column; when the chunk ends, the tokens move to `own`
 
 The last token of a prompt is the first input of a row, so that every token is
 sampled by the same step, under the weights at that time.
@@ -29,28 +29,28 @@ from rlpt_jax.sampling.caches import Stored
 from rlpt_jax.sampling.logits import Settings
 
 RUNNING, STOP, LENGTH = 0, 1, 2  # Report.finish_B
-ANY, NO_TOKEN = -1, -2  # Entries of a stop: match any token; match none.
+ANY, NO_TOKEN = -1, -2  # In a stop, ANY matches every token, NO_TOKEN none.
 
 
 @struct.dataclass
 class Slots:
-  """The host's state of every row, C stops of W tokens each."""
+  """The host's state of every row, which has C stops of at most W tokens."""
 
   running_B: jax.Array  # bool
   token_B: jax.Array  # The next input: the last token so far.
   sampled_B: jax.Array  # Tokens sampled so far.
   prefix_length_P: jax.Array
-  readers: Readers | None  # Slots of a prefix; None: consecutive groups.
+  readers: Readers | None  # The slots of each prefix; None: consecutive ones.
   key_words_BC: jax.Array  # uint32, Request.key_words.
   settings: Settings
   limit_B: jax.Array  # Number of tokens after which a row ends.
   stops_BCW: jax.Array  # Padded on the left with ANY; unused: NO_TOKEN.
   last_BW: jax.Array  # Last sampled tokens, NO_TOKEN before the first.
-  interrupt_B: jax.Array  # Position of the first token of the phrase.
+  interrupt_B: jax.Array  # Where the forced phrase starts, or NEVER.
   phrase_BW: jax.Array
   phrase_length_B: jax.Array
   answer_B: jax.Array  # Tokens allowed after the phrase.
-  unless_BW: jax.Array  # One stop: a row that samples it is not interrupted.
+  unless_BW: jax.Array  # A row that samples these tokens is not interrupted.
 
 
 @struct.dataclass
@@ -82,7 +82,7 @@ def prefill(
 def prefill_into(
   decoder: Decoder, params, prefixes: Stored, tokens_PS, segments_PS, rows_P
 ) -> Stored:
-  """The prefixes with prompts computed into their rows `rows_P`."""
+  """The prefixes, with new prompts computed into the rows `rows_P`."""
   dtype = caches.dtype_of(prefixes)
   new = prefill(decoder, params, tokens_PS, segments_PS, dtype=dtype.name)
   return caches.replace_rows(prefixes, new, rows_P)
@@ -158,7 +158,7 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
   token_B, logprob_B = logits_lib.choose(
     logits_BV, keys_B2, position_B, slots.settings
   )
-  # An interruption replaces the policy's tokens by its phrase.
+  # An interruption replaces the policy's tokens with its phrase.
   in_phrase_B = position_B - report.interrupt_B
   forced_B = (in_phrase_B >= 0) & (in_phrase_B < slots.phrase_length_B)
   W = slots.phrase_BW.shape[1]

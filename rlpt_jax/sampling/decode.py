@@ -1,7 +1,7 @@
 """The static sampler: all groups start together and run until all rows end.
 
-It is simple, and tests compare the engine with it. Shapes are rounded up to few
-buckets, so that batches of other sizes reuse compiled programs.
+It is simple, and tests compare the engine with it. Shapes are rounded up to a
+few sizes (buckets), so that batches of similar size share compiled programs.
 """
 
 import numpy as np
@@ -63,10 +63,12 @@ def sample(
 
 
 def bucket(size: int, *, least: int = 16) -> int:
-  """The next of 1, 2, 3, 4, 6, 8, 12, ..., 96, 128, 256, 384, 512, 768, ...
+  """Rounds up to 1, 2, 3, 4, 6, 8, 12, ..., 96, 128, 256, 384, 512, 768, ...
 
-  At most a third is padding, except where 192 is skipped: from 128 on, sizes
+  At most a third is padding, except where 192 is skipped: from 128 on, buckets
   are multiples of 128, the block size of attention kernels.
+
+  least: the smallest bucket to use.
   """
   power = 1 << max(size - 1, 0).bit_length()
   size = power * 3 // 4 if size <= power * 3 // 4 else power

@@ -32,7 +32,7 @@ class _Group:
   next_sample: int = 0  # The first sample without a slot yet.
   running: int = 0
   prefix: int | None = None  # Row of the prefixes, once computed.
-  prompt_version: int = 0  # Version of the weights that computed it.
+  prompt_version: int = 0  # Version of the weights that computed the prefix.
   dropped: set[int] = dataclasses.field(default_factory=set)
 
   @property
@@ -58,7 +58,7 @@ class Engine:
   def __init__(
     self, decoder: Decoder, params, plan: Plan, *, consume: bool = False
   ):
-    """params: the learner's; the engine keeps copies (see `publish`).
+    """params: the learner's parameters; the engine keeps copies (`publish`).
 
     consume: frees `params` while copying; for callers that no longer need them.
     """
@@ -85,7 +85,7 @@ class Engine:
 
   def publish(self, params):
     """Uses new weights from the next step on; running rows keep their cache."""
-    # Free the old weights first, so that both never exist at once.
+    # Free the old weights first, so that old and new never exist at once.
     self._is_whole, was_whole, self._params = False, self._is_whole, None
     self._params = publish(self.decoder, params)
     self._is_whole = was_whole
@@ -242,7 +242,7 @@ class Engine:
   # Prefixes.
 
   def _prefill(self, groups: list[_Group]):
-    """Prefills prompts in batches of one row per shard of the batch.
+    """Computes the prompts of new groups, in batches of `_prefill_rows` rows.
 
     The number of rows is fixed and the padded length depends on the prompt
     alone, so that its prefix is the same to the last bit whatever else is in

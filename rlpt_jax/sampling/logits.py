@@ -31,7 +31,7 @@ def threefry(key, counter):
 
   Salmon et al. 2011, the generator of jax.random. JAX's own version on CPU is a
   loop over rounds without vector instructions and returns the xor of both
-  words: seven times slower, a tenth of a decode step.
+  words: it is seven times slower and would take a tenth of a decode step.
   """
   keys = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
   a, b = counter[0] + keys[0], counter[1] + keys[1]
@@ -93,7 +93,7 @@ def keep_probable(x_BV, settings: Settings):
     border_B = _largest_border(enough_weight, x_BV)
     return jnp.where(settings.top_p_B < 1, border_B, nothing_B)
 
-  # Skipped unless a row needs it: each reads the logits 32 times.
+  # Each filter reads the logits 32 times, so it runs only if a row needs it.
   border_B = jax.lax.cond(
     (settings.top_k_B > 0).any(), most_probable, lambda: nothing_B
   )
@@ -109,14 +109,14 @@ def keep_probable(x_BV, settings: Settings):
 
 
 def _largest_border(is_low_enough, x_BV):
-  """The largest float of each row, to the last bit, that is low enough.
+  """For each row, the largest float that is low enough, exact to the last bit.
 
   `is_low_enough` must be True up to some value and False above it.
   """
 
   def halve(_, bounds):
     low_B, high_B = bounds  # Low enough; too high.
-    # Floats mapped to ordered integers: 32 steps find any of them.
+    # The bounds are integers in the order of the floats: 32 steps find any.
     middle_B = (low_B & high_B) + ((low_B ^ high_B) >> 1)
     fits_B = is_low_enough(_float_of(middle_B))
     return jnp.where(fits_B, middle_B, low_B), jnp.where(
@@ -140,23 +140,24 @@ def _float_of(order_B):
 
 
 def _gumbel(keys_B2, position_B, V: int):
-  """Gumbel noise, [B, V]; the counters are pairs of tokens and the position."""
+  """Gumbel noise, [B, V]; each counter, (pair, position), serves two tokens."""
   pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
   key = (keys_B2[:, :1], keys_B2[:, 1:])
   words = threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))
 
   def noise(bits_BC):
     # Small uniform numbers give large noise, so they need a fine resolution.
-    # jax.random.gumbel has steps of 2^-23, which halves how often a token of
-    # probability 1e-7 is sampled, and a vocabulary has 10^5 of those.
+    # jax.random.gumbel has steps of 2^-23. With them, a token of probability
+    # 1e-7 is sampled half as often as it should be, and a vocabulary may have
+    # 10^5 such tokens.
     steps_BC = (bits_BC >> 1).astype(jnp.int32).astype(jnp.float32)
     uniform_BC = jnp.minimum((steps_BC + 0.5) * 2.0**-31, 1 - 2.0**-24)
     return -jnp.log(-jnp.log1p(-uniform_BC))
 
-  # The tokens of a pair are half a vocabulary apart: interleaved, they would
-  # not be vectorized.
+  # The tokens of a pair are half a vocabulary apart: if they were next to each
+  # other, the code would not be vectorized.
   noise_BV = jnp.concatenate([noise(bits_BC) for bits_BC in words], -1)[:, :V]
-  # Without the barrier, XLA recomputes the noise for each use, and on a CPU
+  # Without the barrier, XLA recomputes the noise for each use, on a CPU even
   # without vector instructions.
   return jax.lax.optimization_barrier(noise_BV)
 

@@ -23,8 +23,8 @@ class Plan:
   """The shapes of an engine, which determine its memory.
 
   slots: completions that run at the same time.
-  group: completions of one prompt that run at the same time; those of a larger
-    group take turns.
+  group: completions of one prompt that run at the same time; if a request has
+    more samples, they take turns.
   prompts: prefixes kept at the same time; by default, twice the number of full
     groups that fit. Every step reads all of them. But with heavy-tailed
     lengths, each straggler keeps its prefix alive, and more prefixes keep the

@@ -22,7 +22,7 @@ def _check_tokens(name: str, tokens):
 
 @dataclasses.dataclass(frozen=True)
 class Interruption:
-  """Makes a model that thinks for too long answer (ScaleRL, section 4).
+  """Ends thinking that takes too long (ScaleRL, section 4).
 
   After a number of tokens drawn uniformly from `after`, both ends included, the
   next tokens are forced to be `phrase`. The model then has `answer` tokens
@@ -99,7 +99,7 @@ class Request:
       ('top_p', self.top_p, 1e-6, 1),
       ('min_p', self.min_p, 0, 1),
     ):
-      if not low <= value <= high:  # NaN too.
+      if not low <= value <= high:  # Also True for NaN.
         count = 'a number of ' if name == 'prompt_tokens' else ''
         raise ValueError(
           f'{name}: expected {count}{low} to {high}, got {value}.'
@@ -151,7 +151,7 @@ class Request:
 
 
 def sampling_fields(settings: Any) -> dict[str, Any]:
-  """Returns the fields of a Request that `settings` has, by the same names."""
+  """The sampling options of `settings`, as keyword arguments for a Request."""
   names = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'min_p')
   return {name: getattr(settings, name) for name in names}
 

@@ -1,8 +1,8 @@
 """The owner of an engine: whoever submits a request gets its completions.
 
-Several may sample at the same time: training and its held-out examples, a judge
-that is the same model, the clients of a server. Each gets its own completions,
-whoever drives the engine.
+Several callers may sample at the same time: training and its held-out examples,
+a judge that is the same model, the clients of a server. Each gets its own
+completions, no matter which of them runs the steps of the engine.
 """
 
 import collections
@@ -21,7 +21,7 @@ Deliver = Callable[[int, Completion], None]
 
 
 class Sampler:
-  """Runs an engine, and hands each piece of a completion to its owner."""
+  """Runs an engine, and hands each piece to the caller who requested it."""
 
   def __init__(self, engine: Engine):
     self.engine = engine
@@ -50,7 +50,7 @@ class Sampler:
   def step(self):
     """Decodes a chunk and delivers its tokens."""
     for ticket, sample, piece in self.engine.step():
-      # A delivery before this one may have cancelled it.
+      # An earlier delivery of this step may have cancelled the sample.
       if sample not in self._missing.get(ticket, ()):
         continue
       deliver = self._deliver[ticket]
@@ -114,8 +114,8 @@ class Sampler:
   ) -> Iterator[list['Sample']]:
     """Yields the samples of each request, in the order of the requests.
 
-    Takes only as many requests at a time as fill the slots and their queue.
-    Cancels what is unfinished if it is closed or a request is refused.
+    Takes requests only until as many samples wait as there are slots. If the
+    iterator is closed or a request is refused, cancels what is unfinished.
 
     stop: texts that end a sample, if there is a tokenizer.
     on_step: called before each step of the engine, and at the end, with the
@@ -163,7 +163,7 @@ class Sample:
     self.finish_reason = None
 
   def add(self, piece: Completion):
-    """Adds the next tokens; one that completes a stop text ends the sample."""
+    """Adds the next tokens; if they complete a stop text, the sample ends."""
     self._pieces.append(piece)
     self.finish_reason = piece.finish_reason
     if self._transcript:

@@ -22,7 +22,7 @@ FINISH_REASONS = {RUNNING: None, STOP: 'stop', LENGTH: 'length'}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Room for the stops and the phrase of a request; sets a program's shapes."""
+  """Limits on a request's stops and phrase; they set the shapes of arrays."""
 
   stops: int = 4
   stop_tokens: int = 8

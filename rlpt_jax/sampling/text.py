@@ -1,11 +1,11 @@
-"""Decodes a growing sample: tokens in, the text that may be sent out."""
+"""Decodes a sample as it grows: from new tokens to text that may be sent."""
 
 import dataclasses
 
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
-MOST_PENDING = 32  # Tokens without text, at most, that are decoded again.
+MOST_PENDING = 32  # The most tokens without text that are decoded again.
 INCOMPLETE = '\ufffd'  # Tokenizers decode a part of a character to this.
 
 
@@ -82,7 +82,7 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    # A character has at most four bytes: more marks never become one.
+    # A character has at most four bytes, so eight marks never become one.
     is_broken = text.endswith(INCOMPLETE * 8)
     if text.endswith(INCOMPLETE) and not is_broken and not flush:
       return
@@ -120,7 +120,7 @@ class Transcript:
     return piece
 
   def _undecided(self) -> int:
-    """Returns the length of the text's end that may begin a stop string."""
+    """The length of the text's longest end that may begin a stop string."""
     longest = 0
     for stop in self._stops:
       for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
@@ -131,7 +131,7 @@ class Transcript:
 
 
 def lead(tokenizer: Tokenizer, prompt_tokens: tuple[int, ...]) -> list[int]:
-  """Returns the fewest last tokens, up to four, that are whole characters."""
+  """The fewest last tokens, at most four, that decode to whole characters."""
   for count in range(1, min(4, len(prompt_tokens)) + 1):
     text = tokenizer.decode(prompt_tokens[-count:])
     if text and INCOMPLETE not in text:

@@ -50,8 +50,8 @@ class DamagedCheckpoint(ValueError):
 class Store:
   """The checkpoints of one directory.
 
-  Saving continues in the background; `close`, or leaving a `with`, waits for
-  it.
+  Saving continues in the background; `close`, or leaving a `with` block, waits
+  for it.
   """
 
   def __init__(
@@ -77,7 +77,7 @@ class Store:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._check_written
       ),
-      # Left by a killed save; its step was never listed.
+      # A killed save leaves such a directory; its step was never listed.
       cleanup_tmp_directories=not read_only,
     )
     self._read_only = read_only
@@ -121,7 +121,7 @@ class Store:
       )
     for name, tree in trees.items():
       inventory.check_leaves(name, tree)
-    # As JSON returns it: keys become strings, and sort as strings.
+    # As it will be read: JSON makes keys strings, and they sort as strings.
     record = json.loads(json.dumps(record))
     content = {
       'arrays': {
@@ -223,7 +223,7 @@ class Store:
     return sorted(content['arrays']) if content else []
 
   def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
-    """The arrays of one tree of nested dicts by path, each read when loaded.
+    """{path: array} of one tree of nested dicts; each is read when loaded.
 
     Both this and loading an array can raise DamagedCheckpoint.
     """
@@ -274,7 +274,7 @@ class Store:
     return [step]
 
   def _try(self, damage: dict[int, str], read, step: int, *arguments):
-    """read(step, ...), or None, with the damage noted, if any process fails."""
+    """read(step, ...), or None and a note in `damage` if any process fails."""
     result, why = None, 'another process could not read it'
     try:
       result = read(step, *arguments)
@@ -283,7 +283,7 @@ class Store:
         'RESOURCE_EXHAUSTED' in str(error)
       ):
         raise  # The machine's fault, not the checkpoint's.
-        # The step was once written, so any other error is damage.
+      # The step was once written, so any other error is damage.
       why = str(error).splitlines()[0][:200] if str(error) else repr(error)
     if _all_processes(result is not None):
       return result
@@ -309,7 +309,7 @@ class Store:
   def _read_trees(self, step: int, trees, content) -> dict[str, Any]:
     loaded = {}
     for name, tree in trees.items():
-      # Read in the dtype that was saved, which the fingerprint is of.
+      # Read in the saved dtype: the fingerprint is that of the saved array.
       like = inventory.with_saved_dtypes(tree, content['arrays'][name])
       restore_args = ocp.checkpoint_utils.construct_restore_args(like)
       loaded[name] = self._read(step, name, like, restore_args)
@@ -417,12 +417,12 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
 
 
 def _return_memory(num_bytes: int):
-  """Returns freed memory to the system, which the C library would keep.
+  """Returns freed memory to the system; otherwise the C library keeps it.
 
-  Measured: without this, it kept as much again as the largest array.
+  Measured: without this, the library kept as much as the largest array takes.
   """
   if num_bytes < CHUNK_BYTES:
-    return  # Collecting garbage costs more than small arrays free.
+    return  # Small arrays are not worth the time of garbage collection.
   gc.collect()
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
   if trim is not None:  # glibc only.
@@ -430,7 +430,7 @@ def _return_memory(num_bytes: int):
 
 
 def _tree_handler() -> ocp.PyTreeCheckpointHandler:
-  """Returns a handler of trees of our arrays; Orbax's own stay as they are."""
+  """Returns a handler for our trees; Orbax's global ones stay as they are."""
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler())
   )
@@ -443,7 +443,7 @@ def _tree_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-  """Returns the handlers of whatever items a checkpoint has, by their kind."""
+  """Returns the handler of each kind of item; the items may have any name."""
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
   trees, record = _tree_handler(), ocp.JsonCheckpointHandler()
   for args, handler in (

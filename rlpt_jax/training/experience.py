@@ -57,7 +57,7 @@ def make_batch(
 ) -> Batch:
   """The batch of some groups, with a shape that rarely changes between steps.
 
-  Its advantages are 0, to be filled in by whoever learns from it.
+  Its advantages are 0; they are filled in later.
 
   num_prompts: number of prompts of the batch; missing ones are filled with
     empty prompts without tokens in the loss, which do not affect it.

@@ -13,7 +13,7 @@ HOST_PIECE = 2**24  # Elements of a host array that are hashed at a time.
 
 
 def of_host(x: np.ndarray) -> int:
-  """`of_array` for a host array, in pieces: copying it whole doubles memory."""
+  """`of_array` of a host array, in pieces: a whole copy would double memory."""
   if not x.ndim:
     return int(of_array(x))
   size = max(1, x[0].size)

@@ -17,7 +17,7 @@ def describe(tree) -> dict[str, list]:
   leaves, prints = dict(_paths(tree)), {}
   for path, x in leaves.items():
     if isinstance(x, LazyArray):
-      # Blocks on each, so that only one is in memory at a time.
+      # Waits for each array, so that only one is in memory at a time.
       prints[path] = fingerprints.of_host(x.load())
     elif isinstance(x, np.ndarray):
       prints[path] = fingerprints.of_host(x)
@@ -57,7 +57,7 @@ def check_fingerprints(loaded: dict[str, list], saved: dict[str, list]):
 
 
 def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
-  """Raises if a tree is not the saved one: the caller's mistake, not damage."""
+  """Raises unless names and shapes match: the caller's mistake, not damage."""
   for name, tree in trees.items():
     if name not in saved:
       raise ValueError(

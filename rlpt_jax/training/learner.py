@@ -2,8 +2,8 @@
 
 A step is skipped if the loss or gradient is not finite. Everything that depends
 on the whole batch, above all the denominators, is already in the batch. Each
-microbatch adds its share, so that neither their number nor padding nor devices
-change the result.
+microbatch adds its share, so that the result does not depend on the number of
+microbatches, on padding or on the number of devices.
 """
 
 import functools
@@ -130,7 +130,8 @@ def _step_if(condition, step, old):
     )
 
   # On a GPU, XLA copies the whole state into and out of a branch (24 bytes per
-  # parameter); on a CPU, it updates in place there but not in a selection.
+  # parameter). On a CPU, it updates the state in place in a branch, but not in
+  # a selection.
   return jax.lax.platform_dependent(*old, cpu=branch, default=select)
 
 
@@ -153,7 +154,10 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 
 
 def split(x, M):
-  """[M, rows / M, ...]: every M-th row, so that rows stay on their devices."""
+  """[M, rows / M, ...]: part m has the rows m, m + M, m + 2 M, ...
+
+  So each part has rows of every device, and no row moves.
+  """
   rows, *rest = x.shape
   if rows % M:
     raise ValueError(

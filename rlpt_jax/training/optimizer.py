@@ -22,7 +22,7 @@ class AdamW:
   """AdamW with a learning rate that warms up and then follows a schedule.
 
   The rate rises linearly over `warmup_steps`, then follows `schedule`, which
-  ends at `num_steps` with the share `end_share` of the rate. Weight decay
+  ends at `num_steps` with `end_share` times `learning_rate`. Weight decay
   applies to matrices, not to scales and biases. ScaleRL uses eps = 1e-15: with
   gradients averaged over many tokens, 1e-8 is no longer small.
   """
@@ -72,7 +72,7 @@ def learning_rates(config: AdamW) -> optax.Schedule:
 
 
 def make_optimizer(config: AdamW, specs) -> optax.GradientTransformation:
-  """Clips the global norm, then applies AdamW; `specs` tells matrices apart."""
+  """Clips the global norm, then applies AdamW; `specs` say what is a matrix."""
   is_matrix = jax.tree.map(
     lambda spec: spec.fan_in is not None,
     specs,
