@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# rlpt on the GPUs of this machine, started again until it is done:
+# Runs rlpt on the GPUs of this machine, and restarts it after a crash:
 #   launch/gpu.sh [--dry_run] train_rl experiments/rl/rlpt_qwen3_4b_base.gin \
 #     experiments/layouts/h100_8.gin --workdir runs/rlpt
-# 75 is a run that was told to leave and saved: this script leaves with it.
-# What crashes is tried TRIES times (3); 2 is a mistake in the command.
+# A run that was told to stop saves and exits with 75, and so does this script.
+# A run that crashes is tried TRIES times in all (3 by default). Status 2 is a
+# mistake in the command, which is not tried again.
 set -euo pipefail
 
 dry_run=
@@ -15,7 +16,8 @@ if [ $# -eq 0 ]; then
   echo 'gpu.sh: expected what rlpt is to do: train_rl FILE.gin ...' >&2
   exit 2
 fi
-# JAX leaves a quarter of a GPU to others unless told; there are none.
+# By default, JAX leaves a quarter of a GPU's memory to other programs. There
+# are none here.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 command=("${RLPT:-.venv/bin/rlpt}" "$@")
 printf '%s ' "XLA_PYTHON_CLIENT_MEM_FRACTION=$XLA_PYTHON_CLIENT_MEM_FRACTION"
@@ -27,7 +29,8 @@ if ! command -v "${command[0]}" >/dev/null; then
   exit 2
 fi
 
-# What tells this script to leave, tells the run, which is not begun again then.
+# A signal that tells this script to stop is passed on to the run, which is then
+# not restarted.
 told=
 trap 'told=1; kill -TERM "$run" 2>/dev/null || true' TERM INT
 for try in $(seq "${TRIES:-3}"); do
@@ -36,7 +39,7 @@ for try in $(seq "${TRIES:-3}"); do
   while true; do
     status=0
     wait "$run" || status=$?
-    # A signal ends the wait, each time, but not the run.
+    # Every signal ends `wait`, even if the run is still saving.
     kill -0 "$run" 2>/dev/null || break
   done
   case $status in

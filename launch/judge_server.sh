@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A judge behind a URL, on a machine of its own:
+# Serves a judge behind a URL, on a machine of its own:
 #   launch/judge_server.sh [--dry_run] rlpt|vllm MODEL [MORE OPTIONS]
-# It is what remote.Endpoint names: url http://THIS_MACHINE:8000/v1, model judge,
-# or JUDGE_NAME. PORT (8000) and HOST are where it listens: 127.0.0.1, this
-# machine alone; HOST=0.0.0.0 for a run elsewhere. Give it a token then, TOKEN_ENV
-# being the variable that holds it, here and as remote.Endpoint.key_env.
+# A run reaches it with remote.Endpoint.url http://THIS_MACHINE:8000/v1 and
+# remote.Endpoint.model judge, or JUDGE_NAME if that is set. It listens on PORT
+# (default 8000) of HOST, whose default, 127.0.0.1, is for runs on this machine
+# only. For a run elsewhere, set HOST=0.0.0.0 and use a token: TOKEN_ENV here,
+# and remote.Endpoint.key_env in the run, name the variable that holds it.
 set -euo pipefail
 
 dry_run=
@@ -26,9 +27,9 @@ case $server in
       ${TOKEN_ENV:+--token_env "$TOKEN_ENV"} "$@")
     ;;
   vllm)
-    # It reads its token from VLLM_API_KEY: on a command line all would see it.
+    # vllm gets the token from VLLM_API_KEY: all users can see a command line.
     if [ -n "${TOKEN_ENV:-}" ] && [ -z "$dry_run" ]; then
-      # Without one it would ask for none.
+      # With an empty token, vllm would let everyone in.
       if [ -z "${!TOKEN_ENV:-}" ]; then
         echo "judge_server.sh: $TOKEN_ENV: expected the token in it." >&2
         exit 2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU VM, one host or a pod: create, setup, run, stop, resume, delete.
+# Manages a TPU VM (one host or a pod), and runs rlpt on it.
 set -euo pipefail
 
 EXIT_AGAIN=75
@@ -77,7 +77,7 @@ create() {
 }
 
 setup() {
-  # What is committed, no runs and no models: those are on the shared disk.
+  # Copies what is committed. Runs and models are not: see SHARED.
   local archive install folder
   archive=${TMPDIR:-/tmp}/rlpt-$NAME.tar.gz
   if [ -z "$dry_run" ] && [ -n "$(git -C "$here" status --porcelain)" ]; then
@@ -86,7 +86,7 @@ setup() {
   do_it git -C "$here" archive --format=tar.gz "--output=$archive" HEAD
   do_it gcloud compute tpus tpu-vm scp "$archive" "$NAME:rlpt.tar.gz" \
     "${where[@]}" --worker=all
-  # The machines' own Python is 3.10, too old, and may lack venv: uv brings one.
+  # The machines' own Python, 3.10, is too old and may lack venv. uv brings one.
   install='mkdir -p rlpt && tar -xzf rlpt.tar.gz -C rlpt && cd rlpt'
   install+=' && python3 -m pip install --quiet --user uv'
   install+=' && python3 -m uv venv --quiet --allow-existing --python 3.11 .venv'
@@ -111,18 +111,18 @@ run() {
   check_arguments
   local quoted
   printf -v quoted '%q ' "${arguments[@]}"
-  # exec: no shell in between that SIGTERM would end instead.
+  # exec, so that SIGTERM reaches rlpt, and not a shell around it.
   on_all_hosts "cd rlpt && exec .venv/bin/rlpt $quoted--distributed"
 }
 
 stop() {
-  # The brackets: the shell that runs pkill has them, and is not meant.
+  # With the brackets, the pattern does not match the shell that runs pkill.
   on_all_hosts "pkill -TERM -f '[.]venv/bin/rlpt '"
 }
 
 delete() {
   if [ -n "${QUEUED:-}" ]; then
-    # With --force the TPU itself goes too.
+    # --force also deletes the TPU itself.
     do_it gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" \
       --force --quiet
   else
@@ -136,8 +136,8 @@ status() {
 }
 
 look_at_state() {
-  # Of all that is there: where that cannot be asked the script ends, and does
-  # not take it for a machine that is gone.
+  # Lists all machines instead of asking for one. So a request that fails ends
+  # the script, and is not taken for a machine that is gone.
   local kind=tpu-vm field=state
   if [ -n "${QUEUED:-}" ]; then
     kind=queued-resources field=state.state
@@ -162,7 +162,7 @@ resume() {
     ACTIVE) setup ;; # It may have come out of the queue just now.
     '' | PREEMPTED | TERMINATED | SUSPENDED | FAILED)
       echo "it is ${state:-not there}: asked for again"
-      # What was preempted stays as a name until it is deleted.
+      # A preempted TPU keeps its name until it is deleted.
       [ -z "$state" ] || delete
       create
       [ -z "${QUEUED:-}" ] || exit "$EXIT_AGAIN"

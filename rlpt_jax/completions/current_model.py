@@ -13,10 +13,10 @@ from rlpt_jax.training import fingerprints
 
 
 class CurrentModel:
-  """Holds one model at a time; models of one architecture share a sampler.
+  """Holds one model at a time; models with equal configs share a sampler.
 
-  sampler: samples from the model.
-  fingerprint: 32 bits that tell its weights from others.
+  sampler: samples from the current model.
+  fingerprint: 32 bits that distinguish its weights from those of others.
   """
 
   def __init__(self, plan: Plan, options: EngineOptions):
@@ -35,7 +35,7 @@ class CurrentModel:
   def load(self, files: ModelFiles, about: str = ''):
     """Replaces the model, unless it is the current one.
 
-    about: printed with the model's description and the memory that it takes.
+    about: printed before the model's description and the memory it takes.
     """
     if files is self._files:
       return

@@ -1,8 +1,8 @@
 """Output files that an interrupted run can continue.
 
-A file grows by whole groups, the n lines of one prompt, in the order of the
-prompts. FILE.run.json beside it holds the settings. The lines alone say which
-prompts are done, so a run killed at any moment can be continued.
+A group is the n lines of one prompt. A file grows by whole groups, in the order
+of the prompts. FILE.run.json beside it holds the settings. The lines alone say
+which prompts are done, so a run killed at any moment can be continued.
 """
 
 import contextlib
@@ -74,9 +74,9 @@ class GroupFile:
   ) -> Iterator[tuple[list[Line], int]]:
     """Yields (lines, bytes up to their end) for each whole group of `n` lines.
 
-    Raises at a line without the `expected` fields of its group, or without the
-    `needed` ones. An interrupted run may leave an incomplete group and half a
-    line at the end; these are ignored.
+    Raises at a line whose fields differ from the `expected` ones of its group,
+    or that lacks a `needed` field. An interrupted run may leave an incomplete
+    group and half a line at the end; these are ignored.
     """
     lines, count, num_bytes = [], 0, 0
     if not self.path.exists():
@@ -121,7 +121,7 @@ class GroupFile:
       except OSError:
         pass  # Some network file systems do not support locks.
       file.truncate(after)
-      # After truncating: the settings must be those of the lines in the file.
+      # Only after truncating: the settings must belong to the file's lines.
       if not after:
         text = json.dumps(settings, indent=2) + '\n'
         output_files.replace(self.settings_path, [text.encode()])

@@ -1,4 +1,4 @@
-"""Samples the prompts whose completions are not yet in their file."""
+"""Samples completions for the prompts that are not yet in the output file."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Options that `generate`, `evaluate` and `serve` share; plans from them."""
+"""Options of `generate`, `evaluate` and `serve`, and engine plans for them."""
 
 import dataclasses
 from typing import Any, Literal
@@ -7,14 +7,17 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import Sizes
 
-# The number of samples of one prompt that run at once, if there are enough
-# prompts to fill the slots. With more, too many slots would wait for the last
-# samples of a prompt.
+# The number of samples of one prompt that run at the same time, if there are
+# enough prompts to fill the slots. With more, too many slots would wait for the
+# last samples of a prompt.
 GROUP = 8
 
 
 def check_options(**options):
-  """Raises if a value is outside of its (least, most) bounds; skips None."""
+  """Raises if a value in name=(value, least, most) is out of bounds.
+
+  A value of None is not checked. If `most` is None, there is no upper bound.
+  """
   for name, (value, least, most) in options.items():
     if value is None:
       continue
@@ -33,7 +36,7 @@ class SamplingOptions:
     top_k: Samples only from this many most probable tokens; 0 means all.
     top_p: Of these, samples only from the most probable ones that together have
       this probability.
-    min_p: Drops tokens less probable than this share of the most probable one.
+    min_p: Drops tokens whose probability is below this share of the highest.
     stop: Ends a completion before this text, or after the special token of this
       name, in addition to EOS; may be given several times. In bash, $'\\n' is a
       line break.
@@ -72,7 +75,7 @@ class EngineOptions:
     slots: The number of completions sampled at once.
     tokenizer: 'bytes' or a path, instead of the model's own.
     dtype: The dtype of weights and activations; log-probabilities are float32.
-    cache_dtype: The dtype of keys and values; by default the same as dtype.
+    cache_dtype: The dtype of cached keys and values; dtype by default.
     tensor: The number of devices that share one copy of the model.
   """
 
@@ -106,9 +109,9 @@ def plan_for(
 ) -> Plan:
   """Returns an engine plan with as many slots as the prompts can fill.
 
-  prompts: the number of all prompts, finished ones too: results must not depend
-    on where a run was interrupted.
-  samples: of each prompt.
+  prompts: the number of all prompts, including those finished by an earlier
+    run: results must not depend on where it was interrupted.
+  samples: the number of samples of each prompt.
   stop_ids: the number of tokens that end a completion.
   """
   slots = min(options.slots, samples * prompts)
@@ -116,7 +119,7 @@ def plan_for(
   return Plan(
     slots=slots,
     group=group,
-    # A group of one sample frees its prompt when it frees its slot.
+    # A group of one sample needs its prompt only while it has a slot.
     prompts=min(prompts, slots if group == 1 else 2 * -(-slots // group)),
     max_prompt_tokens=max_prompt_tokens,
     max_new_tokens=max_new_tokens,

@@ -49,8 +49,8 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
       'per line, or in .jsonl, with "prompt" or "prompt_tokens" in each line.'
     )
   try:
-    # utf-8-sig drops the byte order mark that Windows may write. Not
-    # splitlines: a line of JSON may hold other separators.
+    # utf-8-sig drops the byte order mark that Windows may write. Do not use
+    # splitlines: a line of JSON may contain other characters that it splits at.
     lines = path.read_bytes().decode('utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}: not UTF-8: {error}.') from error

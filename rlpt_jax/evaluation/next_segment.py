@@ -1,6 +1,7 @@
 """Held-out text as a benchmark: the model predicts the next or middle segment.
 
-A gin file can set more than a glob can:
+`next_segment=FILES` takes a glob and the default settings. A gin file can set
+all of them:
 
   wiki/sources.Files.name = 'wiki'
   wiki/sources.Files.files = 'held_out/*.jsonl'
@@ -34,12 +35,13 @@ NAME = 'next_segment'
 class NextSegment:
   """A benchmark of held-out text, with the reward that scores its predictions.
 
-  data: its tokenizer is replaced by that of each model, and its epochs by 1.
+  data: the held-out text. Its tokenizer is replaced by that of each model, and
+    its epochs by 1.
   reward: (examples, completions) -> Scores. By default 1 for the exact words of
     the next segments; set a judge to accept other wordings.
-  examples: the number of examples, taken from the first in the data.
-  together: problems that are judged at a time; a killed run loses the answers
-    to at most this many.
+  examples: how many examples to use, from the beginning of the data.
+  together: the number of problems that are judged at the same time. A killed
+    run loses the answers to at most this many.
   """
 
   data: Data

@@ -25,9 +25,9 @@ from rlpt_jax.rewards.final_answer import final_answer
 from rlpt_jax.rewards.math_verifier import MathVerifier
 from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
 
-# The reasons of answers that the verifier could not finish with. In training
-# they get reward 0, so that a policy cannot gain by them (see math_verifier);
-# here they have no verdict.
+# The verifier gives these reasons if it could not finish checking an answer. In
+# training, such an answer gets reward 0, so that a policy gains nothing by it
+# (see math_verifier). Here it has no verdict.
 UNFINISHED = ('timeout', 'memory', 'crash')
 
 
@@ -42,7 +42,7 @@ class Questions:
   groups: Sequence[str]
   samples: int
   reward: RewardFn
-  together: int = 1  # Groups that are judged at a time.
+  together: int = 1  # The number of problems that are judged at the same time.
 
   @functools.cached_property
   def digest(self) -> str:
@@ -129,7 +129,7 @@ def ask(
   n: int | None,
   limit: int | None,
 ) -> Questions:
-  """Returns the questions of a benchmark in the tokens of a model.
+  """Returns the questions of a benchmark, tokenized for a model.
 
   source: where `tokenizer` was loaded from.
   """

@@ -19,11 +19,11 @@ RIGHT = 0.5  # An answer with at least this reward is right.
 
 
 class Tally:
-  """Accumulates what the result of a benchmark needs."""
+  """Accumulates the numbers that the result of a benchmark is made of."""
 
   def __init__(self):
     self.rewards: list[list[float]] = []  # Per problem; NaN: no verdict.
-    self.num_bytes = 0  # The size of whole groups in the answers file.
+    self.num_bytes = 0  # The size of the complete groups in the answers file.
     self.tokens = 0
     self.counts = collections.Counter()
 
@@ -91,7 +91,7 @@ def _numbers(interval: Estimate) -> dict[str, Any]:
 def add(path: pathlib.Path, line: Line) -> list[Line]:
   """Adds a line to a file of results; returns all of its lines.
 
-  The line replaces that of the same model and benchmark.
+  It replaces an earlier line with the same model and benchmark.
   """
   lines = read(path)
   same = [_key(line) == _key(other) for other in lines]

@@ -25,7 +25,7 @@ from rlpt_jax.sampling.sampler import Sample
 class Task:
   """One benchmark for one model, with the answers of an earlier run.
 
-  options: what the results depend on, beside the model and the benchmark.
+  options: what the results depend on, besides the model and the benchmark.
   """
 
   def __init__(
@@ -59,7 +59,7 @@ class Task:
       what='problems',
       source=model,
     )
-    # The ids of problems say where they are from.
+    # Errors name a problem by its id, which says where it is from.
     where = [Prompt(id, {}) for id in problems.ids]
     check_tokens(self.job.tokens, where, files.config.vocab_size, None)
     self.check_settings()
@@ -91,7 +91,7 @@ class Task:
     self.job.done = broadcast(self.tally.problems)
 
   def result(self, ks: tuple[int, ...]) -> Line:
-    """Returns its line of results.jsonl."""
+    """Returns the line of this task in results.jsonl."""
     numbers = results.result(self.tally, self.problems.groups, ks)
     return {
       'model': self.model,
@@ -105,7 +105,7 @@ class Task:
 def judged(
   problems: Questions, first: int, groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
-  """Yields the lines of each group, starting with that of problem `first`."""
+  """Yields the lines of each problem, starting with problem `first`."""
   reward = judges.on_all_hosts(problems.reward)
   while some := list(itertools.islice(groups, problems.together)):
     examples = problems.examples[first : first + len(some)]

@@ -5,8 +5,9 @@
   judges.Weighing.model = 'models/Qwen2.5-7B-Instruct'
 
 A local model has its own weights, tokenizer and layout, runs on the devices of
-the run, and counts its compute. `load` it before the policy's sampler, which
-takes of the memory that is left; otherwise its first question loads it.
+the run, and counts its compute. Call `load` before the policy's sampler is
+created, since the sampler plans with the memory that is left. Without `load`,
+the first question loads the model.
 """
 
 import abc
@@ -155,7 +156,7 @@ class Weighing(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Reading(LocalModel):
-  """A `Logprob`: computes log-probabilities of texts in its own tokens."""
+  """A `Logprob`: computes log-probabilities of texts, given in its tokens."""
 
   rows: Count = 16
 
@@ -168,7 +169,7 @@ def try_out(reward: RewardFn):
 
   A judge behind a URL is asked a few short questions, in the way the run will
   ask. This waits for a judge that is down, warns if an answer has no verdict,
-  and raises if none has one. Every host must call this; only one asks.
+  and raises if no answer has one. Every host must call this; only one asks.
   """
   for part in settings.parts(reward):
     if isinstance(part, LocalModel):
@@ -242,9 +243,10 @@ def local_models(reward: RewardFn) -> list[LocalModel]:
 
 
 def on_all_hosts(reward: RewardFn) -> RewardFn:
-  """Returns a reward that every host calls; all get the first one's scores.
+  """Returns a reward that all hosts call, and that gives all the same scores.
 
-  Only the first asks, unless a local judge computes on the devices of all.
+  The scores are those of the first host. The others compute nothing, unless
+  there is a local judge, which runs on the devices of all hosts.
   """
   return on_one_host(reward, called_by_all=bool(local_models(reward)))
 
@@ -261,13 +263,13 @@ def remotes(reward: Reward) -> list[Remote]:
 
 
 def stop_waiting(reward: Reward):
-  """Makes a remote judge that is down raise at once: the run was preempted."""
+  """Makes remote judges that are down raise at once, for a preempted run."""
   for remote in remotes(reward):
     remote.stop_waiting()
 
 
 def forget(reward: Reward, answers: Collection[str]):
-  """Makes remote judges answer anew where they gave one of these answers."""
+  """Removes these answers from the caches of judges, which are asked again."""
   for remote in remotes(reward):
     if remote.cache and answers:
       remote.cache.forget(answers)

@@ -49,7 +49,7 @@ def completer(
 ) -> Complete:
   """Returns a `Complete` that decodes greedily.
 
-  A question that is too long gets None.
+  The answer to a question that is too long is None.
   """
   plan = sampler.plan
 
@@ -93,8 +93,8 @@ def scorer(
 ) -> Score:
   """Returns a `Score`: the log-probabilities of the answers to each question.
 
-  A batch has a fixed number of rows, and a length that follows from each
-  question's own: its scores do not depend on the other questions.
+  The shape of the batch that a question is computed in depends only on that
+  question and its answers. So its scores do not depend on other questions.
   """
   rows = decoder.layout.whole_batch(rows)
 
@@ -185,7 +185,7 @@ def choice_logprobs(
     )
     total_B = total_PC.reshape(B)
   total_PC = total_B.reshape(P, B // P)
-  # Every host decides by them, so each needs all of them.
+  # Every host uses all of the results.
   replicated = decoder.layout.replicated()
   return jax.lax.with_sharding_constraint(total_PC, replicated)
 
@@ -249,7 +249,7 @@ def _padded(questions, rows: int, S: int, T: int):
 def _check_numbers(decoder: Decoder, computed: Sequence):
   """Raises if every text gave NaN, because then the model must be broken.
 
-  A single text that is too much for the model has no verdict.
+  If only some did, each of those texts has no verdict.
   """
   if computed and all(np.isnan(numbers).any() for numbers in computed):
     where = f'the judge, reading {len(computed):,} texts'

@@ -26,7 +26,7 @@ from rlpt_jax.models import huggingface, zoo
 from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.training.checkpoints import Store
 
-# The folder beside the steps with tokenizer files and the original config.json.
+# The folder of tokenizer files and the original config.json, beside the steps.
 ASSETS = tokenizer_lib.ASSETS
 RANDOM = 'random:'
 
@@ -51,7 +51,7 @@ class ModelFiles:
     return str(self.path.resolve())
 
   def load_params(self, *, layout: Layout, dtype='float32', seed: int = 0):
-    """Returns the sharded parameters; `seed` is for random ones."""
+    """Returns the sharded parameters; only a random model uses `seed`."""
     specs = decoder_lib.specs(self.config)
     if not self.is_checkpoint:
       return huggingface.load(self.path, specs, layout=layout, dtype=dtype)
@@ -62,8 +62,8 @@ class ModelFiles:
   def decoder(self, *, dtype: str, tensor: int = 1) -> Decoder:
     """Returns a decoder on all devices, for scoring or sampling.
 
-    Every `tensor` devices share one copy of the weights. A layout that shards
-    the weights over the batch axes too would gather them again for every chunk.
+    Every `tensor` devices share one copy of the weights. They are not sharded
+    over the batch axes, or else every chunk would have to gather them again.
     """
     if tensor < 1 or jax.device_count() % tensor:
       raise ValueError(
@@ -113,14 +113,14 @@ class ModelFiles:
   def load_tokenizer(self, named: str | None = None) -> Tokenizer:
     """Loads the model's own tokenizer, or the one `named` ('bytes' or a path).
 
-    Raises if its ids are not the model's.
+    Raises if its ids differ from those of the model.
     """
     loaded = tokenizer_lib.load(self.tokenizer_source(named))
     self.check_tokenizer(loaded, named)
     return loaded
 
   def check_tokenizer(self, tokenizer: Tokenizer, named: str | None):
-    """Raises if the ids of a tokenizer are not those of the model.
+    """Raises if the ids of a tokenizer differ from those of the model.
 
     named: where the tokenizer is from; None for the model's own.
     """
@@ -172,7 +172,7 @@ class RandomModel(ModelFiles):
 
 
 def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
-  """Finds the model at a path; of checkpoints, the newest or that of `step`."""
+  """Finds a model: of several checkpoints, that of `step` or the newest."""
   name = str(path).removeprefix(RANDOM)
   if name != str(path):
     if step is not None:
@@ -232,7 +232,7 @@ def is_written(path: pathlib.Path) -> bool:
   if not path.is_dir():
     return False
   names = {entry.name for entry in path.iterdir()}
-  # The checkpoints of a run have other steps, and keep the optimizer.
+  # Checkpoints of a run have other steps, and an optimizer state.
   if names == {ASSETS, '0'}:
     with Store(path, read_only=True) as store:
       return store.trees(step=0) == ['params']

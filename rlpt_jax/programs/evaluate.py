@@ -26,7 +26,7 @@ from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.rewards import scores
 from rlpt_jax.runs import run_folder as runs
 
-# How RLPT's paper samples answers.
+# How the RLPT paper samples answers.
 RLPT = SamplingOptions(max_new_tokens=32768, temperature=0.6, top_p=0.95)
 
 
@@ -46,10 +46,10 @@ def evaluate(
   """Evaluates models on benchmarks: samples answers and scores them.
 
   OUT/results.jsonl gets one line per model and benchmark;
-  OUT/answers/MODEL/BENCHMARK.jsonl gets every answer with its verdict. Defaults
-  for sampling are RLPT's (64 samples in mathematics, temperature 0.6, top-p
-  of 0.95, 32,768 tokens). Answers without a verdict are counted, but are left
-  out of all means.
+  OUT/answers/MODEL/BENCHMARK.jsonl gets every answer with its verdict. The
+  defaults for sampling are those of the RLPT paper: 64 samples per problem in
+  mathematics, temperature 0.6, top-p 0.95, 32,768 tokens. Answers without a
+  verdict are counted, but are left out of all means.
 
   You can stop it at any time: the same command continues with the missing
   problems. You can add more models and benchmarks to the same OUT.
@@ -59,12 +59,14 @@ def evaluate(
       a checkpoint other than the newest.
     benchmarks: One or more of mmlu, mmlu_pro, gpqa_diamond, supergpqa,
       kor_bench, olympiad_bench, gsm8k, math500, amc23, minerva, aime24, aime25.
-      NAME=PATH, such as gsm8k=PATH, gives the location. next_segment=FILES or a
-      .gin file (evaluation/next_segment.py) evaluates on held-out text.
+      NAME=PATH, such as gsm8k=PATH, reads this benchmark from PATH.
+      next_segment=FILES or a .gin file (evaluation/next_segment.py) evaluates
+      on held-out text.
     out: The output folder.
-    data: The folder of benchmarks, in their public schemas: gsm8k.jsonl, or
-      .json, .parquet, .csv, or a folder gsm8k with such files.
-    n: Samples per problem; by default 64 in mathematics, else 1.
+    data: The folder of benchmarks, in their public schemas. Each is a file
+      (.jsonl, .json, .parquet or .csv), such as gsm8k.jsonl, or a folder of
+      such files, such as gsm8k/.
+    n: Samples per problem; by default 64 in mathematics, 1 elsewhere.
     k: The values of k for pass@k; values above n are skipped.
     limit: Uses only the first LIMIT problems of each benchmark.
     chat: Asks each question as a user message in the model's chat template.
@@ -76,7 +78,7 @@ def evaluate(
   )
   sampling.check()
   engine.check()
-  is_first = jax.process_index() == 0  # Only this one reads and writes OUT.
+  is_first = jax.process_index() == 0  # Only this process reads and writes OUT.
   loaded = questions.load(benchmarks, data, chat=chat)
   files_by_name = find_models(models)
   recorded = {**sampling.settings(), 'chat': chat, 'n': n, 'limit': limit}
@@ -107,7 +109,7 @@ def evaluate(
       stack.callback(scores.of(reward).close)
       if any(not t.job.is_done for t in tasks if t.problems.reward is reward):
         judges.try_out(reward)
-        judges.load(reward)  # Before the sampler plans with the memory left.
+        judges.load(reward)  # First: the sampler plans with the memory left.
 
     # An engine with room for all questions of all models.
     plan = plan_for(
@@ -163,7 +165,7 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
 
 
 def has_answers(out: pathlib.Path) -> bool:
-  """Returns True if any answer was written, so that settings are fixed."""
+  """Returns True if any answer was written; settings are fixed from then on."""
   files = (out / 'answers').glob('*/*.jsonl')
   return any(file.stat().st_size for file in files)
 

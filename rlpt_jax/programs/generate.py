@@ -44,8 +44,9 @@ def generate(
   OUT gets one JSON line per completion, with prompt (or prompt_tokens), sample,
   completion, completion_tokens, logprobs, policy_logprobs, and finish_reason,
   which is 'stop' or 'length'. The lines of a prompt are written as soon as it
-  and all prompts before it are done. completion_tokens include a stop. logprobs
-  are those of the distribution that was sampled from, 0 at temperature 0;
+  and all prompts before it are done. completion_tokens include the token that
+  ended a stopped completion. logprobs are log-probabilities under the
+  distribution that was sampled from, so they are 0 at temperature 0;
   policy_logprobs are those at temperature 1 without top_k, top_p and min_p.
 
   You can stop it at any time: the same command continues with the missing
@@ -59,8 +60,8 @@ def generate(
     out: The .jsonl file to write; OUT.run.json gets the settings.
     n: Completions per prompt.
     chat: Sends each prompt as a user message in the model's chat template.
-    max_prompt_tokens: Refuses a file with longer prompts; by default there is
-      room for its longest.
+    max_prompt_tokens: Refuses a file with a longer prompt; by default, there is
+      room for the longest prompt of the file.
     step: The checkpoint step; by default the newest.
     overwrite: Starts over if OUT exists, whatever its settings were.
     sampling: How completions are sampled.
@@ -93,7 +94,7 @@ def generate(
   }
 
   # Count the prompts that an earlier run with the same settings finished.
-  is_first = jax.process_index() == 0  # Only this one reads and writes OUT.
+  is_first = jax.process_index() == 0  # Only this process reads and writes OUT.
   file, tally = GroupFile(out), prompt_files.Tally()
   if is_first and file.is_begun() and not overwrite:
     file.check_settings(settings)

@@ -105,7 +105,7 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
 
 
 def plot_lengths(folder: str, manifest: dict):
-  """Plots the lengths to lengths.png beside the manifest, if that is local."""
+  """Plots the lengths to lengths.png in the folder, if the folder is local."""
   columns = {}
   for name, counts in manifest['lengths'].items():
     columns[name] = Histogram()

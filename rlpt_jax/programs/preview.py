@@ -30,8 +30,8 @@ def preview(
     n: The number of examples.
     html: Writes a page to this file instead of the terminal.
     full: Shows long texts in full.
-    seqio: Shows a SeqIO task or mixture instead, of those that the data are
-      registered as: CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
+    seqio: Shows this SeqIO task or mixture instead. The data are registered as
+      CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
   """
   if n < 1:
     raise ValueError(f'-n={n}: expected at least 1.')
@@ -87,7 +87,7 @@ def view(component: Component, record: Record, i: int, loader: Loader) -> View:
   pieces = []
   for role, ids in tokens:
     text = tokenizer.decode(ids, keep_special=True)
-    # The instruction names the mask too; alone on its line it marks the gap.
+    # The instruction names the mask too. A piece with only the mask is the gap.
     role = 'mask' if text.strip() == MASK else ROLES.get(role, role)
     pieces.append((role, text))
   return View(

@@ -37,7 +37,8 @@ def quickstart(
     steps: The number of RL steps.
     questions: The number of held-out sentences that the policies predict.
     seed: The seed of the world's documents, of training and of sampling.
-    from_scratch: Trains the base model and the judge too; half an hour more.
+    from_scratch: Trains the base model and the judge too, which takes half an
+      hour more.
   """
   check_options(steps=(steps, 1, None), questions=(questions, 1, None))
   begun = time.monotonic()
@@ -133,7 +134,7 @@ def generate_command(name: str) -> tuple[str, ...]:
 def predict(
   stages: Stages, workdir: pathlib.Path, name: str, questions: int
 ) -> dict[str, float]:
-  """Samples predictions; returns the share that is true, by kind."""
+  """Samples predictions; returns {kind of example: the share that is true}."""
   stages.run(
     f'{questions} held-out sentences, predicted by {name}/',
     *generate_command(name),

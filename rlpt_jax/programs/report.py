@@ -27,8 +27,8 @@ def report(
     workdirs: Folders of train_rl or train_sft runs; also of runs that are under
       way.
     out: The page to write.
-    max_mib: The approximate size limit of the page. Beyond it the rollouts of
-      some steps are left out, evenly, and the page says so.
+    max_mib: The approximate size limit of the page. If all rollouts do not fit,
+      it has those of evenly spaced steps, and says so.
   """
   if not workdirs:
     raise ValueError('WORKDIR: expected the folders of one or more runs.')
@@ -173,7 +173,7 @@ def evenly(
 
   The first and the last file are always kept.
   """
-  # Base64 makes four bytes of three.
+  # Base64 turns three bytes into four.
   share = min(1.0, room / max(1, sum(sizes) * 4 / 3))
   count = max(int(len(files) * share), min(2, len(files)))
   chosen = np.linspace(0, len(files) - 1, count).round().astype(int)

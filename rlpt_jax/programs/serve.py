@@ -22,8 +22,8 @@ from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.serving import connections, http
 from rlpt_jax.serving.protocol import Served
 
-# Most calls ask for one completion, so every slot has room for a prompt of its
-# own. Of a call that asks for several, this many share the prompt's cache.
+# The number of completions of one call that share the cache of its prompt. Most
+# calls ask for one completion, so there is room for as many prompts as slots.
 GROUP = 4
 # Connections in addition to those of running and waiting completions: clients
 # keep some open between calls.
@@ -75,7 +75,7 @@ def serve(
   token = read_token(token_env)
   files = model_files.find(model, step=step)
   loaded_tokenizer = files.load_tokenizer(engine.tokenizer)
-  # Before the weights are loaded, so that a port in use fails at once.
+  # Bind before loading the weights, so that a port in use fails at once.
   with http.bind(host, port) as sock:
     if warning := exposure(sock, token_env):
       print(warning, file=sys.stderr)

@@ -66,11 +66,11 @@ SHOWN = (
   ('gradient', 'gradient_norm', '.3f'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
-# Also shown, if not 0.
+# Shown only while they are not 0.
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
 PARTS = ('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
-# Settings that may change when a run resumes: they affect speed or length, but
-# not what a step computes.
+# Settings that may change when a run resumes: they affect its speed, its length
+# or what it keeps, but not what a step computes.
 MAY_CHANGE = (
   'num_steps', 'hardware', 'saving', 'rollouts', 'max_skipped', 'max_unjudged'
 )  # fmt: skip
@@ -78,9 +78,11 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hardware:
-  """How a run is spread over its devices; changes its speed alone.
+  """How a run is spread over its devices; affects its speed and memory.
 
-  slots: completions sampled at once; None: all of a batch.
+  num_microbatches: parts of a batch that an update computes one by one. This
+    also affects the load balancing loss of experts (see Config.router_balance).
+  slots: completions sampled at once; None means all of a batch.
   """
 
   layout: Axes = Axes()
@@ -105,16 +107,20 @@ class Config:
   prompts: prompts per batch, with `sampling.samples` completions each.
   collector: makes an experience of the next prompts; a subclass of Collector
     may sample them in several rounds, or give the policy a second role.
-  collect: keep, drop or Refill groups that teach nothing (rollout/collect.py).
-  exclude: completions to be left out of their groups, such as
+  collect: what to do with groups that teach nothing: keep, drop or Refill
+    (rollout/collect.py).
+  exclude: rules for completions to leave out of their groups, such as
     [@collect.truncated].
-  max_pass_rate: examples that reach it are not sampled again (curriculum.py).
-  score: in_groups computes a prompt once for its group, in_rows for each row.
+  max_pass_rate: examples with this pass rate or a higher one are not sampled
+    again (curriculum.py).
+  score: in_groups computes a prompt once for its group; in_rows computes it
+    again for each completion.
   kl: a penalty against the model that the run began with (reference.py).
   schedule: when the policy samples, and with which weights (schedules.py).
-  router_balance: the weight of the load balancing loss of experts (moe.py), of
-    each microbatch by itself. 0 by default: a pretrained router is balanced,
-    and what keeps it so pulls against the reward. `router_balance` is a metric.
+  router_balance: the weight of the load balancing loss of experts (moe.py),
+    which is computed for each microbatch separately. 0 by default: a pretrained
+    router is balanced already, and this loss would work against the reward. The
+    metric `router_balance` is the loss without the weight.
   held_out: examples that the policy is tried on (held_out.py).
   max_skipped: non-finite updates in a row after which the run stops.
   max_unjudged: steps in a row with almost no verdicts after which the run stops
@@ -237,12 +243,12 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     first_step, unfinished = int(state.step), record.pop('unfinished', None)
     has_lines = on_one_host(runs.has_lines)
     if first_step >= config.num_steps and has_lines(workdir, first_step):
-      unfinished = None  # A later start has finished that step.
+      unfinished = None  # A later start has finished this step.
     reference = config.kl and Reference(
       files.load_params(layout=layout, seed=config.seed), score, layout,
       num_microbatches=config.hardware.num_microbatches,
     )  # fmt: skip
-    judges.load(reward)  # Before the sampler plans with the memory left.
+    judges.load(reward)  # First: the sampler plans with the memory left.
     progress.waiting('reading the data')
     prompts = opened(
       contextlib.closing(
@@ -296,7 +302,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           if config.kl_in_loss:
             batch = reference.with_logprobs(batch)
           before, (state, updated) = updated, update(run.state, batch)
-          # The previous update: waiting for this one would idle the devices.
+          # Check the previous update; waiting for this one would idle devices.
           if before:
             runs.check_skipped(
               config.max_skipped, step, before['skipped_in_a_row']
@@ -317,7 +323,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
 class Run:
   """The state of a run, and what happens between its updates.
 
-  record: what the run resumes from, with a checkpoint of `state`.
+  record: saved with each checkpoint of `state`; a run resumes from both.
   """
 
   config: Config
@@ -365,7 +371,7 @@ class Run:
     metrics: dict[str, Any],
     experience: Experience | None = None,
   ):
-    """Keeps rollouts, tries held-out examples, writes metrics, and saves."""
+    """Ends a step: keeps rollouts, tries held-out examples, logs, and saves."""
     config, is_last = self.config, step + 1 == self.config.num_steps
     if experience:
       with self.timers('save'):
@@ -380,7 +386,7 @@ class Run:
     lap, more = self.timers.lap(), runs.memory() | judges.counts(self.reward)
     more['timing/compilations'] = self.compiled.count
 
-    def timing() -> dict[str, float]:  # When the update has ended.
+    def timing() -> dict[str, float]:  # Called once the update has ended.
       parts = lap()
       speed = judged.speed(experience.judged, parts) if experience else {}
       return parts | speed | more
@@ -394,7 +400,8 @@ class Run:
   def _try_held_out(self, metrics: dict[str, Any]) -> dict[str, float]:
     """Returns the metrics of the held-out examples.
 
-    If their judge fails, the run resumes here, with the metrics so far.
+    If their judge fails, the next start continues here, with the metrics that
+    the step has so far.
     """
     numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     record, self.record = self.record, self.record | {'unfinished': numbers}
@@ -406,7 +413,7 @@ class Run:
     return held_out_metrics
 
   def rescue(self, error: Unavailable | NoVerdicts):
-    """Saves what was sampled when the judge failed."""
+    """Saves the samples not learned from yet, when the judge has failed."""
     judges.forget(self.reward, getattr(error, 'answers', ()))
     self.rollouts.save(self.workdir, int(self.state.step))
     saved = 'saved the completions sampled so far'
@@ -427,7 +434,7 @@ def make_collector(
   rollouts: Rollouts,
   reference: Reference | None,
 ) -> Collector:
-  """Returns the collector of the settings."""
+  """Returns the collector that the settings describe."""
   penalize = None
   if isinstance(config.kl, InReward):
     penalize = functools.partial(
@@ -457,7 +464,7 @@ def make_collector(
 def make_consumer(
   config: Config, files: ModelFiles, reward: Reward, record: dict[str, Any]
 ) -> Consumer:
-  """Returns the consumer of the settings, continuing an earlier run's."""
+  """Returns the consumer that continues from the record of an earlier run."""
   ledger = Ledger(
     files.config,
     record.get('ledger', {}),

@@ -41,8 +41,8 @@ SHOWN = (
   ('rate', 'learning_rate', '.1e'),
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
-# Settings that may change when a run resumes: they affect speed or length, but
-# not what a step computes.
+# Settings that may change when a run resumes: they affect its speed, its length
+# or what it keeps, but not what a step computes.
 MAY_CHANGE = (
   'num_steps', 'saving', 'layout', 'num_microbatches', 'max_skipped'
 )  # fmt: skip
@@ -61,12 +61,14 @@ class Config:
 
   model: a Hugging Face directory, a checkpoint directory, or random:NAME with
     the name of a model in the zoo.
-  batch_size: rows per update, of the task's row_tokens each.
+  batch_size: rows per update; each has `row_tokens` tokens, an option of the
+    task.
   held_out: rows that are not trained on; their loss is computed before the
     first step, every `held_out_every` steps, and after the last.
-  router_balance: the weight of the load balancing loss of experts (moe.py), of
-    each microbatch by itself; 0.001 is Qwen3-MoE's. The metric `loss` has it,
-    that of held-out rows does not, and `router_balance` is a metric too.
+  router_balance: the weight of the load balancing loss of experts (moe.py),
+    which is computed for each microbatch separately; 0.001 is Qwen3-MoE's. The
+    metric `loss` includes it, `held_out/loss` does not. The metric
+    `router_balance` is the loss without the weight.
   max_skipped: non-finite updates in a row after which the run stops.
   """
 
@@ -164,7 +166,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         batch = put(layout, loaded.examples, config.batch_size)
       with timers('update'):
         before, (state, updated) = updated, update(state, batch)
-        # The previous update: waiting for this one would idle the devices.
+        # Check the previous update; waiting for this one would idle devices.
         if before:
           runs.check_skipped(
             config.max_skipped, step, before['skipped_in_a_row']
@@ -193,7 +195,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
 def with_speed(
   lap: Callable[[], dict[str, float]], tokens: int, more: dict[str, float]
 ) -> dict[str, float]:
-  """Returns the times of a step, when its update has ended, and its speed."""
+  """Waits for the end of a step; returns its times and its speed."""
   times = lap()
   speed = {'timing/tokens_per_s': tokens / times['timing/step_s']}
   return times | speed | more
@@ -202,9 +204,12 @@ def with_speed(
 def loss_of_rows(
   decoder: Decoder, params, batch, *, balance_weight: float = 0.0
 ):
-  """Returns (share of the batch's mean of -log p, values of each token).
+  """Returns (the rows' share of the batch's mean -log p, {name: values}).
 
-  balance_weight: the weight of the load balancing loss of experts, added to it.
+  The values are log-probabilities and entropies of each token, and for a model
+  with experts their load balancing loss.
+
+  balance_weight: the weight with which that loss is added to the share.
   """
   logprobs_BT, entropies_BT, router = scoring.in_packed_rows(
     decoder, params, batch['tokens_BT'], batch['segments_BT']
@@ -222,7 +227,7 @@ def measure(batch, rows) -> dict[str, jax.Array]:
   """Returns the metrics of the tokens in the loss."""
   weights_BT = batch['weights_BT']
   router = {}
-  if 'router_balance' in rows:  # Of each microbatch.
+  if 'router_balance' in rows:  # One value for each microbatch.
     router = {'router_balance': jnp.mean(rows['router_balance'])}
   return router | {
     'entropy': jnp.sum(weights_BT * rows['entropies_BT'], where=weights_BT > 0),
@@ -271,7 +276,7 @@ def read_held_out(config: Config, layout: Layout):
 def count(
   model, config: Config, rows: Rows, totals: dict[str, int]
 ) -> dict[str, int]:
-  """Returns this host's compute of an update, and adds it to `totals`."""
+  """Returns the compute of this host's rows in an update; adds it to totals."""
   lengths = [
     length
     for segments_T in rows.segments_BT

@@ -1,11 +1,12 @@
 """Decides which groups a step learns from, and which completions of them.
 
-A group whose rewards agree is flat: its advantages are 0, so it teaches
-nothing. `keep`, `drop` and `refill` differ in what they do about that. Each is
-(sample, count) -> Groups, where `sample(n)` samples and judges the next n
-prompts, fewer if the data ends, and returns None if it has ended.
+A group whose rewards are all equal is flat: its advantages are 0, so it teaches
+nothing. `keep`, `drop` and `Refill` treat flat groups differently. Each is
+(sample, count) -> Groups, or None if the data has ended. `sample(n)` samples
+and judges the next n prompts, fewer if the data ends, and returns None once it
+has ended.
 
-An `Exclude` leaves completions out of their groups and of the loss.
+An `Exclude` chooses completions to leave out of their groups and the loss.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from rlpt_jax.rollout import judged as judged_lib
 from rlpt_jax.rollout.judged import Judged
 
 Sample = Callable[[int], Judged | None]
-Exclude = Callable[[Judged], np.ndarray]  # -> [P, G], True where left out.
+Exclude = Callable[[Judged], np.ndarray]  # -> [P, G], True: left out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ def drop(sample: Sample, count: int) -> Groups | None:
 
 @dataclasses.dataclass(frozen=True)
 class Refill:
-  """Samples other prompts in the place of flat groups (DAPO).
+  """Samples more prompts to replace flat groups (DAPO).
 
-  rounds: the most rounds of sampling, the first included.
+  rounds: the maximum number of rounds of sampling, including the first.
   """
 
   rounds: Count = 4

@@ -33,7 +33,7 @@ class Collector:
 
     make_experience: (groups, names, curriculum, resume) -> Experience.
     count: the number of prompts to learn from.
-    penalize: changes the rewards of groups, after all were collected.
+    penalize: changes the rewards of the groups, once all are collected.
     """
     self._prompts, self._rollouts = prompts, rollouts
     self._make_experience, self._penalize = make_experience, penalize

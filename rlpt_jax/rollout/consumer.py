@@ -1,7 +1,8 @@
-"""Prepares experience for its update, in the order of the updates.
+"""Prepares experiences for their updates, in the order of the updates.
 
-What a run carries from step to step belongs to the experience that it has
-learned from, never to what a schedule has sampled ahead.
+Some state is carried from step to step: totals, counts, and what advantages
+depend on. It changes when an experience is learned from, and not when it is
+sampled, because a schedule may sample ahead.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class Consumer:
     return experience.with_advantages(self._advantages)
 
   def metrics(self, experience: Experience) -> dict[str, float]:
-    """Returns the compute and the advantages of a step."""
+    """Returns the metrics of a step's compute, advantages and curriculum."""
     learned = experience.learned_P.tolist()
     return self.ledger.add(experience.judged, learned) | experience.metrics()
 

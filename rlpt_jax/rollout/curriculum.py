@@ -9,8 +9,8 @@ import numpy as np
 from rlpt_jax.core.types import Example
 
 # The data ends after PATIENCE_EACH * (examples known to be solved) + PATIENCE
-# solved examples in a row. It takes that many because a mixture may draw from a
-# small solved corpus many times before it draws from a large one.
+# solved examples in a row. The number is large because a mixture may draw from
+# a small, solved corpus many times before it draws from a large one.
 PATIENCE_EACH, PATIENCE = 10, 1000
 
 
@@ -19,10 +19,11 @@ class Curriculum:
 
   An example whose latest group had a pass rate of at least `max_pass_rate` is
   skipped from its next epoch on. Since it is never sampled again, it stays
-  solved, and the history is only the set of solved examples: an 8-byte digest
-  each (11 MB in the record of a checkpoint for a million; the chance that two
-  of these collide is 3e-8). The pass rate is the share of positive rewards
-  among the verdicts, as in TRL; a group without verdicts changes nothing.
+  solved, and the history is only the set of solved examples. Each is kept as a
+  digest of 8 bytes: a million of them take 11 MB in the record of a checkpoint,
+  and the chance that any two are equal is 3e-8. The pass rate is the share of
+  positive rewards among the verdicts, as in TRL; a group without verdicts
+  changes nothing.
   """
 
   def __init__(self, max_pass_rate: float | None, record: str = ''):
@@ -42,7 +43,7 @@ class Curriculum:
     return base64.b64encode(np.sort(digests).tobytes()).decode()
 
   def unsolved(self, batches: Iterator) -> Iterator:
-    """Yields the unsolved examples of a Loader whose batches have one example.
+    """Yields a Loader's batches, of one example each, without solved examples.
 
     Ends when only solved examples seem to be left: see PATIENCE.
     """

@@ -1,4 +1,4 @@
-"""What an update learns from, as it was sampled."""
+"""The experience of a step: the groups it sampled, and the batch of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,14 +16,16 @@ from rlpt_jax.training.experience import make_batch
 class Experience:
   """The groups of a step, and the batch to learn from.
 
-  judged: all that was sampled.
+  judged: all groups that were sampled, with their scores.
   learned_P: for each group, True if it is in the loss.
-  batch: its advantages are 0 until the experience is consumed: some depend on
-    what was learned before (`with_advantages`).
-  rows: the group in each row of the batch; the batch may have more rows.
-  names: of all that was sampled for it; `Rollouts` keeps the samples by name.
+  batch: the arrays to learn from. Its advantages are 0 until `with_advantages`
+    sets them, since some functions depend on what was learned before.
+  rows: the group in each row of the batch; the batch may have more rows, which
+    are padding.
+  names: the names of all groups; `Rollouts` keeps their samples by name.
   curriculum: metrics of the examples that were drawn for it.
-  resume: where the data stand once this experience has been consumed.
+  resume: the record from which a run that has learned from this experience
+    continues in the data.
   """
 
   judged: Judged
@@ -35,7 +37,7 @@ class Experience:
   resume: dict[str, Any]
 
   def with_advantages(self, advantages: Callable) -> 'Experience':
-    """Returns a copy with advantages in its batch; consumes it.
+    """Returns a copy with advantages; call it in the order of the updates.
 
     advantages: rewards_PG -> advantages_PG.
     """
@@ -48,7 +50,7 @@ class Experience:
 
   @property
   def advantages_PG(self) -> np.ndarray:
-    """Advantages of all that was sampled, NaN where not in the loss."""
+    """Advantages of all completions; NaN for those that are not in the loss."""
     rows = list(self.rows)
     advantages_PG = np.full_like(self.judged.rewards_PG, np.nan)
     advantages_PG[rows] = self.batch.advantages_PG[: len(rows)]

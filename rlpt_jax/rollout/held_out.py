@@ -18,9 +18,9 @@ class HeldOut:
 
   It is tried before the first step, every `every` steps, and after the last.
 
-  examples: the number of examples, the first of the data.
-  sampling: by default that of the run with one sample per example. Every slot
-    has room for its longest completions.
+  examples: how many examples to use, from the beginning of the data.
+  sampling: by default, that of the run with one sample per example. If it
+    allows longer completions than the run does, every slot has room for them.
   """
 
   data: Data
@@ -44,7 +44,7 @@ class Trial:
     self.names = [f'held_out/{example.id}' for example in self.examples]
 
   def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
-    """Returns mean rewards and the pass rate, as metrics `name`/..."""
+    """Returns the mean rewards and the pass rate, under the keys `name`/..."""
     judged = rollouts(
       self._sampling, self.examples, self.names, timer='held_out'
     )

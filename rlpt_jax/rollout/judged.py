@@ -1,4 +1,4 @@
-"""Samples with their scores, and the metrics of a step that they give."""
+"""Samples with their scores, and the metrics that are computed from them."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ class Judged:
 
   @property
   def flat(self) -> np.ndarray:
-    """[P]: True for groups that teach nothing: no verdicts, or all the same."""
+    """[P]: True for groups that teach nothing: no verdicts, or equal ones."""
     left_out_PG = np.isnan(self.rewards_PG)
     verdicts_PG = np.where(left_out_PG, np.nan, self.scores.rewards_PG)
     return ~np.asarray(varies(verdicts_PG))
@@ -112,9 +112,12 @@ def _joined_answers(scores: Sequence[Scores]) -> np.ndarray | None:
 def metrics(judged: Judged, version: int) -> dict[str, float]:
   """Returns the rollout metrics of a step.
 
-  Shares are of all completions, except `unjudged_share`: it is of those for
-  which a verdict is expected. Staleness is relative to `version` of the current
-  weights.
+  Most shares are of all completions. But `flat_group_share` is of groups, and
+  `unjudged_share` is of the completions for which a verdict is expected. The
+  staleness of a token is the number of times that weights were published since
+  it was sampled.
+
+  version: the version of the current weights.
   """
   scores = judged.scores
   rewards_PG, kinds = scores.rewards_PG, _kinds(judged)
@@ -157,7 +160,7 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
 
 
 def speed(judged: Judged, timing: dict[str, float]) -> dict[str, float]:
-  """Returns sampled tokens per second, of the step and of sampling alone."""
+  """Returns sampled tokens per second of the step, and of sampling alone."""
   tokens = sum(
     len(sample.completion.tokens)
     for group in judged.samples
@@ -196,12 +199,13 @@ def _where(
 ) -> np.ndarray:
   """[P, G]: True where `is_one` holds for the reason of the score or of a part.
 
-  Parts are searched too, since a combined reason does not always name theirs.
+  Parts are searched too, because the reason of a combined score does not always
+  contain the reasons of its parts.
   """
   found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
   for name, part in scores.parts.items():
     rows = np.ones(len(kinds), bool)
-    # A part with fewer rows is for one kind of example, and named after it.
+    # A part with fewer rows is for one kind of example, and has its name.
     if len(part.rewards_PG) < len(kinds):
       rows = kinds == name
     if rows.sum() == len(part.rewards_PG):

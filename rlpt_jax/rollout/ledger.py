@@ -11,9 +11,9 @@ from rlpt_jax.rollout.judged import Judged
 class Ledger:
   """Counts tokens and FLOPs of rollouts, judges, updates and the reference.
 
-  FLOPs are those of models/flops.py, without padding. Of judges only local
-  models are counted, since a server does not report its compute. Of held-out
-  evaluation only the judges are counted.
+  FLOPs are those of models/flops.py, without padding. Only local judges are
+  counted, since a server does not report its compute. In evaluations on
+  held-out examples, only the judges are counted, and not the policy.
   """
 
   def __init__(
@@ -66,7 +66,10 @@ class Ledger:
     }
 
   def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the judge metrics of `add`, plus the judges' compute since."""
+    """Returns the step's judge metrics, plus the compute of judges since `add`.
+
+    metrics: those of the step, from `add`.
+    """
     updated = {}
     for name, value in self._spent().items():
       self.totals[name] = self.totals.get(name, 0) + value

@@ -1,4 +1,4 @@
-"""The prompts of a run: its data, in order, without what is solved."""
+"""The prompts of a run: its data, in order, without solved examples."""
 
 import contextlib
 from typing import Any
@@ -13,7 +13,7 @@ from rlpt_jax.rollout.curriculum import Curriculum
 class Prompts:
   """Draws examples in the order of the data, and numbers them.
 
-  count: the number of examples drawn so far, by earlier runs too.
+  count: the number of examples drawn so far, also before the run was resumed.
   """
 
   def __init__(self, loader: Loader, curriculum: Curriculum, count: int = 0):
@@ -40,7 +40,7 @@ class Prompts:
     return taken, names
 
   def resume(self) -> dict[str, Any]:
-    """Returns the record from which a run draws what would come next."""
+    """Returns the record from which a resumed run draws the next examples."""
     return {
       'position': self._position,
       'drawn': self.count,
@@ -55,7 +55,7 @@ class Prompts:
 def open_prompts(
   data: Data, max_pass_rate: float | None, record: dict[str, Any]
 ) -> Prompts:
-  """Returns the prompts after those of the run that left the record."""
+  """Returns the prompts that follow those drawn before the record was saved."""
   return Prompts(
     Loader(data, 1, position=record.get('position')),
     Curriculum(max_pass_rate, record.get('solved', '')),

@@ -43,7 +43,7 @@ class Reference:
 
     self._params, self._layout = params, layout
     self._logprobs = jax.jit(logprobs)
-    # On all hosts: each computes the advantages of the whole batch.
+    # Every host gets all sums, since it computes the whole batch's advantages.
     self._sums = jax.jit(sums, out_shardings=layout.replicated())
 
   def with_logprobs(self, batch: Batch) -> Batch:
@@ -61,13 +61,14 @@ class Reference:
   ) -> Groups:
     """Subtracts `weight` times the sum of k1 over tokens from each reward.
 
-    This is the penalty of PPO's RLHF (arXiv 2402.03300, Eq 2 has the same sum,
-    token by token), with the sampler's log-probabilities and only over tokens
-    that the policy sampled. Scores keep their values and get a part 'kl': the
-    amount added, at most 0 in expectation. A completion whose sum is not finite
-    is excluded from the loss.
+    This is the KL penalty of RLHF with PPO (arXiv 2402.03300, Eq 2, subtracts
+    the same sum token by token). It uses the sampler's log-probabilities, and
+    only the tokens that the policy sampled. `scores` keeps its rewards and gets
+    a part 'kl', the amount added to each reward: at most 0 in expectation. A
+    completion whose sum is not finite is excluded from the loss.
 
-    num_prompts, longest: those of a training batch, so that it compiles once.
+    num_prompts, longest: the sizes of a training batch, whose shapes rarely
+      change: so few programs are compiled.
     """
     judged = groups.judged
     P = len(judged.examples)
@@ -108,7 +109,7 @@ class Reference:
 
 
 def put(layout: Layout, batch: Batch) -> Batch:
-  """Returns the batch on its devices, sharded by prompt."""
+  """Puts the batch on the devices, sharded by prompt."""
   return jax.tree.map(
     lambda x: layout.put(x, 'batch', *[None] * (x.ndim - 1)), batch
   )

@@ -1,7 +1,7 @@
 """Files of a run's rollouts: rollouts/00000012.jsonl.gz.
 
-A file holds one step, a line one completion. A file is written completely or
-not at all, and a step that is repeated writes the same bytes.
+Each file holds one step, and each line one completion. A file is written
+completely or not at all, and a step that is repeated writes the same bytes.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Kept:
   """Which rollouts a run keeps: those of the newest steps, and of some others.
 
   last: the number of newest steps.
-  every: keeps steps whose number is a multiple of this, too.
-  tokens: adds every token and its log-probability.
+  every: also keeps each step whose number is a multiple of this.
+  tokens: adds every token and its log-probability to the lines.
   """
 
   last: Count = 100
@@ -71,8 +71,8 @@ def lines(
 ) -> Iterator[dict[str, Any]]:
   """Yields a line for each completion of a step.
 
-  advantages_PG: NaN where a completion is not in the loss, null in the file.
-  find_answer: finds the text that was judged, whose place a line gets.
+  advantages_PG: NaN, null in the file, where a completion is not in the loss.
+  find_answer: finds the text that was judged; a line says where it is.
   with_tokens: adds the text and the behavior log-probability of each token; the
     latter is null for tokens that an interruption inserted.
   """
@@ -172,10 +172,10 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
 
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
-  """Deletes all files but those of the `last` steps and every `every`-th."""
+  """Deletes all files but the `last` newest ones and every `every`-th."""
   if jax.process_index() != 0:
     return
-  # Left by a write that was killed; no other process writes here.
+  # A killed write has left these; no other process writes here.
   for path in (workdir / ROLLOUTS).glob('*.new'):
     path.unlink()
   for path in (workdir / ROLLOUTS).glob('*.jsonl.gz'):

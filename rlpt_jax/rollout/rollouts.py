@@ -16,11 +16,12 @@ from rlpt_jax.sampling.sampler import Sampler
 
 
 class Rollouts:
-  """Samples and judges; keeps its samples until their step is done.
+  """Samples completions and asks for their rewards.
 
-  So nothing is lost if the reward fails: the run saves the kept samples, and
-  the next start does not sample them again, unless its weights have changed
-  before they were needed.
+  It keeps the samples until their step is done, so nothing is lost if the
+  reward fails: the run saves the kept samples, and its next start does not
+  sample them again. Samples of weights that are no longer the newest are not
+  used, but sampled again.
   """
 
   def __init__(
@@ -35,7 +36,7 @@ class Rollouts:
     self.tokenizer, self.reward = tokenizer, reward
     self._sampler, self._timers, self._seed = sampler, timers, seed
     self._ask = judges.on_all_hosts(reward)
-    self._kept: dict[str, Sequence] = {}  # The samples of each name.
+    self._kept: dict[str, Sequence] = {}  # Name -> samples.
 
   @property
   def version(self) -> int:
@@ -52,8 +53,9 @@ class Rollouts:
   ) -> Judged:
     """Samples the policy on examples, and scores the samples.
 
-    names: one per example; they seed its samples.
-    timer: gets all of the time, instead of 'rollout' and 'reward'.
+    names: one per example; the name seeds the samples of the example.
+    timer: the timer for all of the time; by default, 'rollout' gets the time of
+      sampling, and 'reward' that of scoring.
     """
     requests = [
       sampling.request(example, name, self.tokenizer, self._seed)
@@ -73,19 +75,19 @@ class Rollouts:
     return Judged(examples, groups, scores, scores.rewards_PG)
 
   def _is_current(self, name: str) -> bool:
-    """Returns True if the newest weights have sampled what is kept."""
+    """Returns True if samples of the newest weights are kept for this name."""
     group = self._kept.get(name)
     return group is not None and all(
       sample.completion.prompt_version == self.version for sample in group
     )
 
   def forget(self, names: Iterable[str]):
-    """Drops the samples of these names, once they were judged and learned."""
+    """Drops the samples of these names; call it once their step is done."""
     for name in names:
       self._kept.pop(name, None)
 
   def load(self, workdir: pathlib.Path, step: int):
-    """Takes the samples that an earlier run saved for this step."""
+    """Loads the samples that an earlier start saved for this step."""
     read = on_one_host(unjudged.read)
     self._kept |= read(workdir, step, self.version)
 

@@ -1,4 +1,4 @@
-"""Settings for sampling completions to learn from, or to be tried on."""
+"""Settings for sampling completions, to learn from or to evaluate."""
 
 import dataclasses
 
@@ -19,10 +19,11 @@ from rlpt_jax.sampling.requests import Request
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interruption:
-  """Makes a model that thinks for too long answer (ScaleRL, section 4).
+  """Forces a model that thinks for too long to answer (ScaleRL, section 4).
 
-  phrase: text that is inserted after a number of tokens drawn evenly from
-    `after`, both ends included. Its tokens are not in the loss.
+  phrase: text that is inserted after a random number of tokens. Its own tokens
+    are not in the loss.
+  after: the smallest and the largest such number; all are equally likely.
   answer: the number of tokens left for the answer after the phrase.
   unless: a completion that has this text already is not interrupted. The search
     compares tokens, so the tokenizer should always encode the text in the same
@@ -75,8 +76,8 @@ class Sampling:
   def check_learnable(self):
     """Raises if the policy cannot be trained on samples with these settings.
 
-    At temperature 0 all samples of a group are the same. With filters, samples
-    come from a distribution that the learner does not compute.
+    At temperature 0, all samples of a group are the same. With top_k, top_p or
+    min_p, they come from a distribution that the learner does not compute.
     """
     if not self.temperature > 0:
       raise checks.setting_error(

@@ -78,7 +78,8 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
 def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   """Returns the saved samples of `step`, or none if step or settings differ.
 
-  version: the engine's current version; saved versions are shifted to it.
+  version: the engine's current version of the weights. Saved versions are
+    shifted, so that each stays as far behind the current one as it was.
   """
   path = workdir / UNJUDGED
   try:
@@ -124,6 +125,6 @@ def _settings(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def remove(workdir: pathlib.Path):
-  """Deletes the file, once a later step is saved."""
+  """Deletes the file; call it once a later step is saved."""
   if jax.process_index() == 0:
     (workdir / UNJUDGED).unlink(missing_ok=True)

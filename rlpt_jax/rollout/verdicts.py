@@ -13,14 +13,14 @@ from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.judged import Judged, expects_verdict
 
-ENOUGH = 8  # No verdict on so many is no accident.
-FEW = 0.05  # Verdicts up to this share count as none.
+ENOUGH = 8  # If all of so many verdicts are missing, it is no accident.
+FEW = 0.05  # A step with at most this share of its verdicts has almost none.
 
 logger = logging.getLogger(__name__)
 
 
 class NoVerdicts(ValueError):
-  """Raised if a reward is broken; `answers` are those without a verdict."""
+  """Raised if a reward is broken; `answers` are those that are no verdicts."""
 
   def __init__(self, message: str, answers: frozenset[str] = frozenset()):
     super().__init__(message, answers)
@@ -45,8 +45,9 @@ class Verdicts:
   def check(self, step: int, judged: Judged):
     """Warns at the first missing verdicts; raises if the reward seems broken.
 
-    It raises if no completion has a verdict, if none of ENOUGH or more expected
-    verdicts came, or if hardly any came for `patience` steps in a row.
+    It raises in three cases: no completion has a reward; none of the expected
+    verdicts came, and these are ENOUGH or more; almost none came in `patience`
+    steps in a row.
     """
     rewards_PG = judged.scores.rewards_PG
     expected_PG = expects_verdict(judged)
@@ -56,7 +57,7 @@ class Verdicts:
       is_bad = expected - missing <= FEW * expected
       self.in_a_row = self.in_a_row + 1 if is_bad else 0
     is_nothing = bool(np.isnan(rewards_PG).all())
-    if is_nothing and not expected:  # No example has a reference, say.
+    if is_nothing and not expected:  # For example, there are no references.
       expected_PG = missing_PG = np.isnan(rewards_PG)
       expected = missing = missing_PG.sum()
     if not missing:

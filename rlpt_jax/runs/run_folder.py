@@ -34,7 +34,7 @@ from rlpt_jax.training import learner
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
-FRESH_ASSETS = '.assets'  # Until they are complete.
+FRESH_ASSETS = '.assets'  # The name of ASSETS until they are complete.
 
 
 @contextlib.contextmanager
@@ -43,11 +43,11 @@ def claimed(
 ) -> Iterator[None]:
   """Locks a run's folder, and records the settings of a new run.
 
-  Raises if another process has the folder, or if it holds a run with other
+  Raises if another process uses the folder, or if it holds a run with other
   settings.
 
-  may_change: names of settings that may differ: they do not change what a run
-    computes, or only how far it goes.
+  may_change: names of settings that may differ, because they change at most how
+    far a run goes, not what it computes.
   """
   on_one_host(_make)(workdir)
   # Lock first: a run that has no step yet may be under way.
@@ -68,7 +68,7 @@ def has_step(workdir: pathlib.Path) -> bool:
 
 
 def has_lines(workdir: pathlib.Path, steps: int) -> bool:
-  """Returns True if the metrics of the first `steps` steps are there."""
+  """Returns True if the metrics of the first `steps` steps were written."""
   try:
     for name in (METRICS, TIMING):
       append_files.size_before(workdir / name, steps)
@@ -93,7 +93,7 @@ def check_config(
   may_replace: nothing was made with the recorded settings yet, so they may
     change.
   """
-  # The other hosts would find the file that the first has just written.
+  # On all hosts, others would find the file that the first has just written.
   on_one_host(_check_config)(workdir, config, may_change, may_replace)
 
 
@@ -112,7 +112,7 @@ def _check_config(
       raise ValueError(
         f'{path}: not JSON: {error}. Choose another workdir.'
       ) from error
-    # A model has a config.json too.
+    # The folder of a model has a config.json too.
     if not isinstance(recorded, dict) or (
       'is' not in recorded and recorded.keys() != wanted.keys()
     ):
@@ -120,7 +120,7 @@ def _check_config(
         f'{path}: expected the settings of a run, found something else. '
         'Choose another workdir.'
       )
-    # An earlier version may also have recorded settings of `may_change`.
+    # An earlier version of rlpt may have recorded settings of `may_change` too.
     changed = settings.differences(_fixed(recorded, may_change), wanted)
     if changed and not may_replace:
       raise ValueError(
@@ -132,8 +132,8 @@ def _check_config(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so the settings of '
       'those checkpoints are unknown. Choose another workdir.'
     )
-  # Also if the file exists: a folder that cannot be written to should fail now,
-  # and not after something has been computed.
+  # Write even if the file exists: if the folder cannot be written to, the run
+  # should fail now, and not after something has been computed.
   _make(workdir)
   with _writable(workdir):
     # A fixed name: the next start overwrites what a killed one has left.
@@ -184,19 +184,19 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:
   fixed = {k: v for k, v in described.items() if k not in may_change}
-  return json.loads(json.dumps(fixed))  # As it will be read.
+  return json.loads(json.dumps(fixed))  # As it is read back.
 
 
 def with_tokenizer(config: Any, files: ModelFiles) -> Any:
   """Returns the config with a tokenizer for its data and held-out data.
 
-  It is the model's own, unless the data name another. Raises if its ids are not
-  the model's.
+  It is the model's own, unless the data name another. Raises if its ids differ
+  from those of the model.
   """
   changes = {}
   for name in ('data', 'held_out'):
     if part := getattr(config, name):
-      # Held-out data may come with settings of their own.
+      # Held-out data may be inside other settings, such as HeldOut.
       data = part if isinstance(part, Data) else part.data
       source = files.tokenizer_source(data.tokenizer)
       files.check_tokenizer(load_tokenizer(source), data.tokenizer)
@@ -213,7 +213,7 @@ class Saving:
 
   every: steps between two checkpoints; the last step is saved too.
   keep_last: the newest checkpoints that are kept.
-  keep_every: keeps every checkpoint whose step is a multiple of this, too.
+  keep_every: also keeps each checkpoint whose step is a multiple of this.
   """
 
   every: Count = 50
@@ -234,7 +234,7 @@ def checkpoints(
     directory, keep_last=saving.keep_last, keep_every=saving.keep_every
   ) as store:
     assets = directory / model_files.ASSETS
-    # Without a step, assets may be those of a model that was tried before.
+    # If no step was saved, assets may be from a model that was tried before.
     if jax.process_index() == 0 and not (store.steps() and assets.exists()):
       fresh = directory / FRESH_ASSETS
       for old in (fresh, assets):
@@ -269,8 +269,8 @@ def save(
   """Starts to save a state, with the record that the run needs to resume.
 
   Does nothing at step 0, or if the step is saved already. Raises if the last
-  `max_skipped` updates were not finite: the loop checks an update only when the
-  next one has begun, and a run that resumed from here would begin it.
+  `max_skipped` updates were not finite. The loop would find this only after it
+  has begun another update, so a run that resumed from this state would go on.
   """
   step = int(state.step)
   if not step or step in store.steps():
@@ -309,7 +309,7 @@ def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
 
 
 def check_skipped(most: int, steps: int, in_a_row: jax.Array):
-  """Raises if the last `most` of all `steps` updates were not finite."""
+  """Raises if the last `most` updates were not finite, of `steps` in total."""
   if in_a_row >= most:
     raise ValueError(
       f'step {steps}: {in_a_row} updates in a row had a loss or a gradient '
