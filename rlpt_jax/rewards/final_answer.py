@@ -29,9 +29,8 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.extract import Answer
 
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
-# `_stated_result` cuts the rest of the line at _SENTENCE_END, which does not match the
-# full stop in
-# 3.50.
+# `_stated_result` cuts the rest of the line at _SENTENCE_END, which does not
+# match the full stop in 3.50.
 _STATED = re.compile(
   r'\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)[*_ \t:]*'
   r'(?=([^\n]{1,400}))',
