@@ -177,9 +177,9 @@ def picked(monkeypatch):
   names = set()
 
   def noting(name):
-    def kernel(*arguments, layout):
+    def kernel(*arguments, layout, packed):
       names.add(name)
-      return attention.xla_attention(*arguments, layout=layout)
+      return attention.xla_attention(*arguments, layout=layout, packed=packed)
 
     return kernel
 

@@ -429,36 +429,25 @@ class Run:
 
 
 def make_collector(
-  config: Config,
-  prompts: Prompts,
-  rollouts: Rollouts,
+  config: Config, prompts: Prompts, rollouts: Rollouts,
   reference: Reference | None,
-) -> Collector:
+) -> Collector:  # fmt: skip
   """Returns the collector that the settings describe."""
   penalize = None
   if isinstance(config.kl, InReward):
     penalize = functools.partial(
-      reference.penalized,
-      weight=config.kl.weight,
-      num_prompts=config.prompts,
-      longest=config.longest,
-    )
+      reference.penalized, weight=config.kl.weight,
+      num_prompts=config.prompts, longest=config.longest,
+    )  # fmt: skip
+  experience = functools.partial(
+    make_experience, num_prompts=config.prompts, reduction=config.reduction,
+    longest=config.longest, share_prompt=config.shares_prompts,
+  )  # fmt: skip
   return config.collector(
-    prompts,
-    rollouts,
-    functools.partial(
-      make_experience,
-      num_prompts=config.prompts,
-      reduction=config.reduction,
-      longest=config.longest,
-      share_prompt=config.shares_prompts,
-    ),
-    sampling=config.sampling,
-    count=config.prompts,
-    collect=config.collect,
-    exclude=config.exclude,
+    prompts, rollouts, experience, sampling=config.sampling,
+    count=config.prompts, collect=config.collect, exclude=config.exclude,
     penalize=penalize,
-  )
+  )  # fmt: skip
 
 
 def make_consumer(
