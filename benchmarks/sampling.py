@@ -138,7 +138,7 @@ def measure_spec(arguments) -> dict:
 
 
 def limit(arguments, decoder, seconds) -> dict:
-  """Compares all steps of a batch with the limit in the module's docstring."""
+  """Compares the decode steps of a batch with the limit (module docstring)."""
   c, P = decoder.config, arguments.prompts
   S, T = arguments.prompt_length, arguments.completion_length
   B, itemsize = P * GROUP, jnp.dtype(decoder.compute.dtype).itemsize

@@ -31,7 +31,7 @@ def page(title: str, body: str, *, style: str = '', script: str = '') -> str:
 def parts(
   title: str, body: Iterable[str], *, style: str = '', script: str = ''
 ) -> Iterator[str]:
-  """Yields the page that `page` returns piece by piece, for large pages."""
+  """Yields, piece by piece, the page that `page` returns whole."""
   assert '</script' not in script and '</style' not in style
   style = f'{asset("page.css")}{style}'
   allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

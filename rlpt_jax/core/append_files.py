@@ -41,7 +41,7 @@ class AppendFile:
     self.close()
 
   def append(self, record: bytes, what: str):
-    """Appends a record; on failure truncates the file again and raises.
+    """Appends a record; on failure restores the file's old size and raises.
 
     what: a name for the record, used in the error message.
     """

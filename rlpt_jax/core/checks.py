@@ -45,7 +45,10 @@ class Range:
     return lowest and x <= self.high and math.isfinite(x)
 
   def words(self, value: Any) -> str:
-    """Describes the range, or the bound that value breaks: 'of at least 1'."""
+    """Describes the range in words that follow a noun: 'of at least 1'.
+
+    Names a huge upper limit only if `value` exceeds it.
+    """
     is_number = isinstance(value, numbers.Real) and math.isfinite(value)
     if self.high >= LARGEST and is_number and value > self.high:
       return f'of at most {self.high:,}'

@@ -263,7 +263,10 @@ def remotes(reward: Reward) -> list[Remote]:
 
 
 def stop_waiting(reward: Reward):
-  """Makes remote judges that are down raise at once, for a preempted run."""
+  """Stops waiting for remote judges that are down: their calls raise at once.
+
+  Called when the run is preempted.
+  """
   for remote in remotes(reward):
     remote.stop_waiting()
 

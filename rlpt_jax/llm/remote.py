@@ -474,7 +474,7 @@ class _Batch:
   def _excerpt(self, data: bytes) -> str:
     """Returns the error's message, or the start of the body, on one line."""
     text = chat_api.error_message(data.decode(errors='replace'))
-    # The key is removed before the cut, which might leave half of it.
+    # The API key is removed first, since the cut might leave half of it.
     return repr(' '.join(self._clean(text).split())[:200])
 
 

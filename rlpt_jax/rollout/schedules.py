@@ -1,4 +1,4 @@
-"""When the policy samples: a schedule orders collecting and publishing.
+"""Schedules: the order of sampling experience and publishing new weights.
 
 A schedule is (collect, publish) -> Iterator[Experience]. `collect()` returns
 the next experience, None once the data has ended; `publish()` gives the newest

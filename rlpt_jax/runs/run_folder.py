@@ -269,8 +269,9 @@ def save(
   """Starts to save a state, with the record that the run needs to resume.
 
   Does nothing at step 0, or if the step is saved already. Raises if the last
-  `max_skipped` updates were not finite. The loop would find this only after it
-  has begun another update, so a run that resumed from this state would go on.
+  `max_skipped` updates were not finite. The training loop checks one update
+  late. Without the check here, it could save a state that it is about to
+  reject, and a run resumed from that state would continue instead of stopping.
   """
   step = int(state.step)
   if not step or step in store.steps():

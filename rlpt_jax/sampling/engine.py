@@ -1,7 +1,7 @@
 """Continuous batching: each free slot takes the next sample of the queue.
 
 Rows enter and leave between chunks of decode steps; the devices run one program
-of fixed shape. A prompt is computed once, into a row of the prefixes, and stays
+of fixed shape. A prompt is prefilled once, into a row of the prefix cache, and stays
 until the last of its samples ends; the mapping of slots to prefixes is an input
 of the program. All decisions depend only on host state that is equal on all
 hosts of a pod, so that all hosts decide the same.

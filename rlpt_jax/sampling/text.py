@@ -5,7 +5,8 @@ import dataclasses
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
-MOST_PENDING = 32  # The most tokens without text that are decoded again.
+# Tokens may yield no text yet; at most this many of them are decoded again.
+MOST_PENDING = 32
 INCOMPLETE = '\ufffd'  # Tokenizers decode a part of a character to this.
 
 
