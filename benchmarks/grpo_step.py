@@ -109,8 +109,8 @@ def measure(arguments) -> dict:
   S, T = grpo['prompt_length'], grpo['completion_length']
 
   files = model_files.find(assets / 'model')
-  # Not checked against the model: its end token is outside the vocabulary, so
-  # that nothing stops early.
+  # The tokenizer is not checked against the model: its end token is not in the
+  # vocabulary of the model, so that nothing stops early.
   tokenizer = tokenizer_lib.load(assets / 'tokenizer')
   decoder = Decoder(
     files.config, Compute(dtype='float32', unroll=arguments.unroll),

@@ -20,8 +20,8 @@ The limit of a decode step is the larger of two times:
               choose; the head in float32), of each prompt's keys and values
               once, and of each row's own T / 2, over the bandwidth of a copy
               of an array larger than any cache
-share_of_limit is that time over the measured one, prompts included. All figures
-are for one device.
+share_of_limit is the limit of all T steps over the measured time, which
+includes the prompts. All figures are for one device.
 
 `tail`: lengths have a heavy tail. 1 in 16 samples runs to the limit, the others
 are log-normal around an eighth of it (sigma 0.5). The engine has as many slots

@@ -151,8 +151,8 @@ class Carried:
 def needs_groups(function: Callable) -> bool:
   """Returns True if a completion alone in its group always gets advantage 0.
 
-  This holds if the baseline is the group mean: each reward is compared with
-  itself.
+  This holds if the baseline is the group mean, which then is the reward of that
+  completion itself.
   """
   alone_P1 = np.array([[0.0], [1.0]], np.float32)
   return not np.any(np.asarray(Carried(function)(alone_P1)))

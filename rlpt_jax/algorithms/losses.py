@@ -100,10 +100,10 @@ def truncated(
 ):
   """min(pi / behavior, max_weight) times `loss` with pi as behavior policy.
 
-  Truncated importance sampling (Yao et al. 2025): the sampler's kernels or
-  weights differ slightly from the learner's. The ratio between them becomes a
-  weight and is not clipped by `loss`. For batches used for one update only: the
-  learner then is the old policy, and `loss` sees ratios of 1.
+  Truncated importance sampling (Yao et al. 2025), for a sampler whose kernels
+  or weights differ slightly from the learner's. The ratio of the two policies
+  becomes a weight and is not clipped by `loss`. For batches used for one update
+  only: the learner then is the old policy, and `loss` sees ratios of 1.
   """
   old_BT = jax.lax.stop_gradient(logprobs_BT)
   weight_BT = truncated_weight(

@@ -31,7 +31,7 @@ def make_loss(
 
   kl: is added to the loss; the batch must have `reference_PGT`.
   balance: the load balancing loss of the router's statistics, for a model with
-    experts. It is measured, and added to the loss times `balance_weight`.
+    experts. It is measured and, times `balance_weight`, added to the loss.
   """
 
   def loss_fn(params, batch: Batch):

@@ -62,8 +62,10 @@ def attention(
 def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   """The kernel to use: `kernel` itself, or for 'auto' the best that applies.
 
-  tpu: splash, if its smallest block divides all lengths, and 64 the head size
-  gpu: cudnn, in half precision, with even lengths and heads of at most 128
+  tpu: splash, if its smallest block divides all lengths, and 64 divides the
+    head size
+  gpu: cudnn, in half precision, with even lengths and a head size that is a
+    multiple of 8 and at most 128
   xla: otherwise, and for single queries or several parts of context
   """
   if kernel != 'auto':
@@ -110,8 +112,8 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
   )
 
 
-# XLA, on every platform: computes a weighted sum over each part and merges the
-# sums, rescaled by their largest scores.
+# XLA, on every platform: computes a weighted sum over each part, relative to
+# its largest score; rescales the sums to the largest of all and adds them.
 
 
 def xla_attention(
@@ -340,7 +342,7 @@ def _splash_sequences(
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   class GroupMask(splash.Mask):
-    """True for keys of the prefix, and of the same row up to the query.
+    """True for the prefix, and for the query's own row up to the query.
 
     Keys are [prefix | row 0 | row 1 ...], queries are [row 0 | row 1 ...].
     """

@@ -49,7 +49,7 @@ class Cache:
   k_scale_LBKS: Any = None
   v_scale_LBKS: Any = None
   readers: Readers | None = None
-  # The number of occupied positions of each row; None unless they come first.
+  # The number of occupied positions per row, if they come first; else None.
   filled_B: jax.Array | None = None
 
   @property

@@ -1,15 +1,16 @@
 """Attention of a group of rows to a prefix and to themselves, by cuDNN.
 
-`jax.nn.dot_product_attention` ignores the log-sum-exp in its backward pass, so
-the results of two calls cannot be merged and differentiated. Here the same
-kernels are called directly. The backward pass over some of the keys is given
-the output and the log-sum-exp over *all* keys, so that
+To merge the attention to two sets of keys, each result is weighted by its
+log-sum-exp, whose gradient `jax.nn.dot_product_attention` ignores. So here the
+same kernels are called directly. The backward pass over some of the keys is
+given the output and the log-sum-exp over *all* keys, so that
 
   weights = exp(scores - lse)
   gradient of the scores = weights * (dO V^T - rowsum(dO * O))
 
-hold for each key, whatever the others are. So the prefix is read once for the
-whole group instead of being copied for each row, and no mask is read.
+hold for each key, whatever the others are. So the prefix can be computed apart
+from the rows: it is read once for the whole group instead of being copied for
+each row, and no mask is read.
 """
 
 import json
@@ -138,7 +139,7 @@ def _lengths(q_BTNH, length_B):
 
 def _call(name, operands, results, config):
   """Calls a kernel; returns 4-dimensional results as [B, T, N, H]."""
-  # XLA describes [B, T, N, H] in memory as [B, N, T, H] with another layout.
+  # For XLA, the shape is [B, N, T, H], and its memory is in the order B T N H.
   orders = [(0, 2, 1, 3) if len(x.shape) == 4 else None for x in results]
   call = jax.ffi.ffi_call(
     name,

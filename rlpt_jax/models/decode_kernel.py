@@ -174,7 +174,7 @@ def _groups(parts, B):
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
   is_shared = [
-    # If no row is shared, each row is a group of its own.
+    # So are parts of the same rows. If P = B, each row is a group of its own.
     part is shared or (readers is None and part.v_PKSH.shape[0] == P)
     for part in parts
   ]

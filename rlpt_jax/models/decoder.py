@@ -30,7 +30,7 @@ from rlpt_jax.models.moe import RouterStats, moe
 @struct.dataclass
 class Output:
   hidden_BTD: jax.Array  # float32, after the final norm: input of the head.
-  cache: Cache  # Of these tokens only; from `decode`, its updated cache.
+  cache: Cache  # Of these tokens only; `decode`: the one it got, updated.
   router: RouterStats | None  # None without experts.
 
 
@@ -180,7 +180,8 @@ def _run(
 
   attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
     values to return), for one layer. `parts` are that layer's keys and values
-    in the context; `own` are that layer's arrays of the argument `own`.
+    in the context.
+  own: arrays with an entry per layer; `attend` gets the entries of its layer.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
     c = decoder.config

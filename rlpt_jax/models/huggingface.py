@@ -371,7 +371,7 @@ def save(
   _write_json(
     directory / 'generation_config.json', {'_from_model_config': True, **ids}
   )
-  # After generation_config.json, so that the one of the companions replaces it.
+  # Last: if the companions have a generation_config.json, it replaces ours.
   copy_companions(companions, directory)
 
 

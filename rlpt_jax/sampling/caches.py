@@ -1,8 +1,8 @@
 """The sampler's keys and values: one array per layer, optionally in int8.
 
-`Stored` holds a tuple of arrays, one per layer, in each field. The scales are
-None unless the dtype is int8. Then each position of each head has a scale,
-which maps the largest entry to 127.
+`Stored` holds a tuple of arrays, one per layer, in each field. In int8, each
+position of each head has a scale, by which its largest entry becomes 127. With
+other dtypes, the scales are None.
 """
 
 import functools
@@ -35,7 +35,7 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
   scale_shape = (*v_shape[:2], length)
 
   def zeros(shape, dtype, *axes):
-    # The constraint matters on one device too: it may not be the default one.
+    # Needed with one device too, because it need not be the default device.
     place = functools.partial(
       jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
     )

@@ -9,8 +9,8 @@ reads back a `Report`. Only caches stay on the devices:
   recent    the tokens of the running chunk; at each step, all rows write the
             same column; when the chunk ends, the tokens move to `own`
 
-The last token of a prompt is the first input of a row, so that every token is
-sampled by the same step, under the weights at that time.
+The last token of a prompt is the first input of a row. So the first token is
+sampled like all others: by a decode step, under the weights at that time.
 """
 
 import functools

@@ -1,10 +1,10 @@
 """Continuous batching: each free slot takes the next sample of the queue.
 
 Rows enter and leave between chunks of decode steps; the devices run one program
-of fixed shape. A prompt is prefilled once, into a row of the prefix cache, and stays
-until the last of its samples ends; the mapping of slots to prefixes is an input
-of the program. All decisions depend only on host state that is equal on all
-hosts of a pod, so that all hosts decide the same.
+of fixed shape. A prompt is prefilled once, into a row of the prefix cache, and
+stays until the last of its samples ends; the mapping of slots to prefixes is an
+input of the program. All decisions depend only on host state that is equal on
+all hosts of a pod, so that all hosts decide the same.
 """
 
 import collections

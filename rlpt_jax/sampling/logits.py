@@ -56,8 +56,8 @@ def choose(logits_BV, keys_B2, position_B, settings: Settings):
   # Subtract the maximum first, so that a low temperature cannot give +inf.
   scaled_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_B1
   kept_BV = keep_probable(scaled_BV, settings)
-  # Gumbel-max sampling: unlike a search in cumulative probabilities, a
-  # rounding error in the logits rarely changes the token.
+  # Gumbel-max sampling: a rounding error in the logits rarely changes the
+  # token, unlike with a search in cumulative probabilities.
   noise_BV = _gumbel(keys_B2, position_B, kept_BV.shape[-1])
   noise_BV = jnp.where(greedy_B[:, None], 0.0, noise_BV)
   token_B = argmax(kept_BV + noise_BV)

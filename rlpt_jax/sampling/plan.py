@@ -26,9 +26,9 @@ class Plan:
   group: completions of one prompt that run at the same time; if a request has
     more samples, they take turns.
   prompts: prefixes kept at the same time; by default, twice the number of full
-    groups that fit. Every step reads all of them. But with heavy-tailed
-    lengths, each straggler keeps its prefix alive, and more prefixes keep the
-    slots full.
+    groups that fit. Every step reads all of them, so spare ones cost time. But
+    with heavy-tailed lengths, a straggler keeps its prefix after the rest of
+    its group has ended; a spare prefix lets a new group use the free slots.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   chunk: tokens between two checks for finished rows. A short chunk refills
     slots sooner; a long one reduces the overhead of the host.

@@ -33,8 +33,8 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     if consume:
       jax.block_until_ready(layers[name])
       stacked.delete()
-  # device_put alone may share the learner's memory, even with may_alias=False
-  # if the array moves to fewer devices.
+  # The rest is copied: device_put alone may share the learner's memory, even
+  # with may_alias=False if the array moves to fewer devices.
   rest = {}
   # In the order of the dict: all hosts of a pod must launch the same programs.
   for name in [name for name in params if name != 'layers']:

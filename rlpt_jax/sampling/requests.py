@@ -28,7 +28,7 @@ class Interruption:
   next tokens are forced to be `phrase`. The model then has `answer` tokens
   left. `max_new_tokens` counts all of these, and may end the completion
   earlier. A sample that produces `unless` (the end of thinking) by itself
-  before that is not interrupted.
+  before the phrase is due is not interrupted.
   """
 
   phrase: tuple[int, ...]
@@ -68,7 +68,7 @@ class Request:
   top_k: 0 keeps all tokens. Here and in top_p, ties for last place are kept.
   top_p: of the tokens that top_k keeps, keeps the smallest set of most probable
     ones that has at least this share of their probability.
-  min_p: drops tokens less probable than this share of the most probable one.
+  min_p: drops tokens with less than this share of the largest probability.
   stops: a completion ends after any of these token sequences; an EOS is a
     sequence of one token.
   """

@@ -83,7 +83,8 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    # A character has at most four bytes, so eight marks never become one.
+    # A character has at most four bytes: eight marks are not the start of one,
+    # and waiting for the rest would be in vain.
     is_broken = text.endswith(INCOMPLETE * 8)
     if text.endswith(INCOMPLETE) and not is_broken and not flush:
       return

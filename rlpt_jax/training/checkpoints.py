@@ -121,7 +121,8 @@ class Store:
       )
     for name, tree in trees.items():
       inventory.check_leaves(name, tree)
-    # As it will be read: JSON makes keys strings, and they sort as strings.
+    # As it will be read. JSON turns numbers that are keys into strings, which
+    # sort in another order, and the checksum depends on the order.
     record = json.loads(json.dumps(record))
     content = {
       'arrays': {

@@ -35,9 +35,9 @@ def padded(length: int, longest: int) -> int:
 
   XLA compiles an update for every length, in seconds for the smallest model on
   a CPU and minutes for a large one. The longest rollout of a batch is usually
-  near the limit, so that most runs compile one update, and at most half of a
-  batch is padding. Halves of 128 or more that are no multiple of 128, the block
-  size of kernels, are not used.
+  near the limit, so most runs compile only one update. If it is much shorter,
+  halving the length limits the padding. Halves of 128 or more that are no
+  multiple of 128, the block size of kernels, are not used.
   """
   assert length <= longest, (length, longest)
   half = longest // 2
