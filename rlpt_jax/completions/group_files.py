@@ -121,7 +121,7 @@ class GroupFile:
       except OSError:
         pass  # Some network file systems do not support locks.
       file.truncate(after)
-      # Only after truncating: the settings must belong to the file's lines.
+      # Only after truncating: new settings must never lie beside old lines.
       if not after:
         text = json.dumps(settings, indent=2) + '\n'
         output_files.replace(self.settings_path, [text.encode()])

@@ -7,9 +7,9 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import Sizes
 
-# The number of samples of one prompt that run at the same time, if there are
-# enough prompts to fill the slots. With more, too many slots would wait for the
-# last samples of a prompt.
+# At most this many samples of one prompt run at the same time, if there are
+# enough prompts to fill the slots. With a larger number, the engine would hold
+# fewer prompts, and more slots would be idle until a prompt's last samples end.
 GROUP = 8
 
 

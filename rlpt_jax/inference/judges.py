@@ -156,7 +156,7 @@ class Weighing(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Reading(LocalModel):
-  """A `Logprob`: computes log-probabilities of texts, given in its tokens."""
+  """A `Logprob`: log-probabilities of texts, given as ids of its tokenizer."""
 
   rows: Count = 16
 
@@ -272,7 +272,7 @@ def stop_waiting(reward: Reward):
 
 
 def forget(reward: Reward, answers: Collection[str]):
-  """Removes these answers from the caches of judges, which are asked again."""
+  """Removes these answers from caches, so that the judges are asked again."""
   for remote in remotes(reward):
     if remote.cache and answers:
       remote.cache.forget(answers)

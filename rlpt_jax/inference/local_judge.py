@@ -31,7 +31,7 @@ from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.sampler import Sampler
 
 ANSWERS = ('Score: 0', 'Score: 1')
-AFTER_PROMPT = '\n\n'  # Begins the answer if there is no chat template.
+AFTER_PROMPT = '\n\n'  # Before the answer, if there is no chat template.
 NO_VERDICT = (float('nan'), float('nan'))
 
 # Called with the numbers of tokens read, and of tokens generated or scored.

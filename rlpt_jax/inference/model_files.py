@@ -62,8 +62,9 @@ class ModelFiles:
   def decoder(self, *, dtype: str, tensor: int = 1) -> Decoder:
     """Returns a decoder on all devices, for scoring or sampling.
 
-    Every `tensor` devices share one copy of the weights. They are not sharded
-    over the batch axes, or else every chunk would have to gather them again.
+    Every `tensor` devices share one copy of the weights. The weights are not
+    sharded over the batch axes, or else they would have to be gathered again
+    for every chunk of tokens that is decoded.
     """
     if tensor < 1 or jax.device_count() % tensor:
       raise ValueError(

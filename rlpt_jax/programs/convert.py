@@ -73,8 +73,9 @@ def _to_huggingface(model: model_files.ModelFiles, directory, dtype: str):
         print(f'exported step {step}')
         return
       except DamagedCheckpoint:
-        # The store has logged the damage. It is found only while tensors are
-        # streamed, so start again with the next older step.
+        # The store has logged the damage. Damage is found only while tensors
+        # are streamed, so files of this step may be written already: write all
+        # of them again, from the next older step.
         if step == candidates[-1]:
           raise
 

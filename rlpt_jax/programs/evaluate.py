@@ -135,7 +135,8 @@ def evaluate(
       if is_first:
         results.add(out / 'results.jsonl', task.result(k))
   if is_first:
-    # At least 120 columns: the last digits matter more than line breaks.
+    # At least 120 columns: a narrower table would cut off digits, and lines
+    # that are broken by the terminal are better than that.
     wide = rich.console.Console(width=max(console.width, 120), highlight=False)
     for table in results.tables(results.read(out / 'results.jsonl')):
       wide.print(table)

@@ -180,5 +180,5 @@ def summary(tally: prompt_files.Tally) -> str:
 
 
 def _short(x_T: np.ndarray) -> list[float]:
-  """Returns the float32 values as floats with the shortest decimal form."""
+  """Returns float32 values as floats that print as 0.1, not 0.10000000149."""
   return [float(str(x)) for x in x_T]

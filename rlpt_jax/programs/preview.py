@@ -87,7 +87,8 @@ def view(component: Component, record: Record, i: int, loader: Loader) -> View:
   pieces = []
   for role, ids in tokens:
     text = tokenizer.decode(ids, keep_special=True)
-    # The instruction names the mask too. A piece with only the mask is the gap.
+    # The instruction mentions <MASK> too; the gap is the piece that has nothing
+    # else.
     role = 'mask' if text.strip() == MASK else ROLES.get(role, role)
     pieces.append((role, text))
   return View(

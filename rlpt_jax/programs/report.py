@@ -27,8 +27,8 @@ def report(
     workdirs: Folders of train_rl or train_sft runs; also of runs that are under
       way.
     out: The page to write.
-    max_mib: The approximate size limit of the page. If all rollouts do not fit,
-      it has those of evenly spaced steps, and says so.
+    max_mib: The approximate size limit of the page. If the rollouts do not all
+      fit, the page has those of evenly spaced steps, and says so.
   """
   if not workdirs:
     raise ValueError('WORKDIR: expected the folders of one or more runs.')
@@ -134,9 +134,10 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns {path: value}, with the name of an object under the object's path.
+  """Returns {path: value}, without the '.is' after the path of an object.
 
-  A reader of the table looks for `optimizer`, not for `optimizer.is`.
+  The name of an object is recorded under `optimizer.is`, for example, but a
+  reader of the table looks for it under `optimizer`.
   """
   return {
     'program' if path == 'is' else path.removesuffix('.is'): value

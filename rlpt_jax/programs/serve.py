@@ -22,8 +22,9 @@ from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.serving import connections, http
 from rlpt_jax.serving.protocol import Served
 
-# The number of completions of one call that share the cache of its prompt. Most
-# calls ask for one completion, so there is room for as many prompts as slots.
+# At most this many completions of one call run at the same time; they share the
+# cache of its prompt. Most calls ask for one completion, so the engine has room
+# for as many prompts as it has slots.
 GROUP = 4
 # Connections in addition to those of running and waiting completions: clients
 # keep some open between calls.
@@ -183,7 +184,7 @@ def url(sock: socket.socket) -> str:
 
 
 def warm_up(sampler: Sampler):
-  """Compiles what every completion needs, before the first client waits."""
+  """Compiles what every completion needs, so that no client waits for it."""
   request = Request(prompt_tokens=(0,), id='warm_up', max_new_tokens=1)
   sampler.submit(request, deliver=lambda *piece: None)
   while not sampler.is_idle:

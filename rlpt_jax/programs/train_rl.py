@@ -105,7 +105,7 @@ class Config:
     the name of a model in the zoo.
   reward: (examples, completions) -> Scores.
   prompts: prompts per batch, with `sampling.samples` completions each.
-  collector: makes an experience of the next prompts; a subclass of Collector
+  collector: makes an experience from the next prompts; a subclass of Collector
     may sample them in several rounds, or give the policy a second role.
   collect: what to do with groups that teach nothing: keep, drop or Refill
     (rollout/collect.py).
@@ -243,7 +243,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     first_step, unfinished = int(state.step), record.pop('unfinished', None)
     has_lines = on_one_host(runs.has_lines)
     if first_step >= config.num_steps and has_lines(workdir, first_step):
-      unfinished = None  # A later start has finished this step.
+      unfinished = None  # Finished by a start after the one that saved it.
     reference = config.kl and Reference(
       files.load_params(layout=layout, seed=config.seed), score, layout,
       num_microbatches=config.hardware.num_microbatches,

@@ -256,7 +256,7 @@ def _filled(x_BT: np.ndarray, rows: int) -> np.ndarray:
 
 @jax.jit
 def _weights(loss_BT):
-  """Returns weights for a mean over all tokens of the batch, on all hosts."""
+  """Returns weights for a mean over the tokens in the loss, of all hosts."""
   return loss_BT / jnp.maximum(loss_BT.sum(), 1)
 
 

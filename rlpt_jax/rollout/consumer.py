@@ -1,8 +1,8 @@
 """Prepares experiences for their updates, in the order of the updates.
 
 Some state is carried from step to step: totals, counts, and what advantages
-depend on. It changes when an experience is learned from, and not when it is
-sampled, because a schedule may sample ahead.
+depend on. A schedule may sample ahead of the updates. So this state changes
+when an experience is learned from, and not already when it is sampled.
 """
 
 from collections.abc import Callable

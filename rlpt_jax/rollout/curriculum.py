@@ -8,9 +8,10 @@ import numpy as np
 
 from rlpt_jax.core.types import Example
 
-# The data ends after PATIENCE_EACH * (examples known to be solved) + PATIENCE
-# solved examples in a row. The number is large because a mixture may draw from
-# a small, solved corpus many times before it draws from a large one.
+# After so many solved examples in a row, the data counts as ended:
+# PATIENCE_EACH for each example known to be solved, plus PATIENCE. The number
+# is large because a mixture may draw from a small, solved corpus many times
+# before it draws from a large one.
 PATIENCE_EACH, PATIENCE = 10, 1000
 
 
@@ -19,7 +20,7 @@ class Curriculum:
 
   An example whose latest group had a pass rate of at least `max_pass_rate` is
   skipped from its next epoch on. Since it is never sampled again, it stays
-  solved, and the history is only the set of solved examples. Each is kept as a
+  solved, so a set of the solved examples is all that must be kept. Each is a
   digest of 8 bytes: a million of them take 11 MB in the record of a checkpoint,
   and the chance that any two are equal is 3e-8. The pass rate is the share of
   positive rewards among the verdicts, as in TRL; a group without verdicts

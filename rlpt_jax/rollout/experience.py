@@ -1,4 +1,4 @@
-"""The experience of a step: the groups it sampled, and the batch of them."""
+"""The experience of a step: the groups it sampled, and their batch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ class Experience:
   judged: all groups that were sampled, with their scores.
   learned_P: for each group, True if it is in the loss.
   batch: the arrays to learn from. Its advantages are 0 until `with_advantages`
-    sets them, since some functions depend on what was learned before.
+    sets them, since some kinds of advantages depend on earlier updates.
   rows: the group in each row of the batch; the batch may have more rows, which
     are padding.
   names: the names of all groups; `Rollouts` keeps their samples by name.
   curriculum: metrics of the examples that were drawn for it.
-  resume: the record from which a run that has learned from this experience
-    continues in the data.
+  resume: the part of a checkpoint's record that says where in the data a run
+    continues, once it has learned from this experience.
   """
 
   judged: Judged

@@ -14,7 +14,7 @@ from rlpt_jax.rollout.sampling import Sampling
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-  """Data that the policy is tried on, with the reward that it learns from.
+  """Data that the policy is tried on; the reward is that of the run.
 
   It is tried before the first step, every `every` steps, and after the last.
 

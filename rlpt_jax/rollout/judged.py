@@ -174,7 +174,10 @@ def speed(judged: Judged, timing: dict[str, float]) -> dict[str, float]:
 
 
 def mean(values_PG: np.ndarray, of: np.ndarray | None = None) -> float:
-  """Returns the mean over entries where `of` (or else the value) is not NaN."""
+  """Returns the mean of the values at the places where `of` is not NaN.
+
+  of: by default, the values themselves.
+  """
   there = ~np.isnan(values_PG if of is None else of)
   return float(np.mean(values_PG[there])) if there.any() else math.nan
 
@@ -205,7 +208,7 @@ def _where(
   found_PG = np.vectorize(is_one, otypes=[bool])(scores.reasons_PG)
   for name, part in scores.parts.items():
     rows = np.ones(len(kinds), bool)
-    # A part with fewer rows is for one kind of example, and has its name.
+    # A part with fewer rows is for one kind of example, and is named after it.
     if len(part.rewards_PG) < len(kinds):
       rows = kinds == name
     if rows.sum() == len(part.rewards_PG):

@@ -66,7 +66,7 @@ class Ledger:
     }
 
   def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the step's judge metrics, plus the compute of judges since `add`.
+    """Adds what judges spent since `add`; returns the step's judge metrics.
 
     metrics: those of the step, from `add`.
     """

@@ -13,7 +13,8 @@ from rlpt_jax.rollout.curriculum import Curriculum
 class Prompts:
   """Draws examples in the order of the data, and numbers them.
 
-  count: the number of examples drawn so far, also before the run was resumed.
+  count: the number of examples drawn so far, including those drawn before the
+    run was resumed.
   """
 
   def __init__(self, loader: Loader, curriculum: Curriculum, count: int = 0):

@@ -67,8 +67,9 @@ class Reference:
     a part 'kl', the amount added to each reward: at most 0 in expectation. A
     completion whose sum is not finite is excluded from the loss.
 
-    num_prompts, longest: the sizes of a training batch, whose shapes rarely
-      change: so few programs are compiled.
+    num_prompts, longest: the sizes of a training batch. The sums are computed
+      in batches of these sizes too: their shapes rarely change, so few programs
+      are compiled.
     """
     judged = groups.judged
     P = len(judged.examples)
@@ -83,8 +84,8 @@ class Reference:
         for first in range(0, P, num_prompts)
       ]
     )
-    # A sum is infinite where the reference gives a token no probability; a mean
-    # over it would be infinite too.
+    # A sum is infinite where the reference gives a token probability 0. Such a
+    # completion is left out, or else mean rewards would be infinite too.
     known_PG = ~np.isnan(judged.rewards_PG) & np.isfinite(sums_PG)
     added_PG = np.where(known_PG, -weight * sums_PG, np.nan).astype(np.float32)
     part = Scores(added_PG, np.where(known_PG, 'k1', 'left out'))

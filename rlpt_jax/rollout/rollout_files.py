@@ -71,7 +71,7 @@ def lines(
 ) -> Iterator[dict[str, Any]]:
   """Yields a line for each completion of a step.
 
-  advantages_PG: NaN, null in the file, where a completion is not in the loss.
+  advantages_PG: NaN (in the file: null) if a completion is not in the loss.
   find_answer: finds the text that was judged; a line says where it is.
   with_tokens: adds the text and the behavior log-probability of each token; the
     latter is null for tokens that an interruption inserted.
@@ -155,7 +155,7 @@ def _number(x) -> float | None:
 
 
 def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
-  """Writes the file of a step, on process 0 only: all have the same lines."""
+  """Writes a step's file, on process 0 only: all processes have its lines."""
   if jax.process_index() != 0:
     return
   folder = workdir / ROLLOUTS

@@ -20,8 +20,8 @@ class Rollouts:
 
   It keeps the samples until their step is done, so nothing is lost if the
   reward fails: the run saves the kept samples, and its next start does not
-  sample them again. Samples of weights that are no longer the newest are not
-  used, but sampled again.
+  sample them again. Kept samples are used only if they come from the newest
+  weights; otherwise their examples are sampled again.
   """
 
   def __init__(
@@ -54,8 +54,8 @@ class Rollouts:
     """Samples the policy on examples, and scores the samples.
 
     names: one per example; the name seeds the samples of the example.
-    timer: the timer for all of the time; by default, 'rollout' gets the time of
-      sampling, and 'reward' that of scoring.
+    timer: measures sampling and scoring together; by default, the timer
+      'rollout' measures sampling, and the timer 'reward' measures scoring.
     """
     requests = [
       sampling.request(example, name, self.tokenizer, self._seed)

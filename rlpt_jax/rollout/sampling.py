@@ -23,7 +23,8 @@ class Interruption:
 
   phrase: text that is inserted after a random number of tokens. Its own tokens
     are not in the loss.
-  after: the smallest and the largest such number; all are equally likely.
+  after: the smallest and the largest value of this random number; all values
+    between them are equally likely.
   answer: the number of tokens left for the answer after the phrase.
   unless: a completion that has this text already is not interrupted. The search
     compares tokens, so the tokenizer should always encode the text in the same

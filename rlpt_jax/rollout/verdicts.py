@@ -13,14 +13,14 @@ from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.judged import Judged, expects_verdict
 
-ENOUGH = 8  # If all of so many verdicts are missing, it is no accident.
+ENOUGH = 8  # If so many are expected and none comes, it is no accident.
 FEW = 0.05  # A step with at most this share of its verdicts has almost none.
 
 logger = logging.getLogger(__name__)
 
 
 class NoVerdicts(ValueError):
-  """Raised if a reward is broken; `answers` are those that are no verdicts."""
+  """Raised if a reward is broken; `answers`: what its judge said instead."""
 
   def __init__(self, message: str, answers: frozenset[str] = frozenset()):
     super().__init__(message, answers)
@@ -45,9 +45,9 @@ class Verdicts:
   def check(self, step: int, judged: Judged):
     """Warns at the first missing verdicts; raises if the reward seems broken.
 
-    It raises in three cases: no completion has a reward; none of the expected
-    verdicts came, and these are ENOUGH or more; almost none came in `patience`
-    steps in a row.
+    It raises in three cases: no completion has a reward; at least ENOUGH
+    verdicts were expected, and none came; almost none came in `patience` steps
+    in a row.
     """
     rewards_PG = judged.scores.rewards_PG
     expected_PG = expects_verdict(judged)

@@ -46,11 +46,12 @@ def claimed(
   Raises if another process uses the folder, or if it holds a run with other
   settings.
 
-  may_change: names of settings that may differ, because they change at most how
-    far a run goes, not what it computes.
+  may_change: names of settings that may differ from the recorded ones, because
+    they do not affect what a step computes.
   """
   on_one_host(_make)(workdir)
-  # Lock first: a run that has no step yet may be under way.
+  # Lock first: settings are replaced if there is no step yet, and that may also
+  # be so because another process has just begun a run here.
   with _alone(workdir):
     check_config(workdir, config, may_change, may_replace=not has_step(workdir))
     yield
@@ -93,7 +94,7 @@ def check_config(
   may_replace: nothing was made with the recorded settings yet, so they may
     change.
   """
-  # On all hosts, others would find the file that the first has just written.
+  # On one host: others would find the file that the first has just written.
   on_one_host(_check_config)(workdir, config, may_change, may_replace)
 
 
@@ -184,7 +185,7 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
 
 def _fixed(described: dict, may_change: Sequence[str]) -> dict:
   fixed = {k: v for k, v in described.items() if k not in may_change}
-  return json.loads(json.dumps(fixed))  # As it is read back.
+  return json.loads(json.dumps(fixed))  # As if read from the file.
 
 
 def with_tokenizer(config: Any, files: ModelFiles) -> Any:
@@ -310,7 +311,10 @@ def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:
 
 
 def check_skipped(most: int, steps: int, in_a_row: jax.Array):
-  """Raises if the last `most` updates were not finite, of `steps` in total."""
+  """Raises if none of the last `most` updates was finite.
+
+  steps: the number of updates so far, for the message.
+  """
   if in_a_row >= most:
     raise ValueError(
       f'step {steps}: {in_a_row} updates in a row had a loss or a gradient '
