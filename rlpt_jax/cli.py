@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else USAGE_ERROR
   name, *arguments = argv
-  # A log that is read while it grows gets each line as soon as it is printed.
+  # Write each line as soon as it is printed: logs are read while they grow.
   if hasattr(sys.stdout, 'reconfigure'):
     sys.stdout.reconfigure(line_buffering=True)
   # Warnings go to the current standard error: a live view replaces standard
@@ -196,7 +196,8 @@ def _command(program):
       return program(config, *args, **kwargs)
     return program(*args, **kwargs)
 
-  # tyro keeps line breaks: join the lines of an argument, for it to wrap them.
+  # tyro keeps line breaks. Join the lines of an argument, so that tyro wraps
+  # them.
   command.__doc__ = re.sub(r'\n {4,}(?=\S)', ' ', doc or '')
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}

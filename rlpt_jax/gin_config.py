@@ -147,7 +147,7 @@ class Builder:
   def _uses(
     self, thing, scopes, called, place, inside, default=None
   ) -> Iterator[Use]:
-    """Yields the use of a function or class, and of all that builds it."""
+    """Yields the use of a function or class, and the uses in its settings."""
     if (id(thing), scopes) in inside:
       raise ValueError(f'{place}: {checks.title(thing)} contains itself.')
     given = self._given(thing, scopes, default)
@@ -354,7 +354,7 @@ class Builder:
     return self._origin(candidates[0]).place if candidates else None
 
   def _origin(self, statement: Statement) -> Statement:
-    """Returns the statement that has the value itself, following macros."""
+    """Follows macros to the statement that has the value itself."""
     while isinstance(statement.parsed.value, Macro):
       statement = self.definition(statement.parsed.value, statement.place)
     return statement

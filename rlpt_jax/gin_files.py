@@ -26,8 +26,8 @@ class Reference(NamedTuple):
   """A reference, @scope/module.function.
 
   called: True if parentheses follow. Then the reference means the result.
-  default: an object of the class `selector`, the default of a field that is not
-    set. Its own fields that are not set keep their values.
+  default: an object of the class `selector`, if the reference stands for the
+    default of a field. Settings change a copy of it; the rest keeps its values.
   """
 
   scopes: tuple[str, ...]
@@ -73,7 +73,7 @@ class Statement:
 
 
 class _Names:
-  """Replaces gin's lookup of names: it keeps them as they are written."""
+  """Keeps names as they are written, where gin would look them up."""
 
   def configurable_reference(self, name: str, called: bool) -> Reference:
     *scopes, selector = name.split('/')
@@ -202,7 +202,7 @@ def _explained(text: str, error: Exception) -> tuple[int, str]:
     return line, f'the indentation differs from the lines before: {there!r}.'
   if left.split()[:1] == ['include']:
     return line, f"expected include 'FILE.gin' in quotes, found {there!r}."
-  # Later Pythons say 'unterminated string literal'.
+  # Newer versions of Python say 'unterminated string literal'.
   in_text = 'string' in message and isinstance(error, tokenize.TokenError)
   if right.startswith(('"', "'")) or (in_text and 'null' not in message):
     return line, f'the quotes do not match: {there!r}.'

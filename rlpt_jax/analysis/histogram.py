@@ -99,10 +99,10 @@ class Histogram:
     return self._counts[first : last + 1], edges
 
   def quantile(self, q: float) -> int:
-    """Returns a length that at least a share q of all lengths do not exceed.
+    """Returns the q-quantile of the lengths, rounded to the middle of its bin.
 
-    The smallest such length is numpy.quantile(..., method='inverted_cdf'). This
-    returns the middle of its bin.
+    The quantile is that of numpy.quantile(..., method='inverted_cdf'): a share
+    of at least q of all lengths are not longer than it.
     """
     if not 0 <= q <= 1 or not self.count:
       raise ValueError(
@@ -110,7 +110,7 @@ class Histogram:
         'and at least one length.'
       )
     counts, edges = self.bins()
-    # Slightly less, so that 0.95 of 20 is 19 despite rounding.
+    # Make the product slightly less: 0.95 of 20 must be 19 despite rounding.
     rank = max(int(np.ceil(q * self.count * (1 - 1e-12))), 1)
     i = int(np.searchsorted(np.cumsum(counts), rank))
     return (int(edges[i]) + int(edges[i + 1]) - 1) // 2

@@ -73,7 +73,8 @@ def shown(text: str, classes: str = '') -> str:
 
 def packed(name: str, data: Any) -> str:
   """Returns an element with the id `name`; a script unpacks its JSON data."""
-  # json.dumps escapes all but ASCII: UTF-8 cannot encode half a surrogate pair.
+  # Here json.dumps escapes all but ASCII, because the data may contain half a
+  # surrogate pair, which UTF-8 cannot encode.
   text = json.dumps(data, allow_nan=False, separators=(',', ':'))
   squeezed = gzip.compress(text.encode('ascii'), compresslevel=6, mtime=0)
   return (

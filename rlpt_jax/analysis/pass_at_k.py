@@ -15,7 +15,7 @@ Z = 1.959964  # A standard normal variable is within +-Z with probability 0.95.
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over problems with its 95% interval; NaN without any problem."""
+  """A mean over problems and its 95% interval; NaN if there are no problems."""
 
   mean: float
   low: float

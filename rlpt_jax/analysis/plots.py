@@ -137,8 +137,8 @@ def _logarithmic_axis(panel, edges: np.ndarray) -> np.ndarray:
 def _mark_quantiles(panel, histogram: Histogram):
   """Draws lines at the median and 95th percentile, with labels beside them.
 
-  The percentile's line and label are higher, so that the label may cross above
-  the median's line.
+  The percentile's line and label are higher: its label may extend to the
+  median's line, and then passes above it.
   """
   median, tail = histogram.quantile(0.5), histogram.quantile(0.95)
   for x, label, color, row, room in (

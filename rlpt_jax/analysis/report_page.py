@@ -27,8 +27,8 @@ class Run:
   columns: curves.Columns  # All of one length; 'step' is one of them.
   settings: Mapping[str, Any]  # Path -> value.
   # (a step, counted from 1; a function that reads the lines of its rollout
-  # file). If a line has the field `answer`, this is the (start, end) of the
-  # judged text in the completion, in code points.
+  # file). A line may have a field `answer`: the (start, end) of the judged text
+  # in the completion, in code points.
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
   note: str = ''  # Says what was left out.
   judge: str = ''  # The judge whose verdicts are the reward; '' if none.

@@ -94,7 +94,7 @@ def _wrapped(console, text: str, style: str) -> list[rich.text.Text]:
 
 def _text(text: str, style: str) -> rich.text.Text:
   """Returns a text literally: its markup and escape codes have no effect."""
-  # Not as the base style, which would apply to text appended later too.
+  # Style each part: a base style would also apply to text appended later.
   return rich.text.Text.assemble(
     *((part, 'red' if unseen else style) for part, unseen in spelled(text))
   )

@@ -76,7 +76,7 @@ def later_references(view: View) -> list[tuple[int, str]]:
 
 
 def spelled(text: str) -> Iterator[tuple[str, bool]]:
-  """Yields the parts of a text as (part, True if a character made visible)."""
+  """Yields the parts of a text: (text, False) or (escaped character, True)."""
   start = 0
   for match in _UNSEEN.finditer(text):
     if start < match.start():

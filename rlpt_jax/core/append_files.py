@@ -47,7 +47,7 @@ class AppendFile:
     """
     try:
       left = memoryview(record)
-      while left:  # After a short write, the next write raises the error.
+      while left:  # A short write raises no error, but the next one does.
         left = left[os.write(self._descriptor, left) :]
     except OSError as error:
       with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ class AppendFile:
 
 
 def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
-  """Returns the error for a failed write, after which the run can resume."""
+  """Returns the error for a failed write; it says how to resume the run."""
   return OSError(
     error.errno,
     f'{path}: {what} ({error.strerror}). Fix this and restart: the run '
@@ -78,7 +78,7 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
 
 
 def _sync_directory(path: pathlib.Path):
-  """Syncs a directory, without whose entry a new file can be lost."""
+  """Syncs a directory: until its entry is on disk, a new file can be lost."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -153,7 +153,7 @@ def make_layout(
   expert: int = 1,
   devices=None,
 ) -> Layout:
-  """Makes a layout of `devices`, or of all; -1 stands for all that remain."""
+  """Makes a layout of `devices` (None: all); a size of -1 takes the rest."""
   devices = jax.devices() if devices is None else devices
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
   free = [name for name, size in sizes.items() if size == -1]
@@ -183,13 +183,13 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """The size of each mesh axis, from a run's config; -1 is all that remains."""
+  """The size of each mesh axis, as set in a config; -1 takes the rest."""
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # Use only so many, the first; None uses all.
+  devices: Count | None = None  # Use only the first so many; None: all.
 
   def __post_init__(self):
     checks.check_fields(self)

@@ -62,8 +62,8 @@ class Writer:
   ):
     """Opens the files and truncates them to the lines before first_step.
 
-    first_step: the number of steps before the restored checkpoint; 0 without
-      a checkpoint.
+    first_step: the number of steps that the restored checkpoint covers; 0
+      without a checkpoint.
     shown: (label, key, format) of each metric in the terminal; if empty, the
       terminal shows nothing.
     alarms: metrics that the terminal also shows while they are not 0.
@@ -120,15 +120,15 @@ class Writer:
   ):
     """Queues the metrics of a step, and writes those of the previous one.
 
-    metrics: values that a repeated run reproduces bit by bit; device arrays may
-      still be computing.
+    metrics: values that a repeated run reproduces bit by bit; device arrays
+      need not be ready yet.
     timing: all other values: seconds, tokens per second, memory, compilations.
       Their keys begin with 'timing/'; no other keys may. If this is a function,
       it is called once the arrays of `metrics` are ready, on process 0 only.
     """
     assert not self._closed, 'the writer is closed'
     assert step == self._next_step, f'step {step} after {self._next_step - 1}'
-    # On all processes, so that all of them raise.
+    # Check on all processes, so that all of them raise.
     _check_all(metrics)
     if not callable(timing):
       _check_all(timing, is_timing=True)

@@ -27,8 +27,8 @@ MISSING = 'nothing'
 def describe(value: Any, inside: tuple = ()) -> Any:
   """Returns JSON data that is equal in every process for equal settings.
 
-  inside: the objects that contain the value. An object that contains itself,
-    such as a list in itself, is described there by its name alone.
+  inside: the objects that contain the value. If the value is one of them, as
+    in a list that contains itself, only its name is returned.
   """
   if value is None or isinstance(value, bool | int | float | str):
     return value

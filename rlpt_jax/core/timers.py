@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# The keys of all metrics that differ when a run is repeated begin with this.
+# Metrics that differ when a run is repeated have keys that begin with this.
 PREFIX = 'timing/'
 
 
@@ -42,8 +42,8 @@ class Timers:
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
-    # (a part, a future of the time at which its work ends, the seconds of its
-    # step).
+    # (a part, a future of the time at which its work ends, the times of the
+    # step that started the work).
     self._busy: tuple[str, concurrent.futures.Future[float], dict] | None = None
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')

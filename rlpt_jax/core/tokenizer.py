@@ -47,7 +47,7 @@ Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 class Tokenizer(Protocol):
   """The interface of all tokenizers; several threads may share one."""
 
-  vocab_size: int  # The largest id + 1; a model's vocabulary may be padded.
+  vocab_size: int  # The largest id + 1; a padded model has more.
   bos_id: int | None  # The token that begins every text, if there is one.
   pad_id: int
   # All tokens that end a text; the tokenizer's own EOS token is the first.
@@ -283,7 +283,7 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def _templated(self):
-    """Loads this tokenizer with transformers, for chats: it takes seconds."""
+    """Loads this tokenizer with transformers when needed: it takes seconds."""
     # Silence the warning that torch is missing: we only use tokenizers.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers
@@ -303,8 +303,9 @@ class HuggingFaceTokenizer:
     ids = _encode(self._plain, text)
     if self._never.isdisjoint(ids):
       return ids
-    # `encode_special_tokens` suffices for BPE. But the vocabulary of a unigram
-    # or word-level model contains the special tokens: split them into others.
+    # With `encode_special_tokens`, BPE never gets here. But a unigram or
+    # word-level model has the special tokens in its vocabulary, and finds them
+    # in text like any word: split them into other tokens.
     return [part for i in ids for part in self._spell(i)]
 
   def _spell(self, i: int) -> list[int]:
@@ -315,7 +316,7 @@ class HuggingFaceTokenizer:
     return [piece for piece in pieces if piece not in self._never]
 
   def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-    # Not with transformers, which may clean up blanks.
+    # We do not decode with transformers: it may clean up blanks.
     return self._plain.decode(
       [int(i) for i in ids], skip_special_tokens=not keep_special
     )
@@ -391,8 +392,8 @@ def _by_its_file(directory: pathlib.Path):
   import tokenizers
 
   backend = tokenizers.Tokenizer.from_file(str(directory / 'tokenizer.json'))
-  # Transformers takes a pad token from `padding`, and may correct the pattern
-  # of the pre-tokenizer if the vocabulary is large.
+  # Leave both cases to transformers: it takes a pad token from `padding`, and
+  # may correct the pattern of the pre-tokenizer if the vocabulary is large.
   if backend.padding or backend.get_vocab_size() > 100_000:
     return None
   extra = [
@@ -417,8 +418,8 @@ def _by_its_file(directory: pathlib.Path):
 
 
 def _encode(backend, text: str) -> list[int]:
-  # A batch of one: the library releases the GIL only for batches, so a server
-  # can answer other requests while it encodes a long prompt.
+  # Encode a batch of one, so that a server can answer other requests while it
+  # encodes a long prompt: the library releases the GIL only for batches.
   (encoded,) = backend.encode_batch_fast(
     [_well_formed(text)], add_special_tokens=False
   )
@@ -453,7 +454,7 @@ def _map_strings(value: Any, fn: Callable[[str], Any]) -> Any:
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern:
-  """Returns a pattern for any of the strings; without strings, for nothing."""
+  """Returns a pattern that matches any of the strings; [] matches nothing."""
   return re.compile(f'({"|".join(map(re.escape, strings)) or "(?!)"})')
 
 

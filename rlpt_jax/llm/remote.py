@@ -62,7 +62,7 @@ class Endpoint:
   url: includes the API version, 'http://judge:8000/v1'.
   chat: True sends the prompt as a user's message; False as a text that a base
     model continues.
-  fields: all other fields of the request. If it is set, no defaults remain.
+  fields: all other fields of the request. Setting it replaces all defaults.
     Reasoning models need a higher `max_tokens`. Some servers have a switch for
     thinking: {..., 'chat_template_kwargs': {'enable_thinking': False}}.
   key_env: the environment variable that holds the key, if one is needed.
@@ -264,7 +264,8 @@ class Remote:
       for prompt in prompts:
         reply = await self._try(batch, prompt)
         if isinstance(reply, Fault) and not reply.is_refusal:
-          # Open the circuit after one fault: no other question is in flight.
+          # One question alone might never open the circuit. Open it after one
+          # fault, so that the question waits for the server.
           faults = max(self._faults_in_a_row, self.patience.open_after)
           self._faults_in_a_row = faults
           reply = await self._ask(batch, prompt)

@@ -21,7 +21,8 @@ FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
 # working it out pays off.
 MANNERS = {'guess': 2, 'work': 1}
 MISTAKEN = 0.7  # The share of guesses that are wrong.
-# The share of demonstrations with two sentences, if both are conclusions.
+# If the next sentence is a conclusion too, the share of demonstrations that
+# predict both.
 TWO_SENTENCES_SHARE = 0.3
 NOTES = 5  # The most notes in one text.
 
@@ -97,7 +98,7 @@ def judged(
 
 
 def worked(document: Document, rng: random.Random) -> str:
-  """Returns the text; before most conclusions a thought works them out."""
+  """Returns the text; most conclusions follow a thought that derives them."""
   sentences = []
   for sentence, step in zip(document.sentences, document.steps, strict=True):
     if step and step.thought and rng.random() < 0.7:

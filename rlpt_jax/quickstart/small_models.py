@@ -104,7 +104,8 @@ def write_random(folder: pathlib.Path, *, seed: int):
   specs = decoder_lib.specs(config)
   params = weights.init(specs, jax.random.key(seed), layout=make_layout())
   # With larger embeddings and smaller layer outputs at the start, a model this
-  # small learns to copy in half the steps. All else that it learns needs this.
+  # small learns to copy in half the steps. All else that it learns builds on
+  # copying.
   scales = {'embed': 4.0, 'layers/w_o': 0.35, 'layers/w_down': 0.35}
   arrays = [
     (path, x.dtype, lambda x=x: jax.device_get(x))

@@ -22,7 +22,7 @@ INTERRUPTED = 130  # The exit status after Ctrl-C.
 
 
 class Stages:
-  """Runs the stages of a folder that are not done.
+  """Runs those stages of a folder that have not been done yet.
 
   Raises if the folder was begun with other settings.
   """

@@ -24,7 +24,7 @@ from rlpt_jax.serving.worker import Job, Worker
 LONG_BODY = 2**16  # Bytes; longer bodies are parsed one at a time.
 GRACE = 3.0  # Seconds for running requests to finish when the server stops.
 # Connections that wait to be accepted. Large, because a client gets no
-# explanation if this queue is full, as it does if the queue of jobs is full.
+# explanation if this queue is full. (It gets one if the queue of jobs is.)
 BACKLOG = 1024
 
 
@@ -38,7 +38,7 @@ class Limits:
   seconds: time limit for each of these: the pause between two requests together
     with the headers of the second; the body; each piece of a stream.
   body: maximum bytes in the body of one request.
-  bodies: maximum bytes received of all bodies that are not parsed yet.
+  bodies: maximum bytes received but not parsed yet, over all bodies.
   """
 
   connections: int = 512
@@ -284,7 +284,7 @@ class Server:
       self._bodies += len(data)
 
   def _check_room(self, size: int, more: int):
-    """Raises if a body is too large, or all bodies with `more` bytes are."""
+    """Raises if a body is too large, or `more` bytes make all too large."""
     if size > self._limits.body:
       raise ApiError(
         f'The body is too large: expected at most {self._limits.body} bytes.',

@@ -103,8 +103,8 @@ class Query:
   stream: bool
   include_usage: bool
   with_logprobs: bool
-  # One per token: its own log-probability, which is the largest, since this is
-  # True only if tokens are sampled greedily.
+  # True only at temperature 0. Then the largest log-probability is that of the
+  # sampled token, the only one that is known.
   with_top_logprobs: bool
 
 

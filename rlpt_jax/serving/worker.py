@@ -27,7 +27,7 @@ class Job:
     self._events.put_nowait(event)
 
   async def next(self) -> Event | None:
-    """Returns None when the job is accepted, then its events.
+    """Returns None first, once the job is accepted; later calls return events.
 
     Raises the error of the job, if there is one.
     """
@@ -142,7 +142,7 @@ class Worker:
       self._loop.call_soon_threadsafe(self._fail, error)
 
   def _engine_run_commands(self) -> bool:
-    """Runs queued commands, waits while idle; returns False once closed."""
+    """Runs queued commands, waiting while idle; returns False once closed."""
     try:
       while command := self._commands.get(block=self._sampler.is_idle):
         command()
