@@ -217,7 +217,8 @@ def kor_rows(rows: list[Row]) -> list[Row]:
           'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
         )
       fields['rule_content'] = rules[key]['rule_content']
-      fields['category'] = category  # Rows of cipher/ say 'Encryption'.
+      # Replaces the row's own category, which is 'Encryption' in cipher/.
+      fields['category'] = category
     joined.append(row._replace(fields=fields))
   return joined
 

@@ -17,9 +17,10 @@ columns or none of these, and does not say which. `blocks` looks at its lines:
   '> x'                   a block ends where the depth of quotation changes
 
 It is hard to decide if a single line break ends a block. In wrapped text it
-does not. A text counts as wrapped if some of its lines begin in lower case. The
-lines above these tell the width at which it was wrapped. Any line of about that
-width was wrapped too; a shorter line ends where its author wanted.
+does not. A text counts as wrapped if some of its lines begin in lower case.
+Each of these continues the line above it, so the lengths of the lines above
+give the width at which the text was wrapped. Any other line of about that width
+was wrapped too; a shorter line ends where its author wanted.
 
 A displayed formula, `$$..$$`, `\[..\]` or an environment such as equation, is
 never split. It belongs to the surrounding sentence, unless a blank line
@@ -78,7 +79,8 @@ _FORMULA = re.compile(
   r'(?<![\\$])(?:\$\$(?!\$)|\\\[|\\begin\{(?P<name>(?:equation|align|gather|'
   r'multline|eqnarray|displaymath|flalign)\*?)\})'
 )
-# Matches neither 'x = 2' nor 'ben: hi', which do not continue the line above.
+# The first word of a line that may continue the line above. Matches neither
+# 'x = 2' nor 'ben: hi': such lines begin something new.
 _WORD = re.compile(r'[^\W\d_]{2,}+(?![\w:=(\[/@<])|[^\W\d_](?=[ ,])(?! =)')
 _CODE = re.compile(r'[={}<>\\|$@_]|\w\(|;$', re.MULTILINE)
 _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')

@@ -5,7 +5,7 @@
     train.tfrecord-00003-of-00012    the records of part 3, as SeqIO reads them
     index-00003.npz                  each record's offset, checksum and sizes
     part-00003.json                  counts of the part's documents
-    manifest.json                    the sum over all parts, with checksums
+    manifest.json                    the totals of all parts, with checksums
     info.train.json stats.train.json COMPLETED       the files SeqIO expects
 
 Files are written under a temporary name and then renamed. The json of a part is
@@ -227,7 +227,7 @@ class Cache:
 def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns a shard's index; raises a ValueError if either is damaged."""
+  """Returns the index of a shard; raises a ValueError if one is damaged."""
   path = os.path.join(folder, shard['name'])
   size = files.size(path)
   if size != shard['bytes']:

@@ -1,4 +1,4 @@
-"""Counts the faults of a corpus, and keeps the first few of each to show."""
+"""Counts the faults of a corpus, and keeps the first few of each kind."""
 
 import functools
 from typing import Any, NamedTuple

@@ -49,8 +49,8 @@ def is_directory(path: str) -> bool:
 def glob(pattern: str) -> list[str]:
   """Returns the paths that match, hidden ones included.
 
-  A backslash escapes the next character. If a file has exactly this name, only
-  that file is returned.
+  A backslash escapes the next character. If a file is named exactly like
+  the pattern, returns only that file.
   """
   if is_file(pattern):
     return [pattern]

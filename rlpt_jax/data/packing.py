@@ -10,8 +10,9 @@ from rlpt_jax.core.types import Rows
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
   """Packs by best fit, longest first; returns the indices of each row's texts.
 
-  Texts in a row keep their order, and rows are ordered by their first text, so
-  a shuffled order stays shuffled.
+  Packing longest first must not sort the result by length. So the texts of a
+  row keep their order, and rows are ordered by their first text: a shuffled
+  order stays shuffled.
   """
   rows: list[list[int]] = []
   # with_room[r] lists the rows with r tokens of room left.

@@ -86,8 +86,8 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
     pieces = [tuple(tokenizer.encode(text)) for text in texts]
     begin = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
     return Prompt((begin + pieces[0], *pieces[1:]), places)
-  # The chat template renders a mark in place of each hole, which is then
-  # encoded as -1.
+  # The chat template renders a message with a mark in place of each hole. The
+  # mark is then encoded as -1.
   hole = '\U000f0000'
   ids = tokenizer.encode_chat(
     [{'role': 'user', 'content': hole.join(texts)}], literal={hole: [-1]}

@@ -22,8 +22,8 @@ def _words(text: str) -> frozenset[str]:
   return frozenset(text.split())
 
 
-# These never end a sentence before a capital letter, even if the name is also a
-# word that begins sentences: 'Mr. Brown', 'Gen. Still'.
+# These never end a sentence before a capital letter ('Mr. Brown'), even if the
+# name that follows is also a word that begins sentences ('Gen. Still').
 TITLES = _words("""
   adm brig capt cmdr col comdr cpl det dr drs fr gen gov hon insp lt maj messrs
   mlle mme mmes mr mrs ms msgr ofc pfc pres prof profs pvt rep reps rev sen sens
@@ -120,9 +120,9 @@ class Punkt:
 
     Follows Punkt, with our own rules for initials ('John F. Green'), acronyms
     ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
-    not.') and unknown words that look abbreviated: short ones before lower case
-    ('vit. deficiency') or numbers, and words without a vowel before a capital
-    ('Wm. Penn').
+    not.') and unknown words that look abbreviated. These are short words, if
+    lower case ('vit. deficiency') or a number follows, and words without a
+    vowel, if a capital follows ('Wm. Penn').
     """
     lower, first = word.lower(), following[:1]
     if first.isdigit() and (lower in self._numbered or lower in self._special):
@@ -222,7 +222,7 @@ def train(
   sources: Sequence[str],
   min_count: int = 3,
 ) -> None:
-  """Writes the tables that PunktTrainer learns from texts, sorted.
+  """Writes, sorted, the tables that PunktTrainer learns from texts.
 
   sources: describes the texts and their licenses.
   min_count: rarer words, which would take most of the space, are left out.

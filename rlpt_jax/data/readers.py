@@ -1,7 +1,7 @@
 """Reads documents from jsonl, txt and parquet files, and reports their faults.
 
-In memory, a reader holds a block and a document, or a row group of parquet, but
-never a whole file.
+However large a file is, a reader holds only a block and a document in memory
+or, for parquet, at most a row group.
 """
 
 import contextlib
@@ -213,7 +213,8 @@ def _first_line(file: io.IOBase, part: Part) -> int | None:
   Returns None if the search passes the part's end before it finds a line.
   """
   begins = _within(part)
-  offset = part.start - 1  # A line begins after a line break.
+  # If the byte before the start is a line break, a line begins at the start.
+  offset = part.start - 1
   file.seek(offset)
   while begins(offset) and (block := file.read(SEARCH_BYTES)):
     line_break = block.find(b'\n')

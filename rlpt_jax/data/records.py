@@ -72,8 +72,8 @@ class Text:
 
   The first and the last segment are never targets (RLPT, section 3.2), nor are
   those of fewer than `min_words` words. The paper does not say how short is too
-  short. Three words or fewer are headings, labels and exclamations ("Why
-  not?"), which the context does not predict or which are easy to guess.
+  short. Segments of three words or fewer are headings, labels and exclamations
+  ("Why not?"): the context does not predict them, or they are easy to guess.
   """
 
   tokenizer: Tokenizer

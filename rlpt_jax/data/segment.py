@@ -38,8 +38,8 @@ _CJK = (
 )
 _WORD = re.compile(rf'[{_CJK}]|[^\W_{_CJK}]+')
 
-# All quantifiers that could backtrack are possessive, and a mark matches
-# whatever follows it, so matching takes linear time on any text.
+# All quantifiers that could backtrack are possessive, and a mark matches no
+# matter what follows it, so matching takes linear time on any text.
 _MARK = re.compile(
   r"""
   (?P<mark> \.(?:[ ]\.)++ | [.?!…⋯‽؟۔।॥։።፧。！？｡．]++ )
@@ -137,7 +137,8 @@ def _is_inside(formulas, position: int) -> bool:
 def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
   if quote == '"':
     return in_quote
-  if quote == "'":  # Often an apostrophe, so look back 300 characters at most.
+  # It is often an apostrophe, which would upset a count over a longer text.
+  if quote == "'":
     return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
   return True
 
@@ -217,7 +218,7 @@ def tokens(
 
   Pieces end between words; a word of more than `size` tokens is split. A single
   character is never split, and white space is never a piece by itself, even if
-  that exceeds `size`.
+  the piece then exceeds `size`.
   """
   if size < 1:
     raise ValueError(f'size={size}: expected at least one token per piece.')
@@ -237,7 +238,7 @@ def tokens(
 
 
 def _words(text: str):
-  """Yields spans: a word with the blanks before and line breaks after it."""
+  """Yields each word's span, with blanks before and line breaks after it."""
   start = 0
   for match in _SPACED_WORD.finditer(text):
     gap = match.start('gap')

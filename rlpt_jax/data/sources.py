@@ -321,7 +321,10 @@ def _counted(
   limit: int,
   faults: Faults,
 ) -> Iterator[Document]:
-  """Yields documents; counts faults: too long ones, and an unreadable rest."""
+  """Yields the documents that are not too long; counts the others as faults.
+
+  If the rest of the part cannot be read, counts that as a fault too, and stops.
+  """
   names = fields(text)
   try:
     for document in documents:

@@ -1,8 +1,8 @@
 r"""Extracts the answer from a completion, or the reason why there is none.
 
-If something occurs several times, the last one counts: a policy gains nothing
-by hedging and loses nothing by quoting its instructions while it thinks. If the
-last one is broken there is no answer, whatever precedes it.
+If a tag or a box occurs several times, the last one counts: a policy gains
+nothing by hedging and loses nothing by quoting its instructions while it
+thinks. If the last one is broken there is no answer, whatever precedes it.
 
 Thinking is removed first. Nothing before the last think tag is read:
 

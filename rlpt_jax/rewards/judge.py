@@ -27,7 +27,7 @@ of the answer.
 The reasons, and the reward that each gives:
 
   right, wrong        1 and 0: the judge's verdict
-  graded              the share of 'Score: 1', if there is no threshold
+  graded              P(1) / (P(0) + P(1)), if there is no threshold
   format/...          0: there is no prediction; the judge is not asked
   short               0: the prediction is too short; the judge is not asked
   judge/failed        NaN: the judge gave no answer, or no probabilities
@@ -38,7 +38,7 @@ The reasons, and the reward that each gives:
 
 The paper has no guard against a prefix as short as 'The', which passes its
 prompt. We require a prediction to have at least `min_share` times as many words
-as the first segment. The count of 'short' shows how often that fails.
+as the first segment. The count of 'short' shows how many do not.
 """
 
 import abc

@@ -19,8 +19,8 @@ The limit is on CPU time, so that a busy machine cannot turn 'right' into
 'timeout'. A wall-clock limit ten times as long ends a process that hangs.
 
 Verdicts depend on the pair alone: hashes and random numbers have fixed seeds.
-Gold and answer have separate limits, since a gold that was parsed before is
-cached and takes no time.
+A gold that was parsed before is cached and takes no time. If gold and answer
+shared a limit, the answer would then have more of it; so each has its own.
 """
 
 import contextlib
@@ -121,7 +121,8 @@ def serve(watched, replies, underway, cpu_seconds, memory_mb) -> int:
       _, phase = struct.unpack('<qq', underway[:])
       reason = 'gold/memory' if phase == GOLD else 'memory'
     set_alarms(0)
-    # Do this before replying: to reply twice is worse than to be asked again.
+    # Do this before replying. If this process dies in between, the pool asks
+    # again; in the other order, `main` would reply a second time.
     set_underway(underway, number, IDLE)
     os.write(replies, b'%d %s\n' % (number, reason.encode()))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -232,7 +233,10 @@ def limit(memory_mb: int) -> None:
 
 
 def read_lines(watched: list[int]):
-  """Yields lines of watched[0] until it ends or watched[1] becomes readable."""
+  """Yields lines of watched[0] until it ends or the parent process ends.
+
+  watched[1] is the parent's pidfd, which becomes readable when it ends.
+  """
   rest = b''
   while select.select(watched, [], [])[0] == watched[:1]:
     block = os.read(watched[0], 1 << 16)

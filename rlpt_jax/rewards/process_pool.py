@@ -169,8 +169,8 @@ class _Worker:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._stderr,
-      # In its own process group, Ctrl-C does not reach it, and a kill also
-      # reaches its children.
+      # It gets its own process group: Ctrl-C does not reach it, and a kill
+      # also reaches its children.
       start_new_session=True,
       # The order of terms in sympy depends on hashes.
       env={**os.environ, 'PYTHONHASHSEED': '0'},

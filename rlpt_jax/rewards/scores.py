@@ -6,10 +6,9 @@ a run falls, its policy may answer wrongly or no longer write the tags, or the
 verifier may be down: only the counts of the reasons tell these apart.
 
 Our rewards derive from `Reward`; most are dataclasses. A function is a reward
-too.
-It may return numbers alone, with None or NaN for no verdict: P lists of G, an
-array, or, as TRL's rewards do, one flat list, prompt by prompt. `ask` converts
-numbers to Scores, so all callers use `ask`.
+too. It may return numbers alone, with None or NaN for no verdict: P lists of G,
+an array, or, as TRL's rewards do, one flat list, prompt by prompt. `ask`
+converts numbers to Scores, so all callers use `ask`.
 """
 
 import abc

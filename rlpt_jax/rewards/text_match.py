@@ -107,7 +107,7 @@ def prefix(
   *,
   min_share: PositiveShare = 1.0,
 ) -> float:
-  """Returns 1 if the prediction is a prefix of the references, long enough."""
+  """Returns 1 if the prediction is a long enough prefix of the references."""
   if not 0 < min_share <= 1:
     raise ValueError(
       f'min_share: expected a share of the first segment, more than 0 and at '
