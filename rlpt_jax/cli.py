@@ -117,9 +117,9 @@ def run(name: str, arguments: list[str], *, alone: bool = True):
   """Imports a program and calls it with its arguments.
 
   alone: True if no other process computes with this one. Only then are compiled
-    programs cached. Otherwise one process might find a program in its cache
-    that the others must compile; on GPUs they would wait for the first one,
-    because processes compile together there.
+    programs cached. On GPUs, processes that compute together also compile
+    together: if one of them found a program in its cache and skipped the
+    compilation, the others would wait for it.
   """
   import tyro
 

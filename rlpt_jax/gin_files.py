@@ -26,8 +26,9 @@ class Reference(NamedTuple):
   """A reference, @scope/module.function.
 
   called: True if parentheses follow. Then the reference means the result.
-  default: an object of the class `selector`, if the reference stands for the
-    default of a field. Settings change a copy of it; the rest keeps its values.
+  default: for a field that is not set and whose default is an object of a
+    dataclass, that object. A copy of it is used, in which the settings of its
+    class replace fields; its other fields keep their values.
   """
 
   scopes: tuple[str, ...]

@@ -51,7 +51,7 @@ def describe(value: Any, inside: tuple = ()) -> Any:
 
 
 def parts(value: Any) -> list[Any]:
-  """Returns the value and every object in its settings, each once."""
+  """Returns the value and every object nested in its settings, each once."""
   seen, left = {}, [value]
   while left:
     x = left.pop()

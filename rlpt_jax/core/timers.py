@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# Metrics that differ when a run is repeated have keys that begin with this.
+# The beginning of the key of each metric that differs if a run is repeated.
 PREFIX = 'timing/'
 
 

@@ -102,7 +102,7 @@ def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
 
 
 def places(template: str) -> list[str]:
-  """Returns the names of the places, in order."""
+  """Returns the names of the places to fill, in order."""
   return _PLACE.findall(template)
 
 

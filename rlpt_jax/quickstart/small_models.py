@@ -128,7 +128,8 @@ def fixed_lines() -> list[str]:
     for template in TEMPLATES.values()
     for piece in re.split(r'\{\w+\}', template)
   ]
-  # A space before a sentence belongs to the sentence, as in running text.
+  # Without the space before a place: it is tokenized with the sentence that is
+  # put there, as the space between two sentences is in running text.
   judge_pieces = [
     piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)
   ]

@@ -318,7 +318,7 @@ class Server:
     while not all(transcript.finished for transcript in transcripts):
       index, completion = await job.next()
       transcript = transcripts[index]
-      # It ended at a stop string, but the engine did not know this yet.
+      # The sample had ended at a stop string before the engine knew.
       if transcript.finished:
         continue
       piece = transcript.add(completion)

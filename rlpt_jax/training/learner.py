@@ -156,7 +156,7 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 def split(x, M):
   """[M, rows / M, ...]: part m has the rows m, m + M, m + 2 M, ...
 
-  So each part has rows of every device, and no row moves.
+  So each part has rows of every device, and no row changes its device.
   """
   rows, *rest = x.shape
   if rows % M:
