@@ -126,7 +126,7 @@ def _person(rng: random.Random) -> str:
 
 
 def amounts(rng: random.Random) -> Story:
-  """Makes a story that counts things: a total after some changes, and one more."""
+  """Makes a story that counts things: a total after changes, and one more."""
   who, things = _person(rng), rng.choice(WORDS['things'])
   start = total = rng.randint(3, 10)
   changes, sums = [], [str(start)]
