@@ -217,7 +217,8 @@ def kor_rows(rows: list[Row]) -> list[Row]:
           'kor_bench expects CATEGORY/sample.jsonl and CATEGORY/rule.jsonl.'
         )
       fields['rule_content'] = rules[key]['rule_content']
-      # Replaces the row's own category, which is 'Encryption' in cipher/.
+      # Report these by folder. The row's own category may have another name:
+      # it is 'Encryption' in the folder cipher/.
       fields['category'] = category
     joined.append(row._replace(fields=fields))
   return joined

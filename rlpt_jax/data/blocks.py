@@ -88,8 +88,8 @@ _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 # Wrapped text has a width in this range. Narrower text is verse or a list; in
 # wider text, line breaks end paragraphs.
 _WIDTHS = 45, 150
-# A line is wrapped if it is longer than this share of the width: the length
-# varies by a word, and more if the text was wrapped by hand.
+# A line counts as wrapped if its `_reach` exceeds this share of the width: in
+# wrapped text, reaches differ by about a word, or more if wrapped by hand.
 _FULL = 0.85
 # Shorter lines end a block even if the next line begins in lower case, as in
 # lists of ingredients and in chats.

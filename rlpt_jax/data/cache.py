@@ -227,7 +227,7 @@ class Cache:
 def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns the index of a shard; raises a ValueError if one is damaged."""
+  """Returns the index of a shard; raises a ValueError if either is damaged."""
   path = os.path.join(folder, shard['name'])
   size = files.size(path)
   if size != shard['bytes']:

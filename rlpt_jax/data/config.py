@@ -45,8 +45,8 @@ $$ a. B $$ The end of it was reached by J. R. Hartley in the U.S. by then.
 class Data:
   """Corpora and the tasks made from them.
 
-  Every task is made from every corpus, but a corpus with its own `task` uses
-  only that. The weights of corpus and task are multiplied.
+  Every corpus is used for every task, except that a corpus with its own `task`
+  is used only for that. The weight of a corpus is multiplied by the task's.
   """
 
   corpora: Sequence[Source]

@@ -74,7 +74,7 @@ class Faults:
     return {'counts': dict(self.counts), 'first': first}
 
   def merge(self, other: dict[str, Any]) -> None:
-    """Adds the to_json() of another Faults, also if it was stored as JSON."""
+    """Adds the to_json() of another Faults, even if read back from a file."""
     for reason, count in other['counts'].items():
       self.counts[reason] = self.counts.get(reason, 0) + count
       for where, note in other['first'][reason]:

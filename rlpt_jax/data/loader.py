@@ -21,14 +21,14 @@ from rlpt_jax.data.order import Position
 
 PACKING_WINDOW = 1024  # The number of texts that are packed at a time.
 WINDOW_TOKENS = 32 << 20  # The most tokens in a window, about 300 MB.
-NAMED_FILES = 64  # With more files, a position has only their joint checksum.
+NAMED_FILES = 64  # If more, a position has only one checksum for all files.
 
 
 class Item(NamedTuple):
   """Item number `index` of a record.
 
-  `component` is a number. `record` is a number in the cache, or, without a
-  cache, the record itself.
+  `component` is an index into `Loader.components`. `record` is the record's
+  number in the cache or, without a cache, the record itself.
   """
 
   component: int

@@ -120,9 +120,9 @@ class Punkt:
 
     Follows Punkt, with our own rules for initials ('John F. Green'), acronyms
     ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
-    not.') and unknown words that look abbreviated. These are short words, if
-    lower case ('vit. deficiency') or a number follows, and words without a
-    vowel, if a capital follows ('Wm. Penn').
+    not.') and unknown words that look abbreviated. An unknown word does so if
+    it is short and followed by lower case ('vit. deficiency') or a number, or
+    if it has no vowel and is followed by a capital ('Wm. Penn').
     """
     lower, first = word.lower(), following[:1]
     if first.isdigit() and (lower in self._numbered or lower in self._special):
@@ -222,7 +222,7 @@ def train(
   sources: Sequence[str],
   min_count: int = 3,
 ) -> None:
-  """Writes, sorted, the tables that PunktTrainer learns from texts.
+  """Writes the tables that PunktTrainer learns from texts, in sorted order.
 
   sources: describes the texts and their licenses.
   min_count: rarer words, which would take most of the space, are left out.
@@ -230,8 +230,8 @@ def train(
   from nltk.tokenize import punkt
 
   trainer = punkt.PunktTrainer()
-  # Otherwise, in a corpus of a few megabytes, every rare word with a period
-  # and a comma after it would count as an abbreviation.
+  # With NLTK's default, in a corpus of a few megabytes, every rare word that is
+  # followed by a period and a comma would count as an abbreviation.
   trainer.ABBREV_BACKOFF = 0
   for text in texts:
     trainer.train(text, finalize=False)

@@ -218,8 +218,8 @@ class Chat:
         continue
       before = encode(messages[:i], add_generation_prompt=True)
       until = encode(messages[: i + 1], add_generation_prompt=False)
-      # A template may change earlier turns, e.g. drop their reasoning. Then
-      # only the last answer follows the prompt it would be sampled from.
+      # A template may change earlier turns, e.g. drop their reasoning. Then, in
+      # `ids`, only the last answer follows the prompt it would be sampled from.
       if until == ids[: len(until)] and before == ids[: len(before)]:
         loss[len(before) : len(until)] = [1] * (len(until) - len(before))
     return ids, loss

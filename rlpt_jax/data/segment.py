@@ -137,7 +137,8 @@ def _is_inside(formulas, position: int) -> bool:
 def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
   if quote == '"':
     return in_quote
-  # It is often an apostrophe, which would upset a count over a longer text.
+  # Many of these are apostrophes, which would make the count wrong: count only
+  # within the sentence, and not far back.
   if quote == "'":
     return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
   return True
@@ -150,7 +151,7 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
   if mark[0] >= '\u3000' or _is_cjk(text, start, match.end('close')):
     return _is_cjk_end(text, match)
   if first in ',;:)' or not (following['open'] or word.strip('.?!…')):
-    return False  # The next mark ends it, if any does.
+    return False  # The sentence goes on; a later mark may end it.
   quoted = not _QUOTES.isdisjoint(close)
   if following['dash'] and (quoted or not first.isupper()):
     return False
@@ -187,7 +188,7 @@ def _ellipsis_ends(text, sentence: int, start: int, word: str) -> bool:
 
 
 def _is_informal(text, sentence: int, mark: int) -> bool:
-  """True if the sentence begins in lower case, so that the next one may."""
+  """True if the sentence begins in lower case, so that the next one may too."""
   letter = _LETTER.search(text, sentence, min(mark, sentence + 100))
   return letter is not None and letter[0].islower()
 

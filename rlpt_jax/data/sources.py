@@ -402,7 +402,10 @@ def _expanded(name: str, glob: str) -> list[str]:
 
 
 def _bounds(sizes: list[int], at_least: int) -> list[int]:
-  """Joins neighbors until their size is `at_least`; returns the bounds."""
+  """Groups neighbors; returns the bounds of the groups.
+
+  at_least: the total size that ends a group; the last may be smaller.
+  """
   bounds, size = [0], 0
   for i, one in enumerate(sizes, 1):
     size += one

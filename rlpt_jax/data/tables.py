@@ -2,9 +2,9 @@
 
   PATH               .jsonl, .json (a list), .parquet or .csv; all but .parquet
                      also with .gz
-  FOLDER             all such files in it, like a clone of a dataset's
-                     repository; if file names contain the configuration and the
-                     split, only the files that match
+  FOLDER             all such files in it; it may be a clone of a dataset's
+                     repository. If some paths in it contain the configuration,
+                     only those; of these, likewise for the split
   hf:REPO[:CONFIG][:SPLIT]   with Hugging Face datasets, if installed
   tfds:NAME[:SPLIT]          with TFDS; the dataset must be prepared
 

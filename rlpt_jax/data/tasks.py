@@ -49,7 +49,10 @@ class Task(Protocol):
     """Returns the stage that makes the records of this task."""
 
   def count(self, sizes: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns each record's number of items, from its stage's columns."""
+    """Returns the number of items of each record.
+
+    sizes: a row per record, with the columns of its stage.
+    """
 
   def example(
     self, record: Record, corpus: str, i: int, tokenizer: Tokenizer

@@ -1,10 +1,10 @@
-"""Checks whether the last [[ ]] holds the right answer, as KOR-Bench asks.
+"""Checks the answer in the last [[ ]], where KOR-Bench asks for it.
 
 Answers are compared as text, ignoring case, white space and Unicode form.
 Numbers are compared by value, and alternatives ('1 or 2') as a set. KOR-Bench's
-own scorer has special rules for some puzzles (any valid word, a formula in
-another order). They are not implemented here, so our accuracy on those puzzles
-is a lower bound.
+own scorer has special rules for some puzzles: it accepts any valid word, or a
+formula in another order. They are not implemented here, so our accuracy on
+those puzzles is a lower bound.
 """
 
 import dataclasses

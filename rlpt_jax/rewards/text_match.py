@@ -17,7 +17,8 @@ are lists of tokens, and the references are segments in the order of the text.
                   would pass 'The'
   overlap         the F1 of its words and those of the first k segments, in any
                   order, for the best k
-  common_prefix   the share of the prediction before its first wrong word
+  common_prefix   the number of words before the first wrong one, as a share of
+                  the prediction, or of the first segment if that is longer
 
 The first three are strict about words, so they suit text that must be exact:
 masked spans, short answers. A free continuation needs a judge or the last two.
@@ -115,7 +116,8 @@ def prefix(
     )
   if len(prediction) < math.ceil(min_share * len(references[0])):
     return 0.0
-  # The slice is shorter only if the prediction is longer than the references.
+  # A prediction longer than all references is not equal to the slice, which is
+  # then shorter.
   return float(prediction == _joined(references)[: len(prediction)])
 
 
@@ -134,7 +136,7 @@ def overlap(prediction: list[str], references: list[list[str]]) -> float:
 
 
 def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
-  """Returns the share of words that are right before the first wrong one.
+  """Returns the share of the words that come before the first wrong one.
 
   It is a share of the prediction, or of the first segment if that is longer. It
   is 1 exactly where `prefix`, with its default `min_share`, is 1.
