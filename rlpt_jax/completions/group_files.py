@@ -25,7 +25,7 @@ class GroupFile:
 
   path: pathlib.Path
   program: str = 'rlpt generate'  # The program that writes the file.
-  advice: str = 'choose another --out or pass --overwrite'  # How to fix it.
+  advice: str = 'choose another --out or pass --overwrite'  # How to fix errors.
 
   @property
   def settings_path(self) -> pathlib.Path:

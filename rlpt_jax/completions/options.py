@@ -9,7 +9,8 @@ from rlpt_jax.sampling.table import Sizes
 
 # At most this many samples of one prompt run at the same time, if there are
 # enough prompts to fill the slots. With a larger number, the engine would hold
-# fewer prompts, and more slots would be idle until a prompt's last samples end.
+# fewer prompts. More slots would then be idle during the last samples of a
+# prompt, since a new prompt can enter only after they end.
 GROUP = 8
 
 
@@ -21,7 +22,7 @@ def check_options(**options):
   for name, (value, least, most) in options.items():
     if value is None:
       continue
-    if not least <= value <= (value if most is None else most):  # NaN too.
+    if not least <= value <= (value if most is None else most):  # True for NaN.
       upper = '' if most is None else f' and at most {most}'
       raise ValueError(f'--{name}={value}: expected at least {least}{upper}.')
 
@@ -119,7 +120,8 @@ def plan_for(
   return Plan(
     slots=slots,
     group=group,
-    # A group of one sample needs its prompt only while it has a slot.
+    # A group of one sample needs its prompt only while it has a slot, so there
+    # need not be more prompts than slots.
     prompts=min(prompts, slots if group == 1 else 2 * -(-slots // group)),
     max_prompt_tokens=max_prompt_tokens,
     max_new_tokens=max_new_tokens,

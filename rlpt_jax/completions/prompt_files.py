@@ -50,7 +50,7 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
     )
   try:
     # utf-8-sig drops the byte order mark that Windows may write. Do not use
-    # splitlines: a line of JSON may contain other characters that it splits at.
+    # splitlines: it also splits at characters that a line of JSON may contain.
     lines = path.read_bytes().decode('utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}: not UTF-8: {error}.') from error

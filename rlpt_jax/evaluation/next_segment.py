@@ -1,7 +1,7 @@
 """Held-out text as a benchmark: the model predicts the next or middle segment.
 
-`next_segment=FILES` takes a glob and the default settings. A gin file can set
-all of them:
+`next_segment=FILES` takes a glob, and uses the default settings. A gin file can
+set all of them:
 
   wiki/sources.Files.name = 'wiki'
   wiki/sources.Files.files = 'held_out/*.jsonl'

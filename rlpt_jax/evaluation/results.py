@@ -122,7 +122,7 @@ def _key(line: Line) -> tuple:
 
 
 def tables(lines: Sequence[Line]) -> Iterator[rich.table.Table]:
-  """Yields a table of results for each model, in percent, for a terminal."""
+  """Yields a table for each model, for a terminal; scores are in percent."""
   ks = sorted({int(k) for line in lines for k in line['pass']} - {1})
   names = ['benchmark', 'problems', 'n', 'mean@n', '95%']
   names += [f'pass@{k}' for k in ks]

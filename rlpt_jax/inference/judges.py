@@ -173,7 +173,7 @@ def try_out(reward: RewardFn):
   """
   for part in settings.parts(reward):
     if isinstance(part, LocalModel):
-      # On all hosts: they wait for each other while finding its files.
+      # On all hosts: finding its files makes them wait for each other.
       part.check()
     elif isinstance(part, ByAnswer):
       on_one_host(_try_remote)(part)
@@ -243,7 +243,7 @@ def local_models(reward: RewardFn) -> list[LocalModel]:
 
 
 def on_all_hosts(reward: RewardFn) -> RewardFn:
-  """Returns a reward that all hosts call, and that gives all the same scores.
+  """Returns a reward that all hosts call; every host gets the same scores.
 
   The scores are those of the first host. The others compute nothing, unless
   there is a local judge, which runs on the devices of all hosts.

@@ -89,7 +89,7 @@ class ModelFiles:
     return tokenizer_lib.has_tokenizer(self.assets)
 
   def eos_ids(self) -> tuple[int, ...]:
-    """Returns the EOS ids that the files beside the weights name."""
+    """Returns the EOS ids that are named in the files beside the weights."""
     for name in ('generation_config.json', 'config.json'):
       path = self.assets / name
       content = json.loads(path.read_text()) if path.exists() else {}
@@ -233,7 +233,8 @@ def is_written(path: pathlib.Path) -> bool:
   if not path.is_dir():
     return False
   names = {entry.name for entry in path.iterdir()}
-  # Checkpoints of a run have other steps, and an optimizer state.
+  # It may be a converted model, or the checkpoints of a run; but those have
+  # other steps, and an optimizer state.
   if names == {ASSETS, '0'}:
     with Store(path, read_only=True) as store:
       return store.trees(step=0) == ['params']

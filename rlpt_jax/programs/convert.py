@@ -32,7 +32,7 @@ def convert(
 
   Args:
     src: The directory to convert; its format decides the direction.
-    dst: The output directory, which must not exist without --overwrite.
+    dst: The output directory. Without --overwrite, it must not exist yet.
     step: The checkpoint step to export; by default the newest.
     dtype: The dtype of the written weights; by default it stays the same.
     overwrite: Replaces DST if it is a model that rlpt wrote.
@@ -93,7 +93,10 @@ def _export(store: Store, step: int, model, directory, dtype: str):
 
 
 def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
-  """Returns the array cast to `dtype`; reading raises on non-finite weights."""
+  """Returns an array that is cast to `dtype` while it is read.
+
+  Reading raises if a weight is not finite, before or after the cast.
+  """
   wanted = array.dtype if dtype == 'keep' else jnp.dtype(dtype)
 
   def read(index):

@@ -109,7 +109,7 @@ def evaluate(
       stack.callback(scores.of(reward).close)
       if any(not t.job.is_done for t in tasks if t.problems.reward is reward):
         judges.try_out(reward)
-        judges.load(reward)  # First: the sampler plans with the memory left.
+        judges.load(reward)  # Before the sampler, which uses the memory left.
 
     # An engine with room for all questions of all models.
     plan = plan_for(

@@ -150,7 +150,7 @@ def generate(
 def to_lines(
   prompts: list[Prompt], groups: Iterator[list[Sample]]
 ) -> Iterator[list[Line]]:
-  """Yields the lines of the completions file for each prompt."""
+  """Yields, for each prompt, its lines of the completions file."""
   for group, prompt in zip(groups, prompts, strict=False):
     yield [line(prompt, i, sample) for i, sample in enumerate(group)]
 

@@ -87,8 +87,8 @@ def view(component: Component, record: Record, i: int, loader: Loader) -> View:
   pieces = []
   for role, ids in tokens:
     text = tokenizer.decode(ids, keep_special=True)
-    # The instruction mentions <MASK> too; the gap is the piece that has nothing
-    # else.
+    # The gap to fill is the piece that has only <MASK>. The instruction has
+    # <MASK> too, but among other text.
     role = 'mask' if text.strip() == MASK else ROLES.get(role, role)
     pieces.append((role, text))
   return View(

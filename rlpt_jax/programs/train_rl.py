@@ -122,9 +122,9 @@ class Config:
     router is balanced already, and this loss would work against the reward. The
     metric `router_balance` is the loss without the weight.
   held_out: examples that the policy is tried on (held_out.py).
-  max_skipped: non-finite updates in a row after which the run stops.
-  max_unjudged: steps in a row with almost no verdicts after which the run stops
-    (verdicts.py).
+  max_skipped: the run stops after this many non-finite updates in a row.
+  max_unjudged: the run stops after this many steps in a row with almost no
+    verdicts (verdicts.py).
   """
 
   model: Name
@@ -243,12 +243,12 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     first_step, unfinished = int(state.step), record.pop('unfinished', None)
     has_lines = on_one_host(runs.has_lines)
     if first_step >= config.num_steps and has_lines(workdir, first_step):
-      unfinished = None  # Finished by a start after the one that saved it.
+      unfinished = None  # An earlier start has already finished it.
     reference = config.kl and Reference(
       files.load_params(layout=layout, seed=config.seed), score, layout,
       num_microbatches=config.hardware.num_microbatches,
     )  # fmt: skip
-    judges.load(reward)  # First: the sampler plans with the memory left.
+    judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
     prompts = opened(
       contextlib.closing(
@@ -417,7 +417,8 @@ class Run:
     judges.forget(self.reward, getattr(error, 'answers', ()))
     self.rollouts.save(self.workdir, int(self.state.step))
     saved = 'saved the completions sampled so far'
-    # Before the first step, the folder stays free for other settings.
+    # Before the first step, no more is saved, so that the next start may still
+    # use this folder with other settings.
     if self.state.step > 0:
       self._save_state()
       saved = (

@@ -69,7 +69,7 @@ class Config:
     which is computed for each microbatch separately; 0.001 is Qwen3-MoE's. The
     metric `loss` includes it, `held_out/loss` does not. The metric
     `router_balance` is the loss without the weight.
-  max_skipped: non-finite updates in a row after which the run stops.
+  max_skipped: the run stops after this many non-finite updates in a row.
   """
 
   model: Name
@@ -256,7 +256,7 @@ def _filled(x_BT: np.ndarray, rows: int) -> np.ndarray:
 
 @jax.jit
 def _weights(loss_BT):
-  """Returns weights for a mean over the tokens in the loss, of all hosts."""
+  """Returns weights for the mean over the tokens in the loss on all hosts."""
   return loss_BT / jnp.maximum(loss_BT.sum(), 1)
 
 

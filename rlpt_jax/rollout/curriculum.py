@@ -44,7 +44,7 @@ class Curriculum:
     return base64.b64encode(np.sort(digests).tobytes()).decode()
 
   def unsolved(self, batches: Iterator) -> Iterator:
-    """Yields a Loader's batches, of one example each, without solved examples.
+    """Yields a Loader's batches, one example each; skips solved examples.
 
     Ends when only solved examples seem to be left: see PATIENCE.
     """
@@ -62,7 +62,7 @@ class Curriculum:
       yield loaded
 
   def note(self, examples: Sequence[Example], rewards_PG: np.ndarray):
-    """Marks examples as solved or unsolved by the rewards of their groups."""
+    """Marks examples as solved or unsolved, according to their rewards."""
     if self._max_pass_rate is None:
       return
     for example, rewards_G in zip(examples, rewards_PG, strict=True):

@@ -20,7 +20,8 @@ class HeldOut:
 
   examples: how many examples to use, from the beginning of the data.
   sampling: by default, that of the run with one sample per example. If it
-    allows longer completions than the run does, every slot has room for them.
+    allows longer completions than the run does, every slot of the sampler takes
+    the memory for them.
   """
 
   data: Data

@@ -59,13 +59,14 @@ class Reference:
     num_prompts: int,
     longest: tuple[int, int],
   ) -> Groups:
-    """Subtracts `weight` times the sum of k1 over tokens from each reward.
+    """Subtracts from each reward `weight` times the sum of k1 over the tokens.
 
     This is the KL penalty of RLHF with PPO (arXiv 2402.03300, Eq 2, subtracts
-    the same sum token by token). It uses the sampler's log-probabilities, and
-    only the tokens that the policy sampled. `scores` keeps its rewards and gets
-    a part 'kl', the amount added to each reward: at most 0 in expectation. A
-    completion whose sum is not finite is excluded from the loss.
+    the same sum token by token). The sum uses the sampler's log-probabilities,
+    and only the tokens that the policy sampled. `scores` keeps the rewards
+    without the penalty and gets a part 'kl': the amount added to each reward,
+    which is at most 0 in expectation. A completion whose sum is not finite is
+    excluded from the loss.
 
     num_prompts, longest: the sizes of a training batch. The sums are computed
       in batches of these sizes too: their shapes rarely change, so few programs
@@ -84,7 +85,7 @@ class Reference:
         for first in range(0, P, num_prompts)
       ]
     )
-    # A sum is infinite where the reference gives a token probability 0. Such a
+    # A sum is infinite if the reference gives probability 0 to a token. Such a
     # completion is left out, or else mean rewards would be infinite too.
     known_PG = ~np.isnan(judged.rewards_PG) & np.isfinite(sums_PG)
     added_PG = np.where(known_PG, -weight * sums_PG, np.nan).astype(np.float32)

@@ -72,7 +72,7 @@ def lines(
   """Yields a line for each completion of a step.
 
   advantages_PG: NaN (in the file: null) if a completion is not in the loss.
-  find_answer: finds the text that was judged; a line says where it is.
+  find_answer: finds the text that was judged, whose position a line records.
   with_tokens: adds the text and the behavior log-probability of each token; the
     latter is null for tokens that an interruption inserted.
   """

@@ -13,14 +13,17 @@ from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.judged import Judged, expects_verdict
 
-ENOUGH = 8  # If so many are expected and none comes, it is no accident.
+ENOUGH = 8  # If this many are expected and none comes, it is no accident.
 FEW = 0.05  # A step with at most this share of its verdicts has almost none.
 
 logger = logging.getLogger(__name__)
 
 
 class NoVerdicts(ValueError):
-  """Raised if a reward is broken; `answers`: what its judge said instead."""
+  """Raised if a reward seems broken.
+
+  answers: what its judge said instead of verdicts.
+  """
 
   def __init__(self, message: str, answers: frozenset[str] = frozenset()):
     super().__init__(message, answers)

@@ -50,8 +50,8 @@ def claimed(
     they do not affect what a step computes.
   """
   on_one_host(_make)(workdir)
-  # Lock first: settings are replaced if there is no step yet, and that may also
-  # be so because another process has just begun a run here.
+  # Lock first: settings are replaced if there is no step yet. Without the lock,
+  # this could replace those of a run that another process has just begun.
   with _alone(workdir):
     check_config(workdir, config, may_change, may_replace=not has_step(workdir))
     yield
@@ -168,8 +168,8 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
       with _writable(workdir):
         file = stack.enter_context((workdir / LOCK).open('w'))
       try:
-        # lockf binds the lock to this process: children that outlive it do not
-        # hold it.
+        # lockf binds the lock to this process: children that outlive the
+        # process do not hold the lock.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except (BlockingIOError, PermissionError):
         raise ValueError(
