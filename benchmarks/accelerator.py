@@ -3,8 +3,8 @@
     python benchmarks/accelerator.py                    all stages, 5 minutes
     python benchmarks/accelerator.py STAGE [--model qwen3_17b] ...
 
-Needs jax, flax, optax and numpy, and this repository on the path; no
-TensorFlow, gin or network. Prints a line of JSON for each figure. Stages:
+Needs jax, flax, optax and numpy, but no TensorFlow, gin or network, and finds
+this repository by itself. Prints a line of JSON for each measurement. Stages:
 
   attention  The attention of one layer. For a decode step (32 prompts of 1,024
              tokens; each has 8 rows with 128, 256 or 512 of 512 positions
@@ -17,12 +17,12 @@ TensorFlow, gin or network. Prints a line of JSON for each figure. Stages:
              possible time over the measured one. The least possible time is
              that of reading the necessary bytes at the bandwidth of a large
              copy: the weights (the head in float32), each prompt's keys and
-             values once, and half of each row's own. `gap` is between the
-             log-probabilities of the sampler and those of the learner.
+             values once, and half of each row's own. `gap` says how far the
+             sampler's log-probabilities are from the learner's.
   learn      A whole update on 8 prompts of 1,024 tokens, with 8 completions of
-             512 tokens each. share_of_peak is the share of 989 TFLOP/s. Counted
-             are the operations of a learner without rematerialization: three
-             times those of a forward pass.
+             512 tokens each. share_of_peak is the share of 989 TFLOP/s. It
+             counts the operations that a learner without rematerialization
+             needs: three times those of a forward pass.
 """
 
 import argparse

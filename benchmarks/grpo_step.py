@@ -109,8 +109,8 @@ def measure(arguments) -> dict:
   S, T = grpo['prompt_length'], grpo['completion_length']
 
   files = model_files.find(assets / 'model')
-  # The tokenizer is not checked against the model: its end token is not in the
-  # vocabulary of the model, so that nothing stops early.
+  # The tokenizer's end token is not in the vocabulary of the model, so that
+  # nothing stops early. A check of the tokenizer against the model would fail.
   tokenizer = tokenizer_lib.load(assets / 'tokenizer')
   decoder = Decoder(
     files.config, Compute(dtype='float32', unroll=arguments.unroll),

@@ -16,10 +16,10 @@ The limit of a decode step is the larger of two times:
   arithmetic  2 B (weights of the layers + V D) + 4 B L N H (S + T / 2)
               operations, counting only chosen experts, over the rate of a
               product of two large matrices in the same process
-  bandwidth   bytes of all weights (the experts that B rows are expected to
-              choose; the head in float32), of each prompt's keys and values
-              once, and of each row's own T / 2, over the bandwidth of a copy
-              of an array larger than any cache
+  bandwidth   bytes of all weights (of the experts, only those that B rows are
+              expected to choose; the head in float32), of the keys and values
+              of each prompt once, and of T / 2 tokens of each row, over the
+              bandwidth of a copy of an array larger than any cache
 share_of_limit is the limit of all T steps over the measured time, which
 includes the prompts. All figures are for one device.
 

@@ -9,8 +9,8 @@ the denominators would count it:
   keep_PG &= varies(rewards_PG)[:, None]  # Only to filter flat groups.
   mask_BT &= keep_PG.reshape(-1, 1)
 
-A group with equal rewards gets advantages of exactly 0, filtered or not;
-otherwise one rounding error would be divided by another.
+A group with equal rewards gets advantages of exactly 0, filtered or not.
+Without this rule, normalization would divide one rounding error by another.
 
 A function with state between steps is (rewards_PG, carried) -> (advantages_PG,
 carried) instead. `carried` is None at the first step and then a plain number,

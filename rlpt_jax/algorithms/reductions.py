@@ -52,7 +52,7 @@ def prompt_mean(mask_BT, group_size):
 
 
 def constant(mask_BT, group_size, *, max_tokens: Count):
-  """1 / (completions * max_tokens): a token's weight depends on no length.
+  """1 / (completions * max_tokens): weights do not depend on lengths.
 
   Dr. GRPO (arXiv 2503.20783, Section 3), which drops the division by lengths;
   its code divides by a constant, the generation limit, to keep the scale. The

@@ -112,8 +112,9 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
   )
 
 
-# XLA, on every platform: computes a weighted sum over each part, relative to
-# its largest score; rescales the sums to the largest of all and adds them.
+# XLA, on every platform: computes softmax sums over each part, relative to the
+# largest score of that part. Before they are added, the sums are rescaled to
+# the largest score of all parts.
 
 
 def xla_attention(
@@ -182,8 +183,11 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """Einsum of `left` with keys or values, in their dtype unless it is int8."""
-  # The dtype of `left` represents every int8 value exactly.
+  """Einsum of `left` with keys or values, computed in the dtype of the latter.
+
+  If that is int8, computed in the dtype of `left`, which can represent every
+  int8 value exactly.
+  """
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
   return jnp.einsum(
     dimensions,

@@ -1,9 +1,10 @@
 """Attention of a group of rows to a prefix and to themselves, by cuDNN.
 
-To merge the attention to two sets of keys, each result is weighted by its
-log-sum-exp, whose gradient `jax.nn.dot_product_attention` ignores. So here the
-same kernels are called directly. The backward pass over some of the keys is
-given the output and the log-sum-exp over *all* keys, so that
+To merge the attention to two sets of keys, each result gets a weight computed
+from its log-sum-exp. `jax.nn.dot_product_attention` passes no gradient through
+the log-sum-exp, so the kernels that it uses are called directly here. The
+backward pass over some of the keys is given the output and the log-sum-exp over
+*all* keys, so that
 
   weights = exp(scores - lse)
   gradient of the scores = weights * (dO V^T - rowsum(dO * O))
@@ -41,7 +42,8 @@ def attend_with_prefix(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
 def _forward_of_parts(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
   B, T, N, _ = q_BTNH.shape
   P = k_PSKH.shape[0]
-  # Without any key, no result would be finite. (Only padding has no prefix.)
+  # At least one key: over none, results are not finite. (Only the prefixes of
+  # padding have no tokens.)
   length_P = jnp.maximum(length_P, 1)
   own_BTNH, own_lse_BNT = forward(q_BTNH, k_BTKH, v_BTKH, causal=True)
   # The rows of a group form one sequence of M = G * T queries.

@@ -26,7 +26,7 @@ LOG2E = math.log2(math.e)
 MASKED = -1e30  # Finite, so that a row that has seen no key yet gets no NaN.
 LEAST = 16  # The smallest dimension that tensor cores multiply.
 
-# About two programs per multiprocessor keep an H100, which has 132, busy.
+# An H100 has 132 multiprocessors; about two programs for each keep it busy.
 ENOUGH_PROGRAMS = 256
 
 
@@ -86,7 +86,8 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
   g_M = jnp.minimum(m_M // R, G - 1)
   head_M = k * R + m_M % R
   used_M = (triton.load(used_ref.at[p, g_M]) > 0) & (m_M < G * R)
-  # The interpreter stores masked entries too, unless they are out of bounds.
+  # Unused entries get row B, which is out of bounds: otherwise the interpreter
+  # would store their values in spite of the mask.
   row_M = jnp.where(used_M, triton.load(rows_ref.at[p, g_M]), B)
   used_MH = jnp.broadcast_to(used_M[:, None], (M, H))
   here = (row_M[:, None], head_M[:, None], _iota(H)[None, :])
@@ -174,7 +175,8 @@ def _groups(parts, B):
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
   is_shared = [
-    # So are parts of the same rows. If P = B, each row is a group of its own.
+    # Other parts with P rows are shared too. If P = B, each row is a group of
+    # its own.
     part is shared or (readers is None and part.v_PKSH.shape[0] == P)
     for part in parts
   ]

@@ -181,7 +181,8 @@ def _run(
   attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
     values to return), for one layer. `parts` are that layer's keys and values
     in the context.
-  own: arrays with an entry per layer; `attend` gets the entries of its layer.
+  own: keys and values of the rows' own earlier tokens, in arrays with an entry
+    per layer; `attend` gets the entries of its layer.
   """
   with jax.default_matmul_precision(decoder.compute.precision):
     c = decoder.config
@@ -321,7 +322,8 @@ def _remat(body, policy: str):
     policies.dots_with_no_batch_dims_saveable,
     policies.save_only_these_names(cudnn.ATTENDED),
   )
-  # Inside a scan, CSE cannot undo the recomputation.
+  # Inside a scan, XLA's CSE cannot undo the recomputation, so nothing need
+  # prevent it.
   return jax.checkpoint(
     body, policy=dots if policy == 'dots' else None, prevent_cse=False
   )

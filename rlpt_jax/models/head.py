@@ -45,7 +45,8 @@ def logits(decoder: Decoder, params, hidden_BTD):
 
 def _product(decoder: Decoder):
   """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
-  # CPUs multiply in full float32, and a float32 model must not be rounded.
+  # Not split into bfloat16 parts if exact: a float32 model must not be rounded,
+  # and CPUs multiply in full float32 anyway.
   if _is_exact(decoder):
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
   return functools.partial(_rounded_backward, PRODUCTS[_algorithm(decoder)])
@@ -98,7 +99,8 @@ def _multiply_parts(hidden_BTD, high_VD, low_VD):
 
 
 def _multiply(hidden_BTD, w_VD, *, precision):
-  # TPUs and GPUs round the inputs of a float32 product by default.
+  # Set explicitly: by default, TPUs and GPUs round the inputs of a float32
+  # product.
   return jnp.einsum(
     'BTD,VD->BTV',
     hidden_BTD,

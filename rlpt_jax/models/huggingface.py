@@ -398,7 +398,7 @@ def _plan_shards(arrays, rows, max_bytes):
 def _write_safetensors(
   path: pathlib.Path, shard, tensors: Iterator[np.ndarray]
 ):
-  """Streams one safetensors file; the library's writer needs it all in memory.
+  """Streams a file; safetensors' own writer needs all its tensors in memory.
 
   The format is 8 bytes with the length of the JSON header, the header (name ->
   dtype, shape, offsets), then the bytes of every tensor.

@@ -2,10 +2,10 @@
 
 Each device owns some experts (mesh axis `expert`) and sees the tokens of all
 devices along that axis: tokens are gathered, each device applies its experts,
-and the outputs are summed and scattered back. Gathering costs little more than
-routing: with 8 of 128 experts, a token would go to most devices anyway. No
-token is dropped for lack of capacity, and the result does not depend on the
-layout.
+and the outputs are summed and scattered back. Sending each token only to the
+devices that own its experts would save little: with 8 of 128 experts, these are
+most devices anyway. No token is dropped for lack of capacity, and the result
+does not depend on the layout.
 """
 
 import functools
@@ -20,7 +20,7 @@ from rlpt_jax.models.config import Decoder, DecoderConfig
 
 @struct.dataclass
 class RouterStats:
-  """Sums over the valid tokens, per layer; the sums of passes can be added."""
+  """Sums over the valid tokens, per layer; add them to join several passes."""
 
   assigned_LE: jax.Array  # Tokens sent to each expert.
   probability_LE: jax.Array  # Summed router probability of each expert.

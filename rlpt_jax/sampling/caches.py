@@ -1,8 +1,8 @@
 """The sampler's keys and values: one array per layer, optionally in int8.
 
 `Stored` holds a tuple of arrays, one per layer, in each field. In int8, each
-position of each head has a scale, by which its largest entry becomes 127. With
-other dtypes, the scales are None.
+position of each head has a scale, chosen so that the entry of the largest
+magnitude becomes 127 or -127. With other dtypes, the scales are None.
 """
 
 import functools
@@ -35,7 +35,8 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
   scale_shape = (*v_shape[:2], length)
 
   def zeros(shape, dtype, *axes):
-    # Needed with one device too, because it need not be the default device.
+    # The constraint is needed with one device too: that device need not be the
+    # default one.
     place = functools.partial(
       jax.lax.with_sharding_constraint, shardings=layout.sharding(shape, axes)
     )
@@ -101,7 +102,8 @@ def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
   """
 
   def put(old, x):
-    # Old entries after the shorter row are masked; padding would copy more.
+    # Behind a shorter new row, old entries remain, but they are masked. Padding
+    # the new row instead would copy more.
     place = (rows_P, *(slice(size) for size in x.shape[1:]))
     return old.at[place].set(x, mode='drop')
 

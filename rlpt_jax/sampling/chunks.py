@@ -9,8 +9,9 @@ reads back a `Report`. Only caches stay on the devices:
   recent    the tokens of the running chunk; at each step, all rows write the
             same column; when the chunk ends, the tokens move to `own`
 
-The last token of a prompt is the first input of a row. So the first token is
-sampled like all others: by a decode step, under the weights at that time.
+The last token of a prompt is the first input of a row. So the first token of a
+completion is sampled like all others: by a decode step, under the weights at
+that time.
 """
 
 import functools
@@ -34,7 +35,7 @@ ANY, NO_TOKEN = -1, -2  # In a stop, ANY matches every token, NO_TOKEN none.
 
 @struct.dataclass
 class Slots:
-  """The host's state of every row, which has C stops of at most W tokens."""
+  """The host's state of all rows; each row has C stops of at most W tokens."""
 
   running_B: jax.Array  # bool
   token_B: jax.Array  # The next input: the last token so far.

@@ -31,7 +31,7 @@ class _Group:
   request: Request
   next_sample: int = 0  # The first sample without a slot yet.
   running: int = 0
-  prefix: int | None = None  # Row of the prefixes, once computed.
+  prefix: int | None = None  # Row in the prefix cache; None: not assigned yet.
   prompt_version: int = 0  # Version of the weights that computed the prefix.
   dropped: set[int] = dataclasses.field(default_factory=set)
 
@@ -144,8 +144,8 @@ class Engine:
         'The engine is closed, or an earlier step was interrupted: create a '
         'new one, and submit again what was in this one.'
       )
-    # An interrupted step may leave slots without their prompts, or NaN in the
-    # caches, which masks do not keep out.
+    # False until the step has ended: an interrupted step may leave slots
+    # without their prompts, or NaN in the caches, which masks do not keep out.
     self._is_whole = False
     pieces = self._step()
     self._is_whole = True
@@ -205,7 +205,8 @@ class Engine:
         break
       if group.prefix is None:
         if not self._free_prefixes:
-          break  # Keep the order: later requests could overtake it forever.
+          # Keep the order, or later requests could overtake this one forever.
+          break
         group.prefix = self._free_prefixes.pop(0)
         group.prompt_version = self.version
         new.append(group)

@@ -103,8 +103,8 @@ def keep_probable(x_BV, settings: Settings):
   # min_p = 0 gives -inf, which drops nothing.
   likely_B = top_B + jnp.log(settings.min_p_B)
   border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
-  # A NaN in either operand compares as False: it is kept and makes the
-  # log-probability NaN.
+  # Comparisons with NaN are False. So a NaN among the logits is kept, and makes
+  # the log-probability NaN.
   return jnp.where(x_BV < border_B[:, None], -jnp.inf, x_BV)
 
 

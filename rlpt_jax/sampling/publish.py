@@ -13,10 +13,10 @@ from rlpt_jax.models.config import Decoder
 def publish(decoder: Decoder, params, *, consume: bool = False):
   """Copies of the parameters on the sampler's devices, with a tuple of layers.
 
-  Casts now what a forward pass would cast at every step, to the same values:
-  layers to the dtype of their products, the head to float32 or to two bfloat16
-  parts (`head.split`). The result never shares memory with `params`, which the
-  learner's next update donates.
+  Does once the casts that a forward pass would repeat at every step, with the
+  same results: layers to the dtype of their products, the head to float32 or to
+  two bfloat16 parts (`head.split`). The copies never share memory with
+  `params`, because the learner's next update donates those.
 
   consume: frees each parameter once copied; for callers that do not learn.
   """

@@ -83,8 +83,8 @@ class Transcript:
   def _extend(self, ids: list[int], *, flush: bool):
     self._ids += ids
     text = self._decode(self._ids)
-    # A character has at most four bytes: eight marks are not the start of one,
-    # and waiting for the rest would be in vain.
+    # A character has at most four bytes, so eight replacement characters are
+    # not the start of one: waiting for its other bytes would be in vain.
     is_broken = text.endswith(INCOMPLETE * 8)
     if text.endswith(INCOMPLETE) and not is_broken and not flush:
       return
@@ -122,7 +122,7 @@ class Transcript:
     return piece
 
   def _undecided(self) -> int:
-    """The length of the text's longest end that may begin a stop string."""
+    """The length of the longest suffix of the text that may begin a stop."""
     longest = 0
     for stop in self._stops:
       for length in range(min(len(stop) - 1, len(self._text)), longest, -1):

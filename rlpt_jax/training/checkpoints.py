@@ -77,13 +77,15 @@ class Store:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._check_written
       ),
-      # A killed save leaves such a directory; its step was never listed.
+      # A save that was killed leaves a temporary directory. It is not listed as
+      # a step, so removing it loses no checkpoint.
       cleanup_tmp_directories=not read_only,
     )
     self._read_only = read_only
     self._saving = None  # Step of the last save, perhaps in progress.
     with contextlib.ExitStack() as opened:
-      # Orbax and TensorStore must get this path, never self.directory.
+      # Orbax and TensorStore must get this path, never self.directory, in which
+      # they may misread characters.
       self._path = opened.enter_context(written.plain_path(self.directory))
       self._manager = ocp.CheckpointManager(
         self._path, options=options, handler_registry=_handlers()
@@ -121,8 +123,8 @@ class Store:
       )
     for name, tree in trees.items():
       inventory.check_leaves(name, tree)
-    # As it will be read. JSON turns numbers that are keys into strings, which
-    # sort in another order, and the checksum depends on the order.
+    # The record as it will be read back: JSON turns keys that are numbers into
+    # strings. These sort in another order, on which the checksum depends.
     record = json.loads(json.dumps(record))
     content = {
       'arrays': {
@@ -186,7 +188,8 @@ class Store:
     """The newest intact checkpoint, or that of `step`.
 
     trees: jax.ShapeDtypeStruct leaves with the sharding that each array gets,
-      which may differ from the one it was saved with. Other trees are not read.
+      which may differ from the one it was saved with. Only these trees of the
+      checkpoint are read.
     """
     damage = {}
     for candidate in self.candidates(step):
@@ -197,8 +200,8 @@ class Store:
         self.directory / str(candidate), trees, content['arrays']
       )
       loaded = self._try(damage, self._read_trees, candidate, trees, content)
-      # Separate from reading, which may fail on one process only: all processes
-      # must compute fingerprints together.
+      # Not in the same call as reading, which may fail on one process only: all
+      # processes compute fingerprints together, so all must have read.
       if loaded is None or not self._try(
         damage, self._verify, candidate, loaded, content
       ):
@@ -404,7 +407,7 @@ class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
     lazy = [isinstance(value, LazyArray) for value in values]
     if not any(lazy):
       return await super().serialize(values, infos, args)
-    # In chunks: the encoder would hold a whole array several times.
+    # Without chunks, the encoder would hold several copies of a whole array.
     args = [ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
       loaded = [value.load() if isinstance(value, LazyArray) else value]

@@ -59,8 +59,8 @@ def make_batch(
 
   Its advantages are 0; they are filled in later.
 
-  num_prompts: number of prompts of the batch; missing ones are filled with
-    empty prompts without tokens in the loss, which do not affect it.
+  num_prompts: number of prompts of the batch. If there are fewer groups, empty
+    prompts fill it up; they have no tokens in the loss.
   reduction: (mask_BT, group size) -> weights_BT.
   longest: the maximum numbers of tokens of a prompt and of a completion.
   share_prompt: True if a prompt is computed once for its group, False if it is
@@ -96,7 +96,7 @@ def make_batch(
       present_PGT[p, g, :length] = True
       own_PGT[p, g, :length] = completion.is_own
       behavior_PGT[p, g, :length] = completion.logprobs
-  # Completions without a verdict leave the loss and its denominators.
+  # The loss and its denominators leave out completions without a verdict.
   mask_PGT = own_PGT & ~np.isnan(rewards_PG)[..., None]
   weights_BT = reduction(mask_PGT.reshape(P * G, T), G)
   return Batch(

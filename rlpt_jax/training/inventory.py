@@ -57,7 +57,10 @@ def check_fingerprints(loaded: dict[str, list], saved: dict[str, list]):
 
 
 def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
-  """Raises unless names and shapes match: the caller's mistake, not damage."""
+  """Raises unless names and shapes match.
+
+  A mismatch is a mistake of the caller; damage shows in the fingerprints.
+  """
   for name, tree in trees.items():
     if name not in saved:
       raise ValueError(

@@ -72,7 +72,7 @@ def preemption(
       )
 
   numbers = [signal.SIGTERM]
-  # A shell makes its background jobs ignore Ctrl-C.
+  # Background jobs of a shell ignore Ctrl-C, and must go on ignoring it.
   if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     numbers.append(signal.SIGINT)
   before = {number: signal.signal(number, handle) for number in numbers}
