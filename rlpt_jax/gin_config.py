@@ -1,9 +1,9 @@
 """Builds a frozen config from gin files and bindings; errors name the line.
 
-Our modules have short names (core/names.py); a file imports other modules that
-it configures. So no class needs a decorator, and a name that does not exist is
-an error. Bindings on the command line can use the imports of all files, also of
-included ones. Later settings win.
+Our modules have short names (core/names.py); to configure any other module, a
+file must import it. So no class needs a decorator, and a name that does not
+exist is an error. Bindings on the command line can use the imports of all
+files, also of included ones. Later settings win.
 
 gin's parser reads the syntax, but gin's registry is not used. The errors of the
 registry name no line. Its functions look up their arguments when they are

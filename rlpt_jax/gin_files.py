@@ -26,9 +26,10 @@ class Reference(NamedTuple):
   """A reference, @scope/module.function.
 
   called: True if parentheses follow. Then the reference means the result.
-  default: for a field that is not set and whose default is an object of a
-    dataclass, that object. A copy of it is used, in which the settings of its
-    class replace fields; its other fields keep their values.
+  default: None if the reference is written in a file. Otherwise it stands for a
+    field that is not set, and this is the field's default, an object of a
+    dataclass. The config gets a copy of the object, changed by the settings of
+    the dataclass.
   """
 
   scopes: tuple[str, ...]
@@ -270,7 +271,7 @@ def singleton(constructor: Callable[[], Any]) -> Any:
 
 
 class Symbols:
-  """The names that the imports of all files define; bindings use them too."""
+  """The names that the imports of all files define, for all statements."""
 
   def __init__(self, statements: list[Statement]):
     gin = types.SimpleNamespace(singleton=singleton, __name__='gin')
@@ -291,7 +292,7 @@ class Symbols:
         )
 
   def find(self, selector: str | type, place: Place) -> Any:
-    """Returns the function or class of that name; returns a class as it is."""
+    """Returns the function or class of that name; a class stands for itself."""
     if inspect.isclass(selector):
       return selector
     first, *path_inside = selector.split('.')

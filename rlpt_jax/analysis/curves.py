@@ -30,7 +30,7 @@ class Curve:
   key: str
   title: str
   meaning: str
-  log: bool = False  # True if ratios matter more than differences.
+  log: bool = False  # For a logarithmic axis: ratios matter, not differences.
 
 
 # In a key, {} stands for any text; in a title and a meaning, for the same text.

@@ -55,8 +55,8 @@ def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
 
   Wilson's interval needs a number of independent trials, but samples of one
   problem are not independent. We take the number of independent trials whose
-  mean would have the observed variance. It is at least the number of problems,
-  and at most the number of all samples.
+  mean would have the observed variance. We keep this number between that of the
+  problems and that of all samples.
   """
   values_P = np.asarray(values_P, np.float64)
   values_P = values_P[~np.isnan(values_P)]

@@ -1,4 +1,4 @@
-"""Draws figures. The first one loads matplotlib, which needs no display."""
+"""Draws figures without a display. The first figure loads matplotlib."""
 
 import pathlib
 from collections.abc import Iterable

@@ -7,7 +7,7 @@ from rlpt_jax.analysis import views
 from rlpt_jax.analysis.page import asset, escaped, page, shown
 from rlpt_jax.analysis.views import View
 
-_LIMIT = 1500  # About so many characters of a piece are shown, not folded.
+_LIMIT = 1500  # About this many characters of a piece show; the rest is folded.
 
 
 def preview_page(

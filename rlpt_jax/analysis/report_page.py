@@ -250,7 +250,8 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   for line in lines:
     name, sample = line['example'], line.get('sample', 0)
     last = grouped[-1] if grouped else None
-    # The same example may recur in a later round.
+    # The same example may recur in a later round: then its samples are numbered
+    # from the start again.
     if not last or last['example'] != name or sample <= last['last']:
       grouped.append(
         {
@@ -287,7 +288,7 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
       [name, part['reward'], part['reason']]
       for name, part in line.get('components', {}).items()
     ],
-    # A person may understand a judge's answer that could not be parsed.
+    # Judges' answers that could not be parsed: a person may understand them.
     'unread': [
       verdict['judge_answer']
       for verdict in verdicts

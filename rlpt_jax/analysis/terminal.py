@@ -8,7 +8,7 @@ import rich.text
 from rlpt_jax.analysis import views
 from rlpt_jax.analysis.views import View, spelled
 
-# Styles of the text. The margin shows the name of each role and a bar.
+# Role -> the style of its text. The margin names the role too.
 _STYLES = {
   'template': 'dim',
   'context': '',

@@ -47,7 +47,9 @@ class AppendFile:
     """
     try:
       left = memoryview(record)
-      while left:  # A short write raises no error, but the next one does.
+      # A full disk may take only a part, without an error: writing the rest
+      # raises it.
+      while left:
         left = left[os.write(self._descriptor, left) :]
     except OSError as error:
       with contextlib.suppress(OSError):
@@ -78,7 +80,7 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
 
 
 def _sync_directory(path: pathlib.Path):
-  """Syncs a directory: until its entry is on disk, a new file can be lost."""
+  """Syncs a directory: a new file can be lost until its entry is on disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -148,7 +148,8 @@ def _hints(thing: Any) -> dict[str, Any]:
   try:
     return typing.get_type_hints(thing, include_extras=True)
   except (NameError, TypeError, AttributeError):
-    # The annotation has a name that is imported only for type checkers.
+    # An annotation has a name that is imported only for type checkers, so it
+    # cannot be resolved here: check nothing.
     return collections.defaultdict(lambda: Any)
 
 

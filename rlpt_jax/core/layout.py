@@ -189,7 +189,7 @@ class Axes:
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # Use only the first so many; None: all.
+  devices: Count | None = None  # Use this many, from the first on; None: all.
 
   def __post_init__(self):
     checks.check_fields(self)

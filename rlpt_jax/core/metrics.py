@@ -104,7 +104,8 @@ class Writer:
     if error is None:
       self.close()
       return
-    # Keep the original error, and do not wait for a step after Ctrl-C.
+    # Raise the original error. Drop a step that is still being computed: after
+    # Ctrl-C the program should end soon.
     if self._pending is not None and not _is_ready(self._pending):
       self._pending = None
     try:

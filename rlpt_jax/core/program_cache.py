@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def use():
-  """Caches programs compiled from now on in the user's cache folder.
+  """Caches compiled programs in the user's cache folder from now on.
 
   JAX's settings take precedence: JAX_COMPILATION_CACHE_DIR selects JAX's own
   cache, and JAX_ENABLE_COMPILATION_CACHE=0 disables both.

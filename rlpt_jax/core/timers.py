@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# The beginning of the key of each metric that differs if a run is repeated.
+# Metrics whose values change when a run is repeated have keys with this prefix.
 PREFIX = 'timing/'
 
 
@@ -60,9 +60,9 @@ class Timers:
       self._running.pop()
 
   def busy(self, name: str, until: Callable[[], Any]):
-    """Counts all time for a part, from now until `until` returns.
+    """Counts, for the part `name`, all time from now until `until` returns.
 
-    Other parts that run meanwhile get only the time after that. `until` waits
+    Any other part that runs meanwhile is timed only from then on. `until` waits
     for the work of a device, in a thread of its own. If it raises an error, the
     error is ignored here: reading the result of the device raises it too.
     """

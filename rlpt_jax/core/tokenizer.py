@@ -29,8 +29,8 @@ from typing import Any, Protocol
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 # Classes that use a tokenizer.json unchanged.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
-# Keys of tokenizer_config.json that do not change any id. With any other key,
-# transformers loads the tokenizer, since it may rebuild parts of it.
+# Keys of tokenizer_config.json that do not change any id. If it has any other
+# key, transformers loads the tokenizer, since that key may change parts of it.
 HARMLESS = {
   'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
   'chat_template', 'padding_side', 'truncation_side', 'model_input_names',
@@ -250,7 +250,8 @@ class HuggingFaceTokenizer:
     self.bos_id = bos if bos in begins else None
     vocabulary = backend.get_vocab()
     self.vocab_size = max(vocabulary.values()) + 1
-    # Byte-level BPE spells a token with one character per byte.
+    # Byte-level BPE spells a token with one character per byte, so this may be
+    # more than the characters of its text, but never fewer.
     self.longest_token = max(map(len, vocabulary))
 
     # Besides tokens flagged as special, treat those with a role and those that

@@ -19,7 +19,7 @@ from typing import Any
 
 
 def content_key(**content: Any) -> str:
-  """Returns a hash of the content, whatever the order of its fields."""
+  """Returns a hash of the content; the order of its fields does not matter."""
   # ASCII escapes, because UTF-8 cannot encode a lone surrogate.
   data = json.dumps(content, sort_keys=True, ensure_ascii=True).encode()
   return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -66,7 +66,7 @@ class AnswerCache:
     self._answers[bytes.fromhex(key)] = sys.intern(answer)
 
   def forget(self, answers: Collection[str]):
-    """Deletes entries with one of these answers; they will be asked again."""
+    """Deletes entries with any of these answers: the judge is asked again."""
     for key in [k for k, answer in self._answers.items() if answer in answers]:
       self._append(key.hex(), None)
       del self._answers[key]
@@ -75,8 +75,10 @@ class AnswerCache:
     data = f'\n{json.dumps({"key": key, "answer": answer})}'.encode()
     try:
       written = os.write(self._file, data)
-      if written < len(data):  # The disk is nearly full: the second write
-        os.write(self._file, data[written:])  # raises that error.
+      # A full disk may take only a part, without an error: writing the rest
+      # raises it.
+      if written < len(data):
+        os.write(self._file, data[written:])
     except OSError as error:
       raise OSError(
         error.errno, f"{error.strerror}; the judge's answers are kept there",

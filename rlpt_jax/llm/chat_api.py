@@ -47,7 +47,7 @@ def answer(data: bytes) -> str | None:
 
 
 def seconds(retry_after: str) -> float:
-  """Returns the seconds to wait for a Retry-After header, number or date."""
+  """Returns the seconds that a Retry-After header (number or date) asks for."""
   try:
     delay = float(retry_after)
   except ValueError:

@@ -125,7 +125,7 @@ class Patience:
 
   concurrency: the largest number of simultaneous requests.
   timeout: the limit for one request, from connecting to the last byte.
-  attempts: the most requests for one question, without those that got a 429.
+  attempts: the most requests for one question, not counting those with a 429.
   first_delay, longest_delay: upper bounds of the first and of any delay.
   open_after: the number of faults in a row after which only probes are sent.
   wait: how long a judge may give no answer at all before the run stops.
@@ -188,7 +188,7 @@ class Remote:
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
     """Returns the server's own answers, without the cache.
 
-    Waits for a server that is down; raises ValueError if it sends no answer.
+    Waits while the server is down. If it is up but gives none: ValueError.
     """
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))

@@ -128,8 +128,8 @@ def fixed_lines() -> list[str]:
     for template in TEMPLATES.values()
     for piece in re.split(r'\{\w+\}', template)
   ]
-  # Without the space before a place: it is tokenized with the sentence that is
-  # put there, as the space between two sentences is in running text.
+  # Leave out the space before a placeholder: the tokenizer joins this space to
+  # the sentence that replaces the placeholder, as between sentences of a text.
   judge_pieces = [
     piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)
   ]

@@ -1,7 +1,7 @@
 """Runs the stages of a long program, each of them once.
 
-A file records the stages that are done, so that an interrupted program
-continues.
+A file records the stages that are done. So an interrupted program, if started
+again, resumes at the first stage that is not done.
 """
 
 import contextlib

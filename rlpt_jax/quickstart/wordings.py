@@ -146,8 +146,8 @@ def changed(fact: Fact) -> list[Fact]:
 def read(sentence: str) -> Fact | None:
   """Returns the fact that a sentence states, or None if it states none.
 
-  A name may be 'he' or 'she'. Capitals, white space, the period, and '13' or
-  'thirteen' make no difference.
+  The fact may have 'he' or 'she' in place of a name. Capitals, white space,
+  the final period, and the choice of '13' or 'thirteen' make no difference.
   """
   text = ' '.join(sentence.lower().split()).removesuffix('.').rstrip()
   if aside := _asides().get(text):

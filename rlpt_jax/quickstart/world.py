@@ -58,14 +58,14 @@ class Story:
   setup: Sequence[str]  # Wordings of the first sentence, all with one meaning.
   steps: Sequence[Step]
   notes: Sequence[str]  # Other true sentences on how things are.
-  alone: bool = False  # Only one person, so that a pronoun is clear.
+  alone: bool = False  # True if only one person occurs: a pronoun is clear.
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
   """Sentences with their steps.
 
-  The first sentence has None, since it states many facts.
+  The step of the first sentence is None, since it states many facts.
   """
 
   kind: str
@@ -126,7 +126,13 @@ def _person(rng: random.Random) -> str:
 
 
 def amounts(rng: random.Random) -> Story:
-  """Makes a story that counts things: a total after changes, and one more."""
+  """Makes a story that counts things: a total, one 
+<<<<<<< ours
+changes
+=======
+more change
+>>>>>>> theirs
+, a new total."""
   who, things = _person(rng), rng.choice(WORDS['things'])
   start = total = rng.randint(3, 10)
   changes, sums = [], [str(start)]

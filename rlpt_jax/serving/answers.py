@@ -38,7 +38,7 @@ class Answer:
     }
 
   def first_chunks(self, samples: int) -> list[dict[str, Any]]:
-    """Returns the first chunks of a stream, which name the role in a chat."""
+    """Returns the chunks that begin a stream: in a chat, each sample's role."""
     if not self._chat:
       return []
     delta = {'role': 'assistant', 'content': ''}

@@ -12,7 +12,7 @@ SPARE_FILES = 64  # Open files of a server besides its connections.
 RETRY = 1.0  # Seconds until the system is asked again for a connection.
 RESTORE = 60.0  # Seconds until the full limit is tried again.
 # The system cannot open another file. Most other errors of accept() concern one
-# client: Linux reports its network errors there.
+# client: on Linux, accept() also reports network errors of the new connection.
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # No accept will succeed.
 

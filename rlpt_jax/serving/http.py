@@ -223,7 +223,8 @@ class Server:
   async def _complete(
     self, request: web.Request, kind: str
   ) -> web.StreamResponse:
-    # A web page can make a browser post to any address, but not post JSON.
+    # This protects from web pages: they can make a browser post to any address,
+    # but not post JSON.
     if request.content_type != 'application/json':
       raise ApiError(
         f'Content-Type is {request.content_type}: expected application/json.',
@@ -273,7 +274,7 @@ class Server:
       self._bodies -= len(body)
 
   async def _receive(self, request: web.Request, body: bytearray):
-    """Appends what the client sends and counts it among all bodies."""
+    """Appends what the client sends to `body`, and its size to `_bodies`."""
     # The announced length is checked but not counted: the body may never come.
     announced = request.content_length or 0
     self._check_room(announced, announced)
@@ -284,7 +285,7 @@ class Server:
       self._bodies += len(data)
 
   def _check_room(self, size: int, more: int):
-    """Raises if a body is too large, or `more` bytes make all too large."""
+    """Raises if `size` exceeds the limit of a body, or `more` that of all."""
     if size > self._limits.body:
       raise ApiError(
         f'The body is too large: expected at most {self._limits.body} bytes.',

@@ -83,7 +83,7 @@ class Served:
   vocab_size: int  # The model's; its tokenizer may have fewer tokens.
   max_prompt_tokens: int
   max_new_tokens: int
-  max_samples: int  # The most in one call, and in all that run or wait.
+  max_samples: int  # The most in one call, and in all unfinished calls.
   group: int  # The most samples in one request of the engine.
 
   @property
