@@ -163,9 +163,9 @@ class ByteTokenizer:
 class SentencePieceTokenizer:
   """A SentencePiece model.
 
-  Decoding returns the text as the model sees it: normalized (often NFKC, with
-  runs of blanks joined), with U+2581 as a blank and with ' ⁇ ' for anything
-  outside the vocabulary (with byte_fallback, nothing is outside).
+  Decoding does not always return the original text. The model normalizes it
+  (often NFKC, with runs of blanks joined), any U+2581 in it becomes a blank, and
+  anything outside the vocabulary becomes ' ⁇ ' (with byte_fallback, nothing is).
 
   Most models add a blank before a text and remove it when they decode. So
   decode a sequence as a whole: if halves are decoded and joined, a blank may be

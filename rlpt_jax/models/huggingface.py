@@ -197,7 +197,10 @@ def is_directory(path: str | pathlib.Path) -> bool:
 
 
 def is_saved(directory: pathlib.Path) -> bool:
-  """Returns True if `save` wrote all files of a directory."""
+  """Returns True if every file in a directory comes from `save`.
+
+  Does not check that no file is missing.
+  """
   names = {path.name for path in directory.iterdir()}
   if 'config.json' not in names:
     return False

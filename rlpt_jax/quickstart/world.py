@@ -126,13 +126,7 @@ def _person(rng: random.Random) -> str:
 
 
 def amounts(rng: random.Random) -> Story:
-  """Makes a story that counts things: a total, one 
-<<<<<<< ours
-changes
-=======
-more change
->>>>>>> theirs
-, a new total."""
+  """Makes a story that counts things: a total, one change, a new total."""
   who, things = _person(rng), rng.choice(WORDS['things'])
   start = total = rng.randint(3, 10)
   changes, sums = [], [str(start)]

@@ -151,9 +151,9 @@ def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TextMatch(Reward):
-  """Rewards match(tokens of the answer, [tokens of each reference]).
+  """The reward is match(tokens of the answer, [tokens of each reference]).
 
-  The reward is NaN only if the first reference has no word to compare with.
+  It is NaN only if there is no first reference, or if that has no tokens.
   """
 
   match: Match

@@ -61,7 +61,8 @@ class Request:
 
   The random numbers of a completion depend only on (seed, id, sample,
   position), so its tokens do not depend on other rows, the order of requests or
-  restarts. For this, samples are numbered from `first_sample` on.
+  restarts. Samples are numbered from `first_sample` on, so that a group can be
+  split over several requests without repeating its random numbers.
 
   max_new_tokens: one limit for all samples, or a tuple with one per sample.
   temperature: 0 always takes the most probable token.

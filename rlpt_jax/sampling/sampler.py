@@ -31,8 +31,8 @@ class Sampler:
   def submit(self, request: Request, deliver: Deliver) -> int:
     """Queues a request; returns its ticket.
 
-    deliver: gets every piece of its completions; the last piece of each has a
-      finish reason. It may cancel, but not submit.
+    deliver: is called with every piece of the request's completions; the last
+      piece of each has a finish reason. It may call `cancel`, but not `submit`.
     """
     ticket = self.engine.submit(request)
     self._deliver[ticket] = deliver
