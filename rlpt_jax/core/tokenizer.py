@@ -164,8 +164,9 @@ class SentencePieceTokenizer:
   """A SentencePiece model.
 
   Decoding does not always return the original text. The model normalizes it
-  (often NFKC, with runs of blanks joined), any U+2581 in it becomes a blank, and
-  anything outside the vocabulary becomes ' ⁇ ' (with byte_fallback, nothing is).
+  (often NFKC, with runs of blanks joined), any U+2581 in it becomes a blank,
+  and anything outside the vocabulary becomes ' ⁇ ' (with byte_fallback, nothing
+  is outside).
 
   Most models add a blank before a text and remove it when they decode. So
   decode a sequence as a whole: if halves are decoded and joined, a blank may be

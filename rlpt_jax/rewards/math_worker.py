@@ -176,8 +176,8 @@ def parsed_gold(text: str) -> list:
   from sympy import Integer
 
   expected = parsed(text)
-  # A gold that can never be compared, like 9^{9^{9^9}}, must reach the CPU limit
-  # here, so that the time-out is blamed on the gold and not on the answer.
+  # A gold that can never be compared, like 9^{9^{9^9}}, must reach the CPU
+  # limit here, so that the time-out is blamed on the gold, not on the answer.
   math_verify.verify(expected, Integer(0), timeout_seconds=None)
   itself = math_verify.verify(expected, expected, timeout_seconds=None)
   return expected if itself else []

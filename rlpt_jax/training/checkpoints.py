@@ -200,8 +200,8 @@ class Store:
         self.directory / str(candidate), trees, content['arrays']
       )
       loaded = self._try(damage, self._read_trees, candidate, trees, content)
-      # A second `_try`: all processes compute fingerprints together, and reading
-      # may fail on one process only. Unless all have read, `loaded` is None.
+      # A second `_try`: all processes compute fingerprints together, but
+      # reading may fail on one only. Unless all have read, `loaded` is None.
       if loaded is None or not self._try(
         damage, self._verify, candidate, loaded, content
       ):
