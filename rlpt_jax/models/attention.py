@@ -99,13 +99,11 @@ def decode_attention(q_B1NH, parts, *, kernel, layout):
 
 
 def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
-  H = q_B1NH.shape[-1]
   return (
     layout.platform == 'gpu'
     and layout.mesh.size == 1  # XLA cannot partition a kernel.
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
-    and H >= 16
-    and H & (H - 1) == 0
+    and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
       part.filled_P is not None and part.k_scale_PKS is None for part in parts
     )

@@ -82,6 +82,11 @@ def _backward_of_parts(kept, gradient_BTNH):
     q_PMNH, k_PSKH, v_PSKH, values_PMNH, lse_PNM, gradient_PMNH,
     length_B=length_P,
   )  # fmt: skip
+  # Whether the kernel writes the gradients of padding is not documented.
+  exists_PS = jnp.arange(k_PSKH.shape[1]) < length_P[:, None]
+  dk_PSKH, dv_PSKH = (
+    jnp.where(exists_PS[..., None, None], x, 0) for x in (dk_PSKH, dv_PSKH)
+  )
   dq_BTNH = own_dq_BTNH + dq_PMNH.reshape(q_BTNH.shape)
   return dq_BTNH, dk_BTKH, dv_BTKH, dk_PSKH, dv_PSKH, None
 

@@ -30,12 +30,22 @@ LEAST = 16  # The smallest dimension that tensor cores multiply.
 ENOUGH_PROGRAMS = 256
 
 
+def fits(q_BNH, parts) -> bool:
+  """Returns True if the queries of a group fit into the registers.
+
+  Not measured: beyond this, XLA's attention is used.
+  """
+  _, N, H = q_BNH.shape
+  is_power = H >= LEAST and H & (H - 1) == 0
+  return is_power and H <= 128 and _num_queries(parts, N) * H <= 64 * 128
+
+
 def attend_to_filled(
   q_BNH, parts, *, block=64, splits=None, warps=4, stages=3, interpret=False
 ):
   """The attended values of one query per row, [B, N, H].
 
-  The values of a row that is in no group are arbitrary.
+  The values of a row that is in no group are 0.
 
   parts: `attention.Part`s whose `filled_P` says how many positions of each row
     to read. If a part has readers or fewer rows than there are queries, each of
@@ -46,7 +56,8 @@ def attend_to_filled(
   """
   B, N, H = q_BNH.shape
   K = parts[0].v_PKSH.shape[1]
-  is_shared, rows_PG, used_PG = _groups(parts, B)
+  is_shared, readers = _shared(parts)
+  rows_PG, used_PG = _groups(readers, parts, B)
   P, G = rows_PG.shape
   if splits is None:
     splits = -(-ENOUGH_PROGRAMS // (P * K))
@@ -68,10 +79,15 @@ def attend_to_filled(
     q_BNH,
     *(x for part in parts for x in (part.k_PKHS, part.v_PKSH, part.filled_P)),
   )
-  if J == 1:
-    return values_JBNH[0]
-  weights_JBN = jax.nn.softmax(lse_JBN / LOG2E, axis=0)
-  return (values_JBNH * weights_JBN[..., None]).sum(0).astype(q_BNH.dtype)
+  values_BNH = values_JBNH[0]
+  if J > 1:
+    weights_JBN = jax.nn.softmax(lse_JBN / LOG2E, axis=0)
+    values_BNH = (values_JBNH * weights_JBN[..., None]).sum(0)
+  if readers is not None:
+    # No program writes a row that is in no group: it may hold NaN.
+    in_group_B = rows_PG.reshape(-1)[readers.place_B] == np.arange(B)
+    values_BNH = jnp.where(in_group_B[:, None, None], values_BNH, 0)
+  return values_BNH.astype(q_BNH.dtype)
 
 
 def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
@@ -79,7 +95,7 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
   B, N, H = q_ref.shape
   G, J, K = rows_ref.shape[1], values_ref.shape[0], part_refs[0].shape[1]
   R = N // K
-  M = max(LEAST, 1 << (G * R - 1).bit_length())
+  M = _round_up(G * R)
   p, k, j = (pl.program_id(i) for i in range(3))
   # Query m belongs to head k * R + m % R and to row m // R of the group.
   m_M = _iota(M)
@@ -92,8 +108,6 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
   used_MH = jnp.broadcast_to(used_M[:, None], (M, H))
   here = (row_M[:, None], head_M[:, None], _iota(H)[None, :])
   q_MH = triton.load(q_ref.at[here], mask=used_MH, other=0.0)
-  # Scaled for exp2, which the hardware computes.
-  q_MH = (q_MH.astype(jnp.float32) * (H**-0.5 * LOG2E)).astype(q_MH.dtype)
 
   program = _Program(p, k, j, J, rows_ref, used_ref, q_MH, g_M, block)
   state = (
@@ -139,8 +153,10 @@ def _read_group(program, k_ref, v_ref, filled_ref, state):
   filled = filled_ref[p]
 
   def step(i, state):
-    k_HS, v_SH, ids_S = _load(k_ref, v_ref, p, program.k, i * size, size)
-    return _attend(program.q_MH, k_HS, v_SH, (ids_S < filled)[None, :], state)
+    k_HS, v_SH, seen_S = _load(
+      k_ref, v_ref, p, program.k, i * size, filled, size
+    )
+    return _attend(program.q_MH, k_HS, v_SH, seen_S[None, :], state)
 
   first, last = program.share(pl.cdiv(filled, size))
   return jax.lax.fori_loop(first, last, step, state)
@@ -155,8 +171,10 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
     filled = filled_ref[row] * program.used_ref[program.p, g]
 
     def step(i, state):
-      k_HS, v_SH, ids_S = _load(k_ref, v_ref, row, program.k, i * size, size)
-      seen_MS = (ids_S < filled)[None, :] & (program.g_M == g)[:, None]
+      k_HS, v_SH, seen_S = _load(
+        k_ref, v_ref, row, program.k, i * size, filled, size
+      )
+      seen_MS = seen_S[None, :] & (program.g_M == g)[:, None]
       return _attend(program.q_MH, k_HS, v_SH, seen_MS, state)
 
     if v_ref.shape[2] <= size:
@@ -168,27 +186,44 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
   return jax.lax.fori_loop(first, last, one_row, state)
 
 
-def _groups(parts, B):
-  """(whether each part is shared, rows of each group, 1 for entries in use)."""
+def _num_queries(parts, N) -> int:
+  """The queries of one group and key-value head, as the kernel pads them."""
+  B = max(part.v_PKSH.shape[0] for part in parts)
+  _, readers = _shared(parts)
+  P = min(part.v_PKSH.shape[0] for part in parts)
+  G = B // P if readers is None else readers.rows_PG.shape[1]
+  return _round_up(G * N // parts[0].v_PKSH.shape[1])
+
+
+def _round_up(queries: int) -> int:
+  return max(LEAST, 1 << (queries - 1).bit_length())
+
+
+def _shared(parts):
+  """(for each part whether groups share its rows, the readers of those)."""
   shared = min(
     parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
-  is_shared = [
-    # Other parts with P rows are shared too. If P = B, each row is a group of
-    # its own.
+  # If no part is shared, each row is a group of its own.
+  return [
     part is shared or (readers is None and part.v_PKSH.shape[0] == P)
     for part in parts
-  ]
+  ], readers
+
+
+def _groups(readers, parts, B):
+  """(the rows of each group, 1 where such an entry is in use)."""
   if readers is None:
-    # NumPy constants: XLA would compute jnp arrays again in every layer.
+    P = min(part.v_PKSH.shape[0] for part in parts)
+    # Constants: XLA would compute them again in every layer.
     rows_PG = np.arange(B, dtype=np.int32).reshape(P, -1)
-    return is_shared, rows_PG, np.ones_like(rows_PG)
+    return rows_PG, np.ones_like(rows_PG)
   rows_PG = jnp.asarray(readers.rows_PG, jnp.int32)
   index_PG = np.arange(rows_PG.size, dtype=np.int32).reshape(rows_PG.shape)
-  # Unused entries hold arbitrary rows; place_B gives each row's true entry.
+  # Unused entries are arbitrary: only one entry of a row leads back to it.
   used_PG = (readers.place_B[rows_PG] == index_PG).astype(jnp.int32)
-  return is_shared, rows_PG, used_PG
+  return rows_PG, used_PG
 
 
 def _block_size(v_ref, block: int) -> int:
@@ -196,24 +231,28 @@ def _block_size(v_ref, block: int) -> int:
   return max(LEAST, min(block, 1 << (positions - 1).bit_length()))
 
 
-def _load(k_ref, v_ref, row, k, start, size):
-  """(keys [H, size], values [size, H], positions) of one head of a row."""
+def _load(k_ref, v_ref, row, k, start, end, size):
+  """(keys [H, size], values [size, H], True before `end`) of a row's head."""
   _, _, S, H = v_ref.shape
   ids_S, place = start + _iota(size), pl.ds(start, size)
   k_ref, v_ref = k_ref.at[row, k, :, place], v_ref.at[row, k, place, :]
+  seen_S = ids_S < end
+  # A weight of 0 would not cancel a NaN in values that were never filled.
+  seen_SH = jnp.broadcast_to(seen_S[:, None], (size, H))
+  v_SH = triton.load(v_ref, mask=seen_SH, other=0.0)
   if S % size == 0:
-    return triton.load(k_ref), triton.load(v_ref), ids_S
+    return triton.load(k_ref), v_SH, seen_S
   inside_HS = jnp.broadcast_to((ids_S < S)[None, :], (H, size))
-  k_HS = triton.load(k_ref, mask=inside_HS, other=0.0)
-  v_SH = triton.load(v_ref, mask=inside_HS.T, other=0.0)
-  return k_HS, v_SH, ids_S
+  return triton.load(k_ref, mask=inside_HS, other=0.0), v_SH, seen_S
 
 
 def _attend(q_MH, k_HS, v_SH, seen_MS, state):
   """Adds keys to the running (weighted sum, largest score, sum of weights)."""
   values_MH, top_M, total_M = state
   product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-  scores_MS = jnp.where(seen_MS, product(q_MH, k_HS), MASKED)
+  # In base 2, which the hardware computes.
+  scores_MS = product(q_MH, k_HS) * (q_MH.shape[1] ** -0.5 * LOG2E)
+  scores_MS = jnp.where(seen_MS, scores_MS, MASKED)
   new_top_M = jnp.maximum(top_M, scores_MS.max(axis=1))
   shrink_M = jnp.exp2(top_M - new_top_M)
   weights_MS = jnp.exp2(scores_MS - new_top_M[:, None])

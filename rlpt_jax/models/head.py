@@ -89,13 +89,14 @@ def split(x):
 
 def _multiply_parts(hidden_BTD, high_VD, low_VD):
   """The 'bf16_x3' product, with weights that are already split."""
-  B = hidden_BTD.shape[0]
+  T = hidden_BTD.shape[1]
   high_BTD, low_BTD = split(hidden_BTD)
   product = functools.partial(
     jnp.einsum, 'BTD,VD->BTV', preferred_element_type=jnp.float32
   )
-  both = product(jnp.concatenate([high_BTD, low_BTD]), high_VD)
-  return both[:B] + both[B:] + product(high_BTD, low_VD)
+  # Side by side in T, which no layout divides among devices.
+  both = product(jnp.concatenate([high_BTD, low_BTD], axis=1), high_VD)
+  return both[:, :T] + both[:, T:] + product(high_BTD, low_VD)
 
 
 def _multiply(hidden_BTD, w_VD, *, precision):

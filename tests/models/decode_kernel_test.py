@@ -142,6 +142,53 @@ def test_blocks_that_are_not_filled_are_not_read(one_device):
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def test_what_idle_rows_hold_stays_there(one_device):
+  """Rows in no group come out as 0, and NaN in their caches goes nowhere."""
+  rng = np.random.default_rng(0)
+  rows, idle = 6, np.array([0, 3])
+  # Two groups of up to four: idle row 0 is also what unused entries name.
+  rows_PG = np.array([[1, 2, 0, 0], [4, 5, 0, 0]], np.int32)
+  place_B = np.array([0, 0, 1, 0, 4, 5], np.int32)
+  readers = Readers(jnp.asarray(rows_PG), jnp.asarray(place_B))
+  parts = [
+    _part(rng, 2, 2, 130, readers), _part(rng, rows, 2, 96),
+    _part(rng, rows, 2, 32),
+  ]  # fmt: skip
+  q = jnp.asarray(rng.normal(size=(rows, 4, H)), jnp.float32)
+  expected = _expected(q, parts, one_device)
+
+  def poison(part):
+    unfilled = ~np.asarray(part.mask)
+    unfilled[idle] = True
+    return dataclasses.replace(
+      part,
+      k_PKHS=jnp.where(unfilled[:, None, None], jnp.nan, part.k_PKHS),
+      v_PKSH=jnp.where(unfilled[:, None, :, None], jnp.nan, part.v_PKSH),
+    )
+
+  for splits in (1, 2):
+    found = _run(
+      q, [parts[0], poison(parts[1]), poison(parts[2])], splits=splits
+    )
+    assert not found[idle].any()
+    running = np.delete(np.arange(rows), idle)
+    np.testing.assert_allclose(found[running], expected[running], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+  ('group', 'head_size', 'expected'),
+  [(8, 128, True), (32, 128, True), (33, 128, False), (8, 256, False),
+   (8, 96, False), (64, 64, True)],
+)  # fmt: skip
+def test_large_groups_and_heads_are_left_to_xla(group, head_size, expected):
+  def part(rows):
+    shape = jax.ShapeDtypeStruct((rows, 2, 64, head_size), jnp.bfloat16)
+    return Part(None, shape, None)
+
+  q = jax.ShapeDtypeStruct((2 * group, 4, head_size), jnp.bfloat16)
+  assert decode_kernel.fits(q, [part(2), part(2 * group)]) == expected
+
+
 class _Gpu:
   platform = 'gpu'
 
