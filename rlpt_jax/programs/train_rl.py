@@ -288,7 +288,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       metrics, updated = {}, None
       if held_out and first_step == 0:
         metrics = held_out.metrics('held_out_before', rollouts)
-        rollouts.forget(held_out.names)
       experiences = opened(
         contextlib.closing(config.schedule(collector, run.publish))
       )
