@@ -64,7 +64,7 @@ def in_rows(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """The same results as `in_groups`, from whole rows [prompt | completion]."""
+  """Returns the results of `in_groups`, from rows [prompt | completion]."""
   P, S = prompts_PS.shape
   B, _ = tokens_BT.shape
   prompts_BS, prompt_mask_BS = (

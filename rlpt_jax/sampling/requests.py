@@ -141,7 +141,7 @@ class Request:
     return np.array([self.seed, high, low, sample], np.uint32)
 
   def interrupted_at(self, sample: int) -> int:
-    """Where the forced phrase starts in a sample; NEVER if there is none."""
+    """Returns where the forced phrase starts in a sample; NEVER without one."""
     if self.interruption is None:
       return int(NEVER)
     low, high = self.interruption.after
