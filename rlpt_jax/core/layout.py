@@ -15,6 +15,7 @@ shardings of the first for both.
 
 import dataclasses
 import math
+import re
 from typing import Literal
 
 import jax
@@ -56,6 +57,20 @@ class Layout:
   platform: str  # 'cpu', 'gpu' or 'tpu'; it decides which kernels are used.
   weight_rules: Rules = WEIGHT_RULES
   activation_rules: Rules = ACTIVATION_RULES
+
+  @property
+  def compute_capability(self) -> float | None:
+    """The lowest one of the NVIDIA GPUs; None if there are none, or unknown."""
+    if isinstance(self.mesh, jax.sharding.AbstractMesh):
+      return None
+    names = (
+      getattr(device, 'compute_capability', '')
+      for device in self.mesh.devices.flat
+    )
+    return min(
+      (float(name) for name in names if re.fullmatch(r'\d+\.\d+', name)),
+      default=None,
+    )
 
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)

@@ -99,8 +99,11 @@ def decode_attention(q_B1NH, parts, *, kernel, layout):
 
 
 def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
+  capability = layout.compute_capability
   return (
     layout.platform == 'gpu'
+    # Its blocks may not fit into the shared memory of GPUs before the H100.
+    and (capability is None or capability >= 9)
     and layout.mesh.size == 1  # XLA cannot partition a kernel.
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
     and decode_kernel.fits(q_B1NH[:, 0], parts)

@@ -36,8 +36,10 @@ def fits(q_BNH, parts) -> bool:
   Not measured: beyond this, XLA's attention is used.
   """
   _, N, H = q_BNH.shape
+  K = parts[0].v_PKSH.shape[1]
+  queries = _round_up(_grouping(parts).G * N // K)
   is_power = H >= LEAST and H & (H - 1) == 0
-  return is_power and H <= 128 and _num_queries(parts, N) * H <= 64 * 128
+  return is_power and H <= 128 and queries * H <= 64 * 128
 
 
 def attend_to_filled(
@@ -56,9 +58,9 @@ def attend_to_filled(
   """
   B, N, H = q_BNH.shape
   K = parts[0].v_PKSH.shape[1]
-  is_shared, readers = _shared(parts)
-  rows_PG, used_PG = _groups(readers, parts, B)
-  P, G = rows_PG.shape
+  grouping = _grouping(parts)
+  is_shared, readers, P, G = grouping
+  rows_PG, used_PG = _rows(grouping)
   if splits is None:
     splits = -(-ENOUGH_PROGRAMS // (P * K))
   J = min(splits, G)
@@ -186,41 +188,44 @@ def _read_rows(program, k_ref, v_ref, filled_ref, state):
   return jax.lax.fori_loop(first, last, one_row, state)
 
 
-def _num_queries(parts, N) -> int:
-  """The queries of one group and key-value head, as the kernel pads them."""
-  B = max(part.v_PKSH.shape[0] for part in parts)
-  _, readers = _shared(parts)
-  P = min(part.v_PKSH.shape[0] for part in parts)
-  G = B // P if readers is None else readers.rows_PG.shape[1]
-  return _round_up(G * N // parts[0].v_PKSH.shape[1])
-
-
 def _round_up(queries: int) -> int:
   return max(LEAST, 1 << (queries - 1).bit_length())
 
 
-def _shared(parts):
-  """(for each part whether groups share its rows, the readers of those)."""
+class _Grouping(NamedTuple):
+  """Which parts are shared by groups, and the P groups of G rows."""
+
+  is_shared: list[bool]
+  readers: Any
+  P: int
+  G: int
+
+
+def _grouping(parts) -> _Grouping:
   shared = min(
     parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
   # If no part is shared, each row is a group of its own.
-  return [
+  is_shared = [
     part is shared or (readers is None and part.v_PKSH.shape[0] == P)
     for part in parts
-  ], readers
+  ]
+  if readers is not None:
+    return _Grouping(is_shared, readers, P, readers.rows_PG.shape[1])
+  rows = max(part.v_PKSH.shape[0] for part in parts)
+  return _Grouping(is_shared, None, P, rows // P)
 
 
-def _groups(readers, parts, B):
+def _rows(grouping: _Grouping):
   """(the rows of each group, 1 where such an entry is in use)."""
+  _, readers, P, G = grouping
   if readers is None:
-    P = min(part.v_PKSH.shape[0] for part in parts)
     # Constants: XLA would compute them again in every layer.
-    rows_PG = np.arange(B, dtype=np.int32).reshape(P, -1)
+    rows_PG = np.arange(P * G, dtype=np.int32).reshape(P, G)
     return rows_PG, np.ones_like(rows_PG)
   rows_PG = jnp.asarray(readers.rows_PG, jnp.int32)
-  index_PG = np.arange(rows_PG.size, dtype=np.int32).reshape(rows_PG.shape)
+  index_PG = np.arange(P * G, dtype=np.int32).reshape(P, G)
   # Unused entries are arbitrary: only one entry of a row leads back to it.
   used_PG = (readers.place_B[rows_PG] == index_PG).astype(jnp.int32)
   return rows_PG, used_PG

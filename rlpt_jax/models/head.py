@@ -5,7 +5,6 @@ the backward pass, so that the logits of a long row never exist all at once.
 """
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -60,14 +59,9 @@ def _is_exact(decoder: Decoder) -> bool:
 def _algorithm(decoder: Decoder) -> str:
   """The entry of PRODUCTS that this decoder's devices support."""
   # XLA does not support split products on GPUs before Ampere (T4, V100).
-  mesh = decoder.layout.mesh
-  is_abstract = isinstance(mesh, jax.sharding.AbstractMesh)
-  devices = () if is_abstract else mesh.devices.flat
-  old = any(
-    re.match(r'[1-7]\.', getattr(device, 'compute_capability', ''))
-    for device in devices
-  )
-  return 'highest' if old else decoder.compute.head
+  capability = decoder.layout.compute_capability
+  is_old = capability is not None and capability < 8
+  return 'highest' if is_old else decoder.compute.head
 
 
 def is_split(decoder: Decoder) -> bool:

@@ -1,12 +1,14 @@
 """Logical axes land on mesh axes, once each, where they divide."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rlpt_jax.core.layout import make_layout
+from rlpt_jax.core.layout import Layout, make_layout
 
 
 def test_weights_and_activations_have_rules_of_their_own():
@@ -68,3 +70,20 @@ def test_sizes_that_do_not_fit_are_named(sizes, message):
 def test_one_device_states_no_places(one_device):
   x = jnp.ones((2, 2))
   assert one_device.constrain(x, 'batch', None) is x
+
+
+@pytest.mark.parametrize(
+  ('names', 'expected'),
+  [(['9.0'], 9.0), (['9.0', '8.9'], 8.9), (['10.0'], 10.0), (['gfx90a'], None)],
+)
+def test_the_lowest_compute_capability(names, expected):
+  devices = [types.SimpleNamespace(compute_capability=name) for name in names]
+  mesh = types.SimpleNamespace(devices=np.array(devices))
+  assert Layout(mesh, 'gpu').compute_capability == expected
+
+
+def test_no_compute_capability_without_gpus():
+  layout = make_layout(devices=jax.devices()[:1])
+  assert layout.compute_capability is None
+  mesh = jax.sharding.AbstractMesh((1,), ('data',))
+  assert Layout(mesh, 'gpu').compute_capability is None

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import attention as lib
 from rlpt_jax.models import decode_kernel, zoo
 from rlpt_jax.models import decoder as decoder_lib
@@ -189,11 +191,10 @@ def test_large_groups_and_heads_are_left_to_xla(group, head_size, expected):
   assert decode_kernel.fits(q, [part(2), part(2 * group)]) == expected
 
 
-class _Gpu:
-  platform = 'gpu'
-
-  def __init__(self, devices=1):
-    self.mesh = jax.sharding.AbstractMesh((devices,), ('data',))
+def _gpus(count=1, capability='9.0'):
+  device = types.SimpleNamespace(compute_capability=capability)
+  mesh = types.SimpleNamespace(size=count, devices=np.array([device] * count))
+  return Layout(mesh, 'gpu')
 
 
 @pytest.mark.parametrize(
@@ -201,12 +202,23 @@ class _Gpu:
   [
     ({}, True),
     ({'kernel': 'xla'}, False),
-    ({'layout': _Gpu(devices=2)}, False),
+    ({'layout': _gpus(2)}, False),
+    ({'layout': _gpus(capability='8.9')}, False),
+    ({'layout': _gpus(capability='10.0')}, True),
     ({'dtype': jnp.float32}, False),
     ({'scale': True}, False),
     ({'filled': False}, False),
   ],
-  ids=['gpu', 'xla', 'two gpus', 'float32', 'int8', 'any mask'],
+  ids=[
+    'gpu',
+    'xla',
+    'two gpus',
+    'older',
+    'newer',
+    'float32',
+    'int8',
+    'any mask',
+  ],
 )
 def test_where_it_is_picked(change, picked, monkeypatch):
   dtype = change.get('dtype', jnp.bfloat16)
@@ -219,7 +231,7 @@ def test_where_it_is_picked(change, picked, monkeypatch):
   monkeypatch.setattr(lib, 'attend_to_parts', lambda *_, **__: None)
   found = lib.decode_attention(
     q[:, None], parts, kernel=change.get('kernel', 'auto'),
-    layout=change.get('layout', _Gpu()),
+    layout=change.get('layout', _gpus()),
   )  # fmt: skip
   assert (found is not None) == picked
 

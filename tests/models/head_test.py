@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
@@ -143,10 +144,7 @@ def test_gpus_without_products_of_parts(capability, products):
   device = types.SimpleNamespace(compute_capability=capability)
   decoder = types.SimpleNamespace(
     compute=Compute(),
-    layout=types.SimpleNamespace(
-      platform='gpu',
-      mesh=types.SimpleNamespace(devices=np.array([[device]])),
-    ),
+    layout=Layout(types.SimpleNamespace(devices=np.array([[device]])), 'gpu'),
   )
   assert head._product(decoder).args == (head.PRODUCTS[products],)
 
