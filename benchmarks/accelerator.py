@@ -1,6 +1,6 @@
-"""Speed on one GPU: attention, the sampler, the learner.
+"""Speed on one GPU: attention, the sampler, the learner, a whole step.
 
-    python benchmarks/accelerator.py                    all stages, 5 minutes
+    python benchmarks/accelerator.py                    all stages, 8 minutes
     python benchmarks/accelerator.py STAGE [--model qwen3_17b] ...
 
 Needs jax, flax, optax and numpy, but no TensorFlow, gin or network, and finds
@@ -23,11 +23,21 @@ this repository by itself. Prints a line of JSON for each measurement. Stages:
              512 tokens each. share_of_peak is the share of 989 TFLOP/s. It
              counts the operations that a learner without rematerialization
              needs: three times those of a forward pass.
+  step       A GRPO step with 8 prompts, of the sizes of `learn`: the learner's
+             weights are published, completions sampled, and an update made.
+             If torch and transformers are installed, they do the same
+             (torch_step.py); `times_as_fast` compares the two.
+
+Without a stage, the program also runs `sampling.py tail`: the engine and the
+static sampler at lengths of a heavy tail.
 """
 
 import argparse
+import dataclasses
 import functools
+import importlib.util
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -38,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from rlpt_jax.algorithms import losses, policy
 from rlpt_jax.core import weights
@@ -56,13 +66,20 @@ from rlpt_jax.training.learner import make_state, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
 
 PEAK = 989e12  # Dense bfloat16 FLOP/s of an H100 or H200, by its data sheet.
+FOLDER = pathlib.Path(__file__).parent
 STAGES = (
-  ['attention'],
-  ['sample'],
-  ['sample', '--model', 'qwen3_17b'],
-  ['learn', '--microbatches', '1'],
-  ['learn', '--model', 'qwen3_17b'],
-)
+  ['accelerator.py', 'attention'],
+  ['accelerator.py', 'sample'],
+  ['accelerator.py', 'sample', '--model', 'qwen3_17b'],
+  ['accelerator.py', 'learn', '--microbatches', '1'],
+  ['accelerator.py', 'learn', '--model', 'qwen3_17b'],
+  ['accelerator.py', 'step'],
+  [
+    'sampling.py', 'tail', '--model', 'qwen3_06b', '--dtype', 'bfloat16',
+    '--prompts', '16', '--prompt_length', '1024', '--completion_length', '2048',
+    '--chunk', '32', '--batches', '4', '--repeat', '1',
+  ],
+)  # fmt: skip
 
 
 def main():
@@ -84,28 +101,36 @@ def main():
   if options.stage:
     RUN[options.stage](options)
     return
-  for stage in STAGES:  # In its own process: a failure does not stop the rest.
-    subprocess.run([sys.executable, __file__, *stage])
+  # Each in its own process: a failure does not stop the rest.
+  environment = os.environ | {'PYTHONPATH': str(FOLDER.parent)}
+  for program, *stage in STAGES:
+    subprocess.run(
+      [sys.executable, str(FOLDER / program), *stage], env=environment
+    )
 
 
 def say(stage, **figures):
   print(json.dumps({'stage': stage, **figures}), flush=True)
 
 
-def seconds(run, *arguments, repeat=5) -> float:
+def seconds(run, *arguments, repeat=5, of=statistics.median) -> float:
   """Returns the median time of `repeat` runs, after one that compiles."""
   found = []
   for _ in range(repeat + 1):
     start = time.perf_counter()
     jax.block_until_ready(run(*arguments))
     found.append(time.perf_counter() - start)
-  return statistics.median(found[1:])
+  return of(found[1:])
 
 
 def copy_bandwidth() -> float:
-  """Returns the bytes per second, read plus written, of a copy of 4 GB."""
+  """Returns the bytes per second, read plus written, of a copy of 4 GB.
+
+  The best of 20: it is a limit, and some copies are a fifth slower.
+  """
   x = jnp.zeros(2**30 if on_gpu() else 2**20, jnp.float32)
-  return 2 * x.nbytes / seconds(jax.jit(lambda x: x + 1), x)
+  copy = jax.jit(lambda x: x + 1)
+  return 2 * x.nbytes / seconds(copy, x, repeat=20, of=min)
 
 
 def on_gpu() -> bool:
@@ -239,33 +264,41 @@ def make_decoder(options, dtype):
   )
 
 
+def random_requests(options, vocab_size, P, G, seed) -> list[Request]:
+  shape = P, options.prompt_length
+  tokens = np.random.default_rng(seed).integers(0, vocab_size, shape)
+  return [
+    Request(
+      prompt_tokens=tuple(row), id=f'{seed}/{i}', samples=G,
+      max_new_tokens=options.completion_length,
+    )
+    for i, row in enumerate(tokens.tolist())
+  ]  # fmt: skip
+
+
 def sample(options):
   P, G = options.prompts or 32, 8
   S, T = options.prompt_length, options.completion_length
   decoder, params = make_decoder(options, 'bfloat16')
   c, published = decoder.config, publish(decoder, params)
-
-  def requests(seed):
-    tokens = np.random.default_rng(seed).integers(0, c.vocab_size, (P, S))
-    return [
-      Request(
-        prompt_tokens=tuple(row), id=f'{seed}/{i}', samples=G, max_new_tokens=T
-      )
-      for i, row in enumerate(tokens.tolist())
-    ]
-
   times = []
   for seed in range(3):
-    asked, start = requests(seed), time.perf_counter()
+    asked, start = (
+      random_requests(options, c.vocab_size, P, G, seed), time.perf_counter()
+    )  # fmt: skip
     groups = decode.sample(decoder, published, asked)
     times.append(time.perf_counter() - start)
   took = min(times[1:])
   position = 2 * 2 * c.num_layers * c.num_kv_heads * c.head_dim
-  num_bytes = sum(x.nbytes for x in jax.tree.leaves(published))
+  # The head in float32, however it is stored.
+  num_bytes = sum(x.nbytes for x in jax.tree.leaves(published['layers']))
+  num_bytes += 4 * c.vocab_size * c.embed_dim
   num_bytes += position * (P * S + P * G * T / 2)
-  limit = num_bytes * T / copy_bandwidth()
+  bandwidth = copy_bandwidth()
+  limit = num_bytes * T / bandwidth
   say(
     'sample', model=options.model, head=options.head,
+    copy_tb_s=round(bandwidth / 1e12, 2),
     tokens_per_s=round(P * G * T / took), ms_per_step=round(took / T * 1e3, 2),
     first_s=round(times[0], 1), share_of_limit=round(limit / took, 3),
     gap=gap(decoder, params, asked[:8], groups[:8]),
@@ -293,18 +326,23 @@ def gap(decoder, params, requests, groups) -> dict[str, float]:
 # Learning.
 
 
-def learn(options):
-  P, G = options.prompts or 8, 8
-  S, T = options.prompt_length, options.completion_length
+def make_learner(options):
+  """Returns (decoder, state, update), with random float32 weights."""
   decoder, params = make_decoder(options, 'float32')
-  c = decoder.config
-  optimizer = make_optimizer(AdamW(learning_rate=1e-6), decoder_lib.specs(c))
+  specs = decoder_lib.specs(decoder.config)
+  optimizer = make_optimizer(AdamW(learning_rate=1e-6), specs)
   update = make_update(
     policy.make_loss(functools.partial(scoring.in_groups, decoder), losses.ppo),
     optimizer, policy.measure, num_microbatches=options.microbatches,
   )  # fmt: skip
-  state = make_state(params, optimizer)
-  del params
+  return decoder, make_state(params, optimizer), update
+
+
+def learn(options):
+  P, G = options.prompts or 8, 8
+  S, T = options.prompt_length, options.completion_length
+  decoder, state, update = make_learner(options)
+  c = decoder.config
   batch = random_batch(P, G, S, T, c.vocab_size)
   times = []
   for _ in range(4):
@@ -345,7 +383,69 @@ def random_batch(P, G, S, T, vocab_size) -> Batch:
   return jax.tree.map(jnp.asarray, batch)
 
 
-RUN = {'attention': attention, 'sample': sample, 'learn': learn}
+# A whole step.
+
+
+def step(options):
+  P, G = options.prompts or 8, 8
+  S, T = options.prompt_length, options.completion_length
+  # First, because JAX takes most of the memory of a GPU for itself.
+  torch_s = torch_step(options, P, G)
+  decoder, state, update = make_learner(options)
+  vocab_size, times = decoder.config.vocab_size, []
+  for seed in range(3):
+    start = time.perf_counter()
+    published = publish(decoder, state.params)
+    groups = decode.sample(
+      decoder, published, random_requests(options, vocab_size, P, G, seed)
+    )
+    del published
+    sampled = time.perf_counter()
+    tokens_PGT, behavior_PGT = (
+      jnp.asarray([[getattr(row, name) for row in group] for group in groups])
+      for name in ('tokens', 'policy_logprobs')
+    )
+    batch = dataclasses.replace(
+      random_batch(P, G, S, T, vocab_size),
+      tokens_PGT=tokens_PGT, behavior_PGT=behavior_PGT,
+    )  # fmt: skip
+    state, metrics = update(state, batch)
+    jax.block_until_ready(metrics)
+    times.append((sampled - start, time.perf_counter() - sampled))
+  sample_s, learn_s = min(times[1:], key=sum)
+  say(
+    'step', model=options.model, microbatches=options.microbatches,
+    sample_s=round(sample_s, 3), learn_s=round(learn_s, 3), torch=torch_s,
+    times_as_fast=torch_s and round(
+      sum(torch_s.values()) / (sample_s + learn_s), 2
+    ),
+  )  # fmt: skip
+
+
+def torch_step(options, P, G) -> dict[str, float] | None:
+  """Returns the seconds that transformers and torch take; None: no torch."""
+  if not all(map(importlib.util.find_spec, ('torch', 'transformers'))):
+    return None
+  c = zoo.get(options.model)
+  config = {
+    'vocab_size': c.vocab_size, 'hidden_size': c.embed_dim,
+    'intermediate_size': c.mlp_dim, 'num_hidden_layers': c.num_layers,
+    'num_attention_heads': c.num_heads, 'head_dim': c.head_dim,
+    'num_key_value_heads': c.num_kv_heads,
+    'tie_word_embeddings': c.tied_head,
+  }  # fmt: skip
+  sizes = P, G, options.prompt_length, options.completion_length
+  program = str(FOLDER / 'torch_step.py')
+  done = subprocess.run(
+    [sys.executable, program, json.dumps(config), *map(str, sizes)],
+    capture_output=True, text=True,
+  )  # fmt: skip
+  if done.returncode:
+    raise SystemExit(f'torch_step.py: {done.stderr[-2000:]}')
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+RUN = {'attention': attention, 'sample': sample, 'learn': learn, 'step': step}
 
 if __name__ == '__main__':
   main()

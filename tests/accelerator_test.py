@@ -21,6 +21,7 @@ TINY = (
     ('attention', {'error', 'errors', 'us_and_share', 'both_ms'}),
     ('sample', {'tokens_per_s', 'share_of_limit', 'gap'}),
     ('learn', {'step_s', 'share_of_peak', 'gradient_norm'}),
+    ('step', {'sample_s', 'learn_s', 'times_as_fast'}),
   ],
 )
 def test_a_stage_prints_its_figures(stage, keys, monkeypatch, capsys):
@@ -35,3 +36,5 @@ def test_a_stage_prints_its_figures(stage, keys, monkeypatch, capsys):
   if stage == 'sample':
     # A tiny model in bfloat16: the two are not the same to the last bit.
     assert 0 < found['gap']['kl'] < 1e-2
+  if stage == 'step':
+    assert found['torch'].keys() == {'sample_s', 'learn_s'}

@@ -20,7 +20,7 @@ from flax import struct
 
 from rlpt_jax.core.weights import ParamSpec
 from rlpt_jax.models import cache as cache_lib
-from rlpt_jax.models import cudnn, layers
+from rlpt_jax.models import cudnn, head, layers
 from rlpt_jax.models.attention import Part, attention, decode_attention
 from rlpt_jax.models.cache import Cache, per_row
 from rlpt_jax.models.config import Decoder, DecoderConfig
@@ -186,7 +186,7 @@ def _run(
   """
   with jax.default_matmul_precision(decoder.compute.precision):
     c = decoder.config
-    x_BTD = jnp.take(params['embed'], tokens_BT, axis=0)
+    x_BTD = head.embed(params, tokens_BT)
     x_BTD = x_BTD.astype(jnp.dtype(decoder.compute.dtype))
     x_BTD = decoder.layout.constrain(x_BTD, 'batch', None, 'embed')
     rope = layers.rope_tables(positions_BT, c)

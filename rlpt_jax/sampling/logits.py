@@ -5,6 +5,8 @@ Filters find their thresholds by bisection instead of sorting, which is slow
 everywhere and needs a gather if the vocabulary is sharded.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -53,25 +55,68 @@ def choose(logits_BV, keys_B2, position_B, settings: Settings):
   """
   greedy_B = settings.temperature_B == 0
   temperature_B1 = jnp.where(greedy_B, 1.0, settings.temperature_B)[:, None]
-  # Subtract the maximum first, so that a low temperature cannot give +inf.
-  scaled_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_B1
-  kept_BV = keep_probable(scaled_BV, settings)
+  top_B1 = logits_BV.max(-1, keepdims=True)
+
+  def scale(logits_BX):
+    # Subtract the maximum first, so that a low temperature cannot give +inf.
+    return (logits_BX - top_B1) / temperature_B1
+
+  kept_BV = keep_probable(lambda: scale(logits_BV), settings)
   # Gumbel-max sampling: a rounding error in the logits rarely changes the
   # token, unlike with a search in cumulative probabilities.
-  noise_BV = _gumbel(keys_B2, position_B, kept_BV.shape[-1])
-  noise_BV = jnp.where(greedy_B[:, None], 0.0, noise_BV)
-  token_B = argmax(kept_BV + noise_BV)
-  logprob_B = logprob(kept_BV, token_B)
+  token_B = jax.lax.platform_dependent(
+    kept_BV, keys_B2, position_B, greedy_B,
+    cpu=_sample_with_stored_noise, default=_sample_in_pairs,
+  )  # fmt: skip
+  chosen_B1 = scale(jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1))
+  logprob_B = chosen_B1[:, 0] - jnp.log(jnp.sum(jnp.exp(kept_BV), axis=-1))
   is_sure_B = greedy_B & ~jnp.isnan(logprob_B)
   return token_B, jnp.where(is_sure_B, 0.0, logprob_B)
 
 
-def keep_probable(x_BV, settings: Settings):
-  """The logits, with -inf for tokens that top_k, top_p or min_p drop."""
-  top_B = x_BV.max(-1)
-  nothing_B = jnp.full_like(top_B, -jnp.inf)  # This border drops nothing.
+def _sample_with_stored_noise(kept_BV, keys_B2, position_B, greedy_B):
+  noise_BV = _gumbel(keys_B2, position_B, kept_BV.shape[-1])
+  noise_BV = jnp.where(greedy_B[:, None], 0.0, noise_BV)
+  return argmax(kept_BV + noise_BV)
+
+
+def _sample_in_pairs(kept_BV, keys_B2, position_B, greedy_B):
+  """`_sample_with_stored_noise` as one kernel of a GPU, which stores nothing.
+
+  It computes the noise of both tokens of a pair at once.
+  """
+  V = kept_BV.shape[-1]
+  words = _random_words(keys_B2, position_B, V)
+  C = words[0].shape[-1]
+  kept_BV = jnp.pad(kept_BV, ((0, 0), (0, 2 * C - V)), constant_values=-jnp.inf)
+  first_BC, second_BC = (
+    x_BC + jnp.where(greedy_B[:, None], 0.0, _noise(bits_BC))
+    for x_BC, bits_BC in zip(jnp.split(kept_BV, 2, axis=-1), words, strict=True)
+  )
+  place_BC = jax.lax.broadcasted_iota(jnp.int32, first_BC.shape, 1)
+  best = _larger((first_BC, place_BC), (second_BC, place_BC + C))
+  nothing = jnp.float32(-jnp.inf), jnp.int32(2**31 - 1)
+  _, token_B = jax.lax.reduce(best, nothing, _larger, (1,))
+  return jnp.minimum(token_B, V - 1)
+
+
+def _larger(a, b):
+  """The larger of two (value, place); of equal values, the first."""
+  is_b = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+  return jax.tree.map(functools.partial(jnp.where, is_b), b, a)
+
+
+def keep_probable(scaled, settings: Settings):
+  """The logits, with -inf for tokens that top_k, top_p or min_p drop.
+
+  scaled: a function that returns the logits, whose maximum is 0, in each row.
+    Each filter calls it, so that XLA need not store what it can compute.
+  """
+  nothing_B = jnp.full_like(settings.top_p_B, -jnp.inf)  # Drops nothing.
 
   def most_probable():
+    x_BV = scaled()
+
     def enough_tokens(border_B):
       count_B = jnp.sum(x_BV >= border_B[:, None], axis=-1)
       return count_B >= settings.top_k_B
@@ -80,9 +125,8 @@ def keep_probable(x_BV, settings: Settings):
     return jnp.where(settings.top_k_B > 0, border_B, nothing_B)
 
   def nucleus(border_B):
-    weights_BV = jnp.where(
-      x_BV >= border_B[:, None], jnp.exp(x_BV - top_B[:, None]), 0.0
-    )
+    x_BV = scaled()
+    weights_BV = jnp.where(x_BV >= border_B[:, None], jnp.exp(x_BV), 0.0)
     # The slack: rounding must not reject tokens that sum to exactly top_p.
     wanted_B = settings.top_p_B * weights_BV.sum(-1) * (1 - 1e-6)
 
@@ -101,10 +145,11 @@ def keep_probable(x_BV, settings: Settings):
     (settings.top_p_B < 1).any(), nucleus, lambda _: nothing_B, border_B
   )
   # min_p = 0 gives -inf, which drops nothing.
-  likely_B = top_B + jnp.log(settings.min_p_B)
+  likely_B = jnp.log(settings.min_p_B)
   border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
   # Comparisons with NaN are False. So a NaN among the logits is kept, and makes
   # the log-probability NaN.
+  x_BV = scaled()
   return jnp.where(x_BV < border_B[:, None], -jnp.inf, x_BV)
 
 
@@ -140,26 +185,31 @@ def _float_of(order_B):
 
 
 def _gumbel(keys_B2, position_B, V: int):
-  """Gumbel noise, [B, V]; each counter, (pair, position), serves two tokens."""
-  pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
-  key = (keys_B2[:, :1], keys_B2[:, 1:])
-  words = threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))
-
-  def noise(bits_BC):
-    # Small uniform numbers give large noise, so they need a fine resolution.
-    # jax.random.gumbel has steps of 2^-23. With them, a token of probability
-    # 1e-7 is sampled half as often as it should be, and a vocabulary may have
-    # 10^5 such tokens.
-    steps_BC = (bits_BC >> 1).astype(jnp.int32).astype(jnp.float32)
-    uniform_BC = jnp.minimum((steps_BC + 0.5) * 2.0**-31, 1 - 2.0**-24)
-    return -jnp.log(-jnp.log1p(-uniform_BC))
-
+  """Gumbel noise, [B, V]."""
   # The tokens of a pair are half a vocabulary apart: if they were next to each
   # other, the code would not be vectorized.
-  noise_BV = jnp.concatenate([noise(bits_BC) for bits_BC in words], -1)[:, :V]
+  words = _random_words(keys_B2, position_B, V)
+  noise_BV = jnp.concatenate([_noise(bits_BC) for bits_BC in words], -1)[:, :V]
   # Without the barrier, XLA recomputes the noise for each use, on a CPU even
   # without vector instructions.
   return jax.lax.optimization_barrier(noise_BV)
+
+
+def _random_words(keys_B2, position_B, V: int):
+  """Two arrays [B, V / 2]; a counter, (pair, position), serves two tokens."""
+  pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
+  key = (keys_B2[:, :1], keys_B2[:, 1:])
+  return threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))
+
+
+def _noise(bits_BC):
+  # Small uniform numbers give large noise, so they need a fine resolution.
+  # jax.random.gumbel has steps of 2^-23. With them, a token of probability 1e-7
+  # is sampled half as often as it should be, and a vocabulary may have 10^5
+  # such tokens.
+  steps_BC = (bits_BC >> 1).astype(jnp.int32).astype(jnp.float32)
+  uniform_BC = jnp.minimum((steps_BC + 0.5) * 2.0**-31, 1 - 2.0**-24)
+  return -jnp.log(-jnp.log1p(-uniform_BC))
 
 
 def argmax(x_BV):

@@ -12,6 +12,7 @@ from rlpt_jax.core import weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import head
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.requests import Request
@@ -118,10 +119,11 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   def of_weights(place):
     num_bytes = 0
     for name, spec in weights.named(decoder_lib.specs(c)):
-      is_rounded = name.startswith('layers/') or (
-        name == 'embed' and not c.tied_head
-      )
-      itemsize = jnp.dtype(decoder.compute.dtype).itemsize if is_rounded else 4
+      itemsize = 4
+      if name == head.name_of_weights(decoder):
+        itemsize = head.bytes_of_a_weight(decoder)
+      elif name == 'embed' or name.startswith('layers/'):
+        itemsize = jnp.dtype(decoder.compute.dtype).itemsize
       shard = place(spec.shape, spec.axes).shard_shape(spec.shape)
       num_bytes += math.prod(shard) * itemsize
     return num_bytes

@@ -15,7 +15,7 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
 
   Does once the casts that a forward pass would repeat at every step, with the
   same results: layers to the dtype of their products, the head to float32 or to
-  two bfloat16 parts (`head.split`). The copies never share memory with
+  bfloat16 parts (`head.split`). The copies never share memory with
   `params`, because the learner's next update donates those.
 
   consume: frees each parameter once copied; for callers that do not learn.
@@ -42,7 +42,7 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     dtype = decoder.compute.dtype if is_rounded else jnp.float32
     placed = jax.device_put(params[name].astype(dtype), shardings[name])
     if name == head.name_of_weights(decoder) and head.is_split(decoder):
-      rest[name], rest[head.LOW] = jax.jit(head.split)(placed)
+      rest[name] = jax.jit(head.split)(placed)
     else:
       rest[name] = jnp.copy(placed)
     if consume:

@@ -23,6 +23,12 @@ LossFn = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 Measure = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
+# By default, XLA multiplies the states of prompts and completions by the same
+# weights in one product, and copies all of them next to each other first. That
+# takes 4% of an update (Qwen3-1.7B, H200, jax 0.11).
+GPU_OPTIONS = {'xla_gpu_dot_merger_threshold_mb': 0}
+
+
 @struct.dataclass
 class State:
   """The state of training; all of it is saved."""
@@ -83,7 +89,9 @@ def make_update(
   and must be a multiple of `num_microbatches`.
   """
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
+
+  @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
   def update(state: State, batch):
     (loss, rows), grads = gradients(
       loss_fn, state.params, batch, num_microbatches=num_microbatches

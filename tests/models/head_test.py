@@ -96,15 +96,18 @@ def test_the_head_is_float32_whatever_computes_the_layers(one_device):
 
 
 @pytest.mark.parametrize(
-  ('dtype', 'setting', 'products'),
+  ('platform', 'dtype', 'setting', 'products'),
   [
-    ('bfloat16', 'bf16_x3', 'num_primitive_operations = 3'),
-    ('bfloat16', 'bf16_x6', 'num_primitive_operations = 6'),
-    ('bfloat16', 'highest', 'precision = [HIGHEST, HIGHEST]'),
-    ('float32', 'bf16_x3', 'precision = [HIGHEST, HIGHEST]'),
+    ('tpu', 'bfloat16', 'bf16_x3', 'num_primitive_operations = 3'),
+    ('cuda', 'bfloat16', 'bf16_x3', 'x3x64xbf16>, tensor<259x3x64xbf16>'),
+    ('tpu', 'bfloat16', 'bf16_x6', 'num_primitive_operations = 6'),
+    ('cuda', 'bfloat16', 'bf16_x6', 'num_primitive_operations = 6'),
+    ('tpu', 'bfloat16', 'highest', 'precision = [HIGHEST, HIGHEST]'),
+    ('cuda', 'bfloat16', 'highest', 'precision = [HIGHEST, HIGHEST]'),
+    ('tpu', 'float32', 'bf16_x3', 'precision = [HIGHEST, HIGHEST]'),
+    ('cuda', 'float32', 'bf16_x3', 'precision = [HIGHEST, HIGHEST]'),
   ],
 )
-@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_one_setting_chooses_the_products(
   one_device, platform, dtype, setting, products
 ):
@@ -115,22 +118,25 @@ def test_one_setting_chooses_the_products(
   decoder = Decoder(zoo.get('tiny_llama'), compute, layout)
   hidden = jax.ShapeDtypeStruct((2, 4, 64), jnp.float32)
   params = {'head': jax.ShapeDtypeStruct((259, 64), jnp.float32)}
+  targets = jax.ShapeDtypeStruct((2, 4), jnp.int32)
 
-  def step(params, hidden):
-    return jnp.sum(head.logits(decoder, params, hidden) ** 2)
+  def step(params, hidden, targets):
+    logprobs, entropy = head.score(decoder, params, hidden, targets)
+    return jnp.sum(logprobs + entropy)
 
   forward, gradient = (
     jax.export.export(jax.jit(f), platforms=[platform])(
-      params, hidden
+      params, hidden, targets
     ).mlir_module()
     for f in (step, jax.grad(step, argnums=(0, 1)))
   )
   assert products in forward
-  # The two products of the gradient are bfloat16, unless all is float32.
+  # The products of the gradient are bfloat16, unless all is float32.
   rounded = re.findall(
-    r'bf16>, tensor<[0-9x]*xbf16>\) -> tensor<.*xf32', gradient
+    r'bf16>, tensor<[0-9x]*xbf16>\) -> tensor<.*xf32',
+    gradient.replace(products, ''),
   )
-  assert len(rounded) == (2 if dtype == 'bfloat16' else 0)
+  assert len(rounded) == (3 if dtype == 'bfloat16' else 0)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_gpus_without_products_of_parts(capability, products):
     compute=Compute(),
     layout=Layout(types.SimpleNamespace(devices=np.array([[device]])), 'gpu'),
   )
-  assert head._product(decoder).args == (head.PRODUCTS[products],)
+  assert head._algorithm(decoder) == products
 
 
 def test_three_products_of_bfloat16_parts_are_nearly_float32():
@@ -169,29 +175,49 @@ def test_three_products_of_bfloat16_parts_are_nearly_float32():
   assert error(high @ w_high.T) > 1e-3  # What bfloat16 alone would do.
 
 
-def test_the_gradient_is_rounded_and_the_logits_are_not():
-  hidden, _ = _inputs()
-  w = jax.random.normal(jax.random.key(0), (259, 64)) / 8
-  weights_BTV = jax.random.normal(jax.random.key(1), (3, 13, 259))
-
-  def loss(product, hidden, w):
-    logits_BTV = product(hidden, w)
-    return jnp.sum(weights_BTV * jnp.tanh(logits_BTV)), logits_BTV
-
-  highest = jax.lax.Precision.HIGHEST
-  found, exact = (
-    jax.jit(jax.grad(functools.partial(loss, f), argnums=(0, 1), has_aux=True))(
-      hidden, w
-    )
-    for f in (
-      functools.partial(head._rounded_backward, highest),
-      functools.partial(head._multiply, precision=highest),
-    )
+@pytest.mark.parametrize('chunk', [4, 13])
+def test_only_the_gradient_is_rounded(one_device, chunk):
+  layout = dataclasses.replace(one_device, platform='gpu')
+  rounded, exact = (
+    _decoder(layout, chunk=chunk, model='tiny_llama', dtype=dtype)
+    for dtype in ('bfloat16', 'float32')
   )
-  np.testing.assert_array_equal(found[1], exact[1])
-  for a, b in zip(found[0], exact[0], strict=True):
+  hidden, targets = _inputs()
+  w_VD = jax.random.normal(jax.random.key(0), (259, 64)) / 8
+  # The second token is all but certain, the third all but impossible.
+  w_VD = w_VD.at[targets[0, 1]].set(hidden[0, 1] / 4)
+  w_VD = w_VD.at[targets[0, 2]].set(-hidden[0, 2] / 6)
+
+  def loss(decoder, w_VD, hidden):
+    found = head.score(
+      decoder, {'head': w_VD}, hidden, targets, temperature=0.7
+    )
+    return jnp.sum(jnp.sin(found[0]) + jnp.cos(found[1])), found
+
+  def run(decoder, loss=loss):
+    gradient = jax.grad(
+      functools.partial(loss, decoder), argnums=(0, 1), has_aux=True
+    )
+    return jax.jit(gradient)(w_VD, hidden)
+
+  (found, found_scores), (expected, exact_scores) = run(rounded), run(exact)
+  for a, b in zip(found_scores, exact_scores, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  for a, b in zip(found, expected, strict=True):
     error = jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
     assert a.dtype == jnp.float32 and 1e-5 < error < 1e-2
+
+  def one_logprob(decoder, w_VD, hidden):
+    found = head.score(decoder, {'head': w_VD}, hidden, targets)
+    return found[0][0, 1], found[0][0, 1]
+
+  # However small it is, the gradient of a nearly certain token is right.
+  (found, logprob), (expected, _) = (
+    run(decoder, one_logprob) for decoder in (rounded, exact)
+  )
+  assert -1e-3 < logprob < -1e-6
+  error = jnp.linalg.norm(found[1] - expected[1])
+  assert error < 0.1 * jnp.linalg.norm(expected[1])
 
 
 def _peak_bytes(layout, *, T, chunk):
@@ -229,18 +255,19 @@ def test_weights_that_are_split_give_nearly_the_same_logits(one_device, model):
     decoder_lib.specs(decoder.config), jax.random.key(0), layout=one_device
   )
   name = head.name_of_weights(decoder)
-  high, low = jax.jit(head.split)(params[name])
-  assert high.dtype == low.dtype == jnp.bfloat16
+  parts_VPD = jax.jit(head.split)(params[name])
+  assert parts_VPD.dtype == jnp.bfloat16
   hidden, _ = _inputs()
   logits = jax.jit(head.logits, static_argnums=0)
   expected = logits(decoder, params, hidden)
 
-  def error(params):
-    found = logits(decoder, params, hidden)
+  def error(parts_VPD):
+    found = logits(decoder, params | {name: parts_VPD}, hidden)
     return jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
 
-  assert error(params | {name: high, head.LOW: low}) < 1e-5
-  assert error(params | {name: high, head.LOW: 0 * low}) > 1e-4  # It counts.
+  assert error(parts_VPD) < 1e-5
+  for part in range(3):  # Each counts.
+    assert error(parts_VPD.at[:, part].set(0)) > 1e-4
 
 
 @pytest.mark.parametrize(

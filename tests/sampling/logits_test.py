@@ -8,6 +8,7 @@ as the last that a filter keeps all stay in.
 import functools
 
 import jax
+import jax.export
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,12 @@ LOGITS[[3, 20]] = -np.inf
 LOGITS = np.random.default_rng(0).permutation(LOGITS).astype(np.float32)
 
 choose = jax.jit(lib.choose)
-kept_by = jax.jit(lambda *a: lib.keep_probable(*a) > -jnp.inf)
+kept_by = jax.jit(
+  lambda x_BV, settings: (
+    lib.keep_probable(lambda: x_BV - x_BV.max(-1, keepdims=True), settings)
+    > -jnp.inf
+  )
+)
 
 
 def _settings(rows, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -246,6 +252,36 @@ def test_the_size_of_a_batch_changes_no_token():
 @functools.partial(jax.jit, static_argnums=2)
 def _noise(words_BC, position_B, size):
   return lib._gumbel(lib.row_keys(words_BC), position_B, size)
+
+
+@pytest.mark.parametrize('size', [1, 2, 25, 1000])
+def test_accelerators_sample_the_same_tokens(size):
+  rng = np.random.default_rng(0)
+  # Whole numbers, so that greedy rows have ties; and tokens that are dropped.
+  kept_BV = rng.integers(-5, 1, (500, size)).astype(np.float32)
+  kept_BV[rng.random(kept_BV.shape) < 0.2] = -np.inf
+  kept_BV[:3] = -np.inf
+  kept_BV[3] = np.nan  # Any token will do, but it must be one.
+  words_BC = rng.integers(0, 2**32, (500, 4), dtype=np.uint32)
+  position_B = rng.integers(0, 9000, 500)
+  arguments = lib.row_keys(words_BC), position_B, np.arange(500) % 2 == 0
+  found_B, expected_B = (
+    np.asarray(jax.jit(f)(kept_BV, *arguments))
+    for f in (lib._sample_in_pairs, lib._sample_with_stored_noise)
+  )
+  np.testing.assert_array_equal(found_B[4:], expected_B[4:])
+  assert (found_B >= 0).all() and (found_B < size).all()
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_accelerators_store_no_noise(platform):
+  rows = 8
+  exported = jax.export.export(jax.jit(lib.choose), platforms=[platform])(
+    jax.ShapeDtypeStruct((rows, 512), jnp.float32), _keys(rows),
+    _positions(rows), _settings(rows),
+  )  # fmt: skip
+  text = exported.mlir_module()
+  assert 'tensor<8x256xui32>' in text and 'optimization_barrier' not in text
 
 
 def test_threefry_is_threefry():

@@ -129,6 +129,15 @@ def test_a_second_update_is_not_compiled_again(one_device):
   assert compiled.count == 0
 
 
+def test_gpus_compile_with_options_of_their_own(monkeypatch):
+  expected = _run([_batch()])
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  _assert_close(_run([_batch()]), expected)  # XLA knows the options.
+  monkeypatch.setattr(lib, 'GPU_OPTIONS', {'xla_no_such_option': 0})
+  with pytest.raises(Exception, match='xla_no_such_option'):
+    _run([_batch()])
+
+
 def test_gradients_of_microbatches_are_added_in_float32():
   # A microbatch at a time in bfloat16 would lose what is small.
   params = {'w': jnp.ones(4, jnp.bfloat16)}
