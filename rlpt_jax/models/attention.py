@@ -64,7 +64,7 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
 
   tpu: splash, if its smallest block divides all lengths, and 64 divides the
     head size
-  gpu: cudnn, in half precision, with even lengths and a head size that is a
+  gpu: cudnn, in bfloat16, with even lengths and a head size that is a
     multiple of 8 and at most 128
   xla: otherwise, and for single queries or several parts of context
   """
@@ -84,10 +84,9 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
     fits = queries % least == keys % least == H % 64 == 0
     return 'splash' if fits else 'xla'
   if layout.platform == 'gpu':
-    half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
     # The backward pass of cuDNN supports masks for even lengths only.
     fits = H % 8 == 0 and H <= 128 and T % 2 == keys % 2 == 0
-    return 'cudnn' if half and fits else 'xla'
+    return 'cudnn' if q_BTNH.dtype == jnp.bfloat16 and fits else 'xla'
   return 'xla'
 
 
@@ -230,7 +229,7 @@ def cudnn_attention(
 ):
   """Attention by cuDNN's kernels."""
   # On one GPU only: XLA cannot partition the calls in `cudnn`.
-  is_grouped = layout.mesh.size == 1 and q_BTNH.dtype.name in cudnn.DTYPES
+  is_grouped = layout.mesh.size == 1 and q_BTNH.dtype == jnp.bfloat16
   if packed or (context and not is_grouped):
     return dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context)
   k_BTKH, v_BTKH = jnp.swapaxes(k_BKTH, 1, 2), jnp.swapaxes(v_BKTH, 1, 2)
@@ -250,12 +249,8 @@ def cudnn_attention(
   )
 
 
-def dot_product_attention(
-  q_BTNH, k_BKTH, v_BKTH, segments_BT, context, *, layout=None,
-  implementation='cudnn',
-):  # fmt: skip
+def dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context):
   """Attention by `jax.nn.dot_product_attention` over all keys at once."""
-  del layout
   B, T, _, _ = q_BTNH.shape
   keys, values, masks = [k_BKTH], [v_BKTH], [own_mask(segments_BT)]
   _assert_plain(context)
@@ -270,7 +265,7 @@ def dot_product_attention(
     jnp.swapaxes(jnp.concatenate(keys, axis=2), 1, 2),
     jnp.swapaxes(jnp.concatenate(values, axis=2), 1, 2),
     mask=jnp.concatenate(masks, axis=2)[:, None],
-    implementation=implementation,
+    implementation='cudnn',
   )
 
 

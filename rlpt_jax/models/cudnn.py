@@ -21,8 +21,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-DTYPES = {'bfloat16': 'BF16', 'float16': 'F16'}  # XLA's names.
-
 # The name of attention's results, which rematerialization may keep.
 ATTENDED = 'attended'
 
@@ -176,6 +174,7 @@ BACKWARD = {
 
 def _config(q_BTNH, k_BSKH, causal, length_B, products) -> str:
   """XLA's configuration of a kernel (CudnnfMHABackendConfig), as JSON."""
+  assert q_BTNH.dtype == jnp.bfloat16
   B, T, N, H = q_BTNH.shape
   config = {
     'algorithm': {
@@ -187,7 +186,7 @@ def _config(q_BTNH, k_BSKH, causal, length_B, products) -> str:
     },
     'fmha_scale': 1 / math.sqrt(H),
     'intermediate_tensor_shape': {
-      'element_type': DTYPES[q_BTNH.dtype.name],
+      'element_type': 'BF16',
       'dimensions': [str(size) for size in (B, N, T, k_BSKH.shape[1])],
       'tuple_shapes': [],
       'layout': {

@@ -102,17 +102,19 @@ def forward(
 
   segments_BT: 0 for padding, which may be anywhere. The tokens of a segment are
     contiguous, and each sees those before it. Several segments pack several
-    texts into a row; with a context, a row must be one segment.
-  context: caches with one row per row of tokens, or per group of rows.
-  packed: False promises that every row is one segment, followed by padding,
-    which lets some kernels do without a mask.
+    texts into a row.
+  context: caches with one row per row of tokens, or per group of rows. With a
+    context, every row must be one segment, followed by padding.
+  packed: False promises the same without a context, which lets some kernels do
+    without a mask.
   """
 
   def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
     assert own is None, 'whole rows have no earlier tokens'
     attended_BTNH = attention(
       q_BTNH, k_BKTH, v_BKTH, segments_BT, parts,
-      kernel=decoder.compute.attention, layout=decoder.layout, packed=packed,
+      kernel=decoder.compute.attention, layout=decoder.layout,
+      packed=packed and not context,
     )  # fmt: skip
     return attended_BTNH, (jnp.swapaxes(k_BKTH, 2, 3), v_BKTH)
 

@@ -40,9 +40,8 @@ def in_groups(
   # The last token predicts nothing but is kept: a length of, say, 8,191 would
   # fit no kernel, and XLA's attention, the fallback, holds all scores at once.
   rest = decoder_lib.forward(
-    decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,),
-    packed=False,
-  )  # fmt: skip
+    decoder, params, tokens_BT, mask_BT.astype(jnp.int32), (prefix.cache,)
+  )
   # The last token of the prompt predicts the first of the completion.
   last_P = jnp.maximum(prompt_mask_PS.astype(jnp.int32).sum(1) - 1, 0)
   last_P1D = jnp.take_along_axis(

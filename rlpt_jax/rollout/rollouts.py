@@ -92,5 +92,10 @@ class Rollouts:
     self._kept |= read(workdir, step, self.version)
 
   def save(self, workdir: pathlib.Path, step: int):
-    """Saves the kept samples, for the next start of the run."""
-    unjudged.write(workdir, step, self._kept, self.version)
+    """Saves the samples of the newest weights, for the run's next start."""
+    current = {
+      name: group
+      for name, group in self._kept.items()
+      if self._is_current(name)
+    }
+    unjudged.write(workdir, step, current)

@@ -21,10 +21,11 @@ from rlpt_jax.core.append_files import not_written
 from rlpt_jax.core.run_files import CONFIG, UNJUDGED
 from rlpt_jax.sampling.requests import Completion
 
+# All but the versions, which are those of the newest weights.
 ARRAYS = tuple(
   field.name
   for field in dataclasses.fields(Completion)
-  if field.type is np.ndarray
+  if field.type is np.ndarray and field.name != 'versions'
 )
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,8 @@ class SavedSample:
   completion: Completion
 
 
-def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
-  """Saves the samples of `step`.
-
-  version: the engine's current version of the weights.
-  """
+def write(workdir: pathlib.Path, step: int, groups: Groups):
+  """Saves the samples of `step`, all of which come from the newest weights."""
   if jax.process_index() != 0:
     return
   samples = [sample for group in groups.values() for sample in group]
@@ -58,10 +56,9 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
   about = {
     'settings': _settings(workdir),
     'step': step,
-    'version': version,
     'groups': {name: len(group) for name, group in groups.items()},
     'samples': [
-      [s.text, s.finish_reason, len(c.tokens), c.prompt_version]
+      [s.text, s.finish_reason, len(c.tokens)]
       for s, c in zip(samples, completions, strict=True)
     ],
   }
@@ -78,8 +75,7 @@ def write(workdir: pathlib.Path, step: int, groups: Groups, version: int):
 def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   """Returns the saved samples of `step`, or none if step or settings differ.
 
-  version: the engine's current version of the weights. Saved versions are
-    shifted, so that each stays as far behind the current one as it was.
+  version: the engine's current version of the weights, which sampled them.
   """
   path = workdir / UNJUDGED
   try:
@@ -93,19 +89,19 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     logger.warning('%s: cannot be read (%s); sampling again.', path, error)
     return {}
-  ends = np.cumsum([0, *(length for _, _, length, _ in about['samples'])])
-  arrays['versions'] = arrays['versions'] + (version - about['version'])
+  ends = np.cumsum([0, *(length for _, _, length in about['samples'])])
   samples = iter(
     SavedSample(
       text,
       finish_reason,
       Completion(
         **{name: arrays[name][start:end] for name in ARRAYS},
+        versions=np.full(length, version, np.int32),
         finish_reason=finish_reason,
-        prompt_version=prompt_version + version - about['version'],
+        prompt_version=version,
       ),
     )
-    for (text, finish_reason, _, prompt_version), start, end in zip(
+    for (text, finish_reason, length), start, end in zip(
       about['samples'], ends, ends[1:], strict=False
     )
   )

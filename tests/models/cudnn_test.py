@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import mlir
 
 from rlpt_jax.models import attention as lib
 from rlpt_jax.models import cudnn
@@ -152,3 +153,30 @@ def test_what_xla_is_asked_to_do(remat):
     (forward, 'CAUSAL'), (forward, 'PADDING'),
     (backward, 'CAUSAL'), (backward, 'PADDING'),
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize('products', ['FORWARD', 'BACKWARD'])
+@pytest.mark.parametrize('mask', ['CAUSAL', 'PADDING', 'NO_MASK'])
+def test_the_configuration_is_the_one_that_jax_writes(mask, products):
+  # JAX's own is private, so it may be gone in a later version.
+  jax_cudnn = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+  q, _, _, k, _ = _inputs(jnp.bfloat16)
+  length = jnp.ones(B) if mask == 'PADDING' else None
+  found = cudnn._config(
+    q, k, mask == 'CAUSAL', length, getattr(cudnn, products)
+  )
+  with mlir.make_ir_context():
+    expected = jax_cudnn.create_dot_product_attention_backend_config(
+      B, N, T, S, mlir.dtype_to_ir_type(jnp.dtype('bfloat16')), H**-0.5, 42,
+      0.0, jax_cudnn.MaskType[mask], 0, None, 1, False, products == 'BACKWARD',
+    )  # fmt: skip
+
+  def without_defaults(config):  # Of protobuf, which need not be written.
+    if not isinstance(config, dict):
+      return config
+    values = {key: without_defaults(x) for key, x in config.items()}
+    return {key: x for key, x in values.items() if x not in ([], '0', 0)}
+
+  assert without_defaults(json.loads(found)) == without_defaults(
+    json.loads(expected)
+  )

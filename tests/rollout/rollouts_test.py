@@ -86,13 +86,17 @@ def test_a_timer_gets_all_of_the_time():
 def test_samples_are_saved_and_loaded(tmp_path, monkeypatch):
   saved = {}
   unjudged = SimpleNamespace(
-    write=lambda workdir, step, kept, version: saved.update({step: kept}),
+    write=lambda workdir, step, kept: saved.update({step: kept}),
     read=lambda workdir, step, version: saved.get(step, {}),
   )
   monkeypatch.setattr('rlpt_jax.rollout.rollouts.unjudged', unjudged)
   first, again = (make_rollouts(lambda *_: [[0.0, 1.0]]) for _ in range(2))
+  first._sampler.version = -1
+  first(Sampling(samples=2), [example(1)], ['of older weights'])
+  first._sampler.version = 0
   first(Sampling(samples=2), [example(1)], ['a'])
   first.save(tmp_path, 3)
+  assert list(saved[3]) == ['a']
   again.load(tmp_path, 3)
   again(Sampling(samples=2), [example(1)], ['a'])
   assert again._sampler.sampled == []

@@ -31,7 +31,7 @@ def check_equal(found, expected):
   for name, group in expected.items():
     for a, b in zip(found[name], group, strict=True):
       assert (a.text, a.finish_reason) == (b.text, b.finish_reason)
-      for field in unjudged.ARRAYS:
+      for field in (*unjudged.ARRAYS, 'versions'):
         x, y = getattr(a.completion, field), getattr(b.completion, field)
         assert x.dtype == y.dtype, field
         np.testing.assert_array_equal(x, y)
@@ -53,11 +53,11 @@ def workdir(tmp_path):
 
 
 def test_what_waits_is_there_for_its_step_alone(workdir):
-  unjudged.write(workdir, 7, groups(3), version=3)
+  unjudged.write(workdir, 7, groups(3))
   # The same weights have another number in another engine.
   check_equal(unjudged.read(workdir, 7, version=0), groups(0))
   assert unjudged.read(workdir, 8, version=0) == {}
-  unjudged.write(workdir, 8, {}, version=0)
+  unjudged.write(workdir, 8, {})
   assert unjudged.read(workdir, 8, version=0) == {}
   names = {path.name for path in workdir.iterdir()}
   assert names == {run_files.UNJUDGED, run_files.CONFIG}
@@ -67,7 +67,7 @@ def test_what_waits_is_there_for_its_step_alone(workdir):
 
 
 def test_what_waits_is_there_for_its_settings_alone(workdir):
-  unjudged.write(workdir, 0, groups(0), version=0)
+  unjudged.write(workdir, 0, groups(0))
   # A judge that is asked in another way is asked about the same.
   (workdir / run_files.CONFIG).write_text('{"seed": 0, "reward": "another"}')
   check_equal(unjudged.read(workdir, 0, version=0), groups(0))
@@ -77,7 +77,7 @@ def test_what_waits_is_there_for_its_settings_alone(workdir):
 
 def test_what_cannot_be_read_is_sampled_again(workdir, caplog):
   caplog.set_level(logging.WARNING)
-  unjudged.write(workdir, 7, groups(0), version=0)
+  unjudged.write(workdir, 7, groups(0))
   path = workdir / run_files.UNJUDGED
   whole = path.read_bytes()
   for damaged in (b'', whole[:100], whole[:-30], b'x' + whole[1:], b'PK\3\4'):
