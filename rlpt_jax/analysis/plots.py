@@ -158,8 +158,9 @@ def _mark_quantiles(panel, histogram: Histogram):
 
 
 def short(number: float) -> str:
-  """Formats 1200 as '1.2k', 3000000 as '3M'."""
+  """Formats a number to three digits: 1234 as '1.23k', -3000000 as '-3M'."""
+  number = float(f'{number:.3g}')  # First, since 999,999 becomes a million.
   for size, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-    if number >= size:
+    if abs(number) >= size:
       return f'{number / size:.3g}{letter}'
   return f'{number:.3g}'

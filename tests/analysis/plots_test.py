@@ -114,3 +114,13 @@ def test_short_numbers():
   assert [plots.short(x) for x in (0, 7, 999, 1200, 3e6, 2.5e9)] == [
     '0', '7', '999', '1.2k', '3M', '2.5G',
   ]  # fmt: skip
+
+
+def test_short_numbers_that_round_up_to_the_next_letter():
+  assert [plots.short(x) for x in (999.9, 999_499, 999_999, 999.6e9)] == [
+    '1k', '999k', '1M', '1T',
+  ]  # fmt: skip
+
+
+def test_short_negative_numbers():
+  assert [plots.short(x) for x in (-7, -5000, -999_999)] == ['-7', '-5k', '-1M']
