@@ -18,8 +18,8 @@ from rlpt_jax.core import output_files
 class AppendFile:
   """A file that is truncated to `size` when opened, and then only appended to.
 
-  Each record is one write, so only the last record can be incomplete after a
-  kill.
+  Each record is written whole before the next, so only the last record can be
+  incomplete after a kill.
   """
 
   def __init__(self, path: pathlib.Path, size: int):
@@ -47,8 +47,8 @@ class AppendFile:
     """
     try:
       left = memoryview(record)
-      # A full disk may take only a part, without an error: writing the rest
-      # raises it.
+      # A full disk may take only a part of a record without an error; writing
+      # the rest then raises one.
       while left:
         left = left[os.write(self._descriptor, left) :]
     except OSError as error:
@@ -80,7 +80,10 @@ def not_written(path: pathlib.Path, error: OSError, what: str) -> OSError:
 
 
 def _sync_directory(path: pathlib.Path):
-  """Syncs a directory: a new file can be lost until its entry is on disk."""
+  """Syncs a directory: a crash may lose a new file whose entry is not on disk.
+
+  Syncing the file itself does not write that entry.
+  """
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -126,7 +129,10 @@ def _refused(path: pathlib.Path, error: OSError) -> ValueError:
 
 
 def line(step: int, values: Mapping[str, Any]) -> bytes:
-  """Returns a line of JSON with sorted keys and null for NaN and infinity."""
+  """Returns a step's line of JSON: "step" first, then the keys of `values`.
+
+  The keys are sorted. NaN and infinity, which JSON lacks, become null.
+  """
   ordered = {key: _without_nan(values[key]) for key in sorted(values)}
   return json.dumps({'step': step, **ordered}, allow_nan=False).encode() + b'\n'
 

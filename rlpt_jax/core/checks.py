@@ -9,8 +9,8 @@
       checks.check_fields(self)
 
 `Sampling(samples=0)` then raises a one-line error that names the setting, its
-value and what was expected, in Python and in a gin file alike. An integer must
-be written without a decimal point: 1e6 is an error that suggests 1000000.
+value and what was expected, in Python and in a gin file alike. A float is never
+accepted as an integer: 1e6 raises an error that suggests 1000000.
 """
 
 import collections.abc
@@ -113,7 +113,7 @@ def brief(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """Returns the function or class inside a functools.partial."""
+  """Returns the function or class of a functools.partial, or `value`."""
   return value.func if isinstance(value, functools.partial) else value
 
 

@@ -1,4 +1,4 @@
-"""Counts XLA compilations: a run that keeps compiling is slow."""
+"""Counts XLA compilations, because a run that keeps compiling is slow."""
 
 import contextlib
 import dataclasses

@@ -1,6 +1,6 @@
 """Sharding: a device mesh, and rules that map logical axes to mesh axes.
 
-Only this module and models/moe.py name mesh axes:
+A mesh has these axes, which only this module and models/moe.py name:
 
   data    splits the batch; weights are replicated along it
   fsdp    splits the batch and the weights, which are gathered for use
@@ -60,7 +60,10 @@ class Layout:
 
   @property
   def compute_capability(self) -> float | None:
-    """The lowest one of the NVIDIA GPUs; None if there are none, or unknown."""
+    """The lowest compute capability of the mesh's NVIDIA GPUs.
+
+    None if it has none, or if the mesh is abstract.
+    """
     if isinstance(self.mesh, jax.sharding.AbstractMesh):
       return None
     names = (
@@ -77,7 +80,7 @@ class Layout:
     return NamedSharding(self.mesh, spec)
 
   def gathered_weight_sharding(self, shape, axes) -> NamedSharding:
-    """Sharding of a weight at its point of use: gathered along `embed`."""
+    """The sharding of a weight where it is used, gathered along `embed`."""
     rules = tuple(rule for rule in self.weight_rules if rule[0] != 'embed')
     return NamedSharding(self.mesh, self._partition(shape, axes, rules))
 
@@ -145,9 +148,9 @@ class Layout:
   def _partition(self, shape, axes, rules) -> PartitionSpec:
     rules, taken, parts = dict(rules), set(), []
     for size, axis in zip(shape, axes, strict=True):
-      # A mesh axis can split only one dimension of an array; the first one gets
-      # it. A dimension that is not divisible is split over fewer mesh axes, or
-      # not at all (one kv head on four devices, an odd vocabulary).
+      # A mesh axis can split only one dimension of an array: the first that it
+      # divides. A dimension that is not divisible is split over fewer mesh
+      # axes, or not at all (one kv head on four devices, an odd vocabulary).
       free = [a for a in rules.get(axis, ()) if a not in taken]
       part = self._dividing(size, free)
       taken.update(part)
@@ -168,7 +171,10 @@ def make_layout(
   expert: int = 1,
   devices=None,
 ) -> Layout:
-  """Makes a layout of `devices` (None: all); a size of -1 takes the rest."""
+  """Makes a layout of `devices`, by default of all.
+
+  One size may be -1: that mesh axis gets all devices that the others leave.
+  """
   devices = jax.devices() if devices is None else devices
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
   free = [name for name, size in sizes.items() if size == -1]
@@ -198,13 +204,13 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """The size of each mesh axis, as set in a config; -1 takes the rest."""
+  """The size of each mesh axis, as set in a config; -1 takes what is left."""
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # Use this many, from the first on; None: all.
+  devices: Count | None = None  # Use this many, the first ones; None uses all.
 
   def __post_init__(self):
     checks.check_fields(self)

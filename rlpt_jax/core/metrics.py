@@ -1,12 +1,13 @@
 """Writes a run's metrics to files, TensorBoard and the terminal.
 
 A run that is killed and resumes from its newest checkpoint ends with the same
-bytes in metrics.jsonl as a run that was never killed. This depends on an order:
+bytes in metrics.jsonl as a run that was never killed. This needs a fixed order:
 
   1. `sync` returns once the lines of all steps so far are on disk;
   2. only then may a checkpoint of these steps be saved;
   3. a run that restores a checkpoint opens a Writer at the next step. This
-     removes all later lines, complete or not, and the run writes them again.
+     removes the lines from that step on, complete or not, and the run writes
+     them again.
 
 So the files hold every step that a checkpoint covers. If a step is missing, the
 files were changed from outside, and opening them raises an error.
@@ -60,14 +61,17 @@ class Writer:
     tensorboard: bool = True,
     every_s: float = 10.0,
   ):
-    """Opens the files and truncates them to the lines before first_step.
+    """Opens the files, and drops the lines of first_step and later.
+
+    TensorBoard gets a new file at every start. Only process 0 opens files.
 
     first_step: the number of steps that the restored checkpoint covers; 0
       without a checkpoint.
     shown: (label, key, format) of each metric in the terminal; if empty, the
       terminal shows nothing.
     alarms: metrics that the terminal also shows while they are not 0.
-    every_s: seconds between lines if standard output is not a terminal.
+    every_s: seconds between printed lines if there is no terminal that can show
+      a live panel.
     """
     self._next_step, self._pending = first_step, None
     self._files, self._view, self._closed = {}, None, False
@@ -125,7 +129,7 @@ class Writer:
       need not be ready yet.
     timing: all other values: seconds, tokens per second, memory, compilations.
       Their keys begin with 'timing/'; no other keys may. If this is a function,
-      it is called once the arrays of `metrics` are ready, on process 0 only.
+      it is called after the arrays of `metrics` are ready, on process 0 only.
     """
     assert not self._closed, 'the writer is closed'
     assert step == self._next_step, f'step {step} after {self._next_step - 1}'
@@ -164,7 +168,7 @@ class Writer:
 
   def flush(self):
     """Writes the pending step, after waiting for its arrays."""
-    # Cleared first, so that `close` does not write a failed step again.
+    # Cleared first, so that `close` does not retry a step that failed.
     pending, self._pending = self._pending, None
     if pending is not None:
       self._record(*pending)
@@ -211,7 +215,7 @@ def _events_name() -> str:
 
 
 def _started(values: Values) -> dict[str, Any]:
-  """Converts values to Python numbers; starts copying device arrays to host."""
+  """Converts host values to Python numbers; starts to copy device arrays."""
   started = {}
   for key, value in values.items():
     if isinstance(value, jax.Array):

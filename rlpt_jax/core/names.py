@@ -1,8 +1,8 @@
 """Short names of the modules that settings come from.
 
 Gin files say `losses.ppo` without an import, and a run's config.json records
-`losses.ppo`. When a module moves, change its line here: gin files keep working,
-and runs resume.
+`losses.ppo`. When a module moves, change its line here, so that gin files keep
+working and runs resume.
 """
 
 MODULES = {

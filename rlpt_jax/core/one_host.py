@@ -10,17 +10,18 @@ import numpy as np
 
 
 def on_one_host(function: Callable, *, called_by_all: bool = False) -> Callable:
-  """Returns a function that runs on the first process; all get its result.
+  """Wraps `function` so that every process gets the first process's result.
 
-  If every host called the reward's server, the hosts could get different
-  answers and diverge. They would also diverge if one of them saw a new file
-  before the others. An exception is raised on all processes, so that none waits
-  for the others.
+  All processes must call the wrapper, but only the first calls `function`. If
+  every host asked the server of a reward, the hosts could get different answers
+  and diverge. They would also diverge if one of them saw a new file before the
+  others. An exception is raised on all processes, so that none waits for the
+  others.
 
-  called_by_all: True if all processes call the function, because it computes on
-    the devices of all. They still use the result of the first process: the
-    function may also ask a server, like a reward that combines a local judge
-    with a remote one.
+  called_by_all: if True, all processes call `function`, because it computes on
+    the devices of all. They still use the result of the first process, because
+    the function may also ask a server, like a reward that combines a local
+    judge with a remote one.
   """
   if jax.process_count() == 1:
     return function

@@ -1,4 +1,4 @@
-"""Writes output files atomically, and never over files of another kind."""
+"""Writes output files atomically, and checks what they would replace."""
 
 import os
 import pathlib

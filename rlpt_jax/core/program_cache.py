@@ -73,7 +73,7 @@ def root() -> pathlib.Path:
 
 
 def machine() -> str:
-  """Identifies this kind of processor, since machine code runs on no other.
+  """Returns a hash of this kind of processor; machine code runs on no other.
 
   JAX's keys already include the versions of JAX and the compiler, XLA's flags
   and the accelerators.

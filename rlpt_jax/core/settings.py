@@ -6,7 +6,7 @@ function becomes its name; the values in its closure are ignored. Any other
 object becomes its class name. If it has a method `settings`, which returns the
 settings that its answers depend on, the result is added.
 
-Modules have their short names in names.py, which stay the same when a module
+Modules are named as in names.py, so that names stay the same when a module
 moves.
 """
 

@@ -34,6 +34,8 @@ def make(
 ) -> 'LiveView | PlainView':
   """Makes a live panel if standard output is a terminal, else a plain table.
 
+  The terminal must also be able to move its cursor, and use a UTF encoding.
+
   alarms: metrics that are shown only while they are not 0.
   every_s: seconds between two lines of the table.
   """
@@ -77,7 +79,10 @@ class Pace:
     return _duration(self._clock() - self._start)
 
   def left(self) -> str:
-    """The time left, estimated from the last steps; needs at least two."""
+    """The time left, estimated from the last steps.
+
+    '-:--:--' until two steps have ended.
+    """
     if self.finished:
       return _duration(0)
     if len(self._marks) < 2:

@@ -63,8 +63,8 @@ class Timers:
     """Counts, for the part `name`, all time from now until `until` returns.
 
     Any other part that runs meanwhile is timed only from then on. `until` waits
-    for the work of a device, in a thread of its own. If it raises an error, the
-    error is ignored here: reading the result of the device raises it too.
+    for the work of a device, in a thread of its own. An error that it raises is
+    ignored here, because reading the device's result raises it too.
     """
 
     def ended() -> float:
@@ -86,10 +86,10 @@ class Timers:
     self.close()
 
   def lap(self) -> Callable[[], dict[str, float]]:
-    """Ends a step; returns a function that returns its times.
+    """Ends a step; returns a function that returns the step's times.
 
-    The times are {'timing/step_s': seconds, ...}. The function waits for the
-    work that is still running on a device.
+    The times are {'timing/step_s': seconds, ...}. The function waits for work
+    of the step that is still running on a device.
     """
     self._charge()
     seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)

@@ -3,7 +3,7 @@
   'bytes'                          ByteTokenizer: needs no file; for tests
   x.model, or a directory with     SentencePieceTokenizer
   tokenizer.model
-  a directory with tokenizer.json  HuggingFaceTokenizer: chat templates too
+  a directory with tokenizer.json  HuggingFaceTokenizer: has chat templates
 
 A checkpoint folder holds its run's tokenizer in assets/, where a file named
 byte_tokenizer.txt stands for 'bytes'.
@@ -29,8 +29,8 @@ from typing import Any, Protocol
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 # Classes that use a tokenizer.json unchanged.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
-# Keys of tokenizer_config.json that do not change any id. If it has any other
-# key, transformers loads the tokenizer, since that key may change parts of it.
+# Keys of tokenizer_config.json that do not change any id. If the file has any
+# other key, transformers loads the tokenizer, since the key may change ids.
 HARMLESS = {
   'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
   'chat_template', 'padding_side', 'truncation_side', 'model_input_names',
@@ -47,7 +47,7 @@ Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 class Tokenizer(Protocol):
   """The interface of all tokenizers; several threads may share one."""
 
-  vocab_size: int  # The largest id + 1; a padded model has more.
+  vocab_size: int  # The largest id + 1; a padded embedding has more rows.
   bos_id: int | None  # The token that begins every text, if there is one.
   pad_id: int
   # All tokens that end a text; the tokenizer's own EOS token is the first.
@@ -109,15 +109,16 @@ def has_tokenizer(path: pathlib.Path) -> bool:
 
 
 def folder(source: str | pathlib.Path) -> pathlib.Path:
-  """Returns the folder of the tokenizer's files: assets/ for checkpoints."""
+  """Returns where a tokenizer's files are: for a checkpoint, in its assets/."""
   path = pathlib.Path(source)
   return path / ASSETS if has_tokenizer(path / ASSETS) else path
 
 
 def difference(one: Tokenizer, other: Tokenizer) -> str | None:
-  """Describes how two tokenizers map ids differently; None if they agree.
+  """Describes how two tokenizers differ; None if they agree.
 
-  Ids that one of them lacks are ignored: some files omit added tokens.
+  Compares the tokens of the ids that both have (some files omit added tokens),
+  and how both encode one text.
   """
   ours, theirs = one.pieces(), other.pieces()
   for i in sorted(ours.keys() & theirs.keys()):
@@ -256,8 +257,9 @@ class HuggingFaceTokenizer:
     self.longest_token = max(map(len, vocabulary))
 
     # Besides tokens flagged as special, treat those with a role and those that
-    # end a text as special: a few published models forget the flag. Text may
-    # contain the other added tokens, like '<think>' in most families.
+    # end a text as special, because a few published models forget the flag.
+    # Other added tokens, like '<think>' in most families, are ids that plain
+    # text may get.
     named = {*self.eos_ids, *roles.values(), *map(backend.token_to_id, extra)}
     special = {
       i: token
@@ -285,7 +287,7 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def _templated(self):
-    """Loads this tokenizer with transformers when needed: it takes seconds."""
+    """This tokenizer as transformers loads it, in seconds, at first use."""
     # Silence the warning that torch is missing: we only use tokenizers.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers
@@ -332,10 +334,10 @@ class HuggingFaceTokenizer:
   ) -> list[int]:
     """Like transformers' apply_chat_template, but messages are plain text.
 
-    While the template is rendered, a placeholder character replaces each
-    special token in a message. This misses special tokens that only a
-    normalizer creates, or that the template forms by joining its own text to a
-    message.
+    A special token in a message is encoded like any other text: a placeholder
+    character replaces it while the template is rendered. This misses special
+    tokens that only a normalizer creates, or that the template forms by joining
+    its own text to a message.
     """
     if not self._templated.chat_template:
       raise _no_chat_template(self._directory)

@@ -27,13 +27,14 @@ from flax import struct
 class Example:
   """A prompt and its reference answers.
 
-  For 'asr', the references are consecutive segments of the text. The first is
-  the one to predict, but a prediction may also match the first few, joined.
+  For kind 'asr' (predict the next segment), the references are consecutive
+  segments of the text. The first is the one to predict, but a prediction may
+  also match the first few, joined.
   """
 
   prompt_tokens: np.ndarray  # int32
   references: tuple[str, ...]
-  kind: str  # 'asr', 'msr', 'rlvr'
+  kind: str  # The task, see data/tasks.py: 'asr', 'msr' or 'rlvr'.
   corpus: str
   document: str
   segment: int
@@ -46,11 +47,11 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Packed text: each row holds several documents, with separate attention.
+  """Packed text: each row holds several texts, with separate attention.
 
   `segments_BT` numbers the texts of a row from 1; 0 is padding. `loss_BT` is 1
-  for tokens in the loss, and 0 for the first token of a segment, which has
-  nothing before it to predict it from.
+  for tokens in the loss, else 0. The first token of a text is never in the
+  loss, since there is nothing before it to predict it from.
   """
 
   tokens_BT: np.ndarray  # int32
