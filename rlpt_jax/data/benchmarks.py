@@ -54,8 +54,9 @@ class Problem(NamedTuple):
 class Benchmark:
   """A published benchmark, and how its rows become problems.
 
-  make: turns a row into a problem; None if it cannot be asked, for example
-    because it has a picture.
+  make: turns a row into a problem; returns None for one that cannot be asked,
+    for example because it has a picture.
+  gather: joins rows that form one problem, before `make` gets them.
   """
 
   name: str
@@ -122,7 +123,7 @@ def plain_answer(fields: Fields, id: str) -> Problem:
 
 
 def gsm8k(fields: Fields, id: str) -> Problem:
-  """Makes a problem of GSM8K: its answer follows '####' in the solution."""
+  """Makes a problem of GSM8K, where '####' in the solution marks the answer."""
   worked = fields.text('answer')
   _, mark, gold = worked.rpartition('####')
   gold = gold.strip().replace(',', '').lstrip('$')

@@ -20,7 +20,7 @@ It is hard to decide if a single line break ends a block. In wrapped text it
 does not. A text counts as wrapped if some of its lines begin in lower case.
 Each of these continues the line above it, so the lengths of the lines above
 give the width at which the text was wrapped. Any other line of about that width
-was wrapped too; a shorter line ends where its author wanted.
+is taken to be wrapped too; a shorter line ends where its author wanted.
 
 A displayed formula, `$$..$$`, `\[..\]` or an environment such as equation, is
 never split. It belongs to the surrounding sentence, unless a blank line

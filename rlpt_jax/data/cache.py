@@ -44,7 +44,10 @@ def shard_name(part: int, parts: int) -> str:
 def write_part(
   folder: str, part: int, parts: int, records: Iterable[Record], stage: Stage
 ) -> dict[str, Any]:
-  """Writes a part's records and their index; returns facts about the shard."""
+  """Writes a part's records and their index.
+
+  Returns the shard's name, bytes, number of records and checksum.
+  """
   import tensorflow as tf
 
   name = shard_name(part, parts)
@@ -227,7 +230,11 @@ class Cache:
 def check_shard(
   folder: str, part: int, shard: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns the index of a shard; raises a ValueError if either is damaged."""
+  """Returns the index of a shard.
+
+  Raises a ValueError if the index is damaged, or the shard has the wrong size.
+  `Cache.read` checks the records themselves.
+  """
   path = os.path.join(folder, shard['name'])
   size = files.size(path)
   if size != shard['bytes']:

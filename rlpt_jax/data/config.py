@@ -54,7 +54,7 @@ class Data:
   # 'bytes' or the directory of a tokenizer. None uses the model's tokenizer, or
   # 'bytes' if there is no model.
   tokenizer: Name | None = None
-  cache_dir: str = ''  # From `rlpt prepare`; '' reads the corpora.
+  cache_dir: str = ''  # The folder of `rlpt prepare`; '' reads the corpora.
   segmenter: Callable[[str], list[int]] = segment.sentences
   min_words: Natural = 4  # Shorter segments are never targets (records.Text).
   seed: Seed = 0

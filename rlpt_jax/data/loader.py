@@ -1,8 +1,8 @@
 """Loads batches in an order independent of hosts and restarts.
 
-The order is over global batches: host h of H takes the h-th share of each. So
-the position after a batch is the same on every host, and a run can resume with
-a different number of hosts or a different batch size.
+Batches are global: host h of H takes the h-th share of each. So the position
+after a batch is the same on every host, and a run can resume with a different
+number of hosts or a different batch size.
 """
 
 import concurrent.futures
@@ -21,11 +21,11 @@ from rlpt_jax.data.order import Position
 
 PACKING_WINDOW = 1024  # The number of texts that are packed at a time.
 WINDOW_TOKENS = 32 << 20  # The most tokens in a window, about 300 MB.
-NAMED_FILES = 64  # If more, a position has only one checksum for all files.
+NAMED_FILES = 64  # A position lists the files of a corpus up to this number.
 
 
 class Item(NamedTuple):
-  """Item number `index` of a record.
+  """What an example is made from: item number `index` of a record.
 
   `component` is an index into `Loader.components`. `record` is the record's
   number in the cache or, without a cache, the record itself.
@@ -127,7 +127,10 @@ class Loader:
     ]
 
   def items(self) -> Iterator[tuple[config.Component, records.Record, int]]:
-    """Yields (component, record, index) of every item, before packing."""
+    """Yields (component, record, index) of every item, before packing.
+
+    Begins with the first item, and leaves `position` as it is.
+    """
     cursor = self._mixed(None)
     while True:
       try:

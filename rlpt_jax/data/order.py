@@ -97,9 +97,9 @@ class Streamed:
   `documents(part)` yields a list of items for each document of a part, in
   order; the list may be empty. The position counts documents within the part,
   so resuming rereads that part from its start, but no earlier part. After
-  every epoch but the last, gives a None, at which `Blocks` ends a block. If an
-  epoch has no item, raises the error that `nothing` returns, instead of looping
-  forever.
+  every epoch but the last, the cursor gives a None, at which `Blocks` ends a
+  block. If an epoch has no item, the cursor raises the error that `nothing`
+  returns, instead of looping forever.
   """
 
   def __init__(

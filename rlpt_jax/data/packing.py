@@ -11,8 +11,8 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
   """Packs by best fit, longest first; returns the indices of each row's texts.
 
   Packing longest first must not sort the result by length. So the texts of a
-  row keep their order, and rows are ordered by their first text: a shuffled
-  order stays shuffled.
+  row keep their order, and rows are ordered by their first text, so that a
+  shuffled order stays shuffled.
   """
   rows: list[list[int]] = []
   # with_room[r] lists the rows with r tokens of room left.

@@ -168,7 +168,10 @@ def prepare_part(number: int, plan: Plan):
 
 
 def write_manifest(plan: Plan) -> dict[str, Any]:
-  """Writes the manifest, which sums over all parts, and SeqIO's files."""
+  """Writes and returns the manifest, which has the totals of all parts.
+
+  Also writes the files that SeqIO expects.
+  """
   import seqio
   import tensorflow as tf
 
@@ -220,7 +223,10 @@ def write_manifest(plan: Plan) -> dict[str, Any]:
 
 
 def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
-  """Counts (items, records with items, records) of each prepared task."""
+  """Returns {'corpus_task': (items, records with items, records), ...}.
+
+  Every task must be prepared.
+  """
   tokenizer = config.load_tokenizer(data.tokenizer)
   tasks = {}
   for component in config.components(data, tokenizer):

@@ -63,7 +63,10 @@ class Prompt:
     return sum(map(len, self.pieces))
 
   def layout(self, **tokens: list[int]) -> list[tuple[str, list[int]]]:
-    """Returns (role, ids) in order; a role is 'template' or a place's name."""
+    """Returns the parts of a filled prompt as (role, ids), in order.
+
+    A role is 'template' or a place's name.
+    """
     pieces = [('template', list(self.pieces[0]))]
     for place, piece in zip(self.places, self.pieces[1:], strict=True):
       pieces += [(place, tokens[place]), ('template', list(piece))]

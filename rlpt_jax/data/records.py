@@ -1,8 +1,8 @@
 """Turns documents into records, the form in which a corpus is cached.
 
 Examples are made from records on the fly. So the length of contexts, the mix of
-ASR and MSR, and the choice of targets can change without preparing a corpus
-again. A stage turns documents into records:
+tasks, and the choice of the segments to predict can change without preparing a
+corpus again. A stage turns documents into records:
 
   Text       raw text: segments and their tokens (ntp, asr, msr)
   Chat       a conversation: tokens and a loss mask (sft)
@@ -70,10 +70,11 @@ def records(
 class Text:
   """Splits a text into segments with tokens, and lists the possible targets.
 
-  The first and the last segment are never targets (RLPT, section 3.2), nor are
-  those of fewer than `min_words` words. The paper does not say how short is too
-  short. Segments of three words or fewer are headings, labels and exclamations
-  ("Why not?"): the context does not predict them, or they are easy to guess.
+  A target is a segment that a task asks to predict. The first and the last
+  segment are never targets (RLPT, section 3.2), nor are those of fewer than
+  `min_words` words. The paper does not say how short is too short. Segments of
+  three words or fewer are headings, labels and exclamations ("Why not?"): the
+  context does not predict them, or they are easy to guess.
   """
 
   tokenizer: Tokenizer

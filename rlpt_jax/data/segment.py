@@ -20,7 +20,7 @@ Sentences end
 A sentence includes the closing quotes, brackets, emphasis, notes ('[12]') and
 smileys that follow its mark. '"Go!" he said.' is one sentence. In tokenized
 corpora (' . " ') a quote counts as closing if one is open in the paragraph. No
-sentence ends in a label ('Section 12.').
+sentence ends in a label that begins a block ('Section 12.').
 """
 
 import bisect

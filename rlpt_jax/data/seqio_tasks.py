@@ -57,8 +57,8 @@ _RLPT = ('asr', 'msr')
 def examples(data: config.Data, name: str) -> Iterator[dict[str, Any]]:
   """Yields the examples of a registered task or mixture, without shuffling.
 
-  Reads prepared records if all that it needs are prepared; otherwise reads the
-  corpora.
+  Reads prepared records if `rlpt prepare` has written all that the task or
+  mixture needs; otherwise reads the corpus.
   """
   made = seqio.get_mixture_or_task(name)
   is_cached = all(

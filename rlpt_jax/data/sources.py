@@ -402,7 +402,7 @@ def _expanded(name: str, glob: str) -> list[str]:
 
 
 def _bounds(sizes: list[int], at_least: int) -> list[int]:
-  """Groups neighbors; returns the bounds of the groups.
+  """Groups consecutive sizes; returns the bounds of the groups, as indices.
 
   at_least: the total size that ends a group; the last may be smaller.
   """

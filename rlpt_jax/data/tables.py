@@ -2,11 +2,13 @@
 
   PATH               .jsonl, .json (a list), .parquet or .csv; all but .parquet
                      also with .gz
-  FOLDER             all such files in it; it may be a clone of a dataset's
-                     repository. If some paths in it contain the configuration,
-                     only those; of these, likewise for the split
-  hf:REPO[:CONFIG][:SPLIT]   with Hugging Face datasets, if installed
+  FOLDER             all such files below it, for example in a clone of a
+                     dataset's repository; `find` says which of them belong to
+                     a configuration and a split
+  hf:REPO[[:CONFIG]:SPLIT]   with Hugging Face datasets, if installed
   tfds:NAME[:SPLIT]          with TFDS; the dataset must be prepared
+
+SPLIT is 'test' by default.
 
 The module `sources` reads corpora: it streams, and counts faults. Here the
 first fault is an error, since a benchmark with some of its problems missing is
@@ -37,7 +39,7 @@ class Row(NamedTuple):
 
 
 def find(place: pathlib.Path, config: str = '', split: str = '') -> list[str]:
-  """Returns the file at a path, or all files below a folder.
+  """Returns the file at a path, or all tables below a folder.
 
   If some paths in the folder contain `config` as a word, keeps only those. Then
   selects among these by `split` in the same way.

@@ -71,7 +71,7 @@ class Task(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-  """The common part of Asr and Msr.
+  """The base class of Asr and Msr, which predict a segment of a document.
 
   `max_prompt_tokens` bounds the whole prompt. A longer context is truncated on
   the left, at a segment boundary; if even the segment before the target is too
@@ -238,7 +238,10 @@ def stripped(
 def context(
   record: Record, target: int, room: int, tokenizer: Tokenizer
 ) -> list[int]:
-  """Returns the tokens before a target, as many whole segments as fit."""
+  """Returns at most `room` tokens before a target, as many segments as fit.
+
+  If even the segment before the target is too long, its beginning is removed.
+  """
   bounds = np.concatenate([[0], record['token_ends']])
   first = int(np.searchsorted(bounds, bounds[target] - room))
   # One more segment may fit after stripping white space.
@@ -254,7 +257,7 @@ def context(
 
 @dataclasses.dataclass(frozen=True)
 class _Packed:
-  """The common part of Ntp and Sft."""
+  """The base class of Ntp and Sft, which pack several texts into a row."""
 
   weight: Positive = 1.0
   row_tokens: RowTokens = 1024
