@@ -1,9 +1,9 @@
 """Checkpoints that are complete or absent, and verified when written and read.
 
-A step holds named trees of arrays (say, params and optimizer) and a record of
-plain JSON. The record has a fingerprint of every array, computed on its devices
-when saving and compared after reading. So a flipped bit anywhere on the way is
-detected, whatever mesh reads it.
+The checkpoint of a step holds named trees of arrays (say, params and optimizer)
+and a record of plain JSON. With the record it keeps a fingerprint of every
+array, computed on the array's devices when saving and compared after reading.
+So a flipped bit anywhere on the way is detected, whatever mesh reads it.
 """
 
 import contextlib
@@ -146,7 +146,8 @@ class Store:
   def check(self):
     """Raises if a save in the background has failed; does not wait for one.
 
-    Otherwise the failure would only show at the next save, many steps later.
+    Without this call, the failure would only show at the next save, many steps
+    later.
     """
     if not self._manager.is_saving_in_progress():
       with self._explained_errors():
@@ -185,11 +186,14 @@ class Store:
   def restore(
     self, trees: dict[str, Any], *, step: int | None = None
   ) -> Restored:
-    """The newest intact checkpoint, or that of `step`.
+    """Restores the newest intact checkpoint, or that of `step`.
 
-    trees: jax.ShapeDtypeStruct leaves with the sharding that each array gets,
-      which may differ from the one it was saved with. Only these trees of the
-      checkpoint are read.
+    Renames damaged checkpoints that it skips, unless the store is read-only.
+    Raises DamagedCheckpoint if none is intact.
+
+    trees: named trees of jax.ShapeDtypeStruct, with the sharding and the dtype
+      that each array gets. Both may differ from those it was saved with. Only
+      these trees of the checkpoint are read.
     """
     damage = {}
     for candidate in self.candidates(step):
@@ -213,7 +217,10 @@ class Store:
     raise self._all_damaged(damage)
 
   def record(self, *, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, record) of the newest checkpoint whose record is intact."""
+    """Returns (step, record) of the newest checkpoint with an intact record.
+
+    If `step` is given, returns those of that checkpoint.
+    """
     damage = {}
     for candidate in self.candidates(step):
       content = self._try(damage, self._read_record, candidate)
@@ -227,9 +234,10 @@ class Store:
     return sorted(content['arrays']) if content else []
 
   def arrays(self, tree: str, *, step: int) -> dict[str, LazyArray]:
-    """{path: array} of one tree of nested dicts; each is read when loaded.
+    """Returns {path: array} of one tree, which must consist of nested dicts.
 
-    Both this and loading an array can raise DamagedCheckpoint.
+    An array is read only when it is loaded. Both this method and loading an
+    array can raise DamagedCheckpoint.
     """
     damage = {}
     content = self._try(damage, self._read_record, step)
@@ -255,7 +263,10 @@ class Store:
     return {path: lazy(path, *entry[:2]) for path, entry in entries.items()}
 
   def candidates(self, step: int | None) -> list[int]:
-    """The steps to try, newest first."""
+    """Returns the steps to try: only `step` if given, else all, newest first.
+
+    Raises a ValueError if there is no such checkpoint.
+    """
     if not self.steps():
       there = sorted(p.name for p in self.directory.iterdir())[:5]
       raise ValueError(
@@ -278,7 +289,10 @@ class Store:
     return [step]
 
   def _try(self, damage: dict[int, str], read, step: int, *arguments):
-    """read(step, ...), or None and a note in `damage` if any process fails."""
+    """Returns read(step, ...); None if that fails on any process.
+
+    Notes the failure in `damage`. Raises errors that are the machine's fault.
+    """
     result, why = None, 'another process could not read it'
     try:
       result = read(step, *arguments)
@@ -320,8 +334,8 @@ class Store:
     return loaded
 
   def _read(self, step: int, tree: str, like, restore_args, **options):
-    # Not by the manager: it would wait for all processes, and a process that
-    # fails to read never arrives.
+    # We do not read with the manager: it would wait for all processes, and a
+    # process that fails to read never arrives.
     return self._handler.restore(
       self._path / str(step) / tree,
       args=ocp.args.PyTreeRestore(like, restore_args, **options),
@@ -351,7 +365,7 @@ class Store:
     return array
 
   def _set_aside(self, damage: dict[int, str]):
-    """Renames damaged steps: the resumed run will reach and save them again."""
+    """Renames damaged steps, since the run will reach and save them again."""
     if not damage:
       return
     if jax.process_index() == 0:
@@ -392,7 +406,7 @@ def _version(package: str) -> str:
     return 'not installed'
 
 
-# LazyArrays, which are not in memory yet.
+# How LazyArrays, which are not in memory yet, are written.
 
 
 class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):

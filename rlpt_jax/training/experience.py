@@ -36,8 +36,8 @@ def padded(length: int, longest: int) -> int:
   XLA compiles an update for every length, in seconds for the smallest model on
   a CPU and minutes for a large one. The longest rollout of a batch is usually
   near the limit, so most runs compile only one update. If it is much shorter,
-  halving the length limits the padding. Halves of 128 or more that are no
-  multiple of 128, the block size of kernels, are not used.
+  halving the length limits the padding. Halving stops before a half that is
+  below 16, or above 128 and no multiple of 128, the block size of kernels.
   """
   assert length <= longest, (length, longest)
   half = longest // 2
@@ -55,7 +55,7 @@ def make_batch(
   longest: tuple[int, int],
   share_prompt: bool = True,
 ) -> Batch:
-  """The batch of some groups, with a shape that rarely changes between steps.
+  """Makes a batch of groups, with a shape that rarely changes between steps.
 
   Its advantages are 0; they are filled in later.
 
@@ -63,8 +63,8 @@ def make_batch(
     prompts fill it up; they have no tokens in the loss.
   reduction: (mask_BT, group size) -> weights_BT.
   longest: the maximum numbers of tokens of a prompt and of a completion.
-  share_prompt: True if a prompt is computed once for its group, False if it is
-    computed in every row.
+  share_prompt: True if the update computes a prompt once for its group, False
+    if it does so in every row.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, len(groups[0].completions)

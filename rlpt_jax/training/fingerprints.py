@@ -13,7 +13,7 @@ HOST_PIECE = 2**24  # Elements of a host array that are hashed at a time.
 
 
 def of_host(x: np.ndarray) -> int:
-  """`of_array` of a host array, in pieces: a whole copy would double memory."""
+  """Returns `of_array` of a host array, in pieces to avoid a full copy."""
   if not x.ndim:
     return int(of_array(x))
   size = max(1, x[0].size)
@@ -28,7 +28,7 @@ def of_host(x: np.ndarray) -> int:
 
 
 def of_tree(tree: weights.Tree) -> int:
-  """Returns 32 bits for the names and arrays of nested dicts."""
+  """Returns one fingerprint of the names and arrays of nested dicts."""
   prints = {path: of_array(x) for path, x in weights.named(tree)}
   prints = {path: int(x) for path, x in jax.device_get(prints).items()}
   return zlib.crc32(json.dumps(prints, sort_keys=True).encode())
@@ -36,11 +36,12 @@ def of_tree(tree: weights.Tree) -> int:
 
 @jax.jit
 def of_array(x, start=0) -> jax.Array:
-  """32 bits that change if any one bit of the array changes.
+  """Returns 32 bits that change if any one bit of the array changes.
 
-  The sum, modulo 2^32, of the bits of every element times an odd hash of its
-  position. An integer sum is the same on every mesh; an odd factor never maps a
-  change of one element to 0; the hash detects moved elements.
+  They are the sum, modulo 2^32, of the bits of every element times an odd hash
+  of its position, which counts from `start`. An integer sum is the same on
+  every mesh; an odd factor never maps a change of one element to 0; the hash
+  detects moved elements.
   """
   x = jnp.asarray(x)
   if x.dtype == jnp.bool_:

@@ -13,7 +13,7 @@ from rlpt_jax.training import fingerprints
 
 
 def describe(tree) -> dict[str, list]:
-  """{path: [shape, dtype, fingerprint]} for every array of a tree."""
+  """Returns {path: [shape, dtype, fingerprint]} of every array of a tree."""
   leaves, prints = dict(_paths(tree)), {}
   for path, x in leaves.items():
     if isinstance(x, LazyArray):
@@ -57,9 +57,9 @@ def check_fingerprints(loaded: dict[str, list], saved: dict[str, list]):
 
 
 def check_shapes(path: pathlib.Path, trees, saved: dict[str, dict[str, list]]):
-  """Raises unless names and shapes match.
+  """Raises unless the trees have the names and shapes that were saved.
 
-  A mismatch is a mistake of the caller; damage shows in the fingerprints.
+  This finds mistakes of the caller; the fingerprints find damage.
   """
   for name, tree in trees.items():
     if name not in saved:

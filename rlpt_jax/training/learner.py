@@ -1,9 +1,10 @@
 """The update: sums the gradients of microbatches and takes an optimizer step.
 
 A step is skipped if the loss or gradient is not finite. Everything that depends
-on the whole batch, above all the denominators, is already in the batch. Each
-microbatch adds its share, so that the result does not depend on the number of
-microbatches, on padding or on the number of devices.
+on the whole batch, above all the denominators of the loss, is computed before
+and comes with the batch. Each microbatch adds its share, so that the result
+does not depend on the number of microbatches, on padding or on the number of
+devices.
 """
 
 import functools
@@ -41,7 +42,7 @@ class State:
 
 
 def make_state(params, optimizer: optax.GradientTransformation) -> State:
-  # With the shardings that an update returns: otherwise the second update would
+  # Use the shardings that an update returns; otherwise the second update would
   # be compiled again.
   init = jax.jit(optimizer.init, out_shardings=shardings(optimizer, params))
   counts = [
@@ -52,13 +53,14 @@ def make_state(params, optimizer: optax.GradientTransformation) -> State:
 
 
 def shardings(optimizer: optax.GradientTransformation, params):
-  """Shardings of the optimizer state: each moment like its parameter.
+  """The shardings of the optimizer state; a moment has that of its parameter.
 
-  Set explicitly: XLA cannot infer the sharding of `zeros_like`.
+  None if the parameters have no mesh. They are set explicitly, because XLA
+  cannot infer the sharding of `zeros_like`.
   """
   everywhere = _everywhere(params)
   if everywhere is None:
-    return None  # One device: uncommitted, so that it can follow other inputs.
+    return None  # One device: an uncommitted state can follow other inputs.
   return optax.tree_map_params(
     optimizer,
     lambda _, param: param.sharding,
@@ -83,7 +85,7 @@ def make_update(
   *,
   num_microbatches: int = 1,
 ):
-  """update(state, batch) -> (state, metrics); the state is donated.
+  """Returns update(state, batch) -> (state, metrics), which donates the state.
 
   The first dimension of every array of a batch counts rows, or groups of rows,
   and must be a multiple of `num_microbatches`.
@@ -144,7 +146,10 @@ def _step_if(condition, step, old):
 
 
 def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
-  """((loss, rows), gradients) of a batch, computed by microbatches."""
+  """Returns ((loss, rows), gradients) of a batch, one microbatch at a time.
+
+  `rows` are the arrays that the loss function returns, joined again.
+  """
   grad = jax.value_and_grad(loss_fn, has_aux=True)
   if num_microbatches == 1:
     return grad(params, batch)
@@ -162,7 +167,7 @@ def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
 
 
 def split(x, M):
-  """[M, rows / M, ...]: part m has the rows m, m + M, m + 2 M, ...
+  """Returns [M, rows / M, ...]; part m has the rows m, m + M, m + 2 M, ...
 
   So each part has rows of every device, and no row changes its device.
   """
@@ -176,5 +181,5 @@ def split(x, M):
 
 
 def join(x):
-  """[rows, ...]: the inverse of `split`."""
+  """The inverse of `split`: [M, rows / M, ...] -> [rows, ...]."""
   return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

@@ -72,7 +72,10 @@ def learning_rates(config: AdamW) -> optax.Schedule:
 
 
 def make_optimizer(config: AdamW, specs) -> optax.GradientTransformation:
-  """Clips the global norm, then applies AdamW; `specs` say what is a matrix."""
+  """Makes an optimizer that clips the global norm, then applies AdamW.
+
+  specs: the ParamSpecs of the parameters, which say what is a matrix.
+  """
   is_matrix = jax.tree.map(
     lambda spec: spec.fan_in is not None,
     specs,

@@ -52,8 +52,11 @@ def preemption(
   A second Ctrl-C interrupts at once. If the loop ends before it sees a signal,
   the signal is passed to the previous handler, if that is a function.
 
+  If several processes compute together, this handles no signal, because
+  jax.distributed receives SIGTERM.
+
   on_signal: called by the handler, so that a step that waits for something can
-    end. Not called if several processes compute together.
+    end.
   """
   preempted = Preemption()
   if jax.process_count() > 1:

@@ -106,6 +106,6 @@ def _entries(
 
 
 def _place(value: str) -> tuple[str, int]:
-  """(file, end offset in it) of 'value:FOLDER/:FILE:OFFSET:LENGTH'."""
+  """Returns (file, end offset in it) of 'value:FOLDER/:FILE:OFFSET:LENGTH'."""
   _, folder, file, offset, length = value.split(':')
   return folder + file, int(offset) + int(length)
