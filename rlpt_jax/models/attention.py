@@ -1,15 +1,17 @@
 """Attention of queries to their own row and to a context of earlier tokens.
 
-The context has any number of parts, each one layer of a `Cache`. A part with
-fewer rows than the queries is shared: G = B / P consecutive rows of queries, or
-the rows listed in `readers`, see the same row of keys. A shared row is read,
-and differentiated, once.
+The context has any number of parts, each one layer of a `Cache`. Several rows
+of queries may share a row of a part: those that its `readers` list, or, without
+`readers`, B / P consecutive ones if there are B rows of queries and P rows in
+the part. A shared row is read, and differentiated, once. (cuDNN on several GPUs
+copies it instead.)
 
   own row  position t sees positions s <= t of the same segment; only padding
            sees padding (segment 0)
   context  every query sees every key whose mask is True
 
-All kernels compute the same function. `pick_kernel` chooses one for whole rows,
+All kernels give the same results, except for queries at padding, where results
+are never used. `pick_kernel` chooses a kernel for whole rows, and
 `decode_attention` one for the single queries of decoding.
 """
 
@@ -38,7 +40,7 @@ class Part:
 
   k_PKHS: jax.Array
   v_PKSH: jax.Array
-  mask: jax.Array  # [P, S], or [P, M, S] if it differs by query.
+  mask: jax.Array  # [P, S], or [P, M, S] for M queries that differ.
   k_scale_PKS: jax.Array | None = None
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
@@ -101,7 +103,7 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
   capability = layout.compute_capability
   return (
     layout.platform == 'gpu'
-    # Its blocks may not fit into the shared memory of GPUs before the H100.
+    # The kernel's blocks may exceed the shared memory of GPUs before the H100.
     and (capability is None or capability >= 9)
     and layout.mesh.size == 1  # XLA cannot partition a kernel.
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
@@ -152,7 +154,7 @@ def _attend(q_BTNH, part):
 
   Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
   and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
-  All M = G * T queries of a group are multiplied by its keys in one product.
+  The M queries that share a row of keys are multiplied by it in one product.
   """
   B, T, N, H = q_BTNH.shape
   P, K, _, _ = part.k_PKHS.shape
@@ -183,9 +185,10 @@ def _attend(q_BTNH, part):
 
 
 def _product(dimensions, left, right):
-  """Einsum of `left` with keys or values, computed in the dtype of the latter.
+  """Einsum of `left` with keys or values; the result is float32.
 
-  If that is int8, computed in the dtype of `left`, which can represent every
+  `left` is converted to the dtype of the keys or values. If these are int8,
+  they are converted to the dtype of `left` instead, which can represent every
   int8 value exactly.
   """
   right = right.astype(left.dtype) if right.dtype == jnp.int8 else right
@@ -219,8 +222,8 @@ def _merge(sums):
 
 
 # cuDNN, on GPU. In general, each row's keys are concatenated with a copy of the
-# keys of its prefix, and the kernel reads a mask. On one GPU, rows that are not
-# packed need neither the copy nor the mask. (The keys of the prompt are
+# keys of its prefix, and the kernel reads a mask. Rows that are not packed need
+# neither if they have no prefix, or on one GPU. (The keys of a prefix are
 # computed once in any case.)
 
 
@@ -269,9 +272,9 @@ def dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context):
   )
 
 
-# Splash, on TPU: the rows of a group form one sequence of queries; the shared
-# prefix and these rows form one sequence of keys. The mask is known at compile
-# time, so that the kernel skips the blocks between different rows.
+# Splash, on TPU: the rows that share a prefix (a group) form one sequence of
+# queries; the prefix and these rows form one sequence of keys. The mask is
+# known at compile time, so the kernel skips the blocks between different rows.
 
 
 def splash_attention(
@@ -330,7 +333,7 @@ def splash_attention(
 
 
 def _group_rows(x_BKTH, P):
-  """[P, K, G * T, H]: the rows of each group, concatenated."""
+  """[P, K, B / P * T, H]: groups of B / P rows, each joined to one row."""
   B, K, T, H = x_BKTH.shape
   x_PGKTH = x_BKTH.reshape(P, B // P, K, T, H)
   return jnp.swapaxes(x_PGKTH, 1, 2).reshape(P, K, B // P * T, H)

@@ -23,11 +23,11 @@ AXES = ('layers', 'batch', 'kv_heads', None, None)
 
 @struct.dataclass
 class Readers:
-  """Maps batch rows to cache rows when groups are not consecutive rows.
+  """Which batch rows read which cache row, if they are not consecutive.
 
   Cache row p is read by the batch rows `rows_PG[p]`; unused entries are
   arbitrary. `place_B[b]` is the index of batch row b in the flattened
-  `rows_PG`.
+  `rows_PG`; it is arbitrary too if b reads no cache row.
   """
 
   rows_PG: jax.Array

@@ -93,11 +93,12 @@ class Compute:
   """Options of the computation; they change rounding, speed and memory only.
 
   dtype: of activations and matrix products. Parameters keep their own dtype,
-    and the head is always float32 (in ScaleRL, a float32 head raised the
-    asymptotic reward from 0.52 to 0.61).
+    and the head's logits are always float32 (in ScaleRL, a float32 head raised
+    the asymptotic reward from 0.52 to 0.61).
   remat: what the backward pass recomputes: 'none' (nothing), 'layer'
     (everything but the input of each layer) or 'dots' (everything but the
-    results of matrix products and of cuDNN's attention with a prefix).
+    results of products with weights other than experts', and of cuDNN's
+    attention with a prefix).
   attention: a kernel of attention.KERNELS, or 'auto' to pick by platform.
   unroll: compiles each layer separately instead of a loop over layers. A loop
     compiles faster, but copies what the backward pass keeps of each layer.

@@ -9,9 +9,9 @@ backward pass over some of the keys is given the output and the log-sum-exp over
   weights = exp(scores - lse)
   gradient of the scores = weights * (dO V^T - rowsum(dO * O))
 
-hold for each key, whatever the others are. So the prefix can be computed apart
-from the rows: it is read once for the whole group instead of being copied for
-each row, and no mask is read.
+hold for each key, whatever the others are. So attention to the prefix can be
+computed apart from attention within the rows: the prefix is read once for the
+whole group instead of being copied for each row, and no mask is read.
 """
 
 import json
@@ -40,8 +40,8 @@ def attend_with_prefix(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
 def _forward_of_parts(q_BTNH, k_BTKH, v_BTKH, k_PSKH, v_PSKH, length_P):
   B, T, N, _ = q_BTNH.shape
   P = k_PSKH.shape[0]
-  # At least one key: over none, results are not finite. (Only the prefixes of
-  # padding have no tokens.)
+  # At least one key: over none, results are not finite. (A prefix has no tokens
+  # only if its whole group is padding.)
   length_P = jnp.maximum(length_P, 1)
   own_BTNH, own_lse_BNT = forward(q_BTNH, k_BTKH, v_BTKH, causal=True)
   # The rows of a group form one sequence of M = G * T queries.

@@ -1,10 +1,10 @@
 """Attention of a decode step on a GPU, in one kernel over all caches.
 
-Each program takes the queries of one group for one key-value head. It reads the
-prefix of the group once, then each row's own positions, and keeps one running
-softmax over all of them: scores never leave the chip, and positions that are
-reserved but not filled are not read. Results are merged only if several
-programs split the keys.
+Each program of the kernel takes the queries of one group (the rows that share a
+prefix) for one key-value head. It reads the prefix once, then each row's own
+positions, and keeps one running softmax over all of them: scores never leave
+the chip, and positions that are reserved but not filled are not read. Results
+are merged only if several programs split the keys.
 
 The kernel uses Pallas's Triton backend, which JAX has deprecated without an
 equal replacement: with the Mosaic backend, a whole decode step with the same
@@ -31,9 +31,10 @@ ENOUGH_PROGRAMS = 256
 
 
 def fits(q_BNH, parts) -> bool:
-  """Returns True if the queries of a group fit into the registers.
+  """Returns True if the kernel can be used; XLA's attention is used otherwise.
 
-  Not measured: beyond this, XLA's attention is used.
+  The head size must be a power of 2, and a group's queries must fit into the
+  registers. Nothing beyond these limits was measured.
   """
   _, N, H = q_BNH.shape
   K = parts[0].v_PKSH.shape[1]
@@ -86,7 +87,7 @@ def attend_to_filled(
     weights_JBN = jax.nn.softmax(lse_JBN / LOG2E, axis=0)
     values_BNH = (values_JBNH * weights_JBN[..., None]).sum(0)
   if readers is not None:
-    # No program writes a row that is in no group: it may hold NaN.
+    # No program writes the values of a row in no group, so they may be NaN.
     in_group_B = rows_PG.reshape(-1)[readers.place_B] == np.arange(B)
     values_BNH = jnp.where(in_group_B[:, None, None], values_BNH, 0)
   return values_BNH.astype(q_BNH.dtype)
@@ -130,7 +131,7 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
 
 
 class _Program(NamedTuple):
-  """One program: the queries of group p, head k; split j of J of their keys."""
+  """One program: group p, key-value head k, and split j of J of the keys."""
 
   p: Any
   k: Any
@@ -143,14 +144,14 @@ class _Program(NamedTuple):
   block: int
 
   def share(self, count):
-    """(first, end) of the range of `count` items that this split takes."""
+    """(first, end): which of `count` items this split takes."""
     if self.J == 1:
       return 0, count
     return self.j * count // self.J, (self.j + 1) * count // self.J
 
 
 def _read_group(program, k_ref, v_ref, filled_ref, state):
-  """Reads the row that all queries share."""
+  """Attends to the row of keys that all queries share."""
   p, size = program.p, _block_size(v_ref, program.block)
   filled = filled_ref[p]
 
@@ -165,7 +166,7 @@ def _read_group(program, k_ref, v_ref, filled_ref, state):
 
 
 def _read_rows(program, k_ref, v_ref, filled_ref, state):
-  """Reads each query's own row."""
+  """Attends to the keys of each query's own row."""
   size = _block_size(v_ref, program.block)
 
   def one_row(g, state):
@@ -218,15 +219,15 @@ def _grouping(parts) -> _Grouping:
 
 
 def _rows(grouping: _Grouping):
-  """(the rows of each group, 1 where such an entry is in use)."""
+  """(rows_PG: the rows of each group, used_PG: 1 where an entry is in use)."""
   _, readers, P, G = grouping
   if readers is None:
-    # Constants: XLA would compute them again in every layer.
+    # Numpy constants: XLA would compute jnp's again in every layer.
     rows_PG = np.arange(P * G, dtype=np.int32).reshape(P, G)
     return rows_PG, np.ones_like(rows_PG)
   rows_PG = jnp.asarray(readers.rows_PG, jnp.int32)
   index_PG = np.arange(P * G, dtype=np.int32).reshape(P, G)
-  # Unused entries are arbitrary: only one entry of a row leads back to it.
+  # Unused entries may name any row, but place_B leads to the entry in use.
   used_PG = (readers.place_B[rows_PG] == index_PG).astype(jnp.int32)
   return rows_PG, used_PG
 
@@ -237,7 +238,7 @@ def _block_size(v_ref, block: int) -> int:
 
 
 def _load(k_ref, v_ref, row, k, start, end, size):
-  """(keys [H, size], values [size, H], True before `end`) of a row's head."""
+  """(keys [H, size], values [size, H], mask of positions before `end`)."""
   _, _, S, H = v_ref.shape
   ids_S, place = start + _iota(size), pl.ds(start, size)
   k_ref, v_ref = k_ref.at[row, k, :, place], v_ref.at[row, k, place, :]

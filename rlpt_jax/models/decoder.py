@@ -30,7 +30,7 @@ from rlpt_jax.models.moe import RouterStats, moe
 @struct.dataclass
 class Output:
   hidden_BTD: jax.Array  # float32, after the final norm: input of the head.
-  cache: Cache  # Of these tokens only; `decode`: the one it got, updated.
+  cache: Cache  # Of these tokens; from `decode`: its cache with them added.
   router: RouterStats | None  # None without experts.
 
 
@@ -105,8 +105,8 @@ def forward(
     texts into a row.
   context: caches with one row per row of tokens, or per group of rows. With a
     context, every row must be one segment, followed by padding.
-  packed: False promises the same without a context, which lets some kernels do
-    without a mask.
+  packed: False promises, in a call without a context, that every row is one
+    segment, followed by padding. Some kernels then do without a mask.
   """
 
   def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
@@ -178,7 +178,7 @@ def decode(
 def _run(
   decoder, params, tokens_BT, mask_BT, positions_BT, context, attend, own=None
 ):
-  """Runs all layers: (hidden states, keys and values, router statistics).
+  """Runs all layers; returns (hidden states, keys and values, RouterStats).
 
   attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
     values to return), for one layer. `parts` are that layer's keys and values

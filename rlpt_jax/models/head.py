@@ -1,7 +1,8 @@
-"""The head: maps hidden states to log-probabilities, all in float32.
+"""The head: maps hidden states to log-probabilities in float32.
 
 `score` computes the logits of a few positions at a time and computes them again
-in the backward pass: the logits of a long row never exist all at once.
+in the backward pass, so the logits of a long row never exist all at once. The
+backward pass multiplies in bfloat16, except for float32 models and on CPUs.
 """
 
 import functools
@@ -28,7 +29,7 @@ def name_of_weights(decoder: Decoder) -> str:
 
 
 def embed(params, tokens_BT):
-  """The embeddings of tokens, also if they are a tied head's and split."""
+  """The embeddings of tokens; a tied head's table may be `split` into parts."""
   table = params['embed']
   if table.ndim == 3:
     return table[tokens_BT, 0]
@@ -48,8 +49,8 @@ def logits(decoder: Decoder, params, hidden_BTD):
 
 def _product(decoder: Decoder):
   """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
-  # Not split into bfloat16 parts if exact: a float32 model must not be rounded,
-  # and CPUs multiply in full float32 anyway.
+  # No bfloat16 parts: a float32 model must not be rounded, and CPUs multiply in
+  # full float32 anyway.
   if _is_exact(decoder):
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
   if is_split(decoder):
@@ -71,7 +72,7 @@ def _algorithm(decoder: Decoder) -> str:
 
 
 def is_split(decoder: Decoder) -> bool:
-  """True if weights that do not change should be stored in parts (`split`).
+  """True if the sampler should store the head's weights in parts (`split`).
 
   Otherwise they would be split again at every step.
   """
@@ -80,14 +81,14 @@ def is_split(decoder: Decoder) -> bool:
 
 
 def bytes_of_a_weight(decoder: Decoder) -> int:
-  """Of weights as the sampler keeps them: float32, or parts (`split`)."""
+  """The bytes that the sampler stores per weight of the head."""
   return 3 * 2 if is_split(decoder) else 4
 
 
 def split(w_VD):
   """[V, 3, D]: the bfloat16 parts of the weights for the 'bf16_x3' product.
 
-  The first part is the weights in bfloat16.
+  The first part is the weights rounded to bfloat16.
   """
   high_VD, low_VD = _parts(w_VD)
   return jnp.stack([high_VD, high_VD, low_VD], axis=1)
@@ -96,8 +97,9 @@ def split(w_VD):
 def _multiply_parts(hidden_BTD, w_VPD):
   """The 'bf16_x3' product: high high + low high + high low.
 
-  As one product, because XLA's three, or two with one copy of the high part,
-  each write all logits, which are then read and added.
+  It is one product over joined parts. As three products (XLA's way), or as two
+  with one copy of the high part, each would write all logits, to be read again
+  and added.
   """
   high_BTD, low_BTD = _parts(hidden_BTD)
   return jnp.einsum(

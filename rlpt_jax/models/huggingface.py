@@ -197,9 +197,10 @@ def is_directory(path: str | pathlib.Path) -> bool:
 
 
 def is_saved(directory: pathlib.Path) -> bool:
-  """Returns True if every file in a directory comes from `save`.
+  """Returns True if a directory holds nothing but what `save` writes.
 
-  Does not check that no file is missing.
+  config.json and all weights must have its mark; COMPANIONS may have any
+  origin. Weights may be missing.
   """
   names = {path.name for path in directory.iterdir()}
   if 'config.json' not in names:
@@ -337,7 +338,8 @@ def save(
 ):
   """Writes a directory that transformers can load.
 
-  arrays: (path, dtype, function that returns the array); one is read at a time.
+  arrays: (parameter's name, dtype, function that returns its array) of each
+    parameter; the functions are called one at a time.
   companions: a directory to copy tokenizer and generation files from.
   """
   directory = pathlib.Path(directory)

@@ -1,8 +1,9 @@
 """Converts between Hugging Face's config.json and DecoderConfig.
 
 Each field of a config.json must be one that we read, one whose value must equal
-what we implement, or one known to have no effect. Any other field is an error:
-failing to load is better than computing something else.
+what we implement, or one known to have no effect. Any other field is an error,
+unless it is null, false or empty: failing to load is better than computing
+something else.
 """
 
 from typing import Any
@@ -51,7 +52,7 @@ DEFAULTS = {
   'smollm3': {'tie_word_embeddings': True, 'rope_theta': 2_000_000.0},
 }  # fmt: skip
 
-# Fields that, if present, must have the only value that we implement.
+# Fields that, if present and not null, must have the one value we implement.
 REQUIRED = {
   'hidden_act': 'silu',
   'attention_bias': False,

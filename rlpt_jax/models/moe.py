@@ -28,7 +28,7 @@ class RouterStats:
 
 
 def load_balance_loss(stats: RouterStats, *, experts_per_token: int):
-  """The load balancing loss: 1 if experts share the load evenly, else more.
+  """The load balancing loss: 1 for an even load, usually more otherwise.
 
   Switch Transformer (2101.03961, equation 4), over all layers together as in
   transformers. We divide by `experts_per_token`, which transformers does not,

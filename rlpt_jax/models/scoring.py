@@ -1,7 +1,8 @@
-"""Log-probabilities of completions under a model, for learning.
+"""Log-probabilities of tokens under a model, for learning.
 
-Two functions give the same numbers: `in_groups` computes a prompt once for its
-group, `in_rows` computes it again in every row, as most frameworks do.
+`in_groups` and `in_rows` give the same log-probabilities of completions, but
+`in_groups` runs the model on a prompt once for its group, `in_rows` again in
+every row, as most frameworks do.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,7 @@ def in_groups(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """Scores the tokens of completions.
+  """Scores the tokens of completions, B / P consecutive ones for each prompt.
 
   Prompts and completions are padded on the right; masks are 1 at tokens. Where
   `mask_BT` is 0, log-probabilities and entropies are meaningless.
@@ -63,7 +64,10 @@ def in_rows(
   decoder: Decoder, params, prompts_PS, prompt_mask_PS, tokens_BT, mask_BT,
   *, temperature=1.0,
 ):  # fmt: skip
-  """Returns the results of `in_groups`, from rows [prompt | completion]."""
+  """Scores as `in_groups` does, but in rows [prompt | completion].
+
+  Only the router's statistics differ: they count a prompt in every row.
+  """
   P, S = prompts_PS.shape
   B, _ = tokens_BT.shape
   prompts_BS, prompt_mask_BS = (
