@@ -1,12 +1,13 @@
 """Advantages from rewards: how much better a completion is than its group.
 
-Each function is rewards_PG -> advantages_PG, float32. A reward of NaN says that
-there is no verdict: averages skip it, and its advantage is 0. Its completion
-must also be removed from the mask before a reduction gets the mask; otherwise
-the denominators would count it:
+Each function is rewards_PG -> advantages_PG, float32, for P prompts with G
+completions each. A reward of NaN says that the completion has no verdict:
+averages skip it, and the advantage is 0. The completion must also be removed
+from the mask before a reduction (reductions.py) gets the mask; otherwise the
+reduction's denominators would count it:
 
   keep_PG = judged(rewards_PG)
-  keep_PG &= varies(rewards_PG)[:, None]  # Only to filter flat groups.
+  keep_PG &= varies(rewards_PG)[:, None]  # Only to filter equal rewards.
   mask_BT &= keep_PG.reshape(-1, 1)
 
 A group with equal rewards gets advantages of exactly 0, filtered or not.
@@ -30,7 +31,7 @@ from rlpt_jax.core.checks import NonNegative, PositiveShare
 
 
 def judged(rewards_PG):
-  """[P, G]: True where there is a verdict."""
+  """[P, G]: True where the reward is a verdict, not NaN."""
   return ~jnp.isnan(rewards_PG)
 
 
@@ -86,10 +87,10 @@ def leave_one_out(rewards_PG):
 def batch_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
   """A = (r - mean(group)) / (std of r - mean(group) over the batch + eps).
 
-  ScaleRL (arXiv 2510.13786, Section 4), which does not say if flat groups count
-  in the std. Here they do not, so that filtering them does not rescale the
-  other advantages. The paper has no eps; 1e-4 is TRL's. TRL also smooths the
-  std over steps. `rewards_PG` must be the whole batch, of all hosts.
+  ScaleRL (arXiv 2510.13786, Section 4), which does not say if groups with equal
+  rewards count in the std. Here they do not, so that filtering them does not
+  rescale the other advantages. The paper has no eps; 1e-4 is TRL's. TRL also
+  smooths the std over steps. `rewards_PG` must be the batch of all hosts.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   return advantages_PG / (_rms(advantages_PG, kept_PG) + eps)
@@ -101,11 +102,12 @@ class RunningNormalized:
 
   `batch_normalized` with a std that is not noisy in small batches: ScaleRL
   (arXiv 2510.13786, Section 4) as TRL implements it. The mean square is a
-  moving average that each completion updates by `rate`, except those of flat
-  groups (with 0.001, half the weight is on the last 700 completions). There are
-  three differences from TRL: the average starts from the mean of the first
-  batch, not from the first completion; a whole batch is divided by the value
-  after that batch; completions without a verdict do not update the average.
+  moving average that each completion updates by `rate`, except in groups with
+  equal rewards (with 0.001, half the weight is on the last 700 completions).
+  There are three differences from TRL: the average starts from the mean of the
+  first batch, not from the first completion; a whole batch is divided by the
+  value after that batch; completions without a verdict do not update the
+  average.
   """
 
   rate: PositiveShare = 0.001

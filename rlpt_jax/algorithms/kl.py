@@ -12,9 +12,9 @@ tokens sampled from pi, with x = log(pi / reference):
 So use k3 (as GRPO does) or k2 in the loss, `ppo(...) + beta * k3(...)`, and k1
 in the reward, `reward - beta * sum(k1)`. A good estimate of the value can have
 the wrong gradient: the gradient must also account for how the samples change
-(arXiv 2510.01555). Tokens sampled from another policy need the ratio as a
-weight: ratio * k3, with gradients through both factors, has the gradient of
-KL(pi || reference).
+(arXiv 2510.01555). Tokens sampled from another policy need a weight, the ratio
+of pi to that policy: ratio * k3, with gradients through both factors, has the
+gradient of KL(pi || reference).
 """
 
 import dataclasses

@@ -27,11 +27,14 @@ def make_loss(
   balance: Callable[[Any], jax.Array] | None = None,
   balance_weight: float = 0.0,
 ):
-  """Returns (params, microbatch) -> (share of the loss, stats for `measure`).
+  """Returns (params, microbatch) -> (its share of the loss, stats).
+
+  The stats of all microbatches, joined, are the input of `measure`.
 
   kl: is added to the loss; the batch must have `reference_PGT`.
   balance: the load balancing loss of the router's statistics, for a model with
-    experts. It is measured and, times `balance_weight`, added to the loss.
+    experts. It is measured and, times `balance_weight`, added to the share of
+    every microbatch, so the weight must be divided by their number.
   """
 
   def loss_fn(params, batch: Batch):

@@ -6,8 +6,8 @@ also the old policy: the learner's policy before the first of these updates. It
 then takes the place of behavior_BT in a loss, and `truncated_weight` multiplies
 the result.
 
-Values outside the mask are never used: infinities and NaN there reach neither
-values nor gradients.
+Inputs outside the mask are never used: infinities and NaN there reach neither
+results nor gradients.
 """
 
 import jax

@@ -43,7 +43,7 @@ def prompt_mean(mask_BT, group_size):
   """1 / (prompts * tokens of the group): prompts have equal weight.
 
   The "prompt average" of ScaleRL (arXiv 2510.13786, Section 4) and DAPO (arXiv
-  2503.14476). Groups that were filtered for being flat do not count as prompts.
+  2503.14476). Groups filtered for their equal rewards do not count as prompts.
   """
   B, T = mask_BT.shape
   assert B % group_size == 0, (B, group_size)
