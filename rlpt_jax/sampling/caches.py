@@ -51,7 +51,7 @@ def empty(decoder: Decoder, rows: int, length: int, dtype: str) -> Stored:
 
 
 def store(cache: Cache, dtype) -> Stored:
-  """The cache of a forward pass, converted to the dtype of the store."""
+  """The keys and values of a `Cache`, converted to `dtype`."""
   if jnp.dtype(dtype) != jnp.int8:
     cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
     return Stored(cast(cache.k_LBKHS), cast(cache.v_LBKSH))
@@ -72,7 +72,7 @@ def dtype_of(stored: Stored):
 
 
 def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
-  """The first `length_B` positions of each row, as a `Cache` to attend to."""
+  """Each row's first `length_B` positions, as a `Cache` to attend to."""
   S = stored.v_LBKSH[0].shape[2]
   mask_BS = jnp.arange(S) < length_B[:, None]
   k, v, k_scale, v_scale = stored
@@ -80,7 +80,7 @@ def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
 
 
 def append(stored: Stored, new: Stored, length_B) -> Stored:
-  """The store with `new` written after the first `length_B` positions."""
+  """The store with `new` written after `length_B` positions of each row."""
 
   def one_row(axis, old, update, start):
     return jax.lax.dynamic_update_slice_in_dim(old, update, start, axis)
@@ -98,7 +98,7 @@ def append(stored: Stored, new: Stored, length_B) -> Stored:
 def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:
   """The store with its rows `rows_P` overwritten by the rows of `new`.
 
-  The new rows may be shorter. Indices out of range are dropped.
+  The new rows may be shorter. Those whose index is out of range are dropped.
   """
 
   def put(old, x):

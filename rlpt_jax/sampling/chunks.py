@@ -1,11 +1,12 @@
 """The jitted parts of sampling: prefill of prompts and chunks of decode steps.
 
-The host keeps all small state of a row: it passes `Slots` to each chunk and
-reads back a `Report`. Only caches stay on the devices:
+A slot is a row of the batch, which holds one sample at a time. The host keeps
+all small state of a slot: it passes `Slots` to each chunk and reads back a
+`Report`. Only caches stay on the devices:
 
   prefixes  one row per prompt: all its tokens except the last
   own       one row per slot: the last token of the prompt and the tokens
-            sampled after it, up to the running chunk
+            sampled after it, before the running chunk
   recent    the tokens of the running chunk; at each step, all rows write the
             same column; when the chunk ends, the tokens move to `own`
 
@@ -83,7 +84,7 @@ def prefill(
 def prefill_into(
   decoder: Decoder, params, prefixes: Stored, tokens_PS, segments_PS, rows_P
 ) -> Stored:
-  """The prefixes, with new prompts computed into the rows `rows_P`."""
+  """The prefixes, with keys and values of new prompts in the rows `rows_P`."""
   dtype = caches.dtype_of(prefixes)
   new = prefill(decoder, params, tokens_PS, segments_PS, dtype=dtype.name)
   return caches.replace_rows(prefixes, new, rows_P)

@@ -1,10 +1,11 @@
 """Continuous batching: each free slot takes the next sample of the queue.
 
-Rows enter and leave between chunks of decode steps; the devices run one program
-of fixed shape. A prompt is prefilled once, into a row of the prefix cache, and
-stays until the last of its samples ends; the mapping of slots to prefixes is an
-input of the program. All decisions depend only on host state that is equal on
-all hosts of a pod, so that all hosts decide the same.
+A slot is a row of the batch. Samples enter and leave slots between chunks of
+decode steps; the devices run one program of fixed shape. A prompt is prefilled
+once, into a row of the prefix cache, and stays until the last of its samples
+ends; the mapping of slots to prefixes is an input of the program. All decisions
+depend only on host state that is equal on all hosts of a pod, so that all hosts
+decide the same.
 """
 
 import collections
@@ -84,7 +85,10 @@ class Engine:
     self.counts = collections.Counter()
 
   def publish(self, params):
-    """Uses new weights from the next step on; running rows keep their cache."""
+    """Uses new weights from the next step on.
+
+    Running samples keep the keys and values that the old weights computed.
+    """
     # Free the old weights first, so that old and new never exist at once.
     self._is_whole, was_whole, self._params = False, self._is_whole, None
     self._params = publish(self.decoder, params)
@@ -102,7 +106,7 @@ class Engine:
     return group.ticket
 
   def cancel(self, ticket: int, sample: int | None = None):
-    """Ends a request, or one sample of it; `step` returns no more of it."""
+    """Ends a request or one of its samples; `step` returns no more of it."""
     group = self._groups.get(ticket)
     if group is None:
       return
@@ -134,10 +138,10 @@ class Engine:
     return len(self._by_slot)
 
   def step(self) -> list[tuple[int, int, Completion]]:
-    """Decodes a chunk: [(ticket, sample, tokens since the last step), ...].
+    """Decodes a chunk; returns [(ticket, sample, its new tokens), ...].
 
-    The list is in the order of the slots. The last piece of a completion has a
-    finish reason.
+    The list is in the order of the slots. The last tokens of a completion come
+    with a finish reason.
     """
     if not self._is_whole:
       raise RuntimeError(
@@ -243,11 +247,10 @@ class Engine:
   # Prefixes.
 
   def _prefill(self, groups: list[_Group]):
-    """Computes the prompts of new groups, in batches of `_prefill_rows` rows.
+    """Computes keys and values of new groups' prompts, `_prefill_rows` at once.
 
     The number of rows is fixed and the padded length depends on the prompt
-    alone, so that its prefix is the same to the last bit whatever else is in
-    the batch.
+    alone, so a prompt's prefix is the same to the last bit in any batch.
     """
     rows = self._prefill_rows()
     by_length = collections.defaultdict(list)

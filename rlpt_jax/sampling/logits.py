@@ -1,8 +1,8 @@
-"""Samples a token for each row from its logits, with its log-probability.
+"""Samples a token from each row's logits; computes its log-probability.
 
 Each row has its own settings and random numbers, and no row depends on another.
-Filters find their thresholds by bisection instead of sorting, which is slow
-everywhere and needs a gather if the vocabulary is sharded.
+The filters top_k and top_p find their thresholds by bisection. Sorting would be
+slow everywhere and need a gather if the vocabulary is sharded.
 """
 
 import functools
@@ -81,9 +81,10 @@ def _sample_with_stored_noise(kept_BV, keys_B2, position_B, greedy_B):
 
 
 def _sample_in_pairs(kept_BV, keys_B2, position_B, greedy_B):
-  """`_sample_with_stored_noise` as one kernel of a GPU, which stores nothing.
+  """`_sample_with_stored_noise` in a form that a GPU runs as one kernel.
 
-  It computes the noise of both tokens of a pair at once.
+  The kernel stores no noise. It takes two tokens at a time, because one call of
+  `threefry` yields the random words of both.
   """
   V = kept_BV.shape[-1]
   words = _random_words(keys_B2, position_B, V)
@@ -196,7 +197,7 @@ def _gumbel(keys_B2, position_B, V: int):
 
 
 def _random_words(keys_B2, position_B, V: int):
-  """Two arrays [B, V / 2]; a counter, (pair, position), serves two tokens."""
+  """Two arrays [B, V / 2]: one word for each token of a pair."""
   pair_1C = jnp.arange(-(-V // 2), dtype=jnp.uint32)[None]
   key = (keys_B2[:, :1], keys_B2[:, 1:])
   return threefry(key, (pair_1C, position_B[:, None].astype(jnp.uint32)))

@@ -24,21 +24,22 @@ class Plan:
   """The shapes of an engine, which determine its memory.
 
   slots: completions that run at the same time.
-  group: completions of one prompt that run at the same time; if a request has
-    more samples, they take turns.
-  prompts: prefixes kept at the same time; by default, twice the number of full
-    groups that fit in the slots. Every step reads all prefixes, so spare ones
-    cost time. But with heavy-tailed lengths, a straggler keeps its prefix after
-    the rest of its group has ended; a spare prefix lets a new group use the
-    free slots.
+  group: the most completions of one prompt that run at the same time; if a
+    request has more samples, they take turns.
+  prompts: prefixes kept at the same time; by default, twice the number of
+    groups that it takes to fill the slots. Every step reads all prefixes, so
+    spare ones cost time. But with heavy-tailed lengths, a straggler keeps its
+    prefix after the rest of its group has ended; a spare prefix lets a new
+    group use the free slots.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   chunk: tokens between two checks for finished rows. A short chunk refills
     slots sooner; a long one reduces the overhead of the host.
-  cache_dtype: by default, the dtype of the activations. int8 takes half the
-    memory of bfloat16, but gains nothing on a CPU, which computes both in
+  cache_dtype: by default, the dtype of the activations. int8 takes about half
+    the memory of bfloat16, but gains nothing on a CPU, which computes both in
     float32.
   memory: bytes that weights, caches and logits may take on a device; by
-    default, nine tenths of the memory that the device reports as free.
+    default, nine tenths of the memory that the device reports as free (on a
+    CPU: of all the machine's memory, divided among its devices).
   """
 
   slots: int

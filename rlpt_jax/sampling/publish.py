@@ -24,7 +24,7 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     decoder_lib.specs(decoder.config), decoder.layout
   )
   layers = {}
-  # One weight at a time, so that at most one exists twice.
+  # One weight at a time, so that with `consume` at most one exists twice.
   for name, stacked in params['layers'].items():
     sharding = shardings['layers'][name]
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))

@@ -1,6 +1,6 @@
-"""Requests to a sampler and the completions it returns, as plain host data.
+"""Requests to an engine and the completions it returns, as plain host data.
 
-A sampler only knows token ids; text stops, chat templates and tokenizers are
+An engine only knows token ids; text stops, chat templates and tokenizers are
 handled by its callers.
 """
 
@@ -57,7 +57,7 @@ class Interruption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """`samples` completions of one prompt: a group.
+  """Asks for `samples` completions of one prompt, which form a group.
 
   The random numbers of a completion depend only on (seed, id, sample,
   position), so its tokens do not depend on other rows, the order of requests or
@@ -165,7 +165,7 @@ class Completion:
   """The tokens of one sample: all of them, or those of one `Engine.step`.
 
   A stop that ends a completion is part of it. Log-probabilities are float32 and
-  are under the weights that sampled each token, identified by `versions`.
+  under the weights that sampled each token; `versions` numbers these weights.
   """
 
   tokens: np.ndarray  # int32

@@ -114,12 +114,13 @@ class Sampler:
   ) -> Iterator[list['Sample']]:
     """Yields the samples of each request, in the order of the requests.
 
-    Takes requests only until as many samples wait as there are slots. If the
-    iterator is closed or a request is refused, cancels what is unfinished.
+    Takes the next request only while fewer samples wait than there are slots.
+    If the iterator is closed or a request is refused, cancels what is
+    unfinished.
 
     stop: texts that end a sample, if there is a tokenizer.
     on_step: called before each step of the engine, and at the end, with the
-      numbers of finished requests, of finished samples, and of sampled tokens.
+      numbers of yielded requests, of finished samples, and of sampled tokens.
     """
     requests, is_last = iter(requests), False
     groups: collections.deque[_Group] = collections.deque()
@@ -183,7 +184,7 @@ class Sample:
 
 
 class _Group:
-  """The samples of a request of `complete`."""
+  """The samples of one of the requests of `complete`."""
 
   def __init__(self, sampler: Sampler, request, tokenizer, stop, counts):
     self._sampler, self._counts = sampler, counts

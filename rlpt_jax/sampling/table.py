@@ -22,7 +22,7 @@ FINISH_REASONS = {RUNNING: None, STOP: 'stop', LENGTH: 'length'}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Limits on a request's stops and phrase; they set the shapes of arrays."""
+  """Limits on a request's stops and forced phrase, which set array shapes."""
 
   stops: int = 4
   stop_tokens: int = 8
@@ -132,8 +132,8 @@ class Table:
       self._settings[name][slot] = value
 
   def slots(self, prefix_length_P, readers) -> Slots:
-    """The `Slots` for the next chunk."""
-    # Copies: on a CPU, a device array may share memory with its numpy array.
+    """Copies the table to a `Slots`."""
+    # On a CPU, a device array may share memory with its numpy array.
     arrays = {name: array.copy() for name, array in self._arrays.items()}
     settings = {name: array.copy() for name, array in self._settings.items()}
     return Slots(
@@ -144,7 +144,10 @@ class Table:
     )
 
   def read(self, report: Report, version: int) -> dict[int, Completion]:
-    """The tokens of each running slot in a chunk; frees slots that ended."""
+    """Updates the table after a chunk; frees the slots of ended samples.
+
+    Returns the new tokens of each slot that was running.
+    """
     report = jax.device_get(report)
     pieces = {}
     for slot in np.flatnonzero(self.running_B):

@@ -21,7 +21,7 @@ class Token:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """The next part of a sample; all its pieces joined are its text."""
+  """The next part of a sample; all pieces of a sample, joined, are its text."""
 
   text: str
   tokens: tuple[Token, ...] = ()
@@ -133,7 +133,10 @@ class Transcript:
 
 
 def lead(tokenizer: Tokenizer, prompt_tokens: tuple[int, ...]) -> list[int]:
-  """The fewest last tokens, at most four, that decode to whole characters."""
+  """The fewest last tokens of a prompt that decode to whole characters.
+
+  At most four; if there are none such, an empty list.
+  """
   for count in range(1, min(4, len(prompt_tokens)) + 1):
     text = tokenizer.decode(prompt_tokens[-count:])
     if text and INCOMPLETE not in text:
