@@ -96,7 +96,7 @@ class Connections:
         self._idle[transport] = loop.time()
 
   async def _lower_limit(self, error: OSError):
-    """Lowers the limit for a while: something else needs the files."""
+    """Lowers the limit for a while, because the system allows no more now."""
     fewer = max(1, min(self._most, len(self._busy) + len(self._idle)) - 1)
     if fewer < self._most:
       self._most = fewer

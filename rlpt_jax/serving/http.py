@@ -99,8 +99,8 @@ async def run(
       handler_cancellation=True,  # Cancels a handler if its client hangs up.
       auto_decompress=False,  # Compressed bodies are refused, not unpacked.
       shutdown_timeout=1.0,
-      # Also the limit for headers: then aiohttp closes a connection that has
-      # not sent all of them.
+      # Also the time limit for headers: aiohttp then closes a connection that
+      # has not sent all of them.
       keepalive_timeout=limits.seconds,
     )
     await runner.setup()
@@ -274,7 +274,7 @@ class Server:
       self._bodies -= len(body)
 
   async def _receive(self, request: web.Request, body: bytearray):
-    """Appends what the client sends to `body`, and its size to `_bodies`."""
+    """Appends what the client sends to `body`; adds its size to `_bodies`."""
     # The announced length is checked but not counted: the body may never come.
     announced = request.content_length or 0
     self._check_room(announced, announced)
@@ -285,7 +285,10 @@ class Server:
       self._bodies += len(data)
 
   def _check_room(self, size: int, more: int):
-    """Raises if `size` exceeds the limit of a body, or `more` that of all."""
+    """Raises if a body of `size` bytes is too large, or all bodies together.
+
+    more: bytes of this body that `_bodies` does not count yet.
+    """
     if size > self._limits.body:
       raise ApiError(
         f'The body is too large: expected at most {self._limits.body} bytes.',

@@ -67,7 +67,11 @@ class Worker:
     return sum(len(job.running) for job in self._jobs)
 
   def submit(self, requests: tuple[Request, ...]) -> Job:
-    """Queues a job; raises ApiError if the queue is full or shutting down."""
+    """Queues a job.
+
+    Raises ApiError if the queue is full, if the engine has failed, and once
+    `drain` has begun.
+    """
     if self._refusal:
       raise self._refusal
     job = Job(requests)
@@ -92,7 +96,7 @@ class Worker:
       self._commands.put(lambda: self._engine_cancel(job, ended))
 
   async def drain(self, seconds: float):
-    """Gives running jobs `seconds` to finish, then ends them with an error."""
+    """Refuses new jobs, and ends the others with an error after `seconds`."""
     ending = ApiError('The server is shutting down.', status=503)
     self._refusal = self._refusal or ending
     try:
