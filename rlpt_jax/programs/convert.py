@@ -35,7 +35,7 @@ def convert(
     dst: The output directory. Without --overwrite, it must not exist yet.
     step: The checkpoint step to export; by default the newest.
     dtype: The dtype of the written weights; by default it stays the same.
-    overwrite: Replaces DST if it is a model that rlpt wrote.
+    overwrite: Replaces DST if it is empty or a model that rlpt wrote.
   """
   model = model_files.find(src, step=step)
   if dst.resolve() in (src.resolve(), *src.resolve().parents):

@@ -49,9 +49,9 @@ def evaluate(
   OUT/answers/MODEL/BENCHMARK.jsonl gets every answer with its verdict. The
   defaults for sampling are those of the RLPT paper: 64 samples per problem in
   mathematics, temperature 0.6, top-p 0.95, 32,768 tokens. Answers without a
-  verdict are counted, but are left out of all means.
+  verdict are counted, but are left out of all scores.
 
-  You can stop it at any time: the same command continues with the missing
+  You can stop the command at any time; run again, it continues with the missing
   problems. You can add more models and benchmarks to the same OUT.
 
   Args:
@@ -145,7 +145,10 @@ def evaluate(
 
 
 def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
-  """Returns {name for OUT/answers: model files} for each DIR or DIR@STEP."""
+  """Returns {name: model files} for models given as DIR or DIR@STEP.
+
+  The name is that of the model's folder in OUT/answers.
+  """
   if not models:
     raise ValueError('MODELS: expected at least one model directory.')
   files_by_name = {}
@@ -166,7 +169,7 @@ def find_models(models: tuple[str, ...]) -> dict[str, ModelFiles]:
 
 
 def has_answers(out: pathlib.Path) -> bool:
-  """Returns True if any answer was written; settings are fixed from then on."""
+  """Returns True if OUT has answers; from then on, its settings are fixed."""
   files = (out / 'answers').glob('*/*.jsonl')
   return any(file.stat().st_size for file in files)
 

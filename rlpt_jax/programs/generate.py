@@ -49,14 +49,14 @@ def generate(
   distribution that was sampled from, so they are 0 at temperature 0;
   policy_logprobs are those at temperature 1 without top_k, top_p and min_p.
 
-  You can stop it at any time: the same command continues with the missing
+  You can stop the command at any time; run again, it continues with the missing
   prompts, and gives the same file as an uninterrupted run. With another number
   of slots, log-probabilities differ by rounding.
 
   Args:
     model: A Hugging Face directory or a checkpoint directory.
     prompts: A .txt file with one prompt per line, or a .jsonl file with
-      "prompt" or, for a model without a tokenizer, "prompt_tokens".
+      "prompt" or "prompt_tokens" in each line.
     out: The .jsonl file to write; OUT.run.json gets the settings.
     n: Completions per prompt.
     chat: Sends each prompt as a user message in the model's chat template.

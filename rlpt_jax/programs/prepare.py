@@ -22,7 +22,8 @@ def prepare(
 ):
   """Segments and tokenizes corpora once, into config.Data.cache_dir.
 
-  You can stop it at any time: the same command continues with what is missing.
+  You can stop the command at any time; run again, it continues with what is
+  missing.
 
   Args:
     workers: Processes on this machine, for Beam's DirectRunner.
@@ -105,7 +106,10 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
 
 
 def plot_lengths(folder: str, manifest: dict):
-  """Plots the lengths to lengths.png in the folder, if the folder is local."""
+  """Plots histograms of lengths, such as 'tokens of a document'.
+
+  They go to lengths.png in the folder, if the folder is local.
+  """
   columns = {}
   for name, counts in manifest['lengths'].items():
     columns[name] = Histogram()

@@ -24,14 +24,16 @@ def preview(
   full: bool = False,
   seqio: str | None = None,
 ):
-  """Shows the first examples that a run would read, with or without a cache.
+  """Shows the first examples that a run would read.
+
+  They come from config.Data.cache_dir if it is set, else from the corpora.
 
   Args:
     n: The number of examples.
     html: Writes a page to this file instead of the terminal.
     full: Shows long texts in full.
-    seqio: Shows this SeqIO task or mixture instead. The data are registered as
-      CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
+    seqio: Shows examples of this SeqIO task or mixture instead. The data are
+      registered as CORPUS_asr, CORPUS_msr, CORPUS_rlpt, ...
   """
   if n < 1:
     raise ValueError(f'-n={n}: expected at least 1.')

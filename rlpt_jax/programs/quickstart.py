@@ -30,7 +30,8 @@ def quickstart(
   statements about that world. The stages are a cold start on demonstrations; RL
   on raw text with the judge's reward; a check of how many held-out predictions
   are true in that world; and an export for transformers. Each stage is a
-  command, shown before it runs. If it is stopped, the same command continues.
+  command, shown before it runs. If quickstart is stopped, run it again to
+  continue.
 
   Args:
     workdir: The folder for all output.

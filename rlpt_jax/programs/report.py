@@ -103,7 +103,7 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the whole lines of a file that a run may still be writing."""
+  """Returns the complete lines of a file that a run may still be writing."""
   whole, _, _ = path.read_bytes().rpartition(b'\n')
   lines = []
   for i, line in enumerate(whole.splitlines(), 1):
@@ -134,10 +134,10 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns {path: value}, without the '.is' after the path of an object.
+  """Returns {path: value} of all settings, for the table of the page.
 
-  The name of an object is recorded under `optimizer.is`, for example, but a
-  reader of the table looks for it under `optimizer`.
+  A config records the class of `optimizer` as `optimizer.is`, for example. Here
+  it is `optimizer`, where a reader of the table looks for it.
   """
   return {
     'program' if path == 'is' else path.removesuffix('.is'): value
@@ -156,7 +156,7 @@ def judge_of(config: dict[str, Any]) -> str:
 
 
 def read_rollouts(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the completions of a step."""
+  """Returns the completions of a step; none if the run has deleted its file."""
   try:
     return rollout_files.read(path)
   except FileNotFoundError:  # A run under way deletes old ones.
@@ -170,9 +170,10 @@ def read_rollouts(path: pathlib.Path) -> list[dict[str, Any]]:
 def evenly(
   files: Sequence[pathlib.Path], sizes: Sequence[int], room: float
 ) -> list[pathlib.Path]:
-  """Returns all files, or an even selection that fits into `room` bytes.
+  """Returns all files, or evenly spaced ones that take about `room` bytes.
 
-  The first and the last file are always kept.
+  The first and the last file are always kept. `sizes` are those of the files;
+  on the page, a file takes a third more.
   """
   # Base64 turns three bytes into four.
   share = min(1.0, room / max(1, sum(sizes) * 4 / 3))
@@ -182,7 +183,7 @@ def evenly(
 
 
 def distinct_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
-  """Returns the shortest ends of the paths that tell the runs apart."""
+  """Returns the ends of the paths, just long enough to tell the runs apart."""
   paths = [workdir.resolve() for workdir in workdirs]
   if len({*paths}) < len(paths):
     twice = next(path for path in paths if paths.count(path) > 1)

@@ -47,14 +47,15 @@ def serve(
   """Serves a model over HTTP with OpenAI's API.
 
   The routes are /v1/completions, /v1/chat/completions, /v1/models and /health.
-  It prints its address when it is ready; Ctrl-C or SIGTERM stops it.
+  The server prints its address when it is ready; Ctrl-C or SIGTERM stops it.
 
   Args:
     model: A Hugging Face directory or a checkpoint directory.
     host: The address to listen on; 0.0.0.0 means all addresses.
     port: The port; 0 picks a free one.
     name: The model's name for clients; by default that of its directory.
-    token_env: An environment variable with the token that clients must send.
+    token_env: The name of an environment variable with the bearer token that
+      clients must send.
     step: The checkpoint step; by default the newest.
     max_prompt_tokens: Longer prompts are refused.
     max_new_tokens: The most tokens that a call may ask for.
@@ -152,7 +153,7 @@ def room_for(max_samples: int) -> int:
 
 
 def read_token(variable: str | None) -> str | None:
-  """Returns the token that clients must send.
+  """Returns the bearer token that clients must send, if there is one.
 
   It comes from the environment, because other users can see a command line.
   """

@@ -70,7 +70,8 @@ SHOWN = (
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
 PARTS = ('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
 # Settings that may change when a run resumes: they affect its speed, its length
-# or what it keeps, but not what a step computes.
+# or what it keeps, but not what a step computes (except for num_microbatches:
+# see Hardware).
 MAY_CHANGE = (
   'num_steps', 'hardware', 'saving', 'rollouts', 'max_skipped', 'max_unjudged'
 )  # fmt: skip
@@ -80,8 +81,9 @@ MAY_CHANGE = (
 class Hardware:
   """How a run is spread over its devices; affects its speed and memory.
 
-  num_microbatches: parts of a batch that an update computes one by one. This
-    also affects the load balancing loss of experts (see Config.router_balance).
+  num_microbatches: the number of parts of a batch that an update computes one
+    by one. This also affects the load balancing loss of experts (see
+    Config.router_balance).
   slots: completions sampled at once; None means all of a batch.
   """
 
@@ -109,18 +111,18 @@ class Config:
     may sample them in several rounds, or give the policy a second role.
   collect: what to do with groups that teach nothing: keep, drop or Refill
     (rollout/collect.py).
-  exclude: rules for completions to leave out of their groups, such as
-    [@collect.truncated].
+  exclude: rules that choose completions to leave out of their groups and of the
+    loss, such as [@collect.truncated].
   max_pass_rate: examples with this pass rate or a higher one are not sampled
     again (curriculum.py).
-  score: in_groups computes a prompt once for its group; in_rows computes it
-    again for each completion.
-  kl: a penalty against the model that the run began with (reference.py).
+  score: computes log-probabilities. in_groups runs the model on a prompt once
+    for its group, in_rows once for each completion.
+  kl: a KL penalty against the model that the run began with (reference.py).
   schedule: when the policy samples, and with which weights (schedules.py).
   router_balance: the weight of the load balancing loss of experts (moe.py),
-    which is computed for each microbatch separately. 0 by default: a pretrained
-    router is balanced already, and this loss would work against the reward. The
-    metric `router_balance` is the loss without the weight.
+    which is computed for each microbatch separately. 0 by default, because a
+    pretrained router is balanced already, and this loss would work against the
+    reward. The metric `router_balance` is the loss without the weight.
   held_out: examples that the policy is tried on (held_out.py).
   max_skipped: the run stops after this many non-finite updates in a row.
   max_unjudged: the run stops after this many steps in a row with almost no
@@ -175,7 +177,7 @@ class Config:
 
   @property
   def longest(self) -> tuple[int, int]:
-    """The longest prompt and completion in tokens, as bucket sizes."""
+    """The most tokens of a prompt and a completion, rounded up by `bucket`."""
     return (
       bucket(self.max_prompt_tokens), bucket(self.sampling.max_new_tokens)
     )  # fmt: skip
@@ -371,7 +373,10 @@ class Run:
     metrics: dict[str, Any],
     experience: Experience | None = None,
   ):
-    """Ends a step: keeps rollouts, tries held-out examples, logs, and saves."""
+    """Writes a step's rollouts and metrics; tries and saves the policy if due.
+
+    experience: None if an earlier start of the run has written the rollouts.
+    """
     config, is_last = self.config, step + 1 == self.config.num_steps
     if experience:
       with self.timers('save'):
@@ -398,10 +403,10 @@ class Run:
       self.preempted.leave(step + 1)
 
   def _try_held_out(self, metrics: dict[str, Any]) -> dict[str, float]:
-    """Returns the metrics of the held-out examples.
+    """Tries the policy on the held-out examples; returns their metrics.
 
-    If their judge fails, the next start continues here, with the metrics that
-    the step has so far.
+    If the judge fails, the run's next start continues here with `metrics`,
+    those that the step has so far.
     """
     numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     record, self.record = self.record, self.record | {'unfinished': numbers}
@@ -413,7 +418,7 @@ class Run:
     return held_out_metrics
 
   def rescue(self, error: Unavailable | NoVerdicts):
-    """Saves the samples not learned from yet, when the judge has failed."""
+    """Saves the samples not learned from yet, after the judge has failed."""
     judges.forget(self.reward, getattr(error, 'answers', ()))
     self.rollouts.save(self.workdir, int(self.state.step))
     saved = 'saved the completions sampled so far'
@@ -454,7 +459,7 @@ def make_collector(
 def make_consumer(
   config: Config, files: ModelFiles, reward: Reward, record: dict[str, Any]
 ) -> Consumer:
-  """Returns the consumer that continues from the record of an earlier run."""
+  """Returns a consumer that continues from the record of a checkpoint."""
   ledger = Ledger(
     files.config,
     record.get('ledger', {}),
@@ -477,7 +482,7 @@ def open_sampler(
 
 
 def plan_for(config: Config, tokenizer) -> Plan:
-  """Returns an engine plan with room for a batch and for held-out examples."""
+  """Returns an engine plan with room for training and held-out samples."""
   samplings = (config.sampling, config.held_out_sampling)
   forced = [x for s in samplings if (x := s.interrupted(tokenizer))]
   return Plan(

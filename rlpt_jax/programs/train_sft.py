@@ -42,7 +42,8 @@ SHOWN = (
   ('tokens/s', 'timing/tokens_per_s', ',.0f'),
 )
 # Settings that may change when a run resumes: they affect its speed, its length
-# or what it keeps, but not what a step computes.
+# or what it keeps, but not what a step computes (except for num_microbatches:
+# see Config.router_balance).
 MAY_CHANGE = (
   'num_steps', 'saving', 'layout', 'num_microbatches', 'max_skipped'
 )  # fmt: skip
@@ -52,8 +53,8 @@ MAY_CHANGE = (
 class Config:
   """The settings of a run.
 
-  The task decides which tokens are in the loss: all of a text (tasks.Ntp), or
-  what the assistant says (tasks.Sft).
+  The task of the data decides which tokens are in the loss: all of a text
+  (tasks.Ntp), or what the assistant says (tasks.Sft).
 
   RLPT's cold start uses batches of 1,024, learning rate 2e-5, cosine, 3 epochs
   (2509.19249, section 4.1; it does not say if the batch counts rows or
@@ -63,8 +64,9 @@ class Config:
     the name of a model in the zoo.
   batch_size: rows per update; each has `row_tokens` tokens, an option of the
     task.
-  held_out: rows that are not trained on; their loss is computed before the
-    first step, every `held_out_every` steps, and after the last.
+  held_out: data that is not trained on. The loss of its first `held_out_rows`
+    rows is computed before the first step, every `held_out_every` steps, and
+    after the last.
   router_balance: the weight of the load balancing loss of experts (moe.py),
     which is computed for each microbatch separately; 0.001 is Qwen3-MoE's. The
     metric `loss` includes it, `held_out/loss` does not. The metric
@@ -195,7 +197,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
 def with_speed(
   lap: Callable[[], dict[str, float]], tokens: int, more: dict[str, float]
 ) -> dict[str, float]:
-  """Waits for the end of a step; returns its times and its speed."""
+  """Waits for the end of a step; returns its times, its speed, and `more`."""
   times = lap()
   speed = {'timing/tokens_per_s': tokens / times['timing/step_s']}
   return times | speed | more
@@ -207,9 +209,8 @@ def loss_of_rows(
   """Returns (the rows' share of the batch's mean -log p, {name: values}).
 
   The values are log-probabilities and entropies of each token, and for a model
-  with experts their load balancing loss.
-
-  balance_weight: the weight with which that loss is added to the share.
+  with experts the load balancing loss, which is added to the share with weight
+  `balance_weight`.
   """
   logprobs_BT, entropies_BT, router = scoring.in_packed_rows(
     decoder, params, batch['tokens_BT'], batch['segments_BT']
@@ -224,7 +225,7 @@ def loss_of_rows(
 
 
 def measure(batch, rows) -> dict[str, jax.Array]:
-  """Returns the metrics of the tokens in the loss."""
+  """Returns metrics of the tokens in the loss and of the experts' router."""
   weights_BT = batch['weights_BT']
   router = {}
   if 'router_balance' in rows:  # One value for each microbatch.
@@ -250,7 +251,7 @@ def put(layout: Layout, rows: Rows, batch_size: int) -> dict[str, jax.Array]:
 
 
 def _filled(x_BT: np.ndarray, rows: int) -> np.ndarray:
-  """Pads to `rows` rows: the last batch of the data may have fewer."""
+  """Pads to `rows` rows, since the last batch of the data may have fewer."""
   return np.pad(x_BT, ((0, rows - len(x_BT)), (0, 0)))
 
 
@@ -276,7 +277,10 @@ def read_held_out(config: Config, layout: Layout):
 def count(
   model, config: Config, rows: Rows, totals: dict[str, int]
 ) -> dict[str, int]:
-  """Returns the compute of this host's rows in an update; adds it to totals."""
+  """Returns metrics: the tokens and FLOPs of an update, and of the run so far.
+
+  Counts only the rows of this host, and adds their numbers to `totals`.
+  """
   lengths = [
     length
     for segments_T in rows.segments_BT
