@@ -41,10 +41,10 @@ FRESH_ASSETS = '.assets'  # The name of ASSETS until they are complete.
 def claimed(
   workdir: pathlib.Path, config: Any, may_change: Sequence[str] = ()
 ) -> Iterator[None]:
-  """Locks a run's folder, and records the settings of a new run.
+  """Locks a run's folder, and records the run's settings in it.
 
-  Raises if another process uses the folder, or if it holds a run with other
-  settings.
+  Raises if another process uses the folder, or if steps were made there with
+  other settings.
 
   may_change: names of settings that may differ from the recorded ones, because
     they do not affect what a step computes.
@@ -94,7 +94,7 @@ def check_config(
   may_replace: nothing was made with the recorded settings yet, so they may
     change.
   """
-  # On one host: others would find the file that the first has just written.
+  # On one host, since others would find the file that the first just wrote.
   on_one_host(_check_config)(workdir, config, may_change, may_replace)
 
 
@@ -137,7 +137,7 @@ def _check_config(
   # should fail now, and not after something has been computed.
   _make(workdir)
   with _writable(workdir):
-    # A fixed name: the next start overwrites what a killed one has left.
+    # A fixed name, so that the next start overwrites what a killed one left.
     fresh = path.with_suffix('.new')
     fresh.write_text(json.dumps(wanted, indent=2) + '\n')
     os.replace(fresh, path)
@@ -189,10 +189,10 @@ def _fixed(described: dict, may_change: Sequence[str]) -> dict:
 
 
 def with_tokenizer(config: Any, files: ModelFiles) -> Any:
-  """Returns the config with a tokenizer for its data and held-out data.
+  """Returns the config with tokenizers set in its data and held-out data.
 
-  It is the model's own, unless the data name another. Raises if its ids differ
-  from those of the model.
+  Data that name no tokenizer get the model's own. Raises if a tokenizer that
+  they name has other ids than the model.
   """
   changes = {}
   for name in ('data', 'held_out'):
@@ -213,7 +213,7 @@ class Saving:
   """When a run saves a checkpoint, and which it keeps.
 
   every: steps between two checkpoints; the last step is saved too.
-  keep_last: the newest checkpoints that are kept.
+  keep_last: how many of the newest checkpoints are kept.
   keep_every: also keeps each checkpoint whose step is a multiple of this.
   """
 
@@ -229,7 +229,11 @@ class Saving:
 def checkpoints(
   workdir: pathlib.Path, files: ModelFiles, tokenizer: str, saving: Saving
 ) -> Iterator[Store]:
-  """Yields a run's checkpoints; `rlpt generate` and `convert` can read them."""
+  """Opens the `Store` of a run's checkpoints.
+
+  The tokenizer and the model's config.json are copied to it, so that
+  `rlpt generate` and `rlpt convert` can read the checkpoints.
+  """
   directory = workdir / CHECKPOINTS
   with Store(
     directory, keep_last=saving.keep_last, keep_every=saving.keep_every
