@@ -35,7 +35,10 @@ Collect = Callable[[Sample, int], Groups | None]
 
 
 def keep(sample: Sample, count: int) -> Groups | None:
-  """Learns from all groups; flat ones count in the loss's denominators."""
+  """Samples groups and puts all in the loss, even those with equal rewards.
+
+  Such groups have advantages of 0, but count in the loss's denominators.
+  """
   judged = sample(count)
   if judged is None:
     return None
@@ -43,14 +46,17 @@ def keep(sample: Sample, count: int) -> Groups | None:
 
 
 def drop(sample: Sample, count: int) -> Groups | None:
-  """Leaves flat groups out of the loss and its denominators (ScaleRL)."""
+  """Samples groups; leaves those with equal rewards out of the loss (ScaleRL).
+
+  Such groups do not count in its denominators either.
+  """
   judged = sample(count)
   return None if judged is None else _without_flat(judged)
 
 
 @dataclasses.dataclass(frozen=True)
 class Refill:
-  """Samples more prompts to replace flat groups (DAPO).
+  """Samples groups, and more to replace those with equal rewards (DAPO).
 
   rounds: the maximum number of rounds of sampling, including the first.
   """
@@ -78,5 +84,5 @@ def _without_flat(judged: Judged) -> Groups:
 
 
 def truncated(judged: Judged) -> np.ndarray:
-  """Excludes completions that were cut at the length limit (ScaleRL)."""
+  """An `Exclude` of completions that were cut at the length limit (ScaleRL)."""
   return judged.truncated_PG

@@ -12,9 +12,9 @@ from rlpt_jax.rollout.sampling import Sampling
 
 
 class Collector:
-  """Draws prompts, samples and judges them, and collects groups to learn from.
+  """Draws prompts, samples completions, judges them, and collects groups.
 
-  A schedule calls it, for one experience at a time.
+  A schedule calls it once for each experience.
   """
 
   def __init__(
@@ -32,7 +32,7 @@ class Collector:
     """Sets the parts.
 
     make_experience: (groups, names, curriculum, resume) -> Experience.
-    count: the number of prompts to learn from.
+    count: the number of prompts that an experience should have in the loss.
     penalize: changes the rewards of the groups, once all are collected.
     """
     self._prompts, self._rollouts = prompts, rollouts
@@ -57,7 +57,7 @@ class Collector:
     )
 
   def _sample(self, sampled: list[str], count: int) -> Judged | None:
-    """Samples and judges the next prompts; adds their names to `sampled`."""
+    """Samples and judges the next groups; adds their names to `sampled`."""
     examples, names = self._prompts.take(count)
     if not examples:
       return None

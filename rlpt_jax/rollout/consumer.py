@@ -29,12 +29,15 @@ class Consumer:
     self._verdicts, self.ledger = verdicts, ledger
 
   def __call__(self, step: int, experience: Experience) -> Experience:
-    """Returns the experience with advantages; raises if its judge is broken."""
+    """Returns the experience with advantages; raises if the judge is broken."""
     self._verdicts.check(step + 1, experience.judged)
     return experience.with_advantages(self._advantages)
 
   def metrics(self, experience: Experience) -> dict[str, float]:
-    """Returns the metrics of a step's compute, advantages and curriculum."""
+    """Returns the metrics of a step's compute, advantages and curriculum.
+
+    Call it once for a step: it adds the compute to the totals of the run.
+    """
     learned = experience.learned_P.tolist()
     return self.ledger.add(experience.judged, learned) | experience.metrics()
 

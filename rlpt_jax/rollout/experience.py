@@ -20,10 +20,10 @@ class Experience:
   learned_P: for each group, True if it is in the loss.
   batch: the arrays to learn from. Its advantages are 0 until `with_advantages`
     sets them, since some kinds of advantages depend on earlier updates.
-  rows: the group in each row of the batch; the batch may have more rows, which
-    are padding.
+  rows: for each row of the batch, the index of its group in `judged`. The batch
+    may have more rows, which are padding.
   names: the names of all groups; `Rollouts` keeps their samples by name.
-  curriculum: metrics of the examples that were drawn for it.
+  curriculum: metrics of the examples that were drawn and skipped for this step.
   resume: the part of a checkpoint's record that says where in the data a run
     continues, once it has learned from this experience.
   """
@@ -80,7 +80,10 @@ def make_experience(
   curriculum: dict[str, float],
   resume: dict[str, Any],
 ) -> Experience:
-  """Returns the experience of some groups; options as for `make_batch`."""
+  """Returns an experience that learns from at most `num_prompts` groups.
+
+  The first options are those of `make_batch`.
+  """
   # Groups in the loss come first; others fill the rest of the batch, so that it
   # is never empty.
   rows = np.argsort(~groups.learned_P, kind='stable')[:num_prompts].tolist()

@@ -14,9 +14,9 @@ from rlpt_jax.rollout.sampling import Sampling
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-  """Data that the policy is tried on; the reward is that of the run.
+  """Data that the policy is tried on, with the reward of the run.
 
-  It is tried before the first step, every `every` steps, and after the last.
+  This is done before the first step, every `every` steps, and after the last.
 
   examples: how many examples to use, from the beginning of the data.
   sampling: by default, that of the run with one sample per example. If it
@@ -45,7 +45,7 @@ class Trial:
     self.names = [f'held_out/{example.id}' for example in self.examples]
 
   def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
-    """Returns the mean rewards and the pass rate, under the keys `name`/..."""
+    """Samples the policy; returns mean rewards and pass rate as `name`/..."""
     judged = rollouts(
       self._sampling, self.examples, self.names, timer='held_out'
     )

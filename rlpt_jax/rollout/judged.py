@@ -56,8 +56,8 @@ class Judged:
 def expects_verdict(judged: Judged) -> np.ndarray:
   """[P, G]: True where a verdict is expected.
 
-  False where the format or length settles the reward, or where the example has
-  no usable reference.
+  False where the format or length of a completion settles its reward, or where
+  the example has no usable reference.
   """
   return ~_where(judged.scores, _is_settled, _kinds(judged))
 

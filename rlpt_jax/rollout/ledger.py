@@ -9,7 +9,7 @@ from rlpt_jax.rollout.judged import Judged
 
 
 class Ledger:
-  """Counts tokens and FLOPs of rollouts, judges, updates and the reference.
+  """Counts tokens and FLOPs of sampling, judges, updates and the KL reference.
 
   FLOPs are those of models/flops.py, without padding. Only local judges are
   counted, since a server does not report its compute. In evaluations on

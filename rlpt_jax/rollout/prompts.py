@@ -18,7 +18,7 @@ class Prompts:
   """
 
   def __init__(self, loader: Loader, curriculum: Curriculum, count: int = 0):
-    """loader: gives one example at a time; `close` closes it too."""
+    """loader: must give one example at a time; `close` closes it too."""
     self.curriculum, self.count = curriculum, count
     self._loader, self._position = loader, loader.position
     self._batches = iter(loader)

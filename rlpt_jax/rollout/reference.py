@@ -61,16 +61,16 @@ class Reference:
   ) -> Groups:
     """Subtracts from each reward `weight` times the sum of k1 over the tokens.
 
-    This is the KL penalty of RLHF with PPO (arXiv 2402.03300, Eq 2, subtracts
-    the same sum token by token). The sum uses the sampler's log-probabilities,
-    and only the tokens that the policy sampled. `scores` keeps the rewards
-    without the penalty and gets a part 'kl': the amount added to each reward,
-    which is at most 0 in expectation. A completion whose sum is not finite is
-    excluded from the loss.
+    k1 is log(policy / reference). This is the KL penalty of RLHF with PPO
+    (arXiv 2402.03300, Eq 2, subtracts the same sum token by token). The sum
+    uses the sampler's log-probabilities, and only the tokens that the policy
+    sampled. `scores` keeps the rewards without the penalty and gets a part
+    'kl': the amount added to each reward, which is at most 0 in expectation. A
+    completion whose sum is not finite is excluded from the loss.
 
     num_prompts, longest: the sizes of a training batch. The sums are computed
-      in batches of these sizes too: their shapes rarely change, so few programs
-      are compiled.
+      in batches of these sizes too, because then shapes rarely change and few
+      programs are compiled.
     """
     judged = groups.judged
     P = len(judged.examples)

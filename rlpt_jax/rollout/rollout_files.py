@@ -129,7 +129,7 @@ def _verdict(scores: Scores, p: int, g: int) -> dict[str, Any]:
 
 
 def _rows(name: str, part: Scores, judged: Judged) -> tuple[Scores, dict]:
-  """Returns (the part, {prompt: its row in the part}).
+  """Returns (the part, {index of a prompt: its row in the part}).
 
   A part for one kind of example has rows for that kind only.
   """
@@ -155,7 +155,7 @@ def _number(x) -> float | None:
 
 
 def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
-  """Writes a step's file, on process 0 only: all processes have its lines."""
+  """Writes a step's file on process 0 only, since all have the same lines."""
   if jax.process_index() != 0:
     return
   folder = workdir / ROLLOUTS
@@ -172,7 +172,7 @@ def write(workdir: pathlib.Path, step: int, lines: Iterable[dict[str, Any]]):
 
 
 def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
-  """Deletes all files but the `last` newest ones and every `every`-th."""
+  """Deletes files that a run need not keep (see `Kept`), on process 0 only."""
   if jax.process_index() != 0:
     return
   # A killed write has left these; no other process writes here.
@@ -186,6 +186,6 @@ def prune(workdir: pathlib.Path, step: int, *, last: int, every: int | None):
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the completions of a step."""
+  """Returns the lines of a step's file, one for each completion."""
   with gzip.open(path, 'rt', encoding='utf-8') as lines:
     return [json.loads(line) for line in lines]

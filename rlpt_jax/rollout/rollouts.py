@@ -40,7 +40,7 @@ class Rollouts:
 
   @property
   def version(self) -> int:
-    """The version of the weights that sample."""
+    """The version of the sampler's weights."""
     return self._sampler.version
 
   def __call__(
@@ -53,7 +53,7 @@ class Rollouts:
   ) -> Judged:
     """Samples the policy on examples, and scores the samples.
 
-    names: one per example; the name seeds the samples of the example.
+    names: one per example; it seeds the samples, together with the run's seed.
     timer: measures sampling and scoring together; by default, the timer
       'rollout' measures sampling, and the timer 'reward' measures scoring.
     """

@@ -19,10 +19,10 @@ from rlpt_jax.sampling.requests import Request
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interruption:
-  """Forces a model that thinks for too long to answer (ScaleRL, section 4).
+  """Makes a model stop thinking and answer (ScaleRL, section 4).
 
-  phrase: text that is inserted after a random number of tokens. Its own tokens
-    are not in the loss.
+  phrase: text that is inserted after a random number of tokens. The tokens of
+    the phrase are not in the loss.
   after: the smallest and the largest value of this random number; all values
     between them are equally likely.
   answer: the number of tokens left for the answer after the phrase.
@@ -110,7 +110,7 @@ class Sampling:
   def request(
     self, example: Example, name: str, tokenizer: Tokenizer, seed: int
   ) -> Request:
-    """Returns the request for an example; its name seeds its samples."""
+    """Returns an example's request; `name` and `seed` seed its samples."""
     return Request(
       prompt_tokens=tuple(example.prompt_tokens.tolist()),
       id=name,

@@ -121,6 +121,6 @@ def _settings(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def remove(workdir: pathlib.Path):
-  """Deletes the file; call it once a later step is saved."""
+  """Deletes the saved completions; call it once a later step is saved."""
   if jax.process_index() == 0:
     (workdir / UNJUDGED).unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.judged import Judged, expects_verdict
 
-ENOUGH = 8  # If this many are expected and none comes, it is no accident.
+# If this many verdicts are expected and none comes, it is no accident.
+ENOUGH = 8
 FEW = 0.05  # A step with at most this share of its verdicts has almost none.
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 class NoVerdicts(ValueError):
   """Raised if a reward seems broken.
 
-  answers: what its judge said instead of verdicts.
+  answers: what the judge said instead of verdicts.
   """
 
   def __init__(self, message: str, answers: frozenset[str] = frozenset()):
@@ -37,10 +38,11 @@ class Verdicts:
   """Monitors the verdicts of a run, step by step."""
 
   def __init__(self, patience: int, in_a_row: int = 0):
-    """Sets the patience, and continues the count of an earlier run.
+    """Continues the count of an earlier start of the run.
 
-    patience: steps in a row with almost no verdicts before it raises.
-    in_a_row: the number of such steps that an earlier run has counted.
+    patience: `check` raises after this many steps in a row with almost no
+      verdicts.
+    in_a_row: the number of such steps that the earlier start has counted.
     """
     self._patience, self.in_a_row = patience, in_a_row
     self._has_warned = False
