@@ -16,7 +16,7 @@ class CurrentModel:
   """Holds one model at a time; models with equal configs share a sampler.
 
   sampler: samples from the current model.
-  fingerprint: 32 bits that distinguish its weights from those of others.
+  fingerprint: 32 bits that distinguish the current weights from others.
   """
 
   def __init__(self, plan: Plan, options: EngineOptions):
@@ -33,7 +33,7 @@ class CurrentModel:
       self.sampler.close()
 
   def load(self, files: ModelFiles, about: str = ''):
-    """Replaces the model, unless it is the current one.
+    """Makes a model the current one, in place of the one before.
 
     about: printed before the model's description and the memory it takes.
     """

@@ -72,7 +72,7 @@ class GroupFile:
   def groups(
     self, expected: Sequence[Line], n: int, needed: Sequence[str] = ()
   ) -> Iterator[tuple[list[Line], int]]:
-    """Yields (lines, bytes up to their end) for each whole group of `n` lines.
+    """Yields (lines, offset of their end) for each whole group of `n` lines.
 
     Raises at a line whose fields differ from the `expected` ones of its group,
     or that lacks a `needed` field. An interrupted run may leave an incomplete

@@ -34,8 +34,8 @@ class Job:
   ids: one for each prompt; seeds the prompt's samples.
   samples: the number of samples of each prompt.
   tokenizer: None if the run uses token ids only.
-  done: the number of prompts in the file. Every host has this number; only the
-    first host's tally has read the file.
+  done: the number of prompts whose samples are in the file. Every host has this
+    number; only the first host's tally has read the file.
   what: the word for prompts in messages.
   source: named in the error message if the weights give NaN.
   """
@@ -78,7 +78,7 @@ def run(
   settings: Line,
   console: rich.console.Console | None,
 ):
-  """Samples the remaining prompts; writes a group as soon as it is complete.
+  """Samples the remaining prompts; writes complete groups in prompt order.
 
   console: shows the progress; None on all hosts but the first, which also
     writes the file.

@@ -76,7 +76,7 @@ class EngineOptions:
     slots: The number of completions sampled at once.
     tokenizer: 'bytes' or a path, instead of the model's own.
     dtype: The dtype of weights and activations; log-probabilities are float32.
-    cache_dtype: The dtype of cached keys and values; dtype by default.
+    cache_dtype: The dtype of cached keys and values; by default, as dtype.
     tensor: The number of devices that share one copy of the model.
   """
 
@@ -110,8 +110,8 @@ def plan_for(
 ) -> Plan:
   """Returns an engine plan with as many slots as the prompts can fill.
 
-  prompts: the number of all prompts, including those finished by an earlier
-    run: results must not depend on where it was interrupted.
+  prompts: the number of all prompts, including those that an earlier run
+    finished, so that results do not depend on where that was interrupted.
   samples: the number of samples of each prompt.
   stop_ids: the number of tokens that end a completion.
   """
