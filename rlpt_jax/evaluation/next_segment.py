@@ -41,7 +41,7 @@ class NextSegment:
     the next segments; set a judge to accept other wordings.
   examples: how many examples to use, from the beginning of the data.
   together: the number of problems that are judged at the same time. A killed
-    run loses the answers to at most this many.
+    run loses the answers that are not judged yet.
   """
 
   data: Data

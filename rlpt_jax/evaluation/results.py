@@ -47,7 +47,9 @@ class Tally:
 def result(tally: Tally, groups: Sequence[str], ks: Sequence[int]) -> Line:
   """Returns the results of a benchmark.
 
-  Means skip unjudged answers, and problems without a judged answer.
+  Scores leave out answers without a verdict, and problems without any verdict;
+  pass@k leaves out problems with fewer than k verdicts. `no_answer`,
+  `truncated` and `tokens` are means over all answers.
   """
   rewards_PG = np.array(tally.rewards, np.float64)
   judged_PG = ~np.isnan(rewards_PG)
@@ -89,9 +91,9 @@ def _numbers(interval: Estimate) -> dict[str, Any]:
 
 
 def add(path: pathlib.Path, line: Line) -> list[Line]:
-  """Adds a line to a file of results; returns all of its lines.
+  """Adds a line to a file of results; returns all lines of the file.
 
-  It replaces an earlier line with the same model and benchmark.
+  The line replaces an earlier one of the same model and benchmark.
   """
   lines = read(path)
   same = [_key(line) == _key(other) for other in lines]
