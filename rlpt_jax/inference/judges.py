@@ -39,11 +39,14 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class LocalModel(abc.ABC):
-  """The common parts of Answering, Weighing and Reading.
+  """The base class of models that rewards load and ask.
 
-  model: a Hugging Face directory or a checkpoint directory.
+  model: a Hugging Face directory, a checkpoint directory, or random:NAME.
   tokenizer: 'bytes' or a path, instead of the model's own.
   chat: if True, questions use the model's chat template.
+  max_prompt_tokens: a longer question gets no verdict.
+
+  Reading ignores `chat` and `max_prompt_tokens`.
   """
 
   model: Name
@@ -108,7 +111,7 @@ class LocalModel(abc.ABC):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Answering(LocalModel):
-  """A `Complete` for judge.ByAnswer: generates its verdict as text."""
+  """A `Complete` for judge.ByAnswer: generates an answer as text."""
 
   slots: Count = 64
   max_new_tokens: Count = 16
@@ -139,7 +142,7 @@ class Answering(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Weighing(LocalModel):
-  """A `Score` for judge.ByProbability: log-probabilities of both verdicts."""
+  """A `Score` for judge.ByProbability: gives log-probabilities of answers."""
 
   rows: Count = 16
 
@@ -156,7 +159,7 @@ class Weighing(LocalModel):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Reading(LocalModel):
-  """A `Logprob`: log-probabilities of texts, given as ids of its tokenizer."""
+  """A `Logprob` for `by_likelihood`: log-probabilities of continuations."""
 
   rows: Count = 16
 
@@ -173,7 +176,7 @@ def try_out(reward: RewardFn):
   """
   for part in settings.parts(reward):
     if isinstance(part, LocalModel):
-      # On all hosts: finding its files makes them wait for each other.
+      # On all hosts, since they wait for each other to find a model's files.
       part.check()
     elif isinstance(part, ByAnswer):
       on_one_host(_try_remote)(part)
@@ -263,7 +266,7 @@ def remotes(reward: Reward) -> list[Remote]:
 
 
 def stop_waiting(reward: Reward):
-  """Stops waiting for remote judges that are down: their calls raise at once.
+  """Stops waiting for remote judges that are down; their calls raise at once.
 
   Called when the run is preempted.
   """
@@ -279,7 +282,7 @@ def forget(reward: Reward, answers: Collection[str]):
 
 
 def counts(reward: Reward) -> dict[str, int]:
-  """Returns what remote judges counted so far: 'requests', 'cached', ..."""
+  """Returns what remote judges counted: {'timing/judge/requests': ..., ...}."""
   return {
     f'timing/judge/{name}': count
     for remote in remotes(reward)

@@ -2,7 +2,7 @@
 
 It has its own weights, tokenizer and layout. `completer` and `scorer` are for
 the two ways to ask in `rewards.judge`: `completer` decodes an answer greedily;
-`scorer` computes each question once and compares the probabilities of the two
+`scorer` reads each question once and returns the log-probabilities of the two
 answers, without decoding. `reader` computes log-probabilities of texts, for
 rewards without a judge. Every host of a pod must ask the same questions in the
 same order.
@@ -93,8 +93,8 @@ def scorer(
 ) -> Score:
   """Returns a `Score`: the log-probabilities of the answers to each question.
 
-  The shape of the batch that a question is computed in depends only on that
-  question and its answers. So its scores do not depend on other questions.
+  The shape of a question's batch depends only on that question and the answers.
+  So its scores do not depend on other questions.
   """
   rows = decoder.layout.whole_batch(rows)
 
@@ -238,7 +238,7 @@ def _padded(questions, rows: int, S: int, T: int):
   prompts_PS, mask_PS = pad_prompts(
     [context for context, _ in questions], rows, S
   )
-  # A padding row has one token: attention to nothing is undefined.
+  # A padding row has one token, since attention to nothing is undefined.
   mask_PS[len(questions) :, 0] = 1
   num_choices = len(questions[0][1])
   flat = [choice for _, choices in questions for choice in choices]

@@ -99,7 +99,7 @@ class ModelFiles:
     return ()
 
   def tokenizer_source(self, named: str | None = None) -> str:
-    """Returns where to load the tokenizer: `named`, or else the model's own."""
+    """Returns where to load the tokenizer from: `named`, or the model's own."""
     if named or self.has_tokenizer():
       return named or str(self.assets)
     try:
@@ -148,7 +148,7 @@ class ModelFiles:
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel(ModelFiles):
-  """A model of the zoo with random weights; its default tokens are bytes."""
+  """A model of the zoo with random weights; its tokens are bytes by default."""
 
   @property
   def assets(self) -> None:
@@ -173,7 +173,10 @@ class RandomModel(ModelFiles):
 
 
 def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
-  """Finds a model: of several checkpoints, that of `step` or the newest."""
+  """Returns the files of a model.
+
+  step: a checkpoint of a checkpoint directory; by default the newest.
+  """
   name = str(path).removeprefix(RANDOM)
   if name != str(path):
     if step is not None:
@@ -233,7 +236,7 @@ def is_written(path: pathlib.Path) -> bool:
   if not path.is_dir():
     return False
   names = {entry.name for entry in path.iterdir()}
-  # It may be a converted model, or the checkpoints of a run; but those have
+  # It may be a converted model or the checkpoints of a run. Those of a run have
   # other steps, and an optimizer state.
   if names == {ASSETS, '0'}:
     with Store(path, read_only=True) as store:
@@ -247,9 +250,9 @@ def new_directory(
 ) -> Iterator:
   """Yields an empty directory that becomes `path` if nothing raises.
 
-  If `path` is a link, its target is replaced.
+  If `path` is a link, the directory replaces the target of the link.
 
-  overwrite: replaces a model that rlpt wrote, and nothing else.
+  overwrite: `path` may exist, if it is empty or a model that rlpt wrote.
   """
   path = pathlib.Path(os.path.realpath(path))
   if path.exists() and not overwrite:
