@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
   # Write each line as soon as it is printed: logs are read while they grow.
   if hasattr(sys.stdout, 'reconfigure'):
     sys.stdout.reconfigure(line_buffering=True)
-  # Warnings go to the current standard error: a live view replaces standard
-  # error, to show warnings above itself.
+  # Warnings go to whatever sys.stderr is at the time: a progress bar replaces
+  # it, to show them above itself.
   logging.root.addHandler(logging.lastResort)
   # In every run Orbax warns about settings that we chose on purpose. It also
   # logs each error with several tracebacks, then raises it; we print one line.

@@ -6,9 +6,9 @@ exist is an error. Bindings on the command line can use the imports of all
 files, also of included ones. Later settings win.
 
 gin's parser reads the syntax, but gin's registry is not used. The errors of the
-registry name no line. Its functions look up their arguments when they are
-called: they would find the settings of a file that was read later, and in
-another process they would find none.
+registry name no line. Functions in it look up their settings when they are
+called, so they would find those of a file that was read later, and in another
+process they would find none.
 """
 
 import collections
@@ -147,7 +147,7 @@ class Builder:
   def _uses(
     self, thing, scopes, called, place, inside, default=None
   ) -> Iterator[Use]:
-    """Yields the use of a function or class, and the uses in its settings."""
+    """Yields a `Use` of `thing`, then one for each thing in its settings."""
     if (id(thing), scopes) in inside:
       raise ValueError(f'{place}: {checks.title(thing)} contains itself.')
     given = self._given(thing, scopes, default)
@@ -290,7 +290,7 @@ class Builder:
     self, thing, scopes: tuple[str, ...], called: bool, place: Place,
     default: Any = None,
   ):  # fmt: skip
-    """Returns thing(...) if it is called, else the thing with its settings.
+    """Returns thing(...) if `called`, else the thing with its settings bound.
 
     default: an object of the class `thing`. If given, the class is not called:
       a copy of the object with the settings is returned.
@@ -389,9 +389,9 @@ def parameters(thing: Any) -> dict[str, inspect.Parameter]:
 
 
 def _is_slip(name: str, other: str) -> bool:
-  """Returns True if the names differ by one or two wrong letters.
+  """Returns True if one name looks like a misspelling of the other.
 
-  wiki1 and wiki2, or held_out and held_out_pairs, are not misspellings.
+  wiki1 and wiki2 do not, nor do held_out and held_out_pairs.
   """
   letters, others = (re.sub('[0-9_]', '', x) for x in (name, other))
   ratio = difflib.SequenceMatcher(None, letters, others).ratio()
@@ -399,7 +399,10 @@ def _is_slip(name: str, other: str) -> bool:
 
 
 def _message(error: Exception) -> str:
-  """Returns an error's message; its type too if not ValueError or OSError."""
+  """Returns an error's message.
+
+  The type comes first, except for ValueError and OSError.
+  """
   message = ' '.join(str(error).split())
   if isinstance(error, ValueError | OSError) and message:
     return message

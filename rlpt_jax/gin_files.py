@@ -26,10 +26,10 @@ class Reference(NamedTuple):
   """A reference, @scope/module.function.
 
   called: True if parentheses follow. Then the reference means the result.
-  default: None if the reference is written in a file. Otherwise it stands for a
-    field that is not set, and this is the field's default, an object of a
-    dataclass. The config gets a copy of the object, changed by the settings of
-    the dataclass.
+  default: None if the reference is written in a file. Otherwise the reference
+    stands for a field that is not set, and `default` is the field's default, an
+    object of a dataclass. The config gets a copy of the object, changed by the
+    settings of the dataclass.
   """
 
   scopes: tuple[str, ...]
@@ -271,7 +271,7 @@ def singleton(constructor: Callable[[], Any]) -> Any:
 
 
 class Symbols:
-  """The names that the imports of all files define, for all statements."""
+  """The modules that all statements can name: our own and imported ones."""
 
   def __init__(self, statements: list[Statement]):
     gin = types.SimpleNamespace(singleton=singleton, __name__='gin')
@@ -292,7 +292,10 @@ class Symbols:
         )
 
   def find(self, selector: str | type, place: Place) -> Any:
-    """Returns the function or class of that name; a class stands for itself."""
+    """Returns the function or class that a name such as 'losses.ppo' refers to.
+
+    If `selector` is a class, returns it.
+    """
     if inspect.isclass(selector):
       return selector
     first, *path_inside = selector.split('.')
