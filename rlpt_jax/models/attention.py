@@ -129,7 +129,7 @@ def xla_attention(
 
 
 def attend_to_parts(q_BTNH, parts, *, layout):
-  """Attention over the given parts only; does not add the queries' own row."""
+  """Attention to the given parts only, not to the queries' own row."""
   dtype = q_BTNH.dtype
   if layout.platform == 'cpu':
     # XLA on CPU cannot multiply in half precision with a float32 result.

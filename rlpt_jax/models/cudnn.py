@@ -93,7 +93,7 @@ attend_with_prefix.defvjp(_forward_of_parts, _backward_of_parts)
 
 
 def _as_group(x_BTNH, P):
-  """[P, G * T, N, H]: the rows of each group as one sequence."""
+  """[P, B / P * T, N, H]: the rows of each group as one sequence."""
   return x_BTNH.reshape(P, -1, *x_BTNH.shape[2:])
 
 

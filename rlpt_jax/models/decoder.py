@@ -147,8 +147,8 @@ def decode(
   cache: holds the tokens of each row that come after the context. The output
     has the updated cache.
   column: the position of the cache that the new token is written to, in every
-    row. It is written before the cache is read, so that a loop can update the
-    cache in place.
+    row. The token is written before the cache is read, so that a loop can
+    update the cache in place.
   """
   mask_BS = cache_lib.put(cache.mask_BS, valid_B1 > 0, column, axis=1)
   filled_B = cache.filled_B

@@ -338,8 +338,8 @@ def save(
 ):
   """Writes a directory that transformers can load.
 
-  arrays: (parameter's name, dtype, function that returns its array) of each
-    parameter; the functions are called one at a time.
+  arrays: (name, dtype, function that returns the array) of each parameter; only
+    one array is in memory at a time.
   companions: a directory to copy tokenizer and generation files from.
   """
   directory = pathlib.Path(directory)

@@ -4,7 +4,7 @@ from rlpt_jax.models.config import DecoderConfig, RopeScaling
 
 
 def llama3(*, factor: float, **sizes) -> DecoderConfig:
-  """Llama 3.x: low rotary frequencies divided by `factor` for long contexts."""
+  """A Llama 3 of given sizes; `factor` divides its low rotary frequencies."""
   defaults = {'vocab_size': 128_256, 'max_length': 131_072}
   return DecoderConfig(
     **defaults | sizes,
@@ -16,7 +16,7 @@ def llama3(*, factor: float, **sizes) -> DecoderConfig:
 
 
 def qwen2(**sizes) -> DecoderConfig:
-  """Qwen2.5: biases on queries, keys and values."""
+  """A Qwen2.5 of given sizes; it has biases on queries, keys and values."""
   defaults = {'vocab_size': 151_936, 'max_length': 32_768}
   return DecoderConfig(
     **defaults | sizes, family='qwen2', rope_theta=1e6, qkv_bias=True
@@ -24,7 +24,7 @@ def qwen2(**sizes) -> DecoderConfig:
 
 
 def qwen3(**sizes) -> DecoderConfig:
-  """Qwen3: normalised queries and keys."""
+  """A Qwen3 of given sizes; it normalises queries and keys."""
   defaults = {
     'family': 'qwen3', 'vocab_size': 151_936, 'max_length': 40_960,
     'rope_theta': 1e6,
@@ -33,12 +33,12 @@ def qwen3(**sizes) -> DecoderConfig:
 
 
 def qwen3_moe(**sizes) -> DecoderConfig:
-  """Qwen3-MoE: Qwen3 with a mixture of experts in every layer."""
+  """A Qwen3-MoE of given sizes: Qwen3 with experts in every layer."""
   return qwen3(family='qwen3_moe', normalize_router=True, **sizes)
 
 
 def smollm3(**sizes) -> DecoderConfig:
-  """SmolLM3: every fourth layer has no rotary positions."""
+  """A SmolLM3 of given sizes; every fourth layer has no rotary positions."""
   defaults = {'vocab_size': 128_256, 'max_length': 65_536}
   rotates = tuple((i + 1) % 4 != 0 for i in range(sizes['num_layers']))
   return DecoderConfig(
