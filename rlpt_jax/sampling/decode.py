@@ -65,8 +65,8 @@ def sample(
 def bucket(size: int, *, least: int = 16) -> int:
   """Rounds up to 1, 2, 3, 4, 6, 8, 12, ..., 96, 128, 256, 384, 512, 768, ...
 
-  At most a third is padding, except where 192 is skipped: from 128 on, buckets
-  are multiples of 128, the block size of attention kernels.
+  At most a third is padding, except for 129 to 170, because 192 is skipped:
+  large buckets must be multiples of 128, the block size of attention kernels.
 
   least: the smallest bucket to use.
   """

@@ -137,7 +137,7 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   def float32_copies():
     """Bytes of the float32 copies of both caches that XLA on CPU makes.
 
-    The caches do not change in the loop, so XLA converts all layers before it.
+    A chunk's loop does not change them, so XLA converts all layers before it.
     """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0
