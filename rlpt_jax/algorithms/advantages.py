@@ -65,8 +65,8 @@ def group_normalized(rewards_PG, *, eps: NonNegative = 1e-4):
   """A = (r - mean(group)) / (std(group) + eps).
 
   GRPO (arXiv 2402.03300, Section 4.1.2), which has no eps; 1e-4 is TRL's. The
-  std divides by G; implementations with torch.std divide by G - 1, so that
-  their advantages are sqrt((G - 1) / G) times ours.
+  std of n rewards divides by n; implementations with torch.std divide by n - 1,
+  so that their advantages are sqrt((n - 1) / n) times ours.
   """
   advantages_PG, kept_PG = _center(rewards_PG)
   return advantages_PG / (_rms(advantages_PG, kept_PG, axis=1) + eps)
@@ -161,9 +161,9 @@ def needs_groups(function: Callable) -> bool:
 
 
 def _center(rewards_PG):
-  """(r - mean(group), True for a verdict in a group that varies).
+  """(r - mean(group), True where there is a verdict and the group varies).
 
-  Where the second is False, the first is 0.
+  Where the second array is False, the first is 0.
   """
   rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
   kept_PG = judged(rewards_PG) & varies(rewards_PG)[:, None]
