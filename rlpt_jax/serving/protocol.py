@@ -399,7 +399,7 @@ def _message(message: Any, where: str) -> dict[str, str]:
 
 
 def _check_length(characters: int, param: str, served: Served):
-  """Raises if a text is too long, whatever its tokens are."""
+  """Raises if a text is too long even if all its tokens are the longest."""
   if characters > served.max_prompt_characters:
     raise ApiError(
       f'{param}: {characters:,} characters, expected at most '

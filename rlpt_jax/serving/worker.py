@@ -96,7 +96,7 @@ class Worker:
       self._commands.put(lambda: self._engine_cancel(job, ended))
 
   async def drain(self, seconds: float):
-    """Refuses new jobs, and ends the others with an error after `seconds`."""
+    """Refuses new jobs; those still running after `seconds` end in an error."""
     ending = ApiError('The server is shutting down.', status=503)
     self._refusal = self._refusal or ending
     try:
