@@ -1,6 +1,6 @@
 """Append-only files that stay consistent when a run is killed and restarted.
 
-A JSON-lines file has one line per step, in order: {"step": 0, ...}, ...
+A run's JSON-lines files have one line per step, in order: {"step": 0, ...}, ...
 """
 
 import contextlib

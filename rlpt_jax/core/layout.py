@@ -204,7 +204,7 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """The size of each mesh axis, as set in a config; -1 takes what is left."""
+  """The size of each mesh axis in a config; -1 takes all devices left."""
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1

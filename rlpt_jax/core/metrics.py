@@ -146,7 +146,7 @@ class Writer:
     self._pending = started
 
   def sync(self):
-    """Returns once all steps so far are on disk.
+    """Writes all steps so far, and waits until they are on disk.
 
     Call it before a checkpoint is saved; see the module docstring.
     """

@@ -287,7 +287,7 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def _templated(self):
-    """This tokenizer as transformers loads it, in seconds, at first use."""
+    """The transformers tokenizer; loading it, at first use, takes seconds."""
     # Silence the warning that torch is missing: we only use tokenizers.
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     import transformers
@@ -458,7 +458,7 @@ def _map_strings(value: Any, fn: Callable[[str], Any]) -> Any:
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern:
-  """Returns a pattern that matches any of the strings; [] matches nothing."""
+  """Returns a pattern of any of the strings; with none, it matches nothing."""
   return re.compile(f'({"|".join(map(re.escape, strings)) or "(?!)"})')
 
 

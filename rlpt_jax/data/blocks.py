@@ -287,7 +287,7 @@ class _Joins:
     )
 
   def _reach(self, above: _Line, below: _Line) -> int:
-    """The length of the line above if the first word below were added to it."""
+    """The length of the line above with the first word of the line below."""
     word = self._text.find(' ', below.body, below.end)
     word_end = word if word >= 0 else below.end
     return above.end - above.start + 1 + word_end - below.body

@@ -98,7 +98,7 @@ class Component:
 
   @property
   def folder(self) -> str:
-    """The name of the cache folder with the records that it reads."""
+    """The name of the cache folder with the records of this component."""
     return f'{self.source.name}.{self.stage.name}'
 
 

@@ -54,7 +54,7 @@ class Faults:
 
   @property
   def first(self) -> dict[str, list[str]]:
-    """The first few places for every reason."""
+    """The first few places of the faults of each reason, as text."""
     return {
       reason: [_describe(where, note) for where, note in places]
       for reason, places in self._first.items()

@@ -100,7 +100,7 @@ class Loader:
 
   @property
   def position(self) -> Position:
-    """The current position, after all batches that were made ahead."""
+    """The position after all batches made so far, given out or not."""
     return {'order': self._cursor.position, 'data': self.description}
 
   def __iter__(self) -> Iterator[Loaded]:

@@ -30,7 +30,7 @@ class Plan:
   parts: list[Any]
 
   def missing(self) -> list[int]:
-    """Returns the numbers of the parts without a json."""
+    """Returns the numbers of the parts whose part-*.json is not written yet."""
     import tensorflow as tf
 
     there = set(tf.io.gfile.listdir(self.folder))
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plans(data: config.Data) -> list[Plan]:
-  """Writes and returns a plan for each folder.
+  """Returns a plan for each folder of the cache, and writes new ones there.
 
   Raises a ValueError if a folder was prepared from other input.
   """

@@ -208,7 +208,7 @@ def _lines(part: Part, limit: int) -> Iterator[Line]:
 
 
 def _first_line(file: io.IOBase, part: Part) -> int | None:
-  """Returns the offset of the first line that begins at or after the start.
+  """Returns the offset of the first line at or after the part's start.
 
   Returns None if the search passes the part's end before it finds a line.
   """

@@ -5,10 +5,10 @@
   Asr     predict a segment from everything before it
   Msr     predict a segment from everything before it and the segment after it
   Rlvr    answer a question with a known answer
-  rlpt    Asr and Msr, the second with weight lambda
+  rlpt    Asr and Msr, the second with the paper's weight lambda
 
-A record gives `count` items of a task; `example` makes item i. A new task is a
-class with the members of `Task`.
+A task makes several items from a record: `count` says how many, and `example`
+makes item i. A new task is a class with the members of `Task`.
 """
 
 import dataclasses

@@ -448,7 +448,7 @@ def _return_memory(num_bytes: int):
 
 
 def _tree_handler() -> ocp.PyTreeCheckpointHandler:
-  """Returns a handler for our trees; Orbax's global ones stay as they are."""
+  """Returns a handler for our trees; leaves Orbax's global handlers alone."""
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler())
   )

@@ -95,7 +95,7 @@ def check(directory: pathlib.Path, arrays: dict[str, list]):
 def _entries(
   files: ts.KvStore, node: str, prefix: bytes = b''
 ) -> Iterator[tuple[bytes, str | None]]:
-  """Yields (key, location of its value; None if stored in the index itself)."""
+  """Yields (key, location of its value); None if that is in the index."""
   content = ts.ocdbt.dump(files, node=node).result()
   for entry in content['entries']:
     if content['height']:
