@@ -292,8 +292,8 @@ class Builder:
   ):  # fmt: skip
     """Returns thing(...) if `called`, else the thing with its settings bound.
 
-    default: an object of the class `thing`. If given, the class is not called:
-      a copy of the object with the settings is returned.
+    default: an object of the class `thing`. If given, the class is not called;
+      instead, a copy of the object with the settings is returned.
     """
     given = self._given(thing, scopes, default)
     values = {

@@ -266,7 +266,7 @@ def references(value: Any) -> Iterator[Reference | Macro]:
 
 
 def singleton(constructor: Callable[[], Any]) -> Any:
-  """Implements @SCOPE/gin.singleton(): one object for each scope."""
+  """Stands for @SCOPE/gin.singleton(), which is called once for each scope."""
   return constructor()
 
 

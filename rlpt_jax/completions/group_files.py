@@ -34,7 +34,8 @@ class GroupFile:
   def is_begun(self) -> bool:
     """Returns True if the file has content.
 
-    Raises if it has content but no settings beside it: rlpt did not write it.
+    Raises if it has content but no settings file beside it, since then it was
+    not written by rlpt.
     """
     output_files.check_regular(self.path)
     if not self.path.exists() or not self.path.stat().st_size:

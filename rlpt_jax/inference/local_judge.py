@@ -208,8 +208,8 @@ def split(
 
   The common ids are the question and what all answers begin with. An answer is
   encoded together with the text before it, as the model would write it, and
-  split afterwards: many tokenizers have one token for ' 0', so their models
-  never see 'Score: ' with a space at the end.
+  split afterwards, because many tokenizers have one token for ' 0', so their
+  models never see 'Score: ' with a space at the end.
   """
   if chat:
     begin = question(tokenizer, prompt, chat=True)

@@ -78,7 +78,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
 
 
 def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns a column for each key of metrics and timing; NaN where missing."""
+  """Returns {key: value at each step} of metrics and timing; NaN if missing."""
   path = workdir / METRICS
   if not path.is_file():
     raise ValueError(

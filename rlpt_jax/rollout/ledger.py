@@ -66,7 +66,9 @@ class Ledger:
     }
 
   def add_held_out(self, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Adds what judges spent since `add`; returns the step's judge metrics.
+    """Adds what judges spent since `add`, on the step's held-out examples.
+
+    Returns the step's judge metrics, with this included.
 
     metrics: those of the step, from `add`.
     """

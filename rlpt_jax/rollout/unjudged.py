@@ -1,7 +1,7 @@
 """Saves completions that still need a verdict, in a run's unjudged.npz.
 
 A run whose judge fails saves them, with the step that sampled them. The next
-start asks the judge about them and samples nothing twice.
+start asks the judge about them, and does not sample them again.
 """
 
 import dataclasses

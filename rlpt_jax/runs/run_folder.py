@@ -337,7 +337,7 @@ def memory() -> dict[str, float]:
 def check_microbatches(config: Any, name: str, size: int):
   """Raises unless config.num_microbatches divides the size of a batch.
 
-  name: the setting that has the size.
+  name: the setting that gives the size, for the message.
   """
   number = config.num_microbatches
   if size % number:
