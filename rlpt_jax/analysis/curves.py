@@ -1,10 +1,10 @@
-"""The curves that a page draws of runs: their titles, meanings and positions.
+"""The curves that a page draws of runs: their titles, meanings and values.
 
 A page counts steps from 1, as the terminal does; the files of a run count from
-0. A run of N steps has the positions 0 to N: a measurement of step n is at n,
-the end of that step, and one made before the first step is at 0. Held-out
-examples are evaluated after the update of a step; its rollouts come from the
-policy before that update.
+0. The x axis of a run of N steps has the positions 0 to N: a measurement of
+step n is at n, the end of that step, and one made before the first step is at
+0. Held-out examples are evaluated after the update of a step, but the rollouts
+of that step come from the policy before the update.
 """
 
 import dataclasses
@@ -25,12 +25,15 @@ BEFORE, HELD_OUT = 'held_out_before/', 'held_out/'
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A curve; `key` is its key in metrics.jsonl, `meaning` is for newcomers."""
+  """A curve; with {} in its key, one curve for each key that matches.
+
+  `key` is a key of metrics.jsonl, `meaning` explains the curve to newcomers.
+  """
 
   key: str
   title: str
   meaning: str
-  log: bool = False  # For a logarithmic axis: ratios matter, not differences.
+  log: bool = False  # True for a logarithmic axis, since only ratios matter.
 
 
 # In a key, {} stands for any text; in a title and a meaning, for the same text.
@@ -166,7 +169,11 @@ VERDICTS = (
 def panels(
   curves: Sequence[Curve], runs: Sequence[Columns]
 ) -> list[dict[str, Any]]:
-  """Returns, in order, the curves for which at least one run has values."""
+  """Returns the curves that have values in any of the runs, as dicts.
+
+  The dicts have the fields of `Curve`. A curve with {} in its key gives a dict
+  for each key that matches.
+  """
   keys = dict.fromkeys(key for run in runs for key in run)
   entries = []
   for curve in curves:
@@ -198,7 +205,7 @@ def _rest(curve: Curve, key: str) -> str:
 
 
 def time_parts(columns: Columns) -> list[str]:
-  """Returns the keys of the times of a step's parts, in order of PARTS."""
+  """Returns the keys of the parts of a step that took time, in PARTS' order."""
   keys = [
     key
     for key in columns
@@ -212,10 +219,10 @@ def time_parts(columns: Columns) -> list[str]:
 
 
 def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
-  """Returns {part of the reward: {reason: its share}}; '' is the whole reward.
+  """Returns {part of the reward: {reason: its share of answers, per step}}.
 
-  A share is 0 at a step that has only other reasons, and NaN at a step that has
-  no reasons at all.
+  The part '' is the whole reward. A share is 0 at a step that has only other
+  reasons, and NaN at a step that has no reasons at all.
   """
   result, parts = {}, re.findall('^reward/(.+)/mean$', '\n'.join(columns), re.M)
   for key in columns:
@@ -232,13 +239,17 @@ def verdicts(columns: Columns) -> dict[str, dict[str, np.ndarray]]:
 
 
 def reasons(names: Iterable[str]) -> list[str]:
-  """Sorts reasons from best to worst; unknown ones come last."""
+  """Returns the reasons, each once, from best to worst, unknown ones last."""
   order = [*REASONS]
   return sorted({*names}, key=lambda x: ((*order, x).index(x), x))
 
 
 def axes(columns: Columns) -> dict[str, np.ndarray]:
-  """Returns step, compute and time at every position, if they are known."""
+  """Returns the x coordinates that curves may have, as {name: values}.
+
+  Each has a value for the start of the run and for the end of every step:
+  'step', and, if known, 'compute' (FLOPs so far) and 'time' (seconds so far).
+  """
   positions = {'step': np.append(columns['step'], columns['step'][-1:] + 1)}
   totals = [
     values
@@ -254,7 +265,11 @@ def axes(columns: Columns) -> dict[str, np.ndarray]:
 
 
 def series(columns: Columns, key: str) -> np.ndarray:
-  """Returns a curve's values at all positions, NaN where missing."""
+  """Returns a value from before the first step, then one per step.
+
+  Missing values are NaN. Only held-out curves may have a value from before the
+  first step.
+  """
   before = None
   if key.startswith(HELD_OUT):
     before = columns.get(key.replace(HELD_OUT, BEFORE))
@@ -282,7 +297,7 @@ def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 
 def facts(columns: Columns) -> dict[str, str]:
-  """Returns the main numbers of a run, as text for a reader."""
+  """Returns a run's main numbers as {name: text}."""
   texts = {}
   parts = sorted(key for key in columns if key.startswith(f'{HELD_OUT}reward/'))
   names = ['reward', *(key.removeprefix(HELD_OUT) for key in parts)]
@@ -317,7 +332,10 @@ def facts(columns: Columns) -> dict[str, str]:
 
 
 def ends(values: np.ndarray) -> tuple[float, float]:
-  """Returns the means of the first and last tenth, at most 20 values each."""
+  """Returns the means of the first and of the last tenth of the finite values.
+
+  A tenth has at least 1 and at most 20 values here.
+  """
   known = values[np.isfinite(values)]
   if not len(known):
     return math.nan, math.nan

@@ -1,7 +1,7 @@
-"""A histogram of lengths, which many workers fill and one merges.
+"""A histogram of lengths; those that several workers fill can be merged.
 
-Each length below 256 has its own bin. Above, there are 128 bins per doubling of
-the length, so no bin is wider than 1/128 of its start.
+Each length below 256 has its own bin. From 256 on, there are 128 bins per
+doubling of the length, so no bin is wider than 1/128 of its smallest length.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _NUM_BINS = (40 - _BITS + 1 << _BITS) + 1
 
 
 class Histogram:
-  """Counts of lengths; exact for small lengths."""
+  """Counts of lengths; from 256 on, several lengths share a bin."""
 
   def __init__(self):
     self._counts = np.zeros(_NUM_BINS, np.int64)
@@ -85,10 +85,10 @@ class Histogram:
     return histogram
 
   def bins(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (counts, edges) from the first bin that is not empty to the last.
+    """Returns (counts, edges) without the empty bins at both ends.
 
-    Bin i counts lengths with edges[i] <= length < edges[i + 1]. The outer two
-    edges are as tight as the lengths allow.
+    Bin i counts lengths with edges[i] <= length < edges[i + 1]. The first edge
+    is the smallest length, and the last edge is the largest length plus 1.
     """
     used = np.flatnonzero(self._counts)
     if not used.size:
@@ -101,8 +101,8 @@ class Histogram:
   def quantile(self, q: float) -> int:
     """Returns the q-quantile of the lengths, rounded to the middle of its bin.
 
-    The quantile is that of numpy.quantile(..., method='inverted_cdf'): a share
-    of at least q of all lengths are not longer than it.
+    The quantile is that of numpy.quantile(..., method='inverted_cdf'): the
+    smallest length that is not exceeded by at least a share q of all lengths.
     """
     if not 0 <= q <= 1 or not self.count:
       raise ValueError(
@@ -110,7 +110,7 @@ class Histogram:
         'and at least one length.'
       )
     counts, edges = self.bins()
-    # Make the product slightly less: 0.95 of 20 must be 19 despite rounding.
+    # Slightly less, so that rounding errors do not increase the rank by one.
     rank = max(int(np.ceil(q * self.count * (1 - 1e-12))), 1)
     i = int(np.searchsorted(np.cumsum(counts), rank))
     return (int(edges[i]) + int(edges[i + 1]) - 1) // 2

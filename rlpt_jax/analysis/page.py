@@ -51,7 +51,7 @@ def parts(
 
 
 def asset(*names: str) -> str:
-  """Returns the text of files in this folder: styles and scripts of pages."""
+  """Returns the joined text of files in this folder: styles or scripts."""
   folder = pathlib.Path(__file__).parent
   return ''.join((folder / name).read_text('utf-8') for name in names)
 
@@ -62,7 +62,7 @@ def escaped(text: str) -> str:
 
 
 def shown(text: str, classes: str = '') -> str:
-  """Returns an element with a text; marks characters that are not visible."""
+  """Returns an element that shows a text; marks characters that are unseen."""
   spelled = (
     f'<span class="unseen">{part}</span>' if unseen else html.escape(part)
     for part, unseen in views.spelled(text)
@@ -72,7 +72,10 @@ def shown(text: str, classes: str = '') -> str:
 
 
 def packed(name: str, data: Any) -> str:
-  """Returns an element with the id `name`; a script unpacks its JSON data."""
+  """Returns an element with the id `name` that holds `data` as gzipped JSON.
+
+  A script of the page unpacks it.
+  """
   # Here json.dumps escapes all but ASCII, because the data may contain half a
   # surrogate pair, which UTF-8 cannot encode.
   text = json.dumps(data, allow_nan=False, separators=(',', ':'))

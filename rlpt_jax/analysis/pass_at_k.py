@@ -1,4 +1,4 @@
-"""pass@k, the probability that one of k samples is right, and its interval.
+"""Estimates pass@k, the probability that at least one of k samples is right.
 
 With n samples of a problem, c of them right, 1 - C(n - c, k) / C(n, k) is the
 unbiased estimate of pass@k (Chen et al., 2107.03374; RLPT 2509.19249, section
@@ -24,7 +24,7 @@ class Estimate:
 
 
 def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
-  """Returns 1 - C(n - c, k) / C(n, k), [P]; NaN with fewer than k samples.
+  """Returns 1 - C(n - c, k) / C(n, k) for each problem, NaN where n < k.
 
   The fraction is a product of k factors of at most 1, so no factorial overflows
   and no difference of large logarithms loses digits. If fewer than k samples
@@ -46,17 +46,20 @@ def pass_at_k(n_P: np.ndarray, c_P: np.ndarray, k: int) -> np.ndarray:
 
 
 def estimate(values_P: np.ndarray, samples: int = 1) -> Estimate:
-  """Returns the mean of the problems' values in [0, 1], skipping NaN.
+  """Returns the mean of values in [0, 1], one per problem, and its interval.
 
-  samples: the number of samples that each value is a mean over.
+  NaN values are skipped.
 
-  The interval is Wilson's. The normal interval would be wrong at the ends: if
-  none of 200 problems is right, it claims that the true mean is exactly 0.
+  samples: the number of samples that each value was computed from.
+
+  The interval is Wilson's. The normal interval is wrong at the ends: if none of
+  200 problems is right, it claims that the true mean is exactly 0.
 
   Wilson's interval needs a number of independent trials, but samples of one
   problem are not independent. We take the number of independent trials whose
-  mean would have the observed variance. We keep this number between that of the
-  problems and that of all samples.
+  mean would have the observed variance, but at least the number of problems and
+  at most the number of all samples. If all values are equal, we take the number
+  of problems.
   """
   values_P = np.asarray(values_P, np.float64)
   values_P = values_P[~np.isnan(values_P)]

@@ -1,4 +1,4 @@
-"""Draws figures without a display. The first figure loads matplotlib."""
+"""Draws figures without a display. Drawing the first one loads matplotlib."""
 
 import pathlib
 from collections.abc import Iterable
@@ -26,7 +26,10 @@ def histograms(
   path: str | pathlib.Path,
   title: str,
 ):
-  """Draws a panel of lengths for each column; `path` ends in .png or .svg."""
+  """Writes a figure with a histogram of lengths for each column.
+
+  path: ends in .png or .svg.
+  """
   import matplotlib
   from matplotlib.figure import Figure  # Not pyplot, which has global state.
 
@@ -58,7 +61,7 @@ def _histogram(values: Histogram | Iterable[int]) -> Histogram:
 def _draw_lengths(panel, name: str, histogram: Histogram):
   panel.set_title(name, loc='left', size=10, weight='bold', pad=18)
   panel.spines[['top', 'left', 'right']].set_visible(False)
-  panel.set_yticks([])  # Only the shape matters: heights depend on the bins.
+  panel.set_yticks([])  # Heights depend on the bins, so only the shape matters.
   if not histogram.count:
     panel.set_xticks([])
     panel.text(0.5, 0.5, 'none', transform=panel.transAxes, ha='center')
@@ -86,7 +89,7 @@ def plot_edges(histogram: Histogram) -> tuple[np.ndarray, bool]:
   """Returns (edges of about 40 bars that fit the data, True if logarithmic).
 
   If the tail is much longer than the median, the axis is logarithmic, so it
-  cannot show 0. A few lengths far from the others are not shown.
+  cannot show 0. A few lengths far from the others may be left out.
   """
   median, high = histogram.quantile(0.5), histogram.quantile(0.999)
   if high > 12 * max(median, 8):
@@ -112,8 +115,8 @@ def bar_counts(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
 def _linear_axis(panel, edges: np.ndarray) -> np.ndarray:
   from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-  edges = edges - 0.5  # A whole number is the middle of its bar.
-  # One or two bars should not fill the panel.
+  edges = edges - 0.5  # Between whole numbers.
+  # A few bars should not fill the panel.
   spare = max(0, 8 - (len(edges) - 1)) / 2
   panel.set_xlim(max(edges[0] - spare, -0.5), edges[-1] + spare)
   panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -137,8 +140,8 @@ def _logarithmic_axis(panel, edges: np.ndarray) -> np.ndarray:
 def _mark_quantiles(panel, histogram: Histogram):
   """Draws lines at the median and 95th percentile, with labels beside them.
 
-  The percentile's line and label are higher: its label may extend to the
-  median's line, and then passes above it.
+  The percentile's line and label are higher than the median's, because its
+  label may extend beyond the median's line and must then pass above that line.
   """
   median, tail = histogram.quantile(0.5), histogram.quantile(0.95)
   for x, label, color, row, room in (

@@ -1,4 +1,4 @@
-"""A page with runs side by side: figures, curves, settings, every rollout.
+"""A page with runs side by side: main numbers, curves, settings and rollouts.
 
 Each step's rollouts are packed by themselves, and a browser unpacks only the
 step that is viewed, so a page may have hundreds of thousands of rollouts.
@@ -25,10 +25,10 @@ class Run:
 
   name: str
   columns: curves.Columns  # All of one length; 'step' is one of them.
-  settings: Mapping[str, Any]  # Path -> value.
-  # (a step, counted from 1; a function that reads the lines of its rollout
-  # file). A line may have a field `answer`: the (start, end) of the judged text
-  # in the completion, in code points.
+  settings: Mapping[str, Any]  # Dotted name -> value.
+  # (a step, counted from 1; a function that returns the lines of the step's
+  # rollout file). A line may have a field `answer`: the (start, end) of the
+  # judged text in the completion, in code points.
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
   note: str = ''  # Says what was left out.
   judge: str = ''  # The judge whose verdicts are the reward; '' if none.
@@ -172,7 +172,7 @@ def _short_name(value: str) -> str:
   """Shortens the path of a class or function to its name in a gin file.
 
   An example is `optimizer.AdamW`. A function that another function made gets
-  the name of its maker. Other values are returned unchanged.
+  the name of that function. Other values are returned unchanged.
   """
   if not re.fullmatch(r'\w+(\.[\w<>]+)+', value):
     return value
@@ -250,8 +250,8 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   for line in lines:
     name, sample = line['example'], line.get('sample', 0)
     last = grouped[-1] if grouped else None
-    # The same example may recur in a later round: then its samples are numbered
-    # from the start again.
+    # A step may sample the same example again later. Its samples are then
+    # numbered from the start again, and form another group.
     if not last or last['example'] != name or sample <= last['last']:
       grouped.append(
         {
@@ -288,7 +288,7 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
       [name, part['reward'], part['reason']]
       for name, part in line.get('components', {}).items()
     ],
-    # Judges' answers that could not be parsed: a person may understand them.
+    # Judges' answers that could not be parsed, but a person may understand.
     'unread': [
       verdict['judge_answer']
       for verdict in verdicts

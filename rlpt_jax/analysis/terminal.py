@@ -1,4 +1,4 @@
-"""Prints examples to a terminal or a pipe; all is clear without colour too."""
+"""Prints examples to a terminal or a pipe; colour alone never says anything."""
 
 from collections.abc import Sequence
 
@@ -65,9 +65,9 @@ def _print_heading(console, view: View, number: str):
 
 
 def _print_piece(console, role: str, name: str, text: str, *, full: bool):
-  """Prints a text with a margin: its name, and a bar along every line."""
+  """Prints a text beside a margin with its name and a bar along every line."""
   text = '\n'.join(line.rstrip() for line in text.split('\n')).strip('\n')
-  if not text:  # Only blank lines between two pieces.
+  if not text:  # It was only blank lines.
     return
   style, bar = _STYLES[role], '│'
   margin_style = 'dim'
@@ -93,15 +93,19 @@ def _wrapped(console, text: str, style: str) -> list[rich.text.Text]:
 
 
 def _text(text: str, style: str) -> rich.text.Text:
-  """Returns a text literally: its markup and escape codes have no effect."""
-  # Style each part: a base style would also apply to text appended later.
+  """Returns a text that prints literally, whatever markup or codes it has."""
+  # Style each part, because a base style would also apply to text that is
+  # appended later.
   return rich.text.Text.assemble(
     *((part, 'red' if unseen else style) for part, unseen in spelled(text))
   )
 
 
 def _write(console, line: rich.text.Text):
-  """Prints one line, which must fit."""
+  """Prints one line, which must fit the width.
+
+  If the console shows only ASCII, other characters are replaced.
+  """
   line.rstrip()
   if console.options.ascii_only:
     plain = line.plain.translate(str.maketrans('━│┃·…', '-|#|.'))

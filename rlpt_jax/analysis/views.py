@@ -1,4 +1,4 @@
-r"""The view of an example that the terminal and the page show.
+r"""The view of an example that the terminal and the preview page show.
 
 The texts come from outside, and may have characters that are invisible or that
 affect the display: escape sequences, overrides of the reading direction, halves
@@ -54,8 +54,8 @@ class View:
 def with_target(view: View) -> list[tuple[str, str]]:
   """Returns the pieces, with ('target', text) inserted where it belongs.
 
-  The place is the mask or, without a mask, the end of the context. The target
-  is shown on lines of its own, so a line end after it is moved before it.
+  It belongs after the mask or, without one, after the context. The target is
+  shown on lines of its own, so a line end after it is moved before it.
   """
   if not view.target:
     return list(view.pieces)
