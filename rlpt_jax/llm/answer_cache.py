@@ -1,12 +1,12 @@
 """A file of a judge's answers, so that a restarted run need not ask again.
 
 Each line is {"key": ..., "answer": ...}. An append is one write that starts
-with the line break, so kill -9 can only leave an unfinished last line: it is
-skipped when the file is read, and the next entry starts on a line of its own.
-An answer of null deletes the earlier answer of its key. There is no fsync: a
-power failure may lose the newest answers but never damages the others. Several
-processes on one machine may append to one file; each sees its own entries and
-those that the file had when it was opened.
+with the line break, so kill -9 can only leave an unfinished last line. Such a
+line is skipped when the file is read, and the next entry starts on a line of
+its own. An answer of null deletes the earlier answer of its key. There is no
+fsync, so a power failure may lose the newest answers, but never damages the
+others. Several processes on one machine may append to one file; each sees its
+own entries and those that the file had when that process opened it.
 """
 
 import hashlib
@@ -26,7 +26,10 @@ def content_key(**content: Any) -> str:
 
 
 class AnswerCache:
-  """Answers by key; `skipped` counts the lines that could not be read."""
+  """A judge's answers by key, kept in memory and appended to a file.
+
+  `skipped` counts the lines of the file that could not be read.
+  """
 
   def __init__(self, path: str | pathlib.Path):
     self.path, self.skipped = pathlib.Path(path), 0
@@ -66,7 +69,7 @@ class AnswerCache:
     self._answers[bytes.fromhex(key)] = sys.intern(answer)
 
   def forget(self, answers: Collection[str]):
-    """Deletes entries with any of these answers: the judge is asked again."""
+    """Deletes entries with these answers, so that the judge is asked again."""
     for key in [k for k, answer in self._answers.items() if answer in answers]:
       self._append(key.hex(), None)
       del self._answers[key]
@@ -75,8 +78,8 @@ class AnswerCache:
     data = f'\n{json.dumps({"key": key, "answer": answer})}'.encode()
     try:
       written = os.write(self._file, data)
-      # A full disk may take only a part, without an error: writing the rest
-      # raises it.
+      # A full disk may take only a part without an error. Writing the rest then
+      # raises one.
       if written < len(data):
         os.write(self._file, data[written:])
     except OSError as error:

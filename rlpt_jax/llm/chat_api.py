@@ -6,6 +6,7 @@ import email.utils
 import json
 from typing import NamedTuple
 
+# HTTP statuses that say that the settings, such as the key, are wrong.
 MISTAKES = frozenset({401, 403, 404, 405, 407})
 
 
@@ -29,6 +30,7 @@ class Fault(NamedTuple):
 
   @property
   def is_mistake(self) -> bool:
+    """True if the settings are wrong, such as the address or the key."""
     return self.status in MISTAKES or 300 <= self.status < 400
 
 
@@ -47,7 +49,10 @@ def answer(data: bytes) -> str | None:
 
 
 def seconds(retry_after: str) -> float:
-  """Returns the seconds that a Retry-After header (number or date) asks for."""
+  """Returns the seconds that a Retry-After header (number or date) asks for.
+
+  It is 0 if the header is not valid.
+  """
   try:
     delay = float(retry_after)
   except ValueError:

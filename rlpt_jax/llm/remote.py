@@ -3,20 +3,23 @@
 The kind of a fault decides what happens to the question:
 
   timeout, connection, 5xx, 408, 425,   asked up to `attempts` times, after
-  an answer that is no JSON, or cut     random, ever longer delays; then None
+  a response that is cut off or not     random, ever longer delays; then None
+  valid JSON
   429                                   asked again likewise, for `wait` seconds
   400, 413, 422 and other 4xx           None: the server refuses this prompt
   3xx, 401, 403, 404, 405, 407          ValueError before the first answer, as
                                         the settings are wrong; later like 5xx
 
-A Retry-After delays all questions, since it concerns the whole server. After
-`open_after` faults in a row the circuit opens: only probes are sent, from time
-to time. A failed probe counts against no question of the run, since it is a
-question of its own. When a probe is answered, all questions go on. After `wait`
-seconds the run stops with `Unavailable`; earlier answers are in the cache.
+A Retry-After header delays all questions, since it concerns the whole server.
+After `open_after` faults in a row the circuit opens: only probes are sent, from
+time to time. A failed probe counts against no question of the run, since it is
+a question of its own. When a probe is answered, all questions go on. If none is
+answered for `wait` seconds, the run stops with `Unavailable`; the answers that
+came before are in the cache, if there is one.
 
-The key is read from the environment when a call begins. No attribute holds it.
-If a server repeats the key, it is removed from all text kept, raised or logged.
+The API key is read from the environment when a call begins. No attribute holds
+it. If a server repeats the key, it is removed from all text that is kept,
+raised or logged.
 """
 
 import asyncio
@@ -44,13 +47,14 @@ PROBE = 'Say 1.'
 MAX_ANSWER = 4 * 2**20  # Bytes. A longer response is a fault.
 REMIND_S = 60.0  # Seconds between two warnings while waiting for the judge.
 SHORTEST_SECRET = 8  # Shorter keys are placeholders such as 'EMPTY'.
+# Fields of a request that the settings may not contain.
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
 
 logger = logging.getLogger(__name__)
 
 
 class Unavailable(ConnectionError):
-  """Raised if the judge is down for longer than the run may wait."""
+  """Raised if the judge is down and the run may not wait for it any longer."""
 
   exit_status = 75  # EX_TEMPFAIL: the same command resumes the run.
 
@@ -59,13 +63,13 @@ class Unavailable(ConnectionError):
 class Endpoint:
   """The model that is asked, its server, and the form of a request.
 
-  url: includes the API version, 'http://judge:8000/v1'.
+  url: includes the API version, as in 'http://judge:8000/v1'.
   chat: True sends the prompt as a user's message; False as a text that a base
     model continues.
   fields: all other fields of the request. Setting it replaces all defaults.
     Reasoning models need a higher `max_tokens`. Some servers have a switch for
     thinking: {..., 'chat_template_kwargs': {'enable_thinking': False}}.
-  key_env: the environment variable that holds the key, if one is needed.
+  key_env: the environment variable that holds the API key, if one is needed.
   """
 
   url: Name
@@ -107,7 +111,7 @@ class Endpoint:
     return {'model': self.model, **self.fields, **question}
 
   def key(self) -> str | None:
-    """Returns the key from the environment, or None if none is needed."""
+    """Returns the API key from the environment, or None if none is needed."""
     if self.key_env is None:
       return None
     key = os.environ.get(self.key_env, '').strip()
@@ -125,7 +129,8 @@ class Patience:
 
   concurrency: the largest number of simultaneous requests.
   timeout: the limit for one request, from connecting to the last byte.
-  attempts: the most requests for one question, not counting those with a 429.
+  attempts: the most requests for one question; those that the server answered
+    with status 429 (too many requests) do not count.
   first_delay, longest_delay: upper bounds of the first and of any delay.
   open_after: the number of faults in a row after which only probes are sent.
   wait: how long a judge may give no answer at all before the run stops.
@@ -148,10 +153,13 @@ class Patience:
 
 
 class Remote:
-  """Answers prompts, in order; None for a prompt without an answer.
+  """A judge behind a URL.
 
-  It is a `judge.Complete`. `counts` holds 'asked', 'cached', 'requests', and
-  questions without an answer as 'failed/timeout', 'failed/http/500', ...
+  It is a `judge.Complete`: called with prompts, it returns their answers in
+  order, and None for a prompt without an answer. `counts` holds the number of
+  prompts ('asked'), of prompts found in the cache ('cached'), of HTTP requests
+  ('requests'), and of prompts without an answer, by cause ('failed/timeout',
+  'failed/http/500', ...).
   """
 
   def __init__(
@@ -177,7 +185,7 @@ class Remote:
     self._closed = self._is_leaving = False
 
   def settings(self) -> dict[str, Any]:
-    """Returns the settings that answers depend on (core/settings.py)."""
+    """Returns the settings that answers depend on: see core/settings.py."""
     server = self.endpoint
     return {'chat': server.chat, 'model': server.model, 'fields': server.fields}
 
@@ -186,9 +194,10 @@ class Remote:
     return self._run(lambda: self._answer_all(prompts))
 
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
-    """Returns the server's own answers, without the cache.
+    """Returns new answers from the server, even to prompts in the cache.
 
-    Waits while the server is down. If it is up but gives none: ValueError.
+    Waits while the server is down. Raises ValueError if the server is up but
+    does not answer a prompt.
     """
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))
@@ -206,7 +215,10 @@ class Remote:
       self._calls.discard(call)
 
   def stop_waiting(self):
-    """Makes waiting calls raise `Unavailable`; a signal handler may call it."""
+    """Makes calls that wait for the server raise `Unavailable`.
+
+    This affects calls now and later. A signal handler may call it.
+    """
     self._is_leaving = True
 
   def close(self):
@@ -329,7 +341,7 @@ class Remote:
   async def _until_open(self, batch: '_Batch'):
     """Waits until a question may be asked."""
     async with batch.turn:  # One task probes, the others wait for it.
-      await asyncio.sleep(0)  # If it gave up, the others are cancelled here.
+      await asyncio.sleep(0)  # If that task gave up, the others end here.
       if self._is_down():
         await self._probe(batch)
       await self._sleep(self._not_before - time.monotonic())
@@ -444,12 +456,12 @@ class _Batch:
   async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
     """Returns the text of one answer, or a fault.
 
-    Catches aiohttp's exceptions: they hold the headers, and so the key.
+    Catches aiohttp's exceptions, because they hold the headers and so the key.
     """
     import aiohttp
 
     try:
-      # No redirects: another host must not get the key.
+      # No redirects, because another host must not get the key.
       async with self._session.post(
         address, json=body, allow_redirects=False
       ) as response:
@@ -473,7 +485,7 @@ class _Batch:
     return Fault(f'http/{status}', text, status, chat_api.seconds(retry_after))
 
   def _excerpt(self, data: bytes) -> str:
-    """Returns the error's message, or the start of the body, on one line."""
+    """Returns the start of the error's message, or of the body, on one line."""
     text = chat_api.error_message(data.decode(errors='replace'))
     # The API key is removed first, since the cut might leave half of it.
     return repr(' '.join(self._clean(text).split())[:200])
