@@ -59,7 +59,7 @@ def bracketed(text: str) -> Answer:
 
 
 def _inside(gold: str) -> str:
-  """Returns the gold without its outer [[ ]]; it may contain more brackets."""
+  """Returns the right answer without its outer [[ ]]; inner ones stay."""
   gold = gold.strip()
   if gold.startswith('[[') and gold.endswith(']]'):
     gold = gold[2:-2]

@@ -72,7 +72,7 @@ class Choice(Reward):
 def letter(
   completion: str, options: list[str], *, thinking: bool = False
 ) -> Answer:
-  """Returns the chosen letter; '' if the box holds text but no option."""
+  """Returns the chosen letter; '' if the last box holds text but no option."""
   text, reason, _ = extract.after_thinking(completion, thinking=thinking)
   if text is None:
     return Answer(None, reason)

@@ -17,10 +17,10 @@ from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
 class Weighted(Reward):
   """The sum of weight * reward over {name: (reward, weight)}.
 
-  If one part has no verdict, the sum has none: a sum without that part would be
-  on a different scale from the other sums of its group. A part of weight 0 is
-  computed and kept for the log, but does not affect the sum, even if it has no
-  verdict.
+  If one part has no verdict (NaN), the sum has none, because a sum without that
+  part would be on a different scale from the other sums of its group. A part of
+  weight 0 is computed and kept for the log, but does not affect the sum, even
+  if it has no verdict.
   """
 
   rewards: Mapping[str, tuple[RewardFn, float]]
@@ -55,7 +55,8 @@ class Weighted(Reward):
 class ByKind(Reward):
   """Scores each example with rewards[example.kind].
 
-  In its scores, `parts[kind]` has only the rows of that kind, in order.
+  In the result, `parts[kind]` holds the scores of that kind's examples only, in
+  order.
   """
 
   rewards: Mapping[str, RewardFn]

@@ -1,8 +1,8 @@
 r"""Extracts the answer from a completion, or the reason why there is none.
 
-If a tag or a box occurs several times, the last one counts: a policy gains
-nothing by hedging and loses nothing by quoting its instructions while it
-thinks. If the last one is broken there is no answer, whatever precedes it.
+If a tag or a box occurs several times, the last one counts, so that a policy
+gains nothing by hedging and loses nothing by quoting its instructions while it
+thinks. If the last one is broken, there is no answer, whatever precedes it.
 
 Thinking is removed first. Nothing before the last think tag is read:
 
@@ -45,8 +45,7 @@ _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 class Answer(NamedTuple):
   """The text to be judged; if it is None, `reason` says why.
 
-  start: where the text begins in the completion; None if it is not a part of
-    the completion.
+  start: where the text begins in the completion; None if that is not known.
   """
 
   text: str | None
@@ -110,7 +109,7 @@ def after_thinking(completion: str, *, thinking: bool = False) -> Answer:
 
 
 def _inside(text: str, start: int, end: int, offset: int) -> Answer:
-  """Returns text[start:end] stripped, or 'format/open' if end is negative.
+  """Returns text[start:end] stripped; no answer if that is empty or end < 0.
 
   offset: where `text` begins in the completion.
   """

@@ -98,7 +98,7 @@ def _stated_result(text: str) -> Answer:
 
 
 def _number(text: str) -> str:
-  """Returns the number that a text states; the text itself if it is unclear."""
+  """Returns the number that a text states, or the text if that is not clear."""
   before = _REMARK.split(text, maxsplit=1)[0]
   for part in (text, text.rpartition('=')[2], before):
     numbers = _numbers(part)

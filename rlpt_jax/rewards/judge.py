@@ -2,9 +2,9 @@
 whether a prediction means the same as a prefix of the text that really follows.
 
 There are two references to choose from. `following` is all segments that
-follow, joined as in the text: the paper's prefix reward. `asked` is only the
-segment that was asked for: its strict reward. The paper prints no prompt for
-the strict reward, so both use the same one.
+follow, joined as in the text; the paper's prefix reward uses it. `asked` is
+only the segment that was asked for; the paper's strict reward uses it. The
+paper prints no prompt for the strict reward, so both use the same one.
 
 There are two ways to ask: `ByAnswer` parses the judge's answer; `ByProbability`
 compares the probabilities of 'Score: 0' and 'Score: 1' without decoding.
@@ -38,7 +38,7 @@ The reasons, and the reward that each gives:
 
 The paper has no guard against a prefix as short as 'The', which passes its
 prompt. We require a prediction to have at least `min_share` times as many words
-as the first segment. The count of 'short' shows how many do not.
+as the first segment. The count of 'short' shows how many have fewer.
 """
 
 import abc
@@ -117,19 +117,21 @@ _PLACE = re.compile(r'\{(reference|predicted)\}')
 
 
 def following(example: Example) -> str:
-  """Returns all that follows: the reference of the prefix reward."""
-  return ''.join(example.references).strip()  # Segments tile the text.
+  """Returns the text of all segments that follow, for the prefix reward."""
+  # Segments cover the text without gaps, so joining them restores it.
+  return ''.join(example.references).strip()
 
 
 def asked(example: Example) -> str:
-  """Returns the segment asked for: the reference of the strict reward."""
+  """Returns only the segment that was asked for, for the strict reward."""
   return ''.join(example.references[:1]).strip()
 
 
 class Judged(Reward):
-  """Asks the judge about each prediction that is long enough.
+  """The base class of rewards that ask a judge about each prediction.
 
-  Equal questions are asked only once.
+  A prediction that is too short gets 0 without being asked about. Equal
+  questions are asked only once.
   """
 
   reference: Reference
@@ -206,10 +208,10 @@ class ByAnswer(Judged):
 
 @dataclasses.dataclass(frozen=True)
 class ByProbability(Judged):
-  """Compares the probabilities of the two scores.
+  """Compares the probabilities of 'Score: 0' and 'Score: 1', P(0) and P(1).
 
-  Without a threshold, the reward is the share P(1) / (P(0) + P(1)). With one,
-  the reward is 1 if that share is at least the threshold, and 0 otherwise.
+  Without a threshold, the reward is the share P(1) / (P(0) + P(1)). With a
+  threshold, it is 1 if that share is at least the threshold, and 0 otherwise.
   """
 
   score: Score
@@ -227,7 +229,10 @@ class ByProbability(Judged):
 
 
 def read(answer: str | None) -> Verdict:
-  """Returns an answer's verdict; the module's docstring lists its forms."""
+  """Returns the verdict that a judge's answer states.
+
+  The module's docstring lists the forms of a verdict.
+  """
   if answer is None:
     return Verdict(math.nan, 'judge/failed')
   text, *_ = extract.after_thinking(answer)
@@ -251,7 +256,7 @@ def weigh(
   threshold: float | None = 0.5,
   min_mass: float = 0.01,
 ) -> Verdict:
-  """Returns the verdict that two log-probabilities imply.
+  """Returns the verdict, given the log-probabilities of the scores 0 and 1.
 
   min_mass: the least total probability of the two scores. Below it, the judge
     was about to say something else, so there is no verdict.
@@ -279,6 +284,9 @@ def _least_words(example: Example, min_share: float) -> int:
 
 
 def _filled(prompt: str, reference: str, predicted: str) -> str:
-  """Fills in the prompt, in one pass because the texts may contain braces."""
+  """Returns the prompt with both texts filled in.
+
+  They are filled in at once, because one may contain the other's placeholder.
+  """
   texts = {'reference': reference, 'predicted': predicted}
   return _PLACE.sub(lambda match: texts[match[1]], prompt)

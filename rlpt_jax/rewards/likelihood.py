@@ -55,13 +55,13 @@ def per_byte(tokens: Sequence[int], text: str) -> int:
 
 
 def whole(tokens: Sequence[int], text: str) -> int:
-  """Returns 1: nothing is normalized, so a long reference weighs more."""
+  """Returns 1, so that nothing is normalized: a long reference weighs more."""
   del tokens, text
   return 1
 
 
 def information_gain(with_: float, without: float) -> float:
-  """Returns the nats that the reasoning saves (RLP)."""
+  """Returns the nats, per unit of length, that the reasoning saves (RLP)."""
   return with_ - without
 
 
@@ -71,7 +71,7 @@ def perplexity_gain(with_: float, without: float) -> float:
 
 
 def probability(with_: float, without: float) -> float:
-  """Returns the reference's probability given the reasoning (VeriFree)."""
+  """Returns exp(with_): the reference's probability if n = 1 (VeriFree)."""
   del without
   return math.exp(with_)
 
@@ -97,10 +97,10 @@ def _stepped(gain: Gain, bounds, rewards, *both: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood(Reward):
-  """Rewards `gain`, clipped to `clip`.
+  """Rewards `gain`, clipped to the range `clip`.
 
-  A completion without a prediction gets the minimum, clip[0]. Otherwise a
-  policy with negative gains would do better to leave out its tags.
+  A completion without a prediction gets the minimum, clip[0]. If it got 0, a
+  policy with negative gains would do better to leave out the tags.
   """
 
   logprob: Logprob
@@ -167,7 +167,10 @@ class Likelihood(Reward):
 def reasoning(
   completion: str, find: extract.Extract = extract.prediction
 ) -> extract.Answer:
-  """Returns the completion up to and including its last start tag."""
+  """Returns the completion up to and including its last start tag.
+
+  If `find` finds no prediction, returns an answer without text and the reason.
+  """
   prediction = find(completion)
   if prediction.text is None:
     return prediction

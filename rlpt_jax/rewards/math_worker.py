@@ -12,8 +12,9 @@ A line is sent only when the one before it has been answered.
 There are two processes. The first loads math-verify and forks the second, which
 answers. If the second dies, from a limit or a crash, the first answers in
 its place and forks again within milliseconds, so every line gets an answer.
-Only the kernel can end the second: no Python signal handler runs while 9**9**9
-is computed. math-verify's own limits need such handlers, so they are off.
+Only the kernel can end the second, because no Python signal handler runs while
+9**9**9 is computed. math-verify's own limits need such handlers, so they are
+off.
 
 The limit is on CPU time, so that a busy machine cannot turn 'right' into
 'timeout'. A wall-clock limit ten times as long ends a process that hangs.
@@ -39,8 +40,9 @@ import sys
 
 IDLE, GOLD, ANSWER = range(3)
 EMPTY, AGAIN = 0, 1  # The fork's exit status: input ended, or fork again.
-# Compared before forking, to run lazy imports and fill the parser's tables: the
-# first answer of a kind takes up to 0.2 s, later ones a few milliseconds.
+# (gold, answer) pairs that are compared before forking, to run lazy imports and
+# fill the parser's tables. Without that, the first answer of a kind takes up to
+# 0.2 s, later ones a few milliseconds.
 WARM_UP = (
   (r'\frac12', '0.5'),
   (r'\sqrt{8}', r'2\sqrt{2}'),
@@ -51,7 +53,7 @@ WARM_UP = (
   ('x > 1', '1 < x'),
   (r'\text{so}', 'so'),
 )
-MAX_JOBS = 2000  # Then fork again: caches in sympy and antlr grow.
+MAX_JOBS = 2000  # Then fork again, because caches in sympy and antlr grow.
 
 _TEXT = re.compile(r'\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*{([^{}]*)}')
 _LETTERS, _WORD = re.compile(r"(?:[^\W\d_]|[' -])+"), re.compile(r'[^\W\d_]{3}')
@@ -235,7 +237,8 @@ def limit(memory_mb: int) -> None:
 def read_lines(watched: list[int]):
   """Yields lines of watched[0] until it ends or the parent process ends.
 
-  watched[1] is the parent's pidfd, which becomes readable when it ends.
+  watched[1], if given, is the parent's pidfd, which becomes readable when the
+  parent ends.
   """
   rest = b''
   while select.select(watched, [], [])[0] == watched[:1]:

@@ -13,23 +13,24 @@ import time
 from collections.abc import Sequence
 
 MAX_BYTES = 1 << 16  # A pipe takes this much without waiting for its reader.
-MAX_STARTS = 3
-START_SECONDS = 120.0  # A file system may be slow.
+MAX_STARTS = 3  # After this many failed starts in a row, the pool raises.
+START_SECONDS = 120.0  # The limit until 'ready'. A file system may be slow.
 
 
 class ProcessPool:
   """Runs several processes of `command` and distributes lines among them.
 
   The command prints 'ready', then answers each line '<number> <request>' with a
-  line '<number> <answer>'. A process that dies, or is silent for `patience`
-  seconds, is killed with its children and replaced. A request whose worker died
-  is repeated once, by a worker that was started after the death: the older ones
-  may be about to die of the same cause, unrelated to the request. A request
-  that a worker did not answer in time is not repeated.
+  line '<number> <answer>'. A process that dies, or holds a request for
+  `patience` seconds, is killed with its children and replaced; before 'ready'
+  the limit is START_SECONDS. A request whose worker died is repeated once, by a
+  worker that was started after the death, because the older ones may be about
+  to die of the same cause, unrelated to the request. A request that a worker
+  did not answer in time is not repeated.
 
   A call only waits on pipes. It uses no thread, no signal handler and no fork
-  of this process, which may hold JAX. Workers must end when their stdin ends,
-  so that they do not outlive this process, however it ends.
+  without exec, since this process may hold JAX. Workers must end when their
+  stdin ends, so that they do not outlive this process, however it ends.
   """
 
   def __init__(
@@ -54,7 +55,7 @@ class ProcessPool:
       raise
 
   def map(self, requests: Sequence[str]) -> list[str | None]:
-    """Returns answers in order; None where a worker was silent or two died."""
+    """Returns answers in order; None where a worker was late or two died."""
     with self._lock:
       if self._closed:
         raise ValueError('the pool is closed: create another.')
@@ -150,7 +151,7 @@ class ProcessPool:
 
 
 class _Lost(Exception):
-  """Raised if a worker has died, is silent or sends an unexpected line."""
+  """Raised if a worker has died, is late or sends an unexpected line."""
 
 
 class _Worker:
@@ -188,9 +189,9 @@ class _Worker:
       self._process.stdin.flush()
 
   def receive(self, spoke: bool) -> str | None:
-    """Returns the answer, or None if it is not complete; raises _Lost.
+    """Returns an answer; None for 'ready' or an incomplete line. Raises _Lost.
 
-    spoke: False if the worker has been silent for too long.
+    spoke: False if the worker has nothing to read and is late.
     """
     if not spoke:
       raise _Lost('it did not respond')

@@ -8,7 +8,7 @@ verifier may be down: only the counts of the reasons tell these apart.
 Our rewards derive from `Reward`; most are dataclasses. A function is a reward
 too. It may return numbers alone, with None or NaN for no verdict: P lists of G,
 an array, or, as TRL's rewards do, one flat list, prompt by prompt. `ask`
-converts numbers to Scores, so all callers use `ask`.
+converts numbers to Scores, so all callers call a reward through `ask`.
 """
 
 import abc
@@ -68,8 +68,8 @@ class Scores:
 class Reward(abc.ABC):
   """A callable (examples, completions) -> Scores, with its settings as fields.
 
-  Derive a dataclass from it. If a field has `close`, as a judge or another
-  reward has, `close` of this reward calls it.
+  Derive a dataclass from it. If the value of a field has a method `close`, as a
+  judge or another reward has, `close` of this reward calls that method.
   """
 
   @abc.abstractmethod
@@ -89,7 +89,7 @@ class Reward(abc.ABC):
     with contextlib.ExitStack() as stack:  # Closes all, even if one raises.
       for part in reversed(settings.parts(self.settings())):
         close = None if isinstance(part, type) else getattr(part, 'close', None)
-        # Skip a part that only closes its own parts: they are listed here too.
+        # Skip a part that only closes its own parts: this loop has those too.
         if close and getattr(close, '__func__', None) is not Reward.close:
           stack.callback(close)
 

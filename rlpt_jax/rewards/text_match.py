@@ -67,6 +67,8 @@ def tokens(
 
   ignore_form: apply Unicode's NFKC, which makes full-width letters, ligatures
     and superscripts plain, and make all dashes the same.
+  ignore_punctuation: drop marks that end or quote sentences, and split words at
+    hyphens.
   """
   if not text.isascii():
     text = normalized(text, 'NFKC' if ignore_form else 'NFC')
@@ -81,7 +83,7 @@ def tokens(
 
 
 def normalized(text: str, form: str) -> str:
-  """Returns the text in a Unicode normal form; splits long words for speed."""
+  """Returns the text in a Unicode normal form, made in pieces for speed."""
   return ''.join(
     unicodedata.normalize(form, piece) for piece in _PIECE.findall(text)
   )
@@ -153,7 +155,8 @@ def common_prefix(prediction: list[str], references: list[list[str]]) -> float:
 class TextMatch(Reward):
   """The reward is match(tokens of the answer, [tokens of each reference]).
 
-  It is NaN only if there is no first reference, or if that has no tokens.
+  It is NaN if there is no first reference, or if that has no tokens. Otherwise,
+  it is 0 if there is no answer.
   """
 
   match: Match
