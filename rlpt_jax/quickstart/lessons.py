@@ -1,7 +1,7 @@
 """Makes training data from documents of the small world, as lines of jsonl.
 
 The templates of prompts and the tags of a prediction are arguments, since other
-parts define them.
+parts of the package define them.
 """
 
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
 from rlpt_jax.quickstart.world import Document, documents
 
-FOLLOWING = 3  # Sentences that a prediction is compared with, as in ASR.
+FOLLOWING = 3  # The number of sentences that a prediction is compared with.
 
 # How a demonstration reaches its prediction -> relative frequency. A prediction
 # that is worked out is true; a guess is often wrong. RL must find out that
@@ -28,7 +28,7 @@ NOTES = 5  # The most notes in one text.
 
 
 def prompt_of(document: Document, target: int, template: str) -> str:
-  """Returns the prompt that asks for a sentence of a document."""
+  """Returns the prompt that asks for sentence number `target` of a document."""
   before = ' '.join(document.sentences[:target])
   places = {
     'context': before,
@@ -41,7 +41,10 @@ def prompt_of(document: Document, target: int, template: str) -> str:
 
 
 def references(document: Document, target: int, template: str) -> list[str]:
-  """Returns the true sentences; one for MSR, whose prompt shows the next."""
+  """Returns the true sentences from number `target` on.
+
+  For MSR this is one sentence, since its prompt shows the one after it.
+  """
   count = 1 if '{next_step}' in template else FOLLOWING
   return list(document.sentences[target : target + count])
 
@@ -57,7 +60,8 @@ def demonstration(
   """Returns a prompt and a response that is guessed or worked out.
 
   Responses are like those of people in a hurry: they have the right form, but
-  are not always right. Their wording differs from the document's.
+  are not always right. Their wording is chosen anew, not copied from the
+  document.
 
   tags: the strings that begin and end a prediction.
   """
@@ -98,7 +102,7 @@ def judged(
 
 
 def worked(document: Document, rng: random.Random) -> str:
-  """Returns the text; most conclusions follow a thought that derives them."""
+  """Returns the text, with thoughts before most conclusions to derive them."""
   sentences = []
   for sentence, step in zip(document.sentences, document.steps, strict=True):
     if step and step.thought and rng.random() < 0.7:
@@ -108,13 +112,13 @@ def worked(document: Document, rng: random.Random) -> str:
 
 
 def noted(document: Document, rng: random.Random) -> str:
-  """Returns the first sentence and some of the notes, in random order."""
+  """Returns the first sentence, then some of the notes in random order."""
   some = rng.sample(document.notes, min(len(document.notes), NOTES))
   return ' '.join([document.sentences[0], *some])
 
 
 def reworded(document: Document, rng: random.Random) -> str:
-  """Returns the conclusions, each three times in random wordings, shuffled."""
+  """Returns each conclusion in three random wordings, all in random order."""
   facts = [document.steps[i].fact for i in document.targets]
   sentences = [say(fact, rng, pronoun=rng.random() < 0.1) for fact in facts * 3]
   rng.shuffle(sentences)
@@ -132,7 +136,7 @@ ATTEMPTS = {
 def _attempt(
   document: Document, target: int, rng: random.Random
 ) -> tuple[str, str]:
-  """Returns (prediction, its kind), like those that a policy may make."""
+  """Returns (a prediction such as a policy may make, its kind in ATTEMPTS)."""
   kind = rng.choices(list(ATTEMPTS), list(ATTEMPTS.values()))[0]
   fact, after = (document.steps[i].fact for i in (target, target + 1))
   text = say(fact, rng, pronoun=rng.random() < 0.15)
@@ -209,8 +213,8 @@ def write(
 ):
   """Writes files of the world to a folder; equal arguments give equal files.
 
-  counts: {file name: its number of lines}. Other files are not written. The
-    files are:
+  counts: {file name without .jsonl: its number of lines}. Other files are not
+    written. The files are:
 
   texts            documents, for next-token training and RL
   worked           documents in which conclusions are worked out, for next-token

@@ -122,13 +122,13 @@ def write_random(folder: pathlib.Path, *, seed: int):
 
 
 def fixed_lines() -> list[str]:
-  """Returns the texts between placeholders in prompts, and fixed answers."""
+  """Returns the fixed texts of prompts and responses, one token for each."""
   pieces = [
     piece
     for template in TEMPLATES.values()
     for piece in re.split(r'\{\w+\}', template)
   ]
-  # Leave out the space before a placeholder: the tokenizer joins this space to
+  # Leave out the space before a placeholder, because the tokenizer joins it to
   # the sentence that replaces the placeholder, as between sentences of a text.
   judge_pieces = [
     piece.rstrip(' ') for piece in re.split(r'\{\w+\}', judge.PROMPT)

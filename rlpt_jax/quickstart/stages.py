@@ -24,7 +24,8 @@ INTERRUPTED = 130  # The exit status after Ctrl-C.
 class Stages:
   """Runs those stages of a folder that have not been done yet.
 
-  Raises if the folder was begun with other settings.
+  Raises ValueError if the folder was begun with other settings, or if it has
+  files but no record of stages.
   """
 
   def __init__(self, workdir: pathlib.Path, settings: dict[str, Any]):
@@ -52,7 +53,10 @@ class Stages:
     self._save()
 
   def do(self, title: str, work: Callable[[], Any]) -> Any:
-    """Runs `work` unless this stage is done; returns its result, JSON data."""
+    """Runs `work` unless this stage is done, and returns what `work` returned.
+
+    That must be JSON data, because it is recorded.
+    """
     self._announce(title)
     done = self._notes['done']
     if title not in done:
@@ -63,8 +67,8 @@ class Stages:
   def run(self, title: str, *command: str):
     """Prints `rlpt COMMAND`, and runs it in the folder unless it is done.
 
-    It runs in this process, so that libraries load once and later stages find
-    compiled programs.
+    The command runs in this process, so that libraries load once and later
+    stages find compiled programs.
     """
     shown = shlex.join(['rlpt', *command])
     self._announce(title)

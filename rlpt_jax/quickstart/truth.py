@@ -42,7 +42,7 @@ class WithTruth(Reward):
 def accuracy(
   questions: pathlib.Path, answers: pathlib.Path
 ) -> dict[str, float]:
-  """Returns the share of true answers: in all, per task and per document kind.
+  """Returns the shares of true answers: 'all', by task, by kind of document.
 
   answers: the file that `rlpt generate` wrote for the prompts of `questions`.
     It has the same number of answers to each prompt, in the order of the

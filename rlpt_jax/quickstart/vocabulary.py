@@ -25,7 +25,9 @@ def write(
   lines: Sequence[str],
   size: int,
 ):
-  """Trains a tokenizer of `size` tokens on texts; any text round-trips.
+  """Trains a tokenizer of `size` tokens on texts, and writes its files.
+
+  Every text can be encoded and decoded without loss.
 
   lines: strings that are one token wherever they occur, but not special.
   """

@@ -124,7 +124,7 @@ def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
 
 
 def wordings(fact: Fact) -> Iterator[str]:
-  """Yields all sentences that `say` could return."""
+  """Yields all sentences that `say` could return; `fact` is no aside."""
   _, cores = _WORDINGS[fact[0]]
   leads = LEADS if fact[0] in CONCLUSIONS else ('',)
   for lead, core, pronoun in itertools.product(leads, cores, (False, True)):
@@ -132,7 +132,7 @@ def wordings(fact: Fact) -> Iterator[str]:
 
 
 def changed(fact: Fact) -> list[Fact]:
-  """Returns every fact that differs in one argument."""
+  """Returns every fact that differs from `fact` in exactly one argument."""
   places, _ = _WORDINGS[fact[0]]
   return [
     (*fact[:i], word, *fact[i + 1 :])

@@ -41,7 +41,7 @@ HELD_OUT_SHARE = 16  # One document in 16 is held out.
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """The fact of a sentence after the first, and the thought that leads to it.
+  """The fact that a sentence states, and the thought that leads to this fact.
 
   Only conclusions have a thought.
   """
@@ -63,9 +63,9 @@ class Story:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """Sentences with their steps.
+  """A document: its sentences, and for each of them its step.
 
-  The step of the first sentence is None, since it states many facts.
+  The step of the first sentence is None, since this sentence states many facts.
   """
 
   kind: str
