@@ -40,8 +40,9 @@ setuptools.setup(
     'matplotlib>=3.9',
     'aiohttp>=3.14,<4',  # rlpt serve.
     'math-verify>=0.9,<0.10',
-    # What reads corpora. These hang together: Beam wants protobuf 6, with which
-    # sentencepiece works before 0.2.2, and tensorflow-text follows tensorflow.
+    # What reads corpora. The versions depend on each other: Beam needs protobuf
+    # 6, with which sentencepiece works only before 0.2.2, and tensorflow-text
+    # needs the same version of tensorflow.
     'seqio>=0.0.20,<0.1',
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',
@@ -56,13 +57,13 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda12]>=0.10.2,<0.13'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
-    # torch exactly: any other spelling may fetch gigabytes of CUDA.
+    # torch is pinned, since another specifier may fetch gigabytes of CUDA.
     'test': [
       'pytest>=9',
       'pytest-xdist>=3.7',
       'hypothesis>=6',
       'ruff>=0.9',
-      'nbclient>=0.10,<0.12',  # experiments/notebooks/, run.
+      'nbclient>=0.10,<0.12',  # Runs experiments/notebooks/.
       'ipykernel>=6,<8',
       'openai>=3.50,<4',  # A client for rlpt serve.
       'torch==2.13.0',

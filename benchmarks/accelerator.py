@@ -24,9 +24,9 @@ this repository by itself. Prints a line of JSON for each measurement. Stages:
              counts the operations that a learner without rematerialization
              needs: three times those of a forward pass.
   step       A GRPO step with 8 prompts, of the sizes of `learn`: the learner's
-             weights are published, completions sampled, and an update made.
-             If torch and transformers are installed, they do the same
-             (torch_step.py); `times_as_fast` compares the two.
+             weights are copied to the sampler, completions are sampled, and an
+             update is made. If torch and transformers are installed, they do
+             the same (torch_step.py); `times_as_fast` compares the two.
 
 Without a stage, the program also runs `sampling.py tail`: the engine and the
 static sampler at lengths of a heavy tail.
@@ -101,7 +101,7 @@ def main():
   if options.stage:
     RUN[options.stage](options)
     return
-  # Each in its own process: a failure does not stop the rest.
+  # Each in its own process, so that a failure does not stop the rest.
   environment = os.environ | {'PYTHONPATH': str(FOLDER.parent)}
   for program, *stage in STAGES:
     subprocess.run(
@@ -114,7 +114,10 @@ def say(stage, **figures):
 
 
 def seconds(run, *arguments, repeat=5, of=statistics.median) -> float:
-  """Returns the median time of `repeat` runs, after one that compiles."""
+  """Returns the median (or `of`) of the times of `repeat` runs.
+
+  Another run comes before them, to compile.
+  """
   found = []
   for _ in range(repeat + 1):
     start = time.perf_counter()
@@ -124,9 +127,10 @@ def seconds(run, *arguments, repeat=5, of=statistics.median) -> float:
 
 
 def copy_bandwidth() -> float:
-  """Returns the bytes per second, read plus written, of a copy of 4 GB.
+  """Returns the bytes per second, read plus written, of a large copy.
 
-  The best of 20: it is a limit, and some copies are a fifth slower.
+  On a GPU, 4 GiB are copied. The fastest of 20 copies counts, because this is
+  used as a limit, and some copies are a fifth slower.
   """
   x = jnp.zeros(2**30 if on_gpu() else 2**20, jnp.float32)
   copy = jax.jit(lambda x: x + 1)
@@ -290,7 +294,7 @@ def sample(options):
     times.append(time.perf_counter() - start)
   took = min(times[1:])
   position = 2 * 2 * c.num_layers * c.num_kv_heads * c.head_dim
-  # The head in float32, however it is stored.
+  # The head counts as float32, however it is stored.
   num_bytes = sum(x.nbytes for x in jax.tree.leaves(published['layers']))
   num_bytes += 4 * c.vocab_size * c.embed_dim
   num_bytes += position * (P * S + P * G * T / 2)
@@ -306,7 +310,7 @@ def sample(options):
 
 
 def gap(decoder, params, requests, groups) -> dict[str, float]:
-  """Compares the learner's log-probabilities with the sampler's."""
+  """Returns how far the learner's log-probabilities are from the sampler's."""
   prompts = jnp.asarray([request.prompt_tokens for request in requests])
   rows = [completion for group in groups for completion in group]
   tokens = jnp.asarray(np.stack([np.asarray(row.tokens) for row in rows]))
@@ -351,7 +355,7 @@ def learn(options):
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - start)
   took = min(times[1:])
-  # Recomputing the logits is not counted as needed work either.
+  # flops.update counts the recomputation of the logits, which is not needed.
   needed = flops.update(c, S, [T] * G) - flops.head(c) * G * T
   stats = jax.devices()[0].memory_stats() or {}
   say(
@@ -423,7 +427,7 @@ def step(options):
 
 
 def torch_step(options, P, G) -> dict[str, float] | None:
-  """Returns the seconds that transformers and torch take; None: no torch."""
+  """Returns the seconds that torch and transformers take; None without them."""
   if not all(map(importlib.util.find_spec, ('torch', 'transformers'))):
     return None
   c = zoo.get(options.model)

@@ -1,9 +1,10 @@
-"""Peak memory and speed of `rlpt convert`, both directions, random weights.
+"""Peak memory and speed of `rlpt convert` in both directions.
 
     python benchmarks/convert.py --model qwen3_17b --folder /tmp/convert
 
-Prints JSON. Memory is VmHWM, the kernel's peak of resident memory, beyond that
-of an interpreter with everything imported.
+The weights are random. Prints JSON. Memory is the increase of VmHWM, the
+kernel's peak of resident memory, over that of an interpreter with everything
+imported.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/data.py segment FILES...    from text to segments
     python benchmarks/data.py examples FILES...   from text to cache to examples
-    python benchmarks/data.py memory FILES...     peak memory for two sizes
+    python benchmarks/data.py memory FILES...     peak memory, two corpus sizes
 
 Prints a line of JSON. In a file *.jsonl each line is a document: its values,
 joined by line breaks. In other files every 200 lines are a document.
@@ -33,7 +33,7 @@ WORDS = (
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 
-# Texts that are slow for careless regular expressions; five megabytes each.
+# Slow for careless regular expressions; each is repeated to five megabytes.
 ADVERSARIAL = {
   'no punctuation': 'word ',
   'no blanks': 'x',

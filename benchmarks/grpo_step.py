@@ -11,9 +11,10 @@ BENCH_ASSETS to the folder that was prepared for them; the peers read them too.
 Prints JSON with the same fields as the peers. If peers run, it adds the ratio
 of their step time to ours. All figures are from the best of `rounds` processes.
 
-A step is rollout by the engine, decoding, reward, advantages, loss, backward,
-Adam, publish. models/flops.py counts its work. share_of_products is work per
-second over the rate of a product of two large matrices in this process.
+A step is rollout by the engine, decoding of tokens to text, reward, advantages,
+loss, backward pass, Adam, and the copy of the new weights to the engine.
+models/flops.py counts its work. share_of_products is this work per second over
+the rate of a product of two large matrices in the same process.
 """
 
 import argparse

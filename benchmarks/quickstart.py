@@ -1,11 +1,11 @@
 """Compares RLPT, NTP and SFT at the same cost in the world of the quickstart.
 
-For each seed, runs the quickstart. The FLOPs of its RL, with those of rollouts
-and judge, are read from the metrics. The same FLOPs are then spent in two other
-ways:
+For each seed, runs the quickstart: a cold start by SFT on demonstrations, then
+RL. The FLOPs of the RL, with those of rollouts and judge, are read from the
+metrics. The same FLOPs are then spent in two other ways:
 
   ntp   trains the base model on raw text, then runs the same cold start
-  sft   trains the cold start on more demonstrations like its own
+  sft   trains the cold-started model on more such demonstrations
 
 The answers of all models to the same held-out questions are checked against the
 ground truth. Prints JSON: the accuracies, as mean and range over the seeds.

@@ -12,7 +12,8 @@ each, random weights, temperature 1; nothing stops early. tokens_per_second is
 sampled tokens over the whole time, prompts included: the median of `repeat`
 runs after one that compiles.
 
-The limit of a decode step is the larger of two times:
+The limit of a decode step is the larger of two times; core/types.py says what
+the letters mean, S and T are the tokens of a prompt and of a completion:
   arithmetic  2 B (weights of the layers + V D) + 4 B L N H (S + T / 2)
               operations, counting only chosen experts, over the rate of a
               product of two large matrices in the same process
@@ -240,7 +241,7 @@ def measure_tail(arguments) -> dict:
     'engine': lambda: list(Sampler(engine).run(requests)),
     'static': static,
   }
-  list(Sampler(engine).run(requests[:rows]))  # Compiles both.
+  list(Sampler(engine).run(requests[:rows]))  # This and the next line compile.
   decode.sample(decoder, published, requests[:rows])
   engine.counts.clear()
   seconds = {name: [] for name in samplers}

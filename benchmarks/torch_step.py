@@ -2,8 +2,9 @@
 
     python benchmarks/torch_step.py '{"vocab_size": 4096, ...}' P G S T
 
-The first argument is a Qwen3Config as JSON; then come prompts, completions of
-each, and the tokens of a prompt and of a completion. Prints a line of JSON.
+The first argument is a Qwen3Config as JSON. Then come the numbers of prompts,
+of completions of each, of tokens of a prompt, and of tokens of a completion.
+Prints a line of JSON.
 
 The step samples with `generate`, scores all rows and updates the weights, as a
 trainer without an inference engine does. To favour torch, everything is
