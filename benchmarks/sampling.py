@@ -270,7 +270,7 @@ def measure_tail(arguments) -> dict:
 
 
 def heavy_tail(prompts: int, longest: int) -> list[tuple[int, ...]]:
-  """Returns the lengths of the samples of each prompt."""
+  """Returns lengths with a heavy tail for the samples of each prompt."""
   rng = np.random.default_rng(0)
   shape = (prompts, GROUP)
   lengths = np.exp(rng.normal(np.log(longest / 8), 0.5, shape))

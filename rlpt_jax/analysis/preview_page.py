@@ -88,7 +88,7 @@ def _target(text: str) -> str:
 
 
 def _folded(role: str, text: str) -> str:
-  """Returns HTML of a piece; most of a long piece shows only when unfolded."""
+  """Returns HTML of a piece of an example; most of a long piece is folded."""
   before, hidden, after = views.fold(role, text, _LIMIT)
   if not hidden:
     return shown(text, role)

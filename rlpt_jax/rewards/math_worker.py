@@ -60,7 +60,7 @@ _LETTERS, _WORD = re.compile(r"(?:[^\W\d_]|[' -])+"), re.compile(r'[^\W\d_]{3}')
 
 
 def main(parent: int, cpu_seconds: float, memory_mb: int) -> None:
-  """Answers lines until the input ends or the process `parent` is gone."""
+  """Answers lines of stdin until it ends or the process `parent` has ended."""
   replies = os.dup(1)
   logging.disable(logging.CRITICAL)
   for gold, answer in WARM_UP:

@@ -124,7 +124,7 @@ def prefix(
 
 
 def overlap(prediction: list[str], references: list[list[str]]) -> float:
-  """Returns the F1 of words with the first k segments, for the best k."""
+  """Returns the largest F1, over k, with the words of the first k segments."""
   left = collections.Counter(prediction)
   best, shared, size = 0.0, 0, len(prediction)
   for segment in references:
