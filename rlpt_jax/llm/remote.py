@@ -3,23 +3,19 @@
 The kind of a fault decides what happens to the question:
 
   timeout, connection, 5xx, 408, 425,   asked up to `attempts` times, after
-  a response that is cut off or not     random, ever longer delays; then None
-  valid JSON
+  a response cut off, or invalid JSON   random, ever longer delays; then None
   429                                   asked again likewise, for `wait` seconds
   400, 413, 422 and other 4xx           None: the server refuses this prompt
   3xx, 401, 403, 404, 405, 407          ValueError before the first answer, as
                                         the settings are wrong; later like 5xx
 
 A Retry-After header delays all questions, since it concerns the whole server.
-After `open_after` faults in a row the circuit opens: only probes are sent, from
-time to time. A failed probe counts against no question of the run, since it is
-a question of its own. When a probe is answered, all questions go on. If none is
-answered for `wait` seconds, the run stops with `Unavailable`; the answers that
-came before are in the cache, if there is one.
+After `open_after` faults in a row the circuit opens: only probes are sent, and
+no question of the run. When one is answered, all questions go on. If none is
+answered for `wait` seconds, the run stops with `Unavailable`.
 
 The API key is read from the environment when a call begins. No attribute holds
-it. If a server repeats the key, it is removed from all text that is kept,
-raised or logged.
+it, and it is removed from all text of the server that is kept or shown.
 """
 
 import asyncio
@@ -47,7 +43,6 @@ PROBE = 'Say 1.'
 MAX_ANSWER = 4 * 2**20  # Bytes. A longer response is a fault.
 REMIND_S = 60.0  # Seconds between two warnings while waiting for the judge.
 SHORTEST_SECRET = 8  # Shorter keys are placeholders such as 'EMPTY'.
-# Fields of a request that the settings may not contain.
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
 
 logger = logging.getLogger(__name__)
@@ -129,8 +124,7 @@ class Patience:
 
   concurrency: the largest number of simultaneous requests.
   timeout: the limit for one request, from connecting to the last byte.
-  attempts: the most requests for one question; those that the server answered
-    with status 429 (too many requests) do not count.
+  attempts: the most requests for one question, not counting those with a 429.
   first_delay, longest_delay: upper bounds of the first and of any delay.
   open_after: the number of faults in a row after which only probes are sent.
   wait: how long a judge may give no answer at all before the run stops.
@@ -155,11 +149,10 @@ class Patience:
 class Remote:
   """A judge behind a URL.
 
-  It is a `judge.Complete`: called with prompts, it returns their answers in
-  order, and None for a prompt without an answer. `counts` holds the number of
-  prompts ('asked'), of prompts found in the cache ('cached'), of HTTP requests
-  ('requests'), and of prompts without an answer, by cause ('failed/timeout',
-  'failed/http/500', ...).
+  Called with prompts, it returns their answers in order, None for a prompt
+  without one. `counts` has the numbers of prompts ('asked'), of those found in
+  the cache ('cached'), of HTTP requests ('requests'), and of prompts without an
+  answer, by cause ('failed/timeout', 'failed/http/500', ...).
   """
 
   def __init__(
@@ -194,11 +187,7 @@ class Remote:
     return self._run(lambda: self._answer_all(prompts))
 
   def ask_now(self, prompts: Sequence[str]) -> list[str]:
-    """Returns new answers from the server, even to prompts in the cache.
-
-    Waits while the server is down. Raises ValueError if the server is up but
-    does not answer a prompt.
-    """
+    """Returns new answers, ignoring the cache; ValueError if one is missing."""
     prompts = list(prompts)
     return self._run(lambda: self._answer_now(prompts))
 
@@ -215,10 +204,7 @@ class Remote:
       self._calls.discard(call)
 
   def stop_waiting(self):
-    """Makes calls that wait for the server raise `Unavailable`.
-
-    This affects calls now and later. A signal handler may call it.
-    """
+    """Makes calls, also later ones, raise `Unavailable` instead of waiting."""
     self._is_leaving = True
 
   def close(self):
