@@ -102,9 +102,10 @@ function short(value) {
   const size = Math.abs(value);
   if (size === 0) return '0';
   if (size >= 1e15 || size < 1e-3) return (+value.toPrecision(3)).toExponential();
+  const rounded = +value.toPrecision(3); // First: 999,999 becomes a million.
   for (const [unit, letter] of LETTERS)
-    if (size >= unit) return +(value / unit).toPrecision(3) + letter;
-  return String(+value.toPrecision(3));
+    if (Math.abs(rounded) >= unit) return +(rounded / unit).toPrecision(3) + letter;
+  return String(rounded);
 }
 
 async function start() {

@@ -211,7 +211,7 @@ def _without_point(value: Any, kind: type, known: Any = None) -> str:
   if kind is not int or not isinstance(value, float) or not value.is_integer():
     return ''
   is_other = known is not None and value not in known
-  return '' if is_other else f' (without a decimal point: {int(value)})'
+  return '' if is_other else f' (write it as {int(value)})'
 
 
 def _unlike_annotated(value: Any, kind: Any, marks: tuple) -> str:

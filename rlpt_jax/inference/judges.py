@@ -282,9 +282,11 @@ def forget(reward: Reward, answers: Collection[str]):
 
 
 def counts(reward: Reward) -> dict[str, int]:
-  """Returns what remote judges counted: {'timing/judge/requests': ..., ...}."""
-  return {
-    f'timing/judge/{name}': count
-    for remote in remotes(reward)
-    for name, count in sorted(remote.counts.items())
-  }
+  """Returns what remote judges counted: {'timing/judge/requests': ..., ...}.
+
+  If there are several, their numbers are added.
+  """
+  total = collections.Counter()
+  for remote in remotes(reward):
+    total.update(remote.counts)
+  return {f'timing/judge/{name}': total[name] for name in sorted(total)}

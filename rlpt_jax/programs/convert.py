@@ -38,6 +38,11 @@ def convert(
     overwrite: Replaces DST if it is empty or a model that rlpt wrote.
   """
   model = model_files.find(src, step=step)
+  if str(src).startswith(model_files.RANDOM):
+    raise ValueError(
+      f'{src}: a random model is on no disk; expected a Hugging Face directory '
+      'or a directory of checkpoints.'
+    )
   if dst.resolve() in (src.resolve(), *src.resolve().parents):
     raise ValueError(
       f'{dst}: contains {src}, which it would replace. Choose another DST.'

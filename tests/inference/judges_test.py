@@ -187,7 +187,16 @@ def test_what_remote_judges_counted():
   reward = judge.ByAnswer(server)
   found = judges.counts(settings.parts(reward))
   assert found['timing/judge/requests'] == 3
+  other = remote.Remote(remote.Endpoint(url='http://localhost:2', model='m'))
+  other.counts.update({'requests': 2, 'failed/timeout': 1})
+  both = combine.Weighted(
+    {'one': (reward, 1.0), 'two': (judge.ByAnswer(other), 1.0)}
+  )
+  assert judges.counts(both) == found | {
+    'timing/judge/failed/timeout': 1, 'timing/judge/requests': 5,
+  }  # fmt: skip
   server.close()
+  other.close()
 
 
 def test_all_hosts_look_at_a_local_judge_but_one_asks_a_remote_one(

@@ -277,3 +277,10 @@ def _benchmark(folder, layers):
   )  # fmt: skip
   print(done.stdout)
   return json.loads(done.stdout)
+
+
+def test_a_random_model_has_no_files_to_convert(tmp_path):
+  source = pathlib.Path('random:tiny_qwen3')
+  with pytest.raises(ValueError, match='random:tiny_qwen3: a random model is'):
+    convert_lib.convert(source, tmp_path / 'there')
+  assert not (tmp_path / 'there').exists()
