@@ -1,6 +1,6 @@
 """The loss of a policy on a batch, and the metrics of an update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,30 @@ def _with_gradient(loss, logprobs_BT):
   return loss_BT, gradient_BT
 
 
+def of_roles(names: Sequence[str]):
+  """Returns `measure` for the batches of several roles of the policy.
+
+  names: of the roles; they begin the names of the metrics. That of the first is
+    '', which adds nothing.
+  """
+  if len(names) == 1:
+    return measure
+
+  def measure_all(batches, stats) -> dict[str, jax.Array]:
+    return {
+      f'{name}/{key}' if name else key: value
+      for name, batch, of_batch in zip(names, batches, stats, strict=True)
+      for key, value in measure(batch, of_batch).items()
+    }
+
+  return measure_all
+
+
+def is_empty(batch: Batch) -> jax.Array:
+  """True if no token of the batch is in the loss."""
+  return ~jnp.any(batch.mask_PGT)
+
+
 def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The metrics of an update.
 
@@ -101,8 +125,10 @@ def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
   )  # fmt: skip
   tokens = jnp.maximum(jnp.count_nonzero(mask_BT), 1)
   router = {}
-  if 'router_balance' in stats:  # One value per microbatch.
-    router = {'router_balance': jnp.mean(stats['router_balance'])}
+  if 'router_balance' in stats:  # One value per microbatch; 0 if skipped.
+    balance = stats['router_balance']
+    count = jnp.maximum(jnp.count_nonzero(balance), 1)
+    router = {'router_balance': jnp.sum(balance) / count}
   with_advantage_BT = mask_BT & (batch.advantages_PG.reshape(-1, 1) != 0)
   clipped_BT = with_advantage_BT & ~has_gradient_BT
   log_ratio_BT = token_log_ratio(logprobs_BT, behavior_BT, mask_BT)

@@ -6,6 +6,7 @@ ids with holes: `compiled` makes it, and `Prompt.fill` fills the holes.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
@@ -40,6 +41,24 @@ Finally, provide your best prediction for the <MASK> section. Enclose your \
 final answer for the <MASK> part within <|startofprediction|> and \
 <|endofprediction|>."""
 
+# PretrainZero (2512.03442), figure 5: choose a span, and predict it.
+MASK = """\
+Generate a mask to mask important words in the following paragraph, \
+satisfying the requirements below:
+1) The mask should mask one or more entities in the passage. The masked words \
+should be continuous.
+2) The masked words should exactly match words in the original passage.
+3) The masked words could be predicted according to the context. The \
+difficulty to predict should be moderately challenging for you, so the answer \
+would be short and as unique as possible.
+Paragraph: {paragraph}
+The final generated masked words must be placed inside \\mask{}."""
+
+SPAN = """\
+There is a passage with masked words by [mask]: {passage}
+Please reason step by step, and put the predicted masked words within \
+\\boxed{}."""
+
 # No paper prints a prompt for questions with a verifiable answer. This one is
 # worded like PretrainZero's (2512.03442, figure 5) and asks for a boxed answer.
 RLVR = """\
@@ -47,7 +66,9 @@ RLVR = """\
 
 Please reason step by step, and put your final answer within \\boxed{}."""
 
-_PLACE = re.compile(r'\{(context|prompt|next_step|question)\}')
+_PLACE = re.compile(
+  r'\{(context|prompt|next_step|question|paragraph|passage)\}'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +98,7 @@ class Prompt:
     return [i for _, ids in self.layout(**tokens) for i in ids]
 
 
+@functools.lru_cache(maxsize=64)
 def compiled(template: str, tokenizer: Tokenizer, *, chat: bool) -> Prompt:
   """Tokenizes a template.
 

@@ -7,18 +7,20 @@ corpus again. A stage turns documents into records:
   Text       raw text: segments and their tokens (ntp, asr, msr)
   Chat       a conversation: tokens and a loss mask (sft)
   Question   a question with a verifiable answer (rlvr)
+  Paragraphs the paragraphs of a text, of a length within bounds (mask)
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from rlpt_jax.core.tokenizer import Tokenizer
-from rlpt_jax.data import segment
+from rlpt_jax.data import masks, segment
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.sources import Document, fields, text_fault, text_of
 
@@ -298,3 +300,68 @@ class Question:
 
   def sizes(self, record: Record) -> tuple[int, ...]:
     return (len(record['tokens']),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraphs:
+  """The paragraphs of a text that have a length within bounds, in tokens."""
+
+  tokenizer: Tokenizer
+  field: str | Sequence[str] = 'text'  # Several are joined by line breaks.
+  min_tokens: int = 64
+  max_tokens: int = 1024
+
+  name = 'paragraphs'
+  columns = ('paragraphs', 'tokens')
+  features = {  # noqa: RUF012 - nobody writes to it.
+    'document': 'string',
+    'text': 'string',
+    # Of each paragraph, without white space around it, in characters of `text`.
+    'starts': 'int32',
+    'ends': 'int32',
+    'tokens': 'int32',
+    'token_ends': 'int32',
+  }
+
+  def record(self, document: Document, tally: Tally) -> Record | None:
+    texts = []
+    for field in fields(self.field):
+      texts.append(text_of(document, field, tally.faults))
+      if texts[-1] is None:
+        return None
+    text = '\n'.join(texts)
+    starts, ends, tokens = [], [], []
+    for start, end in itertools.pairwise([0, *segment.paragraphs(text)]):
+      piece = text[start:end]
+      ids = self.tokenizer.encode(piece.strip())
+      tally.lengths['tokens of a paragraph'][len(ids)] += 1
+      if reason := self._left_out(piece, len(ids)):
+        tally.left_out[reason] += 1
+        continue
+      start += len(piece) - len(piece.lstrip())
+      starts.append(start)
+      ends.append(start + len(piece.strip()))
+      tokens.append(ids)
+    tally.lengths['paragraphs of a document'][len(tokens)] += 1
+    return {
+      'document': document.id,
+      'text': text,
+      'starts': np.array(starts, np.int32),
+      'ends': np.array(ends, np.int32),
+      'tokens': np.array([i for ids in tokens for i in ids], np.int32),
+      'token_ends': np.cumsum([len(ids) for ids in tokens]).astype(np.int32),
+    }
+
+  def _left_out(self, piece: str, count: int) -> str | None:
+    if count < self.min_tokens:
+      return f'paragraphs of fewer than {self.min_tokens} tokens'
+    if count > self.max_tokens:
+      return f'paragraphs of more than {self.max_tokens} tokens'
+    if masks.num_words(piece) < 2:
+      return 'paragraphs of fewer than two words'
+    if masks.MARK in piece:
+      return f'paragraphs that contain {masks.MARK}'
+    return None
+
+  def sizes(self, record: Record) -> tuple[int, ...]:
+    return len(record['ends']), len(record['tokens'])

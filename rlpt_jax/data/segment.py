@@ -36,7 +36,8 @@ _CJK = (
   r'\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
   r'\U00020000-\U0003ffff'
 )
-_WORD = re.compile(rf'[{_CJK}]|[^\W_{_CJK}]+')
+WORD = rf'(?:[{_CJK}]|[^\W_{_CJK}]+)'
+_WORD = re.compile(WORD)
 
 # All quantifiers that could backtrack are possessive, and a mark matches no
 # matter what follows it, so matching takes linear time on any text.

@@ -7,12 +7,13 @@
   Rlvr    answer a question with a known answer
   rlpt    Asr and Msr, the second with the paper's weight lambda
 
+The tasks of PretrainZero are in mask_tasks.py.
+
 A task makes several items from a record: `count` says how many, and `example`
 makes item i. A new task is a class with the members of `Task`.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
@@ -29,8 +30,6 @@ from rlpt_jax.data.records import Record
 
 # At least two: in a row of one token, there is nothing to predict.
 RowTokens = Annotated[int, Range(2, checks.LARGEST)]
-
-_compiled = functools.lru_cache(maxsize=64)(prompts.compiled)
 
 
 class Task(Protocol):
@@ -112,7 +111,7 @@ class _Segments:
 
   def example(self, record, corpus, i, tokenizer):
     target = self.target(record, i)
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     filled = prompt.fill(**self.places(record, target, tokenizer))
     return Example(
       prompt_tokens=np.array(filled, np.int32),
@@ -124,13 +123,13 @@ class _Segments:
     )
 
   def pieces(self, record, i, tokenizer):
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     places = self.places(record, self.target(record, i), tokenizer)
     return prompt.layout(**places)
 
   def room(self, tokenizer: Tokenizer) -> int:
     """Returns the number of prompt tokens left for the document."""
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     room = self.max_prompt_tokens - prompt.num_tokens
     if room < 16:
       raise ValueError(
@@ -379,13 +378,13 @@ class Rlvr:
 
   def count(self, sizes, tokenizer):
     # Leave out questions that are too long, since truncating would change them.
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     room = self.max_prompt_tokens - prompt.num_tokens
     return (sizes[:, 0] <= room).astype(np.int64)
 
   def example(self, record, corpus, i, tokenizer):
     del i
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     filled = prompt.fill(question=record['tokens'].tolist())
     return Example(
       prompt_tokens=np.array(filled, np.int32),
@@ -398,7 +397,7 @@ class Rlvr:
 
   def pieces(self, record, i, tokenizer):
     del i
-    prompt = _compiled(self.template, tokenizer, chat=self.chat)
+    prompt = prompts.compiled(self.template, tokenizer, chat=self.chat)
     return prompt.layout(question=record['tokens'].tolist())
 
 

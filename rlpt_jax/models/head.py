@@ -199,6 +199,7 @@ def _forward(decoder, temperature, w_VD, hidden_BCD, targets_BC):
 
 def _backward(decoder, temperature, inputs, gradients):
   w_VD, hidden_BCD, targets_BC = inputs
+  dtypes = w_VD.dtype, hidden_BCD.dtype
   gradient_BC1, entropy_gradient_BC1 = (g[..., None] for g in gradients)
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   w_VD, hidden_BCD = (x.astype(jnp.bfloat16) for x in (w_VD, hidden_BCD))
@@ -219,8 +220,8 @@ def _backward(decoder, temperature, inputs, gradients):
   ) / temperature
   gradient_BCV = gradient_BCV.astype(jnp.bfloat16)
   return (
-    product('BCV,BCD->VD', gradient_BCV, hidden_BCD),
-    product('BCV,VD->BCD', gradient_BCV, w_VD),
+    product('BCV,BCD->VD', gradient_BCV, hidden_BCD).astype(dtypes[0]),
+    product('BCV,VD->BCD', gradient_BCV, w_VD).astype(dtypes[1]),
     None,
   )
 

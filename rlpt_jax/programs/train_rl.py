@@ -31,7 +31,7 @@ from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
 from rlpt_jax.rollout.collect import Collect, Exclude
-from rlpt_jax.rollout.collector import Collector
+from rlpt_jax.rollout.collector import Collector, Parts
 from rlpt_jax.rollout.consumer import Consumer
 from rlpt_jax.rollout.experience import Experience, make_experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
@@ -40,7 +40,7 @@ from rlpt_jax.rollout.prompts import Prompts, open_prompts
 from rlpt_jax.rollout.reference import Reference, put
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.sampling import Sampling, sizes
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
@@ -48,7 +48,6 @@ from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.sampler import Sampler
-from rlpt_jax.sampling.table import Sizes
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
@@ -107,8 +106,8 @@ class Config:
     the name of a model in the zoo.
   reward: (examples, completions) -> Scores.
   prompts: prompts per batch, with `sampling.samples` completions each.
-  collector: makes an experience from the next prompts; a subclass of Collector
-    may sample them in several rounds, or give the policy a second role.
+  collector: makes an experience from the next prompts; Game gives the policy a
+    second role, in which it chooses what is hidden (game.py).
   collect: what to do with groups that teach nothing: keep, drop or Refill
     (rollout/collect.py).
   exclude: rules that choose completions to leave out of their groups and of the
@@ -137,7 +136,7 @@ class Config:
   prompts: Count = 64
   sampling: Sampling = Sampling()
   max_prompt_tokens: Count = 1024
-  collector: type[Collector] = Collector
+  collector: Collector = Collector()
   collect: Collect = collect.keep
   exclude: tuple[Exclude, ...] = ()
   max_pass_rate: PositiveShare | None = None
@@ -160,15 +159,17 @@ class Config:
 
   def __post_init__(self):
     checks.check_fields(self)
-    self.sampling.check_learnable()
-    if self.sampling.samples == 1:
+    self.collector.check(self)
+    for sampling in self.samplings:
+      sampling.check_learnable()
+    if any(sampling.samples == 1 for sampling in self.samplings):
       check_single_sample(self)
     runs.check_microbatches(self.hardware, 'Config.prompts', self.prompts)
 
   @property
   def held_out_sampling(self) -> Sampling:
     """The sampling settings for held-out examples."""
-    once = dataclasses.replace(self.sampling, samples=1)
+    once = dataclasses.replace(self.samplings[0], samples=1)
     return (self.held_out and self.held_out.sampling) or once
 
   @property
@@ -178,9 +179,13 @@ class Config:
   @property
   def longest(self) -> tuple[int, int]:
     """The most tokens of a prompt and a completion, rounded up by `bucket`."""
-    return (
-      bucket(self.max_prompt_tokens), bucket(self.sampling.max_new_tokens)
-    )  # fmt: skip
+    longest = max(sampling.max_new_tokens for sampling in self.samplings)
+    return bucket(self.max_prompt_tokens), bucket(longest)
+
+  @property
+  def samplings(self) -> tuple[Sampling, ...]:
+    """The sampling settings of all roles."""
+    return self.collector.samplings(self.sampling)
 
   @property
   def shares_prompts(self) -> bool:
@@ -196,7 +201,7 @@ def check_single_sample(config: Config):
   else:
     return
   raise ValueError(
-    'Config.sampling: samples=1: a single completion teaches nothing, since '
+    'sampling.Sampling.samples=1: a single completion teaches nothing, since '
     f'{why}; expected at least 2.'
   )
 
@@ -217,17 +222,17 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   layout = config.hardware.layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
-  score = functools.partial(
-    config.score, decoder, temperature=config.sampling.temperature
-  )
+  temperature = config.sampling.temperature
+  score = functools.partial(config.score, decoder, temperature=temperature)
+  parts = config.collector.parts(config)
   update = make_update(
     policy.make_loss(
       score, config.loss, kl=config.kl_in_loss,
       balance=moe.balance_of(files.config),
-      balance_weight=config.router_balance / config.hardware.num_microbatches,
+      balance_weight=config.router_balance / sum(parts),
     ),
-    optimizer, policy.measure,
-    num_microbatches=config.hardware.num_microbatches,
+    optimizer, policy.of_roles(config.collector.roles), num_microbatches=parts,
+    is_empty=policy.is_empty if config.collector.varies else None,
   )  # fmt: skip
   with contextlib.ExitStack() as stack:
     opened = stack.enter_context
@@ -248,7 +253,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       unfinished = None  # An earlier start has already finished it.
     reference = config.kl and Reference(
       files.load_params(layout=layout, seed=config.seed), score, layout,
-      num_microbatches=config.hardware.num_microbatches,
+      prompts=config.prompts // config.hardware.num_microbatches,
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
@@ -264,7 +269,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )
     rollouts.load(workdir, first_step)
-    collector = make_collector(config, prompts, rollouts, reference)
+    collect_next = make_collect(config, prompts, rollouts, reference)
     consumer = make_consumer(config, files, reward, record)
     held_out = config.held_out and Trial(
       config.held_out, config.held_out_sampling
@@ -291,7 +296,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       if held_out and first_step == 0:
         metrics = held_out.metrics('held_out_before', rollouts)
       experiences = opened(
-        contextlib.closing(config.schedule(collector, run.publish))
+        contextlib.closing(config.schedule(collect_next, run.publish))
       )
       for step in range(first_step, config.num_steps):
         if (experience := next(experiences, None)) is None:
@@ -300,17 +305,17 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           break
         experience = consumer(step, experience)
         with timers('update'):
-          batch = put(layout, experience.batch)
+          batches = [put(layout, role.batch) for role in experience.roles]
           if config.kl_in_loss:
-            batch = reference.with_logprobs(batch)
-          before, (state, updated) = updated, update(run.state, batch)
+            batches = map(reference.with_logprobs, batches)
+          before, (state, updated) = updated, update(run.state, *batches)
           # Check the previous update; waiting for this one would idle devices.
           if before:
             runs.check_skipped(
               config.max_skipped, step, before['skipped_in_a_row']
             )
         timers.busy('update', until=updated['loss'].block_until_ready)
-        metrics |= judged.metrics(experience.judged, sampler.version)
+        metrics |= experience.rollout_metrics(sampler.version)
         metrics |= updated | consumer.metrics(experience)
         run.state, run.record = state, consumer.record(experience)
         run.finish(step, metrics, experience)
@@ -384,6 +389,8 @@ class Run:
           self.workdir, step, config.rollouts, experience, self.rollouts
         )
       self.rollouts.forget(experience.names)
+    else:  # Of an earlier start, read from JSON.
+      metrics = {name: np.asarray(value) for name, value in metrics.items()}
     if self.held_out and (is_last or (step + 1) % config.held_out.every == 0):
       metrics |= self._try_held_out(metrics)
     self.store.check()
@@ -393,8 +400,9 @@ class Run:
 
     def timing() -> dict[str, float]:  # Called once the update has ended.
       parts = lap()
-      speed = judged.speed(experience.judged, parts) if experience else {}
-      return parts | speed | more
+      if experience:
+        parts |= judged.speed([x.judged for x in experience.roles], parts)
+      return parts | more
 
     self.writer.write(step, metrics, timing)
     if is_preempted or (step + 1) % config.saving.every == 0:
@@ -434,11 +442,11 @@ class Run:
       print(saved, file=sys.stderr)
 
 
-def make_collector(
+def make_collect(
   config: Config, prompts: Prompts, rollouts: Rollouts,
   reference: Reference | None,
-) -> Collector:  # fmt: skip
-  """Returns the collector that the settings describe."""
+) -> Callable[[], Experience | None]:  # fmt: skip
+  """Returns a function that collects the next experience."""
   penalize = None
   if isinstance(config.kl, InReward):
     penalize = functools.partial(
@@ -446,35 +454,31 @@ def make_collector(
       num_prompts=config.prompts, longest=config.longest,
     )  # fmt: skip
   experience = functools.partial(
-    make_experience, num_prompts=config.prompts, reduction=config.reduction,
-    longest=config.longest, share_prompt=config.shares_prompts,
+    make_experience, reduction=config.reduction, longest=config.longest,
+    share_prompt=config.shares_prompts,
+    num_parts=config.collector.varies and config.collector.parts(config),
   )  # fmt: skip
-  return config.collector(
-    prompts, rollouts, experience, sampling=config.sampling,
-    count=config.prompts, collect=config.collect, exclude=config.exclude,
-    penalize=penalize,
+  parts = Parts(
+    prompts=prompts, rollouts=rollouts, make_experience=experience,
+    sampling=config.sampling, count=config.prompts, collect=config.collect,
+    exclude=config.exclude, penalize=penalize,
   )  # fmt: skip
+  return functools.partial(config.collector, parts)
 
 
-def make_consumer(
-  config: Config, files: ModelFiles, reward: Reward, record: dict[str, Any]
-) -> Consumer:
+def make_consumer(config: Config, files, reward, record) -> Consumer:
   """Returns a consumer that continues from the record of a checkpoint."""
   ledger = Ledger(
-    files.config,
-    record.get('ledger', {}),
-    remat=config.compute.remat,
-    share_prompt=config.shares_prompts,
-    has_reference=config.kl is not None,
+    files.config, record.get('ledger', {}), remat=config.compute.remat,
+    share_prompt=config.shares_prompts, has_reference=config.kl is not None,
     judges=judges.local_models(reward),
-  )
+  )  # fmt: skip
   verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
-  return Consumer(config.advantages, verdicts, ledger, record)
+  roles = config.collector.roles
+  return Consumer(config.advantages, verdicts, ledger, record, roles)
 
 
-def open_sampler(
-  config: Config, files: ModelFiles, params, tokenizer
-) -> Sampler:
+def open_sampler(config: Config, files, params, tokenizer) -> Sampler:
   """Returns a sampler of the policy."""
   layout = config.hardware.sampler_layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
@@ -483,17 +487,11 @@ def open_sampler(
 
 def plan_for(config: Config, tokenizer) -> Plan:
   """Returns an engine plan with room for training and held-out samples."""
-  samplings = (config.sampling, config.held_out_sampling)
-  forced = [x for s in samplings if (x := s.interrupted(tokenizer))]
+  samplings = (*config.samplings, config.held_out_sampling)
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
     group=max(sampling.samples for sampling in samplings),
     max_prompt_tokens=config.max_prompt_tokens,
     max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
-    cache_dtype=config.cache_dtype,
-    sizes=Sizes(
-      stops=max(1, len(tokenizer.eos_ids)),
-      stop_tokens=max([1, *(len(x.unless) for x in forced)]),
-      phrase_tokens=max([1, *(len(x.phrase) for x in forced)]),
-    ),
-  )
+    cache_dtype=config.cache_dtype, sizes=sizes(samplings, tokenizer),
+  )  # fmt: skip

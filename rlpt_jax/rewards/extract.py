@@ -26,6 +26,9 @@ The same rules hold for \boxed{ and the brace that closes it. That brace is
 found by counting braces, except \{ and \}. In \boxed{1 + \boxed{2}} the inner
 box is the last.
 
+A mask, \mask{ and the brace that closes it, is different: the last one that is
+closed counts, and its white space is kept (`masked`).
+
 Every `format/` reason gives reward 0, never NaN (RLPT's equation 4: '0
 otherwise'). With NaN, such completions would be left out of their group, and no
 policy would learn to close its tags. All functions take time linear in the
@@ -40,6 +43,7 @@ START, END = '<|startofprediction|>', '<|endofprediction|>'
 _THINK, _THOUGHT = '<think>', '</think>'
 _BOXED = re.compile(r'\\boxed\s*{')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
+_MASK_BRACE = re.compile(r'(?P<mask>\\mask\s*\{)|\\.|[{}]', re.DOTALL)
 
 
 class Answer(NamedTuple):
@@ -92,6 +96,35 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
       end = match.start()
       break
   return _inside(text, start, end, offset)
+
+
+def masked(completion: str, *, thinking: bool = False) -> Answer:
+  r"""Returns the content of the last \mask{} that is closed, unstripped.
+
+  Of nested ones, the innermost of the last is the last.
+
+  thinking: True if the prompt has opened <think>.
+  """
+  text, reason, offset = after_thinking(completion, thinking=thinking)
+  if text is None:
+    return Answer(None, reason)
+  opened, best, is_open = [], None, False
+  for match in _MASK_BRACE.finditer(text):
+    if match['mask']:
+      opened.append(match.end())
+      is_open = True
+    elif match[0] == '{':
+      opened.append(None)
+    elif match[0] == '}' and opened:
+      start = opened.pop()
+      if start is not None and (best is None or start > best[0]):
+        best = start, match.start()
+  if best is None:
+    return Answer(None, 'format/open' if is_open else 'format/missing')
+  start, end = best
+  if not text[start:end].strip():
+    return Answer(None, 'format/empty')
+  return Answer(text[start:end], start=offset + start)
 
 
 def after_thinking(completion: str, *, thinking: bool = False) -> Answer:

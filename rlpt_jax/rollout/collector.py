@@ -1,69 +1,104 @@
 """Turns the next prompts into the next experience."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from rlpt_jax.rollout.collect import Collect, Exclude, Groups
-from rlpt_jax.rollout.experience import Experience
+from rlpt_jax.rollout.experience import Collected, Experience
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+  """The parts of a run that a collector works with.
+
+  make_experience: (roles, names, curriculum, resume) -> Experience.
+  count: the number of prompts to learn from.
+  penalize: changes the rewards of the groups, once all are collected.
+  """
+
+  prompts: Prompts
+  rollouts: Rollouts
+  make_experience: Callable[..., Experience]
+  sampling: Sampling
+  count: int
+  collect: Collect
+  exclude: Sequence[Exclude] = ()
+  penalize: Callable[[Groups], Groups] | None = None
+
+  def without_excluded(self, judged: Judged) -> Judged:
+    for exclude in self.exclude:
+      judged = judged.without(exclude(judged))
+    return judged
+
+  def penalized(self, groups: Groups) -> Groups:
+    return self.penalize(groups) if self.penalize else groups
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Collector:
   """Draws prompts, samples completions, judges them, and collects groups.
 
-  A schedule calls it once for each experience.
+  A schedule calls it once for each experience. A subclass may sample prompts in
+  several rounds, or give the policy a second role.
+
+  roles: the names of the roles; '' for the first, whose metrics have no prefix.
+  varies: True if a step may have fewer groups than `sizes`.
   """
 
-  def __init__(
-    self,
-    prompts: Prompts,
-    rollouts: Rollouts,
-    make_experience: Callable[..., Experience],
-    *,
-    sampling: Sampling,
-    count: int,
-    collect: Collect,
-    exclude: Sequence[Exclude] = (),
-    penalize: Callable[[Groups], Groups] | None = None,
-  ):
-    """Sets the parts.
+  roles: ClassVar[tuple[str, ...]] = ('',)
+  varies: ClassVar[bool] = False
 
-    make_experience: (groups, names, curriculum, resume) -> Experience.
-    count: the number of prompts that an experience should have in the loss.
-    penalize: changes the rewards of the groups, once all are collected.
+  def check(self, config):
+    """Raises if the settings of a run do not fit this collector."""
+
+  def samplings(self, sampling: Sampling) -> tuple[Sampling, ...]:
+    """Returns the settings of all that it samples, given those of the run."""
+    return (sampling,)
+
+  def sizes(self, count: int, sampling: Sampling) -> tuple[int, ...]:
+    """Returns the most groups of each role, for `count` prompts."""
+    del sampling
+    return (count,)
+
+  def parts(self, config) -> tuple[int, ...]:
+    """Returns the number of microbatches of each role, for a run's settings.
+
+    All microbatches have the same number of prompts.
     """
-    self._prompts, self._rollouts = prompts, rollouts
-    self._make_experience, self._penalize = make_experience, penalize
-    self._sampling, self._count = sampling, count
-    self._collect, self._exclude = collect, exclude
-
-  def __call__(self) -> Experience | None:
-    """Returns the next experience; None if the data has ended."""
-    names: list[str] = []
-    sample = functools.partial(self._sample, names)
-    groups = self._collect(sample, self._count)
-    if groups is None:
-      return None
-    if self._penalize:
-      groups = self._penalize(groups)
-    return self._make_experience(
-      groups,
-      names=names,
-      curriculum=self._prompts.curriculum.metrics(),
-      resume=self._prompts.resume(),
+    each = config.prompts // config.hardware.num_microbatches
+    return tuple(
+      size // each for size in self.sizes(config.prompts, config.sampling)
     )
 
-  def _sample(self, sampled: list[str], count: int) -> Judged | None:
+  def __call__(self, parts: Parts) -> Experience | None:
+    """Returns the next experience; None if the data has ended."""
+    names: list[str] = []
+    sample = functools.partial(self._sample, parts, names)
+    groups = parts.collect(sample, parts.count)
+    if groups is None:
+      return None
+    groups = parts.penalized(groups)
+    return parts.make_experience(
+      [Collected(groups, parts.count, parts.sampling.samples)],
+      names=names,
+      curriculum=parts.prompts.curriculum.metrics(),
+      resume=parts.prompts.resume(),
+    )
+
+  def _sample(
+    self, parts: Parts, sampled: list[str], count: int
+  ) -> Judged | None:
     """Samples and judges the next groups; adds their names to `sampled`."""
-    examples, names = self._prompts.take(count)
+    examples, names = parts.prompts.take(count)
     if not examples:
       return None
     sampled += names
-    judged = self._rollouts(self._sampling, examples, names)
-    self._prompts.curriculum.note(examples, judged.scores.rewards_PG)
-    for exclude in self._exclude:
-      judged = judged.without(exclude(judged))
-    return judged
+    judged = parts.rollouts(parts.sampling, examples, names)
+    parts.prompts.curriculum.note(examples, judged.scores.rewards_PG)
+    return parts.without_excluded(judged)

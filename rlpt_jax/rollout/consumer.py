@@ -5,7 +5,7 @@ depend on. A schedule may sample ahead of the updates. So this state changes
 when an experience is learned from, and not already when it is sampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlpt_jax.algorithms.advantages import Carried
@@ -23,14 +23,23 @@ class Consumer:
     verdicts: Verdicts,
     ledger: Ledger,
     record: dict[str, Any],
+    roles: Sequence[str] = ('',),
   ):
-    """Continues from the record of an earlier run, if there is one."""
-    self._advantages = Carried(advantages, record.get('advantages'))
+    """Continues from the record of an earlier run, if there is one.
+
+    roles: their names. Each has its own state of advantages.
+    """
+    carried = record.get('advantages')
+    if not isinstance(carried, dict):  # Of one role.
+      carried = {'': carried}
+    self._advantages = {
+      name: Carried(advantages, carried.get(name)) for name in roles
+    }
     self._verdicts, self.ledger = verdicts, ledger
 
   def __call__(self, step: int, experience: Experience) -> Experience:
     """Returns the experience with advantages; raises if the judge is broken."""
-    self._verdicts.check(step + 1, experience.judged)
+    self._verdicts.check(step + 1, experience.first.judged)
     return experience.with_advantages(self._advantages)
 
   def metrics(self, experience: Experience) -> dict[str, float]:
@@ -38,17 +47,17 @@ class Consumer:
 
     Call it once for a step: it adds the compute to the totals of the run.
     """
-    learned = experience.learned_P.tolist()
-    return self.ledger.add(experience.judged, learned) | experience.metrics()
+    return self.ledger.add(experience.roles) | experience.metrics()
 
   def record(self, experience: Experience) -> dict[str, Any]:
     """Returns the record from which a run resumes after this experience.
 
     Call it after `metrics`, which counts the compute of the experience.
     """
+    carried = {name: x.value for name, x in self._advantages.items()}
     return {
       **experience.resume,
       'ledger': dict(self.ledger.totals),
-      'advantages': self._advantages.value,
+      'advantages': carried if len(carried) > 1 else carried[''],
       'unjudged': self._verdicts.in_a_row,
     }

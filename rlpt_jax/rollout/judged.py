@@ -37,8 +37,9 @@ class Judged:
       [
         [sample.finish_reason == 'length' for sample in group]
         for group in self.samples
-      ]
-    )
+      ],
+      bool,
+    ).reshape(self.rewards_PG.shape)
 
   def without(self, where_PG: np.ndarray) -> 'Judged':
     """Returns a copy that excludes these completions from the loss."""
@@ -119,6 +120,8 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
 
   version: the version of the current weights.
   """
+  if not judged.examples:
+    return {}
   scores = judged.scores
   rewards_PG, kinds = scores.rewards_PG, _kinds(judged)
   missing_PG, expected_PG = np.isnan(rewards_PG), expects_verdict(judged)
@@ -159,11 +162,14 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
   return values
 
 
-def speed(judged: Judged, timing: dict[str, float]) -> dict[str, float]:
+def speed(
+  judged: Sequence[Judged], timing: dict[str, float]
+) -> dict[str, float]:
   """Returns sampled tokens per second of the step, and of sampling alone."""
   tokens = sum(
     len(sample.completion.tokens)
-    for group in judged.samples
+    for each in judged
+    for group in each.samples
     for sample in group
   )
   rollout_s = max(timing['timing/rollout_s'], 1e-9)

@@ -1,11 +1,12 @@
 """Counts a run's compute, so that methods can be compared at equal compute."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from rlpt_jax.inference.judges import LocalModel
 from rlpt_jax.models import flops
 from rlpt_jax.models.config import DecoderConfig
-from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.experience import Role
 
 
 class Ledger:
@@ -30,20 +31,22 @@ class Ledger:
     self._share_prompt, self._has_reference = share_prompt, has_reference
     self.totals = dict(totals)
 
-  def add(self, judged: Judged, learned: list[bool]) -> dict[str, float]:
-    """Returns the compute of a step and of the run so far, as metrics.
-
-    learned: per group, True if it is in the loss.
-    """
+  def add(self, roles: Sequence[Role]) -> dict[str, float]:
+    """Returns the compute of a step and of the run so far, as metrics."""
     step = {
       'rollout_tokens': 0, 'update_tokens': 0, 'rollout_flops': 0,
       'update_flops': 0, **self._spent(),
     }  # fmt: skip
     if self._has_reference:
       step |= {'reference_tokens': 0, 'reference_flops': 0}
-    for example, samples, is_learned in zip(
-      judged.examples, judged.samples, learned, strict=True
-    ):
+    groups = itertools.chain.from_iterable(
+      zip(
+        role.judged.examples, role.judged.samples, role.learned_P.tolist(),
+        strict=True,
+      )
+      for role in roles
+    )  # fmt: skip
+    for example, samples, is_learned in groups:
       prompt = len(example.prompt_tokens)
       lengths = [len(sample.completion.tokens) for sample in samples]
       step['rollout_tokens'] += prompt + sum(lengths)

@@ -1,6 +1,7 @@
 """The reference policy that a run began with, and KL penalties against it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,18 @@ from rlpt_jax.core.types import Batch
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collect import Groups
 from rlpt_jax.training.experience import make_batch
-from rlpt_jax.training.learner import join, split
+from rlpt_jax.training.learner import join, num_rows, split
 
 
 class Reference:
   """A frozen model that computes log-probabilities of completions."""
 
-  def __init__(self, params, score, layout: Layout, *, num_microbatches: int):
-    """score: a `Score` of algorithms/policy.py, at the sampling temperature."""
+  def __init__(self, params, score, layout: Layout, *, prompts: int):
+    """Sets the parts.
+
+    score: a `Score` of algorithms/policy.py, at the sampling temperature.
+    prompts: the number of prompts of a batch that are computed at once.
+    """
 
     def of_part(params, batch: Batch):
       shape = batch.tokens_PGT.shape
@@ -31,7 +36,8 @@ class Reference:
       return logprobs_BT.reshape(shape)
 
     def logprobs(params, batch: Batch):
-      parts = jax.tree.map(lambda x: split(x, num_microbatches), batch)
+      M = max(1, num_rows(batch) // prompts)
+      parts = jax.tree.map(functools.partial(split, M=M), batch)
       logprobs = jax.lax.map(lambda part: of_part(params, part), parts)
       return join(logprobs)
 

@@ -6,6 +6,7 @@ completely or not at all, and a step that is repeated writes the same bytes.
 
 import dataclasses
 import gzip
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -52,11 +53,15 @@ def keep(
   rollouts: Rollouts,
 ):
   """Writes the rollouts of a step, and deletes those that need not be kept."""
-  step_lines = lines(
-    experience.judged, experience.advantages_PG, rollouts.tokenizer, step,
-    find_answer=rollouts.reward.find_answer, with_tokens=kept.tokens,
+  step_lines = (
+    lines(
+      role.judged, role.advantages_PG, rollouts.tokenizer, step,
+      find_answer=role.find_answer or rollouts.reward.find_answer,
+      with_tokens=kept.tokens,
+    )
+    for role in experience.roles
   )  # fmt: skip
-  write(workdir, step, step_lines)
+  write(workdir, step, itertools.chain.from_iterable(step_lines))
   prune(workdir, step, last=kept.last, every=kept.every)
 
 

@@ -12,7 +12,7 @@ from rlpt_jax.rewards.scores import Reward, ask
 from rlpt_jax.rollout import unjudged
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.sampling.sampler import Sampler
+from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
 class Rollouts:
@@ -34,7 +34,7 @@ class Rollouts:
     seed: int,
   ):
     self.tokenizer, self.reward = tokenizer, reward
-    self._sampler, self._timers, self._seed = sampler, timers, seed
+    self._sampler, self._timers, self.seed = sampler, timers, seed
     self._ask = judges.on_all_hosts(reward)
     self._kept: dict[str, Sequence] = {}  # Name -> samples.
 
@@ -57,22 +57,33 @@ class Rollouts:
     timer: measures sampling and scoring together; by default, the timer
       'rollout' measures sampling, and the timer 'reward' measures scoring.
     """
+    groups = self.sample(sampling, examples, names, timer=timer or 'rollout')
+    with self._timers(timer or 'reward'):
+      texts = [[sample.text for sample in group] for group in groups]
+      scores = ask(self._ask, examples, texts)
+    return Judged(examples, groups, scores, scores.rewards_PG)
+
+  def sample(
+    self,
+    sampling: Sampling,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    *,
+    timer: str = 'rollout',
+  ) -> list[Sequence[Sample]]:
+    """Samples the policy on examples, without a reward; arguments as above."""
     requests = [
-      sampling.request(example, name, self.tokenizer, self._seed)
+      sampling.request(example, name, self.tokenizer, self.seed)
       for example, name in zip(examples, names, strict=True)
       if not self._is_current(name)
     ]
-    with self._timers(timer or 'rollout'):
+    with self._timers(timer):
       groups = self._sampler.complete(
         requests, self.tokenizer, stop=sampling.stop
       )
       for request, group in zip(requests, groups, strict=True):
         self._kept[request.id] = group
-    groups = [self._kept[name] for name in names]
-    with self._timers(timer or 'reward'):
-      texts = [[sample.text for sample in group] for group in groups]
-      scores = ask(self._ask, examples, texts)
-    return Judged(examples, groups, scores, scores.rewards_PG)
+    return [self._kept[name] for name in names]
 
   def _is_current(self, name: str) -> bool:
     """Returns True if samples of the newest weights are kept for this name."""

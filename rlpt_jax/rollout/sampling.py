@@ -1,6 +1,7 @@
 """Settings for sampling completions, to learn from or to evaluate."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import (
@@ -15,6 +16,7 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.sampling import requests
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.table import Sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,3 +122,13 @@ class Sampling:
       interruption=self.interrupted(tokenizer),
       **requests.sampling_fields(self),
     )
+
+
+def sizes(samplings: Sequence[Sampling], tokenizer: Tokenizer) -> Sizes:
+  """Returns the sizes that an engine needs for all of these settings."""
+  forced = [x for s in samplings if (x := s.interrupted(tokenizer))]
+  return Sizes(
+    stops=max(1, len(tokenizer.eos_ids)),
+    stop_tokens=max([1, *(len(x.unless) for x in forced)]),
+    phrase_tokens=max([1, *(len(x.phrase) for x in forced)]),
+  )

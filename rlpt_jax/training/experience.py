@@ -51,6 +51,7 @@ def make_batch(
   groups: Sequence[Group],
   *,
   num_prompts: int,
+  num_samples: int | None = None,
   reduction: Callable,
   longest: tuple[int, int],
   share_prompt: bool = True,
@@ -61,18 +62,20 @@ def make_batch(
 
   num_prompts: number of prompts of the batch. If there are fewer groups, empty
     prompts fill it up; they have no tokens in the loss.
+  num_samples: the number of completions of a prompt; by default, that of the
+    first group. Without groups, all prompts are empty.
   reduction: (mask_BT, group size) -> weights_BT.
   longest: the maximum numbers of tokens of a prompt and of a completion.
   share_prompt: True if the update computes a prompt once for its group, False
     if it does so in every row.
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
-  P, G = num_prompts, len(groups[0].completions)
-  T = padded(
-    max(len(c.tokens) for group in groups for c in group.completions),
-    longest[1],
-  )
-  S = padded(max(len(group.prompt_tokens) for group in groups), longest[0])
+  P, G = num_prompts, num_samples or len(groups[0].completions)
+  completions = [c for group in groups for c in group.completions]
+  # Without groups, the longest: another shape would compile another program.
+  T = max((len(c.tokens) for c in completions), default=longest[1])
+  S = max((len(group.prompt_tokens) for group in groups), default=longest[0])
+  T, S = padded(T, longest[1]), padded(S, longest[0])
   # A shorter prompt length must save an eighth of a group's computation to be
   # worth compiling another program.
   prompts = 1 if share_prompt else G
@@ -109,3 +112,31 @@ def make_batch(
     advantages_PG=np.zeros((P, G), np.float32),
     weights_PGT=np.asarray(weights_BT, np.float32).reshape(P, G, T),
   )
+
+
+def weighted(batches: Sequence[Batch], reduction: Callable) -> list[Batch]:
+  """Returns batches with the weights that they would have as one batch.
+
+  The sum of their losses is the loss of all rows together, though each keeps
+  its own lengths and numbers of samples.
+  """
+  G, T = (
+    max(batch.mask_PGT.shape[axis] for batch in batches) for axis in (1, 2)
+  )
+  masks = []
+  for batch in batches:
+    _, own_G, own_T = batch.mask_PGT.shape
+    masks.append(
+      np.pad(batch.mask_PGT, ((0, 0), (0, G - own_G), (0, T - own_T)))
+    )
+  mask_PGT = np.concatenate(masks)
+  weights_BT = reduction(mask_PGT.reshape(-1, T), G)
+  weights_PGT = np.asarray(weights_BT, np.float32).reshape(mask_PGT.shape)
+  ends = np.cumsum([len(mask) for mask in masks])[:-1]
+  return [
+    dataclasses.replace(
+      batch, weights_PGT=weights[:, : batch.mask_PGT.shape[1],
+                                 : batch.mask_PGT.shape[2]]
+    )
+    for batch, weights in zip(batches, np.split(weights_PGT, ends), strict=True)
+  ]  # fmt: skip

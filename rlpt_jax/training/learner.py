@@ -8,7 +8,7 @@ devices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -83,21 +83,33 @@ def make_update(
   optimizer: optax.GradientTransformation,
   measure: Measure,
   *,
-  num_microbatches: int = 1,
+  num_microbatches: int | Sequence[int] = 1,
+  is_empty: Callable[[Any], jax.Array] | None = None,
 ):
-  """Returns update(state, batch) -> (state, metrics), which donates the state.
+  """Returns update(state, *batches) -> (state, metrics); it donates the state.
 
-  The first dimension of every array of a batch counts rows, or groups of rows,
-  and must be a multiple of `num_microbatches`.
+  The loss is the sum of the losses of the batches, which may have different
+  shapes. The first dimension of every array of a batch counts rows, or groups
+  of rows.
+
+  measure: gets the batch and what the loss function returned for it; if there
+    are several batches, it gets tuples of these.
+  num_microbatches: the parts of a batch that are computed one by one; a number
+    for each batch, if there are several.
+  is_empty: parts for which it is True are skipped; they must have no loss. So
+    the numbers of rows may vary without a new compilation.
   """
 
   options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
 
   @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
-  def update(state: State, batch):
+  def update(state: State, *batches):
     (loss, rows), grads = gradients(
-      loss_fn, state.params, batch, num_microbatches=num_microbatches
-    )
+      loss_fn, state.params, *batches,
+      num_microbatches=num_microbatches, is_empty=is_empty,
+    )  # fmt: skip
+    if len(batches) == 1:
+      batches, rows = batches[0], rows[0]
     norm = optax.global_norm(grads)
     is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
 
@@ -121,7 +133,7 @@ def make_update(
       'gradient_norm': norm,
       'skipped': state.skipped,
       'skipped_in_a_row': state.skipped_in_a_row,
-      **measure(batch, rows),
+      **measure(batches, rows),
     }
     return state, metrics
 
@@ -145,25 +157,48 @@ def _step_if(condition, step, old):
   return jax.lax.platform_dependent(*old, cpu=branch, default=select)
 
 
-def gradients(loss_fn: LossFn, params, batch, *, num_microbatches: int):
-  """Returns ((loss, rows), gradients) of a batch, one microbatch at a time.
-
-  `rows` are the arrays that the loss function returns, joined again.
-  """
+def gradients(
+  loss_fn: LossFn,
+  params,
+  *batches,
+  num_microbatches: int | Sequence[int],
+  is_empty: Callable[[Any], jax.Array] | None = None,
+):
+  """Returns ((loss, rows of each batch), gradients), by microbatches."""
   grad = jax.value_and_grad(loss_fn, has_aux=True)
-  if num_microbatches == 1:
-    return grad(params, batch)
+  if isinstance(num_microbatches, int):
+    num_microbatches = (num_microbatches,)
+  if tuple(num_microbatches) == (1,) and not is_empty:
+    (loss, rows), grads = grad(params, *batches)
+    return (loss, [rows]), grads
 
   def add(total, microbatch):
     (loss, rows), grads = grad(params, microbatch)
     # Sum in float32: bfloat16 would lose small terms.
     return jax.tree.map(jnp.add, total, (loss, grads)), rows
 
+  def add_unless_empty(total, microbatch):
+    (_, rows), _ = jax.eval_shape(grad, params, microbatch)
+    return jax.lax.cond(
+      is_empty(microbatch),
+      lambda total: (total, jax.tree.map(jnp.zeros_like, rows)),
+      lambda total: add(total, microbatch),
+      total,
+    )
+
+  step = add_unless_empty if is_empty else add
   zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
-  zeros = jnp.zeros(()), zeros
-  parts = jax.tree.map(functools.partial(split, M=num_microbatches), batch)
-  (loss, grads), rows = jax.lax.scan(add, zeros, parts)
-  return (loss, jax.tree.map(join, rows)), grads
+  total, rows = (jnp.zeros(()), zeros), []
+  for batch, M in zip(batches, num_microbatches, strict=True):
+    parts = jax.tree.map(functools.partial(split, M=M), batch)
+    total, rows_of_parts = jax.lax.scan(step, total, parts)
+    rows.append(jax.tree.map(join, rows_of_parts))
+  loss, grads = total
+  return (loss, rows), grads
+
+
+def num_rows(batch) -> int:
+  return len(jax.tree.leaves(batch)[0])
 
 
 def split(x, M):

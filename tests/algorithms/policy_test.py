@@ -102,7 +102,7 @@ def test_it_is_the_sum_over_tokens(loss):
   made, params = batch(), table()
   expected, expected_grads = jax.value_and_grad(plain)(params, made, loss)
   for num_microbatches in (1, 2, 4):
-    (found, said), grads = learner.gradients(
+    (found, (said,)), grads = learner.gradients(
       policy.make_loss(score, loss), params, made,
       num_microbatches=num_microbatches,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def test_no_token_at_all_is_no_gradient():
     made, mask_PGT=made.mask_PGT & False, weights_PGT=made.weights_PGT * 0
   )
   loss_fn = policy.make_loss(score, losses.ppo)
-  (loss, said), grads = learner.gradients(
+  (loss, (said,)), grads = learner.gradients(
     loss_fn, table(), empty, num_microbatches=1
   )
   assert loss == 0 and not np.asarray(grads).any()

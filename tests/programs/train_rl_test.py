@@ -487,8 +487,8 @@ def test_a_run_ends_with_its_data(task, tmp_path, capsys):
 class AlsoProposes(Collector):
   """Half of the groups answer; the others are paid where those disagree."""
 
-  def _sample(self, sampled, count):
-    answers = super()._sample(sampled, count // 2)
+  def _sample(self, parts, sampled, count):
+    answers = super()._sample(parts, sampled, count // 2)
     if answers is None:
       return None
     proposing = [
@@ -496,7 +496,7 @@ class AlsoProposes(Collector):
       for example in answers.examples
     ]
     names = [f'{name}/propose' for name in sampled]
-    proposals = self._rollouts(self._sampling, proposing, names)
+    proposals = parts.rollouts(parts.sampling, proposing, names)
     sampled += names
     spread_P1 = answers.rewards_PG.std(axis=1, keepdims=True)
     rewards_PG = proposals.rewards_PG + spread_P1
@@ -510,11 +510,12 @@ def test_a_collector_may_give_the_policy_a_second_role(tmp_path):
   workdir = tmp_path / 'run'
   config = learning_task.learning(
     folder, 'random:tiny_qwen3', num_steps=2, held_out=None, prompts=8,
-    rollouts=Kept(every=1), collector=AlsoProposes,
+    rollouts=Kept(every=1), collector=AlsoProposes(),
   )  # fmt: skip
   train_rl(config, workdir=workdir)
-  for path in sorted((workdir / 'rollouts').glob('*.jsonl')):
-    lines = list(map(json.loads, path.read_text().splitlines()))
-    kinds = [line['id'].rsplit('/')[-1] for line in lines]
+  paths = sorted((workdir / 'rollouts').glob('*.jsonl.gz'))
+  assert len(paths) == 2
+  for path in paths:
+    kinds = [line['kind'] for line in rollout_files.read(path)]
     assert sorted(set(kinds)) == ['propose', 'rlvr']
     assert len(kinds) == config.prompts * config.sampling.samples

@@ -88,6 +88,32 @@ def test_boxed(completion, text, reason):
 
 
 @pytest.mark.parametrize(
+  'completion, text, reason',
+  [
+    (r'so \mask{Paris}.', 'Paris', ''),
+    (r'\mask{ in  Paris }', ' in  Paris ', ''),  # White space as written.
+    (r'\mask{Rome}, no, \mask{Paris}', 'Paris', ''),
+    (r'\mask{f(\{x\}) = {y}}', r'f(\{x\}) = {y}', ''),
+    (r'\mask{the \mask{Seine}}', 'Seine', ''),
+    (r'\mask{Rome} or \mask{Par', 'Rome', ''),  # The last that is closed.
+    (r'\mask{Rome \mask{Par', None, 'format/open'),
+    (r'\mask{a { b}', None, 'format/open'),
+    (r'} \mask{a} }', 'a', ''),
+    (r'{{ \mask{a}', 'a', ''),
+    (r'\mask{Rome} } \mask{', 'Rome', ''),
+    (r'\mask{ }', None, 'format/empty'),
+    (r'\mask Paris', None, 'format/missing'),
+    (r'mask{Paris}', None, 'format/missing'),
+    (r'\\mask{Paris}', None, 'format/missing'),  # A line break, then 'mask'.
+    (r'<think>\mask{a}</think> b', None, 'format/missing'),
+    (r'<think>\mask{a}', None, 'format/thinking'),
+  ],
+)
+def test_masked(completion, text, reason):
+  assert extract.masked(completion)[:2] == (text, reason)
+
+
+@pytest.mark.parametrize(
   'completion, thinking, text',
   [
     ('A', False, 'A'),
@@ -109,6 +135,7 @@ def test_a_prompt_that_has_opened_the_thoughts():
   for find, text in [
     (extract.prediction, f'{START}A{END}'),
     (extract.boxed, r'\boxed{A}'),
+    (extract.masked, r'\mask{A}'),
   ]:
     assert find(text).text == 'A'
     assert find(text, thinking=True).reason == 'format/thinking'
@@ -116,19 +143,20 @@ def test_a_prompt_that_has_opened_the_thoughts():
 
 
 PIECES = [
-  START, END, '<think>', '</think>', r'\boxed{', r'\boxed', '{', '}', '\\', '<',
-  '<|', ' ', 'a', '\x00', '\ud800', '\n',
+  START, END, '<think>', '</think>', r'\boxed{', r'\boxed', r'\mask{', '{', '}',
+  '\\', '<', '<|', ' ', 'a', '\x00', '\ud800', '\n',
 ]  # fmt: skip
 
 
 @hypothesis.given(st.lists(st.sampled_from(PIECES), max_size=40).map(''.join))
 def test_an_answer_or_a_reason_whatever_comes(completion):
-  for find in (extract.prediction, extract.boxed):
+  for find in (extract.prediction, extract.boxed, extract.masked):
     for thinking in (False, True):
       text, reason, _ = find(completion, thinking=thinking)
       assert (text is None) == reason.startswith('format/')
       if text is not None:
-        assert text and text == text.strip() and text in completion
+        assert text.strip() and text in completion
+        assert find is extract.masked or text == text.strip()
         assert reason == ''
         assert '</think>' not in text and '<think>' not in text
   text, *_ = extract.prediction(completion)
@@ -142,6 +170,7 @@ def test_an_answer_or_a_reason_whatever_comes(completion):
     (extract.prediction, f'<think>a</think> {START} \n a{END}', 41),
     (extract.prediction, f'a {START}a', None),
     (extract.boxed, r'7 \boxed{7} 7', 9),
+    (extract.masked, r'7 </think>7 \mask{ 7} 7', 18),
     (extract.boxed, r'7 </think>7 \boxed{ 7}', 20),
     (extract.after_thinking, '7 </think>7', 10),
     (extract.after_thinking, '7', 0),

@@ -1,11 +1,12 @@
 """The next prompts become the next experience; where they end is known."""
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
 
 from rlpt_jax.rollout import collect
-from rlpt_jax.rollout.collector import Collector
+from rlpt_jax.rollout.collector import Collector, Parts
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.sampling import Sampling
@@ -20,10 +21,12 @@ def reward(examples, completions):
 
 def make_collector(batches, **options):
   prompts = Prompts(Data(4, batches=batches), Curriculum(0.9))
-  return Collector(
-    prompts, make_rollouts(reward), lambda groups, **more: (groups, more),
+  parts = Parts(
+    prompts=prompts, rollouts=make_rollouts(reward),
+    make_experience=lambda roles, **more: (roles[0].groups, more),
     sampling=Sampling(samples=2), **options,
   )  # fmt: skip
+  return functools.partial(Collector(), parts)
 
 
 def test_an_experience_says_where_the_data_stand_after_it():

@@ -7,7 +7,7 @@ import pytest
 
 from rlpt_jax.algorithms import advantages
 from rlpt_jax.rollout.consumer import Consumer
-from rlpt_jax.rollout.experience import make_experience
+from rlpt_jax.rollout.experience import Collected, make_experience
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
 from tests.rollout.experience_test import OPTIONS, groups
 
@@ -15,9 +15,10 @@ from tests.rollout.experience_test import OPTIONS, groups
 class Ledger:
   totals = {'tokens': 0}  # noqa: RUF012
 
-  def add(self, judged, learned):
-    self.totals = {'tokens': self.totals['tokens'] + sum(learned)}
-    return {'compute/tokens': sum(learned)}
+  def add(self, roles):
+    tokens = sum(role.learned_P.sum() for role in roles)
+    self.totals = {'tokens': self.totals['tokens'] + tokens}
+    return {'compute/tokens': tokens}
 
 
 def make_consumer(record):
@@ -30,7 +31,7 @@ def make_consumer(record):
 def experience(size, position):
   some = groups([[0, size], [0, 0]], [True, False])
   return make_experience(
-    some, num_prompts=2, **OPTIONS | {'resume': {'position': position}}
+    [Collected(some, 2, 2)], **OPTIONS | {'resume': {'position': position}}
   )
 
 
@@ -40,13 +41,13 @@ def test_a_run_resumes_after_what_it_consumed():
   lines = []
   for step, each in enumerate(made):
     found = whole(step, each)
-    lines.append((found.advantages_PG.tolist()[0], whole.metrics(found)))
+    lines.append((found.first.advantages_PG.tolist()[0], whole.metrics(found)))
     record = record if step else whole.record(found)
   assert record['position'] == 0 and record['ledger'] == {'tokens': 1}
   again = make_consumer(record)
   for step in (1, 2):
     found = again(step, made[step])
-    assert found.advantages_PG.tolist()[0] == lines[step][0]
+    assert found.first.advantages_PG.tolist()[0] == lines[step][0]
     assert again.metrics(found) == lines[step][1]
   assert again.record(found) == whole.record(found)
   assert again.record(found)['ledger'] == {'tokens': 3}
@@ -59,6 +60,26 @@ def test_a_broken_judge_ends_the_run_when_its_step_is_learned():
     rewards_PG=nothing_PG, reasons_PG=np.full((2, 2), 'judge/failed'),
     parts={}, answers_PG=None,
   )  # fmt: skip
-  object.__setattr__(each.judged, 'scores', scores)
+  object.__setattr__(each.first.judged, 'scores', scores)
   with pytest.raises(NoVerdicts, match='step 5: 4 of 4 verdicts are missing'):
     make_consumer({})(4, each)
+
+
+def test_each_role_has_its_own_state_of_advantages():
+  both = [
+    Collected(groups([[0, 2.0]], [True]), 1, 2),
+    Collected(groups([[0, 20.0]], [True]), 1, 2, 'other'),
+  ]
+  made = make_experience(both, **OPTIONS)
+  ledger, running = Ledger(), advantages.RunningNormalized()
+  roles = ('', 'other')
+  consumer = Consumer(running, Verdicts(3), ledger, {}, roles)
+  found = consumer(0, made)
+  for role in found.roles:
+    np.testing.assert_allclose(role.advantages_PG, [[-1, 1]], rtol=1e-3)
+  record = consumer.record(found)
+  assert record['advantages'].keys() == set(roles)
+  again = Consumer(running, Verdicts(3), ledger, record, roles)
+  again, once = again(1, made), consumer(1, made)
+  for a, b in zip(again.roles, once.roles, strict=True):
+    assert a.advantages_PG.tolist() == b.advantages_PG.tolist()

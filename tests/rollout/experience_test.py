@@ -1,17 +1,18 @@
 """Rows of a batch and the groups that they came from."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from rlpt_jax.algorithms import advantages, reductions
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collect import Groups
-from rlpt_jax.rollout.experience import make_experience
+from rlpt_jax.rollout.experience import Collected, make_experience
 from rlpt_jax.rollout.judged import Judged
 from tests.rollout.judged_test import NAN, example, sample
 
+CENTERED = dict.fromkeys(['', 'other', 'b'], advantages.group_centered)
+NORMALIZED = {'': advantages.group_normalized}
 OPTIONS = {
   'reduction': reductions.token_mean, 'longest': (8, 4), 'share_prompt': True,
   'names': ['0/a'], 'curriculum': {'curriculum/solved': 2},
@@ -37,19 +38,21 @@ def groups(rewards_PG, learned_P):
 
 def test_learned_groups_come_first_and_others_fill_the_batch():
   some = groups([[1, 1], [0, 1], [2, 2]], [False, True, False])
-  found = make_experience(some, num_prompts=2, **OPTIONS)
-  assert found.rows == (1, 0) and found.resume == {'position': 7}
+  experience = make_experience([Collected(some, 2, 2)], **OPTIONS)
+  found = experience.first
+  assert found.rows == {0: 1, 1: 0} and experience.resume == {'position': 7}
   assert found.batch.prompt_mask_PS.sum(1).tolist() == [2, 1]
   assert found.batch.mask_PGT.sum((1, 2)).tolist() == [3, 0]
   assert not found.batch.advantages_PG.any()
-  found = found.with_advantages(advantages.group_centered)
+  experience = experience.with_advantages(CENTERED)
+  found = experience.first
   np.testing.assert_array_equal(
     found.batch.advantages_PG, [[-0.5, 0.5], [0, 0]]
   )
   np.testing.assert_array_equal(
     found.advantages_PG, [[NAN, NAN], [-0.5, 0.5], [NAN, NAN]]
   )
-  assert found.metrics() == {
+  assert experience.metrics() == {
     'advantage/mean': 0.0, 'advantage/std': 0.5, 'curriculum/solved': 2,
   }  # fmt: skip
 
@@ -57,27 +60,80 @@ def test_learned_groups_come_first_and_others_fill_the_batch():
 def test_advantages_come_from_what_was_learned_before():
   """So they are computed when an experience is consumed."""
   carried = advantages.Carried(advantages.RunningNormalized(rate=0.5))
-  make = functools.partial(make_experience, num_prompts=1, **OPTIONS)
-  first, second = (make(groups([[0, size]], [True])) for size in (2.0, 20.0))
-  small = first.with_advantages(carried).advantages_PG
-  large = second.with_advantages(carried).advantages_PG
+  first, second = (
+    make_experience([Collected(groups([[0, x]], [True]), 1, 2)], **OPTIONS)
+    for x in (2.0, 20.0)
+  )
+  small = first.with_advantages({'': carried}).first.advantages_PG
+  large = second.with_advantages({'': carried}).first.advantages_PG
   np.testing.assert_allclose(small, [[-1, 1]], rtol=1e-3)
   # 1 -> 50.5 -> 75.25: two steps of a half towards 100.
   np.testing.assert_allclose(large, np.array([[-10, 10]]) / 75.25**0.5, 1e-3)
-  assert second.with_advantages(advantages.group_centered) is not second
+  assert second.with_advantages(CENTERED) is not second
   assert dataclasses.is_dataclass(second)
 
 
 def test_a_batch_that_is_not_full():
-  found = make_experience(groups([[1, 0]], [True]), num_prompts=3, **OPTIONS)
-  found = found.with_advantages(advantages.group_centered)
+  some = Collected(groups([[1, 0]], [True]), 3, 2)
+  found = make_experience([some], **OPTIONS)
+  found = found.with_advantages(CENTERED).first
   assert found.batch.advantages_PG.tolist() == [[0.5, -0.5], [0, 0], [0, 0]]
   assert found.advantages_PG.tolist() == [[0.5, -0.5]]
 
 
 def test_nothing_to_learn_from():
-  found = make_experience(groups([[1, 1]], [False]), num_prompts=1, **OPTIONS)
-  found = found.with_advantages(advantages.group_normalized)
+  some = Collected(groups([[1, 1]], [False]), 1, 2)
+  found = make_experience([some], **OPTIONS)
+  found = found.with_advantages(NORMALIZED).first
   assert found.metrics()['advantage/mean'] == 0
   assert found.metrics()['advantage/std'] == 0
   assert not found.batch.weights_PGT.any()
+
+
+def test_two_roles_share_one_loss():
+  first = Collected(groups([[0, 1], [1, 1], [0, 2]], [True, False, True]), 8, 2)
+  second = Collected(groups([[3, 4]], [True]), 2, 2, 'other')
+  experience = make_experience([first, second], num_parts=(8, 2), **OPTIONS)
+  experience = experience.with_advantages(CENTERED)
+  found, other = experience.roles
+  # Parts of one row each.
+  assert found.rows == {0: 0, 1: 2, 2: 1} and other.rows == {0: 0}
+  np.testing.assert_array_equal(
+    found.advantages_PG, [[-0.5, 0.5], [NAN, NAN], [-1, 1]]
+  )
+  # Tokens in the loss: 1 + 1 and 3 + 1 of the first role, 1 + 1 of the other.
+  for role, tokens in (found, 6), (other, 2):
+    assert role.batch.mask_PGT.sum() == tokens
+    np.testing.assert_allclose(
+      role.batch.weights_PGT, role.batch.mask_PGT / 8, rtol=1e-6
+    )
+  assert experience.metrics() == {
+    'advantage/mean': 0.0, 'advantage/std': np.sqrt(2.5 / 4),
+    'other/advantage/mean': 0.0, 'other/advantage/std': 0.5,
+    'curriculum/solved': 2,
+  }  # fmt: skip
+
+
+def test_groups_fill_as_few_parts_as_possible():
+  some = groups([[0, 1]] * 3, [True] * 3)
+  both = Collected(some, 8, 2), Collected(groups([[0, 1]], [True]), 4, 2, 'b')
+  experience = make_experience(both, num_parts=(4, 2), **OPTIONS)
+  # Four parts of two rows; part m has the rows m and m + 4.
+  assert experience.first.rows == {0: 0, 4: 1, 1: 2}
+  batch = experience.first.batch
+  assert batch.mask_PGT.any((1, 2)).nonzero()[0].tolist() == [0, 1, 4]
+  for row, group in experience.first.rows.items():
+    prompt = some.judged.examples[group].prompt_tokens
+    assert batch.prompt_mask_PS[row].sum() == len(prompt)
+  experience = experience.with_advantages(CENTERED)
+  assert (experience.first.advantages_PG == [-0.5, 0.5]).all()
+
+
+def test_a_role_without_groups_is_an_empty_batch():
+  none = groups(np.zeros((0, 2)), np.zeros(0, bool))
+  both = Collected(none, 4, 2), Collected(groups([[0, 1]], [True]), 2, 2, 'b')
+  experience = make_experience(both, **OPTIONS)
+  experience = experience.with_advantages(CENTERED)
+  assert not experience.first.batch.mask_PGT.any()
+  assert experience.first.batch.tokens_PGT.shape[:2] == (4, 2)
+  assert experience.metrics()['advantage/std'] == 0

@@ -115,7 +115,9 @@ def test_what_is_left_out_is_not_compared():
 
 
 def test_speed():
-  found = lib.speed(judged(), {'timing/step_s': 10.0, 'timing/rollout_s': 4.0})
+  found = lib.speed(
+    [judged()], {'timing/step_s': 10.0, 'timing/rollout_s': 4.0}
+  )
   assert found == {
     'timing/tokens_per_s': 2.0, 'timing/rollout_tokens_per_s': 5.0
   }  # fmt: skip

@@ -26,12 +26,16 @@ def judged(*groups):
   )
 
 
+def role(judged, learned):
+  return SimpleNamespace(judged=judged, learned_P=np.array(learned))
+
+
 def test_steps_and_totals():
   ledger = Ledger(
     MODEL, {'rollout_tokens': 100}, remat='layer', share_prompt=True
   )
   step = judged((10, [3, 4]), (7, [2, 2]))
-  found = ledger.add(step, [True, False])
+  found = ledger.add([role(step, [True, False])])
   assert found['compute/rollout_tokens'] == 17 + 11
   assert found['compute/total_rollout_tokens'] == 128
   assert found['compute/update_tokens'] == 17
@@ -39,13 +43,17 @@ def test_steps_and_totals():
   rollout = flops.rollout(MODEL, 10, [3, 4]) + flops.rollout(MODEL, 7, [2, 2])
   assert found['compute/rollout_flops'] == rollout
   assert found['compute/update_flops'] == update
-  again = ledger.add(step, [True, True])
+  again = ledger.add([role(step, [True, True])])
   assert again['compute/total_rollout_flops'] == 2 * rollout
   assert again['compute/total_update_flops'] == 2 * update + flops.update(
     MODEL, 7, [2, 2], remat='layer'
   )
   assert ledger.totals['update_flops'] == again['compute/total_update_flops']
   assert not [name for name in again if 'reference' in name]
+  # Two roles in one step.
+  both = ledger.add([role(step, [True, False]), role(step, [False, True])])
+  assert both['compute/rollout_flops'] == 2 * rollout
+  assert both['compute/update_tokens'] == 17 + 11
 
 
 def test_what_a_judge_has_spent_is_counted_once():
@@ -54,11 +62,11 @@ def test_what_a_judge_has_spent_is_counted_once():
   for judge, flops_ in zip(judges, (100, 20), strict=True):
     judge.spent.update(tokens=3, flops=flops_)
   step = judged((10, [3, 4]))
-  found = ledger.add(step, [True])
+  found = ledger.add([role(step, [True])])
   assert found['compute/judge_tokens'] == 6
   assert found['compute/judge_flops'] == 120
   judges[0].spent.update(tokens=1, flops=1)
-  again = ledger.add(step, [True])
+  again = ledger.add([role(step, [True])])
   assert again['compute/judge_tokens'] == 1
   assert again['compute/total_judge_flops'] == 121
   # And what they did for held-out examples, after the rest of the step.
@@ -67,7 +75,7 @@ def test_what_a_judge_has_spent_is_counted_once():
     'compute/judge_tokens': 6, 'compute/total_judge_tokens': 12,
     'compute/judge_flops': 8, 'compute/total_judge_flops': 128,
   }  # fmt: skip
-  assert ledger.add(step, [True])['compute/total_judge_flops'] == 128
+  assert ledger.add([role(step, [True])])['compute/total_judge_flops'] == 128
 
 
 @pytest.mark.parametrize('share_prompt', [True, False])
@@ -76,7 +84,7 @@ def test_a_reference_is_asked_about_what_is_learned(share_prompt):
     MODEL, {'reference_tokens': 5}, remat='layer', share_prompt=share_prompt,
     has_reference=True,
   )  # fmt: skip
-  found = ledger.add(judged((10, [3, 4]), (7, [2, 2])), [True, False])
+  found = ledger.add([role(judged((10, [3, 4]), (7, [2, 2])), [True, False])])
   assert found['compute/reference_tokens'] == 17
   assert found['compute/total_reference_tokens'] == 22
   assert found['compute/reference_flops'] == flops.score(

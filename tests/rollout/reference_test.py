@@ -25,7 +25,7 @@ def score(params, prompts_PS, prompt_mask_PS, tokens_BT, present_BT):
 
 def reference(**options):
   params = jnp.array([0.0, -1.0, -2.0, -3.0])
-  options = {'num_microbatches': 1} | options
+  options = {'prompts': 4} | options
   return Reference(params, score, LAYOUT, **options)
 
 
@@ -64,7 +64,7 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
   if num_prompts % num_microbatches:
     num_microbatches = 1
   found = (
-    reference(num_microbatches=num_microbatches)
+    reference(prompts=num_prompts // num_microbatches)
     .penalized(groups(), weight=0.1, num_prompts=num_prompts, longest=(16, 16))
     .judged
   )
@@ -88,7 +88,7 @@ def test_the_sum_of_k1_is_taken_from_the_reward(num_prompts, num_microbatches):
 def test_what_the_reference_could_not_say_is_not_learned_from(logprob):
   params = jnp.array([0.0, -1.0, -2.0, logprob])
   found = (
-    Reference(params, score, LAYOUT, num_microbatches=1)
+    Reference(params, score, LAYOUT, prompts=4)
     .penalized(groups(), weight=0.1, num_prompts=4, longest=(16, 16))
     .judged
   )
@@ -112,7 +112,7 @@ def test_a_batch_with_the_logprobs_of_the_reference():
     weights_PGT=zeros_PGT,
   )
   batch = put(LAYOUT, batch)
-  found = reference(num_microbatches=2).with_logprobs(batch)
+  found = reference(prompts=1).with_logprobs(batch)
   assert found.tokens_PGT is batch.tokens_PGT
   np.testing.assert_array_equal(
     found.reference_PGT, -tokens_PGT.astype(np.float32)

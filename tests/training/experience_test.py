@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from rlpt_jax.algorithms import reductions
-from rlpt_jax.training.experience import Group, make_batch, padded
+from rlpt_jax.training.experience import (
+  Group,
+  make_batch,
+  padded,
+  weighted,
+)
 
 
 class Completion(NamedTuple):
@@ -130,3 +135,36 @@ def test_reductions_see_the_groups():
   np.testing.assert_allclose(found.weights_PGT.max(), 1 / 30)
   found = batch(GROUPS, reduction=reductions.prompt_mean)
   np.testing.assert_allclose(found.weights_PGT.sum((1, 2)), [0.5, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+  'reduction',
+  [
+    reductions.token_mean, reductions.completion_mean, reductions.prompt_mean,
+    functools.partial(reductions.constant, max_tokens=10),
+  ],
+)  # fmt: skip
+def test_the_weights_of_several_batches_are_those_of_one(reduction):
+  short = Group([7], [completion([1])] * 3, np.array([1.0, 0.0, 0.5]))
+  parts = [
+    batch(GROUPS[:1], reduction=reduction, num_prompts=2),
+    batch([short], reduction=reduction, num_prompts=4, longest=(8, 2)),
+  ]
+  found = weighted(parts, reduction)
+  assert [x.weights_PGT.shape for x in found] == [(2, 2, 4), (4, 3, 2)]
+  # Of one batch, whose first group has an empty third completion.
+  rows = [*GROUPS[0].completions, completion([])]
+  whole = batch(
+    [
+      dataclasses.replace(GROUPS[0], completions=rows, rewards_G=np.zeros(3)),
+      short,
+    ],
+    reduction=reduction,
+  )  # fmt: skip
+  np.testing.assert_allclose(
+    found[0].weights_PGT[0], whole.weights_PGT[0, :2], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    found[1].weights_PGT[0], whole.weights_PGT[1, :, :2], rtol=1e-6
+  )
+  assert not found[0].weights_PGT[1:].any()

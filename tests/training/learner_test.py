@@ -34,6 +34,10 @@ def _measure(batch, rows):
   return {'largest': jnp.abs(rows['error'] - batch['y']).max()}
 
 
+def _part(batch, rows):
+  return {name: x[rows] for name, x in batch.items()}
+
+
 def _params():
   return {'w': jnp.arange(4.0)}
 
@@ -147,3 +151,55 @@ def test_gradients_of_microbatches_are_added_in_float32():
   _assert_close(
     parts[1]['w'], whole[1]['w'].astype(jnp.float32), tolerance=0.02
   )
+
+
+@pytest.mark.parametrize('num_microbatches', [(1, 1), (4, 2)])
+def test_several_batches_are_one(num_microbatches):
+  whole = _batch()
+  optimizer = optax.adam(0.1)
+
+  def measure(batches, rows):
+    assert [len(each['error']) for each in rows] == [8, 4]
+    return {
+      'largest': jnp.maximum(
+        *(
+          _measure(*pair)['largest'] for pair in zip(batches, rows, strict=True)
+        )
+      )
+    }
+
+  update = lib.make_update(
+    _loss, optimizer, measure, num_microbatches=num_microbatches
+  )
+  found = update(
+    lib.make_state(_params(), optimizer),
+    _part(whole, slice(8)), _part(whole, slice(8, None)),
+  )  # fmt: skip
+  expected, (metrics,) = _run([whole])
+  _assert_close(found, (expected, metrics))
+
+
+def test_empty_parts_are_not_computed():
+  """Their loss is NaN here, which would be seen."""
+  whole = _batch()
+  empty = {**_part(whole, slice(4)), 'weights': np.zeros(4, np.float32)}
+  empty['x'] = empty['x'] * np.nan
+
+  def join(*parts):
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  optimizer = optax.adam(0.1)
+  update = lib.make_update(
+    _loss, optimizer, lambda batches, rows: {'first': rows[0]['error']},
+    num_microbatches=(8, 2),
+    is_empty=lambda batch: ~jnp.any(batch['weights'] > 0),
+  )  # fmt: skip
+  # Part m has the rows m and m + 8 of 16: parts 2 and 3 are empty.
+  order = np.arange(16)
+  order[[2, 3, 10, 11]], order[12:] = order[12:], [2, 3, 10, 11]
+  first = _part(join(whole, empty), order)
+  found, metrics = update(lib.make_state(_params(), optimizer), first, empty)
+  expected, _ = _run([whole])
+  _assert_close(found.params, expected.params)
+  assert metrics['skipped'] == 0
+  assert not metrics['first'][np.array([2, 3, 10, 11])].any()

@@ -1,0 +1,350 @@
+"""PretrainZero's game: the policy hides a span, and then predicts it.
+
+In a step, the policy reads `count` paragraphs. For each, it chooses G spans to
+hide, in the role 'chooser', and predicts each of them G times, in the first
+role. A prediction earns 1 if it is right. A span earns 1 - the mean of its
+predictions, but nothing if none of them is right (2512.03442, equations 6 to
+11). One update learns from both roles.
+
+All spans of a step are predicted in the same step. So spans and predictions
+come from the same weights, and if a schedule samples ahead, both are behind by
+the same number of updates.
+
+With a `choose` of data/masks.py, spans are chosen by chance and the policy only
+predicts: the paper's baselines.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlpt_jax.core import checks
+from rlpt_jax.core.types import Example
+from rlpt_jax.data import mask_tasks, masks
+from rlpt_jax.data.masks import Choose, Hide, Mask, Rule
+from rlpt_jax.rewards import extract
+from rlpt_jax.rewards.scores import Scores
+from rlpt_jax.rollout.collect import Groups, Refill
+from rlpt_jax.rollout.collector import Collector, Parts
+from rlpt_jax.rollout.experience import Collected, Experience
+from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.sampling.sampler import Sample
+
+# What is expected instead of settings that do not fit.
+PROBLEMS = {
+  'max_pass_rate': 'None with game.Game, which leaves out no paragraphs',
+  'router_balance': '0 with two roles, whose parts are not equally full',
+  'collect': 'keep or drop with game.Game: spans cannot be chosen again',
+}
+# Borders of the bins of accuracies: 0, above 0 to 1/8, ..., below 1, 1.
+ACCURACIES = np.array([0, 1e-6, *(np.arange(1, 8) / 8 + 1e-6), 1 - 1e-6, 1.1])
+
+
+class Choice(NamedTuple):
+  """The span that a sample chose; `reason` says why it is not usable.
+
+  prompt: the tokens that ask for the hidden span.
+  """
+
+  mask: Mask | None
+  reason: str = ''
+  prompt: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Game(Collector):
+  """The policy hides spans of paragraphs, and predicts what it has hidden.
+
+  The data are those of mask_tasks.ChooseSpan. The reward is that of a
+  prediction, such as TextMatch(exact, find=extract.boxed). Config.collect, keep
+  or drop, decides which groups of predictions are in the loss; all spans are,
+  as the paper filters by accuracy, which only predictions have.
+
+  choose: chooses spans by chance (data/masks.py); by default, the policy does.
+  find: finds the span in a completion.
+  rules: decide which spans are usable.
+  hide: hides a span in its paragraph.
+  task: makes the prompts of predictions. A span whose prompt exceeds its
+    max_prompt_tokens is not usable. Its other settings are for data.
+  unusable: the reward of a completion without a usable span, which the paper
+    does not state. With 0, it earns no less than a span that nobody predicts.
+  predictions: how to sample predictions; by default, like spans.
+  """
+
+  varies = True
+
+  choose: Choose | None = None
+  find: extract.Extract = extract.masked
+  rules: tuple[Rule, ...] = (masks.limits,)
+  hide: Hide = masks.everywhere
+  task: mask_tasks.PredictSpan = mask_tasks.PredictSpan()
+  unusable: float = 0.0
+  predictions: Sampling | None = None
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def check(self, config):
+    """Raises if settings of the run do not fit the game."""
+    tasks = config.data.task
+    tasks = tasks if isinstance(tasks, list | tuple) else (tasks,)
+    for task in tasks:
+      if not isinstance(task, mask_tasks.ChooseSpan):
+        raise ValueError(
+          f'Config.data: task {task.name}: expected @mask_tasks.ChooseSpan(), '
+          'with whose paragraphs game.Game plays.'
+        )
+    problems = {
+      'max_pass_rate': config.max_pass_rate is not None,
+      'router_balance': config.router_balance > 0 and not self.choose,
+      'collect': isinstance(config.collect, Refill),
+    }
+    for name, is_problem in problems.items():
+      if is_problem:
+        raise checks.setting_error(
+          type(config), name, getattr(config, name), PROBLEMS[name]
+        )
+
+  @property
+  def roles(self) -> tuple[str, ...]:
+    return ('',) if self.choose else ('', 'chooser')
+
+  def samplings(self, sampling: Sampling) -> tuple[Sampling, ...]:
+    predictions = self.predictions or sampling
+    if predictions.temperature != sampling.temperature:
+      raise checks.setting_error(
+        type(self), 'predictions', predictions,
+        f'the temperature of Config.sampling, {sampling.temperature}, since '
+        'one update learns from both',
+      )  # fmt: skip
+    return (predictions,) if self.choose else (predictions, sampling)
+
+  def sizes(self, count: int, sampling: Sampling) -> tuple[int, ...]:
+    predicted = count * sampling.samples
+    return (predicted,) if self.choose else (predicted, count)
+
+  def __call__(self, parts: Parts) -> Experience | None:
+    paragraphs, names = parts.prompts.take(parts.count)
+    if not paragraphs:
+      return None
+    if self.choose:
+      groups, choices = None, self._by_chance(parts, paragraphs, names)
+    else:
+      groups = parts.rollouts.sample(parts.sampling, paragraphs, names)
+      choices = self._by_policy(parts, paragraphs, names, groups)
+    asked, examples = self._examples(parts, paragraphs, names, choices)
+    sampling, *_ = self.samplings(parts.sampling)
+    most, *_ = self.sizes(parts.count, parts.sampling)
+    judged, groups_of_predictions = _predicted(
+      parts, sampling, examples, list(asked.values())
+    )
+    roles = [Collected(groups_of_predictions, most, sampling.samples)]
+    matches = dict(zip(asked, judged.scores.rewards_PG, strict=True))
+    if groups:
+      scores = self._scores(names, choices, matches)
+      chosen = parts.without_excluded(
+        Judged(paragraphs, groups, scores, scores.rewards_PG)
+      )
+      chosen = parts.penalized(Groups(chosen, np.ones(len(paragraphs), bool)))
+      samples = parts.sampling.samples
+      roles.append(
+        Collected(chosen, parts.count, samples, 'chooser', self.find)
+      )
+    return parts.make_experience(
+      roles,
+      names=[*names, *asked.values()],
+      curriculum=metrics(paragraphs, choices, list(matches.values())),
+      resume=parts.prompts.resume(),
+    )
+
+  def _by_chance(
+    self, parts: Parts, paragraphs: Sequence[Example], names: Sequence[str]
+  ) -> list[list[Choice]]:
+    choices = []
+    for example, name in zip(paragraphs, names, strict=True):
+      rngs = (
+        masks.generator(f'{name}/{g}', parts.rollouts.seed)
+        for g in range(parts.sampling.samples)
+      )
+      (paragraph,) = example.references
+      chosen = [self.choose(paragraph, rng) for rng in rngs]
+      choices.append(
+        [self._checked(parts, mask) if mask else Choice(None, 'one_word')
+         for mask in chosen]
+      )  # fmt: skip
+    return choices
+
+  def _by_policy(
+    self,
+    parts: Parts,
+    paragraphs: Sequence[Example],
+    names: Sequence[str],
+    groups: Sequence[Sequence[Sample]],
+  ) -> list[list[Choice]]:
+    return [
+      [
+        self._choice(parts, example.references[0], f'{name}/{g}', sample.text)
+        for g, sample in enumerate(group)
+      ]
+      for example, name, group in zip(paragraphs, names, groups, strict=True)
+    ]
+
+  def _choice(
+    self, parts: Parts, paragraph: str, name: str, completion: str
+  ) -> Choice:
+    span, reason, _ = self.find(completion)
+    if span is None:
+      return Choice(None, reason)
+    if reason := masks.fault(paragraph, span, self.rules):
+      return Choice(None, reason)
+    rng = masks.generator(name, parts.rollouts.seed)
+    return self._checked(parts, Mask(span, self.hide(paragraph, span, rng)))
+
+  def _checked(self, parts: Parts, mask: Mask) -> Choice:
+    prompt = self.task.prompt(mask, parts.prompts.tokenizer)
+    if len(prompt) > self.task.max_prompt_tokens:
+      return Choice(None, 'prompt_too_long')
+    return Choice(mask, prompt=prompt)
+
+  def _examples(
+    self,
+    parts: Parts,
+    paragraphs: Sequence[Example],
+    names: Sequence[str],
+    choices: Sequence[Sequence[Choice]],
+  ) -> tuple[dict[tuple[str, Mask], str], list[Example]]:
+    """Returns names and examples of the predictions of all different masks.
+
+    Masks that are equal are predicted once.
+    """
+    asked, examples = {}, []
+    for example, name, group in zip(paragraphs, names, choices, strict=True):
+      for g, choice in enumerate(group):
+        if choice.mask is None or (name, choice.mask) in asked:
+          continue
+        asked[name, choice.mask] = f'{name}/{g}'
+        examples.append(
+          dataclasses.replace(
+            example,
+            prompt_tokens=np.array(choice.prompt, np.int32),
+            references=(choice.mask.span,),
+            kind=self.task.name,
+            document=f'{example.document}/{example.segment}',
+            segment=g,
+          )
+        )
+    return asked, examples
+
+  def _scores(
+    self,
+    names: Sequence[str],
+    choices: Sequence[Sequence[Choice]],
+    matches: dict[tuple[str, Mask], np.ndarray],
+  ) -> Scores:
+    """Returns the scores of spans, from the rewards of their predictions."""
+    shape = len(choices), len(choices[0])
+    rewards_PG = np.full(shape, self.unusable, np.float32)
+    reasons_PG = np.full(rewards_PG.shape, '', object)
+    for p, (name, group) in enumerate(zip(names, choices, strict=True)):
+      for g, choice in enumerate(group):
+        reasons_PG[p, g] = choice.reason
+        if choice.mask:
+          matches_G = matches[name, choice.mask]
+          (rewards_PG[p, g],) = difficulty(matches_G[None])
+          reasons_PG[p, g] = _outcome(matches_G)
+    return Scores(rewards_PG, reasons_PG.astype(np.str_))
+
+
+def difficulty(matches_PG: np.ndarray) -> np.ndarray:
+  """[P]: the reward of each span, from the rewards of its predictions.
+
+  It is 1 - mean, and 0 if nobody is right, because noise must not pay.
+  Predictions without a verdict are skipped; without any verdict, it is NaN.
+  """
+  counts_P = np.sum(~np.isnan(matches_PG), axis=1)
+  rates_P = np.nansum(matches_PG, axis=1) / np.maximum(counts_P, 1)
+  rewards_P = np.where(rates_P > 0, 1 - rates_P, 0.0)
+  return np.where(counts_P > 0, rewards_P, np.nan).astype(np.float32)
+
+
+def _outcome(matches_G: np.ndarray) -> str:
+  """Says who predicted a span."""
+  verdicts = matches_G[~np.isnan(matches_G)]
+  if not verdicts.size:
+    return 'no_verdict'
+  if not (verdicts > 0).any():
+    return 'nobody'
+  return 'everybody' if (verdicts >= 1).all() else 'some'
+
+
+def _predicted(
+  parts: Parts,
+  sampling: Sampling,
+  examples: Sequence[Example],
+  names: Sequence[str],
+) -> tuple[Judged, Groups]:
+  """Returns all predictions, if any, and the groups to learn from."""
+  if not examples:
+    none_PG = np.zeros((0, sampling.samples), np.float32)
+    judged = Judged([], [], Scores(none_PG, none_PG.astype(np.str_)), none_PG)
+    return judged, Groups(judged, np.zeros(0, bool))
+  judged = parts.rollouts(sampling, examples, names)
+  given = [parts.without_excluded(judged)]
+  groups = parts.collect(
+    lambda count: given.pop() if given else None, len(examples)
+  )
+  return judged, parts.penalized(groups)
+
+
+def metrics(
+  paragraphs: Sequence[Example],
+  choices: Sequence[Sequence[Choice]],
+  matches: Sequence[np.ndarray],
+) -> dict[str, Any]:
+  """Returns the metrics of a step's spans.
+
+  `usable_share` is the share of usable spans, `unusable/...` of the others, by
+  reason. These are of the usable spans: their mean numbers of `words` and
+  `occurrences`, and the shares of different ones (`distinct_share`), of the
+  most common one (`top_share`), and of those with digits (`digit_share`).
+  These are of the predicted spans: `nobody_share` and `everybody_share`, the
+  shares that none and all of the predictions got right, and `accuracies`, their
+  number by the share of right predictions, from none to all.
+
+  Together they show how a game goes wrong: spans that nobody can know, one span
+  over and over, spans that are hard only for their length.
+  """
+  usable = [
+    (example.references[0], choice.mask.span)
+    for example, group in zip(paragraphs, choices, strict=True)
+    for choice in group
+    if choice.mask
+  ]
+  spans = [span for _, span in usable]
+  reasons = collections.Counter(
+    choice.reason for group in choices for choice in group if not choice.mask
+  )
+  count, total = max(len(spans), 1), sum(map(len, choices))
+  common = collections.Counter(span.casefold() for span in spans)
+  rates = np.array([np.nanmean(x) for x in matches if not np.isnan(x).all()])
+  histogram = np.histogram(rates, ACCURACIES)[0]
+  return {
+    'game/usable_share': len(spans) / total,
+    **{f'game/unusable/{x}': n / total for x, n in sorted(reasons.items())},
+    'game/distinct_share': len(set(usable)) / count,
+    'game/top_share': max(common.values(), default=0) / count,
+    'game/digit_share': sum(map(_has_digit, spans)) / count,
+    'game/words': sum(map(masks.num_words, spans)) / count,
+    'game/occurrences': sum(text.count(span) for text, span in usable) / count,
+    'game/nobody_share': float(np.sum(rates == 0)) / max(len(rates), 1),
+    'game/everybody_share': float(np.sum(rates == 1)) / max(len(rates), 1),
+    'game/accuracies': histogram,
+  }
+
+
+def _has_digit(span: str) -> bool:
+  return any(map(str.isdigit, span))
