@@ -200,7 +200,13 @@ class Builder:
     ]
     if missing:
       path, names = checks.title(thing), ', '.join(missing)
-      raise ValueError(f'{place}: {path}.{names} must be set.')
+      scopes = [
+        '/'.join(scope)
+        for (scope, key), given in self._bound.items()
+        if key == id(thing) and set(missing) & set(given)
+      ]
+      note = f', not only under {" and ".join(scopes)}/' if scopes else ''
+      raise ValueError(f'{place}: {path}.{names} must be set{note}.')
 
   def _check_literals(self, thing, given: dict[str, Statement]):
     """Raises if a literal value does not fit the thing's annotation.

@@ -223,6 +223,10 @@ def test_a_default_keeps_what_is_not_set(gin_file):
   assert read_config(Around, file, lines).outer.middle == Middle('other')
   with pytest.raises(ValueError, match=r'Middle\.name must be set'):
     read_config(Around, file, lines[:1])
+  # A scope has it, but that scope is not the one that is read.
+  scoped = (lines[0], 'other/gin_config_test.Middle.name = "other"')
+  with pytest.raises(ValueError, match='not only under other/'):
+    read_config(Around, file, scoped)
 
 
 def test_functions_come_out_as_what_they_are(gin_file):

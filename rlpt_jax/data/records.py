@@ -110,7 +110,9 @@ class Text:
     targets = [i for i in inner if words[i] >= self.min_words]
     if len(pieces) < 3:
       tally.left_out['documents with fewer than three segments'] += 1
-    tally.left_out['segments that are first or last'] += min(2, len(pieces))
+    tally.left_out['segments that begin or end a document'] += min(
+      2, len(pieces)
+    )
     short = len(inner) - len(targets)
     tally.left_out[f'segments of fewer than {self.min_words} words'] += short
     tally.lengths['words of a segment'].update(words)

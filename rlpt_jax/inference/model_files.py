@@ -20,6 +20,7 @@ import jax
 from rlpt_jax.core import tokenizer as tokenizer_lib
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import Layout, make_layout
+from rlpt_jax.core.run_files import CHECKPOINTS, CONFIG
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import huggingface, zoo
@@ -109,7 +110,7 @@ class ModelFiles:
         f'{error} Name one with --tokenizer, or in a gin file with '
         'config.Data.tokenizer.'
       ) from error
-    raise AssertionError('it has one')
+    raise AssertionError('has_tokenizer() found none, but one was loaded')
 
   def load_tokenizer(self, named: str | None = None) -> Tokenizer:
     """Loads the model's own tokenizer, or the one `named` ('bytes' or a path).
@@ -191,6 +192,10 @@ def find(path: str | pathlib.Path, *, step: int | None = None) -> ModelFiles:
       f'{path}: no such directory. Expected a Hugging Face directory or a '
       'directory of checkpoints.'
     )
+  if (path / CHECKPOINTS).is_dir() and (path / CONFIG).exists():
+    raise ValueError(
+      f'{path}: is the folder of a run; its model is {path / CHECKPOINTS}.'
+    )
   if huggingface.is_directory(path):
     if step is not None:
       raise ValueError(f'{path}: a Hugging Face directory has no step {step}.')
@@ -264,7 +269,8 @@ def new_directory(
     )
   if jax.process_count() > 1:
     raise ValueError(
-      'Only a single process can write the directory of a model.'
+      f'{path}: {jax.process_count()} processes: expected one to write the '
+      'directory of a model. Run this on a single host.'
     )
   path.parent.mkdir(parents=True, exist_ok=True)
   # In the same folder, so that the renames stay on one file system.

@@ -97,7 +97,7 @@ def report(console: rich.console.Console, folder: str, manifest: dict):
   )
   for reason, count in sorted(manifest['left_out'].items()):
     if count:
-      console.print(f'  {count:>10,} {reason}', markup=False)
+      console.print(f'  {count:>10,} left out: {reason}', markup=False)
   for reason, count in sorted(manifest['faults']['counts'].items()):
     first = manifest['faults']['first'][reason]
     more = ', ...' if count > len(first) else ''

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rlpt_jax.analysis import page, preview_page, terminal
 from rlpt_jax.analysis.views import View
@@ -46,8 +46,10 @@ def preview(
     loader = Loader(config, batch_size=1)
     views = [
       view(component, record, i, loader)
-      for component, record, i in itertools.islice(loader.items(), n)
+      for component, record, i in itertools.islice(different(loader.items()), n)
     ]
+    if len(views) < n:
+      print(f'{len(views):,} examples; then the data end, or begin again')
     names = ', '.join(component.name for component in loader.components)
     faults = loader.faults()
     loader.close()
@@ -67,6 +69,19 @@ def preview(
     print(f'wrote {html}')
   for line in faults:
     print(f'dropped: {line}')
+
+
+def different(
+  items: Iterable[tuple[Component, Record, int]],
+) -> Iterator[tuple[Component, Record, int]]:
+  """Yields items up to the first that comes again."""
+  seen = set()
+  for component, record, i in items:
+    key = component.name, record['document'], i
+    if key in seen:
+      return
+    seen.add(key)
+    yield component, record, i
 
 
 def view(component: Component, record: Record, i: int, loader: Loader) -> View:

@@ -54,6 +54,7 @@ def quickstart(
     if not (workdir / path.name).exists():  # The user may have edited it.
       shutil.copy(path, workdir)
 
+  print(f'The commands shown below run in {workdir}/.')
   world = workdir / 'world'
   stages.do(
     'A small world of text: world/',
@@ -113,7 +114,7 @@ Done in {time.monotonic() - begun:.0f} seconds, in {workdir}/. The result:
 Open {workdir / 'report.html'}
 Next: cd {workdir}, change a line of rlpt.gin (samples = 4, say), and run
    {rlpt} train_rl rlpt.gin --workdir mine
-   {rlpt} report rlpt mine""")
+   {rlpt} report rlpt mine --out mine.html""")
 
 
 def show_a_document(world: pathlib.Path):

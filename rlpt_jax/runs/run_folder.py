@@ -111,7 +111,7 @@ def _check_config(
       recorded = json.loads(path.read_text())
     except ValueError as error:
       raise ValueError(
-        f'{path}: not JSON: {error}. Choose another workdir.'
+        f'{path}: not JSON: {error}. Choose another folder.'
       ) from error
     # The folder of a model has a config.json too.
     if not isinstance(recorded, dict) or (
@@ -119,19 +119,19 @@ def _check_config(
     ):
       raise ValueError(
         f'{path}: expected the settings of a run, found something else. '
-        'Choose another workdir.'
+        'Choose another folder.'
       )
     # An earlier version of rlpt may have recorded settings of `may_change` too.
     changed = settings.differences(_fixed(recorded, may_change), wanted)
     if changed and not may_replace:
       raise ValueError(
         f'{workdir}: has a run with other settings: {"; ".join(changed)}. '
-        'Restore those, or choose another workdir.'
+        'Restore those, or choose another folder.'
       )
   elif (workdir / CHECKPOINTS).exists():
     raise ValueError(
       f'{workdir}: has {CHECKPOINTS} but no {CONFIG}, so the settings of '
-      'those checkpoints are unknown. Choose another workdir.'
+      'those checkpoints are unknown. Choose another folder.'
     )
   # Write even if the file exists: if the folder cannot be written to, the run
   # should fail now, and not after something has been computed.
@@ -174,7 +174,7 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
       except (BlockingIOError, PermissionError):
         raise ValueError(
           f'{workdir}: another process is using this run folder. Wait until '
-          'it ends, or choose another workdir.'
+          'it ends, or choose another folder.'
         ) from None
       except OSError:
         pass  # Some network file systems do not support locks.

@@ -48,7 +48,7 @@ def test_segments_their_tokens_and_targets(bpe, tally):
   # Two words are no target; the first and the last are none in any case.
   assert record['targets'].tolist() == [2, 3, 4]
   assert tally.left_out == {
-    'segments that are first or last': 2,
+    'segments that begin or end a document': 2,
     'segments of fewer than 4 words': 1,
   }
   assert stage.sizes(record) == (3, len(record['tokens']))

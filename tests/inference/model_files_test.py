@@ -25,6 +25,10 @@ def test_what_is_no_model_is_said(tmp_path):
     store.save(0, {}, {'something': 'else'})
   with pytest.raises(ValueError, match=r"names no model; it has \['something'"):
     model_files.find(tmp_path / 'foreign')
+  (tmp_path / 'run/checkpoints').mkdir(parents=True)
+  (tmp_path / 'run/config.json').write_text('{}')
+  with pytest.raises(ValueError, match=r'its model is .*run/checkpoints\.'):
+    model_files.find(tmp_path / 'run')
 
 
 WRITTEN = json.dumps(huggingface.WRITTEN_BY)

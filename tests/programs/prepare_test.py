@@ -46,7 +46,7 @@ def test_what_it_reports(tmp_path, capsys):
   assert cli.main(['prepare', gin_file]) == 0
   out = ' '.join(capsys.readouterr().out.split())
   assert '2,001 documents in, 2,000 kept' in out
-  assert '4,000 segments that are first or last' in out
+  assert '4,000 left out: segments that begin or end a document' in out
   # 'Like all others.' is too short.
   assert '2,000 segments of fewer than 4 words' in out
   assert 'notes.jsonl line 2001' in out
