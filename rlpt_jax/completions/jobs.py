@@ -35,7 +35,7 @@ class Job:
   samples: the number of samples of each prompt.
   tokenizer: None if the run uses token ids only.
   done: the number of prompts whose samples are in the file. Every host has this
-    number; only the first host's tally has read the file.
+    number; only the first host fills `tally`.
   what: the word for prompts in messages.
   source: named in the error message if the weights give NaN.
   """

@@ -112,7 +112,7 @@ class Punkt:
     return self._ask(f'{word}. {following}')
 
   def begins_sentence(self, word: str) -> bool:
-    """True if Punkt begins a sentence at `word` after a neutral '...'."""
+    """True if Punkt ends a sentence before `word` in '... word'."""
     return self._ask(f'... {word}')
 
   def ends(self, before: str, word: str, following: str) -> bool:

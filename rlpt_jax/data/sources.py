@@ -271,7 +271,7 @@ class Tfds:
 
 
 def fields(text: str | Sequence[str]) -> list[str]:
-  """Returns the names of the fields that hold a text, as a list."""
+  """Returns `text`, one field name or several, as a list."""
   return list(text) if isinstance(text, (list, tuple)) else [text]
 
 

@@ -27,7 +27,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-  """The mathematics of a decoder; a family is a choice of these fields."""
+  """A decoder's architecture; `family` only matters for its files."""
 
   family: Family
   vocab_size: Count

@@ -101,7 +101,7 @@ def boxed(completion: str, *, thinking: bool = False) -> Answer:
 def masked(completion: str, *, thinking: bool = False) -> Answer:
   r"""Returns the content of the last \mask{} that is closed, unstripped.
 
-  Of nested ones, the innermost of the last is the last.
+  The one that begins last counts, even inside another.
 
   thinking: True if the prompt has opened <think>.
   """

@@ -41,7 +41,7 @@ class Role:
     sets them, since some kinds of advantages depend on earlier updates.
   rows: {row of the batch: the index of its group in `judged`}. The batch may
     have more rows, which are padding.
-  name: begins the names of its metrics; '' for the first role.
+  name: the prefix of its metrics; '' for the first role.
   find_answer: as in `Collected`.
   """
 

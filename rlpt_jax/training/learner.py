@@ -164,7 +164,7 @@ def gradients(
   num_microbatches: int | Sequence[int],
   is_empty: Callable[[Any], jax.Array] | None = None,
 ):
-  """Returns ((loss, rows of each batch), gradients), by microbatches."""
+  """Returns ((loss, [loss_fn's arrays for each batch]), gradients)."""
   grad = jax.value_and_grad(loss_fn, has_aux=True)
   if isinstance(num_microbatches, int):
     num_microbatches = (num_microbatches,)
