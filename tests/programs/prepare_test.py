@@ -89,7 +89,8 @@ def test_no_examples_are_an_error(tmp_path, capsys):
   gin_file = write_corpus(tmp_path, 3)
   assert cli.main(['prepare', gin_file, 'config.Data.min_words = 99']) == 2
   captured = capsys.readouterr()
-  assert '6 segments of fewer than 99 words' in ' '.join(captured.out.split())
+  out = ' '.join(captured.out.split())
+  assert '6 left out: segments of fewer than 99 words' in out
   assert 'notes_asr, notes_msr: no document gives an example' in captured.err
 
 

@@ -45,9 +45,10 @@ def test_asr_and_msr(gin_file, capsys):
   assert 'segment 2 of 4' in out and 'segment 3 of 4' in out
   assert 'The wind came from the north.' in out
   assert "dropped: corpus: 1 x field 'text' is not text" in out
-  # As often as there are epochs, without end.
+  # No example twice, though the data have no end.
   out = preview(capsys, gin_file('rlpt', text=TEXT), '-n', '9')
-  assert '9/9' in out
+  assert '4 examples; then the data end, or begin again' in out
+  assert '4/4' in out
 
 
 def test_msr_shows_the_target_at_the_mask(gin_file, capsys):
