@@ -42,9 +42,9 @@ class Timers:
     self._clock, self._mark = clock, clock()
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
-    # (a part, a future of the time at which its work ends, the times of the
-    # step that started the work).
-    self._busy: tuple[str, concurrent.futures.Future[float], dict] | None = None
+    # Work that may not have ended, oldest first: (a part, a future of the time
+    # at which its work ends, the times of the step that started the work).
+    self._busy: list[tuple[str, concurrent.futures.Future[float], dict]] = []
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
 
@@ -62,7 +62,8 @@ class Timers:
   def busy(self, name: str, until: Callable[[], Any]):
     """Counts, for the part `name`, all time from now until `until` returns.
 
-    Any other part that runs meanwhile is timed only from then on. `until` waits
+    Any other part that runs meanwhile is timed only from then on; so is work
+    that starts before earlier work has ended. `until` waits
     for the work of a device, in a thread of its own. An error that it raises is
     ignored here, because reading the device's result raises it too.
     """
@@ -73,7 +74,7 @@ class Timers:
       return self._clock()
 
     self._charge()
-    self._busy = name, self._watcher.submit(ended), self._seconds
+    self._busy.append((name, self._watcher.submit(ended), self._seconds))
 
   def close(self):
     """Waits for the thread that watches a device."""
@@ -96,20 +97,22 @@ class Timers:
     return functools.partial(self._times, seconds)
 
   def _times(self, seconds: dict[str, float]) -> dict[str, float]:
-    if self._busy and self._busy[2] is seconds:
-      self._busy[1].result()
+    if own := [ended for _, ended, step in self._busy if step is seconds]:
+      own[-1].result()
       self._charge()
     parts = {f'{PREFIX}{name}_s': s for name, s in seconds.items()}
     return {f'{PREFIX}step_s': math.fsum(parts.values()), **parts}
 
   def _charge(self):
     now = self._clock()
-    if self._busy:
-      name, ended, seconds = self._busy
-      until = min(now, ended.result()) if ended.done() else now
+    while self._busy:
+      name, ended, seconds = self._busy[0]
+      has_ended = ended.done()
+      until = min(now, ended.result()) if has_ended else now
       seconds[name] += max(until - self._mark, 0.0)
       self._mark = max(until, self._mark)
-      if ended.done():
-        self._busy = None
+      if not has_ended:
+        break
+      self._busy.pop(0)
     self._seconds[self._running[-1]] += now - self._mark
     self._mark = now

@@ -83,7 +83,7 @@ def test_what_goes_on_is_charged_until_it_ends():
     with timers('rollout'):
       clock.now += 4
       ended.set()
-      timers._busy[1].result()
+      timers._busy[0][1].result()
       clock.now += 8
     clock.now += 16
     # Ended while the rollout ran, after 4 seconds of it.
@@ -106,7 +106,7 @@ def test_what_goes_on_belongs_to_the_step_that_began_it():
     with timers('rollout'):
       clock.now += 4  # Until the device has ended.
       ended.set()
-      timers._busy[1].result()
+      timers._busy[0][1].result()
       clock.now += 8
     second = timers.lap()
     clock.now += 16
@@ -122,6 +122,25 @@ def test_what_goes_on_belongs_to_the_step_that_began_it():
       'timing/update_s': 0,
       'timing/idle_s': 0,
     }
+
+
+def test_work_that_starts_early_is_timed_from_the_end_of_the_work_before():
+  clock, first_ended = Clock(), threading.Event()
+  second_ended = threading.Event()
+  with Timers('update', clock=clock) as timers:
+    timers.busy('update', until=first_ended.wait)
+    clock.now += 1
+    first = timers.lap()
+    clock.now += 2
+    timers.busy('update', until=second_ended.wait)  # It waits for the first.
+    clock.now += 4
+    first_ended.set()
+    timers._busy[0][1].result(timeout=10)
+    clock.now += 8
+    second = timers.lap()
+    second_ended.set()
+    assert first()['timing/update_s'] == 1 + 2 + 4
+    assert second()['timing/update_s'] == 8
 
 
 def test_the_last_step_has_all_of_its_time():
@@ -151,7 +170,7 @@ def test_an_error_of_the_device_is_not_raised_here():
     timers.busy('update', until=until)
     clock.now += 2
     ended.set()
-    timers._busy[1].exception()
+    timers._busy[0][1].exception()
     clock.now += 4
     with timers('update'):
       clock.now += 8

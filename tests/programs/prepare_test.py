@@ -48,7 +48,7 @@ def test_what_it_reports(tmp_path, capsys):
   assert '2,001 documents in, 2,000 kept' in out
   assert '4,000 left out: segments that begin or end a document' in out
   # 'Like all others.' is too short.
-  assert '2,000 segments of fewer than 4 words' in out
+  assert '2,000 left out: segments of fewer than 4 words' in out
   assert 'notes.jsonl line 2001' in out
   assert 'notes_asr 2,000 2,000 of 2,000 notes_msr 2,000' in out
   folder = tmp_path / 'cache' / 'notes.text'
