@@ -96,12 +96,9 @@ class Text:
   }
 
   def record(self, document: Document, tally: Tally) -> Record | None:
-    texts = []
-    for field in fields(self.field):
-      texts.append(text_of(document, field, tally.faults))
-      if texts[-1] is None:
-        return None
-    text = '\n'.join(texts)
+    text = _joined_text(document, self.field, tally)
+    if text is None:
+      return None
     ends = self.segmenter(text)
     pieces = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     tokens = [self._encode(piece) for piece in pieces]
@@ -137,6 +134,18 @@ class Text:
     if piece.startswith(' ') and _begins_with_blank(self.tokenizer):
       piece = piece[1:]
     return self.tokenizer.encode(piece)
+
+
+def _joined_text(
+  document: Document, field: str | Sequence[str], tally: Tally
+) -> str | None:
+  """Returns the text of one field or several; None if one has no text."""
+  texts = []
+  for name in fields(field):
+    texts.append(text_of(document, name, tally.faults))
+    if texts[-1] is None:
+      return None
+  return '\n'.join(texts)
 
 
 @functools.lru_cache(maxsize=8)
@@ -326,12 +335,9 @@ class Paragraphs:
   }
 
   def record(self, document: Document, tally: Tally) -> Record | None:
-    texts = []
-    for field in fields(self.field):
-      texts.append(text_of(document, field, tally.faults))
-      if texts[-1] is None:
-        return None
-    text = '\n'.join(texts)
+    text = _joined_text(document, self.field, tally)
+    if text is None:
+      return None
     starts, ends, tokens = [], [], []
     for start, end in itertools.pairwise([0, *segment.paragraphs(text)]):
       piece = text[start:end]

@@ -71,16 +71,7 @@ def make_batch(
   """
   assert len(groups) <= num_prompts, (len(groups), num_prompts)
   P, G = num_prompts, num_samples or len(groups[0].completions)
-  completions = [c for group in groups for c in group.completions]
-  # Without groups, the longest: another shape would compile another program.
-  T = max((len(c.tokens) for c in completions), default=longest[1])
-  S = max((len(group.prompt_tokens) for group in groups), default=longest[0])
-  T, S = padded(T, longest[1]), padded(S, longest[0])
-  # A shorter prompt length must save an eighth of a group's computation to be
-  # worth compiling another program.
-  prompts = 1 if share_prompt else G
-  if 8 * prompts * (longest[0] - S) < prompts * longest[0] + G * T:
-    S = longest[0]
+  S, T = _lengths(groups, longest, prompts=1 if share_prompt else G, G=G)
   prompts_PS = np.zeros((P, S), np.int32)
   prompt_mask_PS = np.zeros((P, S), np.int32)
   # An empty prompt has a token too: attention to no keys is undefined.
@@ -112,6 +103,25 @@ def make_batch(
     advantages_PG=np.zeros((P, G), np.float32),
     weights_PGT=np.asarray(weights_BT, np.float32).reshape(P, G, T),
   )
+
+
+def _lengths(
+  groups: Sequence[Group], longest: tuple[int, int], *, prompts: int, G: int
+) -> tuple[int, int]:
+  """Returns the padded lengths of prompts and completions.
+
+  prompts: how often an update computes the prompt of a group.
+  """
+  completions = [c for group in groups for c in group.completions]
+  # Without groups, the longest: another shape would compile another program.
+  T = max((len(c.tokens) for c in completions), default=longest[1])
+  S = max((len(group.prompt_tokens) for group in groups), default=longest[0])
+  T, S = padded(T, longest[1]), padded(S, longest[0])
+  # A shorter prompt length must save an eighth of a group's computation to be
+  # worth compiling another program.
+  if 8 * prompts * (longest[0] - S) < prompts * longest[0] + G * T:
+    S = longest[0]
+  return S, T
 
 
 def weighted(batches: Sequence[Batch], reduction: Callable) -> list[Batch]:
