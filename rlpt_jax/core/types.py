@@ -17,6 +17,8 @@ groups a batch without moving data.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +32,8 @@ class Example:
   For kind 'asr' (predict the next segment), the references are consecutive
   segments of the text. The first is the one to predict, but a prediction may
   also match the first few, joined.
+
+  notes: fields that the rollout file's lines have of this example as well.
   """
 
   prompt_tokens: np.ndarray  # int32
@@ -38,6 +42,7 @@ class Example:
   corpus: str
   document: str
   segment: int
+  notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def id(self) -> str:

@@ -131,6 +131,10 @@ class Game(Collector):
     paragraphs, names = parts.prompts.take(parts.count)
     if not paragraphs:
       return None
+    paragraphs = [
+      dataclasses.replace(example, notes={'paragraph': p})
+      for p, example in enumerate(paragraphs)
+    ]
     if self.choose:
       groups, choices = None, self._by_chance(parts, paragraphs, names)
     else:
@@ -219,22 +223,29 @@ class Game(Collector):
   ) -> tuple[dict[tuple[str, Mask], str], list[Example]]:
     """Returns names and examples of the predictions of all different masks.
 
-    Masks that are equal are predicted once.
+    Masks that are equal are predicted once. The notes of a prediction are the
+    number of its paragraph in the step, the pieces of its passage around the
+    marks, and the samples that chose its mask.
     """
     asked, examples = {}, []
     for example, name, group in zip(paragraphs, names, choices, strict=True):
+      chosen_by = collections.defaultdict(list)
       for g, choice in enumerate(group):
-        if choice.mask is None or (name, choice.mask) in asked:
-          continue
-        asked[name, choice.mask] = f'{name}/{g}'
+        if choice.mask:
+          chosen_by[choice.mask].append(g)
+      for mask, samples in chosen_by.items():
+        g = samples[0]
+        asked[name, mask] = f'{name}/{g}'
+        pieces = mask.passage.split(masks.MARK)
         examples.append(
           dataclasses.replace(
             example,
-            prompt_tokens=np.array(choice.prompt, np.int32),
-            references=(choice.mask.span,),
+            prompt_tokens=np.array(group[g].prompt, np.int32),
+            references=(mask.span,),
             kind=self.task.name,
             document=f'{example.document}/{example.segment}',
             segment=g,
+            notes={**example.notes, 'passage': pieces, 'chosen_by': samples},
           )
         )
     return asked, examples

@@ -99,6 +99,7 @@ def lines(
         'prompt': prompt,
         'completion': sample.text,
         'references': list(example.references),
+        **example.notes,
         **_verdict(judged.scores, p, g),
         'components': {
           name: _verdict(part, row, g)

@@ -171,6 +171,19 @@ def test_equal_masks_of_two_paragraphs_are_two():
   assert len(predictor.groups.judged.examples) == 2
 
 
+def test_notes_connect_predictions_with_what_chose_their_span():
+  spans = ['Aare', 'river', 'Paris', 'Aare']
+  roles, *_ = play(answers_of(spans, {'Aare': 1, 'river': 2}), TOWN, TOWN)
+  predictor, chooser = (role.groups.judged.examples for role in roles)
+  # The same paragraph twice, so ids would not do.
+  assert [e.notes for e in chooser] == [{'paragraph': 0}, {'paragraph': 1}]
+  start, end = TOWN.split('Aare')
+  assert [e.notes for e in predictor[2:]] == [
+    {'paragraph': 1, 'passage': [start, end], 'chosen_by': [0, 3]},
+    {'paragraph': 1, 'passage': TOWN.split('river'), 'chosen_by': [1]},
+  ]
+
+
 def test_a_step_without_a_usable_span_has_nothing_to_predict():
   answers = answers_of(['Paris', 'Rome', 'Paris', ''], {})
   (predictor, chooser), more, _ = play(

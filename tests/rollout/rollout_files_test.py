@@ -151,6 +151,14 @@ def test_a_line_has_what_the_judge_answered():
   }  # fmt: skip
 
 
+def test_a_line_has_the_notes_of_its_example():
+  step = judged()
+  noted = dataclasses.replace(step.examples[0], notes={'paragraph': 7})
+  step = dataclasses.replace(step, examples=[noted, step.examples[1]])
+  lines = rollout_files.lines(step, ADVANTAGES_PG, ByteTokenizer(), 12)
+  assert [line.get('paragraph') for line in lines] == [7, 7, None, None]
+
+
 def test_a_line_has_the_place_of_what_was_judged():
   places = {'ab': (1, 'b'), 'c': (None, 'c'), '': (0, '')}
   lines = rollout_files.lines(
