@@ -312,7 +312,11 @@ def facts(columns: Columns) -> dict[str, str]:
   # If every reward is 0 or 1, accuracy and reward are the same.
   if texts.get('held-out accuracy') == texts.get('held-out reward'):
     texts.pop('held-out accuracy', None)
-  for name, key in (('reward', 'reward/mean'), ('loss', 'loss')):
+  for name, key in (
+    ('reward', 'reward/mean'),
+    ('reward of spans', 'chooser/reward/mean'),
+    ('loss', 'loss'),
+  ):
     if key in columns and not (name == 'loss' and 'reward/mean' in columns):
       texts[name] = _from_to(*ends(columns[key]))
   texts['steps'] = f'{len(columns["step"]):,}'

@@ -5,6 +5,8 @@ KINDS = {
   'asr': 'the next segment',
   'msr': 'a missing segment',
   'rlvr': 'questions',
+  'choose_span': 'a span to hide',
+  'predict_span': 'a hidden span',
 }
 # Reasons of rewards, from best to worst.
 REASONS = {
@@ -39,6 +41,26 @@ REASONS = {
   'killed': 'the machine killed the check; left out',
   'stalled': 'the machine stalled; left out',
   'lost': 'the check was lost; left out',
+}
+# What became of a chosen span (rollout/game.py, data/masks.py).
+SPANS = {
+  'some': 'some of its predictions are right; it earns the share of the others',
+  'nobody': 'none of its predictions is right; reward 0',
+  'everybody': 'all of its predictions are right; reward 0',
+  'no_verdict': 'its predictions have no verdict; left out',
+  'not_found': 'it is not in the paragraph',
+  'no_word': 'it has no word',
+  'one_word': 'the paragraph has only one word',
+  'whole': 'it is the whole paragraph',
+  'frequent': 'it occurs too often in the paragraph',
+  'long': 'it is too long',
+  'cut': 'it begins or ends inside a word',
+  'mark': 'the paragraph has a mark already, which stands for a hidden span',
+  'prompt_too_long': 'the prompt that asks for it is too long',
+  'format/missing': r'there is no \mask{}',
+  'format/open': r'\mask{} was opened and never closed',
+  'format/empty': r'\mask{} is empty',
+  'format/thinking': 'the answer ended before its thinking did',
 }
 # Finish reasons.
 ENDINGS = {

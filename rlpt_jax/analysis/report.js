@@ -114,7 +114,8 @@ async function start() {
   readAddress();
   startCurves();
   await startRollouts();
-  if (state.at) byId(state.at)?.scrollIntoView();
+  const chosen = state.at === 'rollouts' && byId(`group-${state.group}`);
+  if (state.at) (chosen || byId(state.at))?.scrollIntoView();
   addEventListener('hashchange', async () => {
     // A link to a part of the page becomes `at` in the address of the view.
     const part = location.hash.slice(1);

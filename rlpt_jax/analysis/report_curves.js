@@ -16,6 +16,8 @@ function startCurves() {
       Object.keys(run.time).length ? [timePanel(run, i)] : []));
   byId('more-panels').replaceChildren(...data.runs.flatMap(verdictPanels),
     ...data.more.map(linePanel));
+  byId('game-panels')?.replaceChildren(
+    ...Object.entries(data.shares).flatMap(sharePanels), ...data.game.map(linePanel));
   byId('more').hidden = !byId('more-panels').children.length;
   draw();
 }
@@ -74,6 +76,17 @@ function verdictPanels(run, i) {
       label: (name) => explained(name, meaning('reasons', name))};
     return panel(titled(what, run, i), data.verdicts,
       (frame) => drawParts(frame, run, i, stack));
+  });
+}
+
+// Draws the shares of a game's spans, for each run.
+function sharePanels([name, {title, meaning: meant, order}]) {
+  return data.runs.flatMap((run, i) => {
+    const stack = {values: run.shares[name], order, unit: '', top: 1,
+      shades: name === 'accuracy',
+      label: (part) => explained(part, meaning('spans', part))};
+    return stack.values ? [panel(titled(`${title}: `, run, i), meant,
+      (frame) => drawParts(frame, run, i, stack))] : [];
   });
 }
 
@@ -193,8 +206,9 @@ function nearest(xs, x) {
 }
 
 // Draws stacked parts. With `top` they are shares of it, and are smoothed because
-// shares of few answers jump.
-function drawParts(frame, run, i, {values, order, label, unit, top}) {
+// shares of few answers jump. With `shades`, neighbours have similar colours.
+function drawParts(frame, run, i, stack) {
+  let {values, order, label, unit, top} = stack;
   const names = order.filter((name) => Object.hasOwn(values, name));
   const edges = run.x[state.x] ?? [], along = edges.slice(0, -1);
   if (!along.length || !isOn(i)) return frame.scale = null, empty(frame);
@@ -207,7 +221,8 @@ function drawParts(frame, run, i, {values, order, label, unit, top}) {
   const scale = frame.scale = scales(edges, [0, top]);
   const marks = grid(scale);
   let below = along.map(() => 0);
-  const color = (name) => `run-${order.indexOf(name) % 8}`;
+  const color = (name) => stack.shades ? `shade-${order.indexOf(name)}` :
+    `run-${order.indexOf(name) % 8}`;
   names.forEach((name) => {
     const above = below.map((y, n) => y + heights.get(name)[n]);
     // The width of a step is its time, or its compute.

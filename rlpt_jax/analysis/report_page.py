@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import curves, glossary, views
+from rlpt_jax.analysis import curves, glossary, report_game, views
 from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
+from rlpt_jax.analysis.report_game import utf16_length
 
 _MOST_POINTS = 2000  # The most points of a curve; more are averaged.
-_SCRIPTS = ('report.js', 'report_curves.js', 'report_rollouts.js')
+_SCRIPTS = (
+  'report.js', 'report_curves.js', 'report_tokens.js', 'report_game.js',
+  'report_rollouts.js',
+)  # fmt: skip
 _ABSENT = '—'  # Stands for a setting that a run does not have.
 
 
@@ -56,15 +60,7 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     'nothing.</p></noscript>\n<section class="runs" aria-label="runs">\n'
   )
   yield from (_card(i, run) for i, run in enumerate(runs))
-  yield (
-    '</section>\n<section id="curves"><h2>Curves</h2>\n<p class="intro">Faint '
-    'dots are measurements, lines are smoothed. Point at a curve, or choose '
-    'one with Tab and move with the arrow keys, to read the values of all '
-    'runs there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
-    '<div class="panels" id="main-panels"></div>\n<details id="more"><summary>'
-    'More curves</summary><div class="panels" id="more-panels"></div>'
-    '</details></section>\n'
-  )
+  yield '</section>\n' + _curves(runs)
   yield _settings(runs)
   yield (
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '
@@ -87,12 +83,39 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
     index.append([])
     for step, lines in run.rollouts:
       step_groups = groups(lines())
-      rewards = [x['reward'] for group in step_groups for x in group['answers']]
-      known = [reward for reward in rewards if reward is not None]
+      known = [
+        answer['reward']
+        for group in step_groups
+        for answer in group['answers']
+        # As in reward/mean, which is of the first role.
+        if answer['reward'] is not None and not report_game.is_chooser(group)
+      ]
       mean = float(np.mean(known)) if known else None
-      index[-1].append({'step': step, 'count': len(rewards), 'reward': mean})
+      count = sum(len(group['answers']) for group in step_groups)
+      index[-1].append({'step': step, 'count': count, 'reward': mean})
       yield packed(f'rollouts-{i}-{step}', step_groups)
   yield packed('data', _data(runs, index))
+
+
+def _curves(runs: Sequence[Run]) -> str:
+  """Returns the places of all curves, which a script draws."""
+  game = ''
+  if any(report_game.shares(run.columns) for run in runs):
+    game = (
+      '<h3 class="part">The game</h3>\n<p class="intro">Spans of '
+      'paragraphs are hidden, by the policy or by chance, and the policy '
+      'predicts them. The curves above are those of its predictions.</p>\n'
+      '<div class="panels" id="game-panels"></div>\n'
+    )
+  return (
+    '<section id="curves"><h2>Curves</h2>\n<p class="intro">Faint '
+    'dots are measurements, lines are smoothed. Point at a curve, or choose '
+    'one with Tab and move with the arrow keys, to read the values of all '
+    'runs there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
+    f'<div class="panels" id="main-panels"></div>\n{game}<details id="more">'
+    '<summary>More curves</summary><div class="panels" id="more-panels"></div>'
+    '</details></section>\n'
+  )
 
 
 def _card(i: int, run: Run) -> str:
@@ -184,13 +207,16 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   columns = [run.columns for run in runs]
   main = curves.panels(curves.MAIN, columns)
   more = curves.panels(curves.MORE, columns)
-  keys = [panel['key'] for panel in (*main, *more)]
+  game = curves.panels(report_game.CURVES, columns)
+  keys = [panel['key'] for panel in (*main, *more, *game)]
   verdicts = [curves.verdicts(run) for run in columns]
   # One order for all runs, so that a part has the same colour in each.
   every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
     'main': main,
     'more': more,
+    'game': game,
+    'shares': report_game.plots(columns),
     'time': curves.TIME,
     'parts': curves.time_parts({key: np.ones(1) for key in every}),
     'verdicts': curves.VERDICTS,
@@ -203,6 +229,7 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
     'words': {
       'kinds': glossary.KINDS,
       'reasons': glossary.REASONS,
+      'spans': glossary.SPANS,
       'endings': glossary.ENDINGS,
       'advantage': glossary.ADVANTAGE,
       'part': glossary.PART,
@@ -210,29 +237,36 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
     },
     'unseen': views.UNSEEN_IN_SCRIPT,
     'runs': [
-      {
-        'name': run.name,
-        'note': run.note,
-        'judge': run.judge,
-        'steps': len(run.columns['step']),
-        'points': _MOST_POINTS,
-        'x': {
-          name: curves.numbers(curves.thinned(values, _MOST_POINTS), digits=9)
-          for name, values in curves.axes(run.columns).items()
-        },
-        'series': _series(
-          run.columns, [key for key in keys if key in run.columns]
-        ),
-        'time': _series(run.columns, curves.time_parts(run.columns)),
-        'verdicts': {
-          part: _series(shares, [*shares])
-          for part, shares in run_verdicts.items()
-        },
-        'rollouts': kept,
-      }
+      _run_data(run, keys, run_verdicts, kept)
       for run, run_verdicts, kept in zip(runs, verdicts, index, strict=True)
     ],
   }
+
+
+def _run_data(
+  run: Run, keys: Sequence[str], verdicts: dict[str, dict], kept: list[dict]
+) -> dict[str, Any]:
+  shares = report_game.shares(run.columns)
+  return {
+    'name': run.name,
+    'note': run.note,
+    'judge': run.judge,
+    'steps': len(run.columns['step']),
+    'points': _MOST_POINTS,
+    'x': {
+      name: curves.numbers(curves.thinned(values, _MOST_POINTS), digits=9)
+      for name, values in curves.axes(run.columns).items()
+    },
+    'series': _series(run.columns, [key for key in keys if key in run.columns]),
+    'time': _series(run.columns, curves.time_parts(run.columns)),
+    'verdicts': _all_series(verdicts),
+    'shares': _all_series(shares),
+    'rollouts': kept,
+  }
+
+
+def _all_series(plots: dict[str, dict]) -> dict[str, dict[str, list]]:
+  return {name: _series(parts, [*parts]) for name, parts in plots.items()}
 
 
 def _series(columns: curves.Columns, keys: Sequence[str]) -> dict[str, list]:
@@ -259,6 +293,7 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
           'kind': line.get('kind') or name.rpartition('/')[2],
           'prompt': line.get('prompt'),
           'references': line.get('references', []),
+          **{name: line[name] for name in report_game.FIELDS if name in line},
           'answers': [],
         }
       )
@@ -266,6 +301,7 @@ def groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     grouped[-1]['answers'].append(_answer(line))
   for group in grouped:
     del group['last']
+  report_game.place(grouped)
   return grouped
 
 
@@ -275,7 +311,7 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
   return {
     'sample': line.get('sample', 0),
     'text': text,
-    'answer': span and [_utf16_length(text[:end]) for end in span],
+    'answer': span and [utf16_length(text[:end]) for end in span],
     **{
       name: line.get(name)
       for name in (
@@ -295,8 +331,3 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
       if verdict.get('reward') is None and 'judge_answer' in verdict
     ],
   }  # fmt: skip
-
-
-def _utf16_length(text: str) -> int:
-  """Returns the length that a text has in JavaScript."""
-  return len(text.encode('utf-16-le', 'surrogatepass')) // 2

@@ -77,7 +77,7 @@ async function load() {
 
 function say() {
   const answers = groups.flatMap((group) => group.answers);
-  const words = [data.runs[state.run].note];
+  const words = [data.runs[state.run].note, gameNote()];
   if (!answers.length) words.push('No rollouts of this step were kept.');
   else if (groups.every((group) => group.prompt == null))
     words.push('This run did not keep the prompts of its rollouts.');
@@ -89,11 +89,13 @@ function say() {
 // Lists the words of this step: a touch screen cannot show their tooltips.
 function glossary(answers) {
   const parts = answers.flatMap((x) => x.parts);
+  const reasons = (of) => groups.flatMap((group) => reasonsOf(group) === of ?
+    group.answers.map((x) => x.reason) : []);
   const said = {
     kinds: groups.map((group) => group.kind),
     endings: answers.map((x) => x.finish_reason),
-    reasons: [...answers.map((x) => x.reason),
-      ...parts.map(([, , reason]) => reason)],
+    spans: reasons('spans'),
+    reasons: [...reasons('reasons'), ...parts.map(([, , reason]) => reason)],
   };
   const rows = Object.entries(said).flatMap(([of, words]) =>
     [...new Set(words)].map((word) => [of === 'endings' ? ended(word) : word,
@@ -101,7 +103,8 @@ function glossary(answers) {
   rows.push(...new Map(parts.map(([name]) => [name, data.words.part])));
   if (answers.some((x) => x.advantage != null))
     rows.push(['advantage', data.words.advantage]);
-  if (groups.length) rows.unshift([groups[0].example, data.words.example]);
+  const named = groups.find((group) => !group.chosen_by) ?? groups[0];
+  if (named) rows.unshift([named.example, data.words.example]);
   byId('words').querySelector('dl').replaceChildren(...rows.flatMap(
     ([word, meant]) => meant ? [make('div', {}, make('dt', {}, shown(word)),
       make('dd', {}, meant))] : []));
@@ -219,23 +222,27 @@ function filter() {
     count += some;
     if (some) matches.push([group, fit]);
   }
-  const [, key] = ORDERS[state.order] ?? ORDERS[''];
-  if (key) matches.sort((a, b) => key(a[0]) - key(b[0]));
   const total = groups.reduce((sum, group) => sum + group.answers.length, 0);
   byId('rollout-count').textContent = `${count.toLocaleString('en')} of ${
     total.toLocaleString('en')} answers, in ${matches.length.toLocaleString(
     'en')} of ${groups.length.toLocaleString('en')} groups`;
+  matches = byParagraph(matches);
+  byId('rollout-count').append(countParagraphs(matches));
+  const [, key] = ORDERS[state.order] ?? ORDERS[''];
+  if (key) matches.sort((a, b) => key(a[0]) - key(b[0]));
   byId('groups').replaceChildren();
   drawn = 0;
   // Show groups down to the one that the address names.
-  const wanted = matches.findIndex(([g]) => String(g.number) === state.group);
+  const wanted = matches.findIndex(([g]) => String(g.number) === state.group ||
+    g.keys?.includes(state.group));
   more(Math.max(PAGE, wanted + 1));
 }
 
 function more(count) {
   byId('more-groups')?.remove();
   const next = matches.slice(drawn, drawn + count);
-  byId('groups').append(...next.map(([group, fit]) => groupCard(group, fit)));
+  byId('groups').append(...next.map(([group, fit]) => group.keys ?
+    paragraphCard(group, fit) : groupCard(group, fit)));
   drawn += next.length;
   const left = matches.length - drawn;
   if (left)
@@ -244,7 +251,8 @@ function more(count) {
         const first = drawn;
         more(PAGE);
         byId('groups').children[first]?.querySelector('a')?.focus();
-      }}, `${Math.min(PAGE, left)} more groups`),
+      }}, `${Math.min(PAGE, left)} more ${
+        matches[0][0].keys ? 'paragraphs' : 'groups'}`),
       left > PAGE ? make('small', {}, `of ${left}`) : null));
   highlight();
 }
@@ -262,8 +270,11 @@ function highlight() {
       ranges.push(new StaticRange({startContainer: node,
         startOffset: match.index, endContainer: node,
         endOffset: match.index + match[0].length}));
-      const folded = node.parentElement.closest('details');
-      if (folded) folded.open = true;
+      // What a summary says is in sight.
+      let folded = node.parentElement.closest('summary')?.parentElement;
+      folded = (folded?.parentElement ?? node.parentElement).closest('details');
+      for (; folded; folded = folded.parentElement.closest('details'))
+        folded.open = true;
     }
   }
   CSS.highlights.set('found', new Highlight(...ranges));
@@ -287,15 +298,16 @@ function groupCard(group, fit) {
         'all alike: nothing to learn from') : null,
       group.answers.every(({advantage}) => advantage == null) ?
         make('span', {}, 'not learned from') : null));
-  if (group.prompt != null)
-    card.append(make('details', {class: 'prompt'}, make('summary', {},
-      'prompt: … ', shown(tail(group))),
-      make('div', {class: 'text'}, shown(group.prompt))));
+  if (group.prompt != null) card.append(promptOf(group));
   if (group.references.length) card.append(references(group));
   card.append(make('div', {class: 'answers'}, ...group.answers.map(
     (answer, i) => answerCard(answer, group, fit[i], card))));
   return card;
 }
+
+const promptOf = (group) => make('details', {class: 'prompt'},
+  make('summary', {}, 'prompt: … ', shown(tail(group))),
+  make('div', {class: 'text'}, shown(group.prompt)));
 
 const wordsOf = (text) => text.match(/\S+|\s+/g) ?? [];
 
@@ -337,11 +349,13 @@ function references(group) {
 
 function answerCard(answer, group, fits, card) {
   const r = answer.reward;
-  const look = r == null ? 'none' : r > 0 ? 'above' : 'zero';
+  const look = lookOf(r);
   const facts = make('p', {class: 'facts'}, make('b', {}, r == null ?
     'no verdict' : `reward ${short(r)}`));
+  if (reasonsOf(group) === 'spans')
+    facts.append(explained(answer.reason, meaning('spans', answer.reason)));
   // The judge is not asked about answers with a format failure.
-  if (answer.reason)
+  else if (answer.reason)
     facts.append(verdict(/^(right|wrong)$/.test(answer.reason) ?
       data.runs[state.run].judge : '', null, answer.reason));
   // The parts of the reward, including those that are only recorded.
@@ -440,59 +454,6 @@ function fold(element, text, before) {
     `… ${hidden.length.toLocaleString('en')} more characters …`),
     shown(hidden, 'around'));
   element.append(...(before ? [folded, rest] : [rest, folded]));
-}
-
-const TOKENS = 'Coloured by the advantage, which all tokens of an answer share: ' +
-  'the update makes blue ones more probable, orange ones less. Bold: what ' +
-  'was judged. Underlined: tokens with a probability below 0.1.';
-
-function byToken(element, answer) {
-  const {advantage, token_texts, logprobs, entropies, text} = answer;
-  const color = advantage == null ? null : `rgba(var(--${advantage < 0 ?
-    'bad' : 'good'}), ${Math.min(0.6, Math.abs(advantage) * 0.3).toFixed(2)})`;
-  const note = advantage == null ?
-    'This file has no advantage for this answer.' : advantage === 0 ?
-      'Advantage 0: the update leaves its tokens as they are.' :
-      `Each of its tokens is made ${advantage > 0 ? 'more' : 'less'} ` +
-      `probable: advantage ${signed(advantage)}.`;
-  const tokens = token_texts ?? [text], [from, to] = answer.answer ?? [0, 0];
-  let start = 0;
-  element.append(...tokens.map((piece, i) => {
-    const token = shown(piece, 'token');
-    const end = start + piece.length;
-    if (token_texts && start < to && end > from) token.classList.add('judged');
-    start = end;
-    if (color) token.style.background = color;
-    const said = [];
-    if (token_texts && logprobs?.[i] != null) {
-      const probability = Math.exp(logprobs[i]);
-      said.push(`probability ${short(probability)}`);
-      if (probability < 0.1) token.classList.add('unsure');
-    }
-    if (token_texts && entropies?.[i] != null)
-      said.push(`entropy ${short(entropies[i])}`);
-    // If a character has several tokens, the last one has the text.
-    if (!piece) said.push('a part of the character that follows');
-    if (said.length) token.title = said.join(', ');
-    return token;
-  }));
-  const card = make('div', {}, element, make('p', {class: 'note'}, note +
-    (token_texts ? '' : ' Its tokens were not kept one by one; ' +
-      'rollout_files.Kept.tokens=True keeps them.')));
-  if (token_texts && logprobs) card.append(tokenReadout(element));
-  return card;
-}
-
-// Shows the details of the token that is pointed at; works on touch screens too.
-function tokenReadout(element) {
-  const output = make('output', {class: 'note', 'aria-live': 'off'},
-    'Point at a token to read its probability.');
-  element.addEventListener('pointerover', ({target}) => {
-    const token = target.closest('.token');
-    if (token?.title)
-      output.replaceChildren(shown(token.textContent), `: ${token.title}`);
-  });
-  return output;
 }
 
 byId('rollout-tools').addEventListener('submit', (e) => e.preventDefault());

@@ -96,6 +96,7 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
       if line['step'] in lines:
         lines[line['step']] |= line
   steps = [lines[step] for step in sorted(lines)]
+  steps = [flat_arrays(line) for line in steps]
   keys = {key: None for line in steps for key in line}
   return {
     key: np.array([number(line.get(key)) for line in steps]) for key in keys
@@ -118,8 +119,19 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   return lines
 
 
+def flat_arrays(line: dict[str, Any]) -> dict[str, Any]:
+  """Returns a line that has the elements of an array x as 'x/0', 'x/1', ..."""
+  flat = {}
+  for key, value in line.items():
+    if isinstance(value, list):
+      flat |= {f'{key}/{i}': x for i, x in enumerate(value)}
+    else:
+      flat[key] = value
+  return flat
+
+
 def number(value: Any) -> float:
-  """Returns a number as float; NaN for null and for the few array metrics."""
+  """Returns a number as float; NaN for null and all else."""
   return float(value) if isinstance(value, bool | int | float) else np.nan
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rlpt_jax.analysis import curves
+from rlpt_jax.analysis import curves, report_game
 
 NAN = math.nan
 COLUMNS = {
@@ -44,7 +44,7 @@ def test_panels_are_those_with_values_in_their_order():
 
 def test_every_curve_says_what_good_looks_like():
   plain = {'learning_rate', 'reward/{}/mean'}
-  for curve in (*curves.MAIN, *curves.MORE):
+  for curve in (*curves.MAIN, *curves.MORE, *report_game.CURVES):
     assert ('Good:' in curve.meaning or curve.key == 'loss') != (
       curve.key in plain
     )
@@ -116,6 +116,11 @@ def test_facts():
     'FLOPs': '1.2e07',
     'wall time': '1 min 22 s',
   }
+
+
+def test_facts_of_a_game_have_both_rewards():
+  found = curves.facts(COLUMNS | {'chooser/reward/mean': np.arange(4) / 4})
+  assert found['reward of spans'] == '0.000 → 0.750'
 
 
 def test_an_accuracy_that_is_the_reward_is_not_said_twice():

@@ -81,23 +81,6 @@ def run(name, steps=30, level=1.0, lines=rollouts, **settings) -> Run:
   )
 
 
-@pytest.fixture
-def show(browser, tmp_path):
-  """Shows runs in the browser, at an address of the page."""
-
-  def show(runs, *, ready='loaded', title='Report', **options):
-    path = tmp_path / 'report.html'
-    path.write_text(
-      ''.join(report_page.report_page(runs, title)), encoding='utf-8'
-    )
-    browser.open(path, **options)
-    browser.wait(ready)
-    return browser
-
-  yield show
-  assert browser.console == []
-
-
 def test_groups_say_once_what_they_share():
   first, second = report_page.groups([*rollouts(3)])
   assert (first['kind'], second['kind']) == ('asr', 'msr')

@@ -57,7 +57,8 @@ def test_columns_of_whole_lines(workdir):
     'held_out_before/reward': [0.1, NAN, NAN],
     'held_out/reward': [NAN, NAN, 0.6],
     'skipped': [NAN, 1, NAN],
-    'array': [NAN, NAN, NAN],
+    'array/0': [NAN, 1, NAN],
+    'array/1': [NAN, 2, NAN],
     'timing/step_s': [2, NAN, NAN],
   }
   assert found.keys() == expected.keys()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.algorithms.kl import InReward
+from rlpt_jax.analysis import report_page
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
@@ -182,6 +183,22 @@ def test_notes_connect_predictions_with_what_chose_their_span():
     {'paragraph': 1, 'passage': [start, end], 'chosen_by': [0, 3]},
     {'paragraph': 1, 'passage': TOWN.split('river'), 'chosen_by': [1]},
   ]
+
+
+def test_a_report_finds_the_spans_in_their_paragraph():
+  roles, *_ = play(answers_of(['Aare'] * 4, {'Aare': 1}), TOWN)
+  lines = [
+    line
+    for role in roles
+    for line in rollout_files.lines(
+      role.groups.judged, np.zeros((1, 4)), BYTES, 0,
+      find_answer=role.find_answer or extract.boxed,
+    )
+  ]  # fmt: skip
+  predicted, chosen = report_page.groups(lines)
+  assert TOWN[slice(*predicted['places'][0])] == 'Aare'
+  answer = chosen['answers'][3]
+  assert answer['text'][slice(*answer['answer'])] == 'Aare'
 
 
 def test_a_step_without_a_usable_span_has_nothing_to_predict():
