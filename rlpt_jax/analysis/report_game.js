@@ -24,8 +24,10 @@ function byParagraph(matches) {
     const of = match[0].paragraph ?? match[0];
     joined.set(of, [...joined.get(of) ?? [], match]);
   }
-  return [...joined].map(([of, parts]) => typeof of === 'number' ?
-    [paragraph(of, parts.map(([group]) => group)), new Map(parts)] : parts[0]);
+  // A file has all groups of predictions before those that choose.
+  return [...joined].sort(([a], [b]) => a - b || 0).map(([of, parts]) =>
+    typeof of === 'number' ? [paragraph(of, parts.map(([group]) => group)),
+      new Map(parts)] : parts[0]);
 }
 
 function countParagraphs(matches) {

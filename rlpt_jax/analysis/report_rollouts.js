@@ -270,9 +270,7 @@ function highlight() {
       ranges.push(new StaticRange({startContainer: node,
         startOffset: match.index, endContainer: node,
         endOffset: match.index + match[0].length}));
-      // What a summary says is in sight.
-      let folded = node.parentElement.closest('summary')?.parentElement;
-      folded = (folded?.parentElement ?? node.parentElement).closest('details');
+      let folded = node.parentElement.closest('details');
       for (; folded; folded = folded.parentElement.closest('details'))
         folded.open = true;
     }

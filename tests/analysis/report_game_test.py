@@ -43,10 +43,12 @@ def step(_=0):
   right, wrong = (1.0, 'right', 0.5), (0.0, 'wrong', -0.5)
   yield from predictions(
     0, 0, 'Aare',
-    [('Aare', *right), (NASTY, *wrong), (NASTY, *wrong), ('', *wrong)], [0, 3],
+    [('Aare', *right), (NASTY, *wrong), (NASTY, *wrong), ('\u202e', *wrong)],
+    [0, 3],
   )  # fmt: skip
-  unlearned = (0.0, 'wrong', None)
-  yield from predictions(0, 1, 'town', [('Rhine', *unlearned)] * 4, [1])
+  nobody = [('Rhine', 0.0, 'wrong', None)] * 3
+  nobody.append(('', 0.0, 'format/missing', None))
+  yield from predictions(0, 1, 'town', nobody, [1])
   yield from predictions(0, 2, NASTY, [(NASTY, 1.0, 'right', None)] * 4, [4])
   yield from lines(
     'a/d0/0/choose_span', 'choose_span', f'Choose: {TEXT}', [TEXT],
@@ -102,9 +104,9 @@ def test_spans_are_placed_in_their_paragraph():
   assert [*map(report_game.is_chooser, found)] == [False] * 3 + [True] * 2
 
 
-def by_chance(paragraph, span, pieces):
+def by_chance(paragraph, span, pieces, reward=0.0):
   """Returns the line of a span that was chosen by chance."""
-  answers = [('no', 0.0, 'wrong', None)]
+  answers = [('no', reward, 'wrong', None)]
   (line,) = lines(
     f'a/0/{span}', 'predict_span', '', [span], answers, paragraph=paragraph,
     passage=pieces, chosen_by=[0],
@@ -201,16 +203,22 @@ def test_a_paragraph_with_its_spans_and_who_predicted_them(show):
       chosen: rows.map((row) => texts(row, 'summary .cell:first-child')[0]),
       predicted: rows.map((row) => texts(row, 'summary .cell')[1]),
       empty: texts(cards[1], 'summary'),
+      chips: texts(cards[0], '.chip .word[title*="no prediction"]'),
       before: cards[0].querySelectorAll('div.answer').length,
       meant: rows[3].querySelector('.word').title,
     };
     await open(rows[1]);
     found.said = texts(rows[1], '.said mark.answer');
+    found.how = texts(rows[1], '.said .facts')[0];
+    found.means = rows[1].querySelector('.said .word').title;
     found.selected = texts(cards[0], 'mark.chosen');
-    found.address = location.hash;
+    found.addresses = [location.hash];
     cards[0].querySelector('.paragraph mark').click();
     await new Promise((f) => setTimeout(f, 50));
     found.both = texts(cards[0], 'mark.chosen');
+    found.addresses.push(location.hash);
+    found.answers = texts(rows[0], '.said .cell').map((text) =>
+      text.match(/reward/g).length);
     found.ran = window.ran ?? null;
     found.images = document.images.length;
     return found;
@@ -219,6 +227,13 @@ def test_a_paragraph_with_its_spans_and_who_predicted_them(show):
   assert found.pop('said') == [VISIBLE] * 5  # Of one chooser and four.
   assert found.pop('selected') == [VISIBLE]
   assert found.pop('both') == ['Aare', 'Aare', VISIBLE]
+  assert found.pop('answers') == [2, 4]
+  assert found.pop('addresses') == [
+    f'#group={group}&at=rollouts' for group in (3, 1)
+  ]
+  assert found.pop('means') == glossary.SPANS['everybody']
+  how = found.pop('how')
+  assert how == 'reward 0everybodyended: stop5 tokensadvantage -0.5'
   clipped = f'{NASTY[:60]} …'
   assert found == {
     'titles': ['Paragraph 1', 'Paragraph 2'],
@@ -240,38 +255,52 @@ def test_a_paragraph_with_its_spans_and_who_predicted_them(show):
       'inreward 0frequentadvantage -0.5chosen 2 times',
     ],
     'predicted': [
-      f'1 of 4 rightaccuracy 0.25✓ Aare✗ {clipped} ×2✗ wrong',
+      f'1 of 4 rightaccuracy 0.25✓ Aare✗ {clipped} ×2✗ \\u202e',
       f'4 of 4 rightaccuracy 1not learned from✓ {clipped} ×4',
-      '0 of 4 rightaccuracy 0not learned from✗ Rhine ×4',
+      '0 of 4 rightaccuracy 0not learned from✗ Rhine ×3✗ format/missing',
       'not predicted: it occurs too often in the paragraph',
     ],
     'empty': [
       'no spanreward 0format/openadvantage 0chosen 6 times'
       r'not predicted: \mask{} was opened and never closed',
     ],
+    'chips': ['format/missing'],
     'before': 0,
     'meant': glossary.SPANS['frequent'],
-    'address': '#group=3&at=rollouts',
     'ran': None,
     'images': 0,
   }  # fmt: skip
 
 
 def test_filters_find_paragraphs(show):
-  browser = show([run()], address='#find=Rhine&group=2&at=rollouts')
+  browser = show(
+    [run()], address='#group=2&at=rollouts', size=(390, 400)
+  )  # fmt: skip
   found = browser.evaluate(
     CARDS
     + """
-    const found = {count: byId('rollout-count').value,
-      open: [...document.querySelectorAll('details.span[open]')].map(
-        (e) => e.id),
-      dimmed: document.querySelectorAll('details.span.other').length};
+    const opened = () => [...document.querySelectorAll('details.span[open]')]
+      .map((e) => e.id);
+    const {top} = byId('group-2').getBoundingClientRect();
+    const found = {first: opened(), isInSight: 0 <= top && top < 400,
+      marked: texts(cards[0], 'mark.chosen'),
+      sorted: byParagraph([...groups].reverse().map((group) => [group, []]))
+        .map(([{number}]) => number)};
+    choose({find: 'Rhine'});
+    found.find = opened();
+    found.count = byId('rollout-count').value;
+    found.dimmed = document.querySelectorAll('details.span.other').length;
+    choose({find: 'Choose:'});
+    found.prompt = opened();
     choose({find: '', reason: 'format/open'});
     found.reason = texts(document, '.group h3');
     choose({reason: '', kind: 'choose_span', order: 'low'});
     found.low = texts(document, '.group h3');
     found.words = Object.fromEntries([...document.querySelectorAll(
       '#words dl div')].map((e) => texts(e, 'dt, dd')));
+    // A paragraph is ordered by its spans, if they pass the filters.
+    found.ordered = [4, 3].map((count) =>
+      paragraph(0, groups.slice(0, count)).answers.length);
     return found;
   """
   )
@@ -279,11 +308,18 @@ def test_filters_find_paragraphs(show):
   assert words['nobody'] == glossary.SPANS['nobody']
   assert words['right'] == glossary.REASONS['right']
   assert found == {
-    'count': '4 of 24 answers, in 1 of 5 groups, 1 of 2 paragraphs',
-    'open': ['group-2'],
+    'first': ['group-2'],
+    'isInSight': True,
+    'marked': ['town'],
+    'sorted': [0, 1],
+    'find': ['group-2'],
+    'count': '3 of 24 answers, in 1 of 5 groups, 1 of 2 paragraphs',
     'dimmed': 3,
+    # Prompts of choosing, of which each row shows one.
+    'prompt': ['group-1', 'group-3', 'group-2', 'group-4.2', 'group-5.0'],
     'reason': ['Paragraph 2'],
     'low': ['Paragraph 2', 'Paragraph 1'],
+    'ordered': [6, 12],
   }
 
 
@@ -292,7 +328,7 @@ def test_spans_by_chance_and_a_long_paragraph(show):
 
   def chance():
     yield by_chance(0, 'Aare', [long, f' flows.{long}'])
-    yield by_chance(0, 'Aare flows', [long, f'.{long}'])
+    yield by_chance(0, 'Aare flows', [long, f'.{long}'], reward=1.0)
 
   browser = show([run(chance)], size=(390, 800))
   found = browser.evaluate(
@@ -301,7 +337,7 @@ def test_spans_by_chance_and_a_long_paragraph(show):
     const {textContent, scrollWidth} = document.documentElement;
     return {text: cards[0].querySelector('.paragraph').textContent,
       marks: [...cards[0].querySelectorAll('.paragraph mark')].map((e) =>
-        [e.dataset.numbers, e.textContent]),
+        [e.dataset.numbers, e.textContent, e.className]),
       folded: cards[0].querySelectorAll('.paragraph details').length,
       chosen: texts(cards[0], 'summary .cell:first-child'),
       titles: texts(cards[0], '.titles h4'), scrollWidth,
@@ -311,7 +347,7 @@ def test_spans_by_chance_and_a_long_paragraph(show):
   text = found.pop('text')
   assert text.startswith(long[:200]) and 'more characters' in text
   assert found == {
-    'marks': [['1 2', 'Aare'], [None, ' flows']],
+    'marks': [['1 2', 'Aare', 'nobody'], [None, ' flows', 'everybody']],
     'folded': 2,
     'chosen': ['Aare', 'Aare flows'],
     'titles': ['Spans that were chosen by chance', 'Predictions of each'],
