@@ -23,6 +23,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,10 +44,13 @@ def varies(rewards_PG, *, tolerance=1e-6):
   instead of the standard deviation: for equal floats the range is exactly 0,
   however large they are.
   """
-  rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
-  kept_PG = judged(rewards_PG)
-  low_P = jnp.min(rewards_PG, axis=1, where=kept_PG, initial=jnp.inf)
-  high_P = jnp.max(rewards_PG, axis=1, where=kept_PG, initial=-jnp.inf)
+  # With jnp, a program would be compiled for every number of groups, which in
+  # some runs differs from step to step.
+  xp = jnp if isinstance(rewards_PG, jax.Array) else np
+  rewards_PG = xp.asarray(rewards_PG, xp.float32)
+  kept_PG = ~xp.isnan(rewards_PG)
+  low_P = xp.min(rewards_PG, axis=1, where=kept_PG, initial=xp.inf)
+  high_P = xp.max(rewards_PG, axis=1, where=kept_PG, initial=-xp.inf)
   return high_P - low_P > tolerance
 
 

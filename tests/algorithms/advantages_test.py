@@ -173,6 +173,9 @@ def test_varies():
   )
   expected = [False, False, True, True, False, False, True]
   np.testing.assert_array_equal(lib.varies(rewards_PG), expected)
+  np.testing.assert_array_equal(
+    lib.varies(jax.numpy.array(rewards_PG)), expected
+  )
   assert not lib.varies(rewards_PG[2:3], tolerance=1e-5).any()
   # The mean of these three is not one of them in float32, nor is the std 0.
   assert not lib.varies(np.full((1, 3), 1e6 + 0.1)).any()

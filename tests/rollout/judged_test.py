@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from rlpt_jax.core import compilations
 from rlpt_jax.core.types import Example
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout import judged as lib
@@ -179,3 +180,12 @@ def test_of_whom_a_verdict_is_to_be_expected():
   found = dataclasses.replace(found, scores=by_kind)
   assert lib.expects_verdict(found).tolist() == [[True, False], [False, False]]
   assert lib.metrics(found, 0)['unjudged_share'] == 0
+
+
+def test_another_number_of_groups_compiles_nothing():
+  with compilations.counted() as compiled:
+    for count in 3, 5:
+      rewards_PG = np.arange(count * 7.0).reshape(count, 7)
+      found = Judged([], [], scores(rewards_PG, rewards_PG), rewards_PG)
+      assert not found.flat.any()
+  assert compiled.count == 0
