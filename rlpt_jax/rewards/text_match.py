@@ -22,6 +22,9 @@ are lists of tokens, and the references are segments in the order of the text.
 
 The first three are strict about words, so they suit text that must be exact:
 masked spans, short answers. A free continuation needs a judge or the last two.
+
+With `split = characters`, texts are compared as they are, for tokens of a model
+(masks.next_token), which may be a part of a word or a mark.
 """
 
 import collections
@@ -80,6 +83,22 @@ def tokens(
     return _TOKEN.findall(text)
   matches = _TOKEN.findall(_HYPHEN.sub(' ', text))
   return [token for token in matches if not _is_dropped(token)]
+
+
+def characters(text: str) -> list[str]:
+  """Returns the characters of the text, none of them changed.
+
+  With `match = whole_segments`, and references that are the next tokens of a
+  text, this is RPT's reward (2506.08007): 1 if the bytes of the prediction are
+  a prefix of those that follow, and end where a token ends. Bytes and whole
+  characters cannot differ in that, since UTF-8 is a prefix code. With
+  `match = exact`, the prediction must be the first token.
+
+  White space at the ends of a prediction does not matter, so 'Paris' is right
+  for the token ' Paris': extract.boxed drops it from the prediction, and
+  masks.next_token from the references.
+  """
+  return list(text)
 
 
 def normalized(text: str, form: str) -> str:

@@ -4,6 +4,8 @@ import functools
 import math
 import random
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -189,3 +191,50 @@ def test_a_completion_without_an_answer_is_wrong():
   assert found.reasons_PG.tolist() == [
     ['format/missing', 'right', 'wrong', 'format/open']
   ]
+
+
+NEXT = example('Paris', ' is', ' a', '-b', 'ig  ', 'é', '.\n\n', 'X')
+
+
+@pytest.mark.parametrize(
+  ('answer', 'first', 'any_number'),
+  [
+    ('Paris', 1, 1),
+    (' Paris ', 1, 1),  # As ' Paris' is the token.
+    ('paris', 0, 0),
+    ('Par', 0, 0),  # Ends inside of a token.
+    ('Paris is', 0, 1),
+    ('Paris  is', 0, 0),
+    ('Parisis', 0, 0),
+    ('Paris is a-b', 0, 1),
+    ('Paris is a‐b', 0, 0),
+    ('Paris is a b', 0, 0),
+    ('Paris is a-big', 0, 0),  # Its token ends with blanks; 'é' follows.
+    ('Paris is a-big  é', 0, 1),
+    ('Paris is a-big  e\u0301', 0, 0),
+    ('Paris is a-big  é.', 0, 0),
+    ('Paris is a-big  é.\n\nX', 0, 1),
+    ('Paris is a-big  é.\n\nXY', 0, 0),
+  ],
+)
+def test_next_tokens_must_be_exact(answer, first, any_number):
+  for match, right in (
+    (text_match.exact, first), (text_match.whole_segments, any_number)
+  ):  # fmt: skip
+    reward = text_match.TextMatch(
+      match, find=extract.boxed, split=text_match.characters
+    )
+    assert reward([NEXT], [[rf'\boxed{{{answer}}}']]).rewards_PG == [[right]]
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(st.text(max_size=6), st.text(max_size=6), st.data())
+def test_bytes_agree_with_characters(one, other, data):
+  """What is a prefix, and where it ends, for whole characters."""
+  if data.draw(st.booleans()):
+    one = other[: data.draw(st.integers(0, len(other)))]
+  ours, theirs = (x.encode('utf-8', 'surrogatepass') for x in (one, other))
+  is_prefix = text_match.characters(other)[: len(one)] == (
+    text_match.characters(one)
+  )
+  assert is_prefix == theirs.startswith(ours)
