@@ -17,7 +17,7 @@ from rlpt_jax.rollout.sampling import Sampling
 class Parts:
   """The parts of a run that a collector works with.
 
-  make_experience: (roles, names, curriculum, resume) -> Experience.
+  make_experience: (roles, names, curriculum, resume, scored=()) -> Experience.
   count: the number of prompts to learn from.
   penalize: changes the rewards of the groups, once all are collected.
   """

@@ -47,7 +47,8 @@ class Consumer:
 
     Call it once for a step: it adds the compute to the totals of the run.
     """
-    return self.ledger.add(experience.roles) | experience.metrics()
+    compute = self.ledger.add(experience.roles, experience.scored)
+    return compute | experience.metrics()
 
   def record(self, experience: Experience) -> dict[str, Any]:
     """Returns the record from which a run resumes after this experience.

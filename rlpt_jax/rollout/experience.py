@@ -101,12 +101,14 @@ class Experience:
   curriculum: metrics of the examples that were drawn and skipped for this step.
   resume: the part of a checkpoint's record that says where in the data a run
     continues, once it has learned from this experience.
+  scored: the numbers of tokens of texts whose entropies were computed for it.
   """
 
   roles: tuple[Role, ...]
   names: Sequence[str]
   curriculum: dict[str, float]
   resume: dict[str, Any]
+  scored: Sequence[int] = ()
 
   @property
   def first(self) -> Role:
@@ -147,6 +149,7 @@ def make_experience(
   names: Sequence[str],
   curriculum: dict[str, float],
   resume: dict[str, Any],
+  scored: Sequence[int] = (),
 ) -> Experience:
   """Returns the experience of some groups; options as for `make_batch`.
 
@@ -166,7 +169,7 @@ def make_experience(
     )
   if num_parts:
     roles = tuple(map(_by_parts, roles, num_parts))
-  return Experience(roles, names, curriculum, resume)
+  return Experience(roles, names, curriculum, resume, scored)
 
 
 def _role(collected: Collected, **options) -> Role:

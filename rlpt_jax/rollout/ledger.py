@@ -31,14 +31,26 @@ class Ledger:
     self._share_prompt, self._has_reference = share_prompt, has_reference
     self.totals = dict(totals)
 
-  def add(self, roles: Sequence[Role]) -> dict[str, float]:
-    """Returns the compute of a step and of the run so far, as metrics."""
+  def add(
+    self, roles: Sequence[Role], scored: Sequence[int] = ()
+  ) -> dict[str, float]:
+    """Returns the compute of a step and of the run so far, as metrics.
+
+    scored: the numbers of tokens of texts that the policy has scored before it
+      sampled; they count as rollouts.
+    """
     step = {
       'rollout_tokens': 0, 'update_tokens': 0, 'rollout_flops': 0,
       'update_flops': 0, **self._spent(),
     }  # fmt: skip
     if self._has_reference:
       step |= {'reference_tokens': 0, 'reference_flops': 0}
+    for length in scored:
+      step['rollout_tokens'] += length
+      # The last token predicts nothing.
+      step['rollout_flops'] += flops.forward(
+        self._model, length - 1, read=length - 1
+      )
     groups = itertools.chain.from_iterable(
       zip(
         role.judged.examples, role.judged.samples, role.learned_P.tolist(),

@@ -10,6 +10,7 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Reward, ask
 from rlpt_jax.rollout import unjudged
+from rlpt_jax.rollout.entropies import Entropies
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling.sampler import Sample, Sampler
@@ -84,6 +85,13 @@ class Rollouts:
       for request, group in zip(requests, groups, strict=True):
         self._kept[request.id] = group
     return [self._kept[name] for name in names]
+
+  def entropies(self, texts: Sequence[Sequence[int]]) -> Entropies:
+    """Returns the entropies of the newest weights at each token of the texts.
+
+    They are computed when they are looked at, in the time of 'rollout'.
+    """
+    return Entropies(self._sampler, self.tokenizer, self._timers, texts)
 
   def _is_current(self, name: str) -> bool:
     """Returns True if samples of the newest weights are kept for this name."""

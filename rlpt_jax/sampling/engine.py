@@ -124,6 +124,11 @@ class Engine:
     self._skip_dropped(group)
 
   @property
+  def params(self):
+    """The newest weights, in the form that `publish` makes."""
+    return self._params
+
+  @property
   def is_idle(self) -> bool:
     return not self._groups
 

@@ -73,6 +73,11 @@ class Sampler:
     return self.engine.decoder
 
   @property
+  def params(self):
+    """The newest published weights."""
+    return self.engine.params
+
+  @property
   def plan(self) -> Plan:
     return self.engine.plan
 

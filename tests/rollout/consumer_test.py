@@ -15,8 +15,8 @@ from tests.rollout.experience_test import OPTIONS, groups
 class Ledger:
   totals = {'tokens': 0}  # noqa: RUF012
 
-  def add(self, roles):
-    tokens = sum(role.learned_P.sum() for role in roles)
+  def add(self, roles, scored):
+    tokens = sum(role.learned_P.sum() for role in roles) + sum(scored)
     self.totals = {'tokens': self.totals['tokens'] + tokens}
     return {'compute/tokens': tokens}
 
@@ -83,3 +83,11 @@ def test_each_role_has_its_own_state_of_advantages():
   again, once = again(1, made), consumer(1, made)
   for a, b in zip(again.roles, once.roles, strict=True):
     assert a.advantages_PG.tolist() == b.advantages_PG.tolist()
+
+
+def test_scored_tokens_are_counted():
+  made = make_experience(
+    [Collected(groups([[0, 2.0]], [True]), 1, 2)], **OPTIONS, scored=[30, 5]
+  )
+  consumer = make_consumer({})
+  assert consumer.metrics(consumer(0, made))['compute/tokens'] == 1 + 35

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from rlpt_jax.algorithms import advantages, reductions
 from rlpt_jax.rewards.scores import Scores
@@ -137,3 +138,20 @@ def test_a_role_without_groups_is_an_empty_batch():
   assert not experience.first.batch.mask_PGT.any()
   assert experience.first.batch.tokens_PGT.shape[:2] == (4, 2)
   assert experience.metrics()['advantage/std'] == 0
+
+
+@pytest.mark.parametrize('reduce', ['token', 'completion', 'prompt'])
+def test_a_role_without_groups_changes_no_weight(reduce):
+  some = Collected(groups([[0, 1], [2, 0], [1, 1]], [True, True, False]), 4, 2)
+  none = Collected(groups(np.zeros((0, 2)), np.zeros(0, bool)), 2, 2, 'b')
+  options = OPTIONS | {'reduction': getattr(reductions, f'{reduce}_mean')}
+  alone = make_experience([some], **options)
+  both = make_experience([some, none], **options)
+  np.testing.assert_allclose(
+    both.first.batch.weights_PGT, alone.first.batch.weights_PGT, rtol=1e-6
+  )
+  assert not both.roles[1].batch.weights_PGT.any()
+  both = both.with_advantages(CENTERED)
+  assert [x for x in both.rollout_metrics(0) if x.startswith('b/')] == []
+  values = {k: v for k, v in both.metrics().items() if k.startswith('b/')}
+  assert values == {'b/advantage/mean': 0, 'b/advantage/std': 0}

@@ -56,6 +56,21 @@ def test_steps_and_totals():
   assert both['compute/update_tokens'] == 17 + 11
 
 
+def test_scored_texts_count_as_rollouts():
+  ledger, without = (
+    Ledger(MODEL, {}, remat='layer', share_prompt=True) for _ in range(2)
+  )
+  roles = [role(judged((10, [3, 4])), [True])]
+  found, plain = ledger.add(roles, [20, 7]), without.add(roles)
+  tokens = found['compute/rollout_tokens'] - plain['compute/rollout_tokens']
+  assert tokens == 20 + 7
+  # A pass that predicts all tokens but the first.
+  spent = found['compute/rollout_flops'] - plain['compute/rollout_flops']
+  assert spent == sum(flops.forward(MODEL, n, read=n) for n in (19, 6))
+  again = ledger.add(roles, [20])['compute/total_rollout_tokens']
+  assert again == found['compute/rollout_tokens'] + 17 + 20
+
+
 def test_what_a_judge_has_spent_is_counted_once():
   judges = [SimpleNamespace(spent=collections.Counter()) for _ in range(2)]
   ledger = Ledger(MODEL, {}, remat='layer', share_prompt=True, judges=judges)
