@@ -40,6 +40,7 @@ HARMLESS = {
   'mask_token',
 }  # fmt: skip
 ASSETS, BYTES_FILE = 'assets', 'byte_tokenizer.txt'
+INCOMPLETE = '\ufffd'  # A part of a character is decoded to this.
 PROBE = 'The "quick" fox (3.50): naïve café, 你好。\n\n  def f(x):  # <b>\n'
 Messages = list[dict[str, Any]]  # [{'role': 'user', 'content': 'Hi'}, ...]
 

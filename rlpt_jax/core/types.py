@@ -31,7 +31,7 @@ class Example:
 
   For kind 'asr' (predict the next segment), the references are consecutive
   segments of the text. The first is the one to predict, but a prediction may
-  also match the first few, joined.
+  also match the first few, joined. So it is with tokens (masks.next_token).
 
   notes: fields that the rollout file's lines have of this example as well.
   """

@@ -14,7 +14,7 @@ from rlpt_jax.core.checks import Count, Positive
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import masks, prompts, records
-from rlpt_jax.data.masks import Choose, Mask
+from rlpt_jax.data.masks import Choose, Mask, Paragraph
 from rlpt_jax.data.records import Record
 
 
@@ -97,7 +97,8 @@ class ChooseSpan(_Paragraphs):
 class PredictSpan(_Paragraphs):
   """A paragraph in which a span is hidden, to be predicted.
 
-  choose: chooses the span by chance; always the same one of a paragraph.
+  choose: chooses the span by chance; always the same one of a paragraph. It
+    cannot look at entropies, as there is no policy here.
   """
 
   template: str = prompts.SPAN
@@ -107,10 +108,10 @@ class PredictSpan(_Paragraphs):
   spare = 16  # For the mark, which may be longer than what it hides.
 
   def example(self, record, corpus, i, tokenizer):
-    mask = self._mask(record, i)
+    mask = self._mask(record, i, tokenizer)
     return Example(
       prompt_tokens=np.array(self.prompt(mask, tokenizer), np.int32),
-      references=(mask.span,),
+      references=mask.references,
       kind=self.name,
       corpus=corpus,
       document=record['document'],
@@ -123,14 +124,23 @@ class PredictSpan(_Paragraphs):
     return self._prompt(tokenizer).fill(passage=passage)
 
   def pieces(self, record, i, tokenizer):
-    passage = tokenizer.encode(self._mask(record, i).passage)
+    passage = tokenizer.encode(self._mask(record, i, tokenizer).passage)
     return self._prompt(tokenizer).layout(passage=passage)
 
-  def _mask(self, record: Record, i: int) -> Mask:
+  def _mask(self, record: Record, i: int, tokenizer: Tokenizer) -> Mask:
+    text = _text(record, i)
+    paragraph = Paragraph(text, _tokens(record, i), tokenizer, self._look)
     rng = masks.generator(f'{record["document"]}/{i}', 0)
-    mask = self.choose(_text(record, i), rng)
-    # The stage leaves out paragraphs of one word.
-    return mask or Mask(_text(record, i), masks.MARK)
+    # The stage leaves out paragraphs of one word, but next_token finds nothing
+    # either where every character is several tokens.
+    return self.choose(paragraph, rng) or Mask(text, masks.MARK)
+
+  def _look(self):
+    raise checks.setting_error(
+      type(self), 'choose', self.choose,
+      'a function that does not look at entropies, which only game.Game.choose '
+      'may do, since they are those of the policy',
+    )  # fmt: skip
 
 
 def _text(record: Record, i: int) -> str:

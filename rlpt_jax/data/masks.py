@@ -3,13 +3,18 @@ r"""Masks: spans of a paragraph that are hidden, to be predicted.
 PretrainZero (2512.03442) lets the policy choose them, with a prompt that asks
 for a span in \mask{}. A `Rule` says why a span is not usable, a `Hide` replaces
 it in the paragraph, and a `Choose` chooses spans by chance instead of the
-policy, for baselines.
+policy, for baselines:
+
+  random_span      a span of whole words
+  next_token       the token that follows a cut: the text after it is hidden too
+  uncertain_token  the same, at one of the tokens with the highest entropies
 
 Random numbers come from a generator made from a name, so that a run that is
 repeated or resumed hides the same spans.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -17,13 +22,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rlpt_jax.core.checks import Count, PositiveShare
+from rlpt_jax.core.tokenizer import INCOMPLETE, Tokenizer
 from rlpt_jax.data import segment
 
 MARK = '[mask]'  # As in the paper's prompt.
-
-Rule = Callable[[str, str], str | None]  # (paragraph, span) -> why not usable.
-Hide = Callable[[str, str, np.random.Generator], str]  # -> the passage.
-Choose = Callable[[str, np.random.Generator], 'Mask | None']
+# A prediction may go on after the token that is asked for. This many more
+# tokens are compared: far more than a box holds, and few in a file of rollouts,
+# which repeats them for every prediction.
+FOLLOWING = 32
 
 # A word may have apostrophes inside; a CJK character is a word.
 _WORD = re.compile(rf"{segment.WORD}(?:['’]{segment.WORD})*")
@@ -31,10 +37,74 @@ _WORD = re.compile(rf"{segment.WORD}(?:['’]{segment.WORD})*")
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-  """A span of a paragraph, and the passage that hides it."""
+  """A span of a paragraph, and the passage that hides it.
+
+  following: the texts of the next tokens after the span, if all that follows is
+    hidden too.
+  """
 
   span: str
   passage: str
+  following: tuple[str, ...] = ()
+
+  @property
+  def references(self) -> tuple[str, ...]:
+    """The references of an example that asks for the span."""
+    return (self.span, *self.following)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """Consecutive tokens of a paragraph that are whole characters together."""
+
+  tokens: range
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+  """A paragraph in which a `Choose` chooses what to hide.
+
+  tokens: the ids of the text.
+  look: returns the entropies. It is called once, at the first look at them.
+  """
+
+  text: str
+  tokens: Sequence[int]
+  tokenizer: Tokenizer
+  look: Callable[[], np.ndarray]
+
+  @functools.cached_property
+  def entropies(self) -> np.ndarray:
+    """For each token, the entropy of the policy's distribution there, in nats.
+
+    The policy knows the earlier tokens of the paragraph. There are none before
+    the first token, whose entropy is NaN.
+    """
+    return self.look()
+
+  @functools.cached_property
+  def pieces(self) -> list[Piece]:
+    """The shortest pieces; most are one token.
+
+    Joined, their texts are that of the paragraph as the tokenizer decodes it.
+    """
+    decode, pieces = self.tokenizer.decode, []
+    # Decode a piece after the one before: alone, it would lose a blank at its
+    # start (SentencePiece).
+    before, first = [], 0
+    for end in range(1, len(self.tokens) + 1):
+      ids = [*self.tokens[first:end]]
+      text = decode(before + ids)[len(decode(before)) :]
+      if not text.endswith(INCOMPLETE):
+        pieces.append(Piece(range(first, end), text))
+        before, first = (ids if text else before + ids), end
+    return pieces
+
+
+Rule = Callable[[str, str], str | None]  # (paragraph, span) -> why not usable.
+Hide = Callable[[str, str, np.random.Generator], str]  # -> the passage.
+Choose = Callable[[Paragraph, np.random.Generator], Mask | None]
 
 
 # Rules.
@@ -120,7 +190,7 @@ def once(paragraph: str, span: str, rng: np.random.Generator) -> str:
 
 
 def random_span(
-  paragraph: str,
+  paragraph: Paragraph,
   rng: np.random.Generator,
   *,
   p: PositiveShare = 0.2,
@@ -134,32 +204,80 @@ def random_span(
   p, max_words: lengths are drawn from 1 to max_words with probabilities that
     fall by the factor 1 - p; their mean is 3.8 words (1907.10529, section 3.1).
   """
-  words = list(_WORD.finditer(paragraph))
+  words = list(_WORD.finditer(paragraph.text))
   if len(words) < 2:
     return None
   most = min(max_words, len(words) - 1)
   law = (1 - p) ** np.arange(most)
   length = 1 + int(rng.choice(most, p=law / law.sum()))
   first = int(rng.integers(len(words) - length + 1))
-  return _mask(paragraph, words[first].start(), words[first + length - 1].end())
+  start, end = words[first].start(), words[first + length - 1].end()
+  text = paragraph.text
+  return Mask(text[start:end], text[:start] + MARK + text[end:])
 
 
-def next_word(paragraph: str, rng: np.random.Generator) -> Mask | None:
-  """Cuts the paragraph at a random word, which is to be predicted.
+def next_token(paragraph: Paragraph, rng: np.random.Generator) -> Mask | None:
+  """Cuts the paragraph before a random token, which is to be predicted.
 
-  The paper predicts the next token. A word is the closest that has a meaning in
-  any tokenizer, and that a text in a box can be compared with.
+  This is next-token reasoning with random tokens, a baseline of PretrainZero
+  (2512.03442, section 3.1). The reward must not split texts into words, as a
+  token may be a part of a word or a mark: see `text_match.characters`.
   """
-  words = list(_WORD.finditer(paragraph))
-  if len(words) < 2:
+  targets = _targets(paragraph)
+  if not targets:
     return None
-  word = words[int(rng.integers(1, len(words)))]
-  return Mask(word[0], paragraph[: word.start()] + MARK)
+  return _next_token(paragraph, targets[int(rng.integers(len(targets)))])
 
 
-def _mask(paragraph: str, start: int, end: int) -> Mask:
-  passage = paragraph[:start] + MARK + paragraph[end:]
-  return Mask(paragraph[start:end], passage)
+def uncertain_token(
+  paragraph: Paragraph,
+  rng: np.random.Generator,
+  *,
+  share: PositiveShare = 0.2,
+) -> Mask | None:
+  """Cuts the paragraph before one of the tokens with the highest entropies.
+
+  This is next-token reasoning with uncertain tokens, another baseline of
+  PretrainZero (2512.03442, section 3.1), after RPT (2506.08007). There, a small
+  model filters the tokens once; here, the policy does at each step.
+
+  share: the share of tokens among which one is chosen by chance.
+  """
+  targets = _targets(paragraph)
+  if not targets:
+    return None
+  entropies = paragraph.entropies
+  targets.sort(key=lambda i: -entropies[paragraph.pieces[i].tokens[0]])
+  most = max(1, round(share * len(targets)))
+  return _next_token(paragraph, targets[int(rng.integers(most))])
+
+
+def _targets(paragraph: Paragraph) -> list[int]:
+  """Returns the pieces that may be predicted: single tokens that are visible.
+
+  Nobody could write a part of a character in a box, or white space alone. The
+  first piece follows nothing that it could be predicted from.
+  """
+  visible = [i for i, x in enumerate(paragraph.pieces) if x.text.strip()]
+  return [i for i in visible[1:] if len(paragraph.pieces[i].tokens) == 1]
+
+
+def _next_token(paragraph: Paragraph, i: int) -> Mask:
+  """Returns the mask that hides piece `i` and what follows it.
+
+  Neither the span nor a prediction in a box has white space at its ends. So the
+  span of ' Paris' is 'Paris', and white space that ends a text is moved to the
+  beginning of the next one.
+  """
+  texts, space = [], ''
+  for piece in paragraph.pieces[i : i + 1 + FOLLOWING]:
+    text = space + piece.text
+    space = text[len(text.rstrip()) :]
+    if text != space:
+      texts.append(text.rstrip())
+  span, *following = texts
+  before = ''.join(piece.text for piece in paragraph.pieces[:i])
+  return Mask(span.lstrip(), before + MARK, tuple(following))
 
 
 def generator(name: str, seed: int) -> np.random.Generator:

@@ -11,20 +11,21 @@ come from the same weights, and if a schedule samples ahead, both are behind by
 the same number of updates.
 
 With a `choose` of data/masks.py, spans are chosen by chance and the policy only
-predicts: the paper's baselines.
+predicts: the paper's baselines. With a `cold_start`, so are the spans of the
+first steps, in which the role 'chooser' has no groups.
 """
 
-import collections
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlpt_jax.core import checks
+from rlpt_jax.core.checks import Natural
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import mask_tasks, masks
-from rlpt_jax.data.masks import Choose, Hide, Mask, Rule
+from rlpt_jax.data.masks import Choose, Hide, Mask, Paragraph, Rule
 from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collect import Groups, Refill
@@ -32,6 +33,7 @@ from rlpt_jax.rollout.collector import Collector, Parts
 from rlpt_jax.rollout.experience import Collected, Experience
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.spans import Choice, metrics
 from rlpt_jax.sampling.sampler import Sample
 
 # What is expected instead of settings that do not fit.
@@ -40,19 +42,6 @@ PROBLEMS = {
   'router_balance': '0 with two roles, whose parts are not equally full',
   'collect': 'keep or drop with game.Game: spans cannot be chosen again',
 }
-# Borders of the bins of accuracies: 0, above 0 to 1/8, ..., below 1, 1.
-ACCURACIES = np.array([0, 1e-6, *(np.arange(1, 8) / 8 + 1e-6), 1 - 1e-6, 1.1])
-
-
-class Choice(NamedTuple):
-  """The span that a sample chose; `reason` says why it is not usable.
-
-  prompt: the tokens that ask for the hidden span.
-  """
-
-  mask: Mask | None
-  reason: str = ''
-  prompt: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +54,8 @@ class Game(Collector):
   as the paper filters by accuracy, which only predictions have.
 
   choose: chooses spans by chance (data/masks.py); by default, the policy does.
+  cold_start: in this many steps, the first of the run, `cold_choose` chooses
+    and not the policy. For SmolLM3, the paper has 100 of these in 2,000 steps.
   find: finds the span in a completion.
   rules: decide which spans are usable.
   hide: hides a span in its paragraph.
@@ -78,6 +69,8 @@ class Game(Collector):
   varies = True
 
   choose: Choose | None = None
+  cold_start: Natural = 0
+  cold_choose: Choose = masks.random_span
   find: extract.Extract = extract.masked
   rules: tuple[Rule, ...] = (masks.limits,)
   hide: Hide = masks.everywhere
@@ -87,6 +80,11 @@ class Game(Collector):
 
   def __post_init__(self):
     checks.check_fields(self)
+    if self.choose and self.cold_start:
+      raise checks.setting_error(
+        type(self), 'cold_start', self.cold_start,
+        '0 with `choose`, by which the policy never chooses',
+      )  # fmt: skip
 
   def check(self, config):
     """Raises if settings of the run do not fit the game."""
@@ -128,6 +126,10 @@ class Game(Collector):
     return (predicted,) if self.choose else (predicted, count)
 
   def __call__(self, parts: Parts) -> Experience | None:
+    # The number of this experience follows from saved state. Only the last may
+    # have fewer prompts than parts.count.
+    is_cold = parts.prompts.count // parts.count < self.cold_start
+    choose = self.choose or (self.cold_choose if is_cold else None)
     paragraphs, names = parts.prompts.take(parts.count)
     if not paragraphs:
       return None
@@ -135,8 +137,9 @@ class Game(Collector):
       dataclasses.replace(example, notes={'paragraph': p})
       for p, example in enumerate(paragraphs)
     ]
-    if self.choose:
-      groups, choices = None, self._by_chance(parts, paragraphs, names)
+    groups, scored = None, []
+    if choose:
+      choices, scored = self._by_chance(parts, choose, paragraphs, names)
     else:
       groups = parts.rollouts.sample(parts.sampling, paragraphs, names)
       choices = self._by_policy(parts, paragraphs, names, groups)
@@ -148,12 +151,14 @@ class Game(Collector):
     )
     roles = [Collected(groups_of_predictions, most, sampling.samples)]
     matches = dict(zip(asked, judged.scores.rewards_PG, strict=True))
+    chosen = _none(parts.sampling)
     if groups:
       scores = self._scores(names, choices, matches)
       chosen = parts.without_excluded(
         Judged(paragraphs, groups, scores, scores.rewards_PG)
       )
       chosen = parts.penalized(Groups(chosen, np.ones(len(paragraphs), bool)))
+    if not self.choose:
       samples = parts.sampling.samples
       roles.append(
         Collected(chosen, parts.count, samples, 'chooser', self.find)
@@ -163,24 +168,35 @@ class Game(Collector):
       names=[*names, *asked.values()],
       curriculum=metrics(paragraphs, choices, list(matches.values())),
       resume=parts.prompts.resume(),
+      scored=scored,
     )
 
   def _by_chance(
-    self, parts: Parts, paragraphs: Sequence[Example], names: Sequence[str]
-  ) -> list[list[Choice]]:
-    choices = []
-    for example, name in zip(paragraphs, names, strict=True):
+    self,
+    parts: Parts,
+    choose: Choose,
+    paragraphs: Sequence[Example],
+    names: Sequence[str],
+  ) -> tuple[list[list[Choice]], list[int]]:
+    """Returns the choices, and how many tokens of each text were scored."""
+    tokenizer, choices = parts.prompts.tokenizer, []
+    texts = [example.references[0] for example in paragraphs]
+    tokens = [tokenizer.encode(text) for text in texts]
+    entropies = parts.rollouts.entropies(tokens)
+    for p, name in enumerate(names):
+      paragraph = Paragraph(
+        texts[p], tokens[p], tokenizer, functools.partial(entropies.look, p)
+      )
       rngs = (
         masks.generator(f'{name}/{g}', parts.rollouts.seed)
         for g in range(parts.sampling.samples)
       )
-      (paragraph,) = example.references
-      chosen = [self.choose(paragraph, rng) for rng in rngs]
+      chosen = [choose(paragraph, rng) for rng in rngs]
       choices.append(
-        [self._checked(parts, mask) if mask else Choice(None, 'one_word')
+        [self._checked(parts, mask) if mask else Choice(None, 'nothing_to_hide')
          for mask in chosen]
       )  # fmt: skip
-    return choices
+    return choices, entropies.computed
 
   def _by_policy(
     self,
@@ -241,7 +257,7 @@ class Game(Collector):
           dataclasses.replace(
             example,
             prompt_tokens=np.array(group[g].prompt, np.int32),
-            references=(mask.span,),
+            references=mask.references,
             kind=self.task.name,
             document=f'{example.document}/{example.segment}',
             segment=g,
@@ -300,9 +316,8 @@ def _predicted(
 ) -> tuple[Judged, Groups]:
   """Returns all predictions, if any, and the groups to learn from."""
   if not examples:
-    none_PG = np.zeros((0, sampling.samples), np.float32)
-    judged = Judged([], [], Scores(none_PG, none_PG.astype(np.str_)), none_PG)
-    return judged, Groups(judged, np.zeros(0, bool))
+    groups = _none(sampling)
+    return groups.judged, groups
   judged = parts.rollouts(sampling, examples, names)
   given = [parts.without_excluded(judged)]
   groups = parts.collect(
@@ -311,51 +326,8 @@ def _predicted(
   return judged, parts.penalized(groups)
 
 
-def metrics(
-  paragraphs: Sequence[Example],
-  choices: Sequence[Sequence[Choice]],
-  matches: Sequence[np.ndarray],
-) -> dict[str, Any]:
-  """Returns the metrics of a step's spans.
-
-  `usable_share` is the share of usable spans, `unusable/...` of the others, by
-  reason. These are of the usable spans: their mean numbers of `words` and
-  `occurrences`, and the shares of different ones (`distinct_share`), of the
-  most common one (`top_share`), and of those with digits (`digit_share`).
-  These are of the predicted spans: `nobody_share` and `everybody_share`, the
-  shares that none and all of the predictions got right, and `accuracies`, their
-  number by the share of right predictions, from none to all.
-
-  Together they show how a game goes wrong: spans that nobody can know, one span
-  over and over, spans that are hard only for their length.
-  """
-  usable = [
-    (example.references[0], choice.mask.span)
-    for example, group in zip(paragraphs, choices, strict=True)
-    for choice in group
-    if choice.mask
-  ]
-  spans = [span for _, span in usable]
-  reasons = collections.Counter(
-    choice.reason for group in choices for choice in group if not choice.mask
-  )
-  count, total = max(len(spans), 1), sum(map(len, choices))
-  common = collections.Counter(span.casefold() for span in spans)
-  rates = np.array([np.nanmean(x) for x in matches if not np.isnan(x).all()])
-  histogram = np.histogram(rates, ACCURACIES)[0]
-  return {
-    'game/usable_share': len(spans) / total,
-    **{f'game/unusable/{x}': n / total for x, n in sorted(reasons.items())},
-    'game/distinct_share': len(set(usable)) / count,
-    'game/top_share': max(common.values(), default=0) / count,
-    'game/digit_share': sum(map(_has_digit, spans)) / count,
-    'game/words': sum(map(masks.num_words, spans)) / count,
-    'game/occurrences': sum(text.count(span) for text, span in usable) / count,
-    'game/nobody_share': float(np.sum(rates == 0)) / max(len(rates), 1),
-    'game/everybody_share': float(np.sum(rates == 1)) / max(len(rates), 1),
-    'game/accuracies': histogram,
-  }
-
-
-def _has_digit(span: str) -> bool:
-  return any(map(str.isdigit, span))
+def _none(sampling: Sampling) -> Groups:
+  """Returns no groups, of as many samples each as usual."""
+  none_PG = np.zeros((0, sampling.samples), np.float32)
+  judged = Judged([], [], Scores(none_PG, none_PG.astype(np.str_)), none_PG)
+  return Groups(judged, np.zeros(0, bool))

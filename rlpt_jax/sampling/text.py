@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from rlpt_jax.core.tokenizer import Tokenizer
+from rlpt_jax.core.tokenizer import INCOMPLETE, Tokenizer
 from rlpt_jax.sampling.requests import Completion, FinishReason
 
 # Tokens may yield no text yet; at most this many of them are decoded again.
 MOST_PENDING = 32
-INCOMPLETE = '\ufffd'  # Tokenizers decode a part of a character to this.
 
 
 @dataclasses.dataclass(frozen=True)

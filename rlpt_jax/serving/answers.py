@@ -6,8 +6,8 @@ import time
 import uuid
 from typing import Any
 
-from rlpt_jax.core.tokenizer import Tokenizer
-from rlpt_jax.sampling.text import INCOMPLETE, Piece, Token
+from rlpt_jax.core.tokenizer import INCOMPLETE, Tokenizer
+from rlpt_jax.sampling.text import Piece, Token
 from rlpt_jax.serving.protocol import CHAT, ApiError, Query, Served
 
 SURROGATES = re.compile('[\ud800-\udfff]')

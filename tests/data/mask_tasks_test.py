@@ -59,20 +59,22 @@ def test_a_mask_needs_room_and_a_paragraph():
 
 def test_predictions_ask_for_a_span_that_was_chosen_by_chance():
   fixed = prompts.compiled(prompts.SPAN, BYTES, chat=False).num_tokens
-  for choose in masks.random_span, masks.next_word:
+  for choose in masks.random_span, masks.next_token:
     task = mask_tasks.PredictSpan(max_prompt_tokens=fixed + 200, choose=choose)
     record, _ = paragraphs_of(task, '# Towns', TOWNS, LAKES)
     found = examples(task, record)
     assert [example.kind for example in found] == ['predict_span'] * 2
     for example, text in zip(found, (TOWNS, LAKES), strict=True):
-      (span,) = example.references
+      span, *following = example.references
       head, tail = prompts.SPAN.split('{passage}')
       passage = BYTES.decode(example.prompt_tokens)
       passage = passage.removeprefix(head).removesuffix(tail)
       assert passage.count(masks.MARK) == 1
       whole = passage.replace(masks.MARK, span)
       assert text.strip().startswith(whole)
-      assert choose is masks.next_word or whole == text.strip()
+      assert choose is masks.next_token or whole == text.strip()
+      assert text.strip().startswith(whole + ''.join(following))
+      assert bool(following) == (choose is masks.next_token)
       assert len(example.prompt_tokens) <= task.max_prompt_tokens
     # Always the same, and shown as it is sampled.
     again = examples(task, record)
@@ -80,3 +82,28 @@ def test_predictions_ask_for_a_span_that_was_chosen_by_chance():
       assert a.prompt_tokens.tolist() == b.prompt_tokens.tolist()
       pieces = task.pieces(record, i, BYTES)
       assert [x for _, ids in pieces for x in ids] == a.prompt_tokens.tolist()
+
+
+def test_entropies_need_a_policy():
+  task = mask_tasks.PredictSpan(choose=masks.uncertain_token)
+  record, _ = paragraphs_of(task, TOWNS)
+  said = r'^mask_tasks.PredictSpan.choose: expected .* only game.Game.choose '
+  said += r'may do, .*, found the function uncertain_token\.$'
+  with pytest.raises(ValueError, match=said):
+    task.example(record, 'corpus', 0, BYTES)
+
+
+def test_what_chooses_is_a_function_of_a_paragraph():
+  with pytest.raises(ValueError, match=r'PredictSpan\.choose: expected a func'):
+    mask_tasks.PredictSpan(choose=masks.num_words)
+
+
+def test_a_paragraph_without_a_whole_token_is_hidden():
+  """Each of its characters is several tokens."""
+  task = mask_tasks.PredictSpan(choose=masks.next_token)
+  record, _ = paragraphs_of(
+    task, '苏黎世位于利马特河畔，是瑞士最大的城市。' * 3
+  )
+  (example,) = examples(task, record)
+  assert len(example.references) == 1
+  assert masks.MARK in BYTES.decode(example.prompt_tokens)

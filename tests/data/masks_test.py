@@ -1,15 +1,22 @@
 """Which spans are usable, and how they are hidden and chosen by chance."""
 
 import collections
+import functools
+import io
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import sentencepiece
 
+from rlpt_jax.core.tokenizer import ByteTokenizer, SentencePieceTokenizer
 from rlpt_jax.data import masks
-from rlpt_jax.rewards import extract
+from rlpt_jax.rewards import extract, text_match
+from tests.data.conftest import text_of
+from tests.rewards.scores_test import example
 
+BYTES = ByteTokenizer()
 TOWN = (
   "The town lies on the river Aare. The Aare's old bridge was built in 1850 "
   'by the bridge-builder Hans Muster, and rebuilt in 1921.'
@@ -18,6 +25,18 @@ TOWN = (
 
 def rng(seed=0):
   return np.random.default_rng(seed)
+
+
+def paragraph(text, tokenizer=BYTES, entropies=None):
+  def look():
+    assert entropies is not None, 'looks at entropies'
+    return np.array(entropies)
+
+  return masks.Paragraph(text, tokenizer.encode(text), tokenizer, look)
+
+
+def chosen(choose, seeds=range(100)):
+  return {choose(rng(seed)) for seed in seeds}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +108,7 @@ def test_each_chinese_character_is_a_word():
   rules = masks.limits, masks.whole_words
   assert masks.fault(text, '利马特河', rules) is None
   assert masks.limits(text + text, '位于利马特河畔，是瑞士最大的城市') == 'long'
-  mask = masks.random_span(text, rng())
+  mask = masks.random_span(paragraph(text), rng())
   assert mask.span in text and mask.passage != masks.MARK
 
 
@@ -118,15 +137,16 @@ def test_one_occurrence_is_hidden_and_each_may_be():
 
 def test_random_spans_follow_the_law():
   words = [f'w{i}' for i in range(40)]
-  paragraph = ' '.join(words) + '.'
+  text = paragraph(' '.join(words) + '.')
   lengths, firsts = collections.Counter(), set()
   for seed in range(4000):
-    mask = masks.random_span(paragraph, rng(seed))
-    chosen = mask.span.split()
-    first = words.index(chosen[0])
-    assert chosen == words[first : first + len(chosen)]
-    assert mask.passage.replace(masks.MARK, mask.span) == paragraph
-    lengths[len(chosen)] += 1
+    mask = masks.random_span(text, rng(seed))
+    span = mask.span.split()
+    first = words.index(span[0])
+    assert span == words[first : first + len(span)]
+    assert mask.passage.replace(masks.MARK, mask.span) == text.text
+    assert mask.following == ()
+    lengths[len(span)] += 1
     firsts.add(first)
   law = 0.8 ** np.arange(10)
   wanted = 4000 * law / law.sum()
@@ -138,17 +158,143 @@ def test_random_spans_follow_the_law():
   assert {0, 39} <= firsts
 
 
-def test_the_next_word_is_hidden_with_all_that_follows():
-  found = {masks.next_word('one two, three', rng(seed)) for seed in range(30)}
-  assert found == {
-    masks.Mask('two', 'one [mask]'), masks.Mask('three', 'one two, [mask]')
-  }  # fmt: skip
-
-
-@pytest.mark.parametrize('choose', [masks.random_span, masks.next_word])
 @pytest.mark.parametrize('text', ['', '...', 'one', '\ud800'])
-def test_a_text_of_one_word_has_nothing_to_hide(choose, text):
-  assert choose(text, rng()) is None
+def test_a_text_of_one_word_has_no_span_to_hide(text):
+  assert masks.random_span(paragraph(text), rng()) is None
+
+
+def test_the_next_token_is_hidden_with_all_that_follows():
+  text = paragraph('a bé, 1')
+  found = chosen(functools.partial(masks.next_token, text))
+  # Neither the first token, nor white space, nor the halves of the letter.
+  assert found == {
+    masks.Mask('b', 'a [mask]', ('é', ',', ' 1')),
+    masks.Mask(',', 'a bé[mask]', (' 1',)),
+    masks.Mask('1', 'a bé, [mask]'),
+  }
+
+
+def test_all_tokens_are_equally_likely():
+  text, count = paragraph('abcde'), collections.Counter()
+  for seed in range(2000):
+    count[masks.next_token(text, rng(seed)).span] += 1
+  assert count.keys() == {*'bcde'}
+  assert max(abs(n - 500) for n in count.values()) < 5 * np.sqrt(500)
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'x', 'x \n', ' ', '\ud800', '苏黎世', 'xé']
+)
+def test_a_text_without_a_token_to_predict(text):
+  assert masks.next_token(paragraph(text), rng()) is None
+  assert masks.uncertain_token(paragraph(text), rng()) is None
+
+
+def test_following_tokens_are_bounded():
+  text = 'a' + 'b' * 100
+  found = chosen(functools.partial(masks.next_token, paragraph(text)))
+  assert max(len(mask.following) for mask in found) == masks.FOLLOWING
+
+
+def test_uncertain_tokens_are_those_with_the_highest_entropies():
+  # Of a, b, c, the blank, d, the two halves of the letter, and E.
+  entropies = [np.nan, 2.0, 3, 9, 4, 8, 7, 1]
+  text = paragraph('abc déE', entropies=entropies)
+  for share, spans in (0.25, 'd'), (0.5, 'dc'), (0.7, 'dcb'), (1.0, 'dcbE'):
+    choose = functools.partial(masks.uncertain_token, text, share=share)
+    assert {mask.span for mask in chosen(choose)} == {*spans}
+  assert masks.uncertain_token(text, rng()) == masks.Mask(
+    'd', 'abc [mask]', ('é', 'E')
+  )
+
+
+def test_entropies_are_asked_for_once_and_only_if_they_matter():
+  looks = []
+  text = masks.Paragraph(
+    'abc d', BYTES.encode('abc d'), BYTES, lambda: looks.append(1) or np.ones(5)
+  )
+  masks.random_span(text, rng()), masks.next_token(text, rng())
+  assert not looks
+  masks.uncertain_token(text, rng()), masks.uncertain_token(text, rng())
+  assert len(looks) == 1
+
+
+def is_rpt_right(prediction, tokens):
+  """RPT's reward (2506.08007), as it is written: in bytes.
+
+  White space around the prediction and around the first tokens is left out.
+  """
+  prediction = prediction.strip().encode('utf-8', 'surrogatepass')
+  return any(
+    ''.join(tokens[:k]).strip().encode('utf-8', 'surrogatepass') == prediction
+    for k in range(1, len(tokens) + 1)
+  )
+
+
+def test_rewards_of_next_tokens_are_those_of_rpt(bpe):
+  reward = text_match.TextMatch(
+    text_match.whole_segments, find=extract.boxed, split=text_match.characters
+  )
+  text = paragraph(text_of(6).replace('sentence', '句子 sentencé'), bpe)
+  texts = [piece.text for piece in text.pieces]
+  assert ''.join(texts) == text.text
+  assert {' is', '.\n\n'} <= {*texts}
+  rights = 0
+  for seed in range(60):
+    mask = masks.next_token(text, rng(seed))
+    before = mask.passage.removesuffix(masks.MARK)
+    assert text.text.startswith(before)
+    cut = text.text[len(before) :]
+    first = next(i for i in range(len(texts)) if ''.join(texts[i:]) == cut)
+    predictions = [
+      cut[:length] for length in range(1, 60) if cut[:length].strip()
+    ] + [mask.span.upper(), mask.span + '.', mask.span]
+    boxes = [rf'So \boxed{{{prediction}}}' for prediction in predictions]
+    (found,) = reward([example(*mask.references)], [boxes]).rewards_PG
+    wanted = [is_rpt_right(x, texts[first:]) for x in predictions]
+    assert found.tolist() == wanted and wanted[-1]
+    rights += sum(wanted)
+  assert rights > 60 * 5
+
+
+def test_a_blank_that_nobody_sees_is_not_asked_for(bpe):
+  text = paragraph('The document is number 5.', bpe)
+  assert ' is' in [piece.text for piece in text.pieces]
+  found = chosen(functools.partial(masks.next_token, text))
+  (mask,) = [mask for mask in found if mask.span == 'is']
+  assert mask.passage == 'The document[mask]'
+  assert mask.following[0].startswith(' ')
+
+
+def test_sentencepiece_keeps_blanks_between_words(tmp_path):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['the ship left at dawn'] * 20),
+    model_writer=model, vocab_size=30, hard_vocab_limit=False, minloglevel=2,
+  )  # fmt: skip
+  (tmp_path / 'x.model').write_bytes(model.getvalue())
+  tokenizer = SentencePieceTokenizer(tmp_path / 'x.model')
+  for words in 'the ship left at dawn', 'left the  dawn ship':
+    text = paragraph(words, tokenizer)
+    joined = ''.join(piece.text for piece in text.pieces)
+    assert joined == tokenizer.decode(text.tokens) == ' '.join(words.split())
+
+
+@hypothesis.given(
+  st.text(st.sampled_from('ab é苏😀\n\ud800\ufffd'), max_size=20)
+)
+def test_every_cut_is_one_of_the_text(text):
+  entropies = np.arange(4.0 * len(text))
+  for choose in masks.next_token, masks.uncertain_token:
+    mask = choose(paragraph(text, entropies=entropies), rng(len(text)))
+    if mask is None:
+      continue
+    before = mask.passage.removesuffix(masks.MARK)
+    assert before.strip() and text.startswith(before)
+    rest = text[len(before) :].lstrip()
+    assert rest.startswith(''.join(mask.references))
+    assert mask.span == mask.span.strip() != ''
+    assert len(BYTES.encode(mask.span)) == 1  # A token is a byte here.
 
 
 def test_random_numbers_depend_on_name_and_seed_alone():

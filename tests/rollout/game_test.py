@@ -91,19 +91,34 @@ class Sampler:
     )
 
 
-def play(answers, *paragraphs, play=None, samples=4, **options):
-  """Returns (the roles of a step, what the experience was made with)."""
+class Entropies:
+  """The policy is the less certain, the later a token is."""
+
+  def __init__(self, texts):
+    self.texts, self.computed = texts, []
+
+  def look(self, i):
+    self.computed = [len(text) for text in self.texts]
+    return np.arange(len(self.texts[i]))
+
+
+def parts_of(answers, prompts, count, samples=4, **options):
   rollouts = rollouts_test.make_rollouts(MATCH)
   rollouts._sampler = Sampler(answers)
-  rollouts.tokenizer = BYTES
-  parts = Parts(
-    prompts=Prompts(Paragraphs(*paragraphs), Curriculum(None)),
-    rollouts=rollouts,
+  rollouts.tokenizer, rollouts.entropies = BYTES, Entropies
+  return Parts(
+    prompts=prompts, rollouts=rollouts,
     make_experience=lambda roles, **more: (roles, SimpleNamespace(**more)),
-    sampling=Sampling(samples=samples), count=len(paragraphs),
+    sampling=Sampling(samples=samples), count=count,
     **{'collect': collect.keep} | options,
   )  # fmt: skip
-  return (*(play or Game())(parts), rollouts._sampler)
+
+
+def play(answers, *paragraphs, play=None, **options):
+  """Returns (the roles of a step, what the experience was made with)."""
+  prompts = Prompts(Paragraphs(*paragraphs), Curriculum(None))
+  parts = parts_of(answers, prompts, len(paragraphs), **options)
+  return (*(play or Game())(parts), parts.rollouts._sampler)
 
 
 def answers_of(spans, right):
@@ -274,16 +289,19 @@ def test_a_prompt_that_is_too_long_is_not_sampled():
     assert len(example.prompt_tokens) <= task.max_prompt_tokens
 
 
-@pytest.mark.parametrize('choose', [masks.random_span, masks.next_word])
-def test_spans_by_chance_leave_one_role(choose):
-  def answers(prompt, samples):
-    assert masks.MARK in prompt
-    return [r'\boxed{no}'] * samples
+def wrong(prompt, samples):
+  assert masks.MARK in prompt
+  return [r'\boxed{no}'] * samples
 
+
+@pytest.mark.parametrize(
+  'choose', [masks.random_span, masks.next_token, masks.uncertain_token]
+)
+def test_spans_by_chance_leave_one_role(choose):
   def run():
     made = Game(choose=choose)
     assert made.roles == ('',) and made.sizes(2, Sampling(samples=4)) == (8,)
-    return play(answers, TOWN, LAKE, play=made)
+    return play(wrong, TOWN, LAKE, play=made)
 
   (predictor,), more, sampler = run()
   (again,), *_ = run()
@@ -297,6 +315,94 @@ def test_spans_by_chance_leave_one_role(choose):
   assert not any('chooser' in name for name in more.names)
   assert len(sampler.sampled) == len(examples)
   assert more.curriculum['game/nobody_share'] == 1
+  looked = choose is masks.uncertain_token
+  assert more.scored == ([len(TOWN), len(LAKE)] if looked else [])
+
+
+def test_next_tokens_are_references_of_their_prediction():
+  for choose in masks.next_token, masks.uncertain_token:
+    (predictor,), *_ = play(wrong, TOWN, play=Game(choose=choose))
+    for example in predictor.groups.judged.examples:
+      prompt = BYTES.decode(example.prompt_tokens)
+      before = prompt.partition('by [mask]: ')[2].partition(masks.MARK)[0]
+      rest, found = TOWN.removeprefix(before), ''.join(example.references)
+      assert rest != TOWN and rest.lstrip()[:32].rstrip().startswith(found[:32])
+      assert len(example.references[0]) == 1
+      assert (len(example.references) > 1) == (len(rest.strip()) > 1)
+      # The most uncertain fifth of the tokens are the last that are visible.
+      fifth = len(TOWN.replace(' ', '')) / 5
+      is_last = len(rest.replace(' ', '')) <= fifth
+      assert is_last or choose is masks.next_token
+
+
+def test_nothing_to_hide():
+  """A character is no whole token here."""
+  (predictor,), more, _ = play(
+    wrong, '苏黎世位于利马特河畔。', play=Game(choose=masks.next_token)
+  )
+  assert predictor.groups.judged.examples == []
+  assert more.curriculum['game/unusable/nothing_to_hide'] == 1
+
+
+def cold_steps(made, *, drawn=0, count=1, batches=6):
+  """For each step, (number of spans' groups, number of predictions' groups)."""
+  loader = Paragraphs(TOWN, LAKE, batches=batches - drawn)
+  spans = ['bridge', 'Aare', 'town', 'mills']
+
+  def answers(prompt, samples):
+    if masks.MARK in prompt:
+      return [r'\boxed{no}'] * samples
+    return [rf'\mask{{{span}}}' for span in spans]
+
+  prompts = Prompts(loader, Curriculum(None), drawn)
+  parts, found = parts_of(answers, prompts, count), []
+  while (experience := made(parts)) is not None:
+    (predictor, chooser), _ = experience
+    assert chooser.name == 'chooser' and chooser.find_answer
+    assert (chooser.num_prompts, chooser.num_samples) == (count, 4)
+    assert chooser.groups.judged.rewards_PG.shape[1] == 4
+    groups = [len(x.groups.judged.examples) for x in (chooser, predictor)]
+    assert groups[1] > 0 and len(chooser.groups.learned_P) == groups[0]
+    found.append(groups[0])
+  return found
+
+
+def test_a_cold_start_ends_at_its_step_wherever_the_run_resumes():
+  made = Game(cold_start=3)
+  assert made.roles == ('', 'chooser')
+  whole = cold_steps(made)
+  assert whole == [0, 0, 0, 1, 1, 1]
+  for drawn in range(6):
+    assert cold_steps(made, drawn=drawn) == whole[drawn:]
+  assert cold_steps(Game()) == [1] * 6
+
+
+def test_a_cold_start_of_data_that_end():
+  assert cold_steps(Game(cold_start=2), count=2, batches=5) == [0, 0, 1]
+  assert cold_steps(Game(cold_start=3), count=2, batches=5) == [0, 0, 0]
+  assert cold_steps(Game(cold_start=9), count=2, batches=5) == [0, 0, 0]
+
+
+@pytest.mark.parametrize('choose', [masks.random_span, masks.uncertain_token])
+def test_a_cold_start_predicts_what_chance_chooses(choose):
+  made = Game(cold_start=1, cold_choose=choose)
+  (cold, _), cold_more, _ = play(wrong, TOWN, LAKE, play=made)
+  (chance,), more, _ = play(wrong, TOWN, LAKE, play=Game(choose=choose))
+  assert cold.groups.judged.rewards_PG.shape[0] > 4
+  assert [e.prompt_tokens.tolist() for e in cold.groups.judged.examples] == [
+    e.prompt_tokens.tolist() for e in chance.groups.judged.examples
+  ]
+  assert cold_more.names == more.names and cold_more.scored == more.scored
+
+
+def test_what_chooses_is_checked():
+  for name in 'choose', 'cold_choose':
+    with pytest.raises(ValueError, match=rf'^game\.Game\.{name}: expected a f'):
+      Game(**{name: masks.num_words})
+  with pytest.raises(ValueError, match=r'game\.Game\.cold_start=2: expected 0'):
+    Game(choose=masks.next_token, cold_start=2)
+  with pytest.raises(ValueError, match=r'game\.Game\.cold_start=-1: expected'):
+    Game(cold_start=-1)
 
 
 def test_the_data_end():
@@ -348,11 +454,12 @@ def luck(examples, completions):
   return [[float(text < 'a') for text in group] for group in completions]
 
 
+def text_of(i):
+  return f'In {1800 + i} the {" and the ".join(WORDS)} were built.'
+
+
 def config(folder, **changes):
-  lines = [
-    {'text': f'In {1800 + i} the {" and the ".join(WORDS)} were built.'}
-    for i in range(40)
-  ]
+  lines = [{'text': text_of(i)} for i in range(40)]
   path = folder / 'towns.jsonl'
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   task = mask_tasks.ChooseSpan(max_prompt_tokens=896, min_tokens=16)
@@ -446,8 +553,13 @@ def test_a_judge_that_is_gone_uses_up_nothing(tmp_path, call):
 
 @pytest.mark.slow
 def test_a_run_that_plays_resumes_to_the_last_bit(tmp_path):
+  """In its cold start, after which the policy chooses in the last step."""
   whole, again = tmp_path / 'whole', tmp_path / 'again'
   settings = config(tmp_path)
+  cold = dataclasses.replace(
+    settings.collector, cold_start=3, cold_choose=masks.uncertain_token
+  )
+  settings = dataclasses.replace(settings, collector=cold)
   train_rl.train_rl(settings, workdir=whole)
   for steps in 2, 4:
     train_rl.train_rl(
@@ -455,20 +567,31 @@ def test_a_run_that_plays_resumes_to_the_last_bit(tmp_path):
     )
   lines = (whole / 'metrics.jsonl').read_text()
   assert lines == (again / 'metrics.jsonl').read_text()
-  step = json.loads(lines.splitlines()[0])
+  first, *_, step = map(json.loads, lines.splitlines())
+  assert 'chooser/reward/mean' not in first and 'reward/mean' in first
+  assert first['chooser/tokens_in_loss'] == 0 < first['tokens_in_loss']
+  assert all(np.isfinite(x).all() for x in first.values())
+  assert rollouts(whole, 0, 'choose_span') == []
+  # Besides the prompts and completions of predictions, four paragraphs.
+  scored = first['compute/rollout_tokens'] - sum(
+    line['tokens'] + (line['sample'] == 0) * (len(line['prompt']) - 4)
+    for line in rollouts(whole, 0, 'predict_span')
+  )
+  assert scored == 4 * len([*BYTES.encode(text_of(0)), BYTES.bos_id])
   assert step['chooser/reward/mean'] == pytest.approx(
-    np.mean([line['reward'] for line in rollouts(whole, 0, 'choose_span')])
+    np.mean([line['reward'] for line in rollouts(whole, 3, 'choose_span')])
   )
   assert step['reward/mean'] == pytest.approx(
-    np.mean([line['reward'] for line in rollouts(whole, 0, 'predict_span')])
+    np.mean([line['reward'] for line in rollouts(whole, 3, 'predict_span')])
   )
   assert step['game/usable_share'] == 1 and step['gradient_norm'] > 0
   assert step['tokens_in_loss'] > 0 and step['chooser/tokens_in_loss'] > 0
   assert step['sampler/gap_max'] < 1e-4 > step['chooser/sampler/gap_max']
-  # Whatever the number of masks, the same program.
+  # Whoever chooses, and whatever the number of masks, the same update. Only the
+  # prompts that ask for a span are longer, so their prefill is another program.
   timing = (whole / 'timing.jsonl').read_text().splitlines()
   compiled = [json.loads(line)['timing/compilations'] for line in timing]
-  assert len(set(compiled[1:])) == 1
+  assert compiled[1] == compiled[2] == compiled[3] - 1
 
 
 def rollouts(workdir, step, kind):
