@@ -50,7 +50,7 @@ SPANS = {
   'no_verdict': 'its predictions have no verdict; left out',
   'not_found': 'it is not in the paragraph',
   'no_word': 'it has no word',
-  'one_word': 'the paragraph has only one word',
+  'nothing_to_hide': 'the paragraph has nothing to hide',
   'whole': 'it is the whole paragraph',
   'frequent': 'it occurs too often in the paragraph',
   'long': 'it is too long',

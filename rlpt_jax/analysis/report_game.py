@@ -138,7 +138,7 @@ def place(groups: Sequence[dict[str, Any]]):
     if 'passage' in group and group['paragraph'] not in texts:
       by_chance.setdefault(group['paragraph'], []).append(group)
   for number, predicted in by_chance.items():
-    # A passage may end at its mask (masks.next_word).
+    # A passage may end at its mask (masks.next_token).
     texts[number] = max(map(_whole, predicted), key=len)
     predicted[0]['text'] = texts[number]
   for group in groups:

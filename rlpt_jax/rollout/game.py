@@ -15,6 +15,7 @@ predicts: the paper's baselines. With a `cold_start`, so are the spans of the
 first steps, in which the role 'chooser' has no groups.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence

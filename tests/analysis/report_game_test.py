@@ -117,7 +117,7 @@ def by_chance(paragraph, span, pieces, reward=0.0):
 def test_without_a_chooser_the_paragraph_is_put_together():
   first, second, other = report_page.groups([
     by_chance(0, 'b', ['a ', '']),
-    by_chance(0, 'c', ['a b ', '']),  # As masks.next_word cuts it.
+    by_chance(0, 'c', ['a b ', '']),  # As masks.next_token cuts it.
     by_chance(1, 'y', ['x ', ' z']),
   ])  # fmt: skip
   assert first['text'] == 'a b c' and 'text' not in second
