@@ -22,7 +22,7 @@ from rlpt_jax.core import settings, weights
 from rlpt_jax.core.layout import MESH_AXES, Axes, Layout
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Batch
-from rlpt_jax.models import attention, zoo
+from rlpt_jax.models import attention, moe, zoo
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
@@ -59,10 +59,26 @@ MODELS = {
   'llama32_3b': 'llama32_3b',
   'qwen3_4b_base': 'qwen3_4b',
   'qwen3_8b_base': 'qwen3_8b',
+  'qwen3_30b_a3b_base': 'qwen3_30b_a3b',
+  'smollm3_3b_base': 'smollm3_3b',
   'tiny_qwen3': 'tiny_qwen3',
 }
-TOO_LARGE = {('qwen3_8b_base', 'h200_1')} | {
-  (model, 'cpu') for model in MODELS if model != 'tiny_qwen3'
+ALWAYS_TOO_LARGE = {
+  ('qwen3_8b_base', 'h200_1'), ('qwen3_30b_a3b_base', 'h200_1'),
+  ('qwen3_30b_a3b_base', 'h100_8'), ('qwen3_30b_a3b_base', 'v5e_64'),
+  *((model, 'cpu') for model in MODELS if model != 'tiny_qwen3'),
+}  # fmt: skip
+TOO_LARGE = {
+  # Four heads of keys are not split over the eight chips of a sampler.
+  'rlpt': ALWAYS_TOO_LARGE
+  | {('qwen3_30b_a3b_base', 'v5p_32'), ('smollm3_3b_base', 'v5e_64')},
+  'pretrain_zero': ALWAYS_TOO_LARGE,
+}
+# What the headers say to set behind the layout.
+BEHIND = {
+  'pretrain_zero': ('train_rl.Hardware.num_microbatches=32',),
+  'rlvr_after_pretrain_zero': ('train_rl.Hardware.num_microbatches=128',),
+  'pretrain_zero_qwen3_30b_a3b_base': ('train_rl.Hardware.slots=256',),
 }
 # Each model, each method and each layout once or more, not all of all.
 TRACED = [
@@ -71,6 +87,8 @@ TRACED = [
   ('rl/rlvr_llama32_3b', 'h100_8'),
   ('rl/rlpt_qwen3_4b_base', 'h200_1'),
   ('rl/rlpt_tiny_qwen3', 'cpu'),
+  ('rl/pretrain_zero_qwen3_30b_a3b_base', 'v5p_32'),
+  ('rl/pretrain_zero_smollm3_3b_base', 'h100_8'),
   ('sft/sft_qwen3_8b_base', 'h100_8'),
   ('sft/sft_qwen3_4b_base', 'v5e_64'),
   ('sft/sft_llama32_3b', 'v5p_32'),
@@ -101,12 +119,14 @@ def _config(experiment, machine):
   """(config, name of the model): an experiment with a layout behind it."""
   folder, name = experiment.split('/')
   kind = {'rl': train_rl.Config, 'sft': train_sft.Config}[folder]
-  method, model = name.split('_', 1)
+  (model,) = (model for model in MODELS if name.endswith(f'_{model}'))
+  method = name.removesuffix(f'_{model}')
   more = [f'experiments/layouts/{machine}.gin']
-  if model == 'tiny_qwen3':  # No run of its own, but any with it behind.
-    more.append(f'experiments/models/{model}.gin')
-    experiment = f'{folder}/{method}_qwen3_4b_base'
+  more += [*BEHIND.get(method, ()), *BEHIND.get(name, ())]
   file = pathlib.Path(f'experiments/{experiment}.gin')
+  if not file.exists():  # No run of its own, but any with the model behind.
+    more.append(f'experiments/models/{model}.gin')
+    file = pathlib.Path(f'experiments/{folder}/{method}_qwen3_4b_base.gin')
   return cli.read_config(kind, file, tuple(more)), model
 
 
@@ -134,8 +154,8 @@ def _shape(*shape, dtype=jnp.int32):
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _updated(config, decoder, loss, measure, batch):
-  """(state before, what an update of it and a batch gives)."""
+def _updated(config, decoder, loss, measure, *batches, **options):
+  """(state before, what an update of it and batches gives)."""
   specs = decoder_lib.specs(decoder.config)
   optimizer = make_optimizer(config.optimizer, specs)
   params = weights.shapes(specs, layout=decoder.layout)
@@ -143,19 +163,20 @@ def _updated(config, decoder, loss, measure, batch):
   state = State(
     params, jax.eval_shape(optimizer.init, params), count, count, count
   )
-  update = make_update(
-    loss,
-    optimizer,
-    measure,
-    num_microbatches=_hardware(config).num_microbatches,
-  )
-  return state, jax.eval_shape(update, state, batch)
+  update = make_update(loss, optimizer, measure, **options)
+  return state, jax.eval_shape(update, state, *batches)
 
 
-def _batch(config) -> Batch:
-  P, G = config.prompts, config.sampling.samples
-  S = bucket(config.max_prompt_tokens)
-  T = bucket(config.sampling.max_new_tokens)
+def _batches(config) -> list[Batch]:
+  """Of each role of the policy."""
+  sizes = config.collector.sizes(config.prompts, config.sampling)
+  return [
+    _batch(P, sampling.samples, *config.longest)
+    for P, sampling in zip(sizes, config.samplings, strict=True)
+  ]
+
+
+def _batch(P, G, S, T) -> Batch:
   row, real, mask = (
     _shape(P, G, T, dtype=dtype) for dtype in (jnp.int32, jnp.float32, bool)
   )
@@ -201,14 +222,23 @@ def test_an_update_traces_on_its_layout(
     batch = {'tokens_BT': _shape(*rows), 'segments_BT': _shape(*rows)}
     batch['weights_BT'] = _shape(*rows, dtype=jnp.float32)
     loss = functools.partial(train_sft.loss_of_rows, decoder)
-    measure = train_sft.measure
+    state, (after, said) = _updated(
+      config, decoder, loss, train_sft.measure, batch,
+      num_microbatches=config.num_microbatches,
+    )  # fmt: skip
   else:
     score = functools.partial(
       config.score, decoder, temperature=config.sampling.temperature
     )
-    loss, batch = policy.make_loss(score, config.loss), _batch(config)
-    measure = policy.measure
-  state, (after, said) = _updated(config, decoder, loss, measure, batch)
+    loss = policy.make_loss(
+      score, config.loss, balance=moe.balance_of(decoder.config)
+    )
+    roles, batches = config.collector.roles, _batches(config)
+    state, (after, said) = _updated(
+      config, decoder, loss, policy.of_roles(roles), *batches,
+      num_microbatches=config.collector.parts(config),
+      is_empty=policy.is_empty if config.collector.varies else None,
+    )  # fmt: skip
   sizes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
   assert sizes(after) == sizes(state)
   assert said['loss'].shape == ()
@@ -261,7 +291,9 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)
 
 
-@pytest.mark.parametrize('model', [x for x in MODELS if x != 'tiny_qwen3'])
+@pytest.mark.parametrize(
+  'model', [x for x in MODELS if ROOT / f'experiments/rl/rlpt_{x}.gin' in RUNS]
+)
 def test_rlvr_computes_what_rlpt_does(model, monkeypatch):
   monkeypatch.chdir(ROOT)
   experiments = f'rl/rlpt_{model}', f'rl/rlvr_{model}'
@@ -273,6 +305,23 @@ def test_rlvr_computes_what_rlpt_does(model, monkeypatch):
     found.append(settings.describe(config))
     for name in ('data', 'reward'):
       del found[-1][name]
+  assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+  'model',
+  [x for x in MODELS if ROOT / f'experiments/rl/pretrain_zero_{x}.gin' in RUNS],
+)
+def test_baselines_differ_in_who_chooses(model, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  found, chosen = [], []
+  for method in ('pretrain_zero', 'random_rlpt'):
+    file = pathlib.Path(f'experiments/rl/{method}_{model}.gin')
+    found.append(settings.describe(cli.read_config(train_rl.Config, file)))
+    chosen.append(found[-1]['collector'].pop('choose'))
+    # SmolLM3's first spans are random in PretrainZero too.
+    found[-1]['collector'].pop('cold_start', None)
+  assert chosen == [None, 'masks.random_span']
   assert found[0] == found[1]
 
 
@@ -298,7 +347,11 @@ def test_scalerl_fits_where_its_header_says(layout, slots, monkeypatch):
   assert total <= 0.9 * machine.gb
 
 
-@pytest.mark.parametrize('experiment', ['rl/rlpt', 'rl/rlvr', 'sft/sft'])
+@pytest.mark.parametrize(
+  'experiment',
+  ['rl/rlpt', 'rl/rlvr', 'rl/pretrain_zero', 'rl/rlvr_after_pretrain_zero',
+   'sft/sft'],
+)  # fmt: skip
 def test_a_run_may_go_on_on_another_layout(experiment, monkeypatch):
   monkeypatch.chdir(ROOT)
   found = []
@@ -343,6 +396,13 @@ def _learner(config, decoder: Decoder) -> dict[str, float]:
   tokens, prompt_tokens = share(P * G) * T, share(P) * S
   kv = 2 * c.num_kv_heads * c.head_dim / mesh['tensor']
   wide = (3 * c.mlp_dim + 4 * c.num_heads * c.head_dim) / mesh['tensor']
+  experts = 0
+  if c.num_experts:
+    # A token is there once for each of its experts. The experts of a layer are
+    # gathered and have a gradient. No layout here splits them by `expert`.
+    wide += (c.experts_per_token - 1) * 3 * c.mlp_dim / mesh['tensor']
+    wide += c.experts_per_token * 3 * c.embed_dim
+    experts = 6 * c.num_experts * c.embed_dim * c.mlp_dim / mesh['tensor']
   head = c.vocab_size * c.embed_dim / mesh['tensor']
   chunk = share(P * G) * config.compute.head_chunk * c.vocab_size
   # Inputs of the layers, of which remat keeps nothing else; the prompts' keys
@@ -355,17 +415,19 @@ def _learner(config, decoder: Decoder) -> dict[str, float]:
     'kept': kept / GB,
     # A layer, and the head with its gradient and the embedding's.
     'at work': (
-      itemsize * tokens * wide + 12 * head + 16 * chunk / mesh['tensor']
+      itemsize * (tokens * wide + experts) + 12 * head
+      + 16 * chunk / mesh['tensor']
     ) / GB,
   }  # fmt: skip
 
 
-def test_what_is_planned_fits_the_chips(monkeypatch):
+@pytest.mark.parametrize('method', TOO_LARGE)
+def test_what_is_planned_fits_the_chips(method, monkeypatch):
   monkeypatch.chdir(ROOT)
   print(f'\n{"GB of a chip":28}  state   kept  at work  sampler  all  of')
   for layout, machine in MACHINES.items():
     for model in MODELS:
-      config, _ = _config(f'rl/rlpt_{model}', layout)
+      config, _ = _config(f'rl/{method}_{model}', layout)
       learner = _learner(
         config, _decoder(config, model, _hardware(config).layout, machine)
       )
@@ -378,4 +440,4 @@ def test_what_is_planned_fits_the_chips(monkeypatch):
       print(
         f'{layout:8} {model:18} {numbers} {total:8.1f} {machine.gb:4} {fits}'
       )
-      assert fits == ((model, layout) not in TOO_LARGE), (layout, model)
+      assert fits == ((model, layout) not in TOO_LARGE[method])
