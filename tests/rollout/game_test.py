@@ -442,6 +442,8 @@ def test_the_reward_of_a_mask():
 # A whole run.
 
 WORDS = ('bridge', 'river', 'mill', 'lake', 'road', 'tower')
+# Without the paper's prompts, which are long in bytes.
+SHORT = {'max_prompt_tokens': 128, 'min_tokens': 16}
 
 
 def any_word(completion):
@@ -462,8 +464,8 @@ def config(folder, **changes):
   lines = [{'text': text_of(i)} for i in range(40)]
   path = folder / 'towns.jsonl'
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  task = mask_tasks.ChooseSpan(max_prompt_tokens=896, min_tokens=16)
-  predict = mask_tasks.PredictSpan(max_prompt_tokens=896, min_tokens=16)
+  task = mask_tasks.ChooseSpan(template='{paragraph}', **SHORT)
+  predict = mask_tasks.PredictSpan(template='{passage}', **SHORT)
   options = {
     'model': 'random:tiny_qwen3',
     'data': Data(
@@ -475,7 +477,7 @@ def config(folder, **changes):
     'collect': collect.drop,
     'num_steps': 4,
     'prompts': 4,
-    'max_prompt_tokens': 896,
+    'max_prompt_tokens': SHORT['max_prompt_tokens'],
     'sampling': Sampling(samples=4, max_new_tokens=8),
     'compute': Compute(dtype='float32'),
     'hardware': train_rl.Hardware(
@@ -488,7 +490,7 @@ def config(folder, **changes):
 
 
 def test_settings_that_do_not_fit_the_game(tmp_path):
-  task = mask_tasks.PredictSpan(max_prompt_tokens=896, min_tokens=16)
+  task = mask_tasks.PredictSpan(template='{passage}', **SHORT)
   whole = config(tmp_path)
   for changes, message in [
     ({'data': dataclasses.replace(whole.data, task=task)}, 'predict_span: exp'),
@@ -525,7 +527,7 @@ class Broken(scores_lib.Reward):
 @pytest.mark.parametrize('call', [2, 3, 4])
 def test_a_judge_that_is_gone_uses_up_nothing(tmp_path, call):
   """In the first step, in held-out data after it, and in the second step."""
-  task = mask_tasks.PredictSpan(max_prompt_tokens=896, min_tokens=16)
+  task = mask_tasks.PredictSpan(template='{passage}', **SHORT)
   data = config(tmp_path).data
   held_out = HeldOut(
     data=dataclasses.replace(data, task=task), examples=4, every=1
@@ -592,6 +594,25 @@ def test_a_run_that_plays_resumes_to_the_last_bit(tmp_path):
   timing = (again / 'timing.jsonl').read_text().splitlines()
   compiled = [json.loads(line)['timing/compilations'] for line in timing]
   assert compiled[0] == compiled[1] > 0 < compiled[2] == compiled[3]
+
+
+@pytest.mark.slow
+def test_experts_learn_the_game(tmp_path):
+  """With a mixture of experts, predictions soon earn all, and spans nothing."""
+  settings = config(
+    tmp_path, model='random:tiny_qwen3_moe', num_steps=6,
+    optimizer=AdamW(learning_rate=5e-3),
+    sampling=Sampling(samples=8, max_new_tokens=4),
+  )  # fmt: skip
+  train_rl.train_rl(settings, workdir=tmp_path / 'run')
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  rewards = [line['reward/mean'] for line in lines]
+  assert max(rewards[:2]) < 0.55 and min(rewards[-2:]) > 0.85
+  assert lines[-1]['chooser/reward/mean'] < lines[0]['chooser/reward/mean'] / 2
+  for name in '', 'chooser/':
+    assert lines[0][f'{name}router_balance'] >= 1
+    assert max(line[f'{name}sampler/gap_max'] for line in lines) < 1e-4
 
 
 def rollouts(workdir, step, kind):
