@@ -11,6 +11,7 @@ import pytest
 
 from rlpt_jax.analysis import glossary
 from rlpt_jax.core.types import Example
+from rlpt_jax.data import masks
 from rlpt_jax.quickstart import truth, wordings
 from rlpt_jax.rewards import (
   brackets,
@@ -28,8 +29,8 @@ from tests import regex_steps
 
 # What the readers look for,
 OPENINGS = (
-  r'\boxed{', r'\boxed', '#### ', 'The answer is ', '**Answer:** ', '[[',
-  extract.START, '<think>', 'Score: ', 'score',
+  r'\boxed{', r'\boxed', r'\mask{', '#### ', 'The answer is ', '**Answer:** ',
+  '[[', extract.START, '<think>', 'Score: ', 'score',
 )  # fmt: skip
 ENDINGS = ('}', ']]', extract.END, '</think>', '.', '\n', '', ' or ')
 # what a number is made of, or looks as if it were,
@@ -79,6 +80,7 @@ class Pool:
 EXTRACTORS = {
   'prediction': extract.prediction,
   'boxed': extract.boxed,
+  'masked': extract.masked,
   'after_thinking': extract.after_thinking,
   'final_answer': final_answer.final_answer,
   'number': lambda text, **options: final_answer.final_answer(
@@ -139,8 +141,8 @@ def test_any_text_is_an_answer_or_none_and_has_a_reward_or_none(text):
 
 
 READERS = (
-  brackets, choice, extract, final_answer, judge, math_worker, text_match,
-  wordings,
+  brackets, choice, extract, final_answer, judge, masks, math_worker,
+  text_match, wordings,
 )  # fmt: skip
 
 
@@ -170,8 +172,9 @@ def test_patterns_have_names(module):
   """One that is written where it is used is not among those."""
   source = inspect.getsource(module)
   used = re.findall(r'\bre\.(?:sub|split|search|match|find\w+)\(', source)
-  # A pattern of wordings is made of wordings, not of what a model writes.
-  assert len(used) == (module is wordings)
+  # A pattern of wordings is made of wordings, not of what a model writes; that
+  # of masks is a span with all characters escaped.
+  assert len(used) == (module in (masks, wordings))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 from types import SimpleNamespace
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -14,7 +17,7 @@ from rlpt_jax.analysis import report_page
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
-from rlpt_jax.data import mask_tasks, masks
+from rlpt_jax.data import mask_tasks, masks, prompts
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.sources import Files
 from rlpt_jax.llm.remote import Unavailable
@@ -437,6 +440,81 @@ def test_the_reward_of_a_mask():
   np.testing.assert_array_equal(
     game.difficulty(matches_PG), np.float32([0, 7 / 8, 1 / 2, 0, 0.5, nan])
   )
+
+
+# What a policy may write. More where there is time: RLPT_SPANS=10000 pytest -n0
+# -k stops_the_game.
+SPANS = int(os.environ.get('RLPT_SPANS', 150))
+HOSTILE = (
+  r'\mask{', r'\mask', r'\boxed{', '{', '}', r'\{', '\\', masks.MARK, '[mask',
+  '.*', '(?:', ')', '[', ']', '^', '$', '|', '+', r'\b', r'\1', '.', 'Aare',
+  'river ', '1850', ' ', '\n', '\ud800', '\x00', '\u0301', 'é', '苏', 'e',
+  'mask', TOWN, '<think>', '</think>', prompts.MASK, prompts.SPAN, '{passage}',
+)  # fmt: skip
+GAMES = [
+  Game(
+    rules=rules, hide=hide,
+    task=mask_tasks.PredictSpan(max_prompt_tokens=longest),
+  )
+  for rules in ((), (masks.whole_words,), (masks.limits, masks.whole_words))
+  for hide in (masks.everywhere, masks.once)
+  for longest in (400, 100_000)
+]  # fmt: skip
+
+
+@st.composite
+def paragraphs_and_answers(draw):
+  """(a paragraph, an answer with a span of it, or with anything else)."""
+  some = st.lists(st.sampled_from(HOSTILE), max_size=6)
+  pieces = [*draw(some), draw(st.sampled_from(HOSTILE))]
+  start = draw(st.integers(0, len(pieces) - 1))
+  end = draw(st.integers(start + 1, len(pieces)))
+  span = ''.join(draw(st.just(pieces[start:end]) | some))
+  begin = draw(st.sampled_from([0, 0, 0, 1, 2]))  # May cut a piece.
+  before = ''.join(draw(st.just([]) | some))
+  ending = draw(st.sampled_from(['}', '} done', '}}', r'\}', '']))
+  answer = rf'{before}\mask{{{span[begin:]}{ending}'
+  # The same text also predicts.
+  answer += draw(st.sampled_from(['', rf'\boxed{{{span}}}']))
+  return ''.join(pieces), answer
+
+
+@hypothesis.settings(max_examples=SPANS)
+@hypothesis.given(paragraphs_and_answers(), st.sampled_from(GAMES))
+def test_no_span_stops_the_game(texts, game):
+  paragraph, answer = texts
+  roles, more, _ = play(
+    lambda _, samples: [answer] * samples, paragraph, play=game, samples=2
+  )
+  predictor, chooser = (role.groups.judged for role in roles)
+  span = extract.masked(answer).text
+  is_usable = bool(span) and not masks.fault(paragraph, span, game.rules)
+  ((reason, _),) = chooser.scores.reasons_PG.tolist()
+  hypothesis.event(reason)
+  after = 'prompt_too_long', 'nobody', 'everybody', 'no_verdict'
+  assert is_usable == (reason in after)
+  # Without limits, a span may be marks that no reward compares.
+  assert reason != 'no_verdict' or masks.limits not in game.rules
+  has_reward = np.isfinite(chooser.rewards_PG).all()
+  assert has_reward == (reason != 'no_verdict')
+  assert more.curriculum['game/usable_share'] == bool(predictor.examples)
+  for example in predictor.examples:
+    assert example.references == (span,)
+    assert len(example.prompt_tokens) <= game.task.max_prompt_tokens
+    assert example.prompt_tokens.tolist() in [
+      game.task.prompt(masks.Mask(span, passage), BYTES)
+      for passage in passages(paragraph, span, game.hide)
+    ]
+
+
+def passages(paragraph, span, hide):
+  """All that may be left of a paragraph."""
+  if hide is masks.everywhere:
+    return [masks.MARK.join(paragraph.split(span))]
+  places = [i for i in range(len(paragraph)) if paragraph.startswith(span, i)]
+  return [
+    paragraph[:i] + masks.MARK + paragraph[i + len(span) :] for i in places
+  ]
 
 
 # A whole run.
