@@ -30,11 +30,11 @@ from tests.rewards import judges
 pytestmark = pytest.mark.slow
 
 # Of a program; more where there is time: RLPT_KILLS=20 pytest -n0 -s -k killed.
-KILLS = {'train_rl': 3, 'train_sft': 1}
+KILLS = {'train_rl': 3, 'train_sft': 1, 'game': 1}
 IN_ONE_WORKDIR = 7
 # Where a run is killed, the first of them first.
 PARTS = (
-  'commit', 'update', 'rollout', 'metrics', 'held_out', 'checkpoint', 'publish',
+  'rollout', 'commit', 'update', 'metrics', 'held_out', 'checkpoint', 'publish',
   'rollout file', 'reward', 'sync', 'start', 'data',
 )  # fmt: skip
 
@@ -131,13 +131,13 @@ def drawn(spans: list[Span], count: int) -> list[tuple[Span, float]]:
   return moments
 
 
-@pytest.mark.parametrize('program', ['train_rl', 'train_sft'])
+@pytest.mark.parametrize('program', KILLS)
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
   program, run, folder, whole, tmp_path
 ):
   kills = int(os.environ.get('RLPT_KILLS', KILLS[program]))
   original, spans = whole
-  if program == 'train_sft':
+  if program != 'train_rl':
     original = tmp_path / 'whole'
     spans = finished(run(program, folder, original))
   # Of a path nothing may depend: Orbax globs it, TensorStore splits it at a \.

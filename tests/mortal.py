@@ -191,7 +191,11 @@ def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
   from rlpt_jax.rollout.sampling import Sampling
   from rlpt_jax.runs.run_folder import Saving
   from tests.programs import learning_task
+  from tests.rollout import game_test
 
+  if program == 'game':
+    config = game_test.config(folder, saving=Saving(every=1))
+    return train_rl(config, workdir=workdir)
   if program == 'train_rl':
     config = learning_task.short(
       folder, RANDOM, reward=learning_task.by_length,
@@ -263,6 +267,7 @@ def _serve():
   # Before it forks, so that it has not to be done again; no device is opened.
   from rlpt_jax.programs import train_rl, train_sft  # noqa: F401
   from tests.programs import learning_task  # noqa: F401
+  from tests.rollout import game_test  # noqa: F401
 
   for line in sys.stdin:
     print(json.dumps(_fork(json.loads(line))), file=answers, flush=True)
