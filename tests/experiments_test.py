@@ -36,7 +36,11 @@ from rlpt_jax.training.optimizer import make_optimizer
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'experiments').rglob('*.gin'))
 PARTS = ('layouts', 'models')  # Not runs, but what runs are given.
-RUNS = [file for file in FILES if file.parent.name not in PARTS]
+RUNS = [
+  file
+  for file in FILES
+  if file.parent.name not in PARTS and file.stem != 'settings'
+]
 GB = 10**9
 
 
@@ -168,7 +172,7 @@ def _updated(config, decoder, loss, measure, *batches, **options):
 
 
 def _batches(config) -> list[Batch]:
-  """Of each role of the policy."""
+  """Returns a batch for each role of the policy."""
   sizes = config.collector.sizes(config.prompts, config.sampling)
   return [
     _batch(P, sampling.samples, *config.longest)
@@ -320,7 +324,7 @@ def test_baselines_differ_in_who_chooses(model, monkeypatch):
     found.append(settings.describe(cli.read_config(train_rl.Config, file)))
     chosen.append(found[-1]['collector'].pop('choose'))
     # SmolLM3's first spans are random in PretrainZero too.
-    found[-1]['collector'].pop('cold_start', None)
+    found[-1]['collector'].pop('random_steps', None)
   assert chosen == [None, 'masks.random_span']
   assert found[0] == found[1]
 

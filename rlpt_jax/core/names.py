@@ -23,6 +23,7 @@ MODULES = {
   'layout': 'rlpt_jax.core.layout',
   'likelihood': 'rlpt_jax.rewards.likelihood',
   'losses': 'rlpt_jax.algorithms.losses',
+  'mask_lessons': 'rlpt_jax.quickstart.mask_lessons',
   'mask_tasks': 'rlpt_jax.data.mask_tasks',
   'masks': 'rlpt_jax.data.masks',
   'math_verifier': 'rlpt_jax.rewards.math_verifier',

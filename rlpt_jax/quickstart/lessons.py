@@ -9,7 +9,7 @@ import itertools
 import json
 import pathlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
 from rlpt_jax.quickstart.world import Document, documents
@@ -25,6 +25,8 @@ MISTAKEN = 0.7  # The share of guesses that are wrong.
 # predict both.
 TWO_SENTENCES_SHARE = 0.3
 NOTES = 5  # The most notes in one text.
+# The files that are made from held-out documents.
+HELD_OUT = frozenset({'held_out', 'questions', 'held_out_pairs'})
 
 
 def prompt_of(document: Document, target: int, template: str) -> str:
@@ -209,6 +211,7 @@ def write(
   judge_template: str,
   tags: tuple[str, str],
   seed: int = 0,
+  whims: int = 0,
   **counts: int,
 ):
   """Writes files of the world to a folder; equal arguments give equal files.
@@ -229,19 +232,38 @@ def write(
 
   templates: the template of prompts for each task.
   tags: the strings that begin and end a prediction.
+  whims: the number of sentences in each document that nobody can predict.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   files = _files(templates, judge_template, tags)
-  for i, (name, make) in enumerate(files.items()):
+  write_files(folder, files, seed=seed, whims=whims, counts=counts)
+
+
+def write_files(
+  folder: pathlib.Path,
+  files: Mapping[str, Callable[[Iterator[Document], random.Random], Iterable]],
+  *,
+  seed: int,
+  whims: int,
+  counts: Mapping[str, int],
+  first: int = 0,
+):
+  """Writes those files that have a count.
+
+  files: {name: a function that makes the file's lines from documents}.
+  first: the number of the first file; a file's number seeds its documents.
+  """
+  if unknown := [name for name in counts if name not in files]:
+    raise TypeError(f'{unknown}: not the files of a world.')
+  folder.mkdir(parents=True, exist_ok=True)
+  for i, (name, make) in enumerate(files.items(), first):
     if name in counts:
-      is_held_out = name in ('held_out', 'questions', 'held_out_pairs')
-      all_documents = documents(seed * 1000 + i, held_out=is_held_out)
-      some = itertools.islice(all_documents, counts.pop(name))
+      all_documents = documents(
+        seed * 1000 + i, held_out=name in HELD_OUT, whims=whims
+      )
+      some = itertools.islice(all_documents, counts[name])
       with (folder / f'{name}.jsonl').open('w') as file:
         for line in make(some, random.Random(f'{name} {seed}')):
           file.write(json.dumps(line) + '\n')
-  if counts:
-    raise TypeError(f'{list(counts)}: not the files of a world.')
 
 
 def _files(

@@ -2,8 +2,9 @@
 sentences, and `read` turns each of them back into the same fact.
 
 A fact is a tuple of a predicate and its arguments, ('has', 'Mara', '13',
-'shells'). Conclusions follow from a document and have six words or more. Events
-and asides have five or fewer; asides have no effect on the conclusions.
+'shells'). Conclusions follow from a document and have six words or more. All
+other sentences have five or fewer: events, and asides and whims, which have no
+effect on the conclusions.
 """
 
 import functools
@@ -110,6 +111,13 @@ CLOSINGS = (
   'Then everybody went home', 'That was all', 'It was late by then',
   'Nothing else happened', 'The day was over',
 )  # fmt: skip
+# Nobody can predict their words, which have no effect on the conclusions. They
+# name no person, or else a pronoun that follows would be unclear.
+WHIMS = (
+  'Somebody dreamt of {n} {things}', 'It had snowed on {day}',
+  'A {color} dog ate {content}', '{n} {things} were {color}',
+  'Many people like {color} {things}',
+)  # fmt: skip
 _WORDINGS = CONCLUSIONS | EVENTS
 _GAP = re.compile(r'(?<=[.!?])\s+')
 
@@ -129,6 +137,12 @@ def wordings(fact: Fact) -> Iterator[str]:
   leads = LEADS if fact[0] in CONCLUSIONS else ('',)
   for lead, core, pronoun in itertools.product(leads, cores, (False, True)):
     yield _sentence(lead, core, fact, pronoun)
+
+
+def whim(rng: random.Random) -> str:
+  """Returns a short sentence of random words, without its period."""
+  words = {place: rng.choice(words) for place, words in WORDS.items()}
+  return rng.choice(WHIMS).format(**words)
 
 
 def changed(fact: Fact) -> list[Fact]:

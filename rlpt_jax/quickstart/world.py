@@ -34,6 +34,7 @@ from rlpt_jax.quickstart.wordings import (
   WORDS,
   Fact,
   say,
+  whim,
 )
 
 HELD_OUT_SHARE = 16  # One document in 16 is held out.
@@ -87,13 +88,18 @@ class Document:
     ]
 
 
-def documents(seed: int, *, held_out: bool = False) -> Iterator[Document]:
-  """Yields documents without end; held-out ones share no story with others."""
+def documents(
+  seed: int, *, held_out: bool = False, whims: int = 0
+) -> Iterator[Document]:
+  """Yields documents without end; held-out ones share no story with others.
+
+  whims: the number of sentences in each document that nobody can predict.
+  """
   rng = random.Random(f'{seed} {held_out}')
   while True:
     story = rng.choice(KINDS)(rng)
     if is_held_out(story) == held_out:
-      yield tell(story, rng)
+      yield tell(story, rng, whims)
 
 
 def is_held_out(story: Story) -> bool:
@@ -103,8 +109,8 @@ def is_held_out(story: Story) -> bool:
   return int.from_bytes(digest) % HELD_OUT_SHARE == 0
 
 
-def tell(story: Story, rng: random.Random) -> Document:
-  """Puts a story into words, with an aside here and there."""
+def tell(story: Story, rng: random.Random, whims: int = 0) -> Document:
+  """Puts a story into words, with an aside here and there, and some whims."""
   pairs: list[tuple[str, Step | None]] = [(rng.choice(story.setup), None)]
   asides = rng.sample(ASIDES, 2)
   for i, step in enumerate(story.steps):
@@ -112,6 +118,8 @@ def tell(story: Story, rng: random.Random) -> Document:
       pairs.append(_plain(asides[i]))
     pronoun = story.alone and rng.random() < 0.4
     pairs.append((say(step.fact, rng, pronoun=pronoun), step))
+  for _ in range(whims):
+    pairs.insert(rng.randint(1, len(pairs)), _plain(whim(rng)))
   pairs.append(_plain(rng.choice(CLOSINGS)))
   sentences, steps = zip(*pairs, strict=True)
   return Document(story.kind, sentences, steps, tuple(story.notes))

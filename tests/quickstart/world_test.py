@@ -50,6 +50,21 @@ def test_held_out_stories_are_told_nowhere_else():
   assert not unseen & stories(some(4000, seed=2))
 
 
+def test_whims_are_short_sentences_that_state_no_fact():
+  plain = some(200, seed=5)
+  for document in some(200, seed=5, whims=3):
+    whims = [
+      i
+      for i, sentence in enumerate(document.sentences[1:-1], 1)
+      if wordings.read(sentence) is None
+    ]
+    assert len(whims) == 3
+    assert all(segment.num_words(document.sentences[i]) <= 5 for i in whims)
+    assert not set(whims) & set(document.targets)
+    assert len(document.targets) == 2
+  assert some(200, seed=5, whims=0) == plain
+
+
 def words_of(text):
   return text.replace(',', ' ').replace('.', ' ').replace('?', ' ').split()
 
