@@ -186,6 +186,7 @@ def watch_parts(watch: Watch):
 
 def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
   """A few steps with everything in them that a run may be killed in."""
+  from rlpt_jax.data import masks
   from rlpt_jax.programs.train_rl import train_rl
   from rlpt_jax.programs.train_sft import train_sft
   from rlpt_jax.rollout.sampling import Sampling
@@ -195,6 +196,10 @@ def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
 
   if program == 'game':
     config = game_test.config(folder, saving=Saving(every=1))
+    by_chance = dataclasses.replace(
+      config.collector, random_steps=2, random_choose=masks.uncertain_token
+    )
+    config = dataclasses.replace(config, collector=by_chance)
     return train_rl(config, workdir=workdir)
   if program == 'train_rl':
     config = learning_task.short(

@@ -52,6 +52,7 @@ SPANS = {
   'no_word': 'it has no word',
   'nothing_to_hide': 'the paragraph has nothing to hide',
   'whole': 'it is the whole paragraph',
+  'not_a_sentence': 'it is not a sentence after the first one',
   'frequent': 'it occurs too often in the paragraph',
   'long': 'it is too long',
   'cut': 'it begins or ends inside a word',

@@ -13,7 +13,7 @@ from rlpt_jax.analysis.curves import Columns, Curve
 from rlpt_jax.analysis.glossary import SPANS
 
 # Fields of a rollout file's lines that only a game writes.
-FIELDS = ('paragraph', 'passage', 'chosen_by')
+FIELDS = ('paragraph', 'passage', 'chosen_by', 'text')
 
 CURVES = (
   Curve(
@@ -69,8 +69,8 @@ PLOTS = {
   'accuracy': (
     'Difficulty',
     'Predicted spans by how many of their predictions are right: none '
-    '(orange), which earns nothing, more and more (blue), or all (gray), which '
-    'earns nothing either. Good: mostly blue.',
+    '(orange), more and more (blue), or all (gray). A chooser earns nothing '
+    'for none and for all. Good: mostly blue.',
   ),
 }
 # The bins of game/accuracies: none, up to an eighth, ..., below 1, all.
@@ -126,23 +126,19 @@ def place(groups: Sequence[dict[str, Any]]):
 
   A group of predictions gets `places`: the (start, end) of each hidden span in
   the paragraph, in UTF-16 units, as a script counts; and `ends`, True if the
-  passage ends with the span. If spans are chosen by chance, no group has the
-  paragraph, and the first of its predictions gets it as `text`.
+  passage ends with the span. If spans are chosen by chance, no group of a
+  chooser has the paragraph. Its predictions have it as `text`, and only the
+  first of them keeps it.
   """
   texts = {}
   for group in groups:
     if is_chooser(group):
       (texts[group['paragraph']],) = group['references']
-  by_chance = {}
-  for group in groups:
-    if 'passage' in group and group['paragraph'] not in texts:
-      by_chance.setdefault(group['paragraph'], []).append(group)
-  for number, predicted in by_chance.items():
-    # A passage may end at its mask (masks.next_token).
-    texts[number] = max(map(_whole, predicted), key=len)
-    predicted[0]['text'] = texts[number]
   for group in groups:
     if 'passage' in group:
+      text = group.pop('text', '')
+      if group['paragraph'] not in texts:
+        texts[group['paragraph']] = group['text'] = text
       group['places'] = _places(group, texts[group['paragraph']])
       group['ends'] = not group.pop('passage')[-1]
 
@@ -152,27 +148,26 @@ def is_chooser(group: dict[str, Any]) -> bool:
   return 'paragraph' in group and 'chosen_by' not in group
 
 
-def _whole(group: dict[str, Any]) -> str:
-  """Returns the passage with its span in place of the marks."""
-  (span,) = group['references']
-  return span.join(group['passage'])
-
-
 def _places(group: dict[str, Any], text: str) -> list[list[int]]:
   """Returns where the span is hidden; [] if that cannot be told.
 
   It cannot if the passage is not a part of the paragraph.
   """
-  (span,), pieces = group['references'], group['passage']
-  end = text.find(_whole(group))
-  if end < 0:
-    return []
-  places = []
-  for piece in pieces[:-1]:
+  span, *_ = [*group['references'], '']
+  *before, rest = group['passage']
+  places, end = [], text.find(before[0]) if before else -1
+  for piece in before:
     start = end + len(piece)
+    if end < 0 or not text.startswith(piece, end):
+      return []
+    # The space before a token is hidden too, and is no part of the span.
+    start += len(text[start:]) - len(text[start:].lstrip())
+    start = start if text.startswith(span, start) else end + len(piece)
     end = start + len(span)
+    if text[start:end] != span:
+      return []
     places.append([utf16_length(text[:i]) for i in (start, end)])
-  return places
+  return places if text.startswith(rest, end) else []
 
 
 def utf16_length(text: str) -> int:

@@ -31,9 +31,10 @@ class Example:
 
   For kind 'asr' (predict the next segment), the references are consecutive
   segments of the text. The first is the one to predict, but a prediction may
-  also match the first few, joined. So it is with tokens (masks.next_token).
+  also match the first few, joined. The same holds for tokens
+  (masks.next_token).
 
-  notes: fields that the rollout file's lines have of this example as well.
+  notes: extra fields for this example's lines in the rollout file.
   """
 
   prompt_tokens: np.ndarray  # int32

@@ -131,9 +131,9 @@ class PredictSpan(_Paragraphs):
     text = _text(record, i)
     paragraph = Paragraph(text, _tokens(record, i), tokenizer, self._look)
     rng = masks.generator(f'{record["document"]}/{i}', 0)
-    # The stage leaves out paragraphs of one word, but next_token finds nothing
-    # either where every character is several tokens.
-    return self.choose(paragraph, rng) or Mask(text, masks.MARK)
+    # Without a span, nothing is hidden, and an empty reference has no verdict:
+    # next_token finds none where every character is several tokens.
+    return self.choose(paragraph, rng) or Mask('', text)
 
   def _look(self):
     raise checks.setting_error(

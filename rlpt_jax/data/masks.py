@@ -1,9 +1,9 @@
 r"""Masks: spans of a paragraph that are hidden, to be predicted.
 
 PretrainZero (2512.03442) lets the policy choose them, with a prompt that asks
-for a span in \mask{}. A `Rule` says why a span is not usable, a `Hide` replaces
-it in the paragraph, and a `Choose` chooses spans by chance instead of the
-policy, for baselines:
+for a span in \mask{}. A `Locate` finds what is meant in the paragraph, a `Rule`
+says why a span is not usable, a `Hide` replaces it in the paragraph, and a
+`Choose` chooses spans by chance instead of the policy, for baselines:
 
   random_span      a span of whole words
   next_token       the token that follows a cut: the text after it is hidden too
@@ -102,9 +102,19 @@ class Paragraph:
     return pieces
 
 
+Locate = Callable[[str, str], str]  # (paragraph, chosen text) -> the span.
 Rule = Callable[[str, str], str | None]  # (paragraph, span) -> why not usable.
 Hide = Callable[[str, str, np.random.Generator], str]  # -> the passage.
 Choose = Callable[[Paragraph, np.random.Generator], Mask | None]
+
+
+# Locating.
+
+
+def as_written(paragraph: str, text: str) -> str:
+  """Returns the chosen text; a span must be in the paragraph as it is."""
+  del paragraph
+  return text
 
 
 # Rules.
@@ -241,7 +251,8 @@ def uncertain_token(
   PretrainZero (2512.03442, section 3.1), after RPT (2506.08007). There, a small
   model filters the tokens once; here, the policy does at each step.
 
-  share: the share of tokens among which one is chosen by chance.
+  share: the share of the tokens that may be predicted among which one is chosen
+    by chance. Entropies are those at temperature 1.
   """
   targets = _targets(paragraph)
   if not targets:
@@ -255,10 +266,15 @@ def uncertain_token(
 def _targets(paragraph: Paragraph) -> list[int]:
   """Returns the pieces that may be predicted: single tokens that are visible.
 
-  Nobody could write a part of a character in a box, or white space alone. The
-  first piece follows nothing that it could be predicted from.
+  Nobody could write a part of a character in a box, white space alone, or a
+  brace or backslash, which end or open it. The first piece follows nothing that
+  it could be predicted from.
   """
-  visible = [i for i, x in enumerate(paragraph.pieces) if x.text.strip()]
+  visible = [
+    i
+    for i, piece in enumerate(paragraph.pieces)
+    if piece.text.strip() and not set(piece.text) & set('{}\\')
+  ]
   return [i for i in visible[1:] if len(paragraph.pieces[i].tokens) == 1]
 
 

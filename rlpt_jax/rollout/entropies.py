@@ -23,7 +23,7 @@ TOKENS = 8192
 class Entropies:
   """Entropies of some texts, under the weights of a sampler.
 
-  The first look at those of one text computes those of all. Without a look,
+  The first look at any text computes the entropies of all. Without a look,
   nothing is computed.
   """
 

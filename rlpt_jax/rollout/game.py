@@ -11,7 +11,7 @@ come from the same weights, and if a schedule samples ahead, both are behind by
 the same number of updates.
 
 With a `choose` of data/masks.py, spans are chosen by chance and the policy only
-predicts: the paper's baselines. With a `cold_start`, so are the spans of the
+predicts: the paper's baselines. With `random_steps`, so are the spans of the
 first steps, in which the role 'chooser' has no groups.
 """
 
@@ -26,7 +26,7 @@ from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Natural
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import mask_tasks, masks
-from rlpt_jax.data.masks import Choose, Hide, Mask, Paragraph, Rule
+from rlpt_jax.data.masks import Choose, Hide, Locate, Mask, Paragraph, Rule
 from rlpt_jax.rewards import extract
 from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collect import Groups, Refill
@@ -55,9 +55,11 @@ class Game(Collector):
   as the paper filters by accuracy, which only predictions have.
 
   choose: chooses spans by chance (data/masks.py); by default, the policy does.
-  cold_start: in this many steps, the first of the run, `cold_choose` chooses
-    and not the policy. For SmolLM3, the paper has 100 of these in 2,000 steps.
+  random_steps: the number of first steps in which `random_choose` chooses the
+    spans, not the policy: 100 of 2,000 for the paper's SmolLM3.
   find: finds the span in a completion.
+  locate: finds the place in the paragraph that is meant; by default, the same
+    text.
   rules: decide which spans are usable.
   hide: hides a span in its paragraph.
   task: makes the prompts of predictions. A span whose prompt exceeds its
@@ -70,9 +72,10 @@ class Game(Collector):
   varies = True
 
   choose: Choose | None = None
-  cold_start: Natural = 0
-  cold_choose: Choose = masks.random_span
+  random_steps: Natural = 0
+  random_choose: Choose = masks.random_span
   find: extract.Extract = extract.masked
+  locate: Locate = masks.as_written
   rules: tuple[Rule, ...] = (masks.limits,)
   hide: Hide = masks.everywhere
   task: mask_tasks.PredictSpan = mask_tasks.PredictSpan()
@@ -81,10 +84,15 @@ class Game(Collector):
 
   def __post_init__(self):
     checks.check_fields(self)
-    if self.choose and self.cold_start:
+    if self.choose and self.random_steps:
       raise checks.setting_error(
-        type(self), 'cold_start', self.cold_start,
+        type(self), 'random_steps', self.random_steps,
         '0 with `choose`, by which the policy never chooses',
+      )  # fmt: skip
+    if self.random_choose is not masks.random_span and not self.random_steps:
+      raise checks.setting_error(
+        type(self), 'random_steps', 0,
+        'the number of first steps in which `random_choose` chooses',
       )  # fmt: skip
 
   def check(self, config):
@@ -129,16 +137,13 @@ class Game(Collector):
   def __call__(self, parts: Parts) -> Experience | None:
     # The number of this experience follows from saved state. Only the last may
     # have fewer prompts than parts.count.
-    is_cold = parts.prompts.count // parts.count < self.cold_start
-    choose = self.choose or (self.cold_choose if is_cold else None)
+    is_random = parts.prompts.count // parts.count < self.random_steps
+    choose = self.choose or (self.random_choose if is_random else None)
     paragraphs, names = parts.prompts.take(parts.count)
     if not paragraphs:
       return None
-    paragraphs = [
-      dataclasses.replace(example, notes={'paragraph': p})
-      for p, example in enumerate(paragraphs)
-    ]
-    groups, scored = None, []
+    paragraphs = _noted(paragraphs, with_text=bool(choose))
+    groups, scored = [], []
     if choose:
       choices, scored = self._by_chance(parts, choose, paragraphs, names)
     else:
@@ -147,23 +152,14 @@ class Game(Collector):
     asked, examples = self._examples(parts, paragraphs, names, choices)
     sampling, *_ = self.samplings(parts.sampling)
     most, *_ = self.sizes(parts.count, parts.sampling)
-    judged, groups_of_predictions = _predicted(
+    judged, predicted = _predicted(
       parts, sampling, examples, list(asked.values())
     )
-    roles = [Collected(groups_of_predictions, most, sampling.samples)]
     matches = dict(zip(asked, judged.scores.rewards_PG, strict=True))
-    chosen = _none(parts.sampling)
-    if groups:
-      scores = self._scores(names, choices, matches)
-      chosen = parts.without_excluded(
-        Judged(paragraphs, groups, scores, scores.rewards_PG)
-      )
-      chosen = parts.penalized(Groups(chosen, np.ones(len(paragraphs), bool)))
+    roles = [Collected(predicted, most, sampling.samples)]
     if not self.choose:
-      samples = parts.sampling.samples
-      roles.append(
-        Collected(chosen, parts.count, samples, 'chooser', self.find)
-      )
+      scores = self._scores(names, choices, matches) if groups else None
+      roles.append(self._chooser(parts, paragraphs, groups, scores))
     return parts.make_experience(
       roles,
       names=[*names, *asked.values()],
@@ -171,6 +167,23 @@ class Game(Collector):
       resume=parts.prompts.resume(),
       scored=scored,
     )
+
+  def _chooser(
+    self,
+    parts: Parts,
+    paragraphs: Sequence[Example],
+    groups: Sequence[Sequence[Sample]],
+    scores: Scores | None,
+  ) -> Collected:
+    """Returns the chooser's role, which is empty if chance has chosen."""
+    chosen = _none(parts.sampling)
+    if scores:
+      judged = parts.without_excluded(
+        Judged(paragraphs, groups, scores, scores.rewards_PG)
+      )
+      chosen = parts.penalized(Groups(judged, np.ones(len(paragraphs), bool)))
+    samples = parts.sampling.samples
+    return Collected(chosen, parts.count, samples, 'chooser', self.find)
 
   def _by_chance(
     self,
@@ -217,9 +230,10 @@ class Game(Collector):
   def _choice(
     self, parts: Parts, paragraph: str, name: str, completion: str
   ) -> Choice:
-    span, reason, _ = self.find(completion)
-    if span is None:
+    text, reason, _ = self.find(completion)
+    if text is None:
       return Choice(None, reason)
+    span = self.locate(paragraph, text)
     if reason := masks.fault(paragraph, span, self.rules):
       return Choice(None, reason)
     rng = masks.generator(name, parts.rollouts.seed)
@@ -287,6 +301,22 @@ class Game(Collector):
     return Scores(rewards_PG, reasons_PG.astype(np.str_))
 
 
+def _noted(paragraphs: Sequence[Example], *, with_text: bool) -> list[Example]:
+  """Returns the paragraphs with the notes that their predictions get too.
+
+  with_text: adds the text, which the lines of a chooser have anyway.
+  """
+  return [
+    dataclasses.replace(
+      example,
+      notes={'paragraph': p, 'text': example.references[0]}
+      if with_text
+      else {'paragraph': p},
+    )
+    for p, example in enumerate(paragraphs)
+  ]
+
+
 def difficulty(matches_PG: np.ndarray) -> np.ndarray:
   """[P]: the reward of each span, from the rewards of its predictions.
 
@@ -328,7 +358,7 @@ def _predicted(
 
 
 def _none(sampling: Sampling) -> Groups:
-  """Returns no groups, of as many samples each as usual."""
+  """Returns an empty `Groups`, with the usual number of samples."""
   none_PG = np.zeros((0, sampling.samples), np.float32)
   judged = Judged([], [], Scores(none_PG, none_PG.astype(np.str_)), none_PG)
   return Groups(judged, np.zeros(0, bool))

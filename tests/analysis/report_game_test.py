@@ -104,30 +104,32 @@ def test_spans_are_placed_in_their_paragraph():
   assert [*map(report_game.is_chooser, found)] == [False] * 3 + [True] * 2
 
 
-def by_chance(paragraph, span, pieces, reward=0.0):
+def by_chance(paragraph, references, pieces, text, reward=0.0):
   """Returns the line of a span that was chosen by chance."""
   answers = [('no', reward, 'wrong', None)]
   (line,) = lines(
-    f'a/0/{span}', 'predict_span', '', [span], answers, paragraph=paragraph,
-    passage=pieces, chosen_by=[0],
+    f'a/0/{references[0]}', 'predict_span', '', references, answers,
+    paragraph=paragraph, passage=pieces, chosen_by=[0], text=text,
   )  # fmt: skip
   return line
 
 
-def test_without_a_chooser_the_paragraph_is_put_together():
-  first, second, other = report_page.groups([
-    by_chance(0, 'b', ['a ', '']),
-    by_chance(0, 'c', ['a b ', '']),  # As masks.next_token cuts it.
-    by_chance(1, 'y', ['x ', ' z']),
+def test_without_a_chooser_the_first_predictions_have_the_paragraph():
+  first, second, other, wrong = report_page.groups([
+    by_chance(0, ['b', ' c', ' d'], ['a', ''], 'a b c d'),
+    by_chance(0, ['c', ' d'], ['a b', ''], 'a b c d'),
+    by_chance(1, ['y'], ['x ', ' z'], 'x y z'),
+    by_chance(2, ['y'], ['x ', ' w'], 'x y z'),
   ])  # fmt: skip
-  assert first['text'] == 'a b c' and 'text' not in second
+  assert first['text'] == 'a b c d' and 'text' not in second
   assert first['places'] == [[2, 3]] and second['places'] == [[4, 5]]
-  assert other['text'] == 'x y z'
+  assert other['text'] == 'x y z' and other['places'] == [[2, 3]]
+  assert wrong['places'] == []
   assert [x['ends'] for x in (first, second, other)] == [True, True, False]
 
 
 def test_a_passage_that_is_not_in_its_paragraph_has_no_places():
-  """As of a `hide` that also changes the rest."""
+  """A `hide` may also change the rest."""
   changed = [
     line | {'passage': ['else ', '']} if 'passage' in line else line
     for line in step()
@@ -327,8 +329,9 @@ def test_spans_by_chance_and_a_long_paragraph(show):
   long = 'The meadows are wide. ' * 200
 
   def chance():
-    yield by_chance(0, 'Aare', [long, f' flows.{long}'])
-    yield by_chance(0, 'Aare flows', [long, f'.{long}'], reward=1.0)
+    text = f'{long}Aare flows.{long}'
+    yield by_chance(0, ['Aare'], [long, f' flows.{long}'], text)
+    yield by_chance(0, ['Aare flows'], [long, f'.{long}'], text, reward=1.0)
 
   browser = show([run(chance)], size=(390, 800))
   found = browser.evaluate(

@@ -183,7 +183,7 @@ def test_all_tokens_are_equally_likely():
 
 
 @pytest.mark.parametrize(
-  'text', ['', 'x', 'x \n', ' ', '\ud800', '苏黎世', 'xé']
+  'text', ['', 'x', 'x \n', ' ', '\ud800', '苏黎世', 'xé', 'x{}\\']
 )
 def test_a_text_without_a_token_to_predict(text):
   assert masks.next_token(paragraph(text), rng()) is None

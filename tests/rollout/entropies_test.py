@@ -53,7 +53,7 @@ def plain(decoder, params, text):
 def test_entropies_are_those_of_the_full_distributions(
   row_tokens, devices, monkeypatch, one_device
 ):
-  """In several batches of one row, in one, and on several devices."""
+  """It covers batches of one row, one batch, and several devices."""
   monkeypatch.setattr(entropies, 'TOKENS', 8)
   layout = one_device
   if devices > 1:

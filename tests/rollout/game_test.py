@@ -219,6 +219,44 @@ def test_a_report_finds_the_spans_in_their_paragraph():
   assert answer['text'][slice(*answer['answer'])] == 'Aare'
 
 
+@pytest.mark.parametrize(
+  'choose', [masks.random_span, masks.next_token, masks.uncertain_token]
+)
+def test_a_report_finds_spans_that_chance_has_chosen(choose):
+  (role,), *_ = play(wrong, TOWN, LAKE, play=Game(choose=choose))
+  groups = report_page.groups(
+    rollout_files.lines(
+      role.groups.judged, np.zeros((8, 4)), BYTES, 0, find_answer=extract.boxed
+    )
+  )
+  texts = [group['text'] for group in groups if 'text' in group]
+  assert texts == [TOWN, LAKE]
+  for group in groups:
+    text, (place,) = texts[group['paragraph']], group['places']
+    assert text[slice(*place)] == group['references'][0]
+    assert group['ends'] == (choose is not masks.random_span)
+
+
+def test_a_choice_may_mean_a_span_in_other_letters():
+  answers = answers_of(['AARE', 'bridge', 'Rome', 'AARE'], {'Aare': 1})
+
+  def locate(paragraph, text):
+    assert paragraph == TOWN
+    return text.title() if text == 'AARE' else text
+
+  def said(prompt, samples):
+    if masks.MARK not in prompt:
+      return answers(prompt, samples)
+    return answers_of(['Aare', 'bridge'], {'Aare': 1, 'bridge': 4})(
+      prompt, samples
+    )
+
+  (predictor, chooser), *_ = play(said, TOWN, play=Game(locate=locate))
+  spans = [e.references for e in predictor.groups.judged.examples]
+  assert spans == [('Aare',), ('bridge',)]
+  assert chooser.groups.judged.rewards_PG.tolist() == [[0.75, 0, 0, 0.75]]
+
+
 def test_a_step_without_a_usable_span_has_nothing_to_predict():
   answers = answers_of(['Paris', 'Rome', 'Paris', ''], {})
   (predictor, chooser), more, _ = play(
@@ -370,8 +408,8 @@ def cold_steps(made, *, drawn=0, count=1, batches=6):
   return found
 
 
-def test_a_cold_start_ends_at_its_step_wherever_the_run_resumes():
-  made = Game(cold_start=3)
+def test_random_steps_end_at_their_step_wherever_the_run_resumes():
+  made = Game(random_steps=3)
   assert made.roles == ('', 'chooser')
   whole = cold_steps(made)
   assert whole == [0, 0, 0, 1, 1, 1]
@@ -380,15 +418,15 @@ def test_a_cold_start_ends_at_its_step_wherever_the_run_resumes():
   assert cold_steps(Game()) == [1] * 6
 
 
-def test_a_cold_start_of_data_that_end():
-  assert cold_steps(Game(cold_start=2), count=2, batches=5) == [0, 0, 1]
-  assert cold_steps(Game(cold_start=3), count=2, batches=5) == [0, 0, 0]
-  assert cold_steps(Game(cold_start=9), count=2, batches=5) == [0, 0, 0]
+def test_random_steps_of_data_that_end():
+  assert cold_steps(Game(random_steps=2), count=2, batches=5) == [0, 0, 1]
+  assert cold_steps(Game(random_steps=3), count=2, batches=5) == [0, 0, 0]
+  assert cold_steps(Game(random_steps=9), count=2, batches=5) == [0, 0, 0]
 
 
 @pytest.mark.parametrize('choose', [masks.random_span, masks.uncertain_token])
-def test_a_cold_start_predicts_what_chance_chooses(choose):
-  made = Game(cold_start=1, cold_choose=choose)
+def test_random_steps_predict_what_chance_chooses(choose):
+  made = Game(random_steps=1, random_choose=choose)
   (cold, _), cold_more, _ = play(wrong, TOWN, LAKE, play=made)
   (chance,), more, _ = play(wrong, TOWN, LAKE, play=Game(choose=choose))
   assert cold.groups.judged.rewards_PG.shape[0] > 4
@@ -399,13 +437,15 @@ def test_a_cold_start_predicts_what_chance_chooses(choose):
 
 
 def test_what_chooses_is_checked():
-  for name in 'choose', 'cold_choose':
+  for name in 'choose', 'random_choose':
     with pytest.raises(ValueError, match=rf'^game\.Game\.{name}: expected a f'):
       Game(**{name: masks.num_words})
-  with pytest.raises(ValueError, match=r'game\.Game\.cold_start=2: expected 0'):
-    Game(choose=masks.next_token, cold_start=2)
-  with pytest.raises(ValueError, match=r'game\.Game\.cold_start=-1: expected'):
-    Game(cold_start=-1)
+  with pytest.raises(ValueError, match=r'Game\.random_steps=2: expected 0'):
+    Game(choose=masks.next_token, random_steps=2)
+  with pytest.raises(ValueError, match=r'Game\.random_steps=-1: expected'):
+    Game(random_steps=-1)
+  with pytest.raises(ValueError, match=r'random_steps=0: expected the number'):
+    Game(random_choose=masks.next_token)
 
 
 def test_the_data_end():
@@ -508,7 +548,7 @@ def test_no_span_stops_the_game(texts, game):
 
 
 def passages(paragraph, span, hide):
-  """All that may be left of a paragraph."""
+  """Returns every passage that hiding may leave."""
   if hide is masks.everywhere:
     return [masks.MARK.join(paragraph.split(span))]
   places = [i for i in range(len(paragraph)) if paragraph.startswith(span, i)]
@@ -602,42 +642,37 @@ class Broken(scores_lib.Reward):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('call', [2, 3, 4])
-def test_a_judge_that_is_gone_uses_up_nothing(tmp_path, call):
+def test_a_judge_that_is_gone_uses_up_nothing(tmp_path):
   """In the first step, in held-out data after it, and in the second step."""
   task = mask_tasks.PredictSpan(template='{passage}', **SHORT)
   data = config(tmp_path).data
   held_out = HeldOut(
     data=dataclasses.replace(data, task=task), examples=4, every=1
   )
-  workdirs = tmp_path / 'whole', tmp_path / 'again'
-  for workdir in workdirs:
+  written = {}
+  for call in None, 2, 3, 4:
+    workdir = tmp_path / f'gone at {call}'
     workdir.mkdir()
-    file = tmp_path / 'was gone'
-    if workdir == workdirs[0]:
-      file.touch()
-    else:
-      file.unlink()
     settings = config(
-      tmp_path, held_out=held_out, num_steps=3, reward=Broken(file, call),
+      tmp_path, held_out=held_out, num_steps=3,
+      reward=Broken(workdir / 'was gone', call),
       exclude=(collect.truncated,), kl=InReward(weight=0.01),
     )  # fmt: skip
-    if workdir == workdirs[1]:
+    if call:
       with pytest.raises(Unavailable):
         train_rl.train_rl(settings, workdir=workdir)
-      settings.reward.calls = call
     train_rl.train_rl(settings, workdir=workdir)
-  whole, again = ((x / 'metrics.jsonl').read_text() for x in workdirs)
-  assert whole == again
+    written[call] = (workdir / 'metrics.jsonl').read_text()
+  assert all(lines == written[None] for lines in written.values())
 
 
 @pytest.mark.slow
 def test_a_run_that_plays_resumes_to_the_last_bit(tmp_path):
-  """In its cold start, after which the policy chooses in the last step."""
+  """It resumes while chance chooses; the policy does in the last step only."""
   whole, again = tmp_path / 'whole', tmp_path / 'again'
   settings = config(tmp_path)
   cold = dataclasses.replace(
-    settings.collector, cold_start=3, cold_choose=masks.uncertain_token
+    settings.collector, random_steps=3, random_choose=masks.uncertain_token
   )
   settings = dataclasses.replace(settings, collector=cold)
   train_rl.train_rl(settings, workdir=whole)
@@ -686,7 +721,7 @@ def test_experts_learn_the_game(tmp_path):
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
   lines = [json.loads(line) for line in lines]
   rewards = [line['reward/mean'] for line in lines]
-  assert max(rewards[:2]) < 0.55 and min(rewards[-2:]) > 0.85
+  assert min(rewards[-2:]) > max(rewards[:2]) + 0.3
   assert lines[-1]['chooser/reward/mean'] < lines[0]['chooser/reward/mean'] / 2
   for name in '', 'chooser/':
     assert lines[0][f'{name}router_balance'] >= 1
