@@ -126,11 +126,12 @@ class Builder:
   ) -> dict[str, Statement]:
     """Returns the settings of a function or class; inner scopes win over outer.
 
-    If a field is not set and its default is an object of a dataclass, the
-    settings of that dataclass change the default. So `runs.Saving.every = 5`
-    needs no `train_rl.Config.saving = @runs.Saving()`. Fields of the object
-    without a setting keep the object's values. So `layout.Axes.tensor = 4`
-    splits both learner and sampler, and each keeps its own `fsdp`.
+    If a field is not set and its default is a dataclass instance, the settings
+    of that dataclass override values of the default. For example,
+    `runs.Saving.every = 5` works without `train_rl.Config.saving =
+    @runs.Saving()`. Other values stay as in the default. train_rl.Hardware has
+    two `Axes` with different defaults, and `layout.Axes.tensor = 4` changes
+    `tensor` in both, but leaves the `fsdp` of each alone.
     """
     given = {}
     for i in range(len(scopes) + 1):

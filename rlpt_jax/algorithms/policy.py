@@ -83,10 +83,10 @@ def _with_gradient(loss, logprobs_BT):
 
 
 def of_roles(names: Sequence[str]):
-  """Returns `measure` for the batches of several roles of the policy.
+  """Returns a function like `measure` that takes one batch per role.
 
-  names: of the roles; they begin the names of the metrics. That of the first is
-    '', which adds nothing.
+  names: the names of the roles, which are prefixes of their metrics. The first
+    is '', so its metrics have no prefix.
   """
   if len(names) == 1:
     return measure

@@ -130,7 +130,7 @@ def _card(i: int, run: Run) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> str:
-  """Returns a table of the settings that differ; the others are folded."""
+  """Returns tables of the settings: those that differ, and others collapsed."""
   paths = list(dict.fromkeys(path for run in runs for path in run.settings))
   differ, same, partly = [], [], []
   for path in paths:

@@ -108,8 +108,8 @@ class Writer:
     if error is None:
       self.close()
       return
-    # Raise the original error. Drop a step that is still being computed: after
-    # Ctrl-C the program should end soon.
+    # Do not wait for a step that is still being computed: after Ctrl-C the
+    # program should end soon.
     if self._pending is not None and not _is_ready(self._pending):
       self._pending = None
     try:

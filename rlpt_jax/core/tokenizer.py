@@ -29,8 +29,9 @@ from typing import Any, Protocol
 ONE_DAY = '{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}'
 # Classes that use a tokenizer.json unchanged.
 GENERIC = ('PreTrainedTokenizerFast', 'TokenizersBackend')
-# Keys of tokenizer_config.json that do not change any id. If the file has any
-# other key, transformers loads the tokenizer, since the key may change ids.
+# Keys of tokenizer_config.json that change no id, or whose tokens are checked
+# by `_by_its_file`. If the file has any other key, transformers loads the
+# tokenizer, since the key may change ids.
 HARMLESS = {
   'tokenizer_class', 'model_max_length', 'clean_up_tokenization_spaces',
   'chat_template', 'padding_side', 'truncation_side', 'model_input_names',

@@ -59,8 +59,9 @@ There is a passage with masked words by [mask]: {passage}
 Please reason step by step, and put the predicted masked words within \
 \\boxed{}."""
 
-# No paper prints a prompt for questions with a verifiable answer. This one is
-# worded like PretrainZero's (2512.03442, figure 5) and asks for a boxed answer.
+# None of these papers prints a prompt for questions with a verifiable answer.
+# This one is worded like PretrainZero's (2512.03442, figure 5) and asks for a
+# boxed answer.
 RLVR = """\
 {question}
 

@@ -49,8 +49,8 @@ def logits(decoder: Decoder, params, hidden_BTD):
 
 def _product(decoder: Decoder):
   """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
-  # No bfloat16 parts: a float32 model must not be rounded, and CPUs multiply in
-  # full float32 anyway.
+  # Do not split a product into bfloat16 parts for float32 models, which must
+  # not be rounded, or on CPUs, which multiply in full float32 anyway.
   if _is_exact(decoder):
     return functools.partial(_multiply, precision=PRODUCTS['highest'])
   if is_split(decoder):

@@ -427,7 +427,11 @@ def _write_safetensors(
 def _config_json(
   config: DecoderConfig, dtype: str, companions
 ) -> dict[str, Any]:
-  """The fields of config.json; token ids come from the companions' config."""
+  """Returns the fields of config.json.
+
+  companions: a directory; its config.json, if any, has the ids of BOS, EOS and
+    padding.
+  """
   written = write_config(config, dtype=dtype)
   original = companions and pathlib.Path(companions) / 'config.json'
   if original and original.exists():

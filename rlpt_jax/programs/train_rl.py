@@ -378,7 +378,10 @@ class Run:
     metrics: dict[str, Any],
     experience: Experience | None = None,
   ):
-    """Writes a step's rollouts and metrics; tries and saves the policy if due.
+    """Writes a step's rollouts and metrics; leaves if the run is preempted.
+
+    Evaluates held-out examples and saves a checkpoint in steps where these are
+    due.
 
     experience: None if an earlier start of the run has written the rollouts.
     """

@@ -169,7 +169,7 @@ def reasoning(
 ) -> extract.Answer:
   """Returns the completion up to and including its last start tag.
 
-  If `find` finds no prediction, returns an answer without text and the reason.
+  If `find` finds no prediction, the answer has no text, but a reason.
   """
   prediction = find(completion)
   if prediction.text is None:

@@ -89,14 +89,13 @@ def characters(text: str) -> list[str]:
   """Returns the characters of the text, none of them changed.
 
   With `match = whole_segments`, and references that are the next tokens of a
-  text, this is RPT's reward (2506.08007): 1 if the bytes of the prediction are
-  a prefix of those that follow, and end where a token ends. Bytes and whole
-  characters cannot differ in that, since UTF-8 is a prefix code. With
-  `match = exact`, the prediction must be the first token.
+  text, this gives RPT's reward (2506.08007): 1 if the prediction is a byte
+  prefix of what follows and ends at a token boundary. Comparing characters
+  gives the same result, since UTF-8 is a prefix code. With `match = exact`, the
+  prediction must be the first token.
 
-  White space at the ends of a prediction does not matter, so 'Paris' is right
-  for the token ' Paris': extract.boxed drops it from the prediction, and
-  masks.next_token from the references.
+  extract.boxed strips white space from the prediction, and masks.next_token
+  from the reference, so 'Paris' is right for the token ' Paris'.
   """
   return list(text)
 

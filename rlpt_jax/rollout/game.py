@@ -1,18 +1,18 @@
 """PretrainZero's game: the policy hides a span, and then predicts it.
 
-In a step, the policy reads `count` paragraphs. For each, it chooses G spans to
-hide, in the role 'chooser', and predicts each of them G times, in the first
-role. A prediction earns 1 if it is right. A span earns 1 - the mean of its
-predictions, but nothing if none of them is right (2512.03442, equations 6 to
-11). One update learns from both roles.
+In a step, the policy reads `count` paragraphs. As the chooser, it chooses G
+spans to hide in each. As the predictor, the first role, it predicts each
+usable span G times; equal spans only once. A prediction earns 1 if it is right.
+A span earns 1 - the mean of its predictions, but nothing if none of them is
+right (2512.03442, equations 6 to 11). One update learns from both roles.
 
 All spans of a step are predicted in the same step. So spans and predictions
 come from the same weights, and if a schedule samples ahead, both are behind by
 the same number of updates.
 
 With a `choose` of data/masks.py, spans are chosen by chance and the policy only
-predicts: the paper's baselines. With `random_steps`, so are the spans of the
-first steps, in which the role 'chooser' has no groups.
+predicts: the paper's baselines. With `random_steps`, spans are chosen by chance
+in the first steps of a run; then the batch of the chooser is empty.
 """
 
 import collections

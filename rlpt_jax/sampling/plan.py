@@ -137,7 +137,8 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   def float32_copies():
     """Bytes of the float32 copies of both caches that XLA on CPU makes.
 
-    A chunk's loop does not change them, so XLA converts all layers before it.
+    The caches do not change in a chunk's loop, so XLA moves their conversion
+    out of the loop, and converts all layers at once.
     """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0

@@ -204,8 +204,9 @@ class Store:
         self.directory / str(candidate), trees, content['arrays']
       )
       loaded = self._try(damage, self._read_trees, candidate, trees, content)
-      # A second `_try`: all processes compute fingerprints together, but
-      # reading may fail on one only. Unless all have read, `loaded` is None.
+      # Verify in a `_try` of its own: it is a collective computation, which
+      # must start on all processes or on none, and reading may fail on a single
+      # one. If it fails on any, `loaded` is None on all.
       if loaded is None or not self._try(
         damage, self._verify, candidate, loaded, content
       ):
