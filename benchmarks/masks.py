@@ -149,7 +149,7 @@ def sentences(run: pathlib.Path) -> dict[str, str]:
   for path in sorted((run / 'rollouts').glob('*.jsonl.gz'))[-LAST:]:
     for line in rollout_files.read(path):
       if line['kind'] != 'choose_span':
-        kind = mask_lessons.sentence_kind(line['references'][0].strip())
+        kind = mask_lessons.sentence_kind(line['references'][0])
         right[kind].append(line['reward'] == 1)
   count = sum(map(len, right.values()))
   return {

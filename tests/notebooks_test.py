@@ -27,7 +27,20 @@ SHORTER = {
       'rlpt.gin "train_rl.Config.prompts = 4"'
       ' "held_out.HeldOut.examples = 4" "'
     ),
-  }
+  },
+  'who_chooses': {
+    'texts=20_000, demonstrations=20_000, questions=200, whims=2': (
+      'texts=400, demonstrations=2000, questions=8, whims=2'
+    ),
+    'choices=20_000, predictions=20_000': 'choices=2000, predictions=2000',
+    'cold_start.gin --': (
+      'cold_start.gin "train_sft.Config.num_steps = 4" --'
+    ),
+    '.gin "train_rl.Config.num_steps': (
+      '.gin "train_rl.Config.prompts = 2"'
+      ' "train_rl.Hardware.num_microbatches = 1" "train_rl.Config.num_steps'
+    ),
+  },
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ class Hardware:
   num_microbatches: the number of parts of a batch that an update computes one
     by one. This also affects the load balancing loss of experts (see
     Config.router_balance).
-  slots: completions sampled at once; None means all of a batch.
+  slots: completions sampled at once; None: Config.prompts * sampling.samples.
   """
 
   layout: Axes = Axes()
