@@ -65,11 +65,7 @@ def main():
     budget = spent(workdir / game)
     for method in options.methods:
       name = f'{method}_{seed}'
-      steps = options.steps // 2
-      train(workdir, method, name, seed, steps)
-      while (flops := spent(workdir / name)) < budget:
-        steps = max(steps + 1, math.ceil(steps * budget / flops))
-        train(workdir, method, name, seed, steps)
+      train_to(budget, workdir, method, name, seed)
     for method in (GAME, *options.methods):
       run = workdir / f'{method}_{seed}'
       found[method].append(
@@ -115,6 +111,21 @@ def train(workdir: pathlib.Path, method: str, name: str, seed: int, steps: int):
     f'{program}.Config.num_steps = {steps}',
     f'{program}.Config.seed = {seed}', '--workdir', name,
   )  # fmt: skip
+
+
+def train_to(
+  budget: int, workdir: pathlib.Path, method: str, name: str, seed: int
+):
+  """Trains with a method until a budget of FLOPs is spent.
+
+  The cost of a step changes in a run, so its number of steps is doubled until
+  the rest of the budget can be foretold.
+  """
+  steps = 10
+  train(workdir, method, name, seed, steps)
+  while (flops := spent(workdir / name)) < budget:
+    steps += min(steps, math.ceil(steps * (budget / flops - 1)))
+    train(workdir, method, name, seed, steps)
 
 
 def spent(run: pathlib.Path) -> int:
