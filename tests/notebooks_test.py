@@ -40,6 +40,7 @@ SHORTER = {
       '.gin "train_rl.Config.prompts = 2"'
       ' "train_rl.Hardware.num_microbatches = 1" "train_rl.Config.num_steps'
     ),
+    "for name in ('cold_start', *ARMS)": 'for name in ARMS[:1]',
   },
 }  # fmt: skip
 
