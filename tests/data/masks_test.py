@@ -2,17 +2,16 @@
 
 import collections
 import functools
-import io
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import sentencepiece
 
-from rlpt_jax.core.tokenizer import ByteTokenizer, SentencePieceTokenizer
+from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.data import masks
 from rlpt_jax.rewards import extract, text_match
+from tests import small_sentencepiece
 from tests.data.conftest import text_of
 from tests.rewards.scores_test import example
 
@@ -267,13 +266,7 @@ def test_a_blank_that_nobody_sees_is_not_asked_for(bpe):
 
 
 def test_sentencepiece_keeps_blanks_between_words(tmp_path):
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(['the ship left at dawn'] * 20),
-    model_writer=model, vocab_size=30, hard_vocab_limit=False, minloglevel=2,
-  )  # fmt: skip
-  (tmp_path / 'x.model').write_bytes(model.getvalue())
-  tokenizer = SentencePieceTokenizer(tmp_path / 'x.model')
+  tokenizer = small_sentencepiece.train(tmp_path)
   for words in 'the ship left at dawn', 'left the  dawn ship':
     text = paragraph(words, tokenizer)
     joined = ''.join(piece.text for piece in text.pieces)

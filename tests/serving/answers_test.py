@@ -9,6 +9,7 @@ from openai.types import chat
 from rlpt_jax.sampling.text import Piece, Token
 from rlpt_jax.serving import answers, protocol
 from rlpt_jax.serving.protocol import CHAT, COMPLETIONS, ApiError
+from tests import small_sentencepiece
 from tests.serving.toy import EOS, served
 
 
@@ -119,19 +120,7 @@ def test_errors(status, kind):
 
 
 def test_a_token_has_the_blank_that_it_begins_with(tmp_path):
-  import io
-
-  import sentencepiece
-
-  from rlpt_jax.core.tokenizer import SentencePieceTokenizer
-
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(['the ship left at dawn'] * 20),
-    model_writer=model, vocab_size=30, hard_vocab_limit=False, minloglevel=2,
-  )  # fmt: skip
-  (tmp_path / 'x.model').write_bytes(model.getvalue())
-  tokenizer = SentencePieceTokenizer(tmp_path / 'x.model')
+  tokenizer = small_sentencepiece.train(tmp_path)
   text = answers._token_texts(tokenizer)
   ids = tokenizer.encode('the ship left')
   assert ''.join(map(text, ids)) == ' the ship left'
