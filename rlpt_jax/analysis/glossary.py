@@ -58,9 +58,9 @@ SPANS = {
   'cut': 'it begins or ends inside a word',
   'mark': 'the paragraph has a mark already, which stands for a hidden span',
   'prompt_too_long': 'the prompt that asks for it is too long',
-  'format/missing': r'there is no \mask{}',
-  'format/open': r'\mask{} was opened and never closed',
-  'format/empty': r'\mask{} is empty',
+  'format/missing': 'the answer marks no span',
+  'format/open': 'the mark of the span was opened and never closed',
+  'format/empty': 'the marked span is empty',
   'format/thinking': 'the answer ended before its thinking did',
 }
 # Finish reasons.

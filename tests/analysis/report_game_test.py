@@ -264,7 +264,7 @@ def test_a_paragraph_with_its_spans_and_who_predicted_them(show):
     ],
     'empty': [
       'no spanreward 0format/openadvantage 0chosen 6 times'
-      r'not predicted: \mask{} was opened and never closed',
+      'not predicted: the mark of the span was opened and never closed',
     ],
     'chips': ['format/missing'],
     'before': 0,
