@@ -9,6 +9,12 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
   r"__version__ = '(.+)'", (HERE / 'rlpt_jax/__init__.py').read_text()
 ).group(1)
+CORPUS = [
+  'rensa>=0.5,<0.6',
+  'datatrove>=0.10,<0.11',
+  'phonenumbers>=9,<10',
+  'py3langid>=0.4,<0.5',
+]
 
 setuptools.setup(
   name='rlpt_jax',
@@ -56,9 +62,12 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda12]>=0.10.2,<0.13'],
+    # What `rlpt make_corpus` cleans corpora with.
+    'corpus': CORPUS,
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is pinned, since another specifier may fetch gigabytes of CUDA.
     'test': [
+      *CORPUS,
       'pytest>=9',
       'pytest-xdist>=3.7',
       'hypothesis>=6',

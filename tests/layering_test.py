@@ -15,6 +15,7 @@ PARTS = {
   'algorithms': {'core'},
   'analysis': set(),
   'core': set(),
+  'corpus': {'core', 'data', 'llm'},
   'data': {'core'},
   'llm': {'core'},
   'models': {'core'},
@@ -23,8 +24,8 @@ PARTS = {
   'serving': {'core', 'sampling'},
   'training': {'core'},
 }
-# Training, evaluation and the rest do not serve.
-WIRED = PARTS.keys() - {'serving'}
+# Training, evaluation and the rest neither serve nor make corpora.
+WIRED = PARTS.keys() - {'corpus', 'serving'}
 SHARED = WIRED | {'inference'}
 # A folder may import itself, and those named here.
 MAY_IMPORT = {
@@ -37,7 +38,8 @@ MAY_IMPORT = {
   'quickstart': SHARED,
   'programs': SHARED
   | {
-    'serving', 'runs', 'rollout', 'completions', 'evaluation', 'quickstart',
+    'corpus', 'serving', 'runs', 'rollout', 'completions', 'evaluation',
+    'quickstart',
   },
   'gin_files': {'core'},
   'gin_config': {'core', 'gin_files'},
@@ -54,12 +56,16 @@ DOORS = {
   'tensorflow_datasets': 'rlpt_jax/data/',
   'seqio': 'rlpt_jax/data/',
   'nltk': 'rlpt_jax/data/',
-  'apache_beam': 'rlpt_jax/data/',
+  'apache_beam': ('rlpt_jax/data/', 'rlpt_jax/corpus/'),
   'pyarrow': 'rlpt_jax/data/',
   'datasets': 'rlpt_jax/data/',
   'zstandard': 'rlpt_jax/data/',
   'orbax': 'rlpt_jax/training/checkpoints.py',
   'tensorstore': 'rlpt_jax/training/written.py',
+  'datatrove': 'rlpt_jax/corpus/rules.py',
+  'phonenumbers': 'rlpt_jax/corpus/personal.py',
+  'py3langid': 'rlpt_jax/corpus/language.py',
+  'rensa': 'rlpt_jax/corpus/signatures.py',
   'optax': 'rlpt_jax/training/',
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',
@@ -81,6 +87,7 @@ LAZY = {
   'transformers', 'sentencepiece', 'tokenizers', 'safetensors', 'gin', 'tyro',
   'tensorflow', 'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam',
   'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
+  'datatrove', 'phonenumbers', 'py3langid', 'rensa',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}
