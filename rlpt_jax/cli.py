@@ -21,8 +21,8 @@ import typing
 from rlpt_jax.gin_config import read_config
 
 PROGRAMS = (
-  'quickstart', 'prepare', 'preview', 'train_sft', 'train_rl', 'generate',
-  'evaluate', 'report', 'serve', 'convert',
+  'quickstart', 'make_corpus', 'prepare', 'preview', 'train_sft', 'train_rl',
+  'generate', 'evaluate', 'report', 'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 QUICK = ('report',)  # Loads at once; all others print that they are loading.

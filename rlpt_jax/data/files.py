@@ -1,4 +1,4 @@
-"""Reads local files with Python and remote files with TensorFlow.
+"""Reads and writes local files with Python, remote files with TensorFlow.
 
 A path with '://' is in a store that TensorFlow supports (gs://, s3://, ram://).
 TensorFlow takes seconds to import, so local files are read without it. All
@@ -10,6 +10,8 @@ import glob as python_glob
 import io
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Iterator
 
 from rlpt_jax.data import quiet_tensorflow
@@ -61,6 +63,58 @@ def glob(pattern: str) -> list[str]:
   pattern = re.sub(r'\\([*?[])', r'[\1]', pattern)
   pattern = re.sub(r'\\(.)', r'\1', pattern)
   return python_glob.glob(pattern, include_hidden=True)
+
+
+def write(path: str, data: bytes):
+  """Writes a file atomically, and creates its folder if there is none."""
+  folder = os.path.dirname(path)
+  if is_remote(path):
+    with _remote() as gfile:
+      gfile.makedirs(folder)
+      with gfile.GFile(f'{path}.tmp', 'wb') as file:
+        file.write(data)
+      gfile.rename(f'{path}.tmp', path, overwrite=True)
+    return
+  os.makedirs(folder or '.', exist_ok=True)
+  # Two workers may write the same file, if a runner tries a bundle again.
+  fresh = f'{path}.{uuid.uuid4().hex}.tmp'
+  try:
+    with open(fresh, 'wb') as file:
+      file.write(data)
+    os.replace(fresh, path)
+  finally:
+    if os.path.exists(fresh):  # The write failed.
+      os.remove(fresh)
+
+
+def zstd(data: bytes) -> bytes:
+  """Compresses data into a frame; a file may have many, one after another."""
+  import zstandard
+
+  return zstandard.compress(data, 6)
+
+
+def names(folder: str) -> list[str]:
+  """Returns the sorted names of the files in a folder; none if it is missing.
+
+  Leaves out the temporary files of interrupted writes.
+  """
+  if is_remote(folder):
+    with _remote() as gfile:
+      found = gfile.listdir(folder) if gfile.exists(folder) else []
+  else:
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+  return sorted(name for name in found if not name.endswith('.tmp'))
+
+
+def remove_folder(folder: str):
+  """Removes a folder and what is in it, if it exists."""
+  if is_remote(folder):
+    with _remote() as gfile:
+      if gfile.exists(folder):
+        gfile.rmtree(folder)
+  else:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

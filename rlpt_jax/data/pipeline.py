@@ -127,7 +127,7 @@ def run(
       on_progress(total - len(plan.missing()), total)
 
     try:
-      with _every_second(show):
+      with every_second(show):
         pipeline.run().wait_until_finish()
     except RuntimeError as error:
       if 'KeyboardInterrupt' in str(error):  # Beam wraps a worker's Ctrl-C.
@@ -237,7 +237,7 @@ def counts(data: config.Data) -> dict[str, tuple[int, int, int]]:
 
 
 @contextlib.contextmanager
-def _every_second(fn: Callable[[], None]) -> Iterator[None]:
+def every_second(fn: Callable[[], None]) -> Iterator[None]:
   """Calls fn every second in a thread, while the context is active."""
   over = threading.Event()
 

@@ -59,3 +59,45 @@ def test_sizes(root):
 def test_globs(root, pattern, names):
   found = files.glob(f'{root}/{pattern}')
   assert {path.removeprefix(f'{root}/') for path in found} == names
+
+
+def test_written_files_are_listed_and_read(tmp_path):
+  folder = str(tmp_path / 'a' / 'b')
+  assert files.names(folder) == []
+  files.write(f'{folder}/two', b'2')
+  files.write(f'{folder}/one', b'1')
+  files.write(f'{folder}/two', b'22')
+  (tmp_path / 'a' / 'b' / 'three.tmp').write_bytes(b'')
+  assert files.names(folder) == ['one', 'two']
+  assert files.size(f'{folder}/two') == 2
+  files.remove_folder(folder)
+  files.remove_folder(folder)
+  assert files.names(folder) == []
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+  files.write(str(tmp_path / 'a'), b'1')
+  with pytest.raises(TypeError):
+    files.write(str(tmp_path / 'a'), 'text')
+  assert files.names(str(tmp_path)) == ['a']
+  assert (tmp_path / 'a').read_bytes() == b'1'
+  assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_remote_files_are_written_too():
+  files.write('ram://made/x', b'1')
+  assert files.names('ram://made') == ['x']
+  with files.open_file('ram://made/x') as file:
+    assert file.read() == b'1'
+  files.remove_folder('ram://made')
+  assert files.names('ram://made') == []
+
+
+def test_frames_of_zstd_can_be_joined(tmp_path):
+  import zstandard
+
+  data = files.zstd(b'one') + files.zstd(b'') + files.zstd(b' two')
+  reader = zstandard.ZstdDecompressor().stream_reader(
+    data, read_across_frames=True
+  )
+  assert reader.read() == b'one two'

@@ -1,0 +1,297 @@
+"""A pass over a corpus: documents in, stages, documents out, part by part.
+
+A pass reads each part of its input, runs its stages, and writes one file of
+documents for each part. What a stage needs to know of all documents cannot be
+found out in the same pass, so each stage that compares documents ends a pass:
+the pass writes their sketches, and the next pass begins with the decisions.
+
+Documents travel through Beam in blocks: consecutive documents of a part, of
+about a megabyte. A stage that asks a model sees a block at once. A block
+becomes a compressed frame, and the frames of a part are joined in the order in
+which the documents were read. So the files are the same with any runner and any
+number of workers.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rlpt_jax.corpus import pipelines, sketches
+from rlpt_jax.corpus.documents import Document, Dropped, InBatches, Stage
+from rlpt_jax.corpus.pipelines import Runner
+from rlpt_jax.corpus.sketches import AcrossDocuments
+from rlpt_jax.corpus.tally import Tally
+from rlpt_jax.data import files, readers, sources
+from rlpt_jax.data.faults import Faults
+from rlpt_jax.data.readers import Part
+from rlpt_jax.data.sources import Source
+
+ID = 'document'  # The field with a document's id, in the files we write.
+TEXT = 'text'
+BLOCK_BYTES = 1 << 20
+BLOCK_DOCUMENTS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+  """A part to read: of a source, or of the pass before if source is None."""
+
+  source: Source | None
+  part: Part
+  size: int  # In bytes, about.
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+  """One pass.
+
+  folder: gets the documents; `facts` gets what is known of each part.
+  stages: named functions of one document, in order.
+  before: the stage that compared the documents of the input, its name, and the
+    folder with its decisions.
+  after: the stage that will compare the documents of the output, and the folder
+    for their sketches.
+  """
+
+  inputs: Sequence[Input]
+  folder: str
+  facts: str
+  stages: Sequence[tuple[str, Stage]]
+  before: tuple[str, AcrossDocuments, str] | None = None
+  after: tuple[AcrossDocuments, str] | None = None
+  samples: int = 20
+  strict: bool = False
+
+  def document_path(self, part: int) -> str:
+    return os.path.join(self.folder, f'{part:05d}.jsonl.zst')
+
+  def facts_path(self, part: int) -> str:
+    return os.path.join(self.facts, f'{part:05d}.json')
+
+  def missing(self) -> list[int]:
+    """Returns the parts without facts, which are written last."""
+    there = set(files.names(self.facts))
+    parts = range(len(self.inputs))
+    return [i for i in parts if f'{i:05d}.json' not in there]
+
+  def all_facts(self) -> dict[str, Any]:
+    """Returns the sums of the facts of all parts."""
+    return merged(map(self.facts_of, range(len(self.inputs))), self.samples)
+
+  def facts_of(self, part: int) -> dict[str, Any]:
+    with files.open_file(self.facts_path(part)) as file:
+      return json.loads(file.read())
+
+  def outputs(self) -> list[Input]:
+    """Returns the parts that this pass wrote, as inputs of the next."""
+    inputs = []
+    for i in range(len(self.inputs)):
+      path = self.document_path(i)
+      size = self.facts_of(i)['written_characters']
+      inputs.append(Input(None, Part(os.path.basename(path), path), size))
+    return inputs
+
+  def names(self) -> list[str]:
+    before = [self.before[0]] if self.before else []
+    return [*before, *(name for name, _ in self.stages)]
+
+
+def run(pass_: Pass, runner: Runner):
+  """Runs a pass on the parts that are missing.
+
+  A ValueError of a worker, from strict=True or a model that does not answer, is
+  raised again; its message went through a file, since a runner would change it.
+  """
+  import apache_beam as beam
+
+  missing = pass_.missing()
+  sizes = [pass_.inputs[i].size for i in missing]
+  limit = runner.held_bytes * 4 if runner.is_direct else float('inf')
+  for chosen in pipelines.chunks(sizes, limit):
+
+    def build(pipeline, chosen=chosen):
+      parts = pipelines.numbers(pipeline, [missing[i] for i in chosen])
+      blocks = parts | beam.FlatMap(read_blocks, pass_)
+      done = blocks | beam.Map(run_block, pass_)
+      _ = done | beam.GroupByKey() | beam.Map(write_part, pass_)
+
+    failed = os.path.join(pass_.facts, 'failed')
+    files.remove_folder(failed)
+    try:
+      runner.run(build)
+    except Exception:
+      for name in files.names(failed):
+        with files.open_file(os.path.join(failed, name)) as file:
+          raise ValueError(file.read().decode()) from None
+      raise
+
+
+@contextlib.contextmanager
+def _told(part: int, pass_: Pass) -> Iterator[None]:
+  """Writes errors that are for the user to a file, for `run`."""
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    path = os.path.join(pass_.facts, 'failed', f'{part:05d}.txt')
+    files.write(path, str(error).encode(errors='replace'))
+    raise
+
+
+@dataclasses.dataclass
+class Block:
+  """Consecutive documents of a part; the last block also has its faults."""
+
+  part: int
+  index: int
+  rows: list[int]
+  documents: list[Document]
+  faults: dict[str, Any] | None = None
+
+
+def read_blocks(part: int, pass_: Pass) -> Iterator[Block]:
+  """Yields the documents of a part in blocks."""
+  faults = Faults(strict=pass_.strict)
+  documents = read_documents(pass_.inputs[part], faults)
+  block, size = Block(part, 0, [], []), 0
+  with _told(part, pass_):
+    for row, document in enumerate(documents):
+      block.rows.append(row)
+      block.documents.append(document)
+      size += len(document.text)
+      if size > BLOCK_BYTES or len(block.rows) == BLOCK_DOCUMENTS:
+        yield block
+        block, size = Block(part, block.index + 1, [], []), 0
+  block.faults = faults.to_json()
+  yield block
+
+
+def read_documents(input: Input, faults: Faults) -> Iterator[Document]:
+  if input.source is None:
+    for read in readers.read_jsonl(input.part, 1 << 40, faults):
+      fields = dict(read.fields)
+      yield Document(fields.pop(ID), fields.pop(TEXT), fields)
+    return
+  names = sources.fields(input.source.text)
+  for read in input.source.read(input.part, faults):
+    texts = [sources.text_of(read, name, faults) for name in names]
+    if None in texts:  # Counted as a fault.
+      continue
+    fields = {k: v for k, v in read.fields.items() if k not in names}
+    id = fields.pop(ID, f'{input.source.name}/{read.id}')
+    yield Document(str(id), '\n'.join(texts), fields)
+
+
+def run_block(block: Block, pass_: Pass) -> tuple[int, tuple]:
+  """Runs the stages on a block.
+
+  Returns (part, (index, documents, frame, sketches, facts)).
+  """
+  with _told(block.part, pass_):
+    return block.part, _run_block(block, pass_)
+
+
+def _run_block(block: Block, pass_: Pass) -> tuple:
+  faults = Faults(strict=pass_.strict)
+  tallies = {name: Tally(pass_.samples) for name in pass_.names()}
+  documents = block.documents
+  if pass_.before:
+    name, stage, folder = pass_.before
+    decide = stage.decide(folder, block.part)
+    outcomes = map(decide, block.rows, documents)
+    documents = _counted(tallies[name], documents, outcomes)
+  for name, stage in pass_.stages:
+    documents = _after(name, stage, documents, tallies[name], faults)
+  lines = [_line(document) for document in documents]
+  frame = files.zstd(b''.join(lines)) if lines else b''
+  arrays = pass_.after[0].sketch(documents) if pass_.after else {}
+  facts = {
+    'documents': len(block.documents),
+    'characters': sum(len(document.text) for document in block.documents),
+    'written': len(documents),
+    'written_characters': sum(len(document.text) for document in documents),
+    'faults': [block.faults, faults.to_json()],
+    'stages': {name: tally.to_json() for name, tally in tallies.items()},
+  }
+  return block.index, len(documents), frame, arrays, facts
+
+
+def _after(
+  name: str,
+  stage: Stage,
+  documents: list[Document],
+  tally: Tally,
+  faults: Faults,
+) -> list[Document]:
+  """Returns the documents that a stage keeps."""
+  if isinstance(stage, InBatches):
+    since, outcomes = time.thread_time(), []
+    for start in range(0, len(documents), stage.size):
+      outcomes += stage.judge(documents[start : start + stage.size])
+    tally.seconds += time.thread_time() - since
+    return _counted(tally, documents, outcomes)
+  kept = []
+  for document in documents:
+    try:
+      outcome = tally.run(stage, document)
+    except Exception as error:
+      # A stage should not fail; if it does, one document must not stop a run
+      # of many hours.
+      faults.add(f'{name} failed', document.id, f'{error!r:.200}')
+      continue
+    if not isinstance(outcome, Dropped):
+      kept.append(outcome)
+  return kept
+
+
+def _counted(tally: Tally, documents, outcomes) -> list[Document]:
+  kept = []
+  for document, outcome in zip(documents, outcomes, strict=True):
+    tally.count(document, outcome)
+    if not isinstance(outcome, Dropped):
+      kept.append(outcome)
+  return kept
+
+
+def _line(document: Document) -> bytes:
+  fields = {ID: document.id, TEXT: document.text, **document.fields}
+  # Dates and bytes of parquet become text.
+  try:
+    line = json.dumps(fields, ensure_ascii=False, default=str).encode()
+  except UnicodeEncodeError:  # Half of a surrogate pair in another field.
+    line = json.dumps(fields, default=str).encode()
+  return line + b'\n'
+
+
+def write_part(group: tuple[int, Iterable[tuple]], pass_: Pass):
+  """Writes the documents of a part, their sketches, and then the facts."""
+  part, blocks = group
+  blocks = sorted(blocks, key=lambda block: block[0])
+  frames = b''.join(frame for _, _, frame, _, _ in blocks) or files.zstd(b'')
+  files.write(pass_.document_path(part), frames)
+  if pass_.after:
+    pieces = [(documents, arrays) for _, documents, _, arrays, _ in blocks]
+    _, folder = pass_.after
+    sketches.save(sketches.path(folder, part), sketches.joined(pieces))
+  facts = merged([facts for *_, facts in blocks], pass_.samples)
+  data = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
+  files.write(pass_.facts_path(part), data.encode())
+
+
+def merged(all_facts: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
+  """Returns the sums of the facts of blocks or parts."""
+  faults, tallies = Faults(), {}
+  names = 'documents', 'characters', 'written', 'written_characters'
+  total = dict.fromkeys(names, 0)
+  for facts in all_facts:
+    for name in names:
+      total[name] += facts[name]
+    for each in filter(None, facts['faults']):
+      faults.merge(each)
+    for name, tally in facts['stages'].items():
+      tallies.setdefault(name, Tally(samples)).merge(tally)
+  stages = {name: tally.to_json() for name, tally in tallies.items()}
+  return {**total, 'faults': [faults.to_json()], 'stages': stages}

@@ -1,0 +1,112 @@
+"""Counts what stages do to documents, and keeps a sample of it.
+
+Tallies of parts are merged in any order with the same result: the sample has
+the documents whose ids have the smallest hashes.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import heapq
+import time
+from typing import Any
+
+from rlpt_jax.corpus.documents import Document, Dropped, Edit, Outcome, Stage
+
+_SHOWN = 2000  # Characters of a dropped document that a sample has.
+_AROUND = 90  # Characters before and after an edit that a sample has.
+
+
+@dataclasses.dataclass
+class Tally:
+  """The counts and samples of one stage.
+
+  samples: the most samples that are kept of each reason and each kind of edit.
+  """
+
+  samples: int = 0
+  documents: int = 0  # That entered the stage.
+  edited: int = 0  # Documents whose text the stage changed.
+  seconds: float = 0.0  # Of processor time.
+  dropped: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  edits: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  # {reason or kind: {hash of the id: sample}}
+  kept: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+  def run(self, stage: Stage, document: Document) -> Outcome:
+    """Returns the stage's outcome, and counts it."""
+    since = time.thread_time()
+    outcome = stage(document)
+    self.seconds += time.thread_time() - since
+    self.count(document, outcome)
+    return outcome
+
+  def count(self, before: Document, outcome: Outcome):
+    self.documents += 1
+    if isinstance(outcome, Dropped):
+      self.dropped[outcome.reason] += 1
+      text = before.text
+      self._keep(
+        outcome.reason,
+        before.id,
+        {
+          'id': before.id,
+          'detail': outcome.detail,
+          'text': text[:_SHOWN] + ('…' if len(text) > _SHOWN else ''),
+        },
+      )
+      return
+    edits = outcome.edits[len(before.edits) :]
+    self.edited += bool(edits)
+    for edit in edits:
+      self.edits[edit.kind] += 1
+      self._keep(edit.kind, before.id, _in_context(before, edit))
+
+  def _keep(self, name: str, id: str, sample: dict[str, Any]):
+    if not self.samples:
+      return
+    samples = self.kept.setdefault(name, {})
+    key = hashlib.blake2b(
+      id.encode(errors='replace'), digest_size=8
+    ).hexdigest()
+    samples.setdefault(key, sample)  # Of a document, the first edit of a kind.
+    if len(samples) > self.samples:
+      del samples[max(samples)]
+
+  def to_json(self) -> dict[str, Any]:
+    return {
+      'documents': self.documents,
+      'edited': self.edited,
+      'seconds': self.seconds,
+      'dropped': dict(self.dropped),
+      'edits': dict(self.edits),
+      'samples': self.kept,
+    }
+
+  def merge(self, other: dict[str, Any]):
+    """Adds the to_json() of another tally."""
+    self.documents += other['documents']
+    self.edited += other['edited']
+    self.seconds += other['seconds']
+    self.dropped.update(other['dropped'])
+    self.edits.update(other['edits'])
+    for name, samples in other['samples'].items():
+      both = {**samples, **self.kept.get(name, {})}
+      chosen = heapq.nsmallest(self.samples, both)
+      self.kept[name] = {key: both[key] for key in chosen}
+
+
+def _in_context(document: Document, edit: Edit) -> dict[str, Any]:
+  start, end = edit.start, edit.start + len(edit.before)
+  text, first, last = document.text, max(0, start - _AROUND), end + _AROUND
+  return {
+    'id': document.id,
+    'before': ('…' if first else '') + text[first:start],
+    'removed': edit.before[:_SHOWN],
+    'added': edit.after[:_SHOWN],
+    'after': text[end:last] + ('…' if last < len(text) else ''),
+  }

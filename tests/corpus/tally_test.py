@@ -1,0 +1,57 @@
+import random
+
+from rlpt_jax.corpus import documents
+from rlpt_jax.corpus.documents import Document, Dropped, Edit
+from rlpt_jax.corpus.tally import Tally
+
+
+def stage(document: Document):
+  number = int(document.id)
+  if number % 3 == 0:
+    return Dropped('a third', f'number {number}')
+  if number % 3 == 1:
+    return documents.edited(document, [Edit('x', 0, 'a', '[A]')] * 1)
+  return document
+
+
+def filled(numbers) -> Tally:
+  tally = Tally(samples=4)
+  for number in numbers:
+    tally.run(stage, Document(str(number), 'abc'))
+  return tally
+
+
+def without_time(tally: Tally) -> dict:
+  return {**tally.to_json(), 'seconds': 0}
+
+
+def test_what_happened_is_counted():
+  tally = filled(range(30))
+  assert (tally.documents, tally.edited) == (30, 10)
+  assert tally.dropped == {'a third': 10}
+  assert tally.edits == {'x': 10}
+  assert {len(samples) for samples in tally.kept.values()} == {4}
+  sample = next(iter(tally.kept['x'].values()))
+  assert (sample['removed'], sample['added']) == ('a', '[A]')
+  assert (sample['before'], sample['after']) == ('', 'bc')
+
+
+def test_tallies_merge_in_any_order():
+  whole = filled(range(60))
+  pieces = [filled(range(i, 60, 7)).to_json() for i in range(7)]
+  for seed in range(3):
+    random.Random(seed).shuffle(pieces)
+    merged = Tally(samples=4)
+    for piece in pieces:
+      merged.merge(piece)
+    assert without_time(merged) == without_time(whole)
+
+
+def test_samples_are_short_and_can_be_switched_off():
+  tally = Tally(samples=1)
+  tally.count(Document('a', 'x' * 5000), Dropped('long'))
+  (sample,) = tally.kept['long'].values()
+  assert len(sample['text']) == 2001
+  tally = Tally(samples=0)
+  tally.count(Document('a', 'x'), Dropped('short'))
+  assert tally.dropped == {'short': 1} and not tally.kept
