@@ -8,7 +8,7 @@ import pytest
 from rlpt_jax.corpus import signatures
 
 # The first minima of the text below. Renew them when the hashes change.
-GOLDEN = [3308007237, 3553090552, 3415697582]
+GOLDEN = [3991887254, 4242205370, 3811459628]
 VOCABULARY = [f'word{i}' for i in range(3000)]
 
 
