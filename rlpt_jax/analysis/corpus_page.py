@@ -51,7 +51,7 @@ def _table(manifest: Mapping[str, Any]) -> str:
     rows.append(_row('unusable', '', faults, '', reasons, 0))
   for stage in manifest['stages']:
     dropped = sum(stage['dropped'].values())
-    left = (stage['documents'] - dropped) / most
+    left = stage['left'] / most
     name = f'<a href="#{escaped(stage["name"])}">{_words(stage["name"])}</a>'
     counts = stage['documents'], dropped, stage['edited']
     rows.append(_row(name, *counts, '', left))

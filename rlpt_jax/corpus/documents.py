@@ -55,13 +55,37 @@ class Dropped(NamedTuple):
   detail: str = ''
 
 
-Outcome = Document | Dropped
+class Several(NamedTuple):
+  """What a stage makes of a document instead of one document: several, or none.
+
+  documents: they go on in place of the document.
+  dropped: why others were not made.
+  events: what else happened, to be counted, such as 'filter: cut off'.
+  sample: what to show of it, as JSON data.
+  """
+
+  documents: Sequence[Document]
+  dropped: Sequence[Dropped] = ()
+  events: Sequence[str] = ()
+  sample: Mapping[str, Any] | None = None
+
+
+Outcome = Document | Dropped | Several
 Stage = Callable[[Document], Outcome]
+
+
+def going_on(outcome: Outcome) -> Sequence[Document]:
+  """Returns the documents that go on to the next stage."""
+  if isinstance(outcome, Dropped):
+    return ()
+  return outcome.documents if isinstance(outcome, Several) else (outcome,)
 
 
 @dataclasses.dataclass(frozen=True)
 class InBatches:
   """A stage that is faster with many documents at once, such as a model.
+
+  Any object with `judge` and `size` is such a stage.
 
   judge: returns the outcome of each document, in order.
   """

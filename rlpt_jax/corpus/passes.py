@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rlpt_jax.corpus import pipelines, sketches
-from rlpt_jax.corpus.documents import Document, Dropped, InBatches, Stage
+from rlpt_jax.corpus.documents import Document, Stage, going_on
 from rlpt_jax.corpus.pipelines import Runner
 from rlpt_jax.corpus.sketches import AcrossDocuments
 from rlpt_jax.corpus.tally import Tally
@@ -227,7 +227,7 @@ def _after(
   faults: Faults,
 ) -> list[Document]:
   """Returns the documents that a stage keeps."""
-  if isinstance(stage, InBatches):
+  if hasattr(stage, 'judge'):
     since, outcomes = time.thread_time(), []
     for start in range(0, len(documents), stage.size):
       outcomes += stage.judge(documents[start : start + stage.size])
@@ -242,8 +242,7 @@ def _after(
       # of many hours.
       faults.add(f'{name} failed', document.id, f'{error!r:.200}')
       continue
-    if not isinstance(outcome, Dropped):
-      kept.append(outcome)
+    kept += going_on(outcome)
   return kept
 
 
@@ -251,8 +250,7 @@ def _counted(tally: Tally, documents, outcomes) -> list[Document]:
   kept = []
   for document, outcome in zip(documents, outcomes, strict=True):
     tally.count(document, outcome)
-    if not isinstance(outcome, Dropped):
-      kept.append(outcome)
+    kept += going_on(outcome)
   return kept
 
 

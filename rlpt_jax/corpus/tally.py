@@ -11,8 +11,17 @@ import heapq
 import time
 from typing import Any
 
-from rlpt_jax.corpus.documents import Document, Dropped, Edit, Outcome, Stage
+from rlpt_jax.corpus.documents import (
+  Document,
+  Dropped,
+  Edit,
+  Outcome,
+  Several,
+  Stage,
+  going_on,
+)
 
+DOCUMENTS = 'documents'  # The name of the samples of outcomes with several.
 _SHOWN = 2000  # Characters of a dropped document that a sample has.
 _AROUND = 90  # Characters before and after an edit that a sample has.
 
@@ -26,12 +35,16 @@ class Tally:
 
   samples: int = 0
   documents: int = 0  # That entered the stage.
+  left: int = 0  # Documents that came out of it.
   edited: int = 0  # Documents whose text the stage changed.
   seconds: float = 0.0  # Of processor time.
   dropped: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
   edits: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  events: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
   # {reason or kind: {hash of the id: sample}}
@@ -47,6 +60,13 @@ class Tally:
 
   def count(self, before: Document, outcome: Outcome):
     self.documents += 1
+    self.left += len(going_on(outcome))
+    if isinstance(outcome, Several):
+      self.dropped.update(each.reason for each in outcome.dropped)
+      self.events.update(outcome.events)
+      if outcome.sample is not None:
+        self._keep(DOCUMENTS, before.id, dict(outcome.sample))
+      return
     if isinstance(outcome, Dropped):
       self.dropped[outcome.reason] += 1
       text = before.text
@@ -80,20 +100,24 @@ class Tally:
   def to_json(self) -> dict[str, Any]:
     return {
       'documents': self.documents,
+      'left': self.left,
       'edited': self.edited,
       'seconds': self.seconds,
       'dropped': dict(self.dropped),
       'edits': dict(self.edits),
+      'events': dict(self.events),
       'samples': self.kept,
     }
 
   def merge(self, other: dict[str, Any]):
     """Adds the to_json() of another tally."""
     self.documents += other['documents']
+    self.left += other['left']
     self.edited += other['edited']
     self.seconds += other['seconds']
     self.dropped.update(other['dropped'])
     self.edits.update(other['edits'])
+    self.events.update(other['events'])
     for name, samples in other['samples'].items():
       both = {**samples, **self.kept.get(name, {})}
       chosen = heapq.nsmallest(self.samples, both)

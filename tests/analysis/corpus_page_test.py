@@ -3,18 +3,21 @@ from rlpt_jax.analysis import corpus_page as lib
 HOSTILE = '<script>alert(1)</script> & \ud800 \u202e'
 STAGES = [
   {
-    'name': 'gopher_quality', 'documents': 12, 'edited': 0,
+    'name': 'gopher_quality', 'documents': 12, 'left': 8, 'edited': 0,
     'dropped': {'fewer than 50 words': 4}, 'edits': {},
   },
   {
-    'name': 'near_duplicates', 'documents': 8, 'edited': 0,
+    'name': 'near_duplicates', 'documents': 8, 'left': 7, 'edited': 0,
     'dropped': {'nearly the text': 1}, 'edits': {},
   },
   {
-    'name': 'mask', 'documents': 7, 'edited': 2, 'dropped': {},
+    'name': 'mask', 'documents': 7, 'left': 7, 'edited': 2, 'dropped': {},
     'edits': {'e-mail': 3},
   },
-  {'name': 'idle', 'documents': 7, 'edited': 0, 'dropped': {}, 'edits': {}},
+  {
+    'name': 'idle', 'documents': 7, 'left': 7, 'edited': 0, 'dropped': {},
+    'edits': {},
+  },
 ]  # fmt: skip
 MANIFEST = {
   'documents': 12, 'characters': 1000, 'written': 7, 'written_characters': 500,

@@ -1,8 +1,8 @@
 import random
 
 from rlpt_jax.corpus import documents
-from rlpt_jax.corpus.documents import Document, Dropped, Edit
-from rlpt_jax.corpus.tally import Tally
+from rlpt_jax.corpus.documents import Document, Dropped, Edit, Several
+from rlpt_jax.corpus.tally import DOCUMENTS, Tally
 
 
 def stage(document: Document):
@@ -45,6 +45,19 @@ def test_tallies_merge_in_any_order():
     for piece in pieces:
       merged.merge(piece)
     assert without_time(merged) == without_time(whole)
+
+
+def test_a_stage_may_make_several_documents():
+  tally = Tally(samples=2)
+  made = Document('a#1', 'one'), Document('a#2', 'two')
+  outcome = Several(made, [Dropped('wrong')] * 3, ['retried'], {'n': 1})
+  tally.count(Document('a', 'x'), outcome)
+  tally.count(Document('b', 'x'), Several([], [Dropped('wrong')]))
+  assert (tally.documents, tally.left) == (2, 2)
+  assert (tally.dropped, tally.events) == ({'wrong': 4}, {'retried': 1})
+  assert list(tally.kept[DOCUMENTS].values()) == [{'n': 1}]
+  assert documents.going_on(outcome) == made
+  assert documents.going_on(Dropped('wrong')) == ()
 
 
 def test_samples_are_short_and_can_be_switched_off():
