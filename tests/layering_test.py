@@ -77,7 +77,7 @@ DOORS = {
   'math_verify': 'rlpt_jax/rewards/math_worker.py',
   'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',
-  'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/llm/remote.py'),
+  'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/llm/connection.py'),
   'openai': '',
   'torch': '',
   'flax': 'rlpt_jax/',  # flax.struct, which is light.

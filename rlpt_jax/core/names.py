@@ -8,6 +8,7 @@ working and runs resume.
 MODULES = {
   'advantages': 'rlpt_jax.algorithms.advantages',
   'brackets': 'rlpt_jax.rewards.brackets',
+  'budget': 'rlpt_jax.llm.budget',
   'choice': 'rlpt_jax.rewards.choice',
   'cleaning': 'rlpt_jax.corpus.cleaning',
   'collect': 'rlpt_jax.rollout.collect',

@@ -1,21 +1,19 @@
 """A file of a judge's answers, so that a restarted run need not ask again.
 
-Each line is {"key": ..., "answer": ...}. An append is one write that starts
-with the line break, so kill -9 can only leave an unfinished last line. Such a
-line is skipped when the file is read, and the next entry starts on a line of
-its own. An answer of null deletes the earlier answer of its key. There is no
-fsync, so a power failure may lose the newest answers, but never damages the
-others. Several processes on one machine may append to one file; each sees its
-own entries and those that the file had when that process opened it.
+Each line is {"key": ..., "answer": ...}. An answer of null deletes the earlier
+answer of its key. It survives kill -9: see line_file.py. Several processes on
+one machine may append to one file; each sees its own entries and those that the
+file had when that process opened it.
 """
 
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Collection
 from typing import Any
+
+from rlpt_jax.llm.line_file import LineFile
 
 
 def content_key(**content: Any) -> str:
@@ -34,12 +32,9 @@ class AnswerCache:
   def __init__(self, path: str | pathlib.Path):
     self.path, self.skipped = pathlib.Path(path), 0
     self._answers: dict[bytes, str] = {}
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    # Readable by the owner only: answers may quote prompts.
-    self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    with open(self._file, 'rb', closefd=False) as lines:
-      for line in lines:
-        self._read(line)
+    self._file = LineFile(path, "the judge's answers are kept there")
+    for _, line in self._file.lines():
+      self._read(line)
 
   def _read(self, line: bytes):
     try:
@@ -51,7 +46,7 @@ class AnswerCache:
       if not isinstance(answer, str):
         raise TypeError(answer)
     except (ValueError, TypeError, KeyError):
-      self.skipped += bool(line.strip())
+      self.skipped += 1
       return
     # Interned, because most answers are equal ('Score: 1').
     self._answers[key] = sys.intern(answer)
@@ -75,20 +70,7 @@ class AnswerCache:
       del self._answers[key]
 
   def _append(self, key: str, answer: str | None):
-    data = f'\n{json.dumps({"key": key, "answer": answer})}'.encode()
-    try:
-      written = os.write(self._file, data)
-      # A full disk may take only a part without an error. Writing the rest then
-      # raises one.
-      if written < len(data):
-        os.write(self._file, data[written:])
-    except OSError as error:
-      raise OSError(
-        error.errno, f"{error.strerror}; the judge's answers are kept there",
-        str(self.path),
-      ) from error  # fmt: skip
+    self._file.append({'key': key, 'answer': answer})
 
   def close(self):
-    if self._file >= 0:
-      os.close(self._file)
-      self._file = -1
+    self._file.close()

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import email.utils
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # HTTP statuses that say that the settings, such as the key, are wrong.
 MISTAKES = frozenset({401, 403, 404, 405, 407})
@@ -34,18 +34,56 @@ class Fault(NamedTuple):
     return self.status in MISTAKES or 300 <= self.status < 400
 
 
-def answer(data: bytes) -> str | None:
-  """Returns the model's text, or None if the bytes are not a valid response."""
+class Tokens(NamedTuple):
+  """The size of a call; estimated if the server does not report it."""
+
+  prompt: int
+  completion: int
+  is_estimated: bool = False
+
+
+class Reply(NamedTuple):
+  """A model's answer.
+
+  finish_reason: 'stop', or 'length' if `max_tokens` cut the text; '' if the
+    server does not say.
+  seconds: how long the request took.
+  is_kept: True if the answer comes from the records of earlier calls.
+  """
+
+  text: str
+  finish_reason: str = ''
+  tokens: Tokens | None = None
+  seconds: float = 0.0
+  is_kept: bool = False
+
+
+def reply(data: bytes) -> Reply | None:
+  """Returns the model's answer, or None if the bytes are no valid response."""
   try:
-    choice = json.loads(data)['choices'][0]
+    response = json.loads(data)
+    choice = response['choices'][0]
     text = (
       choice['message']['content'] if 'message' in choice else choice['text']
     )
   except (ValueError, TypeError, LookupError, RecursionError):
     return None
   if text is None:  # For example, all its tokens went into thinking.
-    return ''
-  return text if isinstance(text, str) else None
+    text = ''
+  if not isinstance(text, str):
+    return None
+  reason = choice.get('finish_reason')
+  reason = reason[:40] if isinstance(reason, str) else ''
+  return Reply(text, reason, _tokens(response.get('usage')))
+
+
+def _tokens(usage: Any) -> Tokens | None:
+  if not isinstance(usage, dict):
+    return None
+  found = [usage.get('prompt_tokens'), usage.get('completion_tokens')]
+  if all(type(count) is int and count >= 0 for count in found):
+    return Tokens(*found)
+  return None
 
 
 def seconds(retry_after: str) -> float:

@@ -1,11 +1,11 @@
-"""A judge behind a URL: any endpoint that speaks OpenAI's API.
+"""A model behind a URL: any endpoint that speaks OpenAI's API.
 
-The kind of a fault decides what happens to the question:
+The kind of a fault decides what happens to a question:
 
   timeout, connection, 5xx, 408, 425,   asked up to `attempts` times, after
-  a response cut off, or invalid JSON   random, ever longer delays; then None
+  a response cut off, or invalid JSON   random, ever longer delays
   429                                   asked again likewise, for `wait` seconds
-  400, 413, 422 and other 4xx           None: the server refuses this prompt
+  400, 413, 422 and other 4xx           not asked again: the server refuses it
   3xx, 401, 403, 404, 405, 407          ValueError before the first answer, as
                                         the settings are wrong; later like 5xx
 
@@ -21,6 +21,7 @@ it, and it is removed from all text of the server that is kept or shown.
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import os
@@ -30,26 +31,26 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Count, Name, Positive
-from rlpt_jax.llm import chat_api
 from rlpt_jax.llm.answer_cache import AnswerCache, content_key
-from rlpt_jax.llm.chat_api import Fault
+from rlpt_jax.llm.chat_api import Fault, Reply
+from rlpt_jax.llm.connection import Connection
 
 PROBE = 'Say 1.'
-MAX_ANSWER = 4 * 2**20  # Bytes. A longer response is a fault.
-REMIND_S = 60.0  # Seconds between two warnings while waiting for the judge.
-SHORTEST_SECRET = 8  # Shorter keys are placeholders such as 'EMPTY'.
+REMIND_S = 60.0  # Seconds between two warnings while waiting for the server.
 OURS = frozenset({'model', 'messages', 'prompt', 'stream', 'n'})
+
+Message = Mapping[str, str]  # Such as {'role': 'user', 'content': '...'}.
 
 logger = logging.getLogger(__name__)
 
 
 class Unavailable(ConnectionError):
-  """Raised if the judge is down and the run may not wait for it any longer."""
+  """Raised if a server is down and the run may not wait for it any longer."""
 
   exit_status = 75  # EX_TEMPFAIL: the same command resumes the run.
 
@@ -98,11 +99,21 @@ class Endpoint:
     path = 'chat/completions' if self.chat else 'completions'
     return f'{self.url.rstrip("/")}/{path}'
 
-  def body(self, prompt: str) -> dict[str, Any]:
-    """Returns the body of a request; the answer depends on nothing else."""
+  def body(self, prompt: str | Sequence[Message]) -> dict[str, Any]:
+    """Returns the body of a request; the answer depends on nothing else.
+
+    prompt: a text, or with `chat` also a list of messages.
+    """
     question = {'prompt': prompt}
     if self.chat:
-      question = {'messages': [{'role': 'user', 'content': prompt}]}
+      if isinstance(prompt, str):
+        prompt = [{'role': 'user', 'content': prompt}]
+      question = {'messages': list(prompt)}
+    elif not isinstance(prompt, str):
+      raise ValueError(
+        f'model={self.model!r}, chat=False: expected the prompt as one text, '
+        'found a list of messages.'
+      )
     return {'model': self.model, **self.fields, **question}
 
   def key(self) -> str | None:
@@ -127,7 +138,7 @@ class Patience:
   attempts: the most requests for one question, not counting those with a 429.
   first_delay, longest_delay: upper bounds of the first and of any delay.
   open_after: the number of faults in a row after which only probes are sent.
-  wait: how long a judge may give no answer at all before the run stops.
+  wait: how long a server may give no answer at all before the run stops.
   """
 
   concurrency: Count = 32
@@ -144,6 +155,189 @@ class Patience:
   def delay(self, times: int) -> float:
     """Returns the upper bound of a delay after `times` earlier delays."""
     return min(self.longest_delay, self.first_delay * 2.0 ** min(times, 60))
+
+
+class Server:
+  """One model's server: asks again after faults, and waits while it is down.
+
+  Its questions belong to the event loop that entered `connected`. It remembers
+  faults from one loop to the next. `counts['requests']` is the number of HTTP
+  requests; `faults` counts those that failed, by cause.
+
+  kept: the file that keeps the answers, for the message of `Unavailable`.
+  """
+
+  def __init__(
+    self,
+    endpoint: Endpoint,
+    patience: Patience,
+    kept: str | pathlib.Path | None = None,
+  ):
+    endpoint.key()  # Raises now if the key is missing.
+    self.endpoint, self.patience, self._kept = endpoint, patience, kept
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.faults: collections.Counter[str] = collections.Counter()
+    self.has_answered = False
+    # Not seeded by the run: results do not depend on delays, and hosts with the
+    # same seed would all retry at the same moment.
+    self.random = random.Random()
+    self._faults_in_a_row, self._last_fault = 0, None
+    self._not_before, self._is_leaving = 0.0, False
+    self._stopped_by: BaseException | None = None
+
+  @contextlib.asynccontextmanager
+  async def connected(self) -> AsyncIterator[None]:
+    """Opens the connections that the questions of this event loop share."""
+    self._room = asyncio.Semaphore(self.patience.concurrency)
+    self._turn = asyncio.Lock()
+    self._connection = Connection(
+      self.endpoint.address, self.endpoint.key, self.patience.timeout
+    )
+    async with self._connection:
+      yield
+
+  async def ask(self, body: dict[str, Any]) -> Reply | Fault:
+    """Returns the answer to one question, or the fault of its last attempt."""
+    attempts = times = 0
+    limited_since = None
+    while True:
+      async with self._room:
+        await self._until_open()
+        if self._stopped_by:
+          raise self._stopped_by
+        reply = await self._try(body)
+      if isinstance(reply, Reply) or reply.is_refusal:
+        return reply
+      now = time.monotonic()
+      if reply.status == 429:
+        limited_since = limited_since or now
+        if now - limited_since > self.patience.wait:
+          return reply
+      else:
+        limited_since, attempts = None, attempts + 1
+        if attempts >= self.patience.attempts:
+          return reply
+      await asyncio.sleep(self.random.uniform(0, self.patience.delay(times)))
+      times += 1
+
+  async def ask_first(self, body: dict[str, Any]) -> Reply:
+    """Returns the answer to a question that should reach a working server.
+
+    Waits if the server is down, and raises a ValueError if it cannot answer.
+    """
+    reply = await self._try(body)
+    if isinstance(reply, Fault) and not reply.is_refusal:
+      # One question alone might never open the circuit. Open it after one
+      # fault, so that the question waits for the server.
+      faults = max(self._faults_in_a_row, self.patience.open_after)
+      self._faults_in_a_row = faults
+      reply = await self.ask(body)
+    if isinstance(reply, Fault):
+      raise self.mistake(reply)
+    return reply
+
+  def stop_waiting(self):
+    """Makes questions raise `Unavailable` instead of waiting."""
+    self._is_leaving = True
+
+  def stop(self, error: BaseException):
+    """Makes questions raise the error, except those that are in flight."""
+    self._stopped_by = error
+
+  async def _try(self, body: dict[str, Any]) -> Reply | Fault:
+    self.counts['requests'] += 1
+    reply = await self._connection.post(body)
+    if isinstance(reply, Reply):
+      self.has_answered, self._faults_in_a_row = True, 0
+      return reply
+    self.faults[reply.cause] += 1
+    if reply.is_refusal:
+      self._faults_in_a_row = 0
+    elif reply.is_mistake and not self.has_answered:
+      raise self.mistake(reply)
+    else:
+      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, reply
+      pause = min(reply.retry_after, self.patience.wait)
+      self._not_before = max(self._not_before, time.monotonic() + pause)
+    return reply
+
+  async def _until_open(self):
+    """Waits until a question may be asked."""
+    async with self._turn:  # One task probes, the others wait for it.
+      await asyncio.sleep(0)  # If that task gave up, the others end here.
+      if self._is_down():
+        await self._probe()
+      await self._sleep(self._not_before - time.monotonic())
+
+  def _is_down(self) -> bool:
+    return self._faults_in_a_row >= self.patience.open_after
+
+  async def _probe(self):
+    """Sends probes until the server answers, or raises `Unavailable`."""
+    since, times = time.monotonic(), 0
+    last_reminder, clock = since, time.strftime('%H:%M:%S')
+    logger.warning(
+      '%s does not answer (%s); waiting for it since %s, for at most %g s',
+      self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
+    )  # fmt: skip
+    while self._is_down():
+      now = time.monotonic()
+      if now - last_reminder >= REMIND_S:
+        last_reminder = now
+        logger.warning(
+          '%s: still waiting since %s, %.0f of %g s (%s)', self.endpoint.url,
+          clock, now - since, self.patience.wait, self._last_fault.detail,
+        )  # fmt: skip
+      delay = max(self.patience.delay(times), self._not_before - now)
+      if now + delay - since > self.patience.wait:
+        raise self._unavailable(now - since)
+      await self._sleep(delay)
+      # A question that was in flight may have been answered meanwhile.
+      if self._is_down():
+        await self._try(self.endpoint.body(PROBE))
+      times += 1
+    logger.warning(
+      '%s: answers again after %.0f s', self.endpoint.url,
+      time.monotonic() - since,
+    )  # fmt: skip
+
+  async def _sleep(self, seconds: float):
+    since = time.monotonic()
+    while (waited := time.monotonic() - since) < seconds:
+      if self._stopped_by:
+        raise self._stopped_by
+      if self._is_leaving:
+        raise self._unavailable(waited)
+      await asyncio.sleep(min(seconds - waited, 1.0))
+    await asyncio.sleep(0)
+
+  def _unavailable(self, waited: float) -> Unavailable:
+    why = f'wait={self.patience.wait:g}'
+    if self._is_leaving:
+      why = 'preempted'
+    kept = 'No cache is set, so no answers are kept'
+    if self._kept is not None:
+      kept = f'The answers so far are in {self._kept}'
+    return Unavailable(
+      f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
+      f'({why}), last: {self._last_fault.detail}. {kept}; restart the run '
+      'when it is back.'
+    )
+
+  def mistake(self, fault: Fault) -> ValueError:
+    """Returns the error for a fault that the settings may have caused."""
+    server = self.endpoint
+    if server.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
+      return ValueError(
+        f'{server.address}: {fault.detail}. model={server.model!r} has no chat '
+        'template there: set remote.Endpoint.chat = False for a base model, or '
+        'give the server the template.'
+      )
+    key = f', the key in ${server.key_env}' if server.key_env else ''
+    return ValueError(
+      f'{server.address}: {fault.detail}. Are the address, '
+      f'model={server.model!r}, fields={dict(server.fields)}{key} correct?'
+    )
 
 
 class Remote:
@@ -163,19 +357,14 @@ class Remote:
     cache: str | pathlib.Path | None = None,
   ):
     checks.check_arguments(type(self), locals())
-    endpoint.key()  # Raises now if the key is missing.
     self.endpoint, self.patience = endpoint, patience or Patience()
-    self.counts: collections.Counter[str] = collections.Counter()
+    self.server = Server(self.endpoint, self.patience, cache)
+    self.counts = self.server.counts
     self.cache = AnswerCache(cache) if cache else None
-    # Not seeded by the run: results do not depend on delays, and hosts with the
-    # same seed would all retry at the same moment.
-    self._random = random.Random()
-    self._faults_in_a_row, self._last_fault = 0, None
-    self._has_answered, self._not_before = False, 0.0
     # Each call has its own event loop, so nothing is left running at exit.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judge')
     self._calls: set[_Call] = set()
-    self._closed = self._is_leaving = False
+    self._closed = False
 
   def settings(self) -> dict[str, Any]:
     """Returns the settings that answers depend on: see core/settings.py."""
@@ -205,7 +394,7 @@ class Remote:
 
   def stop_waiting(self):
     """Makes calls, also later ones, raise `Unavailable` instead of waiting."""
-    self._is_leaving = True
+    self.server.stop_waiting()
 
   def close(self):
     """Cancels running calls of all threads and waits for their end."""
@@ -232,17 +421,19 @@ class Remote:
     if not missing:
       return answers
     faults: list[Fault] = []
-    async with _session(self.endpoint, self.patience) as session:
-      batch = _Batch(session, self.endpoint, self.patience)
 
-      async def ask(i: int):
-        reply = await self._ask(batch, prompts[i])
-        if isinstance(reply, Fault):
-          self.counts[f'failed/{reply.cause}'] += 1
-          faults.append(reply)
-        else:
-          answers[i] = reply
+    async def ask(i: int):
+      reply = await self.server.ask(self.endpoint.body(prompts[i]))
+      if isinstance(reply, Fault):
+        self.counts[f'failed/{reply.cause}'] += 1
+        faults.append(reply)
+        return
+      answers[i] = reply.text
+      # Empty answers are not cached: next time the judge may give an answer.
+      if self.cache is not None and reply.text.strip():
+        self.cache.put(self._key_of(prompts[i]), reply.text)
 
+    async with self.server.connected():
       try:
         async with asyncio.TaskGroup() as group:
           for i in missing:
@@ -250,27 +441,15 @@ class Remote:
       except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
     # If the server refuses every question, the questions are not at fault.
-    is_refused = not self._has_answered and len(faults) == len(prompts)
+    is_refused = not self.server.has_answered and len(faults) == len(prompts)
     if is_refused and all(fault.is_refusal for fault in faults):
-      raise self._mistake(faults[0])
+      raise self.server.mistake(faults[0])
     return answers
 
   async def _answer_now(self, prompts: list[str]) -> list[str]:
-    answers = []
-    async with _session(self.endpoint, self.patience) as session:
-      batch = _Batch(session, self.endpoint, self.patience)
-      for prompt in prompts:
-        reply = await self._try(batch, prompt)
-        if isinstance(reply, Fault) and not reply.is_refusal:
-          # One question alone might never open the circuit. Open it after one
-          # fault, so that the question waits for the server.
-          faults = max(self._faults_in_a_row, self.patience.open_after)
-          self._faults_in_a_row = faults
-          reply = await self._ask(batch, prompt)
-        if isinstance(reply, Fault):
-          raise self._mistake(reply)
-        answers.append(reply)
-    return answers
+    async with self.server.connected():
+      bodies = [self.endpoint.body(prompt) for prompt in prompts]
+      return [(await self.server.ask_first(body)).text for body in bodies]
 
   def _cached(self, prompt: str) -> str | None:
     if self.cache is None:
@@ -281,123 +460,6 @@ class Remote:
     # Without the address: the same model at another URL is the same judge.
     body = self.endpoint.body(prompt)
     return content_key(chat=self.endpoint.chat, body=body)
-
-  async def _ask(self, batch: '_Batch', prompt: str) -> str | Fault:
-    """Returns the answer to one question, or the fault of its last attempt."""
-    attempts = times = 0
-    limited_since = None
-    while True:
-      async with batch.room:
-        await self._until_open(batch)
-        reply = await self._try(batch, prompt)
-      if isinstance(reply, str):
-        # Empty answers are not cached: next time the judge may give an answer.
-        if self.cache is not None and reply.strip():
-          self.cache.put(self._key_of(prompt), reply)
-        return reply
-      if reply.is_refusal:
-        return reply
-      now = time.monotonic()
-      if reply.status == 429:
-        limited_since = limited_since or now
-        if now - limited_since > self.patience.wait:
-          return reply
-      else:
-        limited_since, attempts = None, attempts + 1
-        if attempts >= self.patience.attempts:
-          return reply
-      await asyncio.sleep(self._random.uniform(0, self.patience.delay(times)))
-      times += 1
-
-  async def _try(self, batch: '_Batch', prompt: str) -> str | Fault:
-    self.counts['requests'] += 1
-    reply = await batch.post(self.endpoint.address, self.endpoint.body(prompt))
-    if isinstance(reply, str):
-      self._has_answered, self._faults_in_a_row = True, 0
-    elif reply.is_refusal:
-      self._faults_in_a_row = 0
-    elif reply.is_mistake and not self._has_answered:
-      raise self._mistake(reply)
-    else:
-      self._faults_in_a_row, self._last_fault = self._faults_in_a_row + 1, reply
-      pause = min(reply.retry_after, self.patience.wait)
-      self._not_before = max(self._not_before, time.monotonic() + pause)
-    return reply
-
-  async def _until_open(self, batch: '_Batch'):
-    """Waits until a question may be asked."""
-    async with batch.turn:  # One task probes, the others wait for it.
-      await asyncio.sleep(0)  # If that task gave up, the others end here.
-      if self._is_down():
-        await self._probe(batch)
-      await self._sleep(self._not_before - time.monotonic())
-
-  def _is_down(self) -> bool:
-    return self._faults_in_a_row >= self.patience.open_after
-
-  async def _probe(self, batch: '_Batch'):
-    """Sends probes until the judge answers, or raises `Unavailable`."""
-    since, times = time.monotonic(), 0
-    last_reminder, clock = since, time.strftime('%H:%M:%S')
-    logger.warning(
-      '%s does not answer (%s); waiting for it since %s, for at most %g s',
-      self.endpoint.url, self._last_fault.detail, clock, self.patience.wait,
-    )  # fmt: skip
-    while self._is_down():
-      now = time.monotonic()
-      if now - last_reminder >= REMIND_S:
-        last_reminder = now
-        logger.warning(
-          '%s: still waiting since %s, %.0f of %g s (%s)', self.endpoint.url,
-          clock, now - since, self.patience.wait, self._last_fault.detail,
-        )  # fmt: skip
-      delay = max(self.patience.delay(times), self._not_before - now)
-      if now + delay - since > self.patience.wait:
-        raise self._unavailable(now - since)
-      await self._sleep(delay)
-      # A question that was in flight may have been answered meanwhile.
-      if self._is_down():
-        await self._try(batch, PROBE)
-      times += 1
-    logger.warning(
-      '%s: answers again after %.0f s', self.endpoint.url,
-      time.monotonic() - since,
-    )  # fmt: skip
-
-  async def _sleep(self, seconds: float):
-    since = time.monotonic()
-    while (waited := time.monotonic() - since) < seconds:
-      if self._is_leaving:
-        raise self._unavailable(waited)
-      await asyncio.sleep(min(seconds - waited, 1.0))
-    await asyncio.sleep(0)
-
-  def _unavailable(self, waited: float) -> Unavailable:
-    why = f'wait={self.patience.wait:g}'
-    if self._is_leaving:
-      why = 'preempted'
-    kept = 'No cache is set, so no answers are kept'
-    if self.cache is not None:
-      kept = f'The answers so far are in {self.cache.path}'
-    return Unavailable(
-      f'{self.endpoint.url}: no answer after {waited:.0f} s of waiting '
-      f'({why}), last: {self._last_fault.detail}. {kept}; restart the run '
-      'when it is back.'
-    )
-
-  def _mistake(self, fault: Fault) -> ValueError:
-    server = self.endpoint
-    if server.chat and re.search('chat.?template', fault.detail, re.IGNORECASE):
-      return ValueError(
-        f'{server.address}: {fault.detail}. model={server.model!r} has no chat '
-        'template there: set remote.Endpoint.chat = False for a base model, or '
-        'give the server the template.'
-      )
-    key = f', the key in ${server.key_env}' if server.key_env else ''
-    return ValueError(
-      f'{server.address}: {fault.detail}. Are the address, '
-      f'model={server.model!r}, fields={dict(server.fields)}{key} correct?'
-    )
 
 
 class _Call:
@@ -428,71 +490,3 @@ class _Call:
       self._is_cancelled = True
       if self._stop:
         self._stop()
-
-
-class _Batch:
-  """The session, limits and locks that the questions of one call share."""
-
-  def __init__(self, session, endpoint: Endpoint, patience: Patience):
-    self._session, self._patience = session, patience
-    self._clean = _cleaner(endpoint)
-    self.room = asyncio.Semaphore(patience.concurrency)
-    self.turn = asyncio.Lock()
-
-  async def post(self, address: str, body: dict[str, Any]) -> str | Fault:
-    """Returns the text of one answer, or a fault.
-
-    Catches aiohttp's exceptions, because they hold the headers and so the key.
-    """
-    import aiohttp
-
-    try:
-      # No redirects, because another host must not get the key.
-      async with self._session.post(
-        address, json=body, allow_redirects=False
-      ) as response:
-        status, data = response.status, bytearray()
-        retry_after = response.headers.get('Retry-After', '')
-        async for chunk in response.content.iter_chunked(2**16):
-          data += chunk
-          if len(data) > MAX_ANSWER:
-            return Fault('garbled', f'more than {MAX_ANSWER:,} bytes')
-    except TimeoutError:
-      return Fault('timeout', f'no answer in {self._patience.timeout:g} s')
-    except (aiohttp.ClientError, OSError) as error:
-      text = f'{type(error).__name__}: {self._clean(str(error))}'
-      return Fault('connection', text)
-    if status == 200:
-      answer = chat_api.answer(data)
-      if answer is None:
-        return Fault('garbled', f'no answer in {self._excerpt(data)}')
-      return self._clean(answer)
-    text = f'HTTP {status} {self._excerpt(data)}'
-    return Fault(f'http/{status}', text, status, chat_api.seconds(retry_after))
-
-  def _excerpt(self, data: bytes) -> str:
-    """Returns the start of the error's message, or of the body, on one line."""
-    text = chat_api.error_message(data.decode(errors='replace'))
-    # The API key is removed first, since the cut might leave half of it.
-    return repr(' '.join(self._clean(text).split())[:200])
-
-
-# Some tracebacks show variables, so only these two functions hold the key.
-
-
-def _session(endpoint: Endpoint, patience: Patience):
-  import aiohttp
-
-  key = endpoint.key()
-  return aiohttp.ClientSession(
-    headers={'Authorization': f'Bearer {key}'} if key else {},
-    connector=aiohttp.TCPConnector(limit=0),  # The semaphore is the limit.
-    timeout=aiohttp.ClientTimeout(total=patience.timeout),
-  )
-
-
-def _cleaner(endpoint: Endpoint) -> Callable[[str], str]:
-  key = endpoint.key()
-  if key is None or len(key) < SHORTEST_SECRET:
-    return lambda text: text
-  return lambda text: text.replace(key, '[key]')

@@ -20,7 +20,39 @@ from rlpt_jax.llm import chat_api
   ],
 )  # fmt: skip
 def test_an_answer(body, found):
-  assert chat_api.answer(body) == found
+  reply = chat_api.reply(body)
+  assert (reply and reply.text) == found
+
+
+@pytest.mark.parametrize(
+  ('fields', 'tokens'),
+  [
+    ('', None),
+    (', "usage": {"prompt_tokens": 3, "completion_tokens": 0}', (3, 0)),
+    (', "usage": {"prompt_tokens": 3}', None),
+    (', "usage": {"prompt_tokens": 3, "completion_tokens": -1}', None),
+    (', "usage": {"prompt_tokens": true, "completion_tokens": 1}', None),
+    (', "usage": [1, 2]', None),
+  ],
+)  # fmt: skip
+def test_the_size_of_a_reply(fields, tokens):
+  body = f'{{"choices": [{{"text": "a"}}]{fields}}}'
+  expected = tokens and chat_api.Tokens(*tokens)
+  assert chat_api.reply(body.encode()).tokens == expected
+
+
+@pytest.mark.parametrize(
+  ('said', 'reason'),
+  [
+    ('"length"', 'length'),
+    ('null', ''),
+    ('7', ''),
+    (f'"{"x" * 99}"', 'x' * 40),
+  ],
+)
+def test_why_a_reply_ended(said, reason):
+  body = f'{{"choices": [{{"text": "a", "finish_reason": {said}}}]}}'
+  assert chat_api.reply(body.encode()).finish_reason == reason
 
 
 def test_an_error():

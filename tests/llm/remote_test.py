@@ -85,6 +85,18 @@ def test_what_is_sent(monkeypatch):
   assert 'Authorization' not in without
 
 
+def test_a_conversation_is_sent_as_it_is():
+  messages = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': 'Why?'},
+  ]
+  endpoint = lib.Endpoint(url='http://judge/v1', model='m')
+  assert endpoint.body(messages)['messages'] == messages
+  base = lib.Endpoint(url='http://judge/v1', model='m', chat=False)
+  with pytest.raises(ValueError, match=r"model='m', chat=False: expected the"):
+    base.body(messages)
+
+
 def test_our_own_server():
   said = toy.ToyEngine(say=lambda request, sample: 'Score: 1')
   with (
@@ -196,12 +208,12 @@ def test_the_delay_doubles_and_is_random_from_zero():
     with _client(
       judge, attempts=6, first_delay=0.001, longest_delay=0.005
     ) as client:
-      client._random = random.Random()
-      client._random.uniform = lambda a, b: drawn.append((a, b)) or 0
+      client.server.random = random.Random()
+      client.server.random.uniform = lambda a, b: drawn.append((a, b)) or 0
       assert client(['a']) == [None]
   assert drawn == [(0, 0.001), (0, 0.002), (0, 0.004), (0, 0.005), (0, 0.005)]
   # The generators of two clients do not follow the run's, or each other.
-  one, other = (_client(judge)._random.random() for _ in range(2))
+  one, other = (_client(judge).server.random.random() for _ in range(2))
   assert one != other
 
 
