@@ -226,7 +226,7 @@ class _Scan:
 
     Then `place` is where the next object may begin.
     """
-    start, step = self.place, self._value
+    step = self._value
     while callable(step):
       visible = _VISIBLE.search(self.reply, self.place)
       if visible is None:
@@ -234,9 +234,8 @@ class _Scan:
       self.place = visible.start()
       step = step(visible[0])
     if step == 'not JSON' and self.opened == [{}]:
-      # Braces of other text. What was read is no longer than a key, so reading
-      # it again does not make the time quadratic.
-      self.place = start + 1
+      # Braces of other text. At most a key was read, and is read again: it has
+      # a greatest length so that this does not make the time quadratic.
       return 'no key'
     return step
 

@@ -37,6 +37,8 @@ def read(reply):
     '{x} {"x} {1, 2} \\frac{1}{2} {"question": "q", "answer": "a"} {3}',
     '{"question": "no", "answer": "no"} Or: {"question": "q", "answer": "a"}',
     '{"question": "q", "answer": "no", "answer": "a"} {"score": 1}',
+    '{"answer": "no", "question": "q", "answer": "a"}',
+    '{"x} {"question": "q", "answer": "a"}',
     '{"broken": oh} {"question": "q", "answer": "a"}',
     # No brace at the end.
     '{"question": "q", "answer": "a"',
@@ -54,6 +56,8 @@ def test_an_object_is_found_in_what_surrounds_it(reply):
     (None, 'no answer'),
     ('', 'no object'),
     ('I cannot do {this}.', 'no object'),
+    ('{"x' + ' x' * 100, 'no object'),
+    ('</think>{"question": "q", "answer": "a"}</think> Sorry.', 'no object'),
     ('<think>{"question": "q", "answer": "a"}', 'cut off'),
     ('{"question": "q", "answer": "in 19', 'cut off'),
     ('{"question": "q", "answer": 19', 'cut off'),
@@ -63,6 +67,7 @@ def test_an_object_is_found_in_what_surrounds_it(reply):
     ('{"question": "q", "answer":', 'cut off'),
     ('{"question": "q", "ans', 'cut off'),
     ('{"question": "q"', 'cut off'),
+    ('{"question": "q", "b": {"question": "r", "answer": "a"}, ', 'cut off'),
     ('{', 'cut off'),
     # The last one counts, even if it is broken.
     ('{"question": "q", "answer": "a"} {"question": "r", "ans', 'cut off'),
@@ -134,6 +139,7 @@ def test_yes_or_no(value, found):
     ('["a", "b", "c", "d"]', ['a', 'b', 'c']),
     ('"a; b,\nc,"', ['a', 'b', 'c']),
     ('["a", {"b": 1}]', 'personas is not a list of texts'),
+    ('[["a"], "b"]', 'personas is not a list of texts'),
     ('{"b": 1}', 'personas is not a list of texts'),
     ('[]', 'personas is empty'),
     ('[" ", null]', 'personas is empty'),
@@ -262,8 +268,8 @@ def test_any_text_has_the_fields_or_a_cause(reply):
 
 
 HOSTILE = (
-  '{', '\\', '"', "'", '“', '[', '{"', '{"a":', '{"a":[', '{"a":"', '{"a":"\\',
-  '{"question":1}', '{"question":', "{'a'", '{ ', '{"question":"x"', '{"a":5 ',
+  '{', '\\', '"', "'", '“', '[', '{"', '{“', "{'x", '{"a":', '{"a":[',
+  '{"a":"', '{"a":"\\', '{"question":1}', '{"question":', "{'a'", '{ ', '{"question":"x"', '{"a":5 ',
 )  # fmt: skip
 
 
@@ -305,7 +311,15 @@ class Counted:
     return match
 
 
-@pytest.mark.parametrize('piece', ['{', '\\', '"', '{"a":', '{"a":['])
-def test_a_long_reply_is_no_trouble(piece):
-  reply = piece * (1_000_000 // len(piece) if len(piece) == 1 else 100_000)
+@pytest.mark.parametrize(
+  'reply',
+  [
+    *(piece * 1_000_000 for piece in '{\\"'),
+    '{"question":' * 100_000,
+    '{"question":' * 100_000 + '1' + '}' * 100_000,
+    '{"question":[' + '[' * 100_000 + ']' * 100_000,
+  ],
+  ids=('brace', 'backslash', 'quote', 'open', 'closed', 'list'),
+)
+def test_a_long_or_deep_reply_is_no_trouble(reply):
   assert isinstance(parse(reply, PAIR), Fault)
