@@ -269,7 +269,8 @@ def test_any_text_has_the_fields_or_a_cause(reply):
 
 HOSTILE = (
   '{', '\\', '"', "'", '“', '[', '{"', '{“', "{'x", '{"a":', '{"a":[',
-  '{"a":"', '{"a":"\\', '{"question":1}', '{"question":', "{'a'", '{ ', '{"question":"x"', '{"a":5 ',
+  '{"a":"', '{"a":"\\', '{"question":1}', '{"question":', "{'a'", '{ ',
+  '{"question":"x"', '{"a":5 ',
 )  # fmt: skip
 
 
