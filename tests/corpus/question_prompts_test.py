@@ -199,4 +199,4 @@ def test_a_reasoning_has_the_question_and_a_box():
   prompt = question_prompts.to_reason('Who is {answer}?', 'No\n{question}')
   assert 'Question: Who is {answer}?\n' in prompt
   assert ': No {question}\n' in prompt
-  assert '\\boxed{}' in prompt
+  assert 'final answer within \\boxed{}' in prompt
