@@ -12,8 +12,9 @@ Four stages ask a model for a JSON object, which llm/json_replies.py reads:
 The differences of ours:
 
   * The filter names the goal, and says that difficulty does not matter.
-  * A question must contain its background, as it is asked without the document.
-    It may need a calculation, and must not be answered by yes or no.
+  * A question must contain its background, as it is asked without the document,
+    and must not ask for what only the document records. It may need a
+    calculation, and must not be answered by yes or no.
   * The model may decline to ask, with empty texts, rather than ask a bad
     question.
   * The checker answers the question itself before it compares answers. It also
@@ -144,8 +145,8 @@ there, does not stand alone.
 3. It settles something. At least one question about it has exactly one right \
 answer. Opinions and plans alone settle nothing.
 
-Everything else is of no account: the topic, the style, the length, poor \
-layout, and whether the document is easy or difficult. Ignore leftovers of a \
+Nothing else matters: neither the topic nor the style, the length, poor \
+layout, or whether the document is easy or difficult. Ignore leftovers of a \
 web page around a text that is qualified.
 
 {_DATA}
@@ -186,6 +187,8 @@ exists. Begin with the background that they need: names, dates, quantities, \
 conditions, definitions, or the lines of code that it is about.
 - never refers to a document. Do not write "according to the text", "the \
 author", "in this example", "the table above" or the like.
+- can be answered by someone who knows the field or works it out. Do not ask \
+for what only this document records, such as the prices of one shop.
 - has exactly one right answer. Say in which unit, form or precision you \
 expect it if there is a choice.
 - does not contain its answer, does not offer answers to choose from, and \

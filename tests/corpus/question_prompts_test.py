@@ -145,7 +145,7 @@ def test_the_domains_are_those_that_are_read():
 def test_ours_says_what_a_question_must_be():
   for said in (
     'do not have the document', 'background', '"according to the text"',
-    'does not contain its answer', 'yes or no',
+    'does not contain its answer', 'yes or no', 'only this document records',
     'empty question and an empty answer',
   ):  # fmt: skip
     assert said in OURS.generate
