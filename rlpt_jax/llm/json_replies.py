@@ -17,13 +17,15 @@ Besides JSON, these are read:
   {"a": Y, "b": 5}          Y, N, yes, no, true, false or a number, unquoted
   {"a": "\sqrt{\frac12}"}   LaTeX with single backslashes
 
-The last object that has any of the fields counts, so that a model may quote its
-instructions and correct itself. If that object is broken, there is no answer,
-whatever precedes it.
+The last object that has any of the fields or notes counts, so that a model may
+quote its instructions and correct itself. If that object is broken, there is no
+answer, whatever precedes it.
 
 An object without its closing brace counts if all its fields have a complete
-value: a string with its closing quote, or a number or word with something after
-it. A closing ' must have something after it too, since it may be an apostrophe.
+value: a string with its closing quote, a list with its bracket, or a number or
+word with something after it. A closing ' must have something after it too, as
+it may be an apostrophe.
+
 No other repairs are made. In particular, unescaped quotes within a string are a
 fault, as nobody knows where such a string ends.
 
@@ -179,22 +181,32 @@ def _last_object(
     place = start.start()
     scan = _Scan(reply, place, wanted)
     state = scan.run()
-    is_ours = any(not wanted.isdisjoint(each) for each in scan.opened)
+    is_ours = any(
+      isinstance(each, dict) and not wanted.isdisjoint(each)
+      for each in scan.opened
+    )
     if state == 'cut off':
       if scan.last is not None and not is_ours:
         return scan.last
       done = (x for x in scan.opened if needed <= _complete(x))
       return next(done, Fault('cut off', shown(reply[place:])))
     if state == 'not JSON' and is_ours:
-      best = Fault('not JSON', shown(reply[max(place, scan.place - 40) :]))
+      best = _not_json(reply, place, scan.place)
     elif scan.last is not None:
       best = scan.last
     elif state == 'not JSON':
-      other = Fault('not JSON', shown(reply[max(place, scan.place - 40) :]))
+      other = _not_json(reply, place, scan.place)
     elif state == 'closed':
       other = {}
     start = _START.search(reply, scan.place)
   return other if best is None else best
+
+
+def _not_json(reply: str, start: int, place: int) -> Fault:
+  """Returns the fault of an object that is broken at `place`."""
+  # Not the rest of the reply: copying it each time would take quadratic time.
+  start = max(start, place - SHOWN // 2)
+  return Fault('not JSON', shown(reply[start : start + SHOWN + 1]))
 
 
 def _complete(container: dict | list) -> Set[str]:

@@ -40,6 +40,7 @@ def read(reply):
     '{"answer": "no", "question": "q", "answer": "a"}',
     '{"x} {"question": "q", "answer": "a"}',
     '{"broken": oh} {"question": "q", "answer": "a"}',
+    '{"question": "q", "answer": "a"} {"broken": ["answer", oh}',
     # No brace at the end.
     '{"question": "q", "answer": "a"',
     '{"question": "q", "answer": "a", "thought": "It asks wh',
@@ -78,6 +79,7 @@ def test_an_object_is_found_in_what_surrounds_it(reply):
     ('{"question": "q", "answer": 3 or 4}', 'not JSON'),
     ('{"question": "q", "answer": "a")', 'not JSON'),
     ('{"what": oh}', 'not JSON'),
+    ('{"what": ["answer", oh} {"what": 1}', 'no field question'),
     # An example within a text is no answer.
     ('{"thought": "not {\'question\': \'q\', \'answer\': \'a\'}, b',
      'cut off'),
@@ -188,6 +190,9 @@ def test_notes_may_be_missing():
 def test_a_detail_is_short():
   fault = parse('{"question": "' + 'x' * 1000, PAIR)
   assert fault.cause == 'cut off' and len(fault.detail) < 220
+  fault = parse('{"question": "' + 'x' * 1000 + '", oh}' + 'y' * 1000, PAIR)
+  assert fault.cause == 'not JSON' and len(fault.detail) < 220
+  assert 'xx", oh}yy' in fault.detail  # Where it is broken.
 
 
 def typographic(pairs):
@@ -270,14 +275,20 @@ def test_any_text_has_the_fields_or_a_cause(reply):
 HOSTILE = (
   '{', '\\', '"', "'", '“', '[', '{"', '{“', "{'x", '{"a":', '{"a":[',
   '{"a":"', '{"a":"\\', '{"question":1}', '{"question":', "{'a'", '{ ',
-  '{"question":"x"', '{"a":5 ',
+  '{"question":"x"', '{"question":x ', '{"a":5 ',
 )  # fmt: skip
 
 
 @pytest.mark.parametrize('piece', HOSTILE)
 def test_steps_are_linear_in_the_reply(piece, monkeypatch):
-  """Counts the patterns' searches, not the time."""
+  """Counts the characters that are looked at or copied, not the time."""
   steps = []
+
+  def shown(value):
+    steps.append(len(value))
+    return value
+
+  monkeypatch.setattr(json_replies, 'shown', shown)
   for name in ('_VISIBLE', '_WORD', '_START', '_STOP'):
     monkeypatch.setattr(json_replies, name, Counted(name, steps))
   for reply in (piece * 400, '{"a":"' + piece * 400, piece * 400 + '}' * 400):
