@@ -25,6 +25,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['rlpt_jax', 'rlpt_jax.*']),
   package_data={
     'rlpt_jax.data': ['*.json'],
+    'rlpt_jax.corpus': ['question_examples/*.jsonl'],
     'rlpt_jax.quickstart': ['*.gin', 'base/*', 'judge/*'],
     'rlpt_jax.analysis': ['*.css', '*.js'],
   },

@@ -12,6 +12,7 @@ import pytest
 from rlpt_jax.analysis import glossary
 from rlpt_jax.core.types import Example
 from rlpt_jax.data import masks
+from rlpt_jax.llm import json_replies
 from rlpt_jax.quickstart import truth, wordings
 from rlpt_jax.rewards import (
   brackets,
@@ -141,8 +142,8 @@ def test_any_text_is_an_answer_or_none_and_has_a_reward_or_none(text):
 
 
 READERS = (
-  brackets, choice, extract, final_answer, judge, masks, math_worker,
-  text_match, wordings,
+  brackets, choice, extract, final_answer, json_replies, judge, masks,
+  math_worker, text_match, wordings,
 )  # fmt: skip
 
 

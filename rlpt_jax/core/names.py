@@ -34,6 +34,8 @@ MODULES = {
   'next_segment': 'rlpt_jax.evaluation.next_segment',
   'optimizer': 'rlpt_jax.training.optimizer',
   'paragraphs': 'rlpt_jax.corpus.paragraphs',
+  'question_prompts': 'rlpt_jax.corpus.question_prompts',
+  'questions': 'rlpt_jax.corpus.questions',
   'reductions': 'rlpt_jax.algorithms.reductions',
   'remote': 'rlpt_jax.llm.remote',
   'rollout_files': 'rlpt_jax.rollout.rollout_files',

@@ -11,7 +11,7 @@ MISTAKES = frozenset({401, 403, 404, 405, 407})
 
 
 class Fault(NamedTuple):
-  """The reason why a request got no answer.
+  """The reason why a request got no answer that can be used.
 
   `cause` is one of a few values, so that faults can be counted by cause.
   """
