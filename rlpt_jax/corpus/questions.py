@@ -186,7 +186,8 @@ class _Asking:
     filtered = await self._read(
       'filter', to.to_filter(prompts, self._text), to.FILTERED
     )
-    if filtered is None:
+    if isinstance(filtered, Dropped):
+      self.dropped.append(filtered)
       return
     self._said['filter'] = filtered
     if not filtered['qualified']:
@@ -195,7 +196,8 @@ class _Asking:
     identified = await self._read(
       'identify', to.to_identify(prompts, self._text), to.IDENTIFIED
     )
-    if identified is None:
+    if isinstance(identified, Dropped):
+      self.dropped.append(identified)
       return
     self._said['identify'] = identified
     domain, personas = identified['domain'], identified['personas']
@@ -203,12 +205,12 @@ class _Asking:
     results = await asyncio.gather(
       *(self._pair(domain, pair) for pair in self._pairs)
     )
-    # In the order of the personas, whoever was answered first.
+    self.events.sort()  # They came in the order of the replies.
     for i, result in enumerate(results):
       if isinstance(result, Dropped):
         self.dropped.append(result)
         self._pairs[i]['dropped'] = result.reason
-      elif result is not None:
+      else:
         fields = {
           **result, 'domain': domain, 'persona': personas[i],
           'material': self._text, 'source': self._document.id,
@@ -218,7 +220,7 @@ class _Asking:
 
   async def _pair(
     self, domain: str, pair: dict[str, Any]
-  ) -> dict[str, str] | Dropped | None:
+  ) -> dict[str, str] | Dropped:
     """Returns a question and its answer, or why there is none."""
     stage, id = self._stage, self._document.id
     examples = worked_examples.examples(
@@ -231,7 +233,7 @@ class _Asking:
       to.GENERATED,
       may_be_empty=True,
     )
-    if generated is None or isinstance(generated, Dropped):
+    if isinstance(generated, Dropped):
       return generated
     pair.update(generated)
     question = generated['question'].strip()
@@ -247,8 +249,8 @@ class _Asking:
       ),
       to.CHECKED,
     )
-    if checked is None:
-      return None
+    if isinstance(checked, Dropped):
+      return checked
     pair['check'] = checked
     for name, rejected, reason in REJECTED:
       if checked[name] is rejected:
@@ -280,10 +282,8 @@ class _Asking:
     fields: Mapping[str, json_replies.Read],
     *,
     may_be_empty: bool = False,
-  ) -> dict[str, Any] | Dropped | None:
-    """Returns the fields of the reply; None, after it has been counted, if no
-    attempt gave any.
-    """
+  ) -> dict[str, Any] | Dropped:
+    """Returns the fields of the reply, or why no attempt gave any."""
     for attempt in range(self._stage.attempts):
       reply = await self._calls.ask(
         prompt, stage=stage, id=self._document.id, attempt=attempt,
@@ -301,8 +301,7 @@ class _Asking:
       ):
         return Dropped(DECLINED)
       self.events.append(f'{stage}: {found.cause}')
-    self.dropped.append(Dropped(f'{stage} failed: {found.cause}', found.detail))
-    return None
+    return Dropped(f'{stage} failed: {found.cause}', found.detail)
 
   def sample(self) -> dict[str, Any]:
     """Returns what was asked and said about the document."""
