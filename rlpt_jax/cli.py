@@ -21,8 +21,8 @@ import typing
 from rlpt_jax.gin_config import read_config
 
 PROGRAMS = (
-  'quickstart', 'make_corpus', 'prepare', 'preview', 'train_sft', 'train_rl',
-  'generate', 'evaluate', 'report', 'serve', 'convert',
+  'quickstart', 'make_corpus', 'make_questions', 'prepare', 'preview',
+  'train_sft', 'train_rl', 'generate', 'evaluate', 'report', 'serve', 'convert',
 )  # fmt: skip
 WHERE = 'rlpt_jax.programs'
 QUICK = ('report',)  # Loads at once; all others print that they are loading.
@@ -81,7 +81,7 @@ def usage() -> str:
   """Returns what `rlpt --help` prints, without importing a program."""
   lines = ['usage: rlpt PROGRAM ...', '', 'programs:']
   for name in PROGRAMS:
-    lines.append(f'  {name:12} {summary(name)}')
+    lines.append(f'  {name:14} {summary(name)}')
   lines += [
     '',
     'rlpt PROGRAM --help describes what a program takes; --traceback, with any',

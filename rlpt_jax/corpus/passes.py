@@ -126,7 +126,10 @@ def run(pass_: Pass, runner: Runner):
     except Exception:
       for name in files.names(failed):
         with files.open_file(os.path.join(failed, name)) as file:
-          raise ValueError(file.read().decode()) from None
+          status, _, message = file.read().decode().partition(' ')
+        error = ValueError(message)
+        error.exit_status = int(status)  # See cli.py.
+        raise error from None
       raise
 
 
@@ -137,7 +140,8 @@ def _told(part: int, pass_: Pass) -> Iterator[None]:
     yield
   except (ValueError, OSError) as error:
     path = os.path.join(pass_.facts, 'failed', f'{part:05d}.txt')
-    files.write(path, str(error).encode(errors='replace'))
+    status = getattr(error, 'exit_status', 2)
+    files.write(path, f'{status} {error}'.encode(errors='replace'))
     raise
 
 
