@@ -28,6 +28,7 @@ import hashlib
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -358,18 +359,22 @@ def chance(name: str) -> float:
 
 # The open records of this process, since a stage travels to workers as data.
 _open: dict[str, Calls] = {}
+_opening = threading.Lock()  # Beam's worker and the display may both be first.
 
 
 def opened(stage: Questions) -> Calls:
   """Returns the calls of a stage; the first time, reads their records."""
   path = stage.records
-  if path not in _open:
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _open[path] = Calls(
-      path, stage.models.by_stage(), patience=stage.patience,
-      budget=stage.budget,
-    )  # fmt: skip
-  return _open[path]
+  with _opening:
+    if path not in _open:
+      pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+      _open[path] = Calls(
+        path,
+        stage.models.by_stage(),
+        patience=stage.patience,
+        budget=stage.budget,
+      )
+    return _open[path]
 
 
 def close(stage: Questions):
