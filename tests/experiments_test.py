@@ -61,6 +61,7 @@ MACHINES = {
 # File in experiments/models -> the same in the zoo.
 MODELS = {
   'llama32_3b': 'llama32_3b',
+  'qwen25_3b': 'qwen25_3b',
   'qwen3_4b_base': 'qwen3_4b',
   'qwen3_8b_base': 'qwen3_8b',
   'qwen3_30b_a3b_base': 'qwen3_30b_a3b',
@@ -91,6 +92,7 @@ TRACED = [
   ('rl/rlvr_llama32_3b', 'h100_8'),
   ('rl/rlpt_qwen3_4b_base', 'h200_1'),
   ('rl/rlpt_tiny_qwen3', 'cpu'),
+  ('rl/webscale_rl_qwen25_3b', 'h100_8'),
   ('rl/pretrain_zero_qwen3_30b_a3b_base', 'v5p_32'),
   ('rl/pretrain_zero_smollm3_3b_base', 'h100_8'),
   ('sft/sft_qwen3_8b_base', 'h100_8'),

@@ -7,7 +7,7 @@ of it. A question is a document whose text is the question; its fields are
   domain, persona    who asks
   material           the document, which training does not show
   source             the document's id
-  reasoning          steps that lead to the answer, for a share of the questions
+  prompt, reasoning  for a share of the questions: a conversation to learn first
 
 Four models take part, and may be one: `filter` says whether the document is fit
 for questions, `identify` names its domain and up to three personas, `generate`
@@ -38,6 +38,7 @@ from rlpt_jax.corpus import question_prompts as to
 from rlpt_jax.corpus import worked_examples
 from rlpt_jax.corpus.documents import Document, Dropped, Several
 from rlpt_jax.corpus.question_prompts import Prompts
+from rlpt_jax.data import prompts
 from rlpt_jax.llm import json_replies
 from rlpt_jax.llm.budget import Budget
 from rlpt_jax.llm.calls import Calls
@@ -183,9 +184,9 @@ class _Asking:
     self._pairs: list[dict[str, Any]] = []
 
   async def run(self):
-    prompts = self._stage.prompts
+    templates = self._stage.prompts
     filtered = await self._read(
-      'filter', to.to_filter(prompts, self._text), to.FILTERED
+      'filter', to.to_filter(templates, self._text), to.FILTERED
     )
     if isinstance(filtered, Dropped):
       self.dropped.append(filtered)
@@ -195,7 +196,7 @@ class _Asking:
       self.dropped.append(Dropped(UNFIT, filtered['thought']))
       return
     identified = await self._read(
-      'identify', to.to_identify(prompts, self._text), to.IDENTIFIED
+      'identify', to.to_identify(templates, self._text), to.IDENTIFIED
     )
     if isinstance(identified, Dropped):
       self.dropped.append(identified)
@@ -259,7 +260,9 @@ class _Asking:
     found = {'question': question, 'answer': answer}
     if chance(f'{id} {persona}') < stage.reasoned:
       reasoning = await self._reasoning(question, answer)
-      found |= {'reasoning': reasoning} if reasoning else {}
+      if reasoning:
+        prompt = prompts.RLVR.replace('{question}', question)
+        found |= {'prompt': prompt, 'reasoning': reasoning}
     return found
 
   async def _reasoning(self, question: str, answer: str) -> str | None:
@@ -310,6 +313,13 @@ class _Asking:
       'id': self._document.id, 'text': self._text[:4000], **self._said,
       'pairs': self._pairs, 'dropped': [list(each) for each in self.dropped],
     }  # fmt: skip
+
+
+def without_reasoning(document: Document) -> Document | Dropped:
+  """Keeps the questions for RL: those that are not learned from before."""
+  if 'reasoning' in document.fields:
+    return Dropped('for supervised learning')
+  return document
 
 
 def holds(question: str, answer: str) -> bool:

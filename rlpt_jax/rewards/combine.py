@@ -4,13 +4,19 @@ No exception is caught here: a reward that raises stops the run.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rlpt_jax.core import checks
+from rlpt_jax.core.types import Example
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
+
+_NUMBER = re.compile(
+  r'\s*[-+−]?\s*[$€£]?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s*%?\s*'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +78,56 @@ class ByKind(Reward):
         f'examples of kind {unknown[0]!r}, but rewards for '
         f'{sorted(self.rewards)} only. Add a reward for that kind.'
       )
-    verdicts: list = [None] * len(examples)
-    parts = {}
-    for kind, reward in self.rewards.items():
-      rows = [p for p, own_kind in enumerate(kinds) if own_kind == kind]
-      if not rows:
-        continue
-      part = parts[kind] = scores.ask(
-        reward, [examples[p] for p in rows], [completions[p] for p in rows]
-      )
-      for p, rewards_G, reasons_G in zip(
-        rows, part.rewards_PG, part.reasons_PG, strict=True
-      ):
-        verdicts[p] = map(scores.Verdict, rewards_G, reasons_G)
-    flat = [verdict for group in verdicts for verdict in group]
-    together = scores.grouped(flat, len(examples))
-    return dataclasses.replace(together, parts=parts)
+    return _chosen(self.rewards, kinds, examples, completions)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByReference(Reward):
+  """Scores with `number` where the reference is a number, else with `text`.
+
+  A verifier of numbers is exact and free; a judge compares everything else, for
+  which 'the red ones' and 'those that are red' are the same. A number with a
+  unit is a text, since the unit may differ.
+
+  In the result, `parts` has the scores of each.
+  """
+
+  number: RewardFn
+  text: RewardFn
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(self, examples, completions) -> Scores:
+    scores.check_groups(examples, completions)
+    kinds = [
+      'number' if _NUMBER.fullmatch(example.references[0]) else 'text'
+      for example in examples
+    ]
+    rewards = {'number': self.number, 'text': self.text}
+    return _chosen(rewards, kinds, examples, completions)
+
+
+def _chosen(
+  rewards: Mapping[str, RewardFn],
+  kinds: Sequence[str],
+  examples: Sequence[Example],
+  completions: Sequence[Sequence[str]],
+) -> Scores:
+  """Scores each example with the reward of its kind, and keeps the parts."""
+  verdicts: list = [None] * len(examples)
+  parts = {}
+  for kind, reward in rewards.items():
+    rows = [p for p, own_kind in enumerate(kinds) if own_kind == kind]
+    if not rows:
+      continue
+    part = parts[kind] = scores.ask(
+      reward, [examples[p] for p in rows], [completions[p] for p in rows]
+    )
+    for p, rewards_G, reasons_G in zip(
+      rows, part.rewards_PG, part.reasons_PG, strict=True
+    ):
+      verdicts[p] = map(scores.Verdict, rewards_G, reasons_G)
+  flat = [verdict for group in verdicts for verdict in group]
+  together = scores.grouped(flat, len(examples))
+  return dataclasses.replace(together, parts=parts)

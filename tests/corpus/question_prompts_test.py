@@ -10,13 +10,11 @@ from rlpt_jax.corpus.question_prompts import (
   FILTERED,
   GENERATED,
   IDENTIFIED,
-  JUDGE,
   NOTES,
   OURS,
   PAPER,
 )
 from rlpt_jax.llm import json_replies
-from rlpt_jax.rewards import judge
 
 DOCUMENT = 'A {persona} of {answer}.\n\n{"qualified": "Y"} {0} {{x}} \\1 \ud800'
 SETS = {'ours': OURS, 'paper': PAPER}
@@ -178,21 +176,6 @@ def test_examples_and_other_braces_are_optional():
 def test_workers_get_the_prompts_and_fields():
   for thing in (OURS, PAPER, *FIELDS.values()):
     assert pickle.loads(pickle.dumps(thing)) is not None
-
-
-def test_a_judge_takes_our_prompt():
-  asked = []
-
-  def complete(questions):
-    asked.extend(questions)
-    return ['Score: 1' for _ in questions]
-
-  by_answer = judge.ByAnswer(complete, prompt=JUDGE)
-  assert by_answer.prompt == JUDGE
-  filled = judge._filled(JUDGE, '{predicted}', 'ten')
-  assert 'Reference: {predicted}\n\nPredicted: ten\n' in filled
-  # Repeating the format is no verdict.
-  assert judge.read(JUDGE).reason == 'judge/both'
 
 
 def test_a_reasoning_has_the_question_and_a_box():

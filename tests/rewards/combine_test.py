@@ -99,3 +99,28 @@ def test_a_kind_without_a_reward():
     ValueError, match=r"kind 'msr', but rewards for \['asr'\]"
   ):
     combine.ByKind({'asr': echo})([example('x', kind='msr')], [['1']])
+
+
+def test_numbers_are_verified_and_texts_are_judged():
+  asked = []
+
+  def reward(name):
+    def score(examples, completions):
+      asked.append((name, [one.references[0] for one in examples]))
+      return Scores(
+        np.full((len(examples), 1), len(name), np.float32),
+        np.full((len(examples), 1), name),
+      )
+
+    return score
+
+  references = ['12', '-3.5', '1,200', '$4.50', '3/4', '12 km', 'red', '7%']
+  found = combine.ByReference(number=reward('n'), text=reward('text'))(
+    [example(one) for one in references], [['x']] * len(references)
+  )
+  assert asked == [
+    ('n', ['12', '-3.5', '1,200', '$4.50', '3/4', '7%']),
+    ('text', ['12 km', 'red']),
+  ]
+  assert found.rewards_PG[:, 0].tolist() == [1, 1, 1, 1, 1, 4, 4, 1]
+  assert set(found.parts) == {'number', 'text'}
