@@ -18,22 +18,26 @@ J = 0.002.
 
 import functools
 import hashlib
-import itertools
-import re
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rlpt_jax.core.checks import Count, Natural
-from rlpt_jax.data.segment import WORD
 
 MINIMA, ROWS = 128, 3
 BANDS = MINIMA // ROWS
 # Two different minima agree in their last byte with this probability.
 CHANCE = 1 / 256
 _SEED = 7  # Any number; signatures with different seeds cannot be compared.
-_WORD = re.compile(WORD)
-_MOST_WORDS = 1 << 20
+_LETTER, _IDEOGRAPH = 1, 2
+_IDEOGRAPHS = (
+  ('\u3040', '\u30ff'),
+  ('\u3400', '\u4dbf'),
+  ('\u4e00', '\u9fff'),
+  ('\uf900', '\ufaff'),
+  ('\U00020000', '\U0003ffff'),
+)
 
 # Texts -> the hashes of all their shingles, and where those of each text begin.
 Shingles = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -44,16 +48,26 @@ def words(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Makes shingles of consecutive words, without case and punctuation.
 
+  A word is a run of letters and digits, or one ideograph.
+
   whole_below: a text of fewer words is one shingle, so it is similar only to
     itself. Titles and short answers often differ in one word.
   """
-  memory = _hashes()
-  if len(memory) > _MOST_WORDS:
-    memory.clear()
-  units = [
-    [memory[word] for word in _WORD.findall(text.lower())] for text in texts
-  ]
-  return _runs(units, size, whole_below)
+  lowered = [text.lower() for text in texts]
+  codes = _codes('\n'.join(lowered))
+  kinds = _kinds()[codes]
+  before = np.concatenate([[0], kinds[:-1]])
+  # An ideograph is a word by itself, whatever stands beside it.
+  starts = np.flatnonzero(
+    (kinds > 0) & ((before != _LETTER) | (kinds != _LETTER))
+  )
+  inside = np.flatnonzero(kinds > 0)
+  first = np.searchsorted(inside, starts)
+  lengths = np.diff(first, append=len(inside))
+  hashes = _hashed(codes[inside].astype(np.uint64), first, lengths)
+  ends = np.cumsum([len(text) + 1 for text in lowered], dtype=np.int64)
+  counts = np.diff(np.searchsorted(starts, ends), prepend=0)
+  return _runs(hashes, counts, size, whole_below)
 
 
 def characters(
@@ -63,11 +77,9 @@ def characters(
 
   whole_below: a text of fewer characters is one shingle.
   """
-  units = [
-    np.array([' '.join(text.lower().split())]).view(np.uint32).astype(np.uint64)
-    for text in texts
-  ]
-  return _runs(units, size, whole_below)
+  plain = [' '.join(text.lower().split()) for text in texts]
+  codes = _codes(''.join(plain)).astype(np.uint64)
+  return _runs(codes, np.array([*map(len, plain)], int), size, whole_below)
 
 
 def minima(texts: Sequence[str], shingles: Shingles = words) -> np.ndarray:
@@ -105,26 +117,61 @@ def text_hash(text: str) -> int:
 
 
 def _runs(
-  units: list, size: int, whole_below: int
+  units: np.ndarray, lengths: np.ndarray, size: int, whole_below: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Hashes each run of `size` units of each list; a short list is one run."""
-  for i, unit in enumerate(units):
-    if len(unit) < max(size, whole_below):
-      whole = _mixed(np.array([unit], np.uint64))[0] if len(unit) else 0
-      units[i] = [whole, *[0] * (size - 1)]
-  lengths = np.array([len(unit) for unit in units])
-  flat = np.fromiter(
-    itertools.chain.from_iterable(units), np.uint64, lengths.sum()
-  )
-  windows = np.lib.stride_tricks.sliding_window_view(flat, size)
-  ends = np.cumsum(lengths)
-  # Runs must not cross from one list into the next.
-  inside = np.ones(len(flat), bool)
-  for back in range(1, size):
-    inside[ends - back] = False
-  hashes = _mixed(windows)[inside[: len(windows)]]
-  offsets = np.concatenate([[0], np.cumsum(lengths - size + 1)])
+  """Hashes each run of `size` units of each text; a short text is one run.
+
+  units: of all texts. lengths: the number of units of each text.
+  """
+  is_short = lengths < max(size, whole_below)
+  counts = np.where(is_short, 1, lengths - size + 1)
+  offsets = np.concatenate([[0], np.cumsum(counts)])
+  firsts = np.cumsum(lengths) - lengths
+  hashes = np.zeros(offsets[-1], np.uint64)
+  whole = np.zeros(offsets[-1], bool)
+  whole[offsets[:-1][is_short]] = True
+  some = is_short & (lengths > 0)
+  if some.any():
+    hashes[offsets[:-1][some]] = _hashed(units, firsts, lengths)[some]
+  # Runs must not cross from one text into the next.
+  place = np.arange(len(units)) - np.repeat(firsts, lengths)
+  is_start = place <= np.repeat(lengths, lengths) - size
+  is_start &= ~np.repeat(is_short, lengths)
+  if len(units) >= size:
+    windows = np.lib.stride_tricks.sliding_window_view(units, size)
+    hashes[~whole] = _mixed(windows[is_start[: len(windows)]])
   return hashes, offsets.astype(np.uint64)
+
+
+def _hashed(
+  units: np.ndarray, firsts: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+  """Hashes consecutive sequences of units, which begin at `firsts`."""
+  place = np.arange(len(units)) - np.repeat(firsts, lengths)
+  # In very long sequences the factors repeat.
+  values = _mix(units) * _factors()[place % len(_factors())]
+  sums = np.cumsum(np.concatenate([[0], values]), dtype=np.uint64)
+  return _mix(sums[firsts + lengths] - sums[firsts])
+
+
+def _codes(text: str) -> np.ndarray:
+  data = text.encode('utf-32-le', errors='surrogatepass')
+  return np.frombuffer(data, np.uint32)
+
+
+@functools.cache
+def _kinds() -> np.ndarray:
+  """Returns what each character is: 0, _LETTER or _IDEOGRAPH."""
+  characters = map(chr, range(sys.maxunicode + 1))
+  kinds = np.array([one.isalnum() for one in characters], np.uint8)
+  for first, last in _IDEOGRAPHS:
+    kinds[ord(first) : ord(last) + 1] = _IDEOGRAPH
+  return kinds
+
+
+@functools.cache
+def _factors() -> np.ndarray:
+  return _mix(np.arange(1, 4097, dtype=np.uint64)) | np.uint64(1)
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -141,18 +188,3 @@ def _mix(x: np.ndarray) -> np.ndarray:
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))
-
-
-class _Hashes(dict):
-  """The hashes of words, each computed once."""
-
-  def __missing__(self, word: str) -> int:
-    data = word.encode(errors='surrogatepass')
-    digest = hashlib.blake2b(data, digest_size=8).digest()
-    self[word] = value = int.from_bytes(digest, 'little')
-    return value
-
-
-@functools.cache
-def _hashes() -> _Hashes:
-  return _Hashes()
