@@ -216,7 +216,7 @@ def test_settings_follow_from_the_questions_and_not_from_their_place(tmp_path):
     _gsm8k(folder, LONG, *[WHOLE] * (folder.name == 'c'))
   a, b, c = [settings.describe(Decontaminate(data=x)) for x in folders]
   assert a == b != c
-  assert a['is'] == 'rlpt_jax.corpus.contamination.Decontaminate'
+  assert a['is'] == 'contamination.Decontaminate'
   assert a['benchmarks']['gsm8k'].startswith('1, sha256 ')
   assert (a['n'], a['min_words'], a['max_questions']) == (13, 8, 2)
 
