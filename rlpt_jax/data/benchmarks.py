@@ -48,6 +48,7 @@ class Problem(NamedTuple):
   prompt: str
   references: tuple[str, ...]  # In the form that the scorer expects.
   group: str = ''  # E.g. the subject; means are also reported per group.
+  texts: tuple[str, ...] = ()  # The benchmark's own words, without our prompt.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def plain_answer(fields: Fields, id: str) -> Problem:
   question = fields.text('problem', 'question', 'Problem', 'Question')
   answer = fields.text('answer', 'Answer', 'final_answer')
   group = str(fields.get('subject', 'level', default=''))
-  return Problem(id, _boxed(question), (answer,), group)
+  return _open(id, question, answer, group)
 
 
 def gsm8k(fields: Fields, id: str) -> Problem:
@@ -129,7 +130,7 @@ def gsm8k(fields: Fields, id: str) -> Problem:
   gold = gold.strip().replace(',', '').lstrip('$')
   if not mark or not gold:
     fields.fail(f'the answer ends in {worked[-40:]!r}, not in #### RESULT')
-  return Problem(id, _boxed(fields.text('question')), (gold,))
+  return _open(id, fields.text('question'), gold)
 
 
 def olympiad(fields: Fields, id: str) -> Problem | None:
@@ -146,10 +147,11 @@ def olympiad(fields: Fields, id: str) -> Problem | None:
   gold = ', '.join(str(answer).strip().strip('$').strip() for answer in answers)
   context = str(fields.get('context', default='') or '').strip()
   question = '\n\n'.join(filter(None, [context, fields.text('question')]))
-  if unit := fields.get('unit'):
-    question += f'\n\nGive the answer in {unit}, without the unit.'
   group = str(fields.get('subfield', 'subject', default=''))
-  return Problem(id, _boxed(question), (gold,), group)
+  note = ''
+  if unit := fields.get('unit'):
+    note = f'\n\nGive the answer in {unit}, without the unit.'
+  return _open(id, question, gold, group, note)
 
 
 def mmlu(fields: Fields, id: str) -> Problem:
@@ -188,10 +190,10 @@ def gpqa(fields: Fields, id: str) -> Problem:
 
 def kor(fields: Fields, id: str) -> Problem:
   group = str(fields.get('category', default=''))
-  prompt = RULE.format(
-    rule=fields.text('rule_content'), question=fields.text('question')
-  )
-  return Problem(id, prompt, (fields.text('answer'),), group)
+  rule, question = fields.text('rule_content'), fields.text('question')
+  prompt = RULE.format(rule=rule, question=question)
+  answer = fields.text('answer')
+  return Problem(id, prompt, (answer,), group, (rule, question))
 
 
 def kor_rows(rows: list[Row]) -> list[Row]:
@@ -225,8 +227,15 @@ def kor_rows(rows: list[Row]) -> list[Row]:
   return joined
 
 
-def _boxed(question: str) -> str:
-  return prompts.RLVR.replace('{question}', question)
+def _open(
+  id: str, question: str, gold: str, group: str = '', note: str = ''
+) -> Problem:
+  """Makes a problem whose answer goes into a box.
+
+  note: follows the question, and is not the benchmark's own.
+  """
+  prompt = prompts.RLVR.replace('{question}', question + note)
+  return Problem(id, prompt, (gold,), group, (question,))
 
 
 def _choice(id, question, options: Sequence[str], gold: str, group: str):
@@ -235,7 +244,7 @@ def _choice(id, question, options: Sequence[str], gold: str, group: str):
     for letter, option in zip(string.ascii_uppercase, options, strict=False)
   ]
   prompt = CHOICE.format(question=question, options='\n'.join(lines))
-  return Problem(id, prompt, (gold, *options), group)
+  return Problem(id, prompt, (gold, *options), group, (question,))
 
 
 def _letter(fields: Fields, answer: Any, options: Sequence[str]) -> str:
@@ -331,6 +340,13 @@ def load(name: str, folder: pathlib.Path | None, place: str = '') -> Loaded:
   return Loaded(benchmark, kept, place, len(problems) - len(kept))
 
 
+def found(folder: pathlib.Path) -> list[str]:
+  """Returns the names of the benchmarks that have files in a folder."""
+  return [
+    row.name for row in ROWS if any(map(tables.find, _paths(row, folder)))
+  ]
+
+
 def get(name: str) -> Benchmark:
   for row in ROWS:
     if row.name == name:
@@ -341,6 +357,11 @@ def get(name: str) -> Benchmark:
   )
 
 
+def _paths(benchmark: Benchmark, folder: pathlib.Path) -> list[pathlib.Path]:
+  suffixes = '', *tables.SUFFIXES
+  return [folder / f'{benchmark.name}{suffix}' for suffix in suffixes]
+
+
 def _rows(
   benchmark: Benchmark, folder: pathlib.Path | None, place: str
 ) -> tuple[list[Row], str]:
@@ -348,7 +369,7 @@ def _rows(
     return tables.read_named(place), place
   tried = [pathlib.Path(place)] if place else []
   if folder and not place:
-    tried = [folder / f'{benchmark.name}{s}' for s in ('', *tables.SUFFIXES)]
+    tried = _paths(benchmark, folder)
   for path in tried:
     files = tables.find(path, benchmark.config, benchmark.split)
     if files:

@@ -114,6 +114,25 @@ def test_options_have_letters(tmp_path):
   assert '\nJ. 2\n' in loaded.problems[0].prompt
 
 
+@pytest.mark.parametrize('name', ROWS)
+def test_texts_are_the_words_of_the_benchmark_alone(name, tmp_path):
+  (problem,) = _load(name, [ROWS[name]], tmp_path).problems
+  if name == 'kor_bench':
+    assert problem.texts == ('a#b is a + 2b.', 'Compute 1#2. [[answer]]')
+  else:
+    fields = {key.lower(): value for key, value in ROWS[name].items()}
+    assert problem.texts == (fields.get('question') or fields['problem'],)
+  assert all(text in problem.prompt for text in problem.texts)
+
+
+def test_benchmarks_with_files_in_a_folder_are_found(tmp_path):
+  (tmp_path / 'gsm8k.jsonl').write_text('{}')
+  (tmp_path / 'mmlu' / 'all').mkdir(parents=True)
+  assert benchmarks.found(tmp_path) == ['gsm8k']
+  (tmp_path / 'mmlu' / 'all' / 'test.csv').write_text('')
+  assert benchmarks.found(tmp_path) == ['mmlu', 'gsm8k']
+
+
 def test_options_of_gpqa_come_in_an_order_of_their_question(tmp_path):
   rows = [GPQA | {'Question': f'Question {i}?'} for i in range(200)]
   problems = _load('gpqa_diamond', rows, tmp_path).problems
@@ -168,6 +187,7 @@ def test_what_words_alone_do_not_ask_is_left_out(tmp_path):
   assert loaded.problems[1].prompt.startswith(
     'A ball falls.\n\nFind $x$.\n\nGive the answer in m, without the unit.'
   )
+  assert loaded.problems[1].texts == ('A ball falls.\n\nFind $x$.',)
   with pytest.raises(ValueError, match='no problems in'):
     _load('olympiad_bench', rows[1:3], tmp_path)
 
