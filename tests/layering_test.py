@@ -63,7 +63,7 @@ DOORS = {
   'orbax': 'rlpt_jax/training/checkpoints.py',
   'tensorstore': 'rlpt_jax/training/written.py',
   'datatrove': 'rlpt_jax/corpus/rules.py',
-  'phonenumbers': 'rlpt_jax/corpus/personal.py',
+  'phonenumbers': 'rlpt_jax/corpus/phones.py',
   'py3langid': 'rlpt_jax/corpus/language.py',
   'rensa': 'rlpt_jax/corpus/signatures.py',
   'optax': 'rlpt_jax/training/',
