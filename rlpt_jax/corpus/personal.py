@@ -48,13 +48,14 @@ _IPV4 = re.compile(
   r'[0-9](?<![\w.-][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w-]|\.[0-9]|/[0-9])'
 )
 _IPV6 = re.compile(
-  r'[23](?<![\w:.][23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w.])'
+  r'[23](?<![\w:.][23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:]|[./][0-9])'
 )
 _VERSIONED = re.compile(
-  r'(?<![A-Za-z])(?i:v|ver|version|release|build|firmware|kernel|driver|patch|'
-  r'update|rev|revision|software|sections?|sec|chapters?|clauses?|tables?|'
-  r'figures?|figs?|paragraphs?|articles?|rules?|requirements?|items?|steps?)'
-  r'[^\w\n]{1,4}\Z|[A-Za-z]/\Z|§ ?\Z'
+  r'(?<![A-Za-z])(?i:v|ver|rev|revision|build|firmware|kernel|driver|software|'
+  r'sections?|sec|chapters?|clauses?|tables?|figures?|figs?|paragraphs?|'
+  r'articles?|rules?|requirements?|items?|steps?)[^\w\n]{1,4}\Z|'
+  r'(?<![A-Za-z])(?i:versions?|release|upgrade|update|patch|downgrade)'
+  r'[^\n]{1,40}\Z|[A-Za-z]/\Z|§ ?\Z|[=<>~]= ?[\'"]?\Z'
 )
 # These stand in examples for addresses like all others (RFC 5737, RFC 3849).
 _DOCUMENTATION = [
@@ -68,16 +69,18 @@ _DOCUMENTATION = [
 def _ip_addresses(text: str) -> Iterator[Span]:
   """Finds addresses of the public internet, and those that examples have.
 
-  An address is none if it is private, of a network (10.2.0.0/16), or a number
-  of a version or section: after such a word, or with four numbers below 32, as
-  public servers of names have, such as 8.8.8.8.
+  A network, such as 81.2.0.0/16, is none. Nor is what is more often the number
+  of a version or section: what follows such a word, four numbers below 32 (as
+  public servers of names have: 8.8.8.8), and 2.5.4.43 or 1.3.101.110, as the
+  identifiers of objects begin.
   """
   for found in _IPV4.finditer(text):
     start = found.start()
     numbers = [int(number) for number in found[0].split('.')]
     if (
       max(numbers) > 31
-      and not _VERSIONED.search(text, max(0, start - 20), start)
+      and (numbers[0] > 2 or numbers[1] > 39)
+      and not _VERSIONED.search(text, max(0, start - 52), start)
       and _is_public(found[0])
     ):
       yield found.span()
@@ -192,13 +195,14 @@ def _social_security_numbers(text: str) -> Iterator[Span]:
 
 # Secrets.
 
-_LOGIN = re.compile(r'://([^\s/@:?#{}<>]{1,64}:[^\s/@{}<>]{1,64})@')
+_LOGIN = re.compile(r'://([^\s/@:?#{}<>\[]{1,64}:[^\s/@{}<>\[]{1,64})@')
+_TEMPLATE = re.compile('(?i:user|username|userid|login|%s):')
 _PRIVATE_KEY = re.compile(
   r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----'
 )
-_LONGEST_KEY = 16_000
+_KEY_LENGTHS = range(100, 16_000)
 _KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
-_LONGEST_KEY = 16_000
+_KEY_LENGTHS = range(100, 16_000)
 # What a text must hold if it holds such a key, and the keys.
 _KEY_STARTS = (
   'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_pat_',
@@ -224,18 +228,17 @@ _BECH32 = re.compile(r'bc1(?<!\wbc1)[02-9ac-hj-np-z]{11,71}(?![A-Za-z0-9])')
 
 def _logins(text: str) -> Iterator[Span]:
   for found in _LOGIN.finditer(text):
-    yield found.span(1)
+    if not _TEMPLATE.match(found[1]):
+      yield found.span(1)
 
 
 def _keys(text: str) -> Iterator[Span]:
   """Finds keys of known forms; a private key with its two lines around it."""
   begin = None
   for line in _PRIVATE_KEY.finditer(text):
-    if begin is not None and line.end() - begin > _LONGEST_KEY:
-      begin = None
     if line[1] == 'BEGIN':
       begin = line.start()
-    elif begin is not None:
+    elif begin is not None and line.end() - begin in _KEY_LENGTHS:
       yield begin, line.end()
       begin = None
   for found in _KEY.finditer(text):

@@ -27,27 +27,31 @@ _DIGITS = re.compile(
   rf'[0-9 ().\-/\u00a0{_DASHES}]{{5,}}[0-9]'
 )
 _PIECE = re.compile(r'\(?(?<![0-9])[0-9]')
+# In 123.456 7890, a constant of nature, the gaps differ.
 _AMERICAN = re.compile(
-  rf'(?:1{_GAP})?(?:\([2-9][0-9]{{2}}\) ?|[2-9][0-9]{{2}}{_GAP})'
-  rf'[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}'
+  rf'(?:1{_GAP})?(?:'
+  r'\([2-9][0-9]{2}\)[ -]?[2-9][0-9]{2}[-. ][0-9]{4}|[2-9][0-9]{2}(?:'
+  r'-[2-9][0-9]{2}-[0-9]{4}|\.[2-9][0-9]{2}\.[0-9]{4}|'
+  r'/[2-9][0-9]{2}[-. ][0-9]{4}|'
+  rf'[{_DASHES}][2-9][0-9]{{2}}[{_DASHES}][0-9]{{4}}))'
 )
-_AMERICAN_BY_SPACES = re.compile(r'[0-9 \u00a0]+')
 _TRUNK = re.compile(
   rf'\(?0(?:\)[0-9]{{2,5}}|[0-9]{{1,5}}\)?)(?:{_GAP}[0-9]{{2,8}}){{1,5}}'
 )
 _AFTER_WORD = re.compile(rf'\(?[0-9](?:\)?{_GAP}?\(?[0-9]){{6,12}}')
-_DATES = re.compile(
+_DATE_OR_DECIMAL = re.compile(
   r'[12][0-9]{3}[^0-9][12][0-9]{3}\Z'
   r'|[0-9]{1,2}[./-][0-9]{1,2}[./-][12][0-9]{3}\Z'
   r'|[12][0-9]{3}-[0-9]{1,2}-[0-9]{1,2}'
+  r'|[0-9]{1,2}\.[0-9]+\Z'
 )
 # A word such as Tel., and what may stand between it and the number.
 _WORD = re.compile(
-  r'(?<![\w.])(?i:phone|telephone|tel|fax|telefax|mobile|mob|cell|cellphone|call|'
-  r'text|sms|ring|dial|ph|whatsapp|signal|hotline|switchboard|freephone|'
-  r'freecall|landline|t[eé]l[eé]phone|t[eé]l|portable|telefon|handy|mobil|'
-  r'tel[eé]fono|m[oó]vil|telefono|cellulare|telefone|celular|telefoon|'
-  r'telefoonnummer|rufnummer)'
+  r'(?<![\w.])(?i:phone|telephone|tel|fax|telefax|mob|cellphone|sms|ph|whatsapp|'
+  r'hotline|switchboard|freephone|freecall|landline|t[eé]l[eé]phone|t[eé]l|'
+  r'telefon|mobil|tel[eé]fono|m[oó]vil|telefono|cellulare|telefone|celular|'
+  r'telefoon|telefoonnummer|rufnummer'
+  r'|(?:mobile|cell|call|ring|dial|portable|handy)(?=[ :.]))'
   r'(?:[^A-Za-z0-9\n]{1,4}(?:(?i:number|numbers|no|nr|me|us|him|her|at|on|is|'
   r'or|to|uk|office|home|work|direct|free|toll|nummer|phone)'
   r'|[A-Z][a-z]{1,15})){0,2}[^A-Za-z0-9\n+]{0,5}\Z'
@@ -116,9 +120,8 @@ def _number(
     if found := _valid_end(text, start, stop, (None,), drop='00'):
       return found
   if found := _AMERICAN.match(text, start, end):
-    is_plain = _AMERICAN_BY_SPACES.fullmatch(found[0])
     american = [r for r in regions if _code(r) == 1]
-    if not is_plain and _valid_end(text, start, found.end(), american, cuts=1):
+    if _valid_end(text, start, found.end(), american, cuts=1):
       return found.end()
   if head.startswith('0') and (found := _TRUNK.match(text, start, end)):
     others = [r for r in regions if _code(r) != 1]
@@ -141,7 +144,10 @@ def _after_word(text: str, start: int, end: int) -> int | None:
   if _BEFORE.search(text, max(0, start - 2), start):
     return None
   found = _AFTER_WORD.match(text, start, end)
-  if not found or _DATES.match(found[0]) or _AFTER.match(text, found.end()):
+  if not found or _AFTER.match(text, found.end()):
+    return None
+  is_open = found[0].count('(') > found[0].count(')')
+  if is_open or _DATE_OR_DECIMAL.match(found[0]):
     return None
   return found.end()
 
