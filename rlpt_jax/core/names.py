@@ -30,6 +30,7 @@ MODULES = {
   'models': 'rlpt_jax.models.config',
   'next_segment': 'rlpt_jax.evaluation.next_segment',
   'optimizer': 'rlpt_jax.training.optimizer',
+  'personal': 'rlpt_jax.corpus.personal',
   'reductions': 'rlpt_jax.algorithms.reductions',
   'remote': 'rlpt_jax.llm.remote',
   'rollout_files': 'rlpt_jax.rollout.rollout_files',

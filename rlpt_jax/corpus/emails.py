@@ -9,15 +9,15 @@ No other disguise is found, such as `ann@nospam.x`, an image, or a sentence.
 """
 
 import re
+import string
 from collections.abc import Iterator
 
 Span = tuple[int, int]
 
 # Characters before the @. Others are legal, and hardly ever used.
-_LETTERS = ''.join(chr(i) for i in (*range(192, 215), *range(216, 247)))
 _LOCAL = (
-  'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'
-  f"._%+'-{_LETTERS}"
+  f"{string.ascii_letters}{string.digits}._%+'-"
+  + ''.join(map(chr, range(0xC0, 0x100)))  # À to ÿ.
 )
 _LABEL = r'[A-Za-z0-9À-ÿ-]{1,63}'
 _DOT = r'(?:\.| ?[\[({] ?(?i:dot) ?[\])}] ?)'
