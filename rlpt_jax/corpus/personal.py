@@ -204,6 +204,8 @@ _PRIVATE_KEY = re.compile(
 _KEY_LENGTHS = range(100, 16_000)
 _KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
 _KEY_LENGTHS = range(100, 16_000)
+_KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
+_KEY_LENGTHS = range(100, 16_000)
 # What a text must hold if it holds such a key, and the keys.
 _KEY_STARTS = (
   'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_pat_',
@@ -216,7 +218,7 @@ _KEY = re.compile(
   r'github_pat_[A-Za-z0-9_]{22,255}|glpat-[\w-]{20,64}|'
   r'sk-(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{20,255}|'
   r'[sr]k_(?:live|test)_[A-Za-z0-9]{16,255}|'
-  r'xox[abeoprs]-[A-Za-z0-9-]{10,255}|AIza[\w-]{35}|hf_[A-Za-z]{34}|'
+  r'xox[abeoprs]-[A-Za-z0-9-]{10,255}|AIza[\w-]{35}|hf_[A-Za-z0-9]{34,40}|'
   r'npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,255}|SG\.[\w-]{22}\.[\w-]{43}|'
   r'eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,2000}'
   r')(?![\w-])'
@@ -368,7 +370,7 @@ class Mask:
       line = text[first:last]
       for rank, (kind, (_, find)) in enumerate(KINDS.items()):
         if kind in self.kinds:
-          if kind == 'phone':
+          if kind == 'phone':  # The only one that has a setting.
             find = functools.partial(find, regions=tuple(self.regions))
           found += [
             (first + start, rank, first + end, kind)

@@ -172,6 +172,7 @@ def test_a_login_leaves_its_address():
     ('IBAN DE89 3704 0044 0532 0130 00 BIC COBADEFF', ['IBAN']),
     ('DE89 3704 0044 0532 0130 001', []),
     ('1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb', []),
+    ('is ey' + 'JhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijkl', ['key']),
     ('-----BEGIN PRIVATE KEY-----, -----END PRIVATE KEY-----', []),
   ],
 )
