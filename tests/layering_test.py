@@ -63,9 +63,10 @@ DOORS = {
   'orbax': 'rlpt_jax/training/checkpoints.py',
   'tensorstore': 'rlpt_jax/training/written.py',
   'datatrove': 'rlpt_jax/corpus/rules.py',
-  'phonenumbers': 'rlpt_jax/corpus/personal.py',
+  'phonenumbers': 'rlpt_jax/corpus/phones.py',
   'py3langid': 'rlpt_jax/corpus/language.py',
   'rensa': 'rlpt_jax/corpus/signatures.py',
+  'spacy': 'rlpt_jax/corpus/personal.py',
   'optax': 'rlpt_jax/training/',
   'safetensors': 'rlpt_jax/models/huggingface.py',
   'transformers': 'rlpt_jax/core/tokenizer.py',
@@ -87,7 +88,7 @@ LAZY = {
   'transformers', 'sentencepiece', 'tokenizers', 'safetensors', 'gin', 'tyro',
   'tensorflow', 'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam',
   'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
-  'datatrove', 'phonenumbers', 'py3langid', 'rensa',
+  'datatrove', 'phonenumbers', 'py3langid', 'rensa', 'spacy',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

@@ -13,7 +13,7 @@ from re import _compiler, _parser
 from re import _constants as ops
 
 LONG = 50  # A repeat beyond it is as good as one without a bound.
-CHARACTERS = 'a A1\n.,:;{}()[]你\0' + string.printable
+CHARACTERS = 'a A1\n.,:;{}()[]你\0' + string.printable + '\u2010'
 _ONE = (ops.LITERAL, ops.NOT_LITERAL, ops.IN, ops.ANY)
 _REPEATS = (ops.MAX_REPEAT, ops.MIN_REPEAT)
 # (text, place) -> where the match ends, or None.

@@ -36,6 +36,7 @@ MODULES = {
   'next_segment': 'rlpt_jax.evaluation.next_segment',
   'optimizer': 'rlpt_jax.training.optimizer',
   'paragraphs': 'rlpt_jax.corpus.paragraphs',
+  'personal': 'rlpt_jax.corpus.personal',
   'quality': 'rlpt_jax.corpus.quality',
   'questions': 'rlpt_jax.corpus.questions',
   'reductions': 'rlpt_jax.algorithms.reductions',
