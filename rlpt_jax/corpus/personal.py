@@ -202,16 +202,6 @@ _PRIVATE_KEY = re.compile(
   r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----'
 )
 _KEY_LENGTHS = range(100, 16_000)
-_KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
-_KEY_LENGTHS = range(100, 16_000)
-_KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
-_KEY_LENGTHS = range(100, 16_000)
-# What a text must hold if it holds such a key, and the keys.
-_KEY_STARTS = (
-  'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_pat_',
-  'glpat-', 'sk-', 'sk_', 'rk_', 'xox', 'AIza', 'hf_', 'npm_', 'pypi-', 'SG.',
-  'eyJ',
-)  # fmt: skip
 _KEY = re.compile(
   r'(?<![\w-])(?:'
   r'A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,255}|'
