@@ -272,13 +272,14 @@ def partly(find: str) -> str:
 
 
 def wholly(find: str) -> str:
+  """Returns the find as it is, which is personal data."""
   return find
 
 
 # Where to look.
 
 # All that is found has one of these in its line. One search of a text for them
-# takes a tenth of the time of a search for each kind.
+# takes a fifth of the time of a search for each kind.
 _HINT = re.compile(
   r'[0-9@:.\[({_-](?:'
   r'(?<=[0-9])(?:(?:[ ().\-/\u00a0\u2010\u2011\u2013]{0,3}[0-9]){6}|'
