@@ -202,16 +202,6 @@ _PRIVATE_KEY = re.compile(
   r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----'
 )
 _KEY_LENGTHS = range(100, 16_000)
-_KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
-_KEY_LENGTHS = range(100, 16_000)
-_KEY = re.compile(r'-----(BEGIN|END) [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----')
-_KEY_LENGTHS = range(100, 16_000)
-# What a text must hold if it holds such a key, and the keys.
-_KEY_STARTS = (
-  'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_pat_',
-  'glpat-', 'sk-', 'sk_', 'rk_', 'xox', 'AIza', 'hf_', 'npm_', 'pypi-', 'SG.',
-  'eyJ',
-)  # fmt: skip
 _KEY = re.compile(
   r'(?<![\w-])(?:'
   r'A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,255}|'
@@ -282,13 +272,14 @@ def partly(find: str) -> str:
 
 
 def wholly(find: str) -> str:
+  """Returns the find as it is, which is personal data."""
   return find
 
 
 # Where to look.
 
 # All that is found has one of these in its line. One search of a text for them
-# takes a tenth of the time of a search for each kind.
+# takes a fifth of the time of a search for each kind.
 _HINT = re.compile(
   r'[0-9@:.\[({_-](?:'
   r'(?<=[0-9])(?:(?:[ ().\-/\u00a0\u2010\u2011\u2013]{0,3}[0-9]){6}|'
