@@ -43,10 +43,10 @@ cleaning.Corpus.sources = [@generated/sources.Files()]
 cleaning.Corpus.folder = '{out}'
 cleaning.Corpus.stages = [
   @duplicates.NearDuplicates(),
-  @personal.mask,
-  @contamination.Contamination(),
+  @personal.Mask(),
+  @contamination.Decontaminate(),
 ]
-contamination.Contamination.folder = '{folder}/benchmarks'
+contamination.Decontaminate.data = '{folder}/benchmarks'
 """
 
 
@@ -281,6 +281,14 @@ def memory_of(session: int) -> int:
   return total
 
 
+def share_name(share: float) -> str:
+  """Returns the range of a share of changed words."""
+  if not share:
+    return 'exact'
+  low = int(share * 20) * 5
+  return f'{low:02d}-{low + 5:02d}%'
+
+
 def compared(folder: pathlib.Path, out: pathlib.Path, manifest: dict) -> dict:
   """Returns recall and precision of every stage."""
   texts, kept = {}, set()
@@ -302,26 +310,28 @@ def compared(folder: pathlib.Path, out: pathlib.Path, manifest: dict) -> dict:
   families = collections.defaultdict(list)
   for n in facts:
     families[root[n]].append(n)
+  # Exact copies are one text; a family is an original and what was made of it.
+  same = {}
+  for n, fact in facts.items():
+    same[n] = n if fact.get('share', 1) else same[fact['of']]
   by_share, wrong = collections.defaultdict(lambda: [0, 0]), 0
   for first, members in families.items():
-    left = [n for n in members if n in kept]
-    leaked = facts[first]['kind'] == 'leak'
-    copies = [n for n in members if n != first]
-    if not left and not leaked:
-      wrong += 1  # The last of a family was dropped, too.
-    # Of a family, one should be left; which one does not matter.
-    missed = set(left[1:])
-    if leaked:
+    left = {same[n] for n in members if n in kept}
+    if facts[first]['kind'] == 'leak':
       continue
-    for n in copies:
-      share = facts[n]['share']
-      name = (
-        '0%'
-        if not share
-        else f'{int(share * 20) * 5}-{int(share * 20) * 5 + 5}%'
-      )
-      by_share[name][0] += 1
-      by_share[name][1] += n in missed
+    wrong += not left  # The last of a family was dropped, too.
+    excused = first if first in left else min(left, default=None)
+    seen = set()
+    for n in members:
+      missed = n in kept and same[n] in seen
+      if n in kept:
+        seen.add(same[n])
+      if n == same[n]:
+        missed = n in left and n != excused
+      if n != first:
+        name = share_name(facts[n]['share'])
+        by_share[name][0] += 1
+        by_share[name][1] += missed
   leaks = [n for n in facts if facts[root[n]]['kind'] == 'leak']
   whole_leaks = [n for n in leaks if not facts[n].get('share')]
   stages = {stage['name']: stage for stage in manifest['stages']}

@@ -104,9 +104,9 @@ C4_LINES = {
 
 
 def length(
-  document: Document, *, min_words: Natural, max_words: Count
+  document: Document, *, min_words: Natural = 50, max_words: Count = 100_000
 ) -> Outcome:
-  """Drops documents with too few or too many words.
+  """Drops documents with too few or too many words; the limits are Gopher's.
 
   Words are runs of letters and digits; each CJK character counts as one.
   """
