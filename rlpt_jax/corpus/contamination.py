@@ -48,8 +48,9 @@ FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 _JOINED = re.compile(
   # Between letters: an apostrophe. Between digits: a comma before thousands.
-  # Anywhere: soft hyphens, joiners and other characters without a width.
-  r"(?<=[^\W\d_])['’ʼ`´](?=[^\W\d_])|(?<=\d),(?=\d{3}(?!\d))|"
+  # Anywhere: soft hyphens, joiners and other characters without a width. Each
+  # begins with the character itself, which is much faster to look for.
+  r"['’ʼ`´](?<=[^\W\d_].)(?=[^\W\d_])|,(?<=\d.)(?=\d{3}(?!\d))|"
   r'[\u00ad\u200b-\u200d\u2060\ufeff]'
 )
 _WORD = re.compile(r'[^\W_]+')
