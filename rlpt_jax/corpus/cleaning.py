@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rlpt_jax.core import checks, settings
@@ -131,6 +131,13 @@ def source_inputs(corpus: Corpus) -> list[Input]:
   ]
 
 
+def texts(corpus: Corpus) -> Iterator[str]:
+  """Yields the texts of all sources."""
+  for each in source_inputs(corpus):
+    for document in passes.read_documents(each, Faults()):
+      yield document.text
+
+
 def _size(source: Source, part: Any) -> int:
   """Returns about how many bytes of text a part has."""
   if part.file.endswith('.jsonl') or part.file.endswith('.txt'):
@@ -184,8 +191,11 @@ def _summary(fingerprint: dict[str, list]) -> dict[str, Any]:
 def _try_out(name: str, stage: Any):
   """Runs a stage on a short text, so that its mistakes are found at once."""
   try:
+    judge = getattr(stage, 'judge', None)
     if compares(stage):
       stage.sketch([TRIAL])
+    elif try_out := getattr(judge, 'try_out', None):
+      try_out()
     elif check := getattr(stage, 'check', None):
       check()
     else:

@@ -11,6 +11,7 @@ from rlpt_jax.analysis.corpus_page import corpus_page
 from rlpt_jax.corpus import cleaning
 from rlpt_jax.corpus.cleaning import Corpus
 from rlpt_jax.corpus.pipelines import DIRECT, Runner
+from rlpt_jax.corpus.quality import ByModel, cost
 
 
 def make_corpus(
@@ -19,6 +20,9 @@ def make_corpus(
   workers: int = 1,
   runner: str = DIRECT,
   beam: tuple[str, ...] = (),
+  estimate: bool = False,
+  prompt_price: float = 0.0,
+  answer_price: float = 0.0,
 ):
   """Cleans text into a corpus, in config.Corpus.folder.
 
@@ -30,10 +34,23 @@ def make_corpus(
     workers: Processes on this machine, for Beam's DirectRunner.
     runner: Any runner of Apache Beam, for example DataflowRunner.
     beam: Options for Beam, for example --beam=--project=mine.
+    estimate: Print what a model's filter will cost at most, and stop.
+    prompt_price: Of a million tokens of prompts.
+    answer_price: Of a million tokens of answers.
   """
   if workers < 1:
     raise ValueError(f'--workers={workers}: expected at least 1.')
   console = rich.console.Console(highlight=False)
+  for judge in models(config):
+    lengths = map(len, cleaning.texts(config))
+    prices = {'prompt_price': prompt_price, 'answer_price': answer_price}
+    console.print(
+      f'a model is asked, at most: {cost(judge, lengths, **prices)}'
+    )
+  if estimate:
+    if not models(config):
+      raise ValueError('--estimate: no stage asks a model (@quality.ByModel).')
+    return
   columns = (
     '[progress.description]{task.description}',
     rich.progress.BarColumn(),
@@ -65,6 +82,12 @@ def make_corpus(
       f'{config.folder}: no document is left. See above for what the stages '
       'dropped.'
     )
+
+
+def models(config: Corpus) -> list[ByModel]:
+  """Returns the filters of a corpus that ask a model."""
+  judges = (getattr(stage, 'judge', None) for stage in config.stages)
+  return [judge for judge in judges if isinstance(judge, ByModel)]
 
 
 def report(console: rich.console.Console, manifest: dict):
