@@ -14,6 +14,7 @@ MODULES = {
   'combine': 'rlpt_jax.rewards.combine',
   'config': 'rlpt_jax.data.config',
   'contamination': 'rlpt_jax.corpus.contamination',
+  'documents': 'rlpt_jax.corpus.documents',
   'extract': 'rlpt_jax.rewards.extract',
   'final_answer': 'rlpt_jax.rewards.final_answer',
   'game': 'rlpt_jax.rollout.game',
