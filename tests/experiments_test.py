@@ -82,6 +82,7 @@ TOO_LARGE = {
 # What the headers say to set behind the layout.
 BEHIND = {
   'pretrain_zero': ('train_rl.Hardware.num_microbatches=32',),
+  'webscale_rl': ('train_rl.Hardware.num_microbatches=128',),
   'rlvr_after_pretrain_zero': ('train_rl.Hardware.num_microbatches=128',),
   'pretrain_zero_qwen3_30b_a3b_base': ('train_rl.Hardware.slots=256',),
 }
