@@ -82,7 +82,7 @@ _FORMULA = re.compile(
 # The first word of a line that may continue the line above. Matches neither
 # 'x = 2' nor 'ben: hi': such lines begin something new.
 _WORD = re.compile(r'[^\W\d_]{2,}+(?![\w:=(\[/@<])|[^\W\d_](?=[ ,])(?! =)')
-_CODE = re.compile(r'[={}<>\\|$@_]|\w\(|;$', re.MULTILINE)
+_CODE = re.compile(r'[={}<>\\|@_]|\$(?!\d)|\w\(|;$', re.MULTILINE)
 _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 
 # Wrapped text has a width in this range. Narrower text is verse or a list; in
@@ -219,12 +219,13 @@ def _is_code(text: str, lines: list[_Line]) -> bool:
   """True if a run is indented code, not, for example, a block quotation."""
   if lines[0].kind != 'indent' or any(line.indent < 4 for line in lines):
     return False
-  first, last = text[lines[0].body], text[lines[-1].end - 1]
-  if (first.isupper() or first in '"“‘') and last in '.?!…"”’':
-    return False
   words = text[lines[0].body : lines[-1].end]
-  prose = len(words.split()) >= 6 * len(lines) and not _CODE.search(words)
-  return not prose
+  code = _CODE.search(words)
+  if words[0].isupper() or words[0] in '"“‘`(':
+    last = words[-1] if code else words.rstrip('"\'”’)] ')[-1:]
+    if last and last in '.?!…"”’':
+      return False
+  return code is not None or len(words.split()) < 6 * len(lines)
 
 
 class _Joins:

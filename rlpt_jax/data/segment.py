@@ -11,7 +11,7 @@ Sentences end
   at the end of a block: `rlpt_jax.data.blocks` finds paragraphs, headings,
     lists, tables, code and formulas
   at '.' if Punkt decides so, with the additional rules of `rlpt_jax.data.punkt`
-  at '...' before a capital letter, but not before 'I'
+  at '...' before a capital letter, but not before 'I', except at '....'
   at '?', '!' and marks of other scripts, unless a comma or lower case follows
     ('Yahoo! said'); lower case may follow if the sentence itself began in lower
     case, as in chats
@@ -138,9 +138,13 @@ def _is_inside(formulas, position: int) -> bool:
 def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
   if quote == '"':
     return in_quote
-  # Many of these are apostrophes, which would make the count wrong: count only
-  # within the sentence, and not far back.
   if quote == "'":
+    # '`' opens a quotation, so "'" closes it. '``' is another quotation.
+    opened = text.rfind('` ', max(0, stop - 1000), stop)
+    if opened > text.rfind(" ' ", max(0, stop - 1000), stop):
+      return text[opened - 1 : opened] != '`'
+    # Many of these are apostrophes, which would make the count wrong: count
+    # only within the sentence, and not far back.
     return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
   return True
 
@@ -155,7 +159,10 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     return False  # The sentence goes on; a later mark may end it.
   quoted = not _QUOTES.isdisjoint(close)
   if following['dash'] and (quoted or not first.isupper()):
-    return False
+    # A dash with a blank before it and none after it is an option: '--help'.
+    glued = following.end('dash') == following.start('word')
+    if quoted or mark != '.' or not (glued and match['gap']):
+      return False
   if first.islower() and close:
     return False
   informal = first.islower() and _is_informal(text, sentence, start)
@@ -163,11 +170,13 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     if start == sentence or text[start - 1].isspace():
       return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
+    if not before and last_word.isdigit() and len(last_word) < 3:
+      return False  # The number of an item: '1. Mix it. 2. Bake it.'
     if informal:
       return model.punkt_ends(last_word, word)
     return model.ends(before, last_word, word)
   if mark[0] in '.…⋯' and '?' not in mark and '!' not in mark:
-    return _ellipsis_ends(text, sentence, start, word)
+    return _ellipsis_ends(text, sentence, start, mark, word)
   if first.islower():
     return informal
   return '(' not in following['open'] or first.isupper()
@@ -180,12 +189,13 @@ def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
   return before, word.lstrip('"\'“‘«([{*_`')
 
 
-def _ellipsis_ends(text, sentence: int, start: int, word: str) -> bool:
+def _ellipsis_ends(text, sentence: int, start: int, mark, word: str) -> bool:
   before = text[max(sentence, start - 8) : start].strip()
   if not before.strip('"\'“‘') or before[-1] in '([':
     return False  # The ellipsis marks an omission: '" ... Later "', '[...]'
   pronoun = word[0] == 'I' and not word[1:2].isalpha()
-  return word[0].isupper() and not pronoun
+  # Of four periods, one is the full stop.
+  return word[0].isupper() and (not pronoun or mark.count('.') > 3)
 
 
 def _is_informal(text, sentence: int, mark: int) -> bool:

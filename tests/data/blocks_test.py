@@ -16,6 +16,10 @@ TABLE = {
   'open fences': '```\nOne\ntwo\n\n%%%Three\n\n%%%~~~\nFour',
   'indented code': 'One:\n\n%%%    a = 1\n\n    b = 2\n\n%%%Two',
   'indented prose': '    One is here.\n\n%%%    Two is here.\n',
+  'indented paragraphs': (
+    "\tIt cost us $80 to mend, and (he says) it is `` as good as new . ''\n\n"
+    '%%%\t(Nobody cared.)\n\n%%%\tSo we paid the $80, and went'
+  ),
   'quotations': (
     'In the letter of the fifth of May\n%%%> he wrote so\n>\n%%%> Two\n'
     '%%%>> Three\n%%%Four'

@@ -103,7 +103,9 @@ def without_blanks(text: str, ends: list[int]) -> set[int]:
 
 def test_f1_on_the_golden_files():
   total = [0, 0, 0]
-  for name in ('segments_dev.txt', 'segments_heldout.txt'):
+  for name in (
+    'segments_dev.txt', 'segments_heldout.txt', 'segments2_dev.txt'
+  ):  # fmt: skip
     right, extra, missed = 0, 0, 0
     for title, text, gold in read_golden(name):
       gold = without_blanks(text, gold)
@@ -144,6 +146,13 @@ The battle was in 1645.[12] | It was lost.[3][note 4] | So it goes.
 ما هذا؟ | كتاب. | यह है। | वह था।
 yep. | not me! | i was out.
 It is " lobster red " . | He said " it is . " | " Is it ? " she asked .
+“No. | I’m not going,” he said. | It is in vol. I of it. | “No. | I know.”
+W. O. Hunt met Frank P. Mays at 5 p.m. | Mary came at 9 p.m. Monday.
+Cut a board 6 in. wide, add 2 mg. per lb. of iron, zinc, etc. | None was left.
+Mix it. | 2. Bake it. | 3. Eat it. | It fell in 1912. | Nobody died.
+Call it at once. | --help prints this, e.g. --version. | '-z' sets both.
+He left.... | I stayed... I suppose. | It is zany. | 12 men came.
+` Of dogs ? ' | The Mouse left . | ` Why ? ' he said . | He went .
 It is 0 @.@ 7 kg , or H. gammarus . | <unk> . . . would not .
 """
 
