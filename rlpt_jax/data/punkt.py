@@ -159,15 +159,14 @@ class Punkt:
       return self._ends_with_initial(before, word, following)
     if first.islower() and lower == 'in' and before[-1:].isdigit():
       return False  # '6 in. wide'
-    if word.isalpha() and not word.isupper() and not _VOWEL.search(lower):
-      if first.islower():
-        return False
-      if first.isupper() and lower not in self._words:
-        return self.begins_sentence(following)
-    # Words are cut off before a vowel: 'vit. 3', but not 'vita. 3'.
-    cut = first.islower() or (first.isdigit() and lower[-1:] not in 'aeiouy')
-    if cut and len(word) <= 6 and word.isalpha() and lower not in self._words:
+    unknown = word.isalpha() and lower not in self._words
+    if first.islower() and ((unknown and len(word) <= 6) or _is_cluster(word)):
       return False
+    # Words are cut off before a vowel: 'vit. 3', but not 'vita. 3'.
+    if unknown and first.isdigit() and lower[-1] not in 'aeiouy':
+      return len(word) > 6
+    if unknown and first.isupper() and _is_cluster(word):
+      return self.begins_sentence(following)
     return self.punkt_ends(word, following)
 
   def _ends_with_initial(self, before: str, word: str, following: str) -> bool:
@@ -184,6 +183,13 @@ class Punkt:
     if name and (len(word) > 1 or not before or before[0].isupper()):
       return self.begins_sentence(following)
     return self.punkt_ends(word, following)
+
+
+def _is_cluster(word: str) -> bool:
+  """True for words without a vowel: 'cc', 'Wm', but not 'TV'."""
+  return (
+    word.isalpha() and not word.isupper() and not _VOWEL.search(word.lower())
+  )
 
 
 def _is_roman(word: str, following: str) -> bool:
