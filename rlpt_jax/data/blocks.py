@@ -12,8 +12,8 @@ columns or none of these, and does not say which. `blocks` looks at its lines:
   ``` or ~~~              code is one block, up to the closing fence; if there
                           is none, up to a blank line
   four blanks or a tab    code is one block, if all of its lines are indented
-                          and it does not read like prose; it may contain blank
-                          lines
+                          and it does not read like prose, as indented
+                          paragraphs do; it may contain blank lines
   '> x'                   a block ends where the depth of quotation changes
 
 It is hard to decide if a single line break ends a block. In wrapped text it
@@ -82,6 +82,7 @@ _FORMULA = re.compile(
 # The first word of a line that may continue the line above. Matches neither
 # 'x = 2' nor 'ben: hi': such lines begin something new.
 _WORD = re.compile(r'[^\W\d_]{2,}+(?![\w:=(\[/@<])|[^\W\d_](?=[ ,])(?! =)')
+# Signs that are frequent in code, but not in prose.
 _CODE = re.compile(r'[={}<>\\|@_]|\$(?!\d)|\w\(|;$', re.MULTILINE)
 _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 
@@ -220,12 +221,12 @@ def _is_code(text: str, lines: list[_Line]) -> bool:
   if lines[0].kind != 'indent' or any(line.indent < 4 for line in lines):
     return False
   words = text[lines[0].body : lines[-1].end]
-  code = _CODE.search(words)
-  if words[0].isupper() or words[0] in '"“‘`(':
-    last = words[-1] if code else words.rstrip('"\'”’)] ')[-1:]
-    if last and last in '.?!…"”’':
+  signs, count = len(_CODE.findall(words)), len(words.split())
+  if words[0].isupper() or words[0] in '"“‘\'`([':
+    last = words[-1] if signs else words.rstrip('"\'”’)] ')[-1:]
+    if last in '.?!…"”’' or (last in ',:' and not signs):
       return False
-  return code is not None or len(words.split()) < 6 * len(lines)
+  return count < max(6 * len(lines), 20 * signs)
 
 
 class _Joins:

@@ -20,7 +20,7 @@ Sentences end
 A sentence includes the closing quotes, brackets, emphasis, notes ('[12]') and
 smileys that follow its mark. '"Go!" he said.' is one sentence. In tokenized
 corpora (' . " ') a quote counts as closing if one is open in the paragraph. No
-sentence ends in a label that begins a block ('Section 12.').
+sentence ends in a label that begins a block ('Section 12.') or a sentence.
 """
 
 import bisect
@@ -62,6 +62,12 @@ _LABEL = re.compile(
         [ ][ivxlc]++)
     | [(\[]? (?:[A-Za-z]|[ivxIVX]++) )
   [.):]++\]?(?=\s)""",
+  re.VERBOSE,
+)
+# The number of an item inside a block: 'Mix it. 2. Bake it. Step 3. Eat it.'
+_ITEM = re.compile(
+  r"""\s*+["“(]?(?i:(?:act|amendment|article|chapter|item|part|question|rule|
+  scene|section|step|title|volume)[ ](?:\d{1,3}|[ivxlc]++)|\d{1,2})""",
   re.VERBOSE,
 )
 _QUOTES = frozenset('"\'”’»›」』')
@@ -170,8 +176,8 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     if start == sentence or text[start - 1].isspace():
       return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
-    if not before and last_word.isdigit() and len(last_word) < 3:
-      return False  # The number of an item: '1. Mix it. 2. Bake it.'
+    if _ITEM.fullmatch(text, sentence, start):
+      return False
     if informal:
       return model.punkt_ends(last_word, word)
     return model.ends(before, last_word, word)
@@ -193,6 +199,8 @@ def _ellipsis_ends(text, sentence: int, start: int, mark, word: str) -> bool:
   before = text[max(sentence, start - 8) : start].strip()
   if not before.strip('"\'“‘') or before[-1] in '([':
     return False  # The ellipsis marks an omission: '" ... Later "', '[...]'
+  if mark.count('.') == 2:  # A full stop after an abbreviation: 'Jr..', 'Jr. .'
+    return not word[0].islower()
   pronoun = word[0] == 'I' and not word[1:2].isalpha()
   # Of four periods, one is the full stop.
   return word[0].isupper() and (not pronoun or mark.count('.') > 3)

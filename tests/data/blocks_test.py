@@ -18,7 +18,10 @@ TABLE = {
   'indented prose': '    One is here.\n\n%%%    Two is here.\n',
   'indented paragraphs': (
     "\tIt cost us $80 to mend, and (he says) it is `` as good as new . ''\n\n"
-    '%%%\t(Nobody cared.)\n\n%%%\tSo we paid the $80, and went'
+    '%%%\t(Nobody cared.)\n\n%%%\tSo we paid the $80, and went\n\n'
+    '%%%\tOf those of us that knew that a = b at the time, few said so to the '
+    'others who were with us in the room;\n\n'
+    '%%%\tWe left. They said:'
   ),
   'quotations': (
     'In the letter of the fifth of May\n%%%> he wrote so\n>\n%%%> Two\n'

@@ -149,9 +149,10 @@ It is " lobster red " . | He said " it is . " | " Is it ? " she asked .
 “No. | I’m not going,” he said. | It is in vol. I of it. | “No. | I know.”
 W. O. Hunt met Frank P. Mays at 5 p.m. | Mary came at 9 p.m. Monday.
 Cut a board 6 in. wide, add 2 mg. per lb. of iron, zinc, etc. | None was left.
-Mix it. | 2. Bake it. | 3. Eat it. | It fell in 1912. | Nobody died.
+Mix it. | 2. Bake it. | Step 3. Eat it. | It fell in 1912. | Nobody died.
 Call it at once. | --help prints this, e.g. --version. | '-z' sets both.
 He left.... | I stayed... I suppose. | It is zany. | 12 men came.
+He is Ivan Jr.. | I left by 5 p.m. . | 12 men came.
 ` Of dogs ? ' | The Mouse left . | ` Why ? ' he said . | He went .
 It is 0 @.@ 7 kg , or H. gammarus . | <unk> . . . would not .
 """
