@@ -5,7 +5,8 @@ columns or none of these, and does not say which. `blocks` looks at its lines:
 
   a blank line            ends a block, also inside a quotation ('>')
   '# x', '== x ==',       a heading is one block, and so is a line of dashes
-  x underlined by '==='
+  x underlined by '===',
+  if x is short
   '- x', '1. x', '(a) x'  an item of a list begins a block
   '| a | b |'             a row of a table is a block, and '|---|' belongs to
                           the row above
@@ -162,8 +163,10 @@ def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
       stop = _end_of_code(text, line, stop, unclosed)
     if above and line.depth != above.depth:
       run = None
-    if kind == 'rule' and run and len(run) == 1 and text[line.body] in '-=^':
-      runs[-1], run = (True, run), None  # The line above is a heading.
+    if (
+      kind == 'rule' and run and len(run) == 1 and _is_title(text, line, run[0])
+    ):
+      runs[-1], run = (True, run), None
     elif kind in ('fence', 'rule', 'heading'):
       runs.append((True, [line]))
       run = None
@@ -181,6 +184,11 @@ def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
       runs.append((False, run))
     above, start = line, stop
   return runs
+
+
+def _is_title(text: str, rule: _Line, above: _Line) -> bool:
+  """True if a line of dashes underlines a heading, not a paragraph."""
+  return text[rule.body] in '-=^' and above.end - above.body <= 80
 
 
 def _line(text: str, start: int, stop: int) -> _Line:

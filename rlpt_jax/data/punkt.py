@@ -46,6 +46,14 @@ MEASURES = _words("""
   a.m al cc cm cu etc ft gal hr hrs kg km lb lbs mg mi min mins mm oz p.m prox
   qt sq tbsp tsp ult wks yd yds yrs
 """)
+# After a comma, these end a sentence before a capital letter: in the middle of
+# a sentence a second comma would follow ('in Concord, N.H., he was').
+APPOSED = _words("""
+  ala ariz ark calif colo conn d.c del fla ga ill ind kan ky mass md mich minn
+  miss mont n.c n.d n.h n.j n.m n.y neb nev okla ont ore pa penn r.i s.c s.d
+  tenn tex va vt w.va wash wis wyo
+  esq jr ph.d sr
+""")
 # These end a sentence only if the next word begins one. In this order:
 # companies, places and addresses; people and degrees; books and law; time and
 # measures.
@@ -114,6 +122,7 @@ class Punkt:
     self._introducing = INTRODUCING if english else frozenset()
     self._numbered = NUMBERED if english else frozenset()
     self._measures = MEASURES if english else frozenset()
+    self._apposed = APPOSED if english else frozenset()
     self._starters = params.sent_starters
     self._words = params.ortho_context.keys()
     # Punkt ends a sentence after any alphabetic word that is not in this set.
@@ -136,11 +145,12 @@ class Punkt:
     """True if the period of 'before word. following' ends a sentence.
 
     Follows Punkt, with our own rules for initials ('John F. Green'), acronyms
-    ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
-    not.') and unknown words that look abbreviated. An unknown word does so if
-    it is short and followed by lower case ('vit. deficiency') or a number, or
-    if it has no vowel and is followed by a capital ('Wm. Penn'). No sentence
-    ends before lower case in a word without a vowel ('2 cc. of it').
+    ('J.P. Morgan'), titles, measures, places, words before numbers ('No. 5',
+    but not 'No. I will not.') and unknown words that look abbreviated. An
+    unknown word does so if it is short and followed by lower case ('vit.
+    deficiency') or a number, or if it has no vowel and is followed by a capital
+    ('Wm. Penn'). No sentence ends before lower case in a word without a vowel
+    ('2 cc. of it').
     """
     lower, first = word.lower(), following[:1]
     if first.isdigit() and (lower in self._numbered or lower in self._special):
@@ -155,6 +165,8 @@ class Punkt:
       return False
     if lower in self._measures and word.islower() and first.isupper():
       return not _DATE.match(following)
+    if before.endswith(',') and first.isupper() and lower in self._apposed:
+      return True
     if (len(word) == 1 and word.isupper()) or _ACRONYM.fullmatch(word):
       return self._ends_with_initial(before, word, following)
     if first.islower() and lower == 'in' and before[-1:].isdigit():

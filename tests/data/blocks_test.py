@@ -7,6 +7,9 @@ TABLE = {
   'paragraphs': 'One\n\n%%%Two\n \n%%%Three',
   'headings': '# One\n%%%Two\n%%%== Three ==\n%%% = = Four = = \n%%%Five',
   'underlined headings': 'One\n===\n\n%%%Two\n---\n%%%Three',
+  'a long line above dashes': 'It was so.'
+  + 9 * ' It was so.'
+  + '\n%%%---\n%%%Two',
   'dashes': 'One\n\n%%%---\n%%%* * *\n\n%%%Two',
   'lists': '- One\n%%%- two\n%%%* Three\n  goes on, as it is long enough\n',
   'numbered': '1. One\n%%%2. two\n%%%(a) three\n%%%b) four\n%%%iv. five',

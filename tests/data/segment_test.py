@@ -152,6 +152,8 @@ Cut a board 6 in. wide, add 2 mg. per lb. of iron, zinc, etc. | None was left.
 Mix it. | 2. Bake it. | Step 3. Eat it. | It fell in 1912. | Nobody died.
 Call it at once. | --help prints this, e.g. --version. | '-z' sets both.
 He left.... | I stayed... I suppose. | It is zany. | 12 men came.
+He lives in Concord, N.H. | Enclose a cent. | See J. Oakes, Sr. | Mary is in Ga.
+It is in Smyrna , Ga. | Construction began . | The D.C. Police came to Pa.
 He is Ivan Jr.. | I left by 5 p.m. . | 12 men came.
 ` Of dogs ? ' | The Mouse left . | ` Why ? ' he said . | He went .
 It is 0 @.@ 7 kg , or H. gammarus . | <unk> . . . would not .
