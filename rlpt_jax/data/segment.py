@@ -66,8 +66,8 @@ _LABEL = re.compile(
 )
 # The number of an item inside a block: 'Mix it. 2. Bake it. Step 3. Eat it.'
 _ITEM = re.compile(
-  r"""\s*+["“(]?(?i:(?:act|amendment|article|chapter|item|part|question|rule|
-  scene|section|step|title|volume)[ ](?:\d{1,3}|[ivxlc]++)|\d{1,2})""",
+  r"""\s{0,9}["“(]?(?i:(?:act|amendment|article|chapter|item|part|question|rule|
+  scene|section|step|title|volume)[ ](?:\d{1,3}|[ivxlc]{1,7})|\d{1,2})""",
   re.VERBOSE,
 )
 _QUOTES = frozenset('"\'”’»›」』')
@@ -151,7 +151,8 @@ def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
       return text[opened - 1 : opened] != '`'
     # Many of these are apostrophes, which would make the count wrong: count
     # only within the sentence, and not far back.
-    return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
+    before = text.count(" ' ", max(sentence, stop - 300), stop)
+    return (before + text.startswith("' ", sentence)) % 2 == 1
   return True
 
 

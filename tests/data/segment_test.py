@@ -155,6 +155,7 @@ He left.... | I stayed... I suppose. | It is zany. | 12 men came.
 He lives in Concord, N.H. | Enclose a cent. | See J. Oakes, Sr. | Mary is in Ga.
 It is in Smyrna , Ga. | Construction began . | The D.C. Police came to Pa.
 He is Ivan Jr.. | I left by 5 p.m. . | 12 men came.
+' I know . ' | ' You do ? ' | ' Yes . '
 ` Of dogs ? ' | The Mouse left . | ` Why ? ' he said . | He went .
 It is 0 @.@ 7 kg , or H. gammarus . | <unk> . . . would not .
 """
@@ -251,7 +252,8 @@ ADVERSARIAL = [
   ". ' ", ' . " \' ', '\n```x\n\n', '\n~~~\n````\n',
   '$$ \\[ \\begin{align} x. ',
   'a\n', ' ', '\n', '\n ', '- a\n', '> ', '-', '= ', '| ', '1.', '.[a', '? ? ',
-  '。', '语', "! ' , ", '.\t:)', 'a\nB\n', '\n    x\n', '…',
+  '。', '语', "! ' , ", "` ! ' , ", '1. a ', 'chapter i. a ',
+  '.\t:)', 'a\nB\n', '\n    x\n', '…',
 ]  # fmt: skip
 
 
