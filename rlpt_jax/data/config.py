@@ -42,7 +42,7 @@ $$ a. B $$ The end of it was reached by J. R. Hartley in the U.S. by then.
 
     No. I paid $5 (or so.) at 5 p.m. Mary did. 2. Frank P. Mays is in Rome, Ga.
     Cut 6 in. of it.... I did. ` Why ? ' She left. --help says so. In Zama. 12
-    came to Ivan Jr.. Ten are there.
+    came to Ivan Jr.. Ten are there. "Go!" Ann said.
 """
 
 

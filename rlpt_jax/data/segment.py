@@ -18,9 +18,10 @@ Sentences end
   at 。！？ and similar marks, with no blank needed after them
 
 A sentence includes the closing quotes, brackets, emphasis, notes ('[12]') and
-smileys that follow its mark. '"Go!" he said.' is one sentence. In tokenized
-corpora (' . " ') a quote counts as closing if one is open in the paragraph. No
-sentence ends in a label that begins a block ('Section 12.') or a sentence.
+smileys that follow its mark. '"Go!" he said.' is one sentence, and so is '"Go!"
+Ann said.' In tokenized corpora (' . " ') a quote counts as closing if one is
+open in the paragraph. No sentence ends in a label that begins a block ('Section
+12.') or a sentence.
 """
 
 import bisect
@@ -68,6 +69,21 @@ _LABEL = re.compile(
 _ITEM = re.compile(
   r"""\s{0,9}["“(]?(?i:(?:act|amendment|article|chapter|item|part|question|rule|
   scene|section|step|title|volume)[ ](?:\d{1,3}|[ivxlc]{1,7})|\d{1,2})""",
+  re.VERBOSE,
+)
+# Who said what is quoted before: '"Go!" Ann Lee cried.', but not '"Go!" She
+# cried.'. Whoever answers after '?' is somebody else.
+_SPEAKER = re.compile(
+  r"""(?:I|(?:(?:Mr|Mrs|Ms|Dr)\.[ ])?
+  (?!(?:All|And|But|Every\w++|He|It|No\w*+|One|She|Some\w*+|The[ny]?|This|We|
+    What|Who|You)\s)
+  [A-Z][\w'’]{1,20}(?:[ ][A-Z][\w'’]{1,20})?)
+  \s(?:(?P<answer>answered|replied)
+    | added|asked|bellowed|called|cried|demanded|exclaimed|gasped|growled
+    | inquired|muttered|remarked|repeated|roared|said|screamed|shouted|sighed
+    | snapped|spat|thought|told|went\son|whispered|yelled
+  )\b(?!\s(?:no|nothing|that|yes)\b)
+  """,
   re.VERBOSE,
 )
 _QUOTES = frozenset('"\'”’»›」』')
@@ -177,7 +193,7 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     if start == sentence or text[start - 1].isspace():
       return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
-    if _ITEM.fullmatch(text, sentence, start):
+    if start - sentence < 30 and _ITEM.fullmatch(text, sentence, start):
       return False
     if informal:
       return model.punkt_ends(last_word, word)
@@ -186,7 +202,18 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     return _ellipsis_ends(text, sentence, start, mark, word)
   if first.islower():
     return informal
+  if first.isupper() and _is_speaker(text, mark, following):
+    return False
   return '(' not in following['open'] or first.isupper()
+
+
+def _is_speaker(text, mark: str, following) -> bool:
+  """True if a quotation ends at `mark` and the name of who said it follows."""
+  before = text[max(0, following.start() - 3) : following.start()].rstrip()
+  if before[-1:] not in _QUOTES or following['open']:
+    return False
+  speaker = _SPEAKER.match(text, following.start())
+  return bool(speaker) and not (speaker['answer'] and '?' in mark)
 
 
 def _words_before(text, sentence: int, period: int) -> tuple[str, str]:

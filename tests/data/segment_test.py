@@ -158,6 +158,10 @@ He left.... | I stayed... I suppose. | It is zany. | 12 men came.
 He lives in Concord, N.H. | Enclose a cent. | See J. Oakes, Sr. | Mary is in Ga.
 It is in Smyrna , Ga. | Construction began . | The D.C. Police came to Pa.
 He is Ivan Jr.. | I left by 5 p.m. . | 12 men came.
+“Go!” Ann Lee cried. | "Why?" I asked. | "Go!" Mr. Li said. | "Go!" I answered.
+"Go?" | Li replied. | "Why?" | He asked. | "Go." | Ann said so. | "Go!" | Ann.
+`` Go ! '' Ann said . | " Why ? " Ann asked . | " Go ! " | They said that .
+"Go!" | Ann said nothing. | "Who?" | Nobody said it. | “No!” | The man shouted.
 ' I know . ' | ' You do ? ' | ' Yes . '
 ` Of dogs ? ' | The Mouse left . | ` Why ? ' he said . | He went .
 It is 0 @.@ 7 kg , or H. gammarus . | <unk> . . . would not .
