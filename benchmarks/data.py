@@ -1,11 +1,18 @@
-"""Speed and memory of the data pipeline, on one core.
+"""Speed, memory and sentences of the data pipeline, on one core.
 
+    python benchmarks/data.py sentences GOLDEN... ends of sentences; the peers
     python benchmarks/data.py segment FILES...    from text to segments
     python benchmarks/data.py examples FILES...   from text to cache to examples
     python benchmarks/data.py memory FILES...     peak memory, two corpus sizes
 
-Prints a line of JSON. In a file *.jsonl each line is a document: its values,
-joined by line breaks. In other files every 200 lines are a document.
+Prints a line of JSON. `sentences` reads files like
+tests/golden/segments_dev.txt and prints precision, recall and F1 of ours, of
+Punkt untrained and with our tables only, and of syntok and pysbd if they are
+installed. Boundaries count without white space, and the end of a document is
+none. `flat` is the same text with each document on a single line.
+
+In a file *.jsonl each line is a document: its values, joined by line breaks. In
+other files every 200 lines are a document.
 `examples` trains a tokenizer like Qwen's on the files and reads ASR and MSR
 prompts of at most 1,024 tokens. `restore_seconds` is the time until a loader
 that resumes after a million examples has its first batch. All other times are
@@ -13,6 +20,7 @@ CPU time.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -23,7 +31,14 @@ import sys
 import tempfile
 import time
 
-from rlpt_jax.data import pipeline, quiet_tensorflow, segment, sources, tasks
+from rlpt_jax.data import (
+  pipeline,
+  punkt,
+  quiet_tensorflow,
+  segment,
+  sources,
+  tasks,
+)
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
 
@@ -93,6 +108,84 @@ def measure_segment(paths: list[pathlib.Path], megabytes: float) -> dict:
   result['adversarial'] = speeds
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   result['peak_megabytes'] = peak // 1024
+  return result
+
+
+def golden(path: pathlib.Path, *, flat: bool):
+  """Yields a text and the ends of its sentences for each document."""
+  for document in path.read_text(encoding='utf-8').split('@@@ ')[1:]:
+    parts = document.partition('\n')[2].split('⏎')
+    if flat:
+      parts = [' '.join(part.split()) + ' ' for part in parts]
+    yield ''.join(parts), list(itertools.accumulate(map(len, parts)))
+
+
+def without_blanks(text: str, ends: list[int]) -> set[int]:
+  counts = {len(''.join(text[:end].split())) for end in ends}
+  return counts - {0, len(''.join(text.split()))}
+
+
+def segmenters() -> dict:
+  """Returns functions from a text to ends of sentences: ours and its peers'.
+
+  A peer that is not installed is None.
+  """
+  from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+  file = pathlib.Path(punkt.__file__).with_name('punkt_english.json')
+  params = punkt.read(json.loads(file.read_text(encoding='utf-8')))
+  trained = PunktSentenceTokenizer(params)
+
+  def spans(tokenizer):
+    return lambda text: [end for _, end in tokenizer.span_tokenize(text)]
+
+  def untrained(text):
+    return spans(PunktSentenceTokenizer())(text)
+
+  found = {
+    'ours': segment.sentences,
+    'punkt, our tables only': spans(trained),
+    'punkt, untrained': untrained,
+    'syntok': None,
+    'pysbd': None,
+  }
+  if importlib.util.find_spec('syntok'):
+    import syntok.segmenter
+
+    found['syntok'] = lambda text: [
+      sentence[-1].offset + len(sentence[-1].value)
+      for paragraph in syntok.segmenter.analyze(text)
+      for sentence in paragraph
+    ]
+  if importlib.util.find_spec('pysbd'):
+    import pysbd
+
+    segmenter = pysbd.Segmenter(language='en', clean=False, char_span=True)
+    found['pysbd'] = lambda text: [s.end for s in segmenter.segment(text)]
+  return found
+
+
+def measure_sentences(paths: list[pathlib.Path], megabytes: float) -> dict:
+  del megabytes
+  result = {}
+  for name, segmenter in segmenters().items():
+    if segmenter is None:
+      result[name] = 'not installed'
+      continue
+    result[name] = {}
+    for path, flat in itertools.product(paths, (False, True)):
+      right, extra, missed = 0, 0, 0
+      for text, ends in golden(path, flat=flat):
+        expected = without_blanks(text, ends)
+        actual = without_blanks(text, segmenter(text))
+        right += len(expected & actual)
+        extra += len(actual - expected)
+        missed += len(expected - actual)
+      result[name][path.name + ', flat' * flat] = {
+        'precision': round(right / (right + extra), 4),
+        'recall': round(right / (right + missed), 4),
+        'f1': round(2 * right / (2 * right + extra + missed), 4),
+      }
   return result
 
 
@@ -212,12 +305,19 @@ def measure_prepare(paths: list[pathlib.Path], megabytes: float) -> dict:
 
 if __name__ == '__main__':
   measures = {
+    'sentences': measure_sentences,
     'segment': measure_segment,
     'examples': measure_examples,
     'memory': measure_memory,
     'prepare': measure_prepare,  # Run by `memory`.
   }
-  megabytes = {'segment': 5, 'examples': 20, 'memory': 1000, 'prepare': 100}
+  megabytes = {
+    'sentences': 0,
+    'segment': 5,
+    'examples': 20,
+    'memory': 1000,
+    'prepare': 100,
+  }
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -5,15 +5,16 @@ columns or none of these, and does not say which. `blocks` looks at its lines:
 
   a blank line            ends a block, also inside a quotation ('>')
   '# x', '== x ==',       a heading is one block, and so is a line of dashes
-  x underlined by '==='
+  x underlined by '===',
+  if x is short
   '- x', '1. x', '(a) x'  an item of a list begins a block
   '| a | b |'             a row of a table is a block, and '|---|' belongs to
                           the row above
   ``` or ~~~              code is one block, up to the closing fence; if there
                           is none, up to a blank line
   four blanks or a tab    code is one block, if all of its lines are indented
-                          and it does not read like prose; it may contain blank
-                          lines
+                          and it does not read like prose, as indented
+                          paragraphs do; it may contain blank lines
   '> x'                   a block ends where the depth of quotation changes
 
 It is hard to decide if a single line break ends a block. In wrapped text it
@@ -82,7 +83,8 @@ _FORMULA = re.compile(
 # The first word of a line that may continue the line above. Matches neither
 # 'x = 2' nor 'ben: hi': such lines begin something new.
 _WORD = re.compile(r'[^\W\d_]{2,}+(?![\w:=(\[/@<])|[^\W\d_](?=[ ,])(?! =)')
-_CODE = re.compile(r'[={}<>\\|$@_]|\w\(|;$', re.MULTILINE)
+# Signs that are frequent in code, but not in prose.
+_CODE = re.compile(r'[={}<>\\|@_]|\$(?!\d)|\w\(|;$', re.MULTILINE)
 _UNFINISHED = re.compile(r'(?:[,–-]|\b(?:an|and|of|or|the))\Z')
 
 # Wrapped text has a width in this range. Narrower text is verse or a list; in
@@ -161,8 +163,10 @@ def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
       stop = _end_of_code(text, line, stop, unclosed)
     if above and line.depth != above.depth:
       run = None
-    if kind == 'rule' and run and len(run) == 1 and text[line.body] in '-=^':
-      runs[-1], run = (True, run), None  # The line above is a heading.
+    if (
+      kind == 'rule' and run and len(run) == 1 and _is_title(text, line, run[0])
+    ):
+      runs[-1], run = (True, run), None
     elif kind in ('fence', 'rule', 'heading'):
       runs.append((True, [line]))
       run = None
@@ -180,6 +184,11 @@ def _runs(text: str) -> list[tuple[bool, list[_Line]]]:
       runs.append((False, run))
     above, start = line, stop
   return runs
+
+
+def _is_title(text: str, rule: _Line, above: _Line) -> bool:
+  """True if a line of dashes underlines a heading, not a paragraph."""
+  return text[rule.body] in '-=^' and above.end - above.body <= 80
 
 
 def _line(text: str, start: int, stop: int) -> _Line:
@@ -219,12 +228,13 @@ def _is_code(text: str, lines: list[_Line]) -> bool:
   """True if a run is indented code, not, for example, a block quotation."""
   if lines[0].kind != 'indent' or any(line.indent < 4 for line in lines):
     return False
-  first, last = text[lines[0].body], text[lines[-1].end - 1]
-  if (first.isupper() or first in '"“‘') and last in '.?!…"”’':
-    return False
   words = text[lines[0].body : lines[-1].end]
-  prose = len(words.split()) >= 6 * len(lines) and not _CODE.search(words)
-  return not prose
+  signs, count = len(_CODE.findall(words)), len(words.split())
+  if words[0].isupper() or words[0] in '"“‘\'`([':
+    last = words[-1] if signs else words.rstrip('"\'”’)] ')[-1:]
+    if last in '.?!…"”’' or (last in ',:' and not signs):
+      return False
+  return count < max(6 * len(lines), 20 * signs)
 
 
 class _Joins:

@@ -24,7 +24,8 @@ from rlpt_jax.data.records import Stage
 from rlpt_jax.data.sources import Source
 from rlpt_jax.data.tasks import Task
 
-# Segmenters and tokenizers are compared by their output on this text.
+# Segmenters and tokenizers are compared by their output on this text. Extend it
+# when a rule changes, so that caches made by the old rule are not read.
 PROBE = """# A heading
 
 Dr. Smith paid $3.50 for "it"... Really? He said: "Go!" See example.com, p. 5.
@@ -38,6 +39,10 @@ print("Hello. World.")
 ```
 
 $$ a. B $$ The end of it was reached by J. R. Hartley in the U.S. by then.
+
+    No. I paid $5 (or so.) at 5 p.m. Mary did. 2. Frank P. Mays is in Rome, Ga.
+    Cut 6 in. of it.... I did. ` Why ? ' She left. --help says so. In Zama. 12
+    came to Ivan Jr.. Ten are there. "Go!" Ann said.
 """
 
 

@@ -25,9 +25,9 @@ def _words(text: str) -> frozenset[str]:
 # These never end a sentence before a capital letter ('Mr. Brown'), even if the
 # name that follows is also a word that begins sentences ('Gen. Still').
 TITLES = _words("""
-  adm brig capt cmdr col comdr cpl det dr drs fr gen gov hon insp lt maj messrs
-  mlle mme mmes mr mrs ms msgr ofc pfc pres prof profs pvt rep reps rev sen sens
-  sgt supt
+  adm amb asst atty brig capt cmdr col comdr cpl det dr drs fr gen gov hon insp
+  lieut lt maj messrs mlle mme mmes mr mrs ms msgr ofc pfc pres prof profs pvt
+  rep reps rev secy sen sens sgt sgts supt
 """)
 # These never end a sentence.
 INTRODUCING = _words("""
@@ -40,6 +40,20 @@ NUMBERED = _words("""
   jul jun lem mar no nos nov oct op p para paras pp prop pt ref refs sat sec
   secs sep sept sun tab thm ver vol vols wed
 """)
+# These end a sentence before a capital letter, but not before the name of a
+# day, month or time zone ('5 p.m. Monday'): measures, times, 'etc.'
+MEASURES = _words("""
+  a.m al cc cm cu etc ft gal hr hrs kg km lb lbs mg mi min mins mm oz p.m prox
+  qt sq tbsp tsp ult wks yd yds yrs
+""")
+# After a comma, these end a sentence before a capital letter: in the middle of
+# a sentence a second comma would follow ('in Concord, N.H., he was').
+APPOSED = _words("""
+  ala ariz ark calif colo conn d.c del fla ga ill ind kan ky mass md mich minn
+  miss mont n.c n.d n.h n.j n.m n.y neb nev okla ont ore pa penn r.i s.c s.d
+  tenn tex va vt w.va wash wis wyo
+  esq jr ph.d sr
+""")
 # These end a sentence only if the next word begins one. In this order:
 # companies, places and addresses; people and degrees; books and law; time and
 # measures.
@@ -48,10 +62,8 @@ ABBREVIATIONS = _words("""
   mt mts natl pkwy plc rd rte sq st ste univ ala ariz calif colo conn fla kan
   mich minn neb nev okla penn tenn tex wis wyo
   b.sc d.phil ed.d esq jr ll.b ll.d ll.m m.sc ph.d phd sr
-  al anon cit ed eds et etc ff ibid illus loc mss op.cit orig publ repr seq
-  suppl trans
-  cu ft gal hr hrs inst kg km lb lbs mi min mins misc mon oz prox qt sq tbsp tel
-  temp thu thur thurs tsp tue tues ult yd yds fri
+  anon cit ed eds et ff ibid illus loc mss op.cit orig publ repr seq suppl trans
+  fri inst misc mon tel temp thu thur thurs tue tues
 """)
 # Words that begin a sentence if they are capitalized after a period.
 STARTERS = _words("""
@@ -65,7 +77,16 @@ STARTERS = _words("""
   would yes yet you your
 """)
 
-_ROMAN = re.compile(r'[IVXLCivxlc]+\b')
+# Words before a Roman number; after others, 'I' is a pronoun: 'No. I did not.'
+_PARTS = _words('art arts ch chap chaps fig figs sec secs vol vols')
+_ROMAN = re.compile(r"[IVXLCivxlc]+\b(?!['’])")
+_PRONOUN = re.compile(r'I\b')
+_DATE = re.compile(
+  r'(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|Mon|Tues?|Wed|Thu|Thurs|Fri|'
+  r'Sat|Sun|January|February|March|April|May|June|July|August|September|'
+  r'October|November|December|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|'
+  r'Eastern|Central|Mountain|Pacific|UTC|[A-Z]{1,3}T)\b'
+)
 # 'U.S', 'p.m', 'C.S', 'S.-T': every letter but the last has a period.
 _ACRONYM = re.compile(r'(?:[^\W\d_]\.-?)+[^\W\d_]')
 # An initial, and perhaps more of them: 'J', 'J.', 'J.R', 'W.E.B.'
@@ -88,16 +109,21 @@ class Punkt:
     from nltk.tokenize import punkt
 
     if english:
-      params.abbrev_types |= ABBREVIATIONS | INTRODUCING | TITLES
+      params.abbrev_types |= ABBREVIATIONS | INTRODUCING | MEASURES | TITLES
       params.sent_starters |= STARTERS
       # These are abbreviations only before a number, which `ends` handles.
-      params.abbrev_types -= NUMBERED - ABBREVIATIONS - INTRODUCING - TITLES
+      params.abbrev_types -= (
+        NUMBERED - ABBREVIATIONS - INTRODUCING - MEASURES - TITLES
+      )
     params.ortho_context = _Flags(params.ortho_context)
     self.name = name
     self.tokenizer = punkt.PunktSentenceTokenizer(params)
     self._titles = TITLES | INTRODUCING if english else frozenset()
     self._introducing = INTRODUCING if english else frozenset()
     self._numbered = NUMBERED if english else frozenset()
+    self._measures = MEASURES if english else frozenset()
+    self._apposed = APPOSED if english else frozenset()
+    self._starters = params.sent_starters
     self._words = params.ortho_context.keys()
     # Punkt ends a sentence after any alphabetic word that is not in this set.
     self._special = params.abbrev_types | {a for a, _ in params.collocations}
@@ -119,33 +145,49 @@ class Punkt:
     """True if the period of 'before word. following' ends a sentence.
 
     Follows Punkt, with our own rules for initials ('John F. Green'), acronyms
-    ('J.P. Morgan'), titles, words before numbers ('No. 5', but not 'No. I will
-    not.') and unknown words that look abbreviated. An unknown word does so if
-    it is short and followed by lower case ('vit. deficiency') or a number, or
-    if it has no vowel and is followed by a capital ('Wm. Penn').
+    ('J.P. Morgan'), titles, measures, places, words before numbers ('No. 5',
+    but not 'No. I will not.') and unknown words that look abbreviated. An
+    unknown word does so if it is short and followed by lower case ('vit.
+    deficiency') or a number, or if it has no vowel and is followed by a capital
+    ('Wm. Penn'). No sentence ends before lower case in a word without a vowel
+    ('2 cc. of it').
     """
     lower, first = word.lower(), following[:1]
     if first.isdigit() and (lower in self._numbered or lower in self._special):
       return False
-    if lower in self._numbered:
-      return not (first.islower() or first in '§#$(' or _ROMAN.match(following))
+    if lower in self._numbered and not (len(word) == 1 and word.isupper()):
+      return not (
+        first.islower() or first in '§#$(' or _is_roman(lower, following)
+      )
     if lower in self._introducing or (
       first.isupper() and lower in self._titles
     ):
       return False
+    if lower in self._measures and word.islower() and first.isupper():
+      return not _DATE.match(following)
+    if before.endswith(',') and first.isupper() and lower in self._apposed:
+      return True
     if (len(word) == 1 and word.isupper()) or _ACRONYM.fullmatch(word):
       return self._ends_with_initial(before, word, following)
-    if word.isalpha() and lower not in self._words:
-      if (first.islower() or first.isdigit()) and len(word) <= 6:
-        return False
-      if first.isupper() and not word.isupper() and not _VOWEL.search(lower):
-        return self.begins_sentence(following)
+    if first.islower() and lower == 'in' and before[-1:].isdigit():
+      return False  # '6 in. wide'
+    unknown = word.isalpha() and lower not in self._words
+    if first.islower() and ((unknown and len(word) <= 6) or _is_cluster(word)):
+      return False
+    # Words are cut off before a vowel: 'vit. 3', but not 'vita. 3'.
+    if unknown and first.isdigit() and lower[-1] not in 'aeiouy':
+      return len(word) > 6
+    if unknown and first.isupper() and _is_cluster(word):
+      return self.begins_sentence(following)
     return self.punkt_ends(word, following)
 
   def _ends_with_initial(self, before: str, word: str, following: str) -> bool:
     first = following[:1]
     if first.islower() or first.isdigit():
       return False
+    if len(before) == 2 and before[1] == '.' and len(word) == 1:
+      # After two initials comes a name: 'W. O. Hunt'.
+      return following.lower().rstrip(',:;') in self._starters
     if following[1:2] == '.' and _INITIALS.match(following):
       return False
     # A following non-letter may be a name too: 'Edwin M. <unk>'.
@@ -153,6 +195,19 @@ class Punkt:
     if name and (len(word) > 1 or not before or before[0].isupper()):
       return self.begins_sentence(following)
     return self.punkt_ends(word, following)
+
+
+def _is_cluster(word: str) -> bool:
+  """True for words without a vowel: 'cc', 'Wm', but not 'TV'."""
+  return (
+    word.isalpha() and not word.isupper() and not _VOWEL.search(word.lower())
+  )
+
+
+def _is_roman(word: str, following: str) -> bool:
+  if _PRONOUN.match(following) and word not in _PARTS:
+    return False
+  return _ROMAN.match(following) is not None
 
 
 @functools.cache

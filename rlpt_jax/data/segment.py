@@ -11,16 +11,17 @@ Sentences end
   at the end of a block: `rlpt_jax.data.blocks` finds paragraphs, headings,
     lists, tables, code and formulas
   at '.' if Punkt decides so, with the additional rules of `rlpt_jax.data.punkt`
-  at '...' before a capital letter, but not before 'I'
+  at '...' before a capital letter, but not before 'I', except at '....'
   at '?', '!' and marks of other scripts, unless a comma or lower case follows
     ('Yahoo! said'); lower case may follow if the sentence itself began in lower
     case, as in chats
   at 。！？ and similar marks, with no blank needed after them
 
 A sentence includes the closing quotes, brackets, emphasis, notes ('[12]') and
-smileys that follow its mark. '"Go!" he said.' is one sentence. In tokenized
-corpora (' . " ') a quote counts as closing if one is open in the paragraph. No
-sentence ends in a label that begins a block ('Section 12.').
+smileys that follow its mark. '"Go!" he said.' is one sentence, and so is '"Go!"
+Ann said.' In tokenized corpora (' . " ') a quote counts as closing if one is
+open in the paragraph. No sentence ends in a label that begins a block ('Section
+12.') or a sentence.
 """
 
 import bisect
@@ -62,6 +63,27 @@ _LABEL = re.compile(
         [ ][ivxlc]++)
     | [(\[]? (?:[A-Za-z]|[ivxIVX]++) )
   [.):]++\]?(?=\s)""",
+  re.VERBOSE,
+)
+# The number of an item inside a block: 'Mix it. 2. Bake it. Step 3. Eat it.'
+_ITEM = re.compile(
+  r"""\s{0,9}["“(]?(?i:(?:act|amendment|article|chapter|item|part|question|rule|
+  scene|section|step|title|volume)[ ](?:\d{1,3}|[ivxlc]{1,7})|\d{1,2})""",
+  re.VERBOSE,
+)
+# Who said what is quoted before: '"Go!" Ann Lee cried.', but not '"Go!" She
+# cried.'. Whoever answers after '?' is somebody else.
+_SPEAKER = re.compile(
+  r"""(?:I|(?:(?:Mr|Mrs|Ms|Dr)\.[ ])?
+  (?!(?:All|And|But|Every\w++|He|It|No\w*+|One|She|Some\w*+|The[ny]?|This|We|
+    What|Who|You)\s)
+  [A-Z][\w'’]{1,20}(?:[ ][A-Z][\w'’]{1,20})?)
+  \s(?:(?P<answer>answered|replied)
+    | added|asked|bellowed|called|cried|demanded|exclaimed|gasped|growled
+    | inquired|muttered|remarked|repeated|roared|said|screamed|shouted|sighed
+    | snapped|spat|thought|told|went\son|whispered|yelled
+  )\b(?!\s(?:no|nothing|that|yes)\b)
+  """,
   re.VERBOSE,
 )
 _QUOTES = frozenset('"\'”’»›」』')
@@ -138,10 +160,15 @@ def _is_inside(formulas, position: int) -> bool:
 def _closes(text, quote, in_quote: bool, sentence: int, stop: int) -> bool:
   if quote == '"':
     return in_quote
-  # Many of these are apostrophes, which would make the count wrong: count only
-  # within the sentence, and not far back.
   if quote == "'":
-    return text.count(" ' ", max(sentence, stop - 300), stop) % 2 == 1
+    # '`' opens a quotation, so "'" closes it. '``' is another quotation.
+    opened = text.rfind('` ', max(0, stop - 1000), stop)
+    if opened > text.rfind(" ' ", max(0, stop - 1000), stop):
+      return text[opened - 1 : opened] != '`'
+    # Many of these are apostrophes, which would make the count wrong: count
+    # only within the sentence, and not far back.
+    before = text.count(" ' ", max(sentence, stop - 300), stop)
+    return (before + text.startswith("' ", sentence)) % 2 == 1
   return True
 
 
@@ -155,7 +182,10 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     return False  # The sentence goes on; a later mark may end it.
   quoted = not _QUOTES.isdisjoint(close)
   if following['dash'] and (quoted or not first.isupper()):
-    return False
+    # A dash with a blank before it and none after it is an option: '--help'.
+    glued = following.end('dash') == following.start('word')
+    if quoted or mark != '.' or not (glued and match['gap']):
+      return False
   if first.islower() and close:
     return False
   informal = first.islower() and _is_informal(text, sentence, start)
@@ -163,14 +193,27 @@ def _is_end(text, sentence: int, match, following, model) -> bool:
     if start == sentence or text[start - 1].isspace():
       return informal or not first.islower()  # ' . ' is no abbreviation.
     before, last_word = _words_before(text, sentence, start)
+    if start - sentence < 30 and _ITEM.fullmatch(text, sentence, start):
+      return False
     if informal:
       return model.punkt_ends(last_word, word)
     return model.ends(before, last_word, word)
   if mark[0] in '.…⋯' and '?' not in mark and '!' not in mark:
-    return _ellipsis_ends(text, sentence, start, word)
+    return _ellipsis_ends(text, sentence, start, mark, word)
   if first.islower():
     return informal
+  if first.isupper() and _is_speaker(text, mark, following):
+    return False
   return '(' not in following['open'] or first.isupper()
+
+
+def _is_speaker(text, mark: str, following) -> bool:
+  """True if a quotation ends at `mark` and the name of who said it follows."""
+  before = text[max(0, following.start() - 3) : following.start()].rstrip()
+  if before[-1:] not in _QUOTES or following['open']:
+    return False
+  speaker = _SPEAKER.match(text, following.start())
+  return bool(speaker) and not (speaker['answer'] and '?' in mark)
 
 
 def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
@@ -180,12 +223,15 @@ def _words_before(text, sentence: int, period: int) -> tuple[str, str]:
   return before, word.lstrip('"\'“‘«([{*_`')
 
 
-def _ellipsis_ends(text, sentence: int, start: int, word: str) -> bool:
+def _ellipsis_ends(text, sentence: int, start: int, mark, word: str) -> bool:
   before = text[max(sentence, start - 8) : start].strip()
   if not before.strip('"\'“‘') or before[-1] in '([':
     return False  # The ellipsis marks an omission: '" ... Later "', '[...]'
+  if mark.count('.') == 2:  # A full stop after an abbreviation: 'Jr..', 'Jr. .'
+    return not word[0].islower()
   pronoun = word[0] == 'I' and not word[1:2].isalpha()
-  return word[0].isupper() and not pronoun
+  # Of four periods, one is the full stop.
+  return word[0].isupper() and (not pronoun or mark.count('.') > 3)
 
 
 def _is_informal(text, sentence: int, mark: int) -> bool:

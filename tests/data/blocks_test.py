@@ -7,6 +7,9 @@ TABLE = {
   'paragraphs': 'One\n\n%%%Two\n \n%%%Three',
   'headings': '# One\n%%%Two\n%%%== Three ==\n%%% = = Four = = \n%%%Five',
   'underlined headings': 'One\n===\n\n%%%Two\n---\n%%%Three',
+  'a long line above dashes': 'It was so.'
+  + 9 * ' It was so.'
+  + '\n%%%---\n%%%Two',
   'dashes': 'One\n\n%%%---\n%%%* * *\n\n%%%Two',
   'lists': '- One\n%%%- two\n%%%* Three\n  goes on, as it is long enough\n',
   'numbered': '1. One\n%%%2. two\n%%%(a) three\n%%%b) four\n%%%iv. five',
@@ -16,6 +19,13 @@ TABLE = {
   'open fences': '```\nOne\ntwo\n\n%%%Three\n\n%%%~~~\nFour',
   'indented code': 'One:\n\n%%%    a = 1\n\n    b = 2\n\n%%%Two',
   'indented prose': '    One is here.\n\n%%%    Two is here.\n',
+  'indented paragraphs': (
+    "\tIt cost us $80 to mend, and (he says) it is `` as good as new . ''\n\n"
+    '%%%\t(Nobody cared.)\n\n%%%\tSo we paid the $80, and went\n\n'
+    '%%%\tOf those of us that knew that a = b at the time, few said so to the '
+    'others who were with us in the room;\n\n'
+    '%%%\tWe left. They said:'
+  ),
   'quotations': (
     'In the letter of the fifth of May\n%%%> he wrote so\n>\n%%%> Two\n'
     '%%%>> Three\n%%%Four'
