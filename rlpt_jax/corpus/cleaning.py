@@ -38,7 +38,7 @@ TRIAL = Document(
   'trial', 'A short text of two sentences.\n\nThis one is the second of them.'
 )
 # (name of the step, parts that are done, parts in all)
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, float, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def make(corpus: Corpus, runner: Runner, show: Progress) -> dict[str, Any]:
     total = len(pass_.inputs)
 
     def shown(pass_=pass_, number=number, total=total):
-      show(number, total - len(pass_.missing()), total)
+      show(number, pass_.progress(), total)
 
     with every_second(shown):
       passes.run(pass_, runner)

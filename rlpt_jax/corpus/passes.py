@@ -14,6 +14,7 @@ number of workers.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -72,6 +73,26 @@ class Pass:
   def facts_path(self, part: int) -> str:
     return os.path.join(self.facts, f'{part:05d}.json')
 
+  def block_path(self, part: int, index: int, kind: str) -> str:
+    return os.path.join(self.block_folder(part), f'{index:05d}.{kind}')
+
+  def block_folder(self, part: int) -> str:
+    return os.path.join(self.facts, f'blocks-{part:05d}')
+
+  def progress(self) -> float:
+    """Returns how many parts are done, counting the blocks of others."""
+    there = files.names(self.facts)
+    done = {name[:5] for name in there if name.endswith('.json')}
+    total = float(len(done))
+    for name in there:
+      part = name.removeprefix('blocks-')
+      if part != name and part not in done:
+        blocks = files.names(os.path.join(self.facts, name))
+        finished = sum(block.endswith('.json') for block in blocks)
+        expected = self.inputs[int(part)].size / BLOCK_BYTES + 1
+        total += min(1.0, finished / expected)
+    return total
+
   def missing(self) -> list[int]:
     """Returns the parts without facts, which are written last."""
     there = set(files.names(self.facts))
@@ -83,8 +104,7 @@ class Pass:
     return merged(map(self.facts_of, range(len(self.inputs))), self.samples)
 
   def facts_of(self, part: int) -> dict[str, Any]:
-    with files.open_file(self.facts_path(part)) as file:
-      return json.loads(file.read())
+    return _read_json(self.facts_path(part))
 
   def outputs(self) -> list[Input]:
     """Returns the parts that this pass wrote, as inputs of the next."""
@@ -109,28 +129,27 @@ def run(pass_: Pass, runner: Runner):
   import apache_beam as beam
 
   missing = pass_.missing()
-  sizes = [pass_.inputs[i].size for i in missing]
-  limit = runner.held_bytes * 4 if runner.is_direct else float('inf')
-  for chosen in pipelines.chunks(sizes, limit):
+  if not missing:
+    return
 
-    def build(pipeline, chosen=chosen):
-      parts = pipelines.numbers(pipeline, [missing[i] for i in chosen])
-      blocks = parts | beam.FlatMap(read_blocks, pass_)
-      done = blocks | beam.Map(run_block, pass_)
-      _ = done | beam.GroupByKey() | beam.Map(write_part, pass_)
+  def build(pipeline):
+    parts = pipelines.numbers(pipeline, missing)
+    blocks = parts | beam.FlatMap(read_blocks, pass_)
+    done = blocks | beam.Map(run_block, pass_)
+    _ = done | beam.GroupByKey() | beam.Map(write_part, pass_)
 
-    failed = os.path.join(pass_.facts, 'failed')
-    files.remove_folder(failed)
-    try:
-      runner.run(build)
-    except Exception:
-      for name in files.names(failed):
-        with files.open_file(os.path.join(failed, name)) as file:
-          status, _, message = file.read().decode().partition(' ')
-        error = ValueError(message)
-        error.exit_status = int(status)  # See cli.py.
-        raise error from None
-      raise
+  failed = os.path.join(pass_.facts, 'failed')
+  files.remove_folder(failed)
+  try:
+    runner.run(build)
+  except Exception:
+    for name in files.names(failed):
+      with files.open_file(os.path.join(failed, name)) as file:
+        status, _, message = file.read().decode().partition(' ')
+      error = ValueError(message)
+      error.exit_status = int(status)  # See cli.py.
+      raise error from None
+    raise
 
 
 @contextlib.contextmanager
@@ -185,20 +204,25 @@ def read_documents(input: Input, faults: Faults) -> Iterator[Document]:
     if None in texts:  # Counted as a fault.
       continue
     fields = {k: v for k, v in read.fields.items() if k not in names}
+    if TEXT in fields:  # A field of this name that is not the text.
+      fields['other_text'] = fields.pop(TEXT)
     id = fields.pop(ID, f'{input.source.name}/{read.id}')
     yield Document(str(id), '\n'.join(texts), fields)
 
 
-def run_block(block: Block, pass_: Pass) -> tuple[int, tuple]:
-  """Runs the stages on a block.
+def run_block(block: Block, pass_: Pass) -> tuple[int, int]:
+  """Runs the stages on a block, and writes its files, unless they are there.
 
-  Returns (part, (index, documents, frame, sketches, facts)).
+  Returns (part, index of the block). The files are joined when all blocks of
+  the part are written, so that Beam need not hold documents in memory.
   """
-  with _told(block.part, pass_):
-    return block.part, _run_block(block, pass_)
+  if files.size(pass_.block_path(block.part, block.index, 'json')) is None:
+    with _told(block.part, pass_):
+      _run_block(block, pass_)
+  return block.part, block.index
 
 
-def _run_block(block: Block, pass_: Pass) -> tuple:
+def _run_block(block: Block, pass_: Pass):
   faults = Faults(strict=pass_.strict)
   tallies = {name: Tally(pass_.samples) for name in pass_.names()}
   documents = block.documents
@@ -211,7 +235,11 @@ def _run_block(block: Block, pass_: Pass) -> tuple:
     documents = _after(name, stage, documents, tallies[name], faults)
   lines = [_line(document) for document in documents]
   frame = files.zstd(b''.join(lines)) if lines else b''
-  arrays = pass_.after[0].sketch(documents) if pass_.after else {}
+  where = functools.partial(pass_.block_path, block.part, block.index)
+  files.write(where('zst'), frame)
+  if pass_.after:
+    stage, _ = pass_.after
+    sketches.save(where('npz'), stage.sketch(documents))
   facts = {
     'documents': len(block.documents),
     'characters': sum(len(document.text) for document in block.documents),
@@ -220,7 +248,7 @@ def _run_block(block: Block, pass_: Pass) -> tuple:
     'faults': [block.faults, faults.to_json()],
     'stages': {name: tally.to_json() for name, tally in tallies.items()},
   }
-  return block.index, len(documents), frame, arrays, facts
+  _write_json(where('json'), facts)
 
 
 def _after(
@@ -268,19 +296,30 @@ def _line(document: Document) -> bytes:
   return line + b'\n'
 
 
-def write_part(group: tuple[int, Iterable[tuple]], pass_: Pass):
-  """Writes the documents of a part, their sketches, and then the facts."""
+def write_part(group: tuple[int, Iterable[int]], pass_: Pass):
+  """Joins the blocks of a part: documents, sketches and, last, the facts."""
   part, blocks = group
-  blocks = sorted(blocks, key=lambda block: block[0])
-  frames = b''.join(frame for _, _, frame, _, _ in blocks) or files.zstd(b'')
-  files.write(pass_.document_path(part), frames)
+  # A runner may have tried a block again.
+  blocks = sorted(set(blocks))
+  facts = [_read_json(pass_.block_path(part, i, 'json')) for i in blocks]
+  frames = [files.read(pass_.block_path(part, i, 'zst')) for i in blocks]
+  files.write(pass_.document_path(part), b''.join(frames) or files.zstd(b''))
   if pass_.after:
-    pieces = [(documents, arrays) for _, documents, _, arrays, _ in blocks]
+    paths = [pass_.block_path(part, i, 'npz') for i in blocks]
+    pieces = zip((each['written'] for each in facts), paths, strict=True)
     _, folder = pass_.after
     sketches.save(sketches.path(folder, part), sketches.joined(pieces))
-  facts = merged([facts for *_, facts in blocks], pass_.samples)
-  data = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
-  files.write(pass_.facts_path(part), data.encode())
+  _write_json(pass_.facts_path(part), merged(facts, pass_.samples))
+  files.remove_folder(pass_.block_folder(part))
+
+
+def _read_json(path: str) -> Any:
+  return json.loads(files.read(path))
+
+
+def _write_json(path: str, value: Any):
+  data = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+  files.write(path, data.encode(errors='replace'))
 
 
 def merged(all_facts: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Runner:
   """A runner of Beam and its options.
 
   workers: processes on this machine, for the DirectRunner.
-  held_bytes: how much one pipeline may group in memory, on the DirectRunner.
-    Its processes take about five times as much.
+  held_bytes: how much a comparison may group in memory at a time, on the
+    DirectRunner. Its processes take several times as much.
   """
 
   name: str = DIRECT
@@ -102,8 +102,7 @@ def split_by(
 
 def load(path: str) -> np.ndarray:
   """Reads an array that `save` wrote."""
-  with files.open_file(path) as file:
-    return np.load(io.BytesIO(file.read()))
+  return np.load(io.BytesIO(files.read(path)))
 
 
 def save(path: str, array: np.ndarray):

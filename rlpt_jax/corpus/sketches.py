@@ -10,7 +10,7 @@ A document's number is its part and its row in the part.
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,8 +56,7 @@ class Sketches:
 
   def load(self, part: int, *names: str) -> list[np.ndarray]:
     """Returns the named arrays of a part."""
-    with files.open_file(self.paths[part]) as file:
-      arrays = np.load(io.BytesIO(file.read()))
+    arrays = np.load(io.BytesIO(files.read(self.paths[part])))
     return [arrays[name] for name in names]
 
 
@@ -71,15 +70,15 @@ def save(path: str, arrays: Arrays):
   files.write(path, data.getvalue())
 
 
-def joined(pieces: Sequence[tuple[int, Arrays]]) -> dict[str, np.ndarray]:
+def joined(pieces: Iterable[tuple[int, str]]) -> dict[str, np.ndarray]:
   """Joins the sketches of the pieces of a part, in order.
 
-  pieces: the number of documents and the sketches of each.
+  pieces: the number of documents of each, and the file of its sketches.
   """
   columns: dict[str, list[np.ndarray]] = {}
   first = 0
-  for documents, arrays in pieces:
-    for name, array in arrays.items():
+  for documents, path in pieces:
+    for name, array in np.load(io.BytesIO(files.read(path))).items():
       array = array + first if name == 'row' else array
       columns.setdefault(name, []).append(array)
     first += documents

@@ -26,6 +26,11 @@ def open_file(path: str) -> io.IOBase:
   return _Remote(path) if is_remote(path) else open(path, 'rb')
 
 
+def read(path: str) -> bytes:
+  with open_file(path) as file:
+    return file.read()
+
+
 def size(path: str) -> int | None:
   """The size of a file in bytes; None if it does not exist."""
   if is_remote(path):

@@ -61,7 +61,7 @@ def make_corpus(
   with rich.progress.Progress(*columns, console=console) as progress:
     tasks = {}
 
-    def show(step: str, done: int, total: int):
+    def show(step: str, done: float, total: int):
       if step not in tasks:
         tasks[step] = progress.add_task(step.replace('_', ' '))
       progress.update(tasks[step], completed=done, total=total)

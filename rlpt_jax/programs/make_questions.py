@@ -58,7 +58,7 @@ def make_questions(config: Corpus, *, sample: int = 0):
   ) as progress:
     tasks = {}
 
-    def show(step: str, done: int, total: int):
+    def show(step: str, done: float, total: int):
       if step not in tasks:
         tasks[step] = progress.add_task(step)
       name = f'{step}, {questions.opened(stage).counts["asked"]:,} calls'

@@ -82,3 +82,12 @@ def test_a_stage_in_batches_gets_many_documents(tmp_path):
   assert sum(SIZES[1:]) == 20 and max(SIZES) == 8
   assert manifest['written'] == 0
   assert manifest['stages'][0]['dropped'] == {'all': 20}
+
+
+def test_a_field_named_text_that_is_not_the_text_is_kept(tmp_path):
+  path = tmp_path / 'in.jsonl'
+  path.write_text(json.dumps({'body': 'The text.', 'text': 'Another.'}))
+  corpora.make(path, [_same], tmp_path / 'out', text='body')
+  (found,) = corpora.documents(tmp_path / 'out')
+  assert found['text'] == 'The text.'
+  assert found['other_text'] == 'Another.'

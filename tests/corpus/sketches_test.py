@@ -10,13 +10,17 @@ def test_a_number_is_a_part_and_a_row():
   assert sketches.row_of(numbers).tolist() == [0, 5, 2**31]
 
 
-def test_rows_of_later_pieces_count_on():
+def test_rows_of_later_pieces_count_on(tmp_path):
   pieces = [
     (3, {'keys': np.array([7]), 'row': np.array([2])}),
     (0, {'keys': np.array([], int), 'row': np.array([], int)}),
     (2, {'keys': np.array([8, 9]), 'row': np.array([0, 1])}),
   ]
-  both = sketches.joined(pieces)
+  paths = [str(tmp_path / f'{i}.npz') for i in range(3)]
+  for path, (_, arrays) in zip(paths, pieces, strict=True):
+    sketches.save(path, arrays)
+  documents = [documents for documents, _ in pieces]
+  both = sketches.joined(zip(documents, paths, strict=True))
   assert both['row'].tolist() == [2, 3, 4]
   assert both['keys'].tolist() == [7, 8, 9]
 
