@@ -135,7 +135,9 @@ def _replies(folder: pathlib.Path) -> list[dict]:
 
 
 def _money(text: str) -> float:
-  row = next(line for line in text.splitlines() if 'in all' in line)
+  row = next(
+    line for line in text.splitlines() if line.split()[:1] == ['total']
+  )
   return float(re.findall(r'[\d.,]+', row)[-1].replace(',', ''))
 
 

@@ -15,6 +15,7 @@ what is missing.
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import Any
 
 from rlpt_jax.core import checks, settings
 from rlpt_jax.core.checks import Name, Natural
-from rlpt_jax.corpus import passes, pipelines
+from rlpt_jax.corpus import passes, pipelines, sketches
 from rlpt_jax.corpus.documents import Document, Stage
 from rlpt_jax.corpus.passes import Input, Pass
 from rlpt_jax.corpus.pipelines import Runner
@@ -33,6 +34,7 @@ from rlpt_jax.data.faults import Faults
 from rlpt_jax.data.pipeline import every_second
 from rlpt_jax.data.sources import Source
 
+_TEMPORARY = re.compile(r'(pass|compared|sketches)-\d')
 # Every stage is tried with it before a run.
 TRIAL = Document(
   'trial', 'A short text of two sentences.\n\nThis one is the second of them.'
@@ -43,7 +45,7 @@ Progress = Callable[[str, float, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """What to make.
+  """The sources, the stages and the folder of a corpus.
 
   stages: functions of one document (rules, personal, contamination, ...) and
     stages that compare documents (duplicates, paragraphs), in order.
@@ -87,6 +89,9 @@ class Corpus:
 
 def stage_name(stage: Any) -> str:
   """Returns the name of a function, or of a class in that form."""
+  stage = getattr(stage, 'judge', stage)
+  if inspect.ismethod(stage):  # A stage that has a method `judge`.
+    stage = stage.__self__
   function = getattr(stage, 'func', stage)
   name = getattr(function, '__name__', type(function).__name__)
   return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
@@ -98,9 +103,16 @@ def compares(stage: Any) -> bool:
 
 def make(corpus: Corpus, runner: Runner, show: Progress) -> dict[str, Any]:
   """Makes the corpus, or what is missing of it; returns the manifest."""
+  with files.locked(corpus.folder):
+    return _make(corpus, runner, show)
+
+
+def _make(corpus: Corpus, runner: Runner, show: Progress) -> dict[str, Any]:
   inputs = source_inputs(corpus)
+  _check_folder(corpus, inputs)
   plan = write_plan(corpus, inputs)
   if 'manifest.json' in files.names(corpus.folder):
+    _remove_passes(corpus)
     return read_json(corpus.folder, 'manifest.json')
   for name, stage in corpus.named_stages():
     _try_out(name, stage)
@@ -124,11 +136,42 @@ def make(corpus: Corpus, runner: Runner, show: Progress) -> dict[str, Any]:
 
 
 def source_inputs(corpus: Corpus) -> list[Input]:
-  return [
+  inputs = [
     Input(source, part, _size(source, part))
     for source in corpus.sources
     for part in source.parts()
   ]
+  if not inputs:
+    places = ', '.join(source.place() for source in corpus.sources)
+    raise ValueError(f'{places}: the files are empty. Expected documents.')
+  return inputs
+
+
+def _check_folder(corpus: Corpus, inputs: Sequence[Input]):
+  """Raises if the folder holds the sources, or files of unknown origin."""
+  folder = os.path.abspath(corpus.folder) + os.sep
+  for each in inputs:
+    if os.path.abspath(each.part.file).startswith(folder):
+      raise ValueError(
+        f'{each.part.file}: a source in the folder of the corpus itself. Set '
+        'cleaning.Corpus.folder to another one.'
+      )
+  for _, stage in corpus.named_stages():
+    for earlier in getattr(stage, 'earlier', ()):
+      if os.path.abspath(earlier) + os.sep == folder:
+        raise ValueError(
+          f'earlier={earlier!r}: is the folder of the corpus itself. Expected '
+          'that of a corpus made before.'
+        )
+      _earlier(earlier, stage)  # Raises if it cannot be compared.
+  names = files.names(corpus.folder)
+  if 'plan.json' not in names:
+    for name in names:
+      if name in ('documents', 'signatures') or _TEMPORARY.match(name):
+        raise ValueError(
+          f'{os.path.join(corpus.folder, name)}: of another corpus, whose '
+          'plan.json is missing. Choose another folder, or remove this one.'
+        )
 
 
 def texts(corpus: Corpus) -> Iterator[str]:
@@ -229,14 +272,19 @@ def _passes(corpus: Corpus, inputs: Sequence[Input]) -> list[Pass]:
         facts=f'{folder}-facts',
         stages=stages,
         before=(*before[i], compared) if before[i] else None,
-        after=(after[1], signatures_folder(corpus.folder, after[0]))
-        if after
-        else None,
+        after=after and (after[1], _sketch_folder(corpus, i, *after)),
         samples=corpus.samples,
         strict=corpus.strict,
       )
     )
   return made
+
+
+def _sketch_folder(corpus: Corpus, i: int, name: str, stage: Any) -> str:
+  """Returns where sketches go: they are kept if a later corpus can use them."""
+  if hasattr(stage, 'earlier'):
+    return signatures_folder(corpus.folder, name)
+  return os.path.join(corpus.folder, f'sketches-{i}')
 
 
 def signatures_folder(folder: str, name: str) -> str:
@@ -249,10 +297,8 @@ def _compare(pass_: Pass, before: Pass, runner: Runner, show: Progress):
   if pipelines.is_done(folder):
     return
   _, sketch_folder = before.after
-  paths = [
-    os.path.join(sketch_folder, name) for name in files.names(sketch_folder)
-  ]
-  parts = len(paths)
+  parts = len(before.inputs)
+  paths = [sketches.path(sketch_folder, part) for part in range(parts)]
   for earlier in getattr(stage, 'earlier', ()):
     paths += _earlier(earlier, stage)
   show(name, 0, 1)
@@ -264,13 +310,13 @@ def _compare(pass_: Pass, before: Pass, runner: Runner, show: Progress):
 def _earlier(folder: str, stage: AcrossDocuments) -> list[str]:
   """Returns the sketches that the same stage made of an earlier corpus."""
   folder = os.path.expanduser(folder)
-  plan = read_json(folder, 'plan.json')
+  plan = read_json(folder, 'manifest.json')['plan']
   wanted = settings.describe(stage)
   for name, there in plan['stages'].items():
     same = isinstance(there, dict) and there.get('is') == wanted['is']
     if same and there.get('shingles') == wanted.get('shingles'):
       where = signatures_folder(folder, name)
-      return [os.path.join(where, file) for file in files.names(where)]
+      return [sketches.path(where, part) for part in range(plan['parts'])]
   raise ValueError(
     f'earlier={folder!r}: was not made with a stage like this one '
     f'({wanted["is"]}, with the same shingles), so it cannot be compared. Make '
@@ -324,10 +370,14 @@ def _write_manifest(
   write_json(corpus.folder, 'samples.json', samples)
   write_json(corpus.folder, 'seconds.json', seconds)
   write_json(corpus.folder, 'manifest.json', manifest)
-  for name in files.names(corpus.folder):
-    if re.match(r'(pass|compared)-\d', name):
-      files.remove_folder(os.path.join(corpus.folder, name))
+  _remove_passes(corpus)
   return manifest
+
+
+def _remove_passes(corpus: Corpus):
+  for name in files.names(corpus.folder):
+    if _TEMPORARY.match(name):
+      files.remove_folder(os.path.join(corpus.folder, name))
 
 
 def _add_kept(found: dict[str, list[dict[str, Any]]], before: Pass):

@@ -32,7 +32,8 @@ from rlpt_jax.data import files
 
 EXACT = 'the same text as another document'
 NEAR = 'nearly the text of another document'
-EARLIER = 'in an earlier corpus'
+EARLIER_EXACT = 'the same text as a document of an earlier corpus'
+EARLIER_NEAR = 'nearly the text of a document of an earlier corpus'
 # The steps of components.star_step in a pipeline.
 STEPS = 2
 
@@ -87,9 +88,10 @@ class NearDuplicates:
   """Drops documents that share most of their shingles with another one.
 
   threshold: the least similarity of a duplicate; signatures.py says which
-    share of the words may differ. 0.3 finds copies of which up to a fifth of
-    the words were changed. Raise it where texts differ in little on purpose:
-    0.6 keeps problems that differ only in their numbers.
+    share of the words may differ. 0.3 finds nearly all copies of which up to
+    15% of the words were changed, and two thirds of those with 20%. Raise it
+    where texts differ in little on purpose: 0.6 keeps problems that differ only
+    in their numbers.
   earlier: folders of corpora made before, with this stage and the same
     shingles. A document that is similar to one of theirs is dropped.
   """
@@ -134,9 +136,9 @@ class Decisions:
     if row not in self._removed:
       return document
     kept, exact = self._removed[row]
-    detail = EARLIER
-    if kept >= 0:
-      detail = f'{sketches.part_of(kept)}:{sketches.row_of(kept)}'
+    if kept < 0:
+      return Dropped(EARLIER_EXACT if exact else EARLIER_NEAR)
+    detail = f'{sketches.part_of(kept)}:{sketches.row_of(kept)}'
     return Dropped(EXACT if exact else NEAR, detail)
 
 
@@ -248,7 +250,8 @@ def _write_similar(
     for name in files.names(slice_folder):
       if name.endswith('.npy'):
         path = os.path.join(slice_folder, name)
-        by_part.setdefault(int(name[:5]), []).append(path)
+        part = int(name.removesuffix('.npy'))
+        by_part.setdefault(part, []).append(path)
   parts = sorted(by_part)
   # What is grouped: a pair and the minima of its first document.
   row = 16 + signatures.MINIMA

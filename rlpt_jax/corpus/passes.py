@@ -18,13 +18,13 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlpt_jax.corpus import pipelines, sketches
 from rlpt_jax.corpus.documents import Document, Stage, going_on
 from rlpt_jax.corpus.pipelines import Runner
-from rlpt_jax.corpus.sketches import AcrossDocuments
+from rlpt_jax.corpus.sketches import AcrossDocuments, Decide
 from rlpt_jax.corpus.tally import Tally
 from rlpt_jax.data import files, readers, sources
 from rlpt_jax.data.faults import Faults
@@ -35,6 +35,7 @@ ID = 'document'  # The field with a document's id, in the files we write.
 TEXT = 'text'
 BLOCK_BYTES = 1 << 20
 BLOCK_DOCUMENTS = 512
+MAX_DEPTH = 100  # Of fields, since pickling and writing them is recursive.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Pass:
 
   def all_facts(self) -> dict[str, Any]:
     """Returns the sums of the facts of all parts."""
-    return merged(map(self.facts_of, range(len(self.inputs))), self.samples)
+    facts = map(self.facts_of, range(len(self.inputs)))
+    return merged(facts, self.names(), self.samples)
 
   def facts_of(self, part: int) -> dict[str, Any]:
     return _read_json(self.facts_path(part))
@@ -153,11 +155,11 @@ def run(pass_: Pass, runner: Runner):
 
 
 @contextlib.contextmanager
-def _told(part: int, pass_: Pass) -> Iterator[None]:
+def _reporting_errors(part: int, pass_: Pass) -> Iterator[None]:
   """Writes errors that are for the user to a file, for `run`."""
   try:
     yield
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, readers.Unreadable) as error:
     path = os.path.join(pass_.facts, 'failed', f'{part:05d}.txt')
     status = getattr(error, 'exit_status', 2)
     files.write(path, f'{status} {error}'.encode(errors='replace'))
@@ -180,7 +182,7 @@ def read_blocks(part: int, pass_: Pass) -> Iterator[Block]:
   faults = Faults(strict=pass_.strict)
   documents = read_documents(pass_.inputs[part], faults)
   block, size = Block(part, 0, [], []), 0
-  with _told(part, pass_):
+  with _reporting_errors(part, pass_):
     for row, document in enumerate(documents):
       block.rows.append(row)
       block.documents.append(document)
@@ -206,8 +208,29 @@ def read_documents(input: Input, faults: Faults) -> Iterator[Document]:
     fields = {k: v for k, v in read.fields.items() if k not in names}
     if TEXT in fields:  # A field of this name that is not the text.
       fields['other_text'] = fields.pop(TEXT)
-    id = fields.pop(ID, f'{input.source.name}/{read.id}')
-    yield Document(str(id), '\n'.join(texts), fields)
+    if is_deep(fields):  # It could be neither sent to a worker nor written.
+      faults.add(f'fields nested in more than {MAX_DEPTH} levels', read.where)
+      continue
+    # Half of a surrogate pair can be escaped in JSON, but not be written.
+    id = str(fields.pop(ID, f'{input.source.name}/{read.id}'))
+    id = id.encode(errors='replace').decode()
+    yield Document(id, '\n'.join(texts), fields)
+
+
+def is_deep(value: Any) -> bool:
+  """Returns whether lists and dicts are nested more than MAX_DEPTH deep."""
+  level = [value]
+  for _ in range(MAX_DEPTH + 1):
+    inner = []
+    for each in level:
+      if isinstance(each, Mapping):
+        inner += each.values()
+      elif isinstance(each, list | tuple):
+        inner += each
+    if not inner:
+      return False
+    level = inner
+  return True
 
 
 def run_block(block: Block, pass_: Pass) -> tuple[int, int]:
@@ -217,7 +240,7 @@ def run_block(block: Block, pass_: Pass) -> tuple[int, int]:
   the part are written, so that Beam need not hold documents in memory.
   """
   if files.size(pass_.block_path(block.part, block.index, 'json')) is None:
-    with _told(block.part, pass_):
+    with _reporting_errors(block.part, pass_):
       _run_block(block, pass_)
   return block.part, block.index
 
@@ -228,11 +251,11 @@ def _run_block(block: Block, pass_: Pass):
   documents = block.documents
   if pass_.before:
     name, stage, folder = pass_.before
-    decide = stage.decide(folder, block.part)
+    decide = _decide(stage, folder, block.part)
     outcomes = map(decide, block.rows, documents)
     documents = _counted(tallies[name], documents, outcomes)
   for name, stage in pass_.stages:
-    documents = _after(name, stage, documents, tallies[name], faults)
+    documents = after(name, stage, documents, tallies[name], faults)
   lines = [_line(document) for document in documents]
   frame = files.zstd(b''.join(lines)) if lines else b''
   where = functools.partial(pass_.block_path, block.part, block.index)
@@ -251,7 +274,18 @@ def _run_block(block: Block, pass_: Pass):
   _write_json(where('json'), facts)
 
 
-def _after(
+_decisions: dict[tuple[str, int], Decide] = {}
+
+
+def _decide(stage: AcrossDocuments, folder: str, part: int) -> Decide:
+  """Returns the decisions about a part; those of the last part are kept."""
+  if (folder, part) not in _decisions:
+    _decisions.clear()
+    _decisions[folder, part] = stage.decide(folder, part)
+  return _decisions[folder, part]
+
+
+def after(
   name: str,
   stage: Stage,
   documents: list[Document],
@@ -287,7 +321,9 @@ def _counted(tally: Tally, documents, outcomes) -> list[Document]:
 
 
 def _line(document: Document) -> bytes:
-  fields = {ID: document.id, TEXT: document.text, **document.fields}
+  own = {ID: document.id, TEXT: document.text}
+  # First for the reader's eye, and again so that no other field replaces them.
+  fields = {**own, **document.fields, **own}
   # Dates and bytes of parquet become text.
   try:
     line = json.dumps(fields, ensure_ascii=False, default=str).encode()
@@ -309,7 +345,8 @@ def write_part(group: tuple[int, Iterable[int]], pass_: Pass):
     pieces = zip((each['written'] for each in facts), paths, strict=True)
     _, folder = pass_.after
     sketches.save(sketches.path(folder, part), sketches.joined(pieces))
-  _write_json(pass_.facts_path(part), merged(facts, pass_.samples))
+  together = merged(facts, pass_.names(), pass_.samples)
+  _write_json(pass_.facts_path(part), together)
   files.remove_folder(pass_.block_folder(part))
 
 
@@ -322,9 +359,11 @@ def _write_json(path: str, value: Any):
   files.write(path, data.encode(errors='replace'))
 
 
-def merged(all_facts: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
+def merged(
+  all_facts: Iterable[dict[str, Any]], stages: Sequence[str], samples: int
+) -> dict[str, Any]:
   """Returns the sums of the facts of blocks or parts."""
-  faults, tallies = Faults(), {}
+  faults, tallies = Faults(), {name: Tally(samples) for name in stages}
   names = 'documents', 'characters', 'written', 'written_characters'
   total = dict.fromkeys(names, 0)
   for facts in all_facts:
@@ -333,6 +372,6 @@ def merged(all_facts: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
     for each in filter(None, facts['faults']):
       faults.merge(each)
     for name, tally in facts['stages'].items():
-      tallies.setdefault(name, Tally(samples)).merge(tally)
-  stages = {name: tally.to_json() for name, tally in tallies.items()}
-  return {**total, 'faults': [faults.to_json()], 'stages': stages}
+      tallies[name].merge(tally)
+  together = {name: tally.to_json() for name, tally in tallies.items()}
+  return {**total, 'faults': [faults.to_json()], 'stages': together}

@@ -194,7 +194,7 @@ def _brief(answer: str | None) -> str:
 
 
 class Cost(NamedTuple):
-  """What judging takes, at most: answers in a cache cost nothing."""
+  """About what a model's filter will use; answers in a cache cost nothing."""
 
   questions: int
   prompt_tokens: int

@@ -12,8 +12,9 @@ from typing import Any
 
 from rlpt_jax.corpus import cleaning, passes
 from rlpt_jax.corpus.cleaning import Corpus
-from rlpt_jax.corpus.documents import Document, Several, going_on
+from rlpt_jax.corpus.documents import Document, Several
 from rlpt_jax.corpus.questions import Questions, chance, close, opened
+from rlpt_jax.corpus.tally import Tally
 from rlpt_jax.data.faults import Faults
 from rlpt_jax.llm import call_records
 from rlpt_jax.llm.estimate import Estimate, estimate
@@ -46,6 +47,12 @@ def stage_of(corpus: Corpus) -> Questions:
       'documents before questions are asked. Do that with `rlpt make_corpus`, '
       'and read the corpus that it makes.'
     )
+  if asking := [stage for stage in before if hasattr(stage, 'judge')]:
+    raise ValueError(
+      f'cleaning.Corpus.stages: {cleaning.stage_name(asking[0])} asks a model '
+      'about every document before questions are asked, even for a sample. Do '
+      'that with `rlpt make_corpus`, and read the corpus that it makes.'
+    )
   return found[0]
 
 
@@ -69,7 +76,12 @@ def draw(corpus: Corpus, size: int) -> Sample:
     outcomes = stage.judge(documents)
     names = {one.id: min(len(one.text), stage.max_characters)
              for one in documents}  # fmt: skip
-    expected = estimate(_own(stage), names, lengths)
+    # Not those of earlier settings, which may be in the file, too.
+    keys = opened(stage).keys
+    records = (
+      one for one in call_records.read(stage.records) if one['key'] in keys
+    )
+    expected = estimate(records, names, lengths)
   finally:
     close(stage)
   return Sample(len(lengths), outcomes, expected)
@@ -77,24 +89,16 @@ def draw(corpus: Corpus, size: int) -> Sample:
 
 def _reaching(corpus: Corpus, stage: Questions) -> Iterator[Document]:
   """Yields the documents that come through the stages before the questions."""
-  stages = corpus.stages[: list(corpus.stages).index(stage)]
+  stages = corpus.named_stages()[: list(corpus.stages).index(stage)]
   for each in cleaning.source_inputs(corpus):
     for document in passes.read_documents(each, Faults()):
       left = [document]
-      for one in stages:
-        left = [after for d in left for after in going_on(one(d))]
+      for name, one in stages:
+        left = passes.after(name, one, left, Tally(), Faults())
       yield from left
-
-
-def _own(stage: Questions) -> Iterator[dict[str, Any]]:
-  """Yields the records of calls that this stage would make."""
-  models = {m.model for m in stage.models.by_stage().values()}
-  for record in call_records.read(stage.records):
-    if record['model'] in models:
-      yield record
 
 
 def used(stage: Questions) -> dict[str, Any]:
   """Returns what the calls of all runs have used, by stage."""
   calls = opened(stage)
-  return {**calls.account.by_stage, 'in all': calls.account.total}
+  return {**calls.account.by_stage, 'total': calls.account.total}

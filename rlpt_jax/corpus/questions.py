@@ -118,6 +118,12 @@ class Questions:
     budget: Budget | None = None,
   ):
     checks.check_arguments(type(self), locals())
+    # One may be about the document itself, and is left out then.
+    most = min(map(len, map(worked_examples.library, worked_examples.DOMAINS)))
+    if examples > most - 1:
+      raise checks.setting_error(
+        type(self), 'examples', examples, f'at most {most - 1}'
+      )
     named = {'ours': to.OURS, 'paper': to.PAPER}
     self.prompts = named[prompts] if isinstance(prompts, str) else prompts
     self.models, self.folder = models, folder
@@ -315,20 +321,14 @@ class _Asking:
     }  # fmt: skip
 
 
-def without_reasoning(document: Document) -> Document | Dropped:
-  """Keeps the questions for RL: those that are not learned from before."""
-  if 'reasoning' in document.fields:
-    return Dropped('for supervised learning')
-  return document
-
-
 def holds(question: str, answer: str) -> bool:
   """Returns whether a question contains its answer, word by word.
 
-  Numbers are no sign: a calculation may end in a quantity that it began with.
+  Short words and numbers are no sign: 'no' is in many questions, and a
+  calculation may end in a quantity that it began with.
   """
   words = [word.lower() for word in _WORD.findall(answer)]
-  if not words or all(word.isdigit() for word in words):
+  if not any(len(word) > 3 and word.isalpha() for word in words):
     return False
   asked = f' {" ".join(_WORD.findall(question.lower()))} '
   return f' {" ".join(words)} ' in asked

@@ -50,8 +50,9 @@ def words(
 
   A word is a run of letters and digits, or one ideograph.
 
-  whole_below: a text of fewer words is one shingle, so it is similar only to
-    itself. Titles and short answers often differ in one word.
+  whole_below: a text of fewer words is one shingle, with its signs, so it is
+    similar only to itself. Titles and short questions often differ in one word
+    or one sign.
   """
   lowered = [text.lower() for text in texts]
   codes = _codes('\n'.join(lowered))
@@ -67,7 +68,7 @@ def words(
   hashes = _hashed(codes[inside].astype(np.uint64), first, lengths)
   ends = np.cumsum([len(text) + 1 for text in lowered], dtype=np.int64)
   counts = np.diff(np.searchsorted(starts, ends), prepend=0)
-  return _runs(hashes, counts, size, whole_below)
+  return _runs(hashes, counts, size, whole_below, lowered)
 
 
 def characters(
@@ -79,7 +80,8 @@ def characters(
   """
   plain = [' '.join(text.lower().split()) for text in texts]
   codes = _codes(''.join(plain)).astype(np.uint64)
-  return _runs(codes, np.array([*map(len, plain)], int), size, whole_below)
+  lengths = np.array([*map(len, plain)], int)
+  return _runs(codes, lengths, size, whole_below, plain)
 
 
 def minima(texts: Sequence[str], shingles: Shingles = words) -> np.ndarray:
@@ -117,9 +119,13 @@ def text_hash(text: str) -> int:
 
 
 def _runs(
-  units: np.ndarray, lengths: np.ndarray, size: int, whole_below: int
+  units: np.ndarray,
+  lengths: np.ndarray,
+  size: int,
+  whole_below: int,
+  texts: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Hashes each run of `size` units of each text; a short text is one run.
+  """Hashes each run of `size` units of each text, and each short text whole.
 
   units: of all texts. lengths: the number of units of each text.
   """
@@ -130,9 +136,8 @@ def _runs(
   hashes = np.zeros(offsets[-1], np.uint64)
   whole = np.zeros(offsets[-1], bool)
   whole[offsets[:-1][is_short]] = True
-  some = is_short & (lengths > 0)
-  if some.any():
-    hashes[offsets[:-1][some]] = _hashed(units, firsts, lengths)[some]
+  for i in np.flatnonzero(is_short):
+    hashes[offsets[i]] = text_hash(texts[i])
   # Runs must not cross from one text into the next.
   place = np.arange(len(units)) - np.repeat(firsts, lengths)
   is_start = place <= np.repeat(lengths, lengths) - size

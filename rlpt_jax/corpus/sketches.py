@@ -1,4 +1,4 @@
-"""What a comparison of all documents knows of each document.
+"""Sketches: the arrays by which a stage compares documents.
 
 A stage that compares documents makes a sketch of each: a few arrays with a row
 for each document, or for each of its paragraphs. The sketches of a part are one

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import heapq
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rlpt_jax.corpus.documents import (
@@ -21,6 +22,7 @@ from rlpt_jax.corpus.documents import (
   going_on,
 )
 
+CHANGED = 'text changed'  # If a stage does not say what it edited.
 DOCUMENTS = 'documents'  # The name of the samples of outcomes with several.
 _SHOWN = 2000  # Characters of a dropped document that a sample has.
 _AROUND = 90  # Characters before and after an edit that a sample has.
@@ -34,10 +36,10 @@ class Tally:
   """
 
   samples: int = 0
-  documents: int = 0  # That entered the stage.
+  documents: int = 0  # Documents that entered the stage.
   left: int = 0  # Documents that came out of it.
   edited: int = 0  # Documents whose text the stage changed.
-  seconds: float = 0.0  # Of processor time.
+  seconds: float = 0.0  # CPU seconds.
   dropped: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -81,10 +83,13 @@ class Tally:
       )
       return
     edits = outcome.edits[len(before.edits) :]
+    if outcome.text != before.text and not edits:
+      edits = (Edit(CHANGED, 0, before.text, outcome.text),)
     self.edited += bool(edits)
+    text = _as_shown(before.text, edits)
     for edit in edits:
       self.edits[edit.kind] += 1
-      self._keep(edit.kind, before.id, _in_context(before, edit))
+      self._keep(edit.kind, before.id, _in_context(before.id, text, edit))
 
   def _keep(self, name: str, id: str, sample: dict[str, Any]):
     if not self.samples:
@@ -124,11 +129,22 @@ class Tally:
       self.kept[name] = {key: both[key] for key in chosen}
 
 
-def _in_context(document: Document, edit: Edit) -> dict[str, Any]:
+def _as_shown(text: str, edits: Sequence[Edit]) -> str:
+  """Returns the text with each `before` in its place; it may hide something.
+
+  Otherwise the sample of one edit would show what another one hides.
+  """
+  for edit in edits:
+    end = edit.start + len(edit.before)
+    text = f'{text[: edit.start]}{edit.before}{text[end:]}'
+  return text
+
+
+def _in_context(id: str, text: str, edit: Edit) -> dict[str, Any]:
   start, end = edit.start, edit.start + len(edit.before)
-  text, first, last = document.text, max(0, start - _AROUND), end + _AROUND
+  first, last = max(0, start - _AROUND), end + _AROUND
   return {
-    'id': document.id,
+    'id': id,
     'before': ('…' if first else '') + text[first:start],
     'removed': edit.before[:_SHOWN],
     'added': edit.after[:_SHOWN],

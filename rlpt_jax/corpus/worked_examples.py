@@ -110,8 +110,8 @@ def all_checks() -> tuple[Checked, ...]:
 
 def _lines(name: str) -> list[dict]:
   folder = importlib.resources.files(__package__) / 'question_examples'
-  lines = (folder / f'{name}.jsonl').read_text(encoding='utf-8').splitlines()
-  return [json.loads(line) for line in lines]
+  lines = (folder / f'{name}.jsonl').read_text(encoding='utf-8').split('\n')
+  return [json.loads(line) for line in lines if line]
 
 
 def _shuffled(things: Sequence[Drawn], document_id: str) -> list[Drawn]:

@@ -6,6 +6,7 @@ errors are OSErrors.
 """
 
 import contextlib
+import fcntl
 import glob as python_glob
 import io
 import os
@@ -109,7 +110,34 @@ def names(folder: str) -> list[str]:
       found = gfile.listdir(folder) if gfile.exists(folder) else []
   else:
     found = os.listdir(folder) if os.path.isdir(folder) else []
+  # Some stores end the names of folders in a slash.
+  found = (name.rstrip('/') for name in found)
   return sorted(name for name in found if not name.endswith('.tmp'))
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+  """Raises a ValueError if another process on this machine has the folder.
+
+  Remote folders and some network file systems have no locks.
+  """
+  if is_remote(folder):
+    yield
+    return
+  os.makedirs(folder, exist_ok=True)
+  descriptor = os.open(os.path.join(folder, '.lock'), os.O_RDWR | os.O_CREAT)
+  try:
+    with contextlib.suppress(OSError):
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f'{folder}: another process is writing there. Wait until it ends, or '
+          'choose another folder.'
+        ) from None
+    yield
+  finally:
+    os.close(descriptor)
 
 
 def remove_folder(folder: str):

@@ -71,6 +71,7 @@ class Calls:
   Stages with the same model at the same address share `Patience.concurrency`.
   `counts` has the numbers of calls that were asked for ('asked'), were found in
   the records ('kept'), and got no reply, by cause ('failed/http/400', ...).
+  `keys` has the keys of the records of these calls.
 
   path: the file of records.
   endpoints: the model of each stage.
@@ -89,6 +90,7 @@ class Calls:
     self.patience = patience or Patience(timeout=TIMEOUT)
     self.account = Account(budget or Budget())
     self.counts: collections.Counter[str] = collections.Counter()
+    self.keys: set[str] = set()
     for endpoint in self.endpoints.values():
       self.account.budget.check(endpoint.model, endpoint.fields)
     self._servers: dict[tuple, Server] = {}
@@ -268,6 +270,7 @@ class Calls:
       body['seed'] += attempt
     key = content_key(chat=endpoint.chat, body=body, attempt=attempt)
     self.counts['asked'] += 1
+    self.keys.add(key)
     # Documents with the same text make the same call.
     async with self._locks.setdefault(key, asyncio.Lock()):
       if record := self.records.get(key):

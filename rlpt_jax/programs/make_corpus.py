@@ -10,6 +10,7 @@ import rich.table
 from rlpt_jax.analysis.corpus_page import corpus_page
 from rlpt_jax.corpus import cleaning
 from rlpt_jax.corpus.cleaning import Corpus
+from rlpt_jax.corpus.contamination import Decontaminate
 from rlpt_jax.corpus.pipelines import DIRECT, Runner
 from rlpt_jax.corpus.quality import ByModel, cost
 
@@ -34,23 +35,30 @@ def make_corpus(
     workers: Processes on this machine, for Beam's DirectRunner.
     runner: Any runner of Apache Beam, for example DataflowRunner.
     beam: Options for Beam, for example --beam=--project=mine.
-    estimate: Print what a model's filter will cost at most, and stop.
-    prompt_price: Of a million tokens of prompts.
-    answer_price: Of a million tokens of answers.
+    estimate: Print about what a model's filter will cost, if it is asked about
+      all documents, and stop.
+    prompt_price: The price of a million tokens of prompts.
+    answer_price: The price of a million tokens of answers.
   """
   if workers < 1:
     raise ValueError(f'--workers={workers}: expected at least 1.')
   console = rich.console.Console(highlight=False)
-  for judge in models(config):
-    lengths = map(len, cleaning.texts(config))
-    prices = {'prompt_price': prompt_price, 'answer_price': answer_price}
-    console.print(
-      f'a model is asked, at most: {cost(judge, lengths, **prices)}'
-    )
   if estimate:
     if not models(config):
       raise ValueError('--estimate: no stage asks a model (@quality.ByModel).')
+    prices = {'prompt_price': prompt_price, 'answer_price': answer_price}
+    for judge in models(config):
+      expected = cost(judge, map(len, cleaning.texts(config)), **prices)
+      console.print(f"the model's filter will use about {expected}")
     return
+  if workers > 1 and runner != DIRECT:
+    raise ValueError(
+      f'--workers={workers}: only the {DIRECT} has workers on this machine. '
+      f'Expected options of {runner} in --beam.'
+    )
+  for _, stage in config.named_stages():
+    if isinstance(stage, Decontaminate):
+      console.print('\n'.join(stage.found()), markup=False)
   columns = (
     '[progress.description]{task.description}',
     rich.progress.BarColumn(),
@@ -94,9 +102,10 @@ def report(console: rich.console.Console, manifest: dict):
   """Prints how many documents each stage got, dropped and edited, and why."""
   table = rich.table.Table('stage', 'documents', '', '', box=None)
   table.columns[1].justify = table.columns[2].justify = 'right'
-  megabytes = manifest['characters'] / 1e6
-  table.add_row('[bold]read[/bold]', f'{manifest["documents"]:,}', '',
-                f'{megabytes:,.1f} million characters')  # fmt: skip
+  table.add_row(
+    '[bold]read[/bold]', f'{manifest["documents"]:,}', '',
+    f'{manifest["characters"]:,} characters',
+  )  # fmt: skip
   for reason, count in sorted(manifest['faults']['counts'].items()):
     first = manifest['faults']['first'][reason]
     table.add_row(
@@ -112,9 +121,8 @@ def report(console: rich.console.Console, manifest: dict):
       for reason, count in sorted(counts.items(), key=lambda x: -x[1]):
         text = rich.markup.escape(f'{word} {reason}'.strip())
         table.add_row('', '', f'{count:,}', text)
-  megabytes = manifest['written_characters'] / 1e6
   table.add_row(
     '[bold]written[/bold]', f'{manifest["written"]:,}', '',
-    f'{megabytes:,.1f} million characters',
+    f'{manifest["written_characters"]:,} characters',
   )  # fmt: skip
   console.print(table)

@@ -1,5 +1,6 @@
 """Turns documents into verifiable questions: `rlpt make_questions FILE.gin`."""
 
+import math
 import os
 import pathlib
 
@@ -37,8 +38,8 @@ def make_questions(config: Corpus, *, sample: int = 0):
     expected = drawn.estimate
     print_use(
       console,
-      f'all {drawn.documents:,} documents will use (+- {expected.margin:.0%})',
-      {**expected.by_stage, 'in all': expected.total},
+      f'all {drawn.documents:,} documents will use{interval(expected.margin)}',
+      {**expected.by_stage, 'total': expected.total},
     )
     made = sum(len(outcome.documents) for outcome in drawn.outcomes)
     facts = {
@@ -69,24 +70,31 @@ def make_questions(config: Corpus, *, sample: int = 0):
     try:
       # Models are waited for, not computed with, so one process is enough.
       manifest = cleaning.make(config, Runner(), show)
-      print_use(console, 'all runs used', question_sample.used(stage))
+      print_use(console, 'used so far', question_sample.used(stage))
     finally:
       questions.close(stage)
   print_counts(console, manifest)
   if not manifest['written']:
     raise ValueError(f'{folder}: no question is left. See above for why.')
   samples = cleaning.read_json(config.folder, 'samples.json')
-  (asked,) = (each for each in samples if DOCUMENTS in each['samples'])
+  (name,) = (name for name, one in config.named_stages() if one is stage)
+  (asked,) = (each['samples'] for each in samples if each['name'] == name)
+  shown = asked.get(DOCUMENTS, [])
   facts = {
     'documents': f'{manifest["documents"]:,}',
     'questions': f'{manifest["written"]:,}',
-    'shown': f'{len(asked["samples"][DOCUMENTS])} documents, at random',
+    'shown': f'{len(shown)} documents, at random',
   }
-  page = folder / 'report.html'
-  write_page(console, page, asked['samples'][DOCUMENTS], facts)
+  write_page(console, folder / 'report.html', shown, facts)
   files = os.path.join(folder, 'documents', '*.jsonl.zst')
   text = f"for sources.Files.files: '{files}'"
   console.print(text, markup=False, soft_wrap=True)
+
+
+def interval(margin: float) -> str:
+  if math.isinf(margin):
+    return ' (too few to say how exactly)'
+  return f' (+- {margin:.0%}, 95%)'
 
 
 def print_use(
@@ -136,4 +144,4 @@ def write_page(
 ):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(questions_page(samples, facts), encoding='utf-8')
-  console.print(f'to read: {path}', markup=False, soft_wrap=True)
+  console.print(f'page: {path}', markup=False, soft_wrap=True)

@@ -42,8 +42,8 @@ def test_stages_run_in_the_order_given(tmp_path):
     outs[-1] == manifest['written'] == len(corpora.documents(tmp_path / 'out'))
   )
   assert {path.name for path in (tmp_path / 'out').iterdir()} == {
-    'documents', 'manifest.json', 'plan.json', 'samples.json', 'seconds.json',
-    'signatures',
+    '.lock', 'documents', 'manifest.json', 'plan.json', 'samples.json',
+    'seconds.json', 'signatures',
   }  # fmt: skip
 
 
@@ -157,3 +157,36 @@ def test_a_folder_that_is_no_corpus_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'plan\.json: missing or damaged'):
     cleaning.read_json(str(tmp_path), 'plan.json')
   assert Runner().workers == 1
+
+
+def test_folders_that_cannot_be_used_are_refused(tmp_path):
+  path = corpora.write(tmp_path / 'out' / 'in.jsonl', ['a'])
+  with pytest.raises(ValueError, match='in the folder of the corpus itself'):
+    corpora.make(path, [RepeatedParagraphs()], tmp_path / 'out')
+  path = corpora.write(tmp_path / 'in.jsonl', ['a'])
+  stage = NearDuplicates(earlier=[str(tmp_path / 'new')])
+  with pytest.raises(ValueError, match='is the folder of the corpus itself'):
+    corpora.make(path, [stage], tmp_path / 'new')
+  (tmp_path / 'old' / 'documents').mkdir(parents=True)
+  with pytest.raises(ValueError, match=r'plan\.json is missing'):
+    corpora.make(path, [corpora.without_odd], tmp_path / 'old')
+  path.write_text('')
+  with pytest.raises(ValueError, match='the files are empty'):
+    corpora.make(path, [corpora.without_odd], tmp_path / 'empty')
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+  path = corpora.write(tmp_path / 'in.jsonl', ['a'])
+  with (
+    files.locked(str(tmp_path / 'out')),
+    pytest.raises(ValueError, match='another process is writing there'),
+  ):
+    corpora.make(path, [corpora.without_odd], tmp_path / 'out')
+
+
+def test_a_finished_corpus_is_cleaned_up(tmp_path):
+  path = corpora.write(tmp_path / 'in.jsonl', ['a'])
+  corpora.make(path, [corpora.without_odd], tmp_path / 'out')
+  (tmp_path / 'out' / 'pass-1-facts').mkdir()
+  corpora.make(path, [corpora.without_odd], tmp_path / 'out')
+  assert not (tmp_path / 'out' / 'pass-1-facts').exists()

@@ -80,7 +80,7 @@ def test_documents_of_an_earlier_corpus_are_dropped(tmp_path):
   # Even though the new ones are longer.
   kept = [document['n'] for document in corpora.documents(tmp_path / 'new')]
   assert kept == [i for i in range(22) if i not in (10, 11)]
-  assert manifest['stages'][0]['dropped'] == {duplicates.NEAR: 2}
+  assert manifest['stages'][0]['dropped'] == {duplicates.EARLIER_NEAR: 2}
 
 
 def test_an_earlier_corpus_needs_the_same_shingles(tmp_path):

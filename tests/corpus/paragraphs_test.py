@@ -1,6 +1,7 @@
 """Repeated paragraphs against a plain loop."""
 
 import random
+import time
 
 import pytest
 
@@ -58,3 +59,11 @@ def test_a_document_without_other_paragraphs_is_dropped(tmp_path):
   (stage,) = manifest['stages']
   assert stage['dropped'] == {paragraphs.NOTHING_LEFT: 1}
   assert stage['edits'] == {paragraphs.KIND: 1}
+
+
+def test_a_long_line_of_blanks_takes_little_time():
+  since = time.process_time()
+  text = f'{" " * 2_000_000}\n{MENU}\n{" " * 2_000_000}x'
+  lines = [line.group() for line in paragraphs._lines(text)]
+  assert lines[0] == f'{MENU}\n' and lines[1].endswith('x')
+  assert time.process_time() - since < 2

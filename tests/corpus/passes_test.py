@@ -1,5 +1,6 @@
 """Passes: blocks, faults, and what is written."""
 
+import dataclasses
 import json
 
 import pytest
@@ -91,3 +92,42 @@ def test_a_field_named_text_that_is_not_the_text_is_kept(tmp_path):
   (found,) = corpora.documents(tmp_path / 'out')
   assert found['text'] == 'The text.'
   assert found['other_text'] == 'Another.'
+
+
+def test_hostile_fields_are_counted_and_the_rest_goes_on(tmp_path):
+  path = tmp_path / 'in.jsonl'
+  deep = '[' * 700 + ']' * 700
+  path.write_text(
+    f'{{"text": "deep", "x": {deep}}}\n'
+    '{"text": "half", "document": "\\ud800"}\n'
+    '{"text": "whole"}\n'
+  )
+  manifest = corpora.make(path, [_same], tmp_path / 'out')
+  assert manifest['faults']['counts'] == {
+    'fields nested in more than 100 levels': 1
+  }
+  found = corpora.documents(tmp_path / 'out')
+  assert [one['text'] for one in found] == ['half', 'whole']
+  assert found[0]['document'] == '?'
+
+
+def _shouting(document: Document):
+  return dataclasses.replace(
+    document, text=document.text.upper(), fields={'text': 'no'}
+  )
+
+
+def test_a_changed_text_counts_as_edited(tmp_path):
+  path = corpora.write(tmp_path / 'in.jsonl', ['one', 'TWO'])
+  manifest = corpora.make(path, [_shouting], tmp_path / 'out')
+  assert manifest['stages'][0]['edits'] == {'text changed': 1}
+  found = corpora.documents(tmp_path / 'out')
+  assert [one['text'] for one in found] == ['ONE', 'TWO']
+
+
+def test_depth_is_counted_without_recursion():
+  value = []
+  for _ in range(100):
+    value = [value]
+  assert not passes.is_deep({'x': value[0]})
+  assert passes.is_deep({'x': [value]})

@@ -194,10 +194,17 @@ def test_settings_name_what_questions_depend_on(tmp_path):
     ('Who wrote Emmanuel?', 'Emma', False),
     ('What is 3 times 4, if 12 is a dozen?', '12', False),
     ('What is it?', '?', False),
+    ('Is there no limit?', 'No', False),
   ],
 )
 def test_a_question_may_not_hold_its_answer(question, answer, expected):
   assert questions.holds(question, answer) is expected
+
+
+def test_more_examples_than_there_are_is_an_error(tmp_path):
+  endpoint = Endpoint(url='http://here/v1', model='m')
+  with pytest.raises(ValueError, match='at most 3'):
+    Questions(models=Models(generate=endpoint), folder='x', examples=4)
 
 
 def test_the_last_box_counts():

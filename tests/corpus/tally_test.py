@@ -68,3 +68,17 @@ def test_samples_are_short_and_can_be_switched_off():
   tally = Tally(samples=0)
   tally.count(Document('a', 'x'), Dropped('short'))
   assert tally.dropped == {'short': 1} and not tally.kept
+
+
+def test_the_sample_of_an_edit_shows_nothing_that_another_hides():
+  text = 'Write to ann@x.org or bob@y.org.'
+  edits = [
+    Edit('e-mail', 9, 'a••@•••••', '[EMAIL]'),
+    Edit('other', 22, 'b••@•••••', '[EMAIL]'),
+  ]
+  before = Document('a', text)
+  tally = Tally(samples=2)
+  tally.count(before, documents.edited(before, edits))
+  shown = str(tally.kept)
+  assert 'ann@' not in shown and 'bob@' not in shown
+  assert 'a••@•••••' in shown

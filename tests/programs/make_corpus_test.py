@@ -80,7 +80,7 @@ remote.Endpoint.model = 'all'
     ('--workers=0', '--workers=0: expected at least 1'),
     ('--estimate', 'no stage asks a model'),
     ('cleaning.Corpus.stages=[]', 'cleaning.Corpus.stages=[]'),
-    ('duplicates.ExactDuplicates.earlier=["nowhere"]', 'plan.json'),
+    ('duplicates.ExactDuplicates.earlier=["nowhere"]', 'manifest.json'),
   ],
 )
 def test_a_mistake_gets_one_line(gin, capsys, argument, message):
@@ -88,8 +88,11 @@ def test_a_mistake_gets_one_line(gin, capsys, argument, message):
   assert message in capsys.readouterr().err
 
 
-def test_nothing_left_is_an_error(gin, capsys):
+def test_reasons_are_printed(gin, capsys):
   binding = 'cleaning.Corpus.stages=[@paragraphs.RepeatedParagraphs()]'
-  options = 'paragraphs.RepeatedParagraphs.min_words=0'
-  assert cli.main(['make_corpus', gin, binding, options]) == 0
+  options = [
+    'paragraphs.RepeatedParagraphs.min_words=0',
+    'paragraphs.RepeatedParagraphs.times=2',
+  ]
+  assert cli.main(['make_corpus', gin, binding, *options]) == 0
   assert 'only repeated paragraphs' in capsys.readouterr().out

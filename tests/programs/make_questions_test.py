@@ -72,7 +72,7 @@ def test_a_sample_a_run_and_another(gin, models, tmp_path, capsys):
   assert '30 dropped, checker: wrong answer' in text
   assert max(models.paid.values()) == 1
   assert sum(models.paid.values()) > paid
-  used, guessed = money(text, 'in all'), money(estimated, 'in all')
+  used, guessed = money(text, 'total'), money(estimated, 'total')
   assert guessed == pytest.approx(used, rel=0.3)
   found = corpora.documents(tmp_path / 'out')
   # Personas ask the same question here, and duplicates are dropped.
