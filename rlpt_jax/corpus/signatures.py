@@ -86,8 +86,12 @@ def characters(
 
 def minima(texts: Sequence[str], shingles: Shingles = words) -> np.ndarray:
   """Returns the minima of each text, [texts, MINIMA] of uint32."""
-  import rensa
-
+  try:
+    import rensa
+  except ImportError as error:
+    raise ValueError(
+      "near duplicates need rensa: pip install 'rlpt_jax[corpus]'."
+    ) from error
   if not texts:
     return np.zeros((0, MINIMA), np.uint32)
   hashes, offsets = shingles(texts)
