@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,9 @@ from rlpt_jax.data.sources import Files
 FILES = 16
 CHUNK = 10_000
 QUESTIONS = 2000
+MASKED = re.compile(
+  r'\[(?:EMAIL|PHONE|CARD|IBAN|IP|SSN|MAC|KEY|LOGIN|WALLET)\]'
+)
 VOCABULARY = 50_000
 GIN = """
 generated/sources.Files.name = 'generated'
@@ -291,7 +295,7 @@ def share_name(share: float) -> str:
 
 def compared(folder: pathlib.Path, out: pathlib.Path, manifest: dict) -> dict:
   """Returns recall and precision of every stage."""
-  texts, kept = {}, set()
+  texts, kept, wrong_masks = {}, set(), 0
   facts = {}
   with (folder / 'truth.jsonl').open() as lines:
     for fact in map(json.loads, lines):
@@ -305,6 +309,8 @@ def compared(folder: pathlib.Path, out: pathlib.Path, manifest: dict) -> dict:
     for document in files.read(part, Faults()):
       n = document.fields['n']
       kept.add(n)
+      if root[n] not in personal:
+        wrong_masks += bool(MASKED.search(document.fields['text']))
       if root[n] in personal:
         texts[n] = document.fields['text']
   families = collections.defaultdict(list)
@@ -346,6 +352,7 @@ def compared(folder: pathlib.Path, out: pathlib.Path, manifest: dict) -> dict:
     'dropped_without_reason': wrong,
     'personal_recall': round(len(masked) / max(1, len(planted)), 4),
     'personal_edits': edits,
+    'documents_masked_without_reason': wrong_masks,
     'personal_documents': len(texts),
     'leaks_recall': round(
       1 - len(kept.intersection(whole_leaks)) / max(1, len(whole_leaks)), 4

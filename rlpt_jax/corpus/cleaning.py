@@ -203,6 +203,12 @@ def write_plan(corpus: Corpus, inputs: Sequence[Input]) -> dict[str, Any]:
       for source in corpus.sources
     },
     'parts': len(inputs),
+    # An earlier corpus that is made again may have other documents in a part.
+    'earlier': {
+      earlier: _made(earlier)
+      for _, stage in corpus.named_stages()
+      for earlier in getattr(stage, 'earlier', ())
+    },
     'stages': {
       name: settings.describe(stage) for name, stage in corpus.named_stages()
     },
@@ -220,6 +226,13 @@ def write_plan(corpus: Corpus, inputs: Sequence[Input]) -> dict[str, Any]:
   else:
     write_json(corpus.folder, 'plan.json', plan)
   return plan
+
+
+def _made(folder: str) -> str:
+  """Returns a checksum of the sources and stages of an earlier corpus."""
+  plan = read_json(os.path.expanduser(folder), 'manifest.json')['plan']
+  text = json.dumps(plan, sort_keys=True)
+  return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _summary(fingerprint: dict[str, list]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_documents_of_an_earlier_corpus_are_dropped(tmp_path):
   kept = [document['n'] for document in corpora.documents(tmp_path / 'new')]
   assert kept == [i for i in range(22) if i not in (10, 11)]
   assert manifest['stages'][0]['dropped'] == {duplicates.EARLIER_NEAR: 2}
+
+
+def test_an_earlier_corpus_may_not_change(tmp_path):
+  path = corpora.write(tmp_path / 'in.jsonl', ['a b c'])
+  stage = ExactDuplicates(earlier=[str(tmp_path / 'old')])
+  corpora.make(path, [ExactDuplicates()], tmp_path / 'old')
+  corpora.make(path, [stage], tmp_path / 'new')
+  shutil.rmtree(tmp_path / 'old')
+  other = corpora.write(tmp_path / 'other.jsonl', ['a', 'b'])
+  corpora.make(other, [ExactDuplicates()], tmp_path / 'old')
+  with pytest.raises(ValueError, match=r'earlier\..*old was'):
+    corpora.make(path, [stage], tmp_path / 'new')
 
 
 def test_an_earlier_corpus_needs_the_same_shingles(tmp_path):
