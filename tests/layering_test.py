@@ -35,11 +35,12 @@ MAY_IMPORT = {
   'rollout': SHARED,
   'completions': SHARED,
   'evaluation': SHARED | {'completions'},
+  'planning': SHARED,
   'quickstart': SHARED,
   'programs': SHARED
   | {
     'corpus', 'serving', 'runs', 'rollout', 'completions', 'evaluation',
-    'quickstart',
+    'planning', 'quickstart',
   },
   'gin_files': {'core'},
   'gin_config': {'core', 'gin_files'},
