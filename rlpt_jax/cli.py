@@ -3,7 +3,8 @@
 A program is a function of the same name in `rlpt_jax/programs/`, and its
 signature is its command line. If its first parameter is a `config`, this is
 built from gin files and bindings: `rlpt train_rl FILE.gin [FILE.gin | BINDING
-...] --workdir=DIR`; later settings win (gin_config.py).
+...] --workdir=DIR`; later settings win (gin_config.py). If it is a `run`, the
+files are those of any program in TRAINING.
 """
 
 import ast
@@ -18,12 +19,14 @@ import sys
 import traceback
 import typing
 
-from rlpt_jax.gin_config import read_config
+from rlpt_jax.gin_config import read_config, read_one_of
 
 PROGRAMS = (
   'quickstart', 'make_corpus', 'make_questions', 'prepare', 'preview',
-  'train_sft', 'train_rl', 'generate', 'evaluate', 'report', 'serve', 'convert',
+  'plan', 'train_sft', 'train_rl', 'generate', 'evaluate', 'report', 'serve',
+  'convert',
 )  # fmt: skip
+TRAINING = ('train_rl', 'train_sft')  # Their runs can be planned.
 WHERE = 'rlpt_jax.programs'
 QUICK = ('report',)  # Loads at once; all others print that they are loading.
 USAGE_ERROR = 2
@@ -152,7 +155,7 @@ def _command(program):
   doc = inspect.getdoc(program)
   for parameter in inspect.signature(program).parameters.values():
     hint = hints[parameter.name]
-    if parameter.name == 'config':
+    if parameter.name in ('config', 'run'):
       doc = _with_gin_arguments(doc)
       parameters += _gin_parameters()
       continue
@@ -194,6 +197,9 @@ def _command(program):
       file, bindings = kwargs.pop('file'), kwargs.pop('bindings')
       config = read_config(hints['config'], file, bindings)
       return program(config, *args, **kwargs)
+    if 'run' in hints:
+      given = read_run(kwargs.pop('file'), kwargs.pop('bindings'))
+      return program(hints['run'](*given), *args, **kwargs)
     return program(*args, **kwargs)
 
   # tyro keeps line breaks. Join the lines of an argument, so that tyro wraps
@@ -202,6 +208,16 @@ def _command(program):
   command.__signature__ = inspect.Signature(parameters)
   command.__annotations__ = {p.name: p.annotation for p in parameters}
   return command
+
+
+def read_run(
+  file: pathlib.Path, bindings: tuple[str, ...] = ()
+) -> tuple[typing.Any, dict[str, typing.Any]]:
+  """Returns the config of a run that trains, and the macros of its files."""
+  kinds = [
+    importlib.import_module(f'{WHERE}.{name}').Config for name in TRAINING
+  ]
+  return read_one_of(kinds, file, bindings)
 
 
 def _dataclass_in(hint) -> type | None:

@@ -18,7 +18,7 @@ import functools
 import inspect
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlpt_jax import gin_files
@@ -52,6 +52,38 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
   """
   statements = gin_files.read(file, bindings)
   return Builder(kind, statements, Place(str(file))).make()
+
+
+def read_one_of(
+  kinds: Sequence[type], file: pathlib.Path, bindings: tuple[str, ...] = ()
+) -> tuple[Any, dict[str, Any]]:
+  """Builds the one of several configs that the files set.
+
+  Returns it with the macros that have plain values. A file for several programs
+  may set fields of each; it sets the config that has all fields it must have.
+  """
+  statements = gin_files.read(file, bindings)
+  symbols, names, macros = Symbols(statements), collections.defaultdict(set), {}
+  for statement in statements:
+    if statement.kind != 'Binding':
+      continue
+    scope, selector, name, value = statement.parsed[:4]
+    if name:
+      thing = symbols.find(selector, statement.place)
+      names[id(thing)].add(name)
+    elif not any(gin_files.references(value)):
+      macros[f'{scope}/{selector}' if scope else selector] = value
+  # The number of fields that are missing.
+  missing = [
+    len({x.name for x in parameters(kind).values() if x.default is x.empty}
+        - names[id(kind)])
+    for kind in kinds
+  ]  # fmt: skip
+  if missing.count(0) > 1:
+    titles = ' and '.join(checks.title(kind) for kind in kinds)
+    raise ValueError(f'{file}: sets {titles}: expected one of the two.')
+  kind = kinds[missing.index(min(missing))]
+  return Builder(kind, statements, Place(str(file))).make(), macros
 
 
 class Builder:

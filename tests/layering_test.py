@@ -35,7 +35,7 @@ MAY_IMPORT = {
   'rollout': SHARED,
   'completions': SHARED,
   'evaluation': SHARED | {'completions'},
-  'planning': SHARED,
+  'planning': SHARED | {'rollout'},
   'quickstart': SHARED,
   'programs': SHARED
   | {

@@ -20,7 +20,13 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Count
@@ -64,7 +70,7 @@ class Layout:
 
     None if it has none, or if the mesh is abstract.
     """
-    if isinstance(self.mesh, jax.sharding.AbstractMesh):
+    if isinstance(self.mesh, AbstractMesh):
       return None
     names = (
       getattr(device, 'compute_capability', '')
@@ -177,22 +183,7 @@ def make_layout(
   """
   devices = jax.devices() if devices is None else devices
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'expert': expert}
-  free = [name for name, size in sizes.items() if size == -1]
-  known = math.prod(size for size in sizes.values() if size != -1)
-  if len(free) > 1 or known < 1 or len(devices) % known:
-    raise ValueError(
-      f'Layout {sizes} does not fit {len(devices)} devices: make the product '
-      'of the sizes equal to that number, or set one of them to -1 for the '
-      'rest.'
-    )
-  for name in free:
-    sizes[name] = len(devices) // known
-  if math.prod(sizes.values()) != len(devices):
-    raise ValueError(
-      f'Layout {sizes} needs {math.prod(sizes.values())} devices, but there '
-      f'are {len(devices)}: raise one size, or set one of them to -1 for the '
-      'rest.'
-    )
+  sizes = _with_free(sizes, len(devices))
   mesh = jax.make_mesh(
     tuple(sizes[axis] for axis in MESH_AXES),
     MESH_AXES,
@@ -200,6 +191,24 @@ def make_layout(
     devices=devices,
   )
   return Layout(mesh, devices[0].platform)
+
+
+def _with_free(sizes: dict[str, int], devices: int) -> dict[str, int]:
+  """Returns the sizes of a mesh of so many devices, with -1 replaced."""
+  free = [name for name, size in sizes.items() if size == -1]
+  known = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) > 1 or known < 1 or devices % known:
+    raise ValueError(
+      f'Layout {sizes} does not fit {devices} devices: make the product of the '
+      'sizes equal to that number, or set one of them to -1 for the rest.'
+    )
+  sizes = sizes | dict.fromkeys(free, devices // known)
+  if math.prod(sizes.values()) != devices:
+    raise ValueError(
+      f'Layout {sizes} needs {math.prod(sizes.values())} devices, but there '
+      f'are {devices}: raise one size, or set one of them to -1 for the rest.'
+    )
+  return sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,3 +228,15 @@ class Axes:
     sizes = dataclasses.asdict(self)
     devices = jax.devices()[: sizes.pop('devices')]
     return make_layout(**sizes, devices=devices)
+
+  def abstract(self, devices: int, platform: str) -> Layout:
+    """Returns a layout of devices that are not here: enough to trace with."""
+    sizes = dataclasses.asdict(self)
+    devices = min(devices, sizes.pop('devices') or devices)
+    sizes = _with_free(sizes, devices)
+    mesh = AbstractMesh(
+      tuple(sizes[axis] for axis in MESH_AXES),
+      MESH_AXES,
+      axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    )
+    return Layout(mesh, platform)

@@ -27,6 +27,7 @@ from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.planning import refusal
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
@@ -40,13 +41,12 @@ from rlpt_jax.rollout.prompts import Prompts, open_prompts
 from rlpt_jax.rollout.reference import Reference, put
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampling import Sampling, sizes
+from rlpt_jax.rollout.sampling import Sampling, plan_for
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.engine import Engine
-from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_update
@@ -221,6 +221,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   config = runs.with_tokenizer(config, files)
   layout = config.hardware.layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
+  refusal.check(config, decoder)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   temperature = config.sampling.temperature
   score = functools.partial(config.score, decoder, temperature=temperature)
@@ -486,15 +487,3 @@ def open_sampler(config: Config, files, params, tokenizer) -> Sampler:
   layout = config.hardware.sampler_layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
   return Sampler(Engine(decoder, params, plan_for(config, tokenizer)))
-
-
-def plan_for(config: Config, tokenizer) -> Plan:
-  """Returns an engine plan with room for training and held-out samples."""
-  samplings = (*config.samplings, config.held_out_sampling)
-  return Plan(
-    slots=config.hardware.slots or config.prompts * config.sampling.samples,
-    group=max(sampling.samples for sampling in samplings),
-    max_prompt_tokens=config.max_prompt_tokens,
-    max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
-    cache_dtype=config.cache_dtype, sizes=sizes(samplings, tokenizer),
-  )  # fmt: skip

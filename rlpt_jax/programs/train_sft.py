@@ -23,6 +23,7 @@ from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.planning import refusal
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.learner import make_update
@@ -107,6 +108,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
+  refusal.check(config, decoder)
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   rates = learning_rates(config.optimizer)

@@ -169,18 +169,23 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
   return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
 
 
-def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
-  """The memory of the plan; raises if it does not fit the devices.
-
-  loaded: arrays on the devices that will be freed.
-  """
-  plan, layout = fitted(plan, decoder.layout), decoder.layout
+def check_rows(plan: Plan, layout: Layout):
+  """Raises unless the devices can share slots and prompts equally."""
   for name, rows in (('slots', plan.slots), ('prompts', plan.num_prompts)):
     if rows != layout.whole_batch(rows):
       raise ValueError(
         f'{name}={rows}: expected a multiple of {layout.batch_size}, the '
         f'devices that split a batch; the next is {layout.whole_batch(rows)}.'
       )
+
+
+def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
+  """The memory of the plan; raises if it does not fit the devices.
+
+  loaded: arrays on the devices that will be freed.
+  """
+  plan, layout = fitted(plan, decoder.layout), decoder.layout
+  check_rows(plan, layout)
   needed = memory(plan, decoder)
   room = plan.memory or _room(layout, loaded)
   if room is not None and needed.total > room:
@@ -209,19 +214,28 @@ def _ways(decoder: Decoder, rows: int) -> int:
 
 def _room(layout: Layout, loaded=()) -> int | None:
   """The bytes that a plan may take on each device; None if unknown."""
-  device = layout.mesh.local_devices[0]
-  stats = device.memory_stats() or {}
-  limit = stats.get('bytes_limit')
-  if limit is not None:  # Memory in use, mostly by a learner, is not free.
+  stats = layout.mesh.local_devices[0].memory_stats() or {}
+  limit = capacity(layout)
+  if 'bytes_limit' in stats:  # Memory in use, mostly by a learner, is not free.
     limit -= stats.get('bytes_in_use', 0)
     limit += sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
       for x in jax.tree.leaves(loaded)
     )
+  return limit and int(limit * 0.9)
+
+
+def capacity(layout: Layout) -> int | None:
+  """The bytes of each device, free or not; None if unknown.
+
+  A CPU's are those of the machine, divided among its devices.
+  """
+  devices = layout.mesh.local_devices
+  limit = (devices[0].memory_stats() or {}).get('bytes_limit')
   if limit is None and layout.platform == 'cpu':
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    limit = pages // len(layout.mesh.local_devices)
-  return limit and int(limit * 0.9)
+    limit = pages // len(devices)
+  return limit
 
 
 def _gib(num_bytes: int) -> str:

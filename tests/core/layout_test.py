@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rlpt_jax.core.layout import Layout, make_layout
+from rlpt_jax.core.layout import Axes, Layout, make_layout
 
 
 def test_weights_and_activations_have_rules_of_their_own():
@@ -65,6 +65,19 @@ def test_layouts_are_equal_by_value_and_hashable():
 def test_sizes_that_do_not_fit_are_named(sizes, message):
   with pytest.raises(ValueError, match=message):
     make_layout(**sizes)
+
+
+def test_devices_that_are_not_here():
+  layout = Axes(tensor=4).abstract(1024, 'tpu')
+  assert dict(layout.mesh.shape) == {
+    'data': 1, 'fsdp': 256, 'tensor': 4, 'expert': 1,
+  }  # fmt: skip
+  assert layout.platform == 'tpu'
+  sharding = layout.weight_sharding((512, 8), ('embed', 'heads'))
+  assert sharding.shard_shape((512, 8)) == (2, 2)
+  assert Axes(devices=2).abstract(8, 'gpu').mesh.size == 2
+  with pytest.raises(ValueError, match='does not fit 8 devices'):
+    Axes(tensor=3).abstract(8, 'gpu')
 
 
 def test_one_device_states_no_places(one_device):

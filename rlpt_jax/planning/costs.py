@@ -1,0 +1,321 @@
+"""What a step costs: FLOPs, bytes of memory and of links, and seconds.
+
+FLOPs are those of models/flops.py. `needed` counts as a run's ledger does
+(rollout/ledger.py), without padding; `computed` has the padding too, and takes
+the time. A part takes as long as the slowest of three: its FLOPs, the bytes
+that each chip reads and writes, and the bytes that it receives from others,
+each at a share of the rate in the chip's data sheet.
+
+Lengths vary in a run, and attention to long texts costs more than their mean
+says. Not counted: compilation, the host, publishing weights, held-out examples,
+and the delay of each message between chips.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rlpt_jax.core import weights
+from rlpt_jax.inference import judges
+from rlpt_jax.inference.judges import Answering
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import flops
+from rlpt_jax.planning import memory
+from rlpt_jax.planning import run as run_lib
+from rlpt_jax.planning.machines import Machine
+from rlpt_jax.planning.run import Role, Run
+from rlpt_jax.sampling import plan as plan_lib
+
+# What the head reads and writes in each chunk of positions. For a weight: its
+# float32 value in both passes, its bfloat16 parts, and its gradient twice. For
+# a logit: float32 in both passes, bfloat16 in one.
+HEAD_WEIGHT, LOGIT = 4 + 4 + 2 + 8, 8 + 8 + 4
+# Tokens of an answer to weigh, 'Score: 0' and 'Score: 1' after what they share.
+WEIGHED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+  """How much of a data sheet's rates a run reaches.
+
+  By default, what we measured on an H200 (benchmarks/README.md, "On a GPU"): an
+  update of Qwen3-0.6B and 1.7B took 37 to 47% of the peak, and decoding 54 to
+  57% of the rate of a copy, which is 3.8 of the data sheet's 4.8 TB/s. Links
+  have the share of memory, which nobody has measured.
+  """
+
+  compute: float = 0.4
+  memory: float = 0.45
+
+  def __post_init__(self):
+    for name, share in dataclasses.asdict(self).items():
+      if not 0 < share <= 1:
+        raise ValueError(
+          f'share of {name} {share}: expected more than 0, at most 1.'
+        )
+
+
+class Lengths(NamedTuple):
+  """The mean lengths of prompts and completions; None is half of the longest.
+
+  The longest are known before a run, the means are not.
+  """
+
+  prompt: int | None = None
+  completion: int | None = None
+
+  def of(self, longest_prompt: int, longest_completion: int) -> tuple[int, int]:
+    """Returns the means for these longest; raises if a mean is longer."""
+    means = []
+    for name, mean, longest in (
+      ('prompt', self.prompt, longest_prompt),
+      ('new', self.completion, longest_completion),
+    ):
+      if mean is not None and not 1 <= mean <= longest:
+        raise ValueError(
+          f'mean_{name}_tokens={mean}: expected 1 to {longest}, the most that '
+          'the run allows.'
+        )
+      means.append(mean or max(1, longest // 2))
+    return means[0], means[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What one part of a step takes.
+
+  needed, computed: FLOPs of all chips, without and with padding.
+  moved: bytes of memory that a chip reads or writes.
+  received: bytes that a chip receives from others.
+  """
+
+  needed: float
+  computed: float
+  moved: float = 0.0
+  received: float = 0.0
+
+  def times(self, machine: Machine, shares: Shares) -> dict[str, float]:
+    """Returns the seconds by each limit, as far as its rate is known."""
+    times = {}
+    for name, amount, rate, share in (
+      ('compute', self.computed / machine.chips, machine.flops, shares.compute),
+      ('memory', self.moved, machine.bandwidth, shares.memory),
+      ('links', self.received, machine.links, shares.memory),
+    ):
+      if rate is not None:
+        times[name] = amount / rate / share
+    return times
+
+  def seconds(self, machine: Machine, shares: Shares) -> tuple[float, str]:
+    """Returns (the seconds that the part takes, the limit that decides)."""
+    times = self.times(machine, shares)
+    if not times:
+      return float('nan'), 'unknown'
+    limit = max(times, key=times.get)
+    return times[limit], limit
+
+
+def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
+  """Returns the cost of each part of a step."""
+  if not run_lib.is_rl(run.config):
+    (role,) = run_lib.roles(run.config)
+    computed = role.groups * flops.update(
+      run.model, 1, [role.completion], remat=run.config.compute.remat
+    )
+    return {'update': _update(run, computed, computed)}
+  parts = {
+    'prompts': _prompts(run, lengths),
+    'decoding': _decoding(run, lengths),
+  }
+  if memory.known_judges(run):
+    parts['judge'] = _judge(run)
+  share_prompt = run.config.shares_prompts
+  options = {
+    'update': {'remat': run.config.compute.remat, 'share_prompt': share_prompt},
+    'reference': {'share_prompt': share_prompt},
+  }
+
+  def total(count, part: str, is_padded: bool) -> int:
+    return sum(
+      role.groups
+      * count(
+        run.model,
+        role.prompt if is_padded else prompt,
+        [role.completion if is_padded else completion] * role.samples,
+        **options[part],
+      )
+      for role, prompt, completion in _means(run, lengths)
+    )
+
+  if run.has_reference:
+    parts['reference'] = Cost(
+      *(total(flops.score, 'reference', is_padded) for is_padded in (0, 1))
+    )
+  parts['update'] = _update(
+    run, *(total(flops.update, 'update', is_padded) for is_padded in (0, 1))
+  )
+  return parts
+
+
+def _means(run: Run, lengths: Lengths) -> list[tuple[Role, int, int]]:
+  """Returns the roles, each with its mean lengths."""
+  config = run.config
+  return [
+    (
+      role,
+      *lengths.of(config.max_prompt_tokens, sampling.max_new_tokens),
+    )
+    for role, sampling in zip(
+      run_lib.roles(config), config.samplings, strict=True
+    )
+  ]
+
+
+def _prompts(run: Run, lengths: Lengths) -> Cost:
+  needed = sum(
+    role.groups * flops.forward(run.model, prompt - 1)
+    for role, prompt, _ in _means(run, lengths)
+  )
+  # The engine pads each prompt to its own bucket, at most a third longer.
+  return Cost(needed, needed)
+
+
+def _decoding(run: Run, lengths: Lengths) -> Cost:
+  """Returns the cost of sampling, without prompts.
+
+  Roles sample one after another. Each takes as many steps as its tokens fill
+  the slots, but at least those of its longest completion, which one of a step's
+  thousands is likely to be.
+  """
+  needed = moved = 0.0
+  for (role, prompt, completion), sampling in zip(
+    _means(run, lengths), run.config.samplings, strict=True
+  ):
+    rows = role.groups * role.samples
+    needed += role.groups * role.samples * flops.forward(
+      run.model, completion, context=prompt - 1, read=completion
+    )  # fmt: skip
+    steps = max(rows * completion / run.engine.slots, sampling.max_new_tokens)
+    busy = min(1.0, rows * completion / (steps * run.engine.slots))
+    moved += steps * step_bytes(
+      run, prompt=prompt, completion=completion, samples=role.samples, busy=busy
+    )
+  return Cost(needed, needed, moved)
+
+
+def step_bytes(
+  run: Run, *, prompt: int, completion: int, samples: int, busy: float
+) -> float:
+  """Returns the bytes that a chip reads to decode a token in every slot.
+
+  These are the weights, each prompt once for its group, and the own positions
+  of each row. Our kernel reads filled positions only, half of a completion on
+  average; XLA's attention reads all that are reserved.
+
+  busy: the share of the slots that are in use.
+  """
+  plan, found = run.engine, plan_lib.memory(run.engine, run.sampler)
+  weights_read = max(found.weights, found.gathered) - _unread(run)
+  prefixes, own = found.prefixes, found.own
+  if _reads_only_what_is_filled(run):
+    groups = busy * plan.slots / min(samples, plan.group)
+    filled = min(groups, plan.num_prompts) * prompt
+    prefixes *= filled / (plan.num_prompts * plan.prefix_length)
+    own *= busy * completion / 2 / plan.own_length
+  return weights_read + prefixes + own + found.recent + found.logits
+
+
+def _reads_only_what_is_filled(run: Run) -> bool:
+  is_kernel = run.config.compute.attention != 'xla'
+  is_alone = run.sampler.layout.mesh.size == 1
+  platform, dtype = run.machine.platform, run.config.compute.dtype
+  return (
+    is_kernel and is_alone and platform == 'gpu' and dtype == 'bfloat16'
+    and run.machine.kind != 'a100'
+  )  # fmt: skip
+
+
+def _unread(run: Run) -> int:
+  """Returns the bytes of the embedding, if it is not the head too."""
+  if run.model.tied_head:
+    return 0
+  spec = decoder_lib.specs(run.model)['embed']
+  sharding = run.sampler.layout.weight_sharding(spec.shape, spec.axes)
+  rows, columns = sharding.shard_shape(spec.shape)
+  return rows * columns * jnp.dtype(run.config.compute.dtype).itemsize
+
+
+def _judge(run: Run) -> Cost:
+  """Returns the cost of local judges, each of which reads every completion.
+
+  Before a run, the questions are unknown: they count as half of the longest.
+  """
+  asked = sum(role.groups * role.samples for role in run_lib.roles(run.config))
+  needed = moved = 0.0
+  for judge, config in memory.known_judges(run):
+    read, written = judge.max_prompt_tokens // 2, WEIGHED
+    if isinstance(judge, Answering):
+      written = max(1, judge.max_new_tokens // 2)
+      size = jnp.dtype(judge.dtype).itemsize
+      count = weights.count(decoder_lib.specs(config))
+      layout = judge.layout.abstract(run.machine.chips, run.machine.platform)
+      a_step = size * count / layout.mesh.shape['tensor']
+      moved += asked * written / layout.whole_batch(judge.slots) * a_step
+    needed += asked * flops.rollout(config, read, [written])
+  return Cost(needed, needed, moved)
+
+
+def asked_elsewhere(run: Run) -> int:
+  """Returns how many calls a step makes to judges behind a URL."""
+  if not run_lib.is_rl(run.config):
+    return 0
+  remotes = len(judges.remotes(run.config.reward))
+  sizes = [role.groups * role.samples for role in run_lib.roles(run.config)]
+  # The first role's completions are judged; a game scores its chooser by them.
+  return remotes * sizes[0]
+
+
+def _update(run: Run, needed: float, computed: float) -> Cost:
+  moved = received = 0.0
+  for role in run_lib.roles(run.config):
+    each = _of_microbatch(run, role)
+    moved += role.parts * each[0]
+    received += role.parts * each[1]
+  # AdamW reads weights, moments and gradients, and writes all but the last.
+  moved += (16 + 12) * memory.num_weights(run.learner)
+  return Cost(needed, computed, moved, received)
+
+
+def _of_microbatch(run: Run, role: Role) -> tuple[float, float]:
+  """Returns the bytes that a chip moves and receives for one microbatch."""
+  c, compute, layout = run.model, run.learner.compute, run.learner.layout
+  mesh, size = layout.mesh.shape, jnp.dtype(compute.dtype).itemsize
+  passes = 3 if compute.remat == 'layer' else 2
+  groups, samples, S, T = role.groups_at_once, *role[1:4]
+  tokens = memory.rows_of_a_chip(layout, groups * samples) * T
+  prompt_tokens = memory.rows_of_a_chip(layout, groups) * S
+  # The layers: weights in each pass, and their gradient added to a sum.
+  layers = memory.gathered_bytes(run.learner)
+  moved = passes * layers + 12 * memory.num_weights(run.learner)
+  moved += (
+    2 * passes * size * c.num_layers * (tokens + prompt_tokens)
+    * memory.width(c, mesh['tensor'])
+  )  # fmt: skip
+  # The head, a chunk of positions of all rows at a time.
+  chunks = -(-T // compute.head_chunk)
+  head = c.vocab_size * c.embed_dim / mesh['tensor']
+  moved += chunks * HEAD_WEIGHT * head
+  moved += LOGIT * tokens * c.vocab_size / mesh['tensor']
+  # Weights are gathered for each pass, and gradients summed over chips.
+  ways = mesh['fsdp'] * mesh['expert']
+  received = (passes + 1) * (layers + 4 * head) * (1 - 1 / ways)
+  if mesh['data'] > 1:  # Replicas add their gradients, there and back.
+    received += 2 * 4 * memory.num_weights(run.learner)
+  # Attention and mlp each add up what the chips of `tensor` found, which every
+  # chip sends and receives twice.
+  received += (
+    2 * passes * size * c.num_layers * (tokens + prompt_tokens) * c.embed_dim
+    * 2 * (1 - 1 / mesh['tensor'])
+  )  # fmt: skip
+  return moved, received

@@ -1,0 +1,177 @@
+"""A run to plan: its settings, the shape of its model and its machine.
+
+Nothing of it has to be here: neither devices, nor weights, nor data.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from rlpt_jax.inference import judges, model_files
+from rlpt_jax.inference.judges import LocalModel
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import Decoder, DecoderConfig
+from rlpt_jax.planning import machines
+from rlpt_jax.planning.machines import Machine
+from rlpt_jax.rollout.sampling import plan_for
+from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.plan import Plan
+
+# Macros of gin files that a plan reads, and a run ignores.
+CHIPS, SHAPE = 'CHIPS', 'SHAPE'
+
+
+class Given(NamedTuple):
+  """What gin files say of a run: its config, and macros with plain values."""
+
+  config: Any
+  macros: dict[str, Any]
+
+
+class Role(NamedTuple):
+  """What an update learns from in one role of the policy.
+
+  groups: the most in a step; each has a prompt and `samples` completions.
+  prompt, completion: their padded lengths.
+  parts: the microbatches of the groups.
+  """
+
+  groups: int
+  samples: int
+  prompt: int
+  completion: int
+  parts: int
+
+  @property
+  def groups_at_once(self) -> int:
+    return self.groups // self.parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run of train_rl or train_sft.
+
+  config: train_rl.Config or train_sft.Config.
+  """
+
+  config: Any
+  model: DecoderConfig
+  machine: Machine
+
+  def __post_init__(self):
+    # Raise now for layouts and sizes that the run would refuse.
+    _ = self.learner
+    if is_rl(self.config):
+      plan_lib.check_rows(self.engine, self.sampler.layout)
+
+  @functools.cached_property
+  def learner(self) -> Decoder:
+    return self.decoder(hardware(self.config).layout)
+
+  @functools.cached_property
+  def sampler(self) -> Decoder:
+    return self.decoder(self.config.hardware.sampler_layout)
+
+  @functools.cached_property
+  def engine(self) -> Plan:
+    return plan_lib.fitted(plan_for(self.config), self.sampler.layout)
+
+  def decoder(self, axes) -> Decoder:
+    layout = axes.abstract(self.machine.chips, self.machine.platform)
+    return Decoder(self.model, self.config.compute, layout)
+
+  @property
+  def has_reference(self) -> bool:
+    return is_rl(self.config) and self.config.kl is not None
+
+  @property
+  def local_judges(self) -> list[LocalModel]:
+    return judges.local_models(self.config.reward) if is_rl(self.config) else []
+
+
+def is_rl(config: Any) -> bool:
+  return hasattr(config, 'hardware')
+
+
+def hardware(config: Any) -> Any:
+  """Returns what has a config's layout; in train_sft that is the config."""
+  return getattr(config, 'hardware', config)
+
+
+def num_microbatches(config: Any) -> int:
+  return hardware(config).num_microbatches
+
+
+def possible_microbatches(config: Any) -> list[int]:
+  """Returns the numbers that divide a batch, the fewest first."""
+  size = config.prompts if is_rl(config) else config.batch_size
+  return [number for number in range(1, size + 1) if size % number == 0]
+
+
+def roles(config: Any) -> list[Role]:
+  """Returns the roles of the policy; rows of train_sft are one."""
+  if not is_rl(config):
+    rows = max(task.row_tokens for task in _tasks(config.data))
+    return [Role(config.batch_size, 1, 0, rows, config.num_microbatches)]
+  sizes = config.collector.sizes(config.prompts, config.sampling)
+  return [
+    Role(groups, sampling.samples, *config.longest, parts)
+    for groups, sampling, parts in zip(
+      sizes, config.samplings, config.collector.parts(config), strict=True
+    )
+  ]
+
+
+def _tasks(data: Any) -> list[Any]:
+  found = []
+  for source in data.corpora:
+    tasks = data.task if source.task is None else source.task
+    found += tasks if isinstance(tasks, list | tuple) else [tasks]
+  return found
+
+
+def with_microbatches(config: Any, number: int) -> Any:
+  return with_hardware(config, num_microbatches=number)
+
+
+def with_hardware(config: Any, **changes: Any) -> Any:
+  """Returns a config with changes to what decides its speed and memory."""
+  if not is_rl(config):
+    return dataclasses.replace(config, **changes)
+  new = dataclasses.replace(config.hardware, **changes)
+  return dataclasses.replace(config, hardware=new)
+
+
+def find_machine(chips: str | None, macros: dict[str, Any]) -> Machine:
+  """Returns the machine of --chips, or the one that a layout's file names."""
+  name = chips or macros.get(CHIPS)
+  if name is None:
+    raise ValueError(
+      f'Which chips? Expected --chips, such as {machines.EXAMPLES}, or a '
+      f"layout's file that says {CHIPS} = 'h100:8', as those of "
+      'experiments/layouts do.'
+    )
+  return machines.parse(name)
+
+
+def find_shape(
+  config: Any, model: str | None, macros: dict[str, Any]
+) -> tuple[DecoderConfig, str]:
+  """Returns the shape of a run's model, and where it is from.
+
+  It is that of `model`, a name of the zoo; else that of the files of the run's
+  model, if they are here; else that of the macro SHAPE.
+  """
+  if model:
+    return zoo.get(model), f'{model}, by --model'
+  name = config.model
+  if name.startswith(model_files.RANDOM) or pathlib.Path(name).is_dir():
+    return model_files.find(name).config, name
+  if SHAPE in macros:
+    return zoo.get(macros[SHAPE]), f'{macros[SHAPE]}, as {name} is not here'
+  raise ValueError(
+    f'{name}: no such directory, so the shape of the model is unknown. Set '
+    f'--model to a name of the zoo, such as qwen3_8b, or {SHAPE} = '
+    "'qwen3_8b' in a gin file, as those of experiments/models have."
+  )

@@ -1,0 +1,203 @@
+"""Says what a run needs before it starts: memory, time and price."""
+
+import json as json_lib
+import math
+
+import rich.console
+import rich.table
+
+from rlpt_jax.planning import advice
+from rlpt_jax.planning import run as run_lib
+from rlpt_jax.planning.costs import Lengths, Shares
+from rlpt_jax.planning.estimate import Estimate, without_nan
+from rlpt_jax.planning.run import Given, Run
+
+SHARES = Shares()
+GB = 10**9
+# Part of the memory -> what is in it.
+WHAT = {
+  'weights': 'float32',
+  'moments': "AdamW's two",
+  'gradients': "a microbatch's, and their sum",
+  'batch': 'tokens, masks, log-probabilities',
+  'activations': 'kept for the backward pass',
+  'layer': 'the layer at work',
+  'head': 'its weights, gradient and logits',
+  'scores': 'of attention without a kernel',
+  'reference': 'the frozen policy',
+  'sampler': 'weights',
+  'caches': 'of prompts and completions',
+  'logits': 'of a decoding step',
+  'judge': 'local',
+}
+
+
+def plan(
+  run: Given,
+  *,
+  chips: str | None = None,
+  model: str | None = None,
+  mean_prompt_tokens: int | None = None,
+  mean_new_tokens: int | None = None,
+  share: float = SHARES.compute,
+  bandwidth_share: float = SHARES.memory,
+  price: float | None = None,
+  json: bool = False,
+):
+  """Says what a run needs before it starts: memory, time and price.
+
+  Needs neither the chips nor the weights nor the data. The arithmetic is in
+  rlpt_jax/planning/, and docs/planning.md says what it leaves out.
+
+  Args:
+    chips: Such as tpu:v5e:8x8, tpu:v5p:2x2x4, h100:8 or cpu:1. By default, what
+      the layout's file says.
+    model: A name of the zoo, such as qwen3_8b. By default, the shape of the
+      run's model if it is here, or else what the model's file says.
+    mean_prompt_tokens: The mean length of a prompt; half of the longest, if not
+      set.
+    mean_new_tokens: The mean length of a completion; half of the longest, if
+      not set.
+    share: The share of the chip's peak FLOPs that the run reaches.
+    bandwidth_share: The share of its memory's bandwidth.
+    price: Of a chip for an hour, in any currency.
+    json: Print JSON, with all numbers.
+  """
+  shape, origin = run_lib.find_shape(run.config, model, run.macros)
+  machine = run_lib.find_machine(chips, run.macros)
+  estimate = Estimate(
+    run=Run(run.config, shape, machine),
+    lengths=Lengths(mean_prompt_tokens, mean_new_tokens),
+    shares=Shares(share, bandwidth_share),
+    price=price,
+  )
+  if json:
+    found = {'model': origin, **estimate.to_dict()}
+    print(json_lib.dumps(without_nan(found), indent=2, allow_nan=False))
+    return
+  console = rich.console.Console(highlight=False)
+  console.print(f'model: {origin}; chips: {machine}', markup=False)
+  console.print(memory_table(estimate))
+  console.print(f'\n{verdict(estimate)}', markup=False)
+  if estimate.num_microbatches:
+    console.print(microbatches(estimate), markup=False)
+  console.print()
+  console.print(step_table(estimate))
+  for line in (*assumptions(estimate), *estimate.notes()):
+    console.print(f'- {line}', markup=False)
+  if not math.isnan(estimate.hours):
+    console.print(f'\n{whole_run(estimate)}', markup=False)
+
+
+def _table(*columns: str) -> rich.table.Table:
+  table = rich.table.Table(*columns, box=None, pad_edge=False)
+  for column in table.columns[1:-1]:
+    column.justify = 'right'
+  return table
+
+
+def memory_table(estimate: Estimate) -> rich.table.Table:
+  table = _table('on each chip', 'GB', '')
+  for name, size in estimate.memory.items():
+    table.add_row(name, f'{size / GB:.2f}', WHAT[name])
+  memory, room = estimate.run.machine.memory, estimate.room
+  table.add_row(
+    'all', f'{estimate.total / GB:.2f}',
+    f'of {room / GB:.1f}, which are nine tenths of {memory / GB:.0f}',
+    style='bold',
+  )  # fmt: skip
+  return table
+
+
+def verdict(estimate: Estimate) -> str:
+  """Says if the run fits, and what to change if it does not."""
+  if estimate.fits:
+    return 'It fits.'
+  lines = ['It does not fit. What would make it fit:']
+  for proposal in estimate.proposals:
+    settings = ' '.join(proposal.settings)
+    lines.append(f'  {settings}  ({proposal.num_bytes / GB:.2f} GB)')
+  if not estimate.proposals:
+    least = advice.least_chips(estimate.run)
+    is_few = least > estimate.run.machine.chips
+    chips = (
+      f'at least {least} chips, which its weights, moments and gradients take'
+      if is_few else 'more chips'
+    )  # fmt: skip
+    lines = [
+      'It does not fit, and settings of its speed and memory alone do not '
+      f'change that. Use {chips}, a smaller model, or shorter texts.'
+    ]
+  return '\n'.join(lines)
+
+
+def microbatches(estimate: Estimate) -> str:
+  """Says which number of microbatches is best."""
+  now = run_lib.num_microbatches(estimate.run.config)
+  fewest, other = estimate.num_microbatches, estimate.with_fewest()
+  if fewest == now:
+    return f'num_microbatches={now} are the fewest that fit.'
+  text = f'num_microbatches={now}, but {fewest} are enough, and faster'
+  if math.isnan(other.step_seconds):
+    return f'{text}.'
+  return (
+    f'{text}: an update takes {other.seconds["update"][0]:,.1f} s instead of '
+    f'{estimate.seconds["update"][0]:,.1f} s.'
+  )
+
+
+def step_table(estimate: Estimate) -> rich.table.Table:
+  table = _table(
+    'a step', 'FLOPs', 'with padding', 'GB moved', 'seconds', 'limit'
+  )
+  for name, cost in estimate.step.items():
+    seconds, limit = estimate.seconds[name]
+    table.add_row(
+      name, f'{cost.needed:.2e}', f'{cost.computed:.2e}',
+      f'{cost.moved / GB:,.0f}', shown(seconds), limit,
+    )  # fmt: skip
+  total = estimate.step.values()
+  table.add_row(
+    'all', f'{sum(x.needed for x in total):.2e}',
+    f'{sum(x.computed for x in total):.2e}',
+    f'{sum(x.moved for x in total) / GB:,.0f}',
+    shown(estimate.step_seconds), '', style='bold',
+  )  # fmt: skip
+  return table
+
+
+def shown(seconds: float) -> str:
+  return '?' if math.isnan(seconds) else f'{seconds:,.1f}'
+
+
+def assumptions(estimate: Estimate) -> list[str]:
+  """Returns the assumptions behind the times."""
+  lines, shares = [], estimate.shares
+  if estimate.run.machine.flops is not None:
+    lines.append(
+      f'{shares.compute:.0%} of the peak FLOPs and {shares.memory:.0%} of the '
+      "memory's bandwidth (--share, --bandwidth_share)"
+    )
+  if run_lib.is_rl(estimate.run.config):
+    config = estimate.run.config
+    prompt, completion = estimate.lengths.of(
+      config.max_prompt_tokens, config.sampling.max_new_tokens
+    )
+    lines.append(
+      f'mean lengths: {prompt:,} tokens of a prompt, {completion:,} of a '
+      'completion (--mean_prompt_tokens, --mean_new_tokens)'
+    )
+  return lines
+
+
+def whole_run(estimate: Estimate) -> str:
+  """Says how long the run takes, and what it costs."""
+  steps, hours = estimate.run.config.num_steps, estimate.hours
+  chip_hours = hours * estimate.run.machine.chips
+  text = (
+    f'{steps:,} steps of {estimate.step_seconds:,.0f} s take {hours:,.1f} '
+    f'hours ({hours / 24:,.1f} days), {chip_hours:,.0f} chip hours'
+  )
+  if estimate.cost is None:
+    return f'{text} (--price for what they cost).'
+  return f'{text}, which cost {estimate.cost:,.0f} at {estimate.price:g} each.'
