@@ -15,6 +15,7 @@ from rlpt_jax.planning import machines
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.estimate import Estimate
 from rlpt_jax.planning.run import Run
+from rlpt_jax.rewards import scores
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path('experiments/README.md')
@@ -113,6 +114,8 @@ def estimate(name: str, layout: str) -> Estimate:
       f'{kind}.num_microbatches=1',
     ),
   )
+  if run_lib.is_rl(config):
+    scores.of(config.reward).close()  # It may have started processes.
   shape, _ = run_lib.find_shape(config, None, macros)
   machine = machines.parse(macros[run_lib.CHIPS])
   found = Estimate(run=Run(config, shape, machine))

@@ -228,13 +228,17 @@ def step_bytes(
 
 
 def _reads_only_what_is_filled(run: Run) -> bool:
-  is_kernel = run.config.compute.attention != 'xla'
-  is_alone = run.sampler.layout.mesh.size == 1
-  platform, dtype = run.machine.platform, run.config.compute.dtype
+  """True where the sampler uses our kernel: see attention.decode_attention."""
+  c, compute, plan = run.model, run.config.compute, run.engine
+  queries = plan.group * c.num_heads // c.num_kv_heads
   return (
-    is_kernel and is_alone and platform == 'gpu' and dtype == 'bfloat16'
-    and run.machine.kind != 'a100'
-  )  # fmt: skip
+    run.machine.kind in ('h100', 'h200')
+    and run.sampler.layout.mesh.size == 1
+    and compute.dtype == 'bfloat16'
+    and compute.attention != 'xla'
+    and plan.dtype(run.sampler) != 'int8'
+    and queries * c.head_dim <= 64 * 128  # decode_kernel.fits
+  )
 
 
 def _unread(run: Run) -> int:

@@ -108,6 +108,28 @@ def test_a_step_of_decoding_by_hand():
   )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ('model', 'chips', 'changes', 'is_filled'),
+  [
+    ('qwen3_06b', 'h200:1', {}, True),
+    ('qwen3_06b', 'a100:1', {}, False),
+    ('qwen3_06b', 'h200:2', {}, False),  # XLA cannot split a kernel.
+    ('qwen3_06b', 'h200:1', {'cache_dtype': 'int8'}, False),
+    ('qwen3_06b', 'h200:1', {'compute': Compute(attention='xla')}, False),
+    # 16 completions of 8 queries are too many.
+    ('qwen25_3b', 'h200:1', {'sampling': Sampling(samples=16)}, False),
+    ('qwen25_3b', 'h200:1', {'sampling': Sampling(samples=8)}, True),
+  ],
+)
+def test_where_only_filled_positions_are_read(model, chips, changes, is_filled):
+  run = runs.run(runs.rl(**changes), model, chips)
+  options = {'completion': 2, 'samples': 4, 'busy': 1.0}
+  short, long = (
+    costs.step_bytes(run, prompt=prompt, **options) for prompt in (1, 32)
+  )
+  assert (short < long) == is_filled
+
+
 def test_an_untied_embedding_is_not_read():
   run = runs.run(model='tiny_llama')
   options = {'prompt': 1, 'completion': 1, 'samples': 4, 'busy': 1.0}
