@@ -40,6 +40,18 @@ def fewest_microbatches(run: Run) -> int | None:
   )
 
 
+def chosen(run: Run) -> Run:
+  """Returns a run with a number of microbatches, if its number is None.
+
+  The number is the fewest that fit, or the most if none do.
+  """
+  if run_lib.num_microbatches(run.config) is not None:
+    return run
+  most = run_lib.possible_microbatches(run.config)[-1]
+  number = fewest_microbatches(run) or most
+  return _with(run, run_lib.with_microbatches(run.config, number))
+
+
 def proposals(run: Run) -> list[Proposal]:
   """Returns the changes that make a run fit: each alone, or all together.
 

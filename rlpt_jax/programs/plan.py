@@ -66,7 +66,7 @@ def plan(
   shape, origin = run_lib.find_shape(run.config, model, run.macros)
   machine = run_lib.find_machine(chips, run.macros)
   estimate = Estimate(
-    run=Run(run.config, shape, machine),
+    run=advice.chosen(Run(run.config, shape, machine)),
     lengths=Lengths(mean_prompt_tokens, mean_new_tokens),
     shares=Shares(share, bandwidth_share),
     price=price,
