@@ -133,16 +133,17 @@ def cache(run: Run) -> Iterator[Proposal]:
 
 
 def slots(run: Run) -> Iterator[Proposal]:
-  """Yields fewer slots, down to one for each group of chips."""
+  """Yields fewer slots, an eighth less each time, down to one for each chip.
+
+  Chips that split the weights of the sampler count as one.
+  """
   if not run_lib.is_rl(run.config):
     return
-  unit = run.sampler.layout.batch_size
-  # In steps of an eighth, which is as exact as the rest.
-  tried = {run.engine.slots * i // 8 // unit * unit for i in range(7, 0, -1)}
-  for count in sorted({*tried, unit}, reverse=True):
-    if 0 < count < run.engine.slots:
-      changed = run_lib.with_hardware(run.config, slots=count)
-      yield Proposal((f'train_rl.Hardware.slots={count}',), _with(run, changed))
+  unit, count = run.sampler.layout.batch_size, run.engine.slots
+  while count > unit:
+    count = max(count * 7 // 8 // unit, 1) * unit
+    changed = run_lib.with_hardware(run.config, slots=count)
+    yield Proposal((f'train_rl.Hardware.slots={count}',), _with(run, changed))
 
 
 def sampler(run: Run) -> Iterator[Proposal]:
