@@ -137,6 +137,16 @@ def test_an_untied_embedding_is_not_read():
   assert found == whole - 2 * 259 * 64
 
 
+def test_prompts_by_hand():
+  # 8 prompts of 20 tokens, one on each of 4 chips at a time.
+  found = costs.of_step(runs.run(chips='h100:4'), Lengths(20, 6))['prompts']
+  model = zoo.get('tiny_qwen3')
+  assert found.needed == 8 * flops.forward(model, 19)
+  assert found.computed == 8 * flops.forward(model, 24)  # A bucket.
+  layers = 2 * (64 * 128 * 2 + 64 * 64 * 2 + 64 * 128 * 3 + 2 * 64 + 2 * 32)
+  assert found.moved == 8 / 4 * 2 * (layers + 64)
+
+
 def test_steps_of_decoding():
   # 32 completions of 8 tokens fill 16 slots for 16 steps; the longest has 16.
   run = runs.run(chips='tpu:v5e:1x1')
