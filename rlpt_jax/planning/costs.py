@@ -152,10 +152,14 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
 
   if run.has_reference:
     parts['reference'] = Cost(
-      *(total(flops.score, 'reference', is_padded) for is_padded in (0, 1))
+      *(
+        total(flops.score, 'reference', is_padded)
+        for is_padded in (False, True)
+      )
     )
   parts['update'] = _update(
-    run, *(total(flops.update, 'update', is_padded) for is_padded in (0, 1))
+    run,
+    *(total(flops.update, 'update', is_padded) for is_padded in (False, True)),
   )
   return parts
 
