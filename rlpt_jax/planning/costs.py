@@ -29,8 +29,9 @@ from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.decode import bucket
 
 # Bytes that the head reads and writes in each chunk of positions. For a weight,
-# these are its float32 value in both passes, its bfloat16 part, and its gradient
-# twice; for a logit, float32 numbers in both passes and bfloat16 ones in one.
+# these are its float32 value in both passes, its bfloat16 part, and its
+# gradient twice; for a logit, float32 numbers in both passes and bfloat16 ones
+# in one.
 HEAD_WEIGHT, LOGIT = 4 + 4 + 2 + 8, 8 + 8 + 4
 # Tokens of an answer to weigh, 'Score: 0' and 'Score: 1' after what they share.
 WEIGHED = 2
