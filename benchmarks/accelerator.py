@@ -88,7 +88,7 @@ def main():
   parser.add_argument('--model', default='qwen3_06b')
   parser.add_argument('--head', default='bf16_x3')
   parser.add_argument('--head_chunk', type=int, default=512)
-  parser.add_argument('--remat', default='dots')
+  parser.add_argument('--remat', default='none')
   parser.add_argument(
     '--unroll', action=argparse.BooleanOptionalAction, default=True
   )

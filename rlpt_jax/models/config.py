@@ -98,7 +98,7 @@ class Compute:
   remat: what the backward pass recomputes: 'none' (nothing), 'layer'
     (everything but the input of each layer) or 'dots' (everything but the
     results of products with weights other than experts', and of cuDNN's
-    attention with a prefix).
+    attention with a prefix). On a CPU, XLA keeps everything if `unroll` is set.
   attention: a kernel of attention.KERNELS, or 'auto' to pick by platform.
   unroll: compiles each layer separately instead of a loop over layers. A loop
     compiles faster, but copies what the backward pass keeps of each layer.

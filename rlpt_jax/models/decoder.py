@@ -23,7 +23,7 @@ from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import cudnn, head, layers
 from rlpt_jax.models.attention import Part, attention, decode_attention
 from rlpt_jax.models.cache import Cache, per_row
-from rlpt_jax.models.config import Decoder, DecoderConfig
+from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
 
 
@@ -210,7 +210,7 @@ def _run(
       x_BTD, outputs = _one_by_one(body, x_BTD, per_layer)
     else:
       x_BTD, outputs = jax.lax.scan(
-        _remat(body, decoder.compute.remat),
+        _remat(body, decoder.compute),
         x_BTD,
         per_layer,
         unroll=decoder.compute.unroll,
@@ -316,7 +316,8 @@ def token_positions(segments_BT, context: tuple[Cache, ...] = ()):
   return positions_BT
 
 
-def _remat(body, policy: str):
+def _remat(body, compute: Compute):
+  policy = compute.remat
   if policy == 'none':
     return body
   policies = jax.checkpoint_policies
@@ -324,8 +325,10 @@ def _remat(body, policy: str):
     policies.dots_with_no_batch_dims_saveable,
     policies.save_only_these_names(cudnn.ATTENDED),
   )
-  # Inside a scan, XLA's CSE cannot undo the recomputation, so nothing need
-  # prevent it.
+  # Without a loop over layers, XLA would merge the recomputation with the
+  # forward pass, and keep everything.
   return jax.checkpoint(
-    body, policy=dots if policy == 'dots' else None, prevent_cse=False
+    body,
+    policy=dots if policy == 'dots' else None,
+    prevent_cse=compute.unroll,
   )

@@ -284,6 +284,24 @@ def test_remat_saves_memory(one_device):
   assert none > 1.5 * dots > 2 * layer, (none, dots, layer)
 
 
+@pytest.mark.parametrize(
+  ('remat', 'unroll', 'has_barriers'),
+  [('layer', True, True), ('layer', False, False), ('none', True, False)],
+)
+def test_xla_may_not_undo_remat(remat, unroll, has_barriers, one_device):
+  decoder = _decoder('tiny_qwen3', one_device, remat=remat, unroll=unroll)
+  params = weights.shapes(lib.specs(decoder.config))
+  tokens = jax.ShapeDtypeStruct((1, 16), jnp.int32)
+
+  def loss(params, tokens):
+    ones = jnp.ones_like(tokens)
+    return lib.forward(decoder, params, tokens, ones).hidden_BTD.sum()
+
+  text = jax.jit(jax.grad(loss)).lower(params, tokens).as_text()
+  # XLA merges equal operations, but none across a barrier.
+  assert ('optimization_barrier' in text) == has_barriers
+
+
 @pytest.mark.slow
 def test_bfloat16_is_close_and_keeps_parameters_float32(one_device):
   decoder = _decoder('tiny_qwen3', one_device)
