@@ -35,7 +35,7 @@ MAY_IMPORT = {
   'rollout': SHARED,
   'completions': SHARED,
   'evaluation': SHARED | {'completions'},
-  'quickstart': SHARED,
+  'quickstart': SHARED | {'corpus'},  # Only its prompts for questions.
   'programs': SHARED
   | {
     'corpus', 'serving', 'runs', 'rollout', 'completions', 'evaluation',

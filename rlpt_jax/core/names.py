@@ -39,6 +39,7 @@ MODULES = {
   'paragraphs': 'rlpt_jax.corpus.paragraphs',
   'personal': 'rlpt_jax.corpus.personal',
   'quality': 'rlpt_jax.corpus.quality',
+  'question_lessons': 'rlpt_jax.quickstart.question_lessons',
   'questions': 'rlpt_jax.corpus.questions',
   'reductions': 'rlpt_jax.algorithms.reductions',
   'remote': 'rlpt_jax.llm.remote',
