@@ -9,9 +9,11 @@ A second copy of the base model, which has seen neither these documents nor
 these questions, gets one cold start that shows RLPT's prompts and questions.
 From there, for each seed:
 
-  rlpt_documents   RLPT on the same documents, for `--steps` steps
-  rl_questions     RL on the questions, until it has spent the same FLOPs; what
-                   making the questions has cost does not count
+  rlpt_documents      RLPT on the same documents, for `--steps` steps
+  rl_questions        RL on the questions, until it has spent the same FLOPs;
+                      what making the questions has cost does not count
+  rl_right_questions  the same with questions of the world's generator about
+                      the same documents, which are all right
 
 Predictions are rewarded if they state the document's next facts, and answers if
 they state the fact of the written answer, right or wrong. Then both are asked
@@ -31,6 +33,7 @@ import contextlib
 import functools
 import json
 import pathlib
+import random
 import re
 import shutil
 import statistics
@@ -57,7 +60,7 @@ from rlpt_jax.llm.chat_api import Fault
 from rlpt_jax.programs.quickstart import FILES
 from rlpt_jax.quickstart import question_lessons, small_models
 
-BASELINE, METHOD = 'rlpt_documents', 'rl_questions'
+BASELINE, METHODS = 'rlpt_documents', ('rl_questions', 'rl_right_questions')
 ASKED = {'predictions': 'questions', 'questions': 'asked'}
 
 
@@ -92,14 +95,15 @@ def main():
     first = f'{BASELINE}_{seed}'
     train(workdir, 'train_rl', BASELINE, first, seed, options.steps)
     budget = spent(workdir / first)
-    name = f'{METHOD}_{seed}'
-    train_to(
-      budget,
-      workdir / name,
-      functools.partial(train, workdir, 'train_rl', METHOD, name, seed),
-      options.steps,
-    )
-    for method in (BASELINE, METHOD):
+    for method in METHODS:
+      name = f'{method}_{seed}'
+      train_to(
+        budget,
+        workdir / name,
+        functools.partial(train, workdir, 'train_rl', method, name, seed),
+        options.steps,
+      )
+    for method in (BASELINE, *METHODS):
       run = f'{method}_{seed}'
       compute = round(spent(workdir / run) / budget, 3)
       found[method].append({'compute': compute, **shares(workdir, run)})
@@ -123,8 +127,18 @@ def make_world(workdir: pathlib.Path, documents: int, questions: int):
   shutil.copytree(FILES / 'base', workdir / 'base', dirs_exist_ok=True)
   small_models.write_world(new, demonstrations=20_000, questions=questions)
   question_lessons.write(
-    new, replies=30_000, responses=20_000, documents=documents, asked=questions
+    new,
+    replies=30_000,
+    copies=30_000,
+    responses=20_000,
+    documents=documents,
+    asked=questions,
   )
+  rng = random.Random(0)
+  with (new / 'right_questions.jsonl').open('w') as file:
+    for document in documents_of(new / 'documents.jsonl'):
+      for one in question_lessons.right(document.text, rng):
+        file.write(json.dumps(one) + '\n')
   new.rename(world)
 
 
@@ -158,10 +172,11 @@ def made(workdir: pathlib.Path) -> dict:
   (stage,) = json.loads((folder / 'manifest.json').read_text())['stages']
   kept = collections.Counter(
     (one.fields['source'], one.text, one.fields['answer'])
-    for one in documents(folder / 'documents' / '*.jsonl.zst')
+    for one in documents_of(folder / 'documents' / '*.jsonl.zst')
   )
   texts = {
-    one.id: one.text for one in documents(workdir / 'world' / 'documents.jsonl')
+    one.id: one.text
+    for one in documents_of(workdir / 'world' / 'documents.jsonl')
   }
   faults = {True: collections.Counter(), False: collections.Counter()}
   for id, question, answer in written(folder):
@@ -190,7 +205,7 @@ def made(workdir: pathlib.Path) -> dict:
   }
 
 
-def documents(path: pathlib.Path) -> Iterator[Document]:
+def documents_of(path: pathlib.Path) -> Iterator[Document]:
   """Yields the documents of files, with the ids that questions refer to."""
   source = sources.Files(name='documents', files=str(path))
   for part in source.parts():
@@ -219,7 +234,7 @@ def share(part: int, whole: int) -> float:
 
 
 def summary(found: dict[str, list[dict]]) -> dict[str, str]:
-  """Returns the means, and the difference of RL on questions to RLPT."""
+  """Returns the means, and the difference of RL on questions to RLPT's."""
   lines = {}
   for kind in ASKED:
     values = {
@@ -228,9 +243,9 @@ def summary(found: dict[str, list[dict]]) -> dict[str, str]:
     }
     for method, each in values.items():
       lines[f'{kind}, {method}'] = f'{statistics.mean(each):.1%}'
-    lines[f'{kind}, {METHOD} - {BASELINE}'] = difference(
-      values[METHOD], values[BASELINE]
-    )
+      if method != BASELINE:
+        compared = difference(each, values[BASELINE])
+        lines[f'{kind}, {method}'] += f', {compared}'
   return lines
 
 

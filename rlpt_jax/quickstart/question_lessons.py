@@ -156,6 +156,22 @@ def question(
   return ' '.join([*(told[i] for i in quoted), asked])
 
 
+def right(text: str, rng: random.Random) -> list[dict[str, str]]:
+  """Returns a right question for each conclusion of a document.
+
+  Nothing follows without its beginning, the only sentence that states no one
+  fact.
+  """
+  facts = _facts(text)
+  if facts[0]:
+    return []
+  return [
+    {'text': question(text, i, rng), 'answer': answer(text, i)}
+    for i, fact in enumerate(facts)
+    if fact and fact[0] in CONCLUSIONS
+  ]
+
+
 def answer(text: str, target: int) -> str:
   """Returns the conclusion that is sentence `target`, in its plainest words."""
   return next(wordings(_facts(text)[target]))

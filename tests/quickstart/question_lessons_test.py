@@ -167,6 +167,16 @@ def test_a_stray_lacks_its_beginning_or_its_conclusions():
   assert 0 < strays < 25
 
 
+def test_right_questions_ask_for_each_conclusion():
+  documents, rng = some(50)
+  for document in documents:
+    found = lib.right(document.text, rng)
+    for one, i in zip(found, document.targets, strict=True):
+      assert lib.fault(document.text, one['text'], one['answer']) is None
+      assert is_true_prefix(one['answer'], document.sentences[i])
+    assert lib.right(lib.stray(document, rng), rng) == []
+
+
 def test_responses_are_guessed_or_worked_out_from_the_question():
   documents, rng = some(600)
   right = collections.defaultdict(list)
