@@ -22,7 +22,7 @@ import json
 import pathlib
 import random
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from rlpt_jax.core.checks import Count, Name
@@ -32,6 +32,7 @@ from rlpt_jax.quickstart import lessons
 from rlpt_jax.quickstart.wordings import (
   CONCLUSIONS,
   EVENTS,
+  SCALES,
   WORDS,
   Fact,
   read,
@@ -215,11 +216,45 @@ def _targets(ask: _Ask, facts: Sequence[Fact | None]) -> list[int]:
 
 def _place(sentence: str, told: Sequence[str]) -> int | None:
   """Returns where a document says a sentence, in these or other words."""
-  fact = read(sentence)
+  fact, meaning = read(sentence), _meaning(sentence)
   for i, other in enumerate(told):
-    if _plain(sentence) == _plain(other) or _are_same(fact, read(other)):
+    is_told = (
+      _are_same(fact, read(other))
+      if fact
+      else (read(other) is None and meaning == _meaning(other))
+    )
+    if is_told:
       return i
   return None
+
+
+def _meaning(sentence: str) -> Hashable:
+  """Returns what a first sentence tells, equal for all of its wordings."""
+  clues = re.findall(r'(\w+) is (\w+) than (\w+)', sentence)
+  if clues:
+    ups = {more: less for more, _, less, _ in SCALES}
+    downs = {less: more for more, less in ups.items()}
+    return frozenset(
+      (a, more, b) if more in ups else (b, downs.get(more), a)
+      for a, more, b in clues
+    )
+  sentence = re.sub(r'\bthe (\w+) one\b', r'the \1', sentence)
+  words = [
+    word for word in re.findall(r'\w+', sentence.lower()) if word in _content()
+  ]
+  # Wordings differ in where they name a person or a day, and how often.
+  first = {word.lower() for word in WORDS['who'] + WORDS['day']}
+  return (
+    frozenset(first.intersection(words)),
+    tuple(word for word in words if word not in first),
+  )
+
+
+@functools.cache
+def _content() -> frozenset[str]:
+  """Returns the words on which a first sentence depends."""
+  places = WORDS.keys() - {'most'}
+  return frozenset(word.lower() for place in places for word in WORDS[place])
 
 
 def _are_same(one: Fact | None, other: Fact | None) -> bool:
