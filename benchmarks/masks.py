@@ -23,26 +23,24 @@ A method that is done is not run again, so a run that was stopped continues.
 
 import argparse
 import collections
+import functools
 import json
-import math
 import pathlib
 import shutil
 import statistics
-import subprocess
 import sys
 
+from small_world import SMALL, accuracy, difference, rlpt, spent, train_to
+from small_world import train as train_by
+
 from rlpt_jax.programs.quickstart import FILES
-from rlpt_jax.quickstart import mask_lessons, small_models, truth
+from rlpt_jax.quickstart import mask_lessons, small_models
 from rlpt_jax.rollout import rollout_files
 
-SMALL = pathlib.Path(__file__).parents[1] / 'experiments' / 'small'
 GAME = 'pretrain_zero'
 METHODS = ('random_sentences', 'uncertain_sentences', 'rlpt', 'ntp')
 WHIMS = 2  # Sentences of a document that nobody can predict.
-SAMPLES = 4  # Answers to each question.
 LAST = 10  # Steps at the end of a run whose sentences are counted.
-# The 97.5% quantiles of Student's t, by degrees of freedom.
-T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 
 def main():
@@ -65,7 +63,11 @@ def main():
     budget = spent(workdir / game)
     for method in options.methods:
       name = f'{method}_{seed}'
-      train_to(budget, workdir, method, name, seed)
+      train_to(
+        budget,
+        workdir / name,
+        functools.partial(train, workdir, method, name, seed),
+      )
     for method in (GAME, *options.methods):
       run = workdir / f'{method}_{seed}'
       found[method].append(
@@ -106,49 +108,7 @@ def make_world(workdir: pathlib.Path, questions: int):
 def train(workdir: pathlib.Path, method: str, name: str, seed: int, steps: int):
   """Trains the cold-started model with a method up to a number of steps."""
   program = 'train_sft' if method == 'ntp' else 'train_rl'
-  rlpt(
-    workdir, program, SMALL / f'{method}.gin',
-    f'{program}.Config.num_steps = {steps}',
-    f'{program}.Config.seed = {seed}', '--workdir', name,
-  )  # fmt: skip
-
-
-def train_to(
-  budget: int, workdir: pathlib.Path, method: str, name: str, seed: int
-):
-  """Trains with a method until a budget of FLOPs is spent.
-
-  The cost of a step changes in a run, so its number of steps is doubled until
-  the rest of the budget can be foretold.
-  """
-  steps = 10
-  train(workdir, method, name, seed, steps)
-  while (flops := spent(workdir / name)) < budget:
-    steps += min(steps, math.ceil(steps * (budget / flops - 1)))
-    train(workdir, method, name, seed, steps)
-
-
-def spent(run: pathlib.Path) -> int:
-  """Returns the FLOPs that a run has spent on everything."""
-  *_, last = (run / 'metrics.jsonl').read_text().splitlines()
-  return sum(
-    count
-    for name, count in json.loads(last).items()
-    if name.startswith('compute/total_') and name.endswith('_flops')
-  )
-
-
-def accuracy(workdir: pathlib.Path, name: str) -> dict[str, float]:
-  """Returns the shares of right answers to the held-out questions."""
-  *_, last = (workdir / name / 'metrics.jsonl').read_text().splitlines()
-  answers = workdir / name / f'answers_{json.loads(last)["step"]}.jsonl'
-  rlpt(
-    workdir, 'generate', f'{name}/checkpoints', '--prompts',
-    'world/questions.jsonl', '--out', answers, '-n', SAMPLES,
-    '--max_new_tokens', 64, '--slots', 256,
-  )  # fmt: skip
-  shares = truth.accuracy(workdir / 'world' / 'questions.jsonl', answers)
-  return {name: round(share, 4) for name, share in sorted(shares.items())}
+  train_by(workdir, program, method, name, seed, steps)
 
 
 def sentences(run: pathlib.Path) -> dict[str, str]:
@@ -180,22 +140,8 @@ def summary(found: dict[str, list[dict]]) -> dict[str, str]:
     values = [each['all'] for each in results]
     lines[method] = f'{statistics.mean(values):.1%}'
     if method != GAME and len(values) > 1:
-      differences = [a - b for a, b in zip(values, game, strict=True)]
-      error = statistics.stdev(differences) / math.sqrt(len(differences))
-      lines[method] += (
-        f', {100 * statistics.mean(differences):+.1f} points '
-        f'+- {100 * T[len(differences) - 1] * error:.1f}'
-      )
+      lines[method] += f', {difference(values, game)}'
   return lines
-
-
-def rlpt(workdir: pathlib.Path, *command):
-  command = [*map(str, command)]
-  print('$ rlpt', *command, file=sys.stderr, flush=True)
-  subprocess.run(
-    [sys.executable, '-m', 'rlpt_jax.cli', *command],
-    cwd=workdir, check=True, stdout=sys.stderr,
-  )  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ MAY_IMPORT = {
   'completions': SHARED,
   'evaluation': SHARED | {'completions'},
   'planning': SHARED | {'rollout'},
-  'quickstart': SHARED,
+  'quickstart': SHARED | {'corpus'},  # Only its prompts for questions.
   'programs': SHARED
   | {
     'corpus', 'serving', 'runs', 'rollout', 'completions', 'evaluation',

@@ -39,6 +39,8 @@ MODULES = {
   'paragraphs': 'rlpt_jax.corpus.paragraphs',
   'personal': 'rlpt_jax.corpus.personal',
   'quality': 'rlpt_jax.corpus.quality',
+  'question_lessons': 'rlpt_jax.quickstart.question_lessons',
+  'question_prompts': 'rlpt_jax.corpus.question_prompts',
   'questions': 'rlpt_jax.corpus.questions',
   'reductions': 'rlpt_jax.algorithms.reductions',
   'remote': 'rlpt_jax.llm.remote',

@@ -55,15 +55,17 @@ CHECKED = {
 }
 NOTES = ('thought',)
 
-# The places of each template. Only {examples} may be missing.
+# The places of each template. {text} may stand for {document}, see below.
 PLACES = {
   'filter': {'document'},
   'identify': {'document', 'domains'},
   'generate': {'document', 'persona', 'examples'},
   'check': {'document', 'question', 'answer', 'examples'},
 }
+# These may be missing: a model that has learned to reply needs neither.
+OPTIONAL = {'examples', 'domains'}
 _PLACE = re.compile(
-  r'\{(document|domains|persona|examples|question|answer)\}'
+  r'\{(document|text|domains|persona|examples|question|answer)\}'
 )  # fmt: skip
 
 
@@ -72,7 +74,9 @@ class Prompts:
   """The templates of the four stages.
 
   A template is a text with places, such as {document}. Other braces stand for
-  themselves.
+  themselves. {document} becomes the document between two lines that contain its
+  hash, and {text} the document alone, for models that follow no instructions
+  in it.
   """
 
   filter: str
@@ -83,7 +87,9 @@ class Prompts:
   def __post_init__(self):
     for stage, places in PLACES.items():
       found = set(_PLACE.findall(getattr(self, stage)))
-      if missing := places - found - {'examples'}:
+      if 'text' in found:
+        found = found - {'text'} | {'document'}
+      if missing := places - found - OPTIONAL:
         raise ValueError(f'{stage}: expected {{{min(missing)}}} in it.')
       if unknown := found - places:
         raise ValueError(
@@ -357,14 +363,12 @@ no \\boxed{}."""
 
 def to_filter(prompts: Prompts, document: str) -> str:
   """Returns the prompt of the first stage."""
-  return _filled(prompts.filter, document=fenced(document))
+  return _filled(prompts.filter, document)
 
 
 def to_identify(prompts: Prompts, document: str) -> str:
   """Returns the prompt of the second stage."""
-  return _filled(
-    prompts.identify, document=fenced(document), domains='; '.join(DOMAINS)
-  )
+  return _filled(prompts.identify, document, domains='; '.join(DOMAINS))
 
 
 def to_generate(
@@ -373,7 +377,7 @@ def to_generate(
   """Returns the prompt of the third stage."""
   return _filled(
     prompts.generate,
-    document=fenced(document),
+    document,
     persona=_line(persona),
     examples=_listed([_worked(each) for each in examples]),
   )
@@ -389,7 +393,7 @@ def to_check(
   """Returns the prompt of the fourth stage."""
   return _filled(
     prompts.check,
-    document=fenced(document),
+    document,
     question=question,
     answer=_line(answer),
     examples=_listed([_checked(each) for each in examples]),
@@ -411,11 +415,12 @@ def fenced(document: str) -> str:
   return f'[DOCUMENT {code}]\n{document}\n[END OF DOCUMENT {code}]'
 
 
-def _filled(template: str, **texts: str) -> str:
+def _filled(template: str, document: str = '', **texts: str) -> str:
   """Returns the template with all texts filled in at once.
 
   Texts may contain places and other braces, which stand for themselves.
   """
+  texts |= {'document': fenced(document), 'text': document}
   return _PLACE.sub(lambda place: texts[place[1]], template)
 
 

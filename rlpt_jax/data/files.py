@@ -1,8 +1,8 @@
 """Reads and writes local files with Python, remote files with TensorFlow.
 
 A path with '://' is in a store that TensorFlow supports (gs://, s3://, ram://).
-TensorFlow takes seconds to import, so local files are read without it. All
-errors are OSErrors.
+TensorFlow takes seconds to import, so local files are read without it. Errors
+are OSErrors, but for a ValueError if `write` would replace a local folder.
 """
 
 import contextlib
@@ -10,12 +10,16 @@ import fcntl
 import glob as python_glob
 import io
 import os
+import pathlib
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 
+from rlpt_jax.core import output_files
 from rlpt_jax.data import quiet_tensorflow
+
+# How the names of unfinished files end: remote ones, and output_files.py's.
+TEMPORARY = '.tmp', '.new'
 
 
 def is_remote(path: str) -> bool:
@@ -73,24 +77,16 @@ def glob(pattern: str) -> list[str]:
 
 def write(path: str, data: bytes):
   """Writes a file atomically, and creates its folder if there is none."""
-  folder = os.path.dirname(path)
   if is_remote(path):
     with _remote() as gfile:
-      gfile.makedirs(folder)
+      gfile.makedirs(os.path.dirname(path))
       with gfile.GFile(f'{path}.tmp', 'wb') as file:
         file.write(data)
       gfile.rename(f'{path}.tmp', path, overwrite=True)
     return
-  os.makedirs(folder or '.', exist_ok=True)
-  # Two workers may write the same file, if a runner tries a bundle again.
-  fresh = f'{path}.{uuid.uuid4().hex}.tmp'
-  try:
-    with open(fresh, 'wb') as file:
-      file.write(data)
-    os.replace(fresh, path)
-  finally:
-    if os.path.exists(fresh):  # The write failed.
-      os.remove(fresh)
+  # Each write has a temporary file of its own: two workers may write the same
+  # file, if a runner tries a bundle again.
+  output_files.replace(pathlib.Path(path), [data])
 
 
 def zstd(data: bytes) -> bytes:
@@ -112,7 +108,7 @@ def names(folder: str) -> list[str]:
     found = os.listdir(folder) if os.path.isdir(folder) else []
   # Some stores end the names of folders in a slash.
   found = (name.rstrip('/') for name in found)
-  return sorted(name for name in found if not name.endswith('.tmp'))
+  return sorted(name for name in found if not name.endswith(TEMPORARY))
 
 
 @contextlib.contextmanager

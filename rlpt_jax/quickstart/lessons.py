@@ -9,7 +9,7 @@ import itertools
 import json
 import pathlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
 from rlpt_jax.quickstart.world import Document, documents
@@ -26,7 +26,7 @@ MISTAKEN = 0.7  # The share of guesses that are wrong.
 TWO_SENTENCES_SHARE = 0.3
 NOTES = 5  # The most notes in one text.
 # The files that are made from held-out documents.
-HELD_OUT = frozenset({'held_out', 'questions', 'held_out_pairs'})
+HELD_OUT = frozenset({'held_out', 'questions', 'held_out_pairs', 'asked'})
 
 
 def prompt_of(document: Document, target: int, template: str) -> str:
@@ -67,24 +67,44 @@ def demonstration(
 
   tags: the strings that begin and end a prediction.
   """
-  manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
+  chosen = manner(rng)
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
     steps += [document.steps[target + 1]] * (rng.random() < TWO_SENTENCES_SHARE)
-  worked_out = dict.fromkeys(step.thought for step in steps)  # No duplicates.
-  thoughts = worked_out if manner == 'work' else []
-  # Each begins with a space, as sentences within a text do.
-  thought = ''.join(f' {thought}' for thought in thoughts)
   facts = [step.fact for step in steps]
-  if manner == 'guess' and rng.random() < MISTAKEN:
-    facts = [_mistaken(document, fact, rng) for fact in facts]
-  predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
-  start, end = tags
+  thoughts = [step.thought for step in steps]
   return {
     'prompt': prompt_of(document, target, template),
-    'response': f'{thought}{start}{predicted}{end}',
-    'manner': manner,
+    **response(document, facts, thoughts, chosen, rng, tags=tags),
   }
+
+
+def manner(rng: random.Random) -> str:
+  """Returns how a demonstration reaches its prediction."""
+  return rng.choices(list(MANNERS), list(MANNERS.values()))[0]
+
+
+def response(
+  document: Document,
+  facts: Sequence[Fact],
+  thoughts: Sequence[str],
+  manner: str,
+  rng: random.Random,
+  *,
+  tags: tuple[str, str],
+) -> dict[str, str]:
+  """Returns a response that states facts of a document, and its manner.
+
+  thoughts: what leads to the facts, said only if they are worked out.
+  """
+  worked_out = dict.fromkeys(thoughts if manner == 'work' else [])
+  # Each begins with a space, as sentences within a text do.
+  thought = ''.join(f' {thought}' for thought in worked_out)
+  if manner == 'guess' and rng.random() < MISTAKEN:
+    facts = [mistaken(document, fact, rng) for fact in facts]
+  predicted = ''.join(f' {say(fact, rng)}' for fact in facts)
+  start, end = tags
+  return {'response': f'{thought}{start}{predicted}{end}', 'manner': manner}
 
 
 def judged(
@@ -143,12 +163,12 @@ def _attempt(
   fact, after = (document.steps[i].fact for i in (target, target + 1))
   text = say(fact, rng, pronoun=rng.random() < 0.15)
   if kind == 'changed':
-    text = say(_mistaken(document, fact, rng), rng, pronoun=rng.random() < 0.1)
+    text = say(mistaken(document, fact, rng), rng, pronoun=rng.random() < 0.1)
   elif kind == 'right and more':
     text = f'{text} {say(after, rng)}'
   elif kind == 'changed after':
-    other = after if after[0] == 'aside' else _mistaken(document, after, rng)
-    first = _mistaken(document, fact, rng) if other == after else fact
+    other = after if after[0] == 'aside' else mistaken(document, after, rng)
+    first = mistaken(document, fact, rng) if other == after else fact
     text = f'{say(first, rng)} {say(other, rng)}'
   elif kind == 'later':
     later = rng.choice(document.steps[target + 1 :])
@@ -164,7 +184,7 @@ def _attempt(
   return text, kind
 
 
-def _mistaken(document: Document, fact: Fact, rng: random.Random) -> Fact:
+def mistaken(document: Document, fact: Fact, rng: random.Random) -> Fact:
   """Returns a fact with one word changed, mostly to a similar one."""
   facts = changed(fact)
   if rng.random() < 0.6:

@@ -173,6 +173,17 @@ def test_examples_and_other_braces_are_optional():
   assert prompt.endswith(', a cook: {"question": ...}')
 
 
+def test_a_short_prompt_may_show_the_text_alone_and_no_domains():
+  prompts = dataclasses.replace(
+    OURS, identify='{text}\n\nWho?', check='{text} {question} {answer} OK?'
+  )
+  assert question_prompts.to_identify(prompts, 'Nice.') == 'Nice.\n\nWho?'
+  prompt = question_prompts.to_check(prompts, '{answer}', 'How?', 'So.', [])
+  assert prompt == '{answer} How? So. OK?'
+  with pytest.raises(ValueError, match=r'check: expected \{answer\} in it'):
+    dataclasses.replace(OURS, check='{text} {question}')
+
+
 def test_workers_get_the_prompts_and_fields():
   for thing in (OURS, PAPER, *FIELDS.values()):
     assert pickle.loads(pickle.dumps(thing)) is not None

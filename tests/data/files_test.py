@@ -67,7 +67,8 @@ def test_written_files_are_listed_and_read(tmp_path):
   files.write(f'{folder}/two', b'2')
   files.write(f'{folder}/one', b'1')
   files.write(f'{folder}/two', b'22')
-  (tmp_path / 'a' / 'b' / 'three.tmp').write_bytes(b'')
+  for name in ('three.tmp', '.three.new'):
+    (tmp_path / 'a' / 'b' / name).write_bytes(b'')
   assert files.names(folder) == ['one', 'two']
   assert files.size(f'{folder}/two') == 2
   files.remove_folder(folder)
@@ -82,6 +83,8 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
   assert files.names(str(tmp_path)) == ['a']
   assert (tmp_path / 'a').read_bytes() == b'1'
   assert len(list(tmp_path.iterdir())) == 1
+  with pytest.raises(ValueError, match='is a folder; expected a file'):
+    files.write(str(tmp_path), b'1')
 
 
 def test_remote_files_are_written_too():
