@@ -36,7 +36,14 @@ SPLASH_BLOCKS = (512, 256, 128)
 
 @struct.dataclass
 class Part:
-  """Keys and values of one layer, which queries attend to."""
+  """Keys and values of one layer, which queries attend to.
+
+  With `blocks_BM`, rows keep their positions in blocks of a pool: `k_PKHS` is
+  [N, K, H, b] and `v_PKSH` [N, K, b, H], for N blocks of b positions. The
+  positions from m * b on of batch row B are those of block `blocks_BM[B, m]`,
+  and `filled_P` counts the positions of each batch row. Entries of columns that
+  a row has not reached are the index of any block.
+  """
 
   k_PKHS: jax.Array
   v_PKSH: jax.Array
@@ -45,6 +52,7 @@ class Part:
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
   filled_P: jax.Array | None = None  # As `Cache.filled_B`.
+  blocks_BM: jax.Array | None = None
 
 
 def attention(
