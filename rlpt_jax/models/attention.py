@@ -24,7 +24,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.models import cudnn, decode_kernel
+from rlpt_jax.models import cudnn, decode_kernel, tpu_decode_kernel
 from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
@@ -104,7 +104,10 @@ def decode_attention(q_B1NH, parts, *, kernel, layout):
   """The attended values of one query per row over all parts, [B, 1, N, H]."""
   if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
     return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
-  return attend_to_parts(q_B1NH, parts, layout=layout)
+  attend = _attend
+  if kernel != 'xla' and layout.platform == 'tpu':
+    attend = functools.partial(_attend_on_tpu, layout=layout)
+  return attend_to_parts(q_B1NH, parts, layout=layout, attend=attend)
 
 
 def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
@@ -136,8 +139,11 @@ def xla_attention(
   return attend_to_parts(q_BTNH, [own, *context], layout=layout)
 
 
-def attend_to_parts(q_BTNH, parts, *, layout):
-  """Attention to the given parts only, not to the queries' own row."""
+def attend_to_parts(q_BTNH, parts, *, layout, attend=None):
+  """Attention to the given parts only, not to the queries' own row.
+
+  attend: computes softmax sums over one part, by default `_attend`.
+  """
   dtype = q_BTNH.dtype
   if layout.platform == 'cpu':
     # XLA on CPU cannot multiply in half precision with a float32 result.
@@ -147,7 +153,8 @@ def attend_to_parts(q_BTNH, parts, *, layout):
       ),
       (q_BTNH, parts),
     )
-  return _merge([_attend(q_BTNH, part) for part in parts]).astype(dtype)
+  attend = attend or _attend
+  return _merge([attend(q_BTNH, part) for part in parts]).astype(dtype)
 
 
 def own_mask(segments_BT):
@@ -164,11 +171,8 @@ def _attend(q_BTNH, part):
   and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
   The M queries that share a row of keys are multiplied by it in one product.
   """
-  B, T, N, H = q_BTNH.shape
-  P, K, _, _ = part.k_PKHS.shape
-  assert part.readers is None or T == 1, 'readers need a single query'
-  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
-  q_PKMRH = jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
+  H = q_BTNH.shape[-1]
+  q_PKMRH = _per_row_of_keys(q_BTNH, part)
   scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
   if part.k_scale_PKS is not None:
     scores_PKMRS *= part.k_scale_PKS[:, :, None, None]
@@ -184,12 +188,37 @@ def _attend(q_BTNH, part):
   values_PKMRH = _product(
     'PKMRS,PKSH->PKMRH', weights_PKMRS.astype(q_BTNH.dtype), part.v_PKSH
   )
+  sums = values_PKMRH, total_PKMR1, top_PKMR1
+  return tuple(_per_query(x, q_BTNH, part) for x in sums)
 
-  def per_query(x_PKMRC):
-    x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
-    return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
 
-  return tuple(map(per_query, (values_PKMRH, total_PKMR1, top_PKMR1)))
+def _attend_on_tpu(q_BTNH, part, *, layout):
+  """As `_attend`, but reads only what is filled, if the kernel can be used."""
+  if not tpu_decode_kernel.fits(q_BTNH, part, layout):
+    return _attend(q_BTNH, part)
+  q_PKMRH = _per_row_of_keys(q_BTNH, part)
+  P, K, M, R, H = q_PKMRH.shape
+  q_PKQH = q_PKMRH.reshape(P, K, M * R, H)
+  sums = tpu_decode_kernel.softmax_sums(q_PKQH, part, layout=layout)
+  sums = (x.reshape(P, K, M, R, -1) for x in sums)
+  return tuple(_per_query(x, q_BTNH, part) for x in sums)
+
+
+def _per_row_of_keys(q_BTNH, part):
+  """[P, K, M, R, H]: the M queries that attend to each row of keys."""
+  B, T, N, H = q_BTNH.shape
+  P = B if part.blocks_BM is not None else part.k_PKHS.shape[0]
+  K = part.k_PKHS.shape[1]
+  assert part.readers is None or T == 1, 'readers need a single query'
+  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
+  return jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
+
+
+def _per_query(x_PKMRC, q_BTNH, part):
+  """[B, T, N, C]: the inverse of `_per_row_of_keys`, for results."""
+  B, T, N, _ = q_BTNH.shape
+  x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
+  return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
 
 
 def _product(dimensions, left, right):
