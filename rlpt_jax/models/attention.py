@@ -24,6 +24,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
+from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import cudnn, decode_kernel, tpu_decode_kernel
 from rlpt_jax.models.cache import Readers
 
@@ -104,10 +105,9 @@ def decode_attention(q_B1NH, parts, *, kernel, layout):
   """The attended values of one query per row over all parts, [B, 1, N, H]."""
   if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
     return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
-  attend = _attend
-  if kernel != 'xla' and layout.platform == 'tpu':
-    attend = functools.partial(_attend_on_tpu, layout=layout)
-  return attend_to_parts(q_B1NH, parts, layout=layout, attend=attend)
+  is_on_tpu = kernel != 'xla' and layout.platform == 'tpu'
+  sums = _sums_on_tpu if is_on_tpu else _sums
+  return attend_to_parts(q_B1NH, parts, layout=layout, sums=sums)
 
 
 def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
@@ -120,7 +120,10 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
     and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
-      part.filled_P is not None and part.k_scale_PKS is None for part in parts
+      part.filled_P is not None
+      and part.k_scale_PKS is None
+      and part.blocks_BM is None
+      for part in parts
     )
   )
 
@@ -139,22 +142,15 @@ def xla_attention(
   return attend_to_parts(q_BTNH, [own, *context], layout=layout)
 
 
-def attend_to_parts(q_BTNH, parts, *, layout, attend=None):
+def attend_to_parts(q_BTNH, parts, *, layout, sums=None):
   """Attention to the given parts only, not to the queries' own row.
 
-  attend: computes softmax sums over one part, by default `_attend`.
+  sums: computes the softmax sums over one part; by default, in plain XLA.
   """
   dtype = q_BTNH.dtype
-  if layout.platform == 'cpu':
-    # XLA on CPU cannot multiply in half precision with a float32 result.
-    q_BTNH, parts = jax.tree.map(
-      lambda x: (
-        x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
-      ),
-      (q_BTNH, parts),
-    )
-  attend = attend or _attend
-  return _merge([attend(q_BTNH, part) for part in parts]).astype(dtype)
+  sums = sums or _sums
+  values, total, _ = _add([sums(q_BTNH, part, layout) for part in parts])
+  return (values / total).astype(dtype)
 
 
 def own_mask(segments_BT):
@@ -164,8 +160,53 @@ def own_mask(segments_BT):
   return same_BTT & jnp.tril(jnp.ones((T, T), bool))
 
 
+def _sums(q_BTNH, part, layout):
+  """Softmax sums over the keys of one part, as `_attend` returns them."""
+  if part.blocks_BM is not None:
+    return _attend_to_blocks(q_BTNH, part, layout)
+  if layout.platform == 'cpu':
+    # XLA on CPU cannot multiply in half precision with a float32 result.
+    q_BTNH, part = jax.tree.map(
+      lambda x: (
+        x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+      ),
+      (q_BTNH, part),
+    )
+  return _attend(q_BTNH, part)
+
+
+def _attend_to_blocks(q_B1NH, part, layout):
+  """Softmax sums over rows in blocks, one column of the table at a time.
+
+  Columns that no row has reached are not read. A row that has not reached a
+  column reads some block there, but masks it, which changes no bit of its sums.
+  """
+  B, T, N, H = q_B1NH.shape
+  assert T == 1, 'blocks need a single query'
+  size = part.v_PKSH.shape[2]
+  take = functools.partial(cache_lib.take_blocks, shards=layout.batch_shards(B))
+  pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
+
+  def column(m, sums):
+    blocks_B = jax.lax.dynamic_index_in_dim(part.blocks_BM, m, 1, False)
+    k, v, k_scale, v_scale = (
+      None if x is None else take(x, blocks_B) for x in pool
+    )
+    mask_BS = m * size + jnp.arange(size) < part.filled_P[:, None]
+    here = Part(k, v, mask_BS, k_scale, v_scale)
+    return _add([sums, _sums(q_B1NH, here, layout)])
+
+  nothing = (
+    jnp.zeros((B, T, N, H), jnp.float32),
+    jnp.zeros((B, T, N, 1), jnp.float32),
+    jnp.full((B, T, N, 1), MASKED, jnp.float32),
+  )
+  columns = (part.filled_P.max() + size - 1) // size
+  return jax.lax.fori_loop(0, columns, column, nothing)
+
+
 def _attend(q_BTNH, part):
-  """Softmax sums over the keys of one part, for `_merge`.
+  """Softmax sums over the keys of one part, for `_add`.
 
   Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
   and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
@@ -192,10 +233,10 @@ def _attend(q_BTNH, part):
   return tuple(_per_query(x, q_BTNH, part) for x in sums)
 
 
-def _attend_on_tpu(q_BTNH, part, *, layout):
-  """As `_attend`, but reads only what is filled, if the kernel can be used."""
+def _sums_on_tpu(q_BTNH, part, layout):
+  """As `_sums`, but reads only what is filled, if the kernel can be used."""
   if not tpu_decode_kernel.fits(q_BTNH, part, layout):
-    return _attend(q_BTNH, part)
+    return _sums(q_BTNH, part, layout)
   q_PKMRH = _per_row_of_keys(q_BTNH, part)
   P, K, M, R, H = q_PKMRH.shape
   q_PKQH = q_PKMRH.reshape(P, K, M * R, H)
@@ -245,8 +286,8 @@ def _from_readers(x_Q, readers):
   return x_Q if readers is None else x_Q[readers.place_B]
 
 
-def _merge(sums):
-  """Attention over all keys, from the sums over each part."""
+def _add(sums):
+  """The softmax sums over all parts, from those over each."""
   largest = functools.reduce(jnp.maximum, (top for _, _, top in sums))
   scales = [jnp.exp(top - largest) for _, _, top in sums]
   values = sum(
@@ -255,7 +296,7 @@ def _merge(sums):
   total = sum(
     scale * total for scale, (_, total, _) in zip(scales, sums, strict=True)
   )
-  return values / total
+  return values, total, largest
 
 
 # cuDNN, on GPU. In general, each row's keys are concatenated with a copy of the

@@ -3,8 +3,14 @@
 A `Cache` is used as context in two ways that differ only in its number of rows:
 one row per prompt (the prefix that a group of rollouts shares) or one per
 rollout (its own earlier tokens).
+
+The tokens of a rollout may instead be spread over blocks of a pool, which rows
+take as they grow. The pool has the shapes of a cache with a row per block, and
+a table says which blocks belong to a row. On several devices, each has its
+share of the pool, and its rows use no other blocks.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -51,6 +57,7 @@ class Cache:
   readers: Readers | None = None
   # The number of occupied positions per row, if they come first; else None.
   filled_B: jax.Array | None = None
+  blocks_BM: jax.Array | None = None  # As `attention.Part.blocks_BM`.
 
   @property
   def layers(self):
@@ -102,3 +109,51 @@ def per_row(x_P, rows: int, readers: Readers | None = None):
   if readers is None:
     return jnp.repeat(x_P, rows // x_P.shape[0], axis=0)
   return x_P[readers.place_B // readers.rows_PG.shape[1]]
+
+
+def take_blocks(pool, index_B, *, shards: int):
+  """[B, ...]: one block of the pool per batch row.
+
+  shards: the number of equal parts of the pool; the same part of the rows may
+    use their blocks, and no others. Then no device needs another's blocks.
+  """
+  take = functools.partial(jnp.take, axis=0, mode='clip')
+  if shards == 1:
+    return take(pool, index_B)
+  taken = jax.vmap(take)(*_by_shard(pool, index_B, shards))
+  return taken.reshape(-1, *pool.shape[1:])
+
+
+def put_blocks(pool, new, index_B, start_B, *, axis: int, shards: int):
+  """The pool with `new[b]` written into block `index_B[b]`, for all rows b.
+
+  axis: the axis of the pool that holds positions; `new` is written along it,
+    from `start_B` on. A block that does not exist, such as one with the index
+    len(pool), drops its row.
+  shards: as in `take_blocks`.
+  """
+  place = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=tuple(range(1, new.ndim)),
+    inserted_window_dims=(0,),
+    scatter_dims_to_operand_dims=(0, axis),
+  )
+
+  def put_shard(pool, index_B, start_B, new):
+    return jax.lax.scatter(
+      pool, jnp.stack([index_B, start_B], axis=1), new, place,
+      mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
+    )  # fmt: skip
+
+  if shards == 1:
+    return put_shard(pool, index_B, start_B, new)
+  split = lambda x: x.reshape(shards, -1, *x.shape[1:])  # noqa: E731
+  pools, index = _by_shard(pool, index_B, shards)
+  pools = jax.vmap(put_shard)(pools, index, split(start_B), split(new))
+  return pools.reshape(pool.shape)
+
+
+def _by_shard(pool, index_B, shards: int):
+  """(the pool's shards, the index of each row's block within its shard)."""
+  pools = pool.reshape(shards, -1, *pool.shape[1:])
+  first = np.arange(shards, dtype=np.int32)[:, None] * pools.shape[1]
+  return pools, index_B.reshape(shards, -1) - first

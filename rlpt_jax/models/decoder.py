@@ -196,8 +196,11 @@ def _run(
     def body(x_BTD, layer):
       p, rotates, seen, own = layer
       parts = [
-        # All layers share masks and readers.
-        Part(k, v, part.mask_BS, k_scale, v_scale, part.readers, part.filled_B)
+        # All layers share masks, readers and tables of blocks.
+        Part(
+          k, v, part.mask_BS, k_scale, v_scale, part.readers, part.filled_B,
+          part.blocks_BM,
+        )  # fmt: skip
         for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
       ]
       attend_here = functools.partial(attend, parts=parts, own=own)
