@@ -61,7 +61,9 @@ def _by_loop(x_JD, w_EDF, sizes_E):
 
   def tile(i, y_JF):
     x_MD = jax.lax.dynamic_slice_in_dim(x_JD, start_W[i], size)
-    y_MF = x_MD @ jax.lax.dynamic_index_in_dim(w_EDF, group_W[i], 0, False)
+    w_DF = jax.lax.dynamic_index_in_dim(w_EDF, group_W[i], 0, False)
+    # Without the barrier, XLA on CPU converts all matrices from half precision.
+    y_MF = x_MD @ jax.lax.optimization_barrier(w_DF)
     # Rows of the next group are overwritten by its own tiles, which come later.
     return jax.lax.dynamic_update_slice_in_dim(y_JF, y_MF, start_W[i], 0)
 
