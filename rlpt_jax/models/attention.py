@@ -178,9 +178,7 @@ def _attend_to_blocks(q_B1NH, part, layout):
   B, T, N, H = q_B1NH.shape
   assert T == 1, 'blocks need a single query'
   size = part.v_PKSH.shape[2]
-  take = functools.partial(
-    cache_lib.take_blocks, shards=layout.batch_shards(B)
-  )
+  take = functools.partial(cache_lib.take_blocks, layout=layout)
   pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
 
   def column(m, sums):
