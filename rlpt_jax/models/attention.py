@@ -118,10 +118,7 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
     and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
-      part.filled_P is not None
-      and part.k_scale_PKS is None
-      and part.blocks_BM is None
-      for part in parts
+      part.filled_P is not None and part.k_scale_PKS is None for part in parts
     )
   )
 
