@@ -195,8 +195,8 @@ def _read_rows(program, state, k_ref, v_ref, filled_ref, table_ref=None):
     def step(i, state):
       place, start, end = row, i * size, filled
       if table_ref is not None:
-        column = i // steps
-        place, start = table_ref[row, column], i % steps * size
+        column = jax.lax.div(i, jnp.int32(steps))
+        place, start = table_ref[row, column], (i - column * steps) * size
         end = jnp.minimum(filled - column * room, room)
       k_HS, v_SH, seen_S = _load(
         k_ref, v_ref, place, program.k, start, end, size
@@ -205,7 +205,8 @@ def _read_rows(program, state, k_ref, v_ref, filled_ref, table_ref=None):
       return _attend(program.q_MH, k_HS, v_SH, seen_MS, state)
 
     if table_ref is not None:
-      count = filled // room * steps + pl.cdiv(filled % room, size)
+      full = jax.lax.div(filled, jnp.int32(room))
+      count = full * steps + pl.cdiv(filled - full * room, size)
       return jax.lax.fori_loop(0, count, step, state)
     if room <= size:
       # Without an inner loop, the loop over rows can fetch ahead.
