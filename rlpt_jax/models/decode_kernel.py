@@ -241,9 +241,7 @@ def _grouping(parts) -> _Grouping:
   is_shared = [
     part is shared
     or (
-      readers is None
-      and part.blocks_BM is None
-      and part.v_PKSH.shape[0] == P
+      readers is None and part.blocks_BM is None and part.v_PKSH.shape[0] == P
     )
     for part in parts
   ]
