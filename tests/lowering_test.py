@@ -104,7 +104,7 @@ def test_prefill_and_decode_lower(platform, model, cache_dtype):
     jax.eval_shape(
       functools.partial(caches.empty, decoder, rows, length, cache_dtype)
     )
-    for rows, length in ((PROMPTS, PROMPT_LENGTH), (slots, LENGTH))
+    for rows, length in ((PROMPTS, PROMPT_LENGTH), (2 * slots, LENGTH // 2))
   )
   prompts = _ints(layout, PROMPTS, PROMPT_LENGTH)
   fill = functools.partial(chunks.prefill_into, decoder)
@@ -116,7 +116,10 @@ def test_prefill_and_decode_lower(platform, model, cache_dtype):
     np.arange(slots, dtype=np.int32).reshape(PROMPTS, GROUP),
     np.arange(slots, dtype=np.int32),
   )
-  table = Table(slots, Sizes()).slots(np.full(PROMPTS, 9, np.int32), readers)
+  table = Table(slots, Sizes()).slots(
+    np.full(PROMPTS, 9, np.int32), readers,
+    blocks_BM=np.zeros((slots, 2), np.int32),
+  )  # fmt: skip
   step = functools.partial(chunks.decode_chunk, decoder, steps=16)
   text = _lower(step, platform, params, prefixes, own, table)
   # Scores of half precision keys, in float32.
@@ -138,8 +141,10 @@ def test_decoding_on_one_gpu_lowers_to_the_kernel():
     )
     for rows, length in ((PROMPTS, PROMPT_LENGTH), (PROMPTS * GROUP, LENGTH))
   )
-  lengths = np.full(PROMPTS, 9, np.int32)
-  table = Table(PROMPTS * GROUP, Sizes()).slots(lengths, None)
+  lengths, blocks_BM = np.full(PROMPTS, 9), np.zeros((PROMPTS * GROUP, 2))
+  table = Table(PROMPTS * GROUP, Sizes()).slots(
+    lengths, None, blocks_BM=blocks_BM.astype(np.int32)
+  )
   step = functools.partial(chunks.decode_chunk, decoder, steps=16)
   traced = jax.jit(step).trace(params, prefixes, own, table)
   try:

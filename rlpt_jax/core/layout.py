@@ -95,10 +95,6 @@ class Layout:
     """The mesh axes that split a batch of this many rows."""
     return self._dividing(rows, dict(self.activation_rules)['batch'])
 
-  def batch_shards(self, rows: int) -> int:
-    """The number of shards that a batch of this many rows is split into."""
-    return math.prod(self.mesh.shape[axis] for axis in self.batch_axes(rows))
-
   @property
   def batch_size(self) -> int:
     """The smallest batch that splits evenly over all batch axes."""

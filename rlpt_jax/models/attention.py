@@ -120,10 +120,7 @@ def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
     and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
-      part.filled_P is not None
-      and part.k_scale_PKS is None
-      and part.blocks_BM is None
-      for part in parts
+      part.filled_P is not None and part.k_scale_PKS is None for part in parts
     )
   )
 
@@ -184,7 +181,7 @@ def _attend_to_blocks(q_B1NH, part, layout):
   B, T, N, H = q_B1NH.shape
   assert T == 1, 'blocks need a single query'
   size = part.v_PKSH.shape[2]
-  take = functools.partial(cache_lib.take_blocks, shards=layout.batch_shards(B))
+  take = functools.partial(cache_lib.take_blocks, layout=layout)
   pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
 
   def column(m, sums):

@@ -10,7 +10,6 @@ a table says which blocks belong to a row. On several devices, each has its
 share of the pool, and its rows use no other blocks.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -111,49 +110,58 @@ def per_row(x_P, rows: int, readers: Readers | None = None):
   return x_P[readers.place_B // readers.rows_PG.shape[1]]
 
 
-def take_blocks(pool, index_B, *, shards: int):
-  """[B, ...]: one block of the pool per batch row.
+def take_blocks(pool, index_B, *, layout: Layout):
+  """[B, ...]: one block of the pool per batch row."""
 
-  shards: the number of equal parts of the pool; the same part of the rows may
-    use their blocks, and no others. Then no device needs another's blocks.
-  """
-  take = functools.partial(jnp.take, axis=0, mode='clip')
-  if shards == 1:
-    return take(pool, index_B)
-  taken = jax.vmap(take)(*_by_shard(pool, index_B, shards))
-  return taken.reshape(-1, *pool.shape[1:])
+  def take(pool, index_B):
+    return jnp.take(pool, index_B, axis=0, mode='clip')
+
+  return _on_shards(take, layout, pool, index_B)
 
 
-def put_blocks(pool, new, index_B, start_B, *, axis: int, shards: int):
-  """The pool with `new[b]` written into block `index_B[b]`, for all rows b.
+def put_blocks(pool, new_B, index_B, start_B, *, axis: int, layout: Layout):
+  """The pool with `new_B[b]` written into block `index_B[b]`, for all rows b.
 
-  axis: the axis of the pool that holds positions; `new` is written along it,
-    from `start_B` on. A block that does not exist, such as one with the index
-    len(pool), drops its row.
-  shards: as in `take_blocks`.
+  axis: the axis of the pool that holds positions; `new_B` is written along it,
+    from `start_B` on. The index len(pool) drops a row.
   """
   place = jax.lax.ScatterDimensionNumbers(
-    update_window_dims=tuple(range(1, new.ndim)),
+    update_window_dims=tuple(range(1, pool.ndim)),
     inserted_window_dims=(0,),
     scatter_dims_to_operand_dims=(0, axis),
   )
 
-  def put_shard(pool, index_B, start_B, new):
+  def put(pool, index_B, start_B, new_B):
     return jax.lax.scatter(
-      pool, jnp.stack([index_B, start_B], axis=1), new, place,
+      pool, jnp.stack([index_B, start_B], axis=1), new_B, place,
       mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
     )  # fmt: skip
 
-  if shards == 1:
-    return put_shard(pool, index_B, start_B, new)
-  split = lambda x: x.reshape(shards, -1, *x.shape[1:])  # noqa: E731
-  pools, index = _by_shard(pool, index_B, shards)
-  pools = jax.vmap(put_shard)(pools, index, split(start_B), split(new))
-  return pools.reshape(pool.shape)
+  return _on_shards(put, layout, pool, index_B, start_B, new_B)
 
 
-def _by_shard(pool, index_B, shards: int):
-  """(the pool's shards, the index of each row's block within its shard)."""
-  pools = pool.reshape(shards, -1, *pool.shape[1:])
-  first = np.arange(shards, dtype=np.int32)[:, None] * pools.shape[1]
-  return pools, index_B.reshape(shards, -1) - first
+def _on_shards(function, layout: Layout, pool, index_B, *more_B):
+  """Runs a function of a pool and of batch rows on each device's share.
+
+  Rows use blocks of their own shard only, so no device needs another's.
+  """
+  if layout.mesh.size == 1:
+    return function(pool, index_B, *more_B)
+  axes = layout.batch_axes(len(index_B))
+  assert axes == layout.batch_axes(len(pool)), (len(index_B), len(pool))
+
+  def spec(x):
+    names = (*AXES[1:3], *(None,) * x.ndim)[: x.ndim]
+    return layout.activation_spec(x.shape, names)
+
+  def local(pool, index_B, *more_B):
+    first = jax.lax.axis_index(axes) * len(pool) if axes else 0
+    return function(pool, index_B - first, *more_B)
+
+  return jax.shard_map(
+    local,
+    mesh=layout.mesh,
+    in_specs=tuple(spec(x) for x in (pool, index_B, *more_B)),
+    out_specs=spec(pool),
+    check_vma=False,
+  )(pool, index_B, *more_B)

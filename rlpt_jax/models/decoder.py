@@ -198,9 +198,9 @@ def _run(
       parts = [
         # All layers share masks, readers and tables of blocks.
         Part(
-          k, v, part.mask_BS, k_scale, v_scale, part.readers, part.filled_B,
-          part.blocks_BM,
-        )  # fmt: skip
+          *(k, v, part.mask_BS, k_scale, v_scale),
+          *(part.readers, part.filled_B, part.blocks_BM),
+        )
         for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
       ]
       attend_here = functools.partial(attend, parts=parts, own=own)

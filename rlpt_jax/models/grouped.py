@@ -49,8 +49,8 @@ def _tiles(sizes_E, J: int, size: int):
   return group_W, start_W, stop_E[group_W], end_E[-1]
 
 
-# A loop over tiles, in XLA. On a CPU, XLA converts all matrices to float32 before
-# the loop, if they are in half precision.
+# A loop over tiles, in XLA. On a CPU, it first converts all matrices of half
+# precision to float32.
 
 
 def _by_loop(x_JD, w_EDF, sizes_E):

@@ -84,12 +84,14 @@ class Hardware:
     by one. This also affects the load balancing loss of experts (see
     Config.router_balance).
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
+  own_tokens: positions of their cache (sampling/plan.py); None: room for all.
   """
 
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
   num_microbatches: Count = 1
   slots: Count | None = None
+  own_tokens: Count | None = None
 
   def __post_init__(self):
     checks.check_fields(self)
@@ -257,11 +259,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
-    prompts = opened(
-      contextlib.closing(
-        open_prompts(config.data, config.max_pass_rate, record)
-      )
-    )
+    source = open_prompts(config.data, config.max_pass_rate, record)
+    prompts = opened(contextlib.closing(source))
     sampler = opened(
       open_sampler(config, files, state.params, prompts.tokenizer)
     )
@@ -493,6 +492,7 @@ def plan_for(config: Config, tokenizer) -> Plan:
   samplings = (*config.samplings, config.held_out_sampling)
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
+    own_tokens=config.hardware.own_tokens,
     group=max(sampling.samples for sampling in samplings),
     max_prompt_tokens=config.max_prompt_tokens,
     max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models.cache import Cache, Readers
 from rlpt_jax.models.config import Decoder
@@ -103,7 +104,7 @@ def append(stored: Stored, new: Stored, length_B) -> Stored:
 
 
 def append_to_blocks(
-  pool: Stored, new: Stored, length_B, blocks_BM, is_kept_B, *, shards: int
+  pool: Stored, new: Stored, length_B, blocks_BM, is_kept_B, *, layout: Layout
 ) -> Stored:
   """As `append`, for rows in blocks; drops rows where `is_kept_B` is False.
 
@@ -117,7 +118,7 @@ def append_to_blocks(
   def put(axis, pool_L, new_L):
     return pool_L and tuple(
       cache_lib.put_blocks(
-        old, x, block_B, length_B % size, axis=axis, shards=shards
+        old, x, block_B, length_B % size, axis=axis, layout=layout
       )
       for old, x in zip(pool_L, new_L, strict=True)
     )

@@ -54,7 +54,7 @@ class Slots:
   answer_B: jax.Array  # Tokens allowed after the phrase.
   unless_BW: jax.Array  # A row that samples these tokens is not interrupted.
   blocks_BM: jax.Array | None = None  # Blocks of each row, if `own` is a pool.
-  replay_BT: jax.Array | None = None  # Tokens to repeat in a chunk, or NO_TOKEN.
+  replay_BT: jax.Array | None = None  # Tokens to repeat, or NO_TOKEN.
 
 
 @struct.dataclass
@@ -137,9 +137,8 @@ def decode_chunk(
     own = caches.append(own, new, filled_B)
   else:
     own = caches.append_to_blocks(
-      own, new, filled_B, slots.blocks_BM, slots.running_B,
-      shards=layout.batch_shards(B),
-    )  # fmt: skip
+      own, new, filled_B, slots.blocks_BM, slots.running_B, layout=layout
+    )
   # Replicated: every host makes its decisions from the whole report.
   replicated = layout.replicated()
   return own, jax.lax.with_sharding_constraint(report, replicated)

@@ -130,7 +130,7 @@ class Memory:
   recent: int
   column: int  # A block of every row, which XLA's attention gathers.
   logits: int  # Logits of a step, with their noise.
-  float32_copies: int  # Copies of the prefixes that XLA makes on a CPU.
+  float32_copies: int  # Copies of the caches that XLA makes on a CPU.
 
   @property
   def total(self) -> int:
@@ -162,15 +162,19 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
   def float32_copies():
-    """Bytes of the float32 copies of the prefixes that XLA on CPU makes.
+    """Bytes of the float32 copies of the caches that XLA on CPU makes.
 
-    Prefixes do not change in a chunk's loop, so XLA moves their conversion out
-    of the loop, and converts all layers at once. Blocks are converted after
-    they are gathered, in the loop.
+    The caches do not change in a chunk's loop, so XLA moves their conversion
+    out of the loop, and converts all layers at once. Blocks in int8 are
+    converted when they have been gathered, in the loop; in bfloat16, the whole
+    pool is, because XLA on CPU gathers no halves.
     """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0
-    return cache(plan.num_prompts, plan.prefix_length, 'float32')
+    prefixes = cache(plan.num_prompts, plan.prefix_length, 'float32')
+    if dtype == 'int8':
+      return prefixes
+    return prefixes + cache(plan.num_blocks, plan.block_size, 'float32')
 
   def cache(rows, length, dtype):
     whole = cache_lib.num_bytes(decoder.config, rows, length, dtype=dtype)
@@ -234,11 +238,13 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
       longest = 'own_tokens'
     if needed.prefixes > needed.own:
       longest = 'prompts or max_prompt_tokens'
+    completions = needed.own + needed.recent + needed.column
+    completions += needed.float32_copies
     raise ValueError(
       f'The sampler needs {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
-      f'{_gib(needed.prefixes + needed.float32_copies)}, completions '
-      f'{_gib(needed.own + needed.recent + needed.column)}, logits '
+      f'{_gib(needed.prefixes)}, completions '
+      f'{_gib(completions)}, logits '
       f'{_gib(needed.logits)}), but only {_gib(room)} is available: lower '
       f'{longest}, choose a smaller cache_dtype, or split the model over more '
       'devices.'

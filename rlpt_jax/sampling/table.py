@@ -132,7 +132,7 @@ class Table:
       self._settings[name][slot] = value
 
   def slots(self, prefix_length_P, readers, **more) -> Slots:
-    """Copies the table to a `Slots`; `more` are fields that it does not have."""
+    """Copies the table to a `Slots`; `more`: fields that it does not have."""
     # On a CPU, a device array may share memory with its numpy array.
     arrays = {name: array.copy() for name, array in self._arrays.items()}
     settings = {name: array.copy() for name, array in self._settings.items()}
