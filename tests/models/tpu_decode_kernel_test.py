@@ -2,17 +2,25 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import attention as lib
-from rlpt_jax.models import tpu_decode_kernel
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import tpu_decode_kernel, zoo
 from rlpt_jax.models.attention import Part
 from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import Sampler
 
 STEP = 128  # Positions of a step in these tests.
 
@@ -229,3 +237,55 @@ def test_it_lowers_for_a_tpu(sizes, one_device):
     .lower(lowering_platforms=('tpu',))
   )
   assert 'tpu_custom_call' in lowered.as_text()
+
+
+@pytest.mark.slow
+def test_an_engine_with_it_samples_the_same(monkeypatch, one_device):
+  plan = Plan(
+    slots=3, group=2, prompts=2, max_prompt_tokens=60, max_new_tokens=32,
+    chunk=4, block=8,
+  )  # fmt: skip
+  config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=1)
+  decoder = Decoder(config, Compute(dtype='float32'), one_device)
+  specs = decoder_lib.specs(config)
+  params = weights.init(specs, jax.random.key(0), layout=one_device)
+  asked = [
+    Request(
+      prompt_tokens=tuple(range(1, 1 + length)), id=str(length), samples=2,
+      max_new_tokens=(30, 9),
+    )
+    for length in (60, 1)
+  ]  # fmt: skip
+
+  def sampled(head_chunk):
+    # Another static argument, so that it is compiled again.
+    compute = Compute(dtype='float32', head_chunk=head_chunk)
+    changed = dataclasses.replace(decoder, compute=compute)
+    with Engine(changed, params, plan) as engine:
+      return [list(group) for group in Sampler(engine).run(asked)]
+
+  expected = sampled(128)
+  kernel, calls = tpu_decode_kernel.softmax_sums, []
+  plain_sums = lib._sums
+
+  def sums(q_BTNH, part, layout):
+    # The prefixes and the blocks; neither whole rows nor the running chunk.
+    if part.filled_P is None or part.k_PKHS.shape[3] == plan.chunk:
+      return plain_sums(q_BTNH, part, layout)
+    calls.append(part.blocks_BM is not None)
+    return lib._sums_on_tpu(q_BTNH, part, layout)
+
+  monkeypatch.setattr(
+    tpu_decode_kernel,
+    'softmax_sums',
+    functools.partial(kernel, interpret=True),
+  )
+  monkeypatch.setattr(tpu_decode_kernel, 'fits', lambda *_: True)
+  monkeypatch.setattr(tpu_decode_kernel, 'LONGEST_STEP', 16)
+  monkeypatch.setattr(lib, '_sums', sums)
+  found = sampled(64)
+  assert sorted(calls) == [False, True]
+  rows = (itertools.chain.from_iterable(x) for x in (found, expected))
+  for a, b in zip(*rows, strict=True):
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.policy_logprobs, b.policy_logprobs, atol=1e-5)
