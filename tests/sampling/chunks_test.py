@@ -55,7 +55,8 @@ def test_blocks_are_written_in_place_and_stay_on_their_device(sizes, dtype):
   # Neither the pool nor a layer of it is copied, in the loop or after it.
   layer = num_bytes // decoder.config.num_layers
   assert memory.temp_size_in_bytes < layer / 2
-  pattern = r'= \w+\[([0-9,]*)\].* (?:all-gather|all-to-all|collective-permute)'
+  names = 'all-gather|all-to-all|all-reduce|collective-permute'
+  pattern = rf'= \w+\[([0-9,]*)\].* (?:{names})'
   for shape in re.findall(pattern, compiled.as_text()):
     # As much as weights and queries, but no cache.
     assert math.prod(map(int, filter(None, shape.split(',')))) < 10_000, shape
