@@ -24,12 +24,13 @@ from rlpt_jax.core.layout import Layout
 MASKED = -1e30  # Finite, so that a row that has seen no key gets no NaN.
 LANES = 128  # Blocks are multiples of it.
 
-# A step takes about 0.35 us besides its computation, the time in which a v5e
-# reads 0.3 MB. Longer steps hide that, but compute more masked positions.
+# By our estimate, a step takes 0.35 us besides its computation, the time in
+# which a v5e reads 0.3 MB. Longer steps hide that, but compute more masked
+# positions.
 STEP_BYTES = 2**20
 LONGEST_STEP = 1024
 
-MOST_BLOCKS = 2**16  # Lists of int32 for each must fit into scalar memory.
+MOST_BLOCKS = 2**15  # Lists of int32 for each must fit into scalar memory.
 
 
 def fits(q_BTNH, part, layout: Layout) -> bool:
@@ -46,7 +47,8 @@ def fits(q_BTNH, part, layout: Layout) -> bool:
     # In less than two steps, there is next to nothing to leave out.
     fits_steps, num_blocks = 2 * step <= S, rows * pl.cdiv(S, step)
   else:
-    fits_steps, num_blocks = S % LANES == 0, blocks.size
+    shards = k.shape[0] // rows
+    fits_steps, num_blocks = S % LANES == 0, blocks.size // shards
   return (
     fits_steps
     and num_blocks <= MOST_BLOCKS

@@ -197,6 +197,7 @@ def _shaped(layout, change):
 
 
 TABLE = jax.ShapeDtypeStruct((8, 8), jnp.int32)
+LARGE_TABLE = jax.ShapeDtypeStruct((8, 2**13), jnp.int32)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ TABLE = jax.ShapeDtypeStruct((8, 8), jnp.int32)
     ({'positions': 1024}, False),  # One step.
     ({'positions': 128, 'blocks': TABLE}, True),
     ({'positions': 64, 'blocks': TABLE}, False),
+    ({'positions': 128, 'blocks': LARGE_TABLE}, False),
     ({'dtype': jnp.int8, 'scale': 0}, False),
     ({'q': jnp.float32}, False),
     ({'filled': None}, False),
