@@ -12,6 +12,10 @@ this repository by itself. Prints a line of JSON for each measurement. Stages:
              For learning (4 prompts of 1,024 tokens; each has 8 rows of 512):
              milliseconds of the forward pass and of both passes. Errors are
              relative to float32.
+  experts    The products of a layer of experts (Qwen3-30B-A3B's, or --model's)
+             for 1, 8, 64 and 256 rows, or --prompts, by jax.lax.ragged_dot
+             ("xla") and as we decode ("auto"): milliseconds, and the share of a
+             large copy's bandwidth at which the chosen experts are read.
   sample     32 prompts of 1,024 tokens, with 8 completions of 512 tokens each,
              and random weights in bfloat16. share_of_limit is the least
              possible time over the measured one. The least possible time is
@@ -59,6 +63,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring, zoo
 from rlpt_jax.models.attention import Part
 from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.models.grouped import grouped_product
 from rlpt_jax.sampling import decode
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Request
@@ -69,6 +74,7 @@ PEAK = 989e12  # Dense bfloat16 FLOP/s of an H100 or H200, by its data sheet.
 FOLDER = pathlib.Path(__file__).parent
 STAGES = (
   ['accelerator.py', 'attention'],
+  ['accelerator.py', 'experts'],
   ['accelerator.py', 'sample'],
   ['accelerator.py', 'sample', '--model', 'qwen3_17b'],
   ['accelerator.py', 'learn', '--microbatches', '1'],
@@ -243,6 +249,42 @@ def learner_attention(options, kernel, layout, *, P=4, G=8):
     both_ms=round(seconds(both, *inputs) * 1e3, 3),
     errors=[relative(*pair) for pair in zip(both(*inputs), exact, strict=True)],
   )  # fmt: skip
+
+
+# Experts.
+
+
+def experts(options):
+  models = (zoo.get(name) for name in (options.model, 'qwen3_30b_a3b'))
+  c = next(model for model in models if model.num_experts)
+  E, C, D, F = c.num_experts, c.experts_per_token, c.embed_dim, c.mlp_dim
+  small = functools.partial(
+    jnp.full, fill_value=0.01, dtype=jnp.bfloat16 if on_gpu() else jnp.float32
+  )
+  bandwidth, rng = copy_bandwidth(), np.random.default_rng(0)
+  ours = functools.partial(grouped_product, platform=jax.default_backend())
+  matrices = [small((E, D, F)), small((E, D, F)), small((E, F, D))]
+
+  def layer(x_JD, sizes_E, matrices, *, product):
+    gate, up, down = matrices
+    hidden_JF = jax.nn.silu(product(x_JD, gate, sizes_E))
+    hidden_JF *= product(x_JD, up, sizes_E)
+    return product(hidden_JF, down, sizes_E)
+
+  for rows in [options.prompts] if options.prompts else [1, 8, 64, 256]:
+    chosen = [rng.choice(E, C, replace=False) for _ in range(rows)]
+    sizes_E = jnp.bincount(jnp.asarray(chosen).reshape(-1), length=E)
+    x_JD = small((rows * C, D))
+    num_bytes = int((sizes_E > 0).sum()) * sum(w[0].nbytes for w in matrices)
+    for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
+      if name == 'xla' and not on_gpu() and rows > 8:
+        continue  # It takes a CPU minutes.
+      run = jax.jit(functools.partial(layer, product=product))
+      took = seconds(run, x_JD, sizes_E, matrices, repeat=3)
+      say(
+        'experts', rows=rows, chosen=int((sizes_E > 0).sum()), product=name,
+        ms=round(took * 1e3, 2), share=round(num_bytes / took / bandwidth, 3),
+      )  # fmt: skip
 
 
 def relative(found, exact) -> float:
@@ -449,7 +491,10 @@ def torch_step(options, P, G) -> dict[str, float] | None:
   return json.loads(done.stdout.splitlines()[-1])
 
 
-RUN = {'attention': attention, 'sample': sample, 'learn': learn, 'step': step}
+RUN = {
+  'attention': attention, 'experts': experts, 'sample': sample, 'learn': learn,
+  'step': step,
+}  # fmt: skip
 
 if __name__ == '__main__':
   main()

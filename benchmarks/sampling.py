@@ -26,7 +26,10 @@ includes the prompts. All figures are for one device.
 
 `tail`: lengths have a heavy tail. 1 in 16 samples runs to the limit, the others
 are log-normal around an eighth of it (sigma 0.5). The engine has as many slots
-as the static sampler has rows in a batch, and both get the same requests.
+as the static sampler has rows in a batch, and both get the same requests. With
+`slots`, a second engine, `scarce`, has this many slots, but no more positions
+in its cache of completions than the first. rows_while_waiting is the mean
+number of rows that sampled a new token in a step, as long as requests waited.
 
 `peers`: F is the folder of the benchmark of the peers. It holds spec.json and
 the programs peer_*.py; run its prepare.py first. For other lengths, set the
@@ -35,6 +38,8 @@ and the peers take turns, `rounds` times, and the best round of each counts.
 """
 
 import argparse
+import collections
+import dataclasses
 import functools
 import json
 import os
@@ -231,19 +236,28 @@ def measure_tail(arguments) -> dict:
     max_prompt_tokens=arguments.prompt_length,
     max_new_tokens=arguments.completion_length, chunk=arguments.chunk,
   )  # fmt: skip
-  engine = Engine(decoder, params, plan)
+  engines = {'engine': Engine(decoder, params, plan)}
+  engine = engines['engine']
+  if arguments.slots:
+    scarce = dataclasses.replace(
+      plan, slots=arguments.slots, prompts=None,
+      own_tokens=plan.num_blocks * plan.block_size,
+    )  # fmt: skip
+    engines['scarce'] = Engine(decoder, params, scarce)
 
   def static():
     for first in range(0, len(requests), rows):
       decode.sample(decoder, published, requests[first : first + rows])
 
   samplers = {
-    'engine': lambda: list(Sampler(engine).run(requests)),
-    'static': static,
+    name: functools.partial(_run_all, engine, requests)
+    for name, engine in engines.items()
   }
-  list(Sampler(engine).run(requests[:rows]))  # This and the next line compile.
+  samplers['static'] = static
+  for one in engines.values():  # This loop and the next line compile.
+    list(Sampler(one).run(requests[:rows]))
+    one.counts.clear()
   decode.sample(decoder, published, requests[:rows])
-  engine.counts.clear()
   seconds = {name: [] for name in samplers}
   for _ in range(arguments.repeat):
     for name, run in samplers.items():
@@ -266,7 +280,38 @@ def measure_tail(arguments) -> dict:
     'at_the_limit': int((lengths == arguments.completion_length).sum()),
     'chunk': arguments.chunk,
     'prefixes': plan.num_prompts,
+    **_rows_in_memory(engines, requests),
   }
+
+
+def _run_all(engine: Engine, requests: list[Request]):
+  list(Sampler(engine).run(requests))
+
+
+def _rows_in_memory(engines: dict[str, Engine], requests) -> dict:
+  """Returns how many rows each engine ran in its memory, while some waited."""
+  if len(engines) == 1:
+    return {}
+  found = collections.defaultdict(dict)
+  for name, engine in engines.items():
+    engine.counts.clear()
+    counts = engine.counts
+    for request in requests:
+      engine.submit(request)
+    while not engine.is_idle:
+      engine.step()
+      if engine.waiting:
+        counts = dict(engine.counts)
+    new = counts['tokens'] - counts['repeated']
+    found['rows_while_waiting'][name] = round(new / counts['steps'], 1)
+    found['repeated_share'][name] = round(
+      counts['repeated'] / counts['tokens'], 3
+    )
+    found['times_put_back'][name] = engine.counts['put_back']
+    found['slots'][name] = engine.plan.slots
+    found['megabytes_of_completions'][name] = round(engine.memory.own / 1e6, 1)
+  rows = found['rows_while_waiting']
+  return {'rows_ratio': round(rows['scarce'] / rows['engine'], 2), **found}
 
 
 def heavy_tail(prompts: int, longest: int) -> list[tuple[int, ...]]:
@@ -357,6 +402,7 @@ if __name__ == '__main__':
   parser.add_argument('--engine', action='store_true', help='of spec and peers')
   parser.add_argument('--batches', type=int, default=8, help='of tail')
   parser.add_argument('--chunk', type=int, default=8, help='of tail')
+  parser.add_argument('--slots', type=int, help='of tail, of a second engine')
   parser.add_argument('--prefixes', type=int, help='of tail')
   parser.add_argument('--folder', type=pathlib.Path, help='of peers')
   parser.add_argument('--trl', help='python of TRL and transformers')

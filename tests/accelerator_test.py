@@ -19,6 +19,7 @@ TINY = (
   ('stage', 'keys'),
   [
     ('attention', {'error', 'errors', 'us_and_share', 'both_ms'}),
+    ('experts', {'chosen', 'ms', 'share'}),
     ('sample', {'tokens_per_s', 'share_of_limit', 'gap'}),
     ('learn', {'step_s', 'share_of_peak', 'gradient_norm'}),
     ('step', {'sample_s', 'learn_s', 'times_as_fast'}),
@@ -28,7 +29,8 @@ def test_a_stage_prints_its_figures(stage, keys, monkeypatch, capsys):
   spec = importlib.util.spec_from_file_location('accelerator', PROGRAM)
   program = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(program)
-  monkeypatch.setattr(sys, 'argv', ['accelerator.py', stage, *TINY])
+  model = ['--model', 'tiny_qwen3_moe'] if stage == 'experts' else []
+  monkeypatch.setattr(sys, 'argv', ['accelerator.py', stage, *TINY, *model])
   program.main()
   lines = map(json.loads, capsys.readouterr().out.splitlines())
   found = {key: value for line in lines for key, value in line.items()}

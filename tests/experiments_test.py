@@ -264,7 +264,8 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
       )
     )
     for rows, length in (
-      (shape.num_prompts, shape.prefix_length), (shape.slots, shape.own_length),
+      (shape.num_prompts, shape.prefix_length),
+      (shape.num_blocks, shape.block_size),
     )
   ]  # fmt: skip
   readers = Readers(
@@ -272,8 +273,10 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
     np.zeros(shape.slots, np.int32),
   )
   slots = Table(shape.slots, shape.sizes).slots(
-    np.zeros(shape.num_prompts, np.int32), readers
-  )
+    np.zeros(shape.num_prompts, np.int32), readers,
+    blocks_BM=np.zeros((shape.slots, shape.columns), np.int32),
+    replay_BT=np.zeros((shape.slots, shape.chunk), np.int32),
+  )  # fmt: skip
   own, report = jax.eval_shape(
     functools.partial(chunks.decode_chunk, decoder, steps=shape.chunk),
     params, *stored, slots,

@@ -74,6 +74,8 @@ class EngineOptions:
 
   Args:
     slots: The number of completions sampled at once.
+    own_tokens: The number of tokens that the cache of these completions holds;
+      by default, as many as if all reached max_new_tokens.
     tokenizer: 'bytes' or a path, instead of the model's own.
     dtype: The dtype of weights and activations; log-probabilities are float32.
     cache_dtype: The dtype of cached keys and values; by default, as dtype.
@@ -81,6 +83,7 @@ class EngineOptions:
   """
 
   slots: int = 64
+  own_tokens: int | None = None
   tokenizer: str | None = None
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   cache_dtype: Literal['float32', 'bfloat16', 'int8'] | None = None
@@ -88,7 +91,9 @@ class EngineOptions:
 
   def check(self):
     """Raises if an option is out of its bounds."""
-    check_options(slots=(self.slots, 1, None))
+    check_options(
+      slots=(self.slots, 1, None), own_tokens=(self.own_tokens, 1, None)
+    )
 
   def settings(self) -> dict[str, Any]:
     """Returns the options that completions depend on, to be recorded."""
@@ -119,6 +124,7 @@ def plan_for(
   group = min(samples, slots, max(GROUP, -(-slots // prompts)))
   return Plan(
     slots=slots,
+    own_tokens=options.own_tokens,
     group=group,
     # A group of one sample needs its prompt only while it has a slot, so there
     # need not be more prompts than slots.

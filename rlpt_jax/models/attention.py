@@ -24,7 +24,8 @@ from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.models import cudnn, decode_kernel
+from rlpt_jax.models import cache as cache_lib
+from rlpt_jax.models import cudnn, decode_kernel, tpu_decode_kernel
 from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
@@ -36,7 +37,14 @@ SPLASH_BLOCKS = (512, 256, 128)
 
 @struct.dataclass
 class Part:
-  """Keys and values of one layer, which queries attend to."""
+  """Keys and values of one layer, which queries attend to.
+
+  With `blocks_BM`, rows keep their positions in blocks of a pool: `k_PKHS` is
+  [N, K, H, b] and `v_PKSH` [N, K, b, H], for N blocks of b positions. The
+  positions from m * b on of batch row B are those of block `blocks_BM[B, m]`,
+  and `filled_P` counts the positions of each batch row. Entries of columns that
+  a row has not reached are the index of any block.
+  """
 
   k_PKHS: jax.Array
   v_PKSH: jax.Array
@@ -45,6 +53,7 @@ class Part:
   v_scale_PKS: jax.Array | None = None
   readers: Readers | None = None
   filled_P: jax.Array | None = None  # As `Cache.filled_B`.
+  blocks_BM: jax.Array | None = None
 
 
 def attention(
@@ -96,7 +105,9 @@ def decode_attention(q_B1NH, parts, *, kernel, layout):
   """The attended values of one query per row over all parts, [B, 1, N, H]."""
   if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
     return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
-  return attend_to_parts(q_B1NH, parts, layout=layout)
+  is_on_tpu = kernel != 'xla' and layout.platform == 'tpu'
+  sums = _sums_on_tpu if is_on_tpu else _sums
+  return attend_to_parts(q_B1NH, parts, layout=layout, sums=sums)
 
 
 def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
@@ -128,18 +139,15 @@ def xla_attention(
   return attend_to_parts(q_BTNH, [own, *context], layout=layout)
 
 
-def attend_to_parts(q_BTNH, parts, *, layout):
-  """Attention to the given parts only, not to the queries' own row."""
+def attend_to_parts(q_BTNH, parts, *, layout, sums=None):
+  """Attention to the given parts only, not to the queries' own row.
+
+  sums: computes the softmax sums over one part; by default, in plain XLA.
+  """
   dtype = q_BTNH.dtype
-  if layout.platform == 'cpu':
-    # XLA on CPU cannot multiply in half precision with a float32 result.
-    q_BTNH, parts = jax.tree.map(
-      lambda x: (
-        x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
-      ),
-      (q_BTNH, parts),
-    )
-  return _merge([_attend(q_BTNH, part) for part in parts]).astype(dtype)
+  sums = sums or _sums
+  values, total, _ = _add([sums(q_BTNH, part, layout) for part in parts])
+  return (values / total).astype(dtype)
 
 
 def own_mask(segments_BT):
@@ -149,18 +157,60 @@ def own_mask(segments_BT):
   return same_BTT & jnp.tril(jnp.ones((T, T), bool))
 
 
+def _sums(q_BTNH, part, layout):
+  """Softmax sums over the keys of one part, as `_attend` returns them."""
+  if part.blocks_BM is not None:
+    return _attend_to_blocks(q_BTNH, part, layout)
+  if layout.platform == 'cpu':
+    # XLA on CPU cannot multiply in half precision with a float32 result.
+    q_BTNH, part = jax.tree.map(
+      lambda x: (
+        x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+      ),
+      (q_BTNH, part),
+    )
+  return _attend(q_BTNH, part)
+
+
+def _attend_to_blocks(q_B1NH, part, layout):
+  """Softmax sums over rows in blocks, one column of the table at a time.
+
+  Columns that no row has reached are not read. A row that has not reached a
+  column reads some block there, but masks it, which changes no bit of its sums.
+  """
+  B, T, N, H = q_B1NH.shape
+  assert T == 1, 'blocks need a single query'
+  size = part.v_PKSH.shape[2]
+  take = functools.partial(cache_lib.take_blocks, layout=layout)
+  pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
+
+  def column(m, sums):
+    blocks_B = jax.lax.dynamic_index_in_dim(part.blocks_BM, m, 1, False)
+    k, v, k_scale, v_scale = (
+      None if x is None else take(x, blocks_B) for x in pool
+    )
+    mask_BS = m * size + jnp.arange(size) < part.filled_P[:, None]
+    here = Part(k, v, mask_BS, k_scale, v_scale)
+    return _add([sums, _sums(q_B1NH, here, layout)])
+
+  nothing = (
+    jnp.zeros((B, T, N, H), jnp.float32),
+    jnp.zeros((B, T, N, 1), jnp.float32),
+    jnp.full((B, T, N, 1), MASKED, jnp.float32),
+  )
+  columns = (part.filled_P.max() + size - 1) // size
+  return jax.lax.fori_loop(0, columns, column, nothing)
+
+
 def _attend(q_BTNH, part):
-  """Softmax sums over the keys of one part, for `_merge`.
+  """Softmax sums over the keys of one part, for `_add`.
 
   Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
   and the largest score, [B, T, N, 1] each. A weight is exp(score - largest).
   The M queries that share a row of keys are multiplied by it in one product.
   """
-  B, T, N, H = q_BTNH.shape
-  P, K, _, _ = part.k_PKHS.shape
-  assert part.readers is None or T == 1, 'readers need a single query'
-  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
-  q_PKMRH = jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
+  H = q_BTNH.shape[-1]
+  q_PKMRH = _per_row_of_keys(q_BTNH, part)
   scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
   if part.k_scale_PKS is not None:
     scores_PKMRS *= part.k_scale_PKS[:, :, None, None]
@@ -176,12 +226,37 @@ def _attend(q_BTNH, part):
   values_PKMRH = _product(
     'PKMRS,PKSH->PKMRH', weights_PKMRS.astype(q_BTNH.dtype), part.v_PKSH
   )
+  sums = values_PKMRH, total_PKMR1, top_PKMR1
+  return tuple(_per_query(x, q_BTNH, part) for x in sums)
 
-  def per_query(x_PKMRC):
-    x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
-    return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
 
-  return tuple(map(per_query, (values_PKMRH, total_PKMR1, top_PKMR1)))
+def _sums_on_tpu(q_BTNH, part, layout):
+  """As `_sums`, but reads only what is filled, if the kernel can be used."""
+  if not tpu_decode_kernel.fits(q_BTNH, part, layout):
+    return _sums(q_BTNH, part, layout)
+  q_PKMRH = _per_row_of_keys(q_BTNH, part)
+  P, K, M, R, H = q_PKMRH.shape
+  q_PKQH = q_PKMRH.reshape(P, K, M * R, H)
+  sums = tpu_decode_kernel.softmax_sums(q_PKQH, part, layout=layout)
+  sums = (x.reshape(P, K, M, R, -1) for x in sums)
+  return tuple(_per_query(x, q_BTNH, part) for x in sums)
+
+
+def _per_row_of_keys(q_BTNH, part):
+  """[P, K, M, R, H]: the M queries that attend to each row of keys."""
+  B, T, N, H = q_BTNH.shape
+  P = B if part.blocks_BM is not None else part.k_PKHS.shape[0]
+  K = part.k_PKHS.shape[1]
+  assert part.readers is None or T == 1, 'readers need a single query'
+  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
+  return jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
+
+
+def _per_query(x_PKMRC, q_BTNH, part):
+  """[B, T, N, C]: the inverse of `_per_row_of_keys`, for results."""
+  B, T, N, _ = q_BTNH.shape
+  x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
+  return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
 
 
 def _product(dimensions, left, right):
@@ -208,8 +283,8 @@ def _from_readers(x_Q, readers):
   return x_Q if readers is None else x_Q[readers.place_B]
 
 
-def _merge(sums):
-  """Attention over all keys, from the sums over each part."""
+def _add(sums):
+  """The softmax sums over all parts, from those over each."""
   largest = functools.reduce(jnp.maximum, (top for _, _, top in sums))
   scales = [jnp.exp(top - largest) for _, _, top in sums]
   values = sum(
@@ -218,7 +293,7 @@ def _merge(sums):
   total = sum(
     scale * total for scale, (_, total, _) in zip(scales, sums, strict=True)
   )
-  return values / total
+  return values, total, largest
 
 
 # cuDNN, on GPU. In general, each row's keys are concatenated with a copy of the

@@ -3,6 +3,11 @@
 A `Cache` is used as context in two ways that differ only in its number of rows:
 one row per prompt (the prefix that a group of rollouts shares) or one per
 rollout (its own earlier tokens).
+
+The tokens of a rollout may instead be spread over blocks of a pool, which rows
+take as they grow. The pool has the shapes of a cache with a row per block, and
+a table says which blocks belong to a row. On several devices, each has its
+share of the pool, and its rows use no other blocks.
 """
 
 from typing import Any
@@ -51,6 +56,7 @@ class Cache:
   readers: Readers | None = None
   # The number of occupied positions per row, if they come first; else None.
   filled_B: jax.Array | None = None
+  blocks_BM: jax.Array | None = None  # As `attention.Part.blocks_BM`.
 
   @property
   def layers(self):
@@ -102,3 +108,60 @@ def per_row(x_P, rows: int, readers: Readers | None = None):
   if readers is None:
     return jnp.repeat(x_P, rows // x_P.shape[0], axis=0)
   return x_P[readers.place_B // readers.rows_PG.shape[1]]
+
+
+def take_blocks(pool, index_B, *, layout: Layout):
+  """[B, ...]: one block of the pool per batch row."""
+
+  def take(pool, index_B):
+    return jnp.take(pool, index_B, axis=0, mode='clip')
+
+  return _on_shards(take, layout, pool, index_B)
+
+
+def put_blocks(pool, new_B, index_B, start_B, *, axis: int, layout: Layout):
+  """The pool with `new_B[b]` written into block `index_B[b]`, for all rows b.
+
+  axis: the axis of the pool that holds positions; `new_B` is written along it,
+    from `start_B` on. The index len(pool) drops a row.
+  """
+  place = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=tuple(range(1, pool.ndim)),
+    inserted_window_dims=(0,),
+    scatter_dims_to_operand_dims=(0, axis),
+  )
+
+  def put(pool, index_B, start_B, new_B):
+    return jax.lax.scatter(
+      pool, jnp.stack([index_B, start_B], axis=1), new_B, place,
+      mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
+    )  # fmt: skip
+
+  return _on_shards(put, layout, pool, index_B, start_B, new_B)
+
+
+def _on_shards(function, layout: Layout, pool, index_B, *more_B):
+  """Runs a function of a pool and of batch rows on each device's share.
+
+  Rows use blocks of their own shard only, so no device needs another's.
+  """
+  if layout.mesh.size == 1:
+    return function(pool, index_B, *more_B)
+  axes = layout.batch_axes(len(index_B))
+  assert axes == layout.batch_axes(len(pool)), (len(index_B), len(pool))
+
+  def spec(x):
+    names = (*AXES[1:3], *(None,) * x.ndim)[: x.ndim]
+    return layout.activation_spec(x.shape, names)
+
+  def local(pool, index_B, *more_B):
+    first = jax.lax.axis_index(axes) * len(pool) if axes else 0
+    return function(pool, index_B - first, *more_B)
+
+  return jax.shard_map(
+    local,
+    mesh=layout.mesh,
+    in_specs=tuple(spec(x) for x in (pool, index_B, *more_B)),
+    out_specs=spec(pool),
+    check_vma=False,
+  )(pool, index_B, *more_B)

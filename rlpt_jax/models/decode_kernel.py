@@ -3,8 +3,9 @@
 Each program of the kernel takes the queries of one group (the rows that share a
 prefix) for one key-value head. It reads the prefix once, then each row's own
 positions, and keeps one running softmax over all of them: scores never leave
-the chip, and positions that are reserved but not filled are not read. Results
-are merged only if several programs split the keys.
+the chip, and positions that are reserved but not filled are not read. A row in
+blocks is read block by block, as its table says. Results are merged only if
+several programs split the keys.
 
 The kernel uses Pallas's Triton backend, which JAX has deprecated without an
 equal replacement: with the Mosaic backend, a whole decode step with the same
@@ -13,6 +14,7 @@ any CPU.
 """
 
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -67,7 +69,12 @@ def attend_to_filled(
   J = min(splits, G)
   dtype = q_BNH.dtype if J == 1 else jnp.float32
   values_JBNH, lse_JBN = pl.pallas_call(
-    functools.partial(_kernel, is_shared=is_shared, block=block),
+    functools.partial(
+      _kernel,
+      is_shared=is_shared,
+      counts=[len(_arrays(part)) for part in parts],
+      block=block,
+    ),
     grid=(P, K, J),
     out_shape=[
       jax.ShapeDtypeStruct((J, B, N, H), dtype),
@@ -80,7 +87,7 @@ def attend_to_filled(
     rows_PG,
     used_PG,
     q_BNH,
-    *(x for part in parts for x in (part.k_PKHS, part.v_PKSH, part.filled_P)),
+    *itertools.chain(*map(_arrays, parts)),
   )
   values_BNH = values_JBNH[0]
   if J > 1:
@@ -93,7 +100,13 @@ def attend_to_filled(
   return values_BNH.astype(q_BNH.dtype)
 
 
-def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
+def _arrays(part):
+  """The arrays of a part that the kernel reads."""
+  arrays = part.k_PKHS, part.v_PKSH, part.filled_P
+  return arrays if part.blocks_BM is None else (*arrays, part.blocks_BM)
+
+
+def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, counts, block):
   *part_refs, values_ref, lse_ref = refs
   B, N, H = q_ref.shape
   G, J, K = rows_ref.shape[1], values_ref.shape[0], part_refs[0].shape[1]
@@ -118,9 +131,10 @@ def _kernel(rows_ref, used_ref, q_ref, *refs, is_shared, block):
     jnp.full((M,), MASKED, jnp.float32),
     jnp.zeros((M,), jnp.float32),
   )
-  for i, shared in enumerate(is_shared):
+  part_refs = iter(part_refs)
+  for shared, count in zip(is_shared, counts, strict=True):
     read = _read_group if shared else _read_rows
-    state = read(program, *part_refs[3 * i : 3 * i + 3], state)
+    state = read(program, state, *itertools.islice(part_refs, count))
   values_MH, top_M, total_M = state
   total_M = jnp.maximum(total_M, 1e-30)  # A split may hold no keys of a row.
   values_MH = (values_MH / total_M[:, None]).astype(values_ref.dtype)
@@ -150,7 +164,7 @@ class _Program(NamedTuple):
     return self.j * count // self.J, (self.j + 1) * count // self.J
 
 
-def _read_group(program, k_ref, v_ref, filled_ref, state):
+def _read_group(program, state, k_ref, v_ref, filled_ref):
   """Attends to the row of keys that all queries share."""
   p, size = program.p, _block_size(v_ref, program.block)
   filled = filled_ref[p]
@@ -165,22 +179,36 @@ def _read_group(program, k_ref, v_ref, filled_ref, state):
   return jax.lax.fori_loop(first, last, step, state)
 
 
-def _read_rows(program, k_ref, v_ref, filled_ref, state):
-  """Attends to the keys of each query's own row."""
-  size = _block_size(v_ref, program.block)
+def _read_rows(program, state, k_ref, v_ref, filled_ref, table_ref=None):
+  """Attends to the keys of each query's own row.
+
+  table_ref: the blocks of each row, if it is in blocks. The kernel reads a
+    block in one or several steps.
+  """
+  size, room = _block_size(v_ref, program.block), v_ref.shape[2]
+  steps = pl.cdiv(room, size)
 
   def one_row(g, state):
     row = program.rows_ref[program.p, g]
     filled = filled_ref[row] * program.used_ref[program.p, g]
 
     def step(i, state):
+      place, start, end = row, i * size, filled
+      if table_ref is not None:
+        column = jax.lax.div(i, jnp.int32(steps))
+        place, start = table_ref[row, column], (i - column * steps) * size
+        end = jnp.minimum(filled - column * room, room)
       k_HS, v_SH, seen_S = _load(
-        k_ref, v_ref, row, program.k, i * size, filled, size
+        k_ref, v_ref, place, program.k, start, end, size
       )
       seen_MS = seen_S[None, :] & (program.g_M == g)[:, None]
       return _attend(program.q_MH, k_HS, v_SH, seen_MS, state)
 
-    if v_ref.shape[2] <= size:
+    if table_ref is not None:
+      full = jax.lax.div(filled, jnp.int32(room))
+      count = full * steps + pl.cdiv(filled - full * room, size)
+      return jax.lax.fori_loop(0, count, step, state)
+    if room <= size:
       # Without an inner loop, the loop over rows can fetch ahead.
       return step(0, state)
     return jax.lax.fori_loop(0, pl.cdiv(filled, size), step, state)
@@ -203,18 +231,23 @@ class _Grouping(NamedTuple):
 
 
 def _grouping(parts) -> _Grouping:
+  # No part in blocks is shared.
+  whole = [part for part in parts if part.blocks_BM is None]
   shared = min(
-    parts, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
+    whole, key=lambda part: (part.readers is None, part.v_PKSH.shape[0])
   )
   P, readers = shared.v_PKSH.shape[0], shared.readers
   # If no part is shared, each row is a group of its own.
   is_shared = [
-    part is shared or (readers is None and part.v_PKSH.shape[0] == P)
+    part is shared
+    or (
+      readers is None and part.blocks_BM is None and part.v_PKSH.shape[0] == P
+    )
     for part in parts
   ]
   if readers is not None:
     return _Grouping(is_shared, readers, P, readers.rows_PG.shape[1])
-  rows = max(part.v_PKSH.shape[0] for part in parts)
+  rows = max(part.v_PKSH.shape[0] for part in whole)
   return _Grouping(is_shared, None, P, rows // P)
 
 

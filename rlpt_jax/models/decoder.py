@@ -196,12 +196,18 @@ def _run(
     def body(x_BTD, layer):
       p, rotates, seen, own = layer
       parts = [
-        # All layers share masks and readers.
-        Part(k, v, part.mask_BS, k_scale, v_scale, part.readers, part.filled_B)
+        # All layers share masks, readers and tables of blocks.
+        Part(
+          *(k, v, part.mask_BS, k_scale, v_scale),
+          *(part.readers, part.filled_B, part.blocks_BM),
+        )
         for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
       ]
       attend_here = functools.partial(attend, parts=parts, own=own)
-      return _layer(decoder, x_BTD, p, rotates, rope, mask_BT, attend_here)
+      return _layer(
+        decoder, x_BTD, p, rotates, rope, mask_BT, attend_here,
+        is_decoding=own is not None,
+      )  # fmt: skip
 
     rotates_L = np.asarray(c.rope_layers or (True,) * c.num_layers)
     seen = [part.layers for part in context]
@@ -251,7 +257,9 @@ def _one_by_one(body, x_BTD, per_layer):
   return x_BTD, (tuple(zip(*kept, strict=True)), router)
 
 
-def _layer(decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend):
+def _layer(
+  decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend, *, is_decoding
+):
   """(x_BTD after one layer, (its keys and values, its router statistics))."""
   c, layout = decoder.config, decoder.layout
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
@@ -272,7 +280,9 @@ def _layer(decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend):
   h_BTD = layers.rms_norm(x_BTD, p['mlp_norm'], eps=c.norm_eps)
   router = None
   if c.num_experts:
-    y_BTD, router = moe(p, h_BTD, mask_BT, decoder=decoder)
+    y_BTD, router = moe(
+      p, h_BTD, mask_BT, decoder=decoder, is_decoding=is_decoding
+    )
   else:
     y_BTD = layers.mlp(p, h_BTD, layout)
   x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')

@@ -16,6 +16,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 
 from rlpt_jax.models.config import Decoder, DecoderConfig
+from rlpt_jax.models.grouped import grouped_product
 
 
 @struct.dataclass
@@ -50,8 +51,12 @@ def balance_of(config: DecoderConfig):
   )
 
 
-def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
-  """(output of the experts for x_BTD, this layer's RouterStats)."""
+def moe(p, x_BTD, valid_BT, *, decoder: Decoder, is_decoding: bool = False):
+  """(output of the experts for x_BTD, this layer's RouterStats).
+
+  is_decoding: promises that no gradient is needed. Then, on every platform, no
+    row is multiplied by experts that it did not choose.
+  """
   c, layout = decoder.config, decoder.layout
   logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD, p['w_router'])
   probs_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32), axis=-1)
@@ -70,10 +75,16 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
         f'{size}, the {"experts" if axis == "expert" else "mlp_dim"} it splits.'
       )
   y_BTD = jax.shard_map(
-    functools.partial(_experts, rows_split=rows_split),
+    functools.partial(
+      _experts,
+      rows_split=rows_split,
+      platform=layout.platform if is_decoding else None,
+    ),
     mesh=layout.mesh,
     in_specs=(x_spec, x_spec, x_spec, up_spec, up_spec, down_spec),
     out_specs=x_spec,
+    # Gradients need the check, but `grouped_product` declares no varying axes.
+    check_vma=not is_decoding,
   )(
     x_BTD,
     weight_BTC.astype(x_BTD.dtype),
@@ -86,15 +97,20 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
 
 
 def _experts(
-  x_BTD, weight_BTC, expert_BTC, w_gate_EDF, w_up_EDF, w_down_EFD, *, rows_split
-):
+  x_BTD, weight_BTC, expert_BTC, w_gate_EDF, w_up_EDF, w_down_EFD, *,
+  rows_split, platform,
+):  # fmt: skip
   """The output of all experts for the tokens of this device.
 
   Each device applies its own experts to the tokens of all devices along the
   mesh axis `expert`; then their outputs are summed.
 
   rows_split: True if that axis also splits the rows.
+  platform: where to compute without gradients; None: with gradients.
   """
+  product = jax.lax.ragged_dot
+  if platform is not None:
+    product = functools.partial(grouped_product, platform=platform)
   if rows_split:
     gather = functools.partial(
       jax.lax.all_gather, axis_name='expert', tiled=True
@@ -116,13 +132,13 @@ def _experts(
   order_J = jnp.argsort(own_expert_J, stable=True)
   sizes_E = jnp.bincount(own_expert_J, length=E).astype(jnp.int32)
 
-  # ragged_dot leaves the rows beyond its groups undefined, in its gradient too.
+  # A product leaves the rows beyond its groups undefined, in its gradient too.
   # Masking its input keeps undefined gradients out of x.
   own_J1 = is_own_J[order_J][:, None]
   x_JD = jnp.where(own_J1, x_MD[order_J // C], 0)
-  gate_JF = jax.lax.ragged_dot(x_JD, w_gate_EDF, sizes_E)
-  up_JF = jax.lax.ragged_dot(x_JD, w_up_EDF, sizes_E)
-  y_JD = jax.lax.ragged_dot(jax.nn.silu(gate_JF) * up_JF, w_down_EFD, sizes_E)
+  gate_JF = product(x_JD, w_gate_EDF, sizes_E)
+  up_JF = product(x_JD, w_up_EDF, sizes_E)
+  y_JD = product(jax.nn.silu(gate_JF) * up_JF, w_down_EFD, sizes_E)
 
   # Undo the sort.
   y_JD = jnp.where(own_J1, y_JD, 0)

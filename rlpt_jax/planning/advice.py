@@ -132,6 +132,23 @@ def cache(run: Run) -> Iterator[Proposal]:
     )
 
 
+def own_tokens(run: Run) -> Iterator[Proposal]:
+  """Yields less room for completions, down to the longest one for each chip.
+
+  Chips that split the weights of the sampler count as one.
+  """
+  if not run_lib.is_rl(run.config):
+    return
+  plan = run.engine
+  unit = run.sampler.layout.batch_size * plan.columns * plan.block_size
+  count = plan.num_blocks * plan.block_size
+  while count > unit:
+    count = max(count * 7 // 8, unit)
+    changed = run_lib.with_hardware(run.config, own_tokens=count)
+    setting = f'train_rl.Hardware.own_tokens={count}'
+    yield Proposal((setting,), _with(run, changed))
+
+
 def slots(run: Run) -> Iterator[Proposal]:
   """Yields fewer slots, an eighth less each time, down to one for each chip.
 
@@ -172,7 +189,9 @@ def sampler(run: Run) -> Iterator[Proposal]:
     tensor *= 2
 
 
-LEVERS: tuple[Lever, ...] = (layout, microbatches, remat, cache, slots, sampler)
+LEVERS: tuple[Lever, ...] = (
+  layout, microbatches, remat, own_tokens, cache, slots, sampler
+)  # fmt: skip
 
 
 def _changed(run: Run, setting: str, **changes: Any) -> Proposal:

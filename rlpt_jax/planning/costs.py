@@ -20,7 +20,7 @@ from rlpt_jax.core import weights
 from rlpt_jax.inference import judges
 from rlpt_jax.inference.judges import Answering
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import flops
+from rlpt_jax.models import flops, tpu_decode_kernel
 from rlpt_jax.planning import memory
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.machines import Machine
@@ -224,32 +224,44 @@ def step_bytes(
   """Returns the bytes that a chip reads to decode a token in every slot.
 
   These are the weights, each prompt once for its group, and the own positions
-  of each row. Our kernel reads filled positions only, half of a completion on
-  average; XLA's attention reads all that are reserved.
+  of each row. Our kernels read filled positions only, half of a completion on
+  average. XLA's attention reads all positions of a prompt's row, and of every
+  slot as many as the longest completion has; before it multiplies these, it
+  copies them, which moves them three times.
 
   busy: the share of the slots that are in use.
   """
   plan, found = run.engine, plan_lib.memory(run.engine, run.sampler)
   weights_read = max(found.weights, found.gathered) - _unread(run)
-  prefixes, own = found.prefixes, found.own
+  prefixes = found.prefixes
+  # All slots with a completion of max_new_tokens.
+  own = found.own * plan.slots * plan.columns / plan.num_blocks
   if _reads_only_what_is_filled(run):
     groups = busy * plan.slots / min(samples, plan.group)
     filled = min(groups, plan.num_prompts) * prompt
     prefixes *= filled / (plan.num_prompts * plan.prefix_length)
-    own *= busy * completion / 2 / plan.own_length
+    own *= busy * completion / 2 / (plan.columns * plan.block_size)
+  else:
+    own *= 3
   return weights_read + prefixes + own + found.recent + found.logits
 
 
 def _reads_only_what_is_filled(run: Run) -> bool:
-  """True where the sampler uses our kernel: see attention.decode_attention."""
+  """True where the sampler uses a kernel: see attention.decode_attention.
+
+  On a TPU, the kernel leaves small caches to XLA, which are counted as filled
+  only too.
+  """
   c, compute, plan = run.model, run.config.compute, run.engine
+  if compute.attention == 'xla' or plan.dtype(run.sampler) == 'int8':
+    return False
+  if run.machine.platform == 'tpu':
+    return plan.block_size % tpu_decode_kernel.LANES == 0
   queries = plan.group * c.num_heads // c.num_kv_heads
   return (
     run.machine.kind in ('h100', 'h200')
     and run.sampler.layout.mesh.size == 1
     and compute.dtype == 'bfloat16'
-    and compute.attention != 'xla'
-    and plan.dtype(run.sampler) != 'int8'
     and queries * c.head_dim <= 64 * 128  # decode_kernel.fits
   )
 

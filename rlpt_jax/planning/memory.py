@@ -48,7 +48,7 @@ def of_run(run: Run) -> dict[str, int]:
     parts |= {
       'sampler': sampler.weights + sampler.gathered,
       'caches': sampler.prefixes + sampler.own + sampler.recent
-      + sampler.float32_copies,
+      + sampler.column + sampler.float32_copies,
       'logits': sampler.logits,
     }  # fmt: skip
   if found := known_judges(run):

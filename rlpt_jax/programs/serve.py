@@ -85,6 +85,7 @@ def serve(
     slots = decoder.layout.whole_batch(engine.slots)
     plan = Plan(
       slots=slots,
+      own_tokens=engine.own_tokens,
       group=GROUP,
       prompts=slots,
       max_prompt_tokens=max_prompt_tokens,

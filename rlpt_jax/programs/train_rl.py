@@ -84,12 +84,14 @@ class Hardware:
     by one; None: the fewest that fit the devices (planning/start.py). This also
     affects the load balancing loss of experts (see Config.router_balance).
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
+  own_tokens: positions of their cache (sampling/plan.py); None: room for all.
   """
 
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
   num_microbatches: Count | None = 1
   slots: Count | None = None
+  own_tokens: Count | None = None
 
   def __post_init__(self):
     checks.check_fields(self)
@@ -258,11 +260,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
-    prompts = opened(
-      contextlib.closing(
-        open_prompts(config.data, config.max_pass_rate, record)
-      )
-    )
+    source = open_prompts(config.data, config.max_pass_rate, record)
+    prompts = opened(contextlib.closing(source))
     sampler = opened(
       open_sampler(config, files, state.params, prompts.tokenizer)
     )

@@ -146,6 +146,7 @@ def plan_for(config: Any, tokenizer: Tokenizer | None = None) -> Plan:
   samplings = (*config.samplings, config.held_out_sampling)
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
+    own_tokens=config.hardware.own_tokens,
     group=max(sampling.samples for sampling in samplings),
     max_prompt_tokens=config.max_prompt_tokens,
     max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),

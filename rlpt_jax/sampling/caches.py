@@ -1,5 +1,6 @@
 """The sampler's keys and values: one array per layer, optionally in int8.
 
+A store has a row per text, or is a pool with a row per block (models/cache.py).
 `Stored` holds a tuple of arrays, one per layer, in each field. In int8, each
 position of each head has a scale, chosen so that the entry of the largest
 magnitude becomes 127 or -127. With other dtypes, the scales are None.
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models.cache import Cache, Readers
 from rlpt_jax.models.config import Decoder
 
 HEADS = cache_lib.AXES[1:3]
+POSITIONS = (3, 2, 2, 2)  # The axis of positions, in each field of `Stored`.
 
 
 class Stored(NamedTuple):
@@ -71,12 +74,18 @@ def dtype_of(stored: Stored):
   return stored.v_LBKSH[0].dtype
 
 
-def context(stored: Stored, length_B, readers: Readers | None = None) -> Cache:
-  """Each row's first `length_B` positions, as a `Cache` to attend to."""
+def context(
+  stored: Stored, length_B, readers: Readers | None = None, blocks_BM=None
+) -> Cache:
+  """Each row's first `length_B` positions, as a `Cache` to attend to.
+
+  blocks_BM: the blocks of each row, if the store is a pool of blocks.
+  """
   S = stored.v_LBKSH[0].shape[2]
+  S *= 1 if blocks_BM is None else blocks_BM.shape[1]
   mask_BS = jnp.arange(S) < length_B[:, None]
   k, v, k_scale, v_scale = stored
-  return Cache(k, v, mask_BS, k_scale, v_scale, readers, length_B)
+  return Cache(k, v, mask_BS, k_scale, v_scale, readers, length_B, blocks_BM)
 
 
 def append(stored: Stored, new: Stored, length_B) -> Stored:
@@ -86,13 +95,35 @@ def append(stored: Stored, new: Stored, length_B) -> Stored:
     return jax.lax.dynamic_update_slice_in_dim(old, update, start, axis)
 
   def put(axis, old_L, new_L):
-    rows = jax.vmap(functools.partial(one_row, axis))
+    rows = jax.vmap(functools.partial(one_row, axis - 1))
     return old_L and tuple(
       rows(old, x, length_B) for old, x in zip(old_L, new_L, strict=True)
     )
 
-  # The axis of positions within a row, for each field.
-  return Stored(*map(put, (2, 1, 1, 1), stored, new))
+  return Stored(*map(put, POSITIONS, stored, new))
+
+
+def append_to_blocks(
+  pool: Stored, new: Stored, length_B, blocks_BM, is_kept_B, *, layout: Layout
+) -> Stored:
+  """As `append`, for rows in blocks; drops rows where `is_kept_B` is False.
+
+  What is new in a row must lie within one of its blocks.
+  """
+  N, _, size = pool.v_LBKSH[0].shape[:3]
+  column_B1 = (length_B // size)[:, None]
+  block_B = jnp.take_along_axis(blocks_BM, column_B1, axis=1, mode='clip')[:, 0]
+  block_B = jnp.where(is_kept_B, block_B, N)
+
+  def put(axis, pool_L, new_L):
+    return pool_L and tuple(
+      cache_lib.put_blocks(
+        old, x, block_B, length_B % size, axis=axis, layout=layout
+      )
+      for old, x in zip(pool_L, new_L, strict=True)
+    )
+
+  return Stored(*map(put, POSITIONS, pool, new))
 
 
 def replace_rows(stored: Stored, new: Stored, rows_P) -> Stored:

@@ -5,8 +5,8 @@ all small state of a slot: it passes `Slots` to each chunk and reads back a
 `Report`. Only caches stay on the devices:
 
   prefixes  one row per prompt: all its tokens except the last
-  own       one row per slot: the last token of the prompt and the tokens
-            sampled after it, before the running chunk
+  own       a pool of blocks, or one row per slot: the last token of the prompt
+            and the tokens sampled after it, before the running chunk
   recent    the tokens of the running chunk; at each step, all rows write the
             same column; when the chunk ends, the tokens move to `own`
 
@@ -53,6 +53,8 @@ class Slots:
   phrase_length_B: jax.Array
   answer_B: jax.Array  # Tokens allowed after the phrase.
   unless_BW: jax.Array  # A row that samples these tokens is not interrupted.
+  blocks_BM: jax.Array | None = None  # Blocks of each row, if `own` is a pool.
+  replay_BT: jax.Array | None = None  # Tokens to repeat, or NO_TOKEN.
 
 
 @struct.dataclass
@@ -107,7 +109,7 @@ def decode_chunk(
   filled_B = slots.sampled_B  # Tokens in `own` when the chunk begins.
   before = (
     caches.context(prefixes, slots.prefix_length_P, slots.readers),
-    caches.context(own, filled_B),
+    caches.context(own, filled_B, blocks_BM=slots.blocks_BM),
   )
   recent = caches.context(
     caches.empty(decoder, B, steps, decoder.compute.dtype), jnp.zeros((B,), int)
@@ -130,7 +132,13 @@ def decode_chunk(
 
   start = (0, slots.token_B, recent, _empty_report(slots, B, steps))
   _, _, recent, report = jax.lax.while_loop(unfinished, step, start)
-  own = caches.append(own, caches.store(recent, caches.dtype_of(own)), filled_B)
+  new = caches.store(recent, caches.dtype_of(own))
+  if slots.blocks_BM is None:
+    own = caches.append(own, new, filled_B)
+  else:
+    own = caches.append_to_blocks(
+      own, new, filled_B, slots.blocks_BM, slots.running_B, layout=layout
+    )
   # Replicated: every host makes its decisions from the whole report.
   replicated = layout.replicated()
   return own, jax.lax.with_sharding_constraint(report, replicated)
@@ -167,6 +175,9 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
   place_B1 = jnp.clip(in_phrase_B, 0, W - 1)[:, None]
   phrase_B = jnp.take_along_axis(slots.phrase_BW, place_B1, axis=1)[:, 0]
   token_B = jnp.where(forced_B, phrase_B, token_B)
+  if slots.replay_BT is not None:
+    replay_B = slots.replay_BT[:, i]
+    token_B = jnp.where(replay_B >= 0, replay_B, token_B)
   policy_logprob_B = logits_lib.logprob(logits_BV, token_B)
 
   last_BW = jnp.concatenate([report.last_BW[:, 1:], token_B[:, None]], axis=1)

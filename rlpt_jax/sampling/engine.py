@@ -6,6 +6,13 @@ once, into a row of the prefix cache, and stays until the last of its samples
 ends; the mapping of slots to prefixes is an input of the program. All decisions
 depend only on host state that is equal on all hosts of a pod, so that all hosts
 decide the same.
+
+A sample takes blocks of the cache as it grows. If none are free, the sample
+that entered last is put back: it waits again, before the other samples of its
+group. When it has a slot again, it is computed from its first token on, but the
+tokens that it had are repeated, not sampled. So their keys and values are the
+same to the last bit, as prefilled ones would not be; no token is handed out
+twice, and none changes, even if new weights were published in between.
 """
 
 import collections
@@ -17,20 +24,24 @@ from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.sampling import caches, chunks
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.blocks import Blocks
+from rlpt_jax.sampling.chunks import NO_TOKEN
 from rlpt_jax.sampling.decode import bucket, pad_prompts
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
-from rlpt_jax.sampling.requests import Completion, Request
+from rlpt_jax.sampling.requests import Completion, Request, without_first
 from rlpt_jax.sampling.table import Table
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Group:
   """A request that is queued or running."""
 
   ticket: int
   request: Request
-  next_sample: int = 0  # The first sample without a slot yet.
+  next_sample: int = 0  # The first sample that never had a slot.
+  # The samples that were put back, with their tokens so far.
+  put_back: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   running: int = 0
   prefix: int | None = None  # Row in the prefix cache; None: not assigned yet.
   prompt_version: int = 0  # Version of the weights that computed the prefix.
@@ -38,7 +49,22 @@ class _Group:
 
   @property
   def waiting(self) -> int:
-    return self.request.samples - self.next_sample
+    return self.request.samples - self.next_sample + len(self.put_back)
+
+  def next(self) -> int:
+    """The sample that enters a slot next."""
+    return min(self.put_back, default=self.next_sample)
+
+
+@dataclasses.dataclass(eq=False)
+class _Row:
+  """A sample in a slot."""
+
+  group: _Group
+  sample: int
+  age: int  # How many samples had entered a slot before.
+  replay: np.ndarray  # The tokens that it had when it was put back.
+  new: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def nan_error(where: str, model: str, dtype: str) -> FloatingPointError:
@@ -73,14 +99,18 @@ class Engine:
     self._prefixes = caches.empty(
       decoder, plan.num_prompts, plan.prefix_length, dtype
     )
-    self._own = caches.empty(decoder, plan.slots, plan.own_length, dtype)
+    self._own = caches.empty(decoder, plan.num_blocks, plan.block_size, dtype)
+    self._blocks = Blocks(
+      plan.slots, plan.columns, plan.num_blocks, size=plan.block_size,
+      shards=decoder.layout.batch_size,
+    )  # fmt: skip
     self._table = Table(plan.slots, plan.sizes)
     self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
     self._queue: collections.deque[_Group] = collections.deque()
     self._groups: dict[int, _Group] = {}  # Unfinished, by ticket.
-    self._by_slot: dict[int, tuple[_Group, int]] = {}  # slot -> (group, sample)
+    self._by_slot: dict[int, _Row] = {}
     self._free_prefixes = list(range(plan.num_prompts))
-    self._tickets = 0
+    self._tickets = self._entered = 0
     self._is_whole = True
     self.counts = collections.Counter()
 
@@ -117,8 +147,8 @@ class Engine:
         f'{len(samples) - 1}.'
       )
     group.dropped.update(samples if sample is None else [sample])
-    for slot, (seated, i) in list(self._by_slot.items()):
-      if seated is group and i in group.dropped:
+    for slot, row in list(self._by_slot.items()):
+      if row.group is group and row.sample in group.dropped:
         self._table.leave(slot)
         self._end(slot)
     self._skip_dropped(group)
@@ -161,10 +191,15 @@ class Engine:
     return pieces
 
   def _step(self) -> list[tuple[int, int, Completion]]:
+    self._grow()
     self._admit()
     if not self._by_slot:
       return []
-    slots = self._table.slots(self._prefix_length_P, self._readers())
+    before_B = self._table.sampled_B.copy()
+    slots = self._table.slots(
+      self._prefix_length_P, self._readers(), blocks_BM=self._blocks.table(),
+      replay_BT=self._replay(),
+    )  # fmt: skip
     self._own, report = chunks.decode_chunk(
       self.decoder, self._params, self._prefixes, self._own, slots,
       steps=self.plan.chunk,
@@ -173,7 +208,8 @@ class Engine:
     self._count(pieces)
     done = []
     for slot, piece in pieces.items():
-      group, sample = self._by_slot[slot]
+      row = self._by_slot[slot]
+      group, sample = row.group, row.sample
       piece = dataclasses.replace(piece, prompt_version=group.prompt_version)
       if np.isnan(piece.policy_logprobs).any():
         raise nan_error(
@@ -181,7 +217,12 @@ class Engine:
           f'weights of version {self.version}',
           self.decoder.compute.dtype,
         )
-      done.append((group.ticket, sample, piece))
+      repeated = max(0, len(row.replay) - int(before_B[slot]))
+      self.counts['repeated'] += min(repeated, len(piece.tokens))
+      if repeated < len(piece.tokens):
+        piece = without_first(piece, repeated)
+        row.new.append(piece.tokens)
+        done.append((group.ticket, sample, piece))
       if piece.finish_reason:
         self._end(slot)
     return done
@@ -207,38 +248,114 @@ class Engine:
 
   def _admit(self):
     """Assigns the next samples of the queue to free slots, oldest first."""
-    free = [s for s in range(self.plan.slots) if s not in self._by_slot]
-    new = []
+    free, new, has_room = self._free_slots(), [], True
     for group in list(self._queue):
-      if not free:
+      if group.prefix is None and not self._free_prefixes:
+        has_room = False
+      while has_room and group.waiting and group.running < self.plan.group:
+        slot = self._pick(free, group)
+        has_room = slot is not None
+        if has_room:
+          if group.prefix is None:
+            group.prefix = self._free_prefixes.pop(0)
+            group.prompt_version = self.version
+            new.append(group)
+          self._enter(slot, group)
+      if not has_room:
+        # Keep the order, or later requests could overtake this one forever.
         break
-      if group.prefix is None:
-        if not self._free_prefixes:
-          # Keep the order, or later requests could overtake this one forever.
-          break
-        group.prefix = self._free_prefixes.pop(0)
-        group.prompt_version = self.version
-        new.append(group)
-      while free and group.waiting and group.running < self.plan.group:
-        slot, sample = free.pop(0), group.next_sample
-        self._table.enter(slot, group.request, sample)
-        self._by_slot[slot] = (group, sample)
-        group.running += 1
-        group.next_sample += 1
-        self._skip_dropped(group)
     self._queue = collections.deque(g for g in self._queue if g.waiting)
     self._prefill(new)
 
+  def _free_slots(self) -> list[collections.deque[int]]:
+    """The free slots of each shard of the batch."""
+    shards = self.decoder.layout.batch_size
+    free = [collections.deque() for _ in range(shards)]
+    for slot in range(self.plan.slots):
+      if slot not in self._by_slot:
+        free[self._blocks.shard(slot)].append(slot)
+    return free
+
+  def _pick(self, free: list[collections.deque[int]], group: _Group):
+    """Takes the slot for the group's next sample; None if it must wait.
+
+    A sample that was put back waits until there is room for all that it had:
+    with less, it would soon be put back again.
+    """
+    repeated = len(group.put_back.get(group.next(), ()))
+    places = [
+      slots for slots in free
+      if slots and self._blocks.admits(slots[0], repeated + self.plan.chunk)
+    ]  # fmt: skip
+    if not places:
+      return None
+    # The first of those with the most free blocks.
+    return max(places, key=lambda slots: self._blocks.free(slots[0])).popleft()
+
+  def _enter(self, slot: int, group: _Group):
+    sample = group.next()
+    replay = group.put_back.pop(sample, None)
+    if replay is None:
+      replay = np.zeros(0, np.int32)
+      group.next_sample += 1
+    self._table.enter(slot, group.request, sample)
+    self._by_slot[slot] = _Row(group, sample, self._entered, replay)
+    self._entered += 1
+    self._blocks.enter(slot, group.request.limits[sample])
+    self._blocks.grow(slot)
+    group.running += 1
+    self._skip_dropped(group)
+
+  def _grow(self):
+    """Gives each sample, oldest first, the blocks that the next chunk fills."""
+    missing_B = self._blocks.missing(self._table.sampled_B + self.plan.chunk)
+    short = [slot for slot in self._by_slot if missing_B[slot]]
+    for slot in sorted(short, key=lambda slot: self._by_slot[slot].age):
+      # A sample may have been put back for the sake of an older one.
+      while slot in self._by_slot and not self._blocks.free(slot):
+        self._put_back(self._youngest(self._blocks.shard(slot)))
+      if slot in self._by_slot:
+        self._blocks.grow(slot)
+
+  def _youngest(self, shard: int) -> int:
+    slots = (s for s in self._by_slot if self._blocks.shard(s) == shard)
+    return max(slots, key=lambda slot: self._by_slot[slot].age)
+
+  def _put_back(self, slot: int):
+    row = self._by_slot[slot]
+    group = row.group
+    group.put_back[row.sample] = np.concatenate([row.replay, *row.new])
+    if group not in self._queue:
+      self._queue.append(group)
+      in_order = sorted(self._queue, key=lambda group: group.ticket)
+      self._queue = collections.deque(in_order)
+    self._table.leave(slot)
+    self._end(slot)
+    self.counts['put_back'] += 1
+
+  def _replay(self) -> np.ndarray:
+    """[slots, chunk]: the tokens that the next chunk repeats, or NO_TOKEN."""
+    T = self.plan.chunk
+    replay_BT = np.full((self.plan.slots, T), NO_TOKEN, np.int32)
+    for slot, row in self._by_slot.items():
+      start = self._table.sampled_B[slot]
+      tokens = row.replay[start : start + T]
+      replay_BT[slot, : len(tokens)] = tokens
+    return replay_BT
+
   def _skip_dropped(self, group: _Group):
-    """Skips samples that were cancelled before they had a slot."""
-    while group.waiting and group.next_sample in group.dropped:
+    """Skips cancelled samples that have no slot."""
+    for sample in group.put_back.keys() & group.dropped:
+      del group.put_back[sample]
+    while group.next_sample in group.dropped:
       group.next_sample += 1
     if not group.waiting and group in self._queue:
       self._queue.remove(group)
     self._forget_if_done(group)
 
   def _end(self, slot: int):
-    group, _ = self._by_slot.pop(slot)
+    group = self._by_slot.pop(slot).group
+    self._blocks.leave(slot)
     group.running -= 1
     self._forget_if_done(group)
 
@@ -288,8 +405,8 @@ class Engine:
     rows_PG = np.zeros((Q, G), np.int32)
     place_B = np.zeros(self.plan.slots, np.int32)
     taken = [0] * Q
-    for slot, (group, _) in sorted(self._by_slot.items()):
-      p = group.prefix
+    for slot, row in sorted(self._by_slot.items()):
+      p = row.group.prefix
       rows_PG[p, taken[p]] = slot
       place_B[slot] = p * G + taken[p]
       taken[p] += 1

@@ -32,6 +32,13 @@ class Plan:
     prefix after the rest of its group has ended; a spare prefix lets a new
     group use the free slots.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
+  own_tokens: positions in the cache for the tokens of all running completions;
+    by default, enough for all slots to run to max_new_tokens. A completion
+    takes positions as it grows, so fewer are enough if most end early. When
+    none are left, the completion that entered its slot last leaves it, and is
+    computed again later.
+  block: positions that a completion takes at a time, a multiple of `chunk`; by
+    default, an eighth of max_new_tokens, but at least 32 and at most 128.
   chunk: tokens between two checks for finished rows. A short chunk refills
     slots sooner; a long one reduces the overhead of the host.
   cache_dtype: by default, the dtype of the activations. int8 takes about half
@@ -45,6 +52,8 @@ class Plan:
   slots: int
   group: int = 8
   prompts: int | None = None
+  own_tokens: int | None = None
+  block: int | None = None
   max_prompt_tokens: int = 1024
   max_new_tokens: int = 1024
   chunk: int = 16
@@ -61,6 +70,10 @@ class Plan:
       raise ValueError(
         f'cache_dtype={self.cache_dtype!r}: expected float32, bfloat16 or int8.'
       )
+    if self.block_size % self.chunk:
+      raise ValueError(
+        f'block={self.block}: expected a multiple of chunk={self.chunk}.'
+      )
 
   @property
   def num_prompts(self) -> int:
@@ -72,8 +85,21 @@ class Plan:
     return bucket(self.max_prompt_tokens - 1)
 
   @property
-  def own_length(self) -> int:
-    return -(-self.max_new_tokens // self.chunk) * self.chunk
+  def block_size(self) -> int:
+    size = self.block or min(max(32, self.max_new_tokens // 8), 128)
+    # A chunk must lie within a block.
+    return self.block or max(1, size // self.chunk) * self.chunk
+
+  @property
+  def columns(self) -> int:
+    """Blocks of a completion of max_new_tokens."""
+    return -(-self.max_new_tokens // self.block_size)
+
+  @property
+  def num_blocks(self) -> int:
+    if self.own_tokens is None:
+      return self.slots * self.columns
+    return -(-self.own_tokens // self.block_size)
 
   def dtype(self, decoder: Decoder) -> str:
     return self.cache_dtype or decoder.compute.dtype
@@ -102,6 +128,7 @@ class Memory:
   prefixes: int
   own: int
   recent: int
+  column: int  # A block of every row, which XLA's attention gathers.
   logits: int  # Logits of a step, with their noise.
   float32_copies: int  # Copies of the caches that XLA makes on a CPU.
 
@@ -135,16 +162,19 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
   logits = layout.sharding(logits_shape, ('batch', 'vocab'))
 
   def float32_copies():
-    """Bytes of the float32 copies of both caches that XLA on CPU makes.
+    """Bytes of the float32 copies of the caches that XLA on CPU makes.
 
     The caches do not change in a chunk's loop, so XLA moves their conversion
-    out of the loop, and converts all layers at once.
+    out of the loop, and converts all layers at once. Blocks in int8 are
+    converted when they have been gathered, in the loop; in bfloat16, the whole
+    pool is, because XLA on CPU gathers no halves.
     """
     if layout.platform != 'cpu' or dtype == 'float32':
       return 0
-    return cache(plan.num_prompts, plan.prefix_length, 'float32') + cache(
-      plan.slots, plan.own_length, 'float32'
-    )
+    prefixes = cache(plan.num_prompts, plan.prefix_length, 'float32')
+    if dtype == 'int8':
+      return prefixes
+    return prefixes + cache(plan.num_blocks, plan.block_size, 'float32')
 
   def cache(rows, length, dtype):
     whole = cache_lib.num_bytes(decoder.config, rows, length, dtype=dtype)
@@ -155,18 +185,28 @@ def memory(plan: Plan, decoder: Decoder) -> Memory:
     weights=kept,
     gathered=used if used > kept else 0,
     prefixes=cache(plan.num_prompts, plan.prefix_length, dtype),
-    own=cache(plan.slots, plan.own_length, dtype),
+    own=cache(plan.num_blocks, plan.block_size, dtype),
     recent=cache(plan.slots, plan.chunk, decoder.compute.dtype),
+    column=cache(plan.slots, plan.block_size, dtype) // c.num_layers,
     logits=4 * 4 * math.prod(logits.shard_shape(logits_shape)),
     float32_copies=float32_copies(),
   )
 
 
 def fitted(plan: Plan, layout: Layout) -> Plan:
-  """The plan, with a default number of prompts rounded up to fit the layout."""
-  if plan.prompts is not None:
-    return plan
-  return dataclasses.replace(plan, prompts=layout.whole_batch(plan.num_prompts))
+  """The plan, with its defaults and `own_tokens` rounded up for the layout."""
+  block, own_tokens = plan.block_size, plan.own_tokens
+  if plan.block is None and layout.platform == 'tpu':
+    # The smallest block that a TPU does not pad.
+    block = max(1, 128 // plan.chunk) * plan.chunk
+  if own_tokens is not None:
+    own_tokens = layout.whole_batch(-(-own_tokens // block)) * block
+  return dataclasses.replace(
+    plan,
+    prompts=plan.prompts or layout.whole_batch(plan.num_prompts),
+    block=block,
+    own_tokens=own_tokens,
+  )
 
 
 def check_rows(plan: Plan, layout: Layout):
@@ -184,19 +224,32 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
 
   loaded: arrays on the devices that will be freed.
   """
-  plan, layout = fitted(plan, decoder.layout), decoder.layout
+  asked, layout = plan.own_tokens, decoder.layout
+  plan = fitted(plan, layout)
   check_rows(plan, layout)
+  least = plan.columns * plan.block_size * layout.batch_size
+  if plan.num_blocks * plan.block_size < least:
+    raise ValueError(
+      f'own_tokens={asked}: expected at least {least}, room for a completion '
+      f'of max_new_tokens={plan.max_new_tokens}, in blocks of '
+      f'{plan.block_size}, on each of the {layout.batch_size} devices that '
+      'split a batch: raise own_tokens, or lower max_new_tokens.'
+    )
   needed = memory(plan, decoder)
   room = plan.memory or _room(layout, loaded)
   if room is not None and needed.total > room:
     longest = 'slots or max_new_tokens'
+    if asked is not None:
+      longest = 'own_tokens'
     if needed.prefixes > needed.own:
       longest = 'prompts or max_prompt_tokens'
+    completions = needed.own + needed.recent + needed.column
+    completions += needed.float32_copies
     raise ValueError(
       f'The sampler needs {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
       f'{_gib(needed.prefixes)}, completions '
-      f'{_gib(needed.own + needed.recent + needed.float32_copies)}, logits '
+      f'{_gib(completions)}, logits '
       f'{_gib(needed.logits)}), but only {_gib(room)} is available: lower '
       f'{longest}, choose a smaller cache_dtype, or split the model over more '
       'devices.'

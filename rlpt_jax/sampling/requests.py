@@ -179,12 +179,21 @@ class Completion:
 
 def cut(completion: Completion, length: int | None) -> Completion:
   """The completion cut to its first `length` tokens; None keeps all."""
+  return _sliced(completion, slice(length))
+
+
+def _sliced(completion: Completion, place: slice) -> Completion:
   arrays = {
-    field.name: getattr(completion, field.name)[:length]
+    field.name: getattr(completion, field.name)[place]
     for field in dataclasses.fields(Completion)
     if field.type is np.ndarray
   }
   return dataclasses.replace(completion, **arrays)
+
+
+def without_first(completion: Completion, count: int) -> Completion:
+  """The completion without its first `count` tokens."""
+  return _sliced(completion, slice(count, None))
 
 
 def join(pieces: list[Completion]) -> Completion:

@@ -131,8 +131,8 @@ class Table:
     for name, value in (('top_k_B', 0), ('top_p_B', 1), ('min_p_B', 0)):
       self._settings[name][slot] = value
 
-  def slots(self, prefix_length_P, readers) -> Slots:
-    """Copies the table to a `Slots`."""
+  def slots(self, prefix_length_P, readers, **more) -> Slots:
+    """Copies the table to a `Slots`; `more`: fields that it does not have."""
     # On a CPU, a device array may share memory with its numpy array.
     arrays = {name: array.copy() for name, array in self._arrays.items()}
     settings = {name: array.copy() for name, array in self._settings.items()}
@@ -141,6 +141,7 @@ class Table:
       settings=Settings(**settings),
       prefix_length_P=np.array(prefix_length_P, np.int32),
       readers=readers,
+      **more,
     )
 
   def read(self, report: Report, version: int) -> dict[int, Completion]:

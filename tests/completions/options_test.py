@@ -45,9 +45,10 @@ def test_values_in_bounds_and_none():
 )
 def test_slots_are_filled(prompts, samples, expected):
   plan = plan_for(
-    EngineOptions(slots=16), prompts=prompts, samples=samples,
+    EngineOptions(slots=16, own_tokens=40), prompts=prompts, samples=samples,
     max_prompt_tokens=4, max_new_tokens=4, stop_ids=0,
   )  # fmt: skip
+  assert plan.own_tokens == 40
   assert (plan.slots, plan.group, plan.prompts) == expected
   even = split_evenly(plan, make_layout(data=8, fsdp=1))
   assert even.slots % 8 == even.prompts % 8 == 0
@@ -59,6 +60,6 @@ def test_options_have_no_prefix_on_the_command_line(program, capsys):
   with pytest.raises(SystemExit):
     cli.main([program, '--help'])
   text = capsys.readouterr().out
-  for option in ('--slots', '--cache_dtype', '--tensor'):
+  for option in ('--slots', '--own_tokens', '--cache_dtype', '--tensor'):
     assert option in text
   assert 'options.' not in text and 'sampling.' not in text

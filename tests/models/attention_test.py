@@ -250,6 +250,56 @@ def test_int8_with_scales_is_what_it_stands_for(readers, one_device):
   np.testing.assert_allclose(half.astype(np.float32), expected, rtol=2**-8)
 
 
+def _in_blocks(part, size, rng, extra=3):
+  """The same rows in blocks of a pool, whose other blocks are all NaN."""
+  rows, length = part.mask.shape
+  filled = np.asarray(part.mask).sum(1).astype(np.int32)
+  columns = -(-length // size)
+  place = rng.permutation(rows * columns + extra)[: rows * columns]
+  table_BM = place.reshape(rows, columns).astype(np.int32)
+
+  def pool(x, axis):
+    x = np.asarray(x, np.float32)
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, columns * size - length)
+    x = np.pad(x, padding, constant_values=np.nan)
+    blocks = np.full((rows * columns + extra, *x.shape[1:]), np.nan, np.float32)
+    blocks = np.take(blocks, np.arange(size), axis=axis)
+    for b in range(rows):
+      for m, block in enumerate(np.split(x[b], columns, axis=axis - 1)):
+        # Columns that no row has reached, and only those, must not be read.
+        is_read = m * size < filled.max()
+        blocks[table_BM[b, m]] = np.nan_to_num(block) if is_read else np.nan
+    return jnp.asarray(blocks)
+
+  scales = (
+    None if x is None else pool(x, 2)
+    for x in (part.k_scale_PKS, part.v_scale_PKS)
+  )  # fmt: skip
+  k, v = pool(part.k_PKHS, 3), pool(part.v_PKSH, 2)
+  if part.k_scale_PKS is not None:
+    k, v = (jnp.nan_to_num(x).astype(jnp.int8) for x in (k, v))
+  return lib.Part(k, v, part.mask, *scales, None, filled, table_BM)
+
+
+@pytest.mark.parametrize('kind', ['float32', 'int8', 'nothing is filled'])
+@pytest.mark.parametrize('size', [2, 4])
+def test_blocks_are_the_rows_that_they_hold(kind, size, one_device):
+  q, _, _ = _arrays(0, rows=8, length=1)
+  lengths = [2, 0, 4, 1, 4, 0, 3, 4]
+  if kind == 'nothing is filled':
+    lengths = [0] * 8
+  # Room for nine, of which no row has more than four.
+  rows = _context(2, rows=8, lengths=lengths, length=9)
+  if kind == 'int8':
+    rows, _ = _int8(2, 8, lengths, 9)
+  recent = _context(1, rows=8, lengths=[2] * 8, length=3)
+  blocks = _in_blocks(rows, size, np.random.default_rng(0))
+  attend = jax.jit(functools.partial(lib.attend_to_parts, layout=one_device))
+  found = attend(q, [blocks, recent])
+  np.testing.assert_allclose(found, attend(q, [rows, recent]), atol=2e-6)
+
+
 # Splash runs in the interpreter here: blocks of 128, so larger arrays.
 
 

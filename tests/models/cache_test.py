@@ -1,6 +1,10 @@
 """A cache says what it takes before it takes it."""
 
+import functools
+
 import jax
+import numpy as np
+import pytest
 
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import cache as lib
@@ -25,3 +29,28 @@ def test_a_cache_is_spread_over_its_layout():
   cache = lib.empty(CONFIG, 8, 10, dtype='float32', layout=layout)
   shard = cache.k_LBKHS.addressable_shards[0].data
   assert shard.shape == (2, 2, 1, 32, 10)
+
+
+@pytest.mark.parametrize('sizes', [None, {'fsdp': 4, 'tensor': 2}], ids=str)
+def test_blocks_are_taken_and_written(sizes):
+  layout = make_layout(**(sizes or {'devices': jax.devices()[:1]}))
+  rng = np.random.default_rng(0)
+  shards = layout.batch_size
+  # Two rows and four blocks of six positions on each shard.
+  pool = rng.normal(size=(4 * shards, 2, 6, 3)).astype(np.float32)
+  first_B = np.repeat(np.arange(shards) * 4, 2)
+  index_B = (first_B + rng.integers(0, 4, 2 * shards)).astype(np.int32)
+  index_B[1] = (index_B[0] + 1) % 4
+  on_devices = layout.put(pool, 'batch', 'kv_heads', None, None)
+  take = jax.jit(functools.partial(lib.take_blocks, layout=layout))
+  np.testing.assert_array_equal(take(on_devices, index_B), pool[index_B])
+
+  new = rng.normal(size=(2 * shards, 2, 2, 3)).astype(np.float32)
+  start_B = rng.integers(0, 5, 2 * shards).astype(np.int32)
+  index_B[0] = len(pool)  # Dropped.
+  put = jax.jit(functools.partial(lib.put_blocks, axis=2, layout=layout))
+  found = put(on_devices, new, index_B, start_B)
+  assert found.sharding.is_equivalent_to(on_devices.sharding, 4)
+  for b in range(1, 2 * shards):
+    pool[index_B[b], :, start_B[b] : start_B[b] + 2] = new[b]
+  np.testing.assert_array_equal(found, pool)

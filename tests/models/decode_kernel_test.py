@@ -101,6 +101,51 @@ def test_it_is_attention(name, one_device):
   np.testing.assert_allclose(_run(q, parts), expected, atol=2e-6)
 
 
+def _in_blocks(part, size, seed=0):
+  """The rows of a part in blocks; NaN in all blocks that no row has reached."""
+  rng = np.random.default_rng(seed)
+  rows, length = part.mask.shape
+  columns = -(-length // size)
+  count = rows * columns + 3
+  table_BM = rng.permutation(count)[: rows * columns].reshape(rows, columns)
+  pools = []
+  for x, axis in ((part.k_PKHS, 3), (part.v_PKSH, 2)):
+    x = np.asarray(x)
+    shape = list(x.shape)
+    shape[0], shape[axis] = count, size
+    pool = np.full(shape, np.nan, x.dtype)
+    for b in range(rows):
+      for m in range(-(-int(part.filled_P[b]) // size)):
+        block = x[b].take(
+          range(m * size, min(length, (m + 1) * size)), axis - 1
+        )
+        place = [table_BM[b, m], *(slice(n) for n in block.shape)]
+        pool[tuple(place)] = block
+    # Entries of columns that a row has not reached lead to any block.
+    pools.append(jnp.asarray(pool))
+  return Part(
+    *pools, part.mask, None, None, None, part.filled_P,
+    table_BM.astype(np.int32),
+  )  # fmt: skip
+
+
+# As much as the kernel reads at a time, more, and less.
+@pytest.mark.parametrize(('size', 'splits'), [(64, 1), (128, 2), (24, 1)])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'a group of whole blocks',
+    'rows in any order, some in no group',
+    'rows that share nothing',
+  ],
+)
+def test_rows_in_blocks(name, size, splits, one_device):
+  q, (prefix, own, recent) = _inputs(CASES[name])
+  expected = _expected(q, [prefix, own, recent], one_device)
+  found = _run(q, [prefix, _in_blocks(own, size), recent], splits=splits)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 @pytest.mark.parametrize('splits', [1, 2, 3, 4])
 def test_splits_change_nothing(splits, one_device):
   q, parts = _inputs(CASES['rows in any order, some in no group'])

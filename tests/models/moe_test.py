@@ -1,5 +1,7 @@
 """The mixture of experts: its statistics, its loss, its layouts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import moe, zoo
 from rlpt_jax.models.config import Compute, Decoder
@@ -68,6 +71,46 @@ def test_values_and_gradients_are_those_of_the_plain_sum(
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     scale = max(1.0, float(jnp.abs(b).max()))
     np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'rows'),
+  [({}, 8), ({'fsdp': 1, 'expert': 2, 'tensor': 4}, 8), ({'expert': 4}, 2)],
+  ids=str,
+)
+def test_decoding_gives_the_same(sizes, rows, one_device):
+  layout = make_layout(**sizes) if sizes else one_device
+  decoder, p = _layer(layout)
+  rng = np.random.default_rng(0)
+  x_BTD = layout.put(
+    rng.normal(size=(rows, 1, 64)).astype(np.float32), 'batch', None, None
+  )
+
+  @functools.partial(jax.jit, static_argnames='is_decoding')
+  def run(p, x_BTD, is_decoding):
+    valid_BT = jnp.ones(x_BTD.shape[:2])
+    return moe.moe(
+      p, x_BTD, valid_BT, decoder=decoder, is_decoding=is_decoding
+    )[0]
+
+  found, expected = run(p, x_BTD, True), run(p, x_BTD, False)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_only_decoding_computes_without_gradients(one_device):
+  decoder = Decoder(CONFIG, Compute(dtype='float32'), one_device)
+  params = weights.shapes(decoder_lib.specs(CONFIG), layout=one_device)
+  empty = jax.eval_shape(
+    functools.partial(
+      cache_lib.empty, CONFIG, 2, 16, dtype='float32', layout=one_device
+    )
+  )
+  tokens = jax.ShapeDtypeStruct((2, 1), jnp.int32)
+  decode = functools.partial(decoder_lib.decode, decoder)
+  decoding = jax.make_jaxpr(decode)(params, tokens, tokens, (), empty, 0)
+  assert 'ragged_dot' not in str(decoding)
+  forward = functools.partial(decoder_lib.forward, decoder)
+  assert 'ragged_dot' in str(jax.make_jaxpr(forward)(params, tokens, tokens))
 
 
 def test_what_a_ragged_product_leaves_undefined_reaches_nothing(monkeypatch):

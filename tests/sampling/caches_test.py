@@ -1,5 +1,7 @@
 """Stores of keys and values against numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +151,30 @@ def test_append_at_ragged_lengths(dtype):
         v_scale[layer][b, :, start:end] = new.v_scale_LBKS[layer][b]
   _equal(found, expected)
   assert (found.k_scale_LBKS is None) == (dtype != 'int8')
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_append_to_blocks(dtype, one_device):
+  size, more = 6, 3
+  pool = lib.store(_cache(7, size), dtype)
+  new = lib.store(_cache(4, more, seed=1), dtype)
+  blocks_BM = np.array([[6, 0], [2, 5], [1, 3], [4, 0]], np.int32)
+  # Row 2 is not kept. Rows 0 and 3 write half a block, row 1 its second one.
+  length_B = np.array([3, 6, 0, 0], np.int32)
+  is_kept_B = np.array([True, True, False, True])
+  append = functools.partial(lib.append_to_blocks, layout=one_device)
+  found = jax.jit(append)(pool, new, length_B, blocks_BM, is_kept_B)
+  expected = jax.tree.map(np.array, pool)
+  for layer in range(L):
+    for b, block, start in ((0, 6, 3), (1, 5, 0), (3, 4, 0)):
+      end = start + more
+      k, v, k_scale, v_scale = expected
+      k[layer][block, :, :, start:end] = new.k_LBKHS[layer][b]
+      v[layer][block, :, start:end] = new.v_LBKSH[layer][b]
+      if dtype == 'int8':
+        k_scale[layer][block, :, start:end] = new.k_scale_LBKS[layer][b]
+        v_scale[layer][block, :, start:end] = new.v_scale_LBKS[layer][b]
+  _equal(found, expected)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'int8'])

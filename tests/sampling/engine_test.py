@@ -351,6 +351,123 @@ def test_cancelled_samples_leave_their_slots(one_device):
   assert None in cancelled_last
 
 
+# Room for eight blocks of a chunk or two: samples are put back many times.
+SCARCE = dataclasses.replace(PLAN, block=8, own_tokens=64)
+
+
+def pieces_of(decoder, params, asked, plan, on_step=lambda engine, steps: None):
+  """({(ticket, sample): its pieces}, the engine)."""
+  pieces = {}
+  with Engine(decoder, params, plan) as engine:
+    for request in asked:
+      engine.submit(request)
+    steps = 0
+    while not engine.is_idle:
+      for ticket, sample, piece in engine.step():
+        pieces.setdefault((ticket, sample), []).append(piece)
+      steps += 1
+      on_step(engine, steps)
+  return pieces, engine
+
+
+@pytest.mark.parametrize(
+  ('cache_dtype', 'dtype'),
+  [
+    (None, 'float32'),
+    pytest.param('int8', 'float32', marks=pytest.mark.slow),
+    pytest.param(None, 'bfloat16', marks=pytest.mark.slow),
+  ],
+)
+def test_samples_that_are_put_back_are_the_same(cache_dtype, dtype, one_device):
+  decoder, params = tiny(one_device, dtype=dtype)
+  asked = mixed(12)
+  scarce, roomy = (
+    dataclasses.replace(plan, cache_dtype=cache_dtype)
+    for plan in (SCARCE, dataclasses.replace(SCARCE, own_tokens=None))
+  )
+  found, engine = pieces_of(decoder, params, asked, scarce)
+  expected, whole = pieces_of(decoder, params, asked, roomy)
+  assert engine.counts['put_back'] > 5 and engine.counts['repeated'] > 50
+  assert whole.counts['put_back'] == whole.counts['repeated'] == 0
+  assert found.keys() == expected.keys()
+  for key, pieces in found.items():
+    assert all(len(piece.tokens) for piece in pieces)
+    assert_same([[join(pieces)]], [[join(expected[key])]], tolerance=0)
+  new = engine.counts['tokens'] - engine.counts['repeated']
+  assert new == whole.counts['tokens']
+  # All blocks are back.
+  assert engine._blocks.free(0) == 8
+  assert (engine._blocks.missing(np.full(5, 1)) == 1).all()
+
+
+def test_no_token_changes_when_weights_do(one_device):
+  decoder, params = tiny(one_device)
+  asked = requests(max_new_tokens=64, samples=2)
+  published = [tiny(one_device, seed=seed)[1] for seed in (2, 3, 4)]
+  before = {}
+
+  def publish(engine, steps):
+    if steps % 12 == 0 and published:
+      engine.publish(published.pop())
+
+  found, engine = pieces_of(decoder, params, asked, SCARCE, publish)
+  assert engine.counts['repeated'] > 20 and engine.version == 3
+  for key, pieces in found.items():
+    completion = join(pieces)
+    assert len(completion.tokens) == 64, key
+    assert (np.diff(completion.versions) >= 0).all()
+    before[key] = completion
+  # The tokens of the first version are those of an engine that kept it.
+  expected = run(decoder, params, asked, PLAN)
+  for (ticket, sample), completion in before.items():
+    count = int((completion.versions == 0).sum())
+    same = expected[ticket][sample].tokens[:count]
+    np.testing.assert_array_equal(completion.tokens[:count], same)
+
+
+def test_what_was_put_back_can_be_cancelled(one_device):
+  decoder, params = tiny(one_device)
+  asked = requests(max_new_tokens=40)
+  expected = run(decoder, params, asked)
+  cancelled = set()
+
+  def cancel(engine, steps):
+    for group in list(engine._queue):
+      for sample in sorted(group.put_back):
+        if not cancelled:
+          cancelled.add((group.ticket, sample))
+          engine.cancel(group.ticket, sample)
+
+  found, engine = pieces_of(decoder, params, asked, SCARCE, cancel)
+  assert len(cancelled) == 1
+  assert engine.running == engine.waiting == 0
+  for (ticket, sample), pieces in found.items():
+    completion = join(pieces)
+    if (ticket, sample) in cancelled:
+      assert completion.finish_reason is None
+    else:
+      assert_same([[completion]], [[expected[ticket][sample]]])
+
+
+def test_the_youngest_sample_is_put_back_before_its_group(one_device):
+  decoder, params = tiny(one_device)
+  # Three samples of 32 tokens, of which the third finds the blocks taken.
+  plan = dataclasses.replace(SCARCE, slots=3, group=3, own_tokens=72)
+  plan = dataclasses.replace(plan, max_new_tokens=32)
+  asked = requests(max_new_tokens=32, samples=4)[:1]
+  seen = []
+
+  def look(engine, _):
+    seated = sorted(row.sample for row in engine._by_slot.values())
+    if seated and (not seen or seen[-1] != seated):
+      seen.append(seated)
+
+  pieces_of(decoder, params, asked, plan, look)
+  assert seen[:2] == [[0, 1, 2], [0, 1]]
+  # Sample 2 comes back before sample 3 enters.
+  assert [2, 3] in seen and seen[-1] in ([3], [2, 3])
+
+
 def test_one_program_serves_all_requests(one_device):
   decoder, params = tiny(one_device)
   with Engine(decoder, params, PLAN) as engine:
@@ -445,3 +562,13 @@ def test_eight_devices_sample_what_one_does(model, sizes, one_device):
   expected = run(*tiny(one_device, model), asked, SHARDED)
   found = run(*tiny(make_layout(**sizes), model), asked, SHARDED)
   assert_same(found, expected)
+  # Each shard of the batch has the blocks of one long sample, and its rows.
+  layout = make_layout(**sizes)
+  scarce = dataclasses.replace(
+    SHARDED, block=8, own_tokens=64 * layout.batch_size
+  )
+  with Engine(*tiny(layout, model), scarce) as engine:
+    assert_same(list(Sampler(engine).run(asked)), expected)
+    # A row that is alone in its shard can always grow.
+    is_alone = layout.batch_size == scarce.slots
+    assert (engine.counts['put_back'] > 0) != is_alone

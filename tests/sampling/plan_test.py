@@ -66,11 +66,11 @@ def test_memory_is_the_bytes_of_the_arrays(model, dtype, cache_dtype, sizes):
     decoder_lib.specs(decoder.config),
   )
   stored = cache_dtype or dtype
-  # 32 tokens of a prompt that are not its last; 40 new ones in chunks of 16.
+  # 32 tokens of a prompt that are not its last; 40 new ones in blocks of 32.
   arrays = {
     'weights': publish(decoder, params),
     'prefixes': caches.empty(decoder, 3, 32, stored),
-    'own': caches.empty(decoder, 16, 48, stored),
+    'own': caches.empty(decoder, 32, 32, stored),
     'recent': caches.empty(decoder, 16, 16, dtype),
   }
   found = lib.memory(plan, decoder)
@@ -85,8 +85,11 @@ def test_memory_in_plain_arithmetic():
   found = lib.memory(PLAN, _decoder())
   # Layers 2, heads 2 of size 32, keys and values, 4 bytes: 1 KiB a token.
   assert found.prefixes == 3 * 32 * 1024
-  assert found.own == 16 * 48 * 1024
+  assert found.own == 16 * 64 * 1024
   assert found.recent == 16 * 16 * 1024
+  assert found.column == 16 * 32 * 1024 // 2  # Of one layer.
+  less = dataclasses.replace(PLAN, own_tokens=320)
+  assert lib.memory(less, _decoder()).own == 320 * 1024
   small = dataclasses.replace(PLAN, cache_dtype='int8')
   # 32 bytes and a scale of 4 for what took 128.
   assert lib.memory(small, _decoder()).own == found.own * 36 // 128
@@ -104,13 +107,16 @@ def test_on_a_cpu_small_caches_are_widened_and_that_is_planned(one_device):
   )
   params, table = publish(decoder, params), Table(plan.slots, plan.sizes)
   readers = Readers(np.arange(16).reshape(4, 4), np.arange(16))
-  slots = table.slots(np.zeros(4, np.int32), readers)
+  slots = table.slots(
+    np.zeros(4, np.int32), readers, blocks_BM=np.zeros((16, 8), np.int32)
+  )
   for cache_dtype in ('float32', 'bfloat16', 'int8'):
     found = lib.memory(
       dataclasses.replace(plan, cache_dtype=cache_dtype), decoder
     )
     stored = [
-      caches.empty(decoder, rows, 1024, cache_dtype) for rows in (4, 16)
+      caches.empty(decoder, 4, 1024, cache_dtype),
+      caches.empty(decoder, 128, 128, cache_dtype),
     ]
     compiled = chunks.decode_chunk.lower(
       decoder, params, *stored, slots, steps=plan.chunk
@@ -145,8 +151,8 @@ def test_the_figures_of_a_refusal():
   with pytest.raises(ValueError) as error:
     lib.check(plan, _decoder())
   for part in (
-    'needs 65.25 GiB on each device',
-    'prompts 64.00 GiB, completions 1.25 GiB, logits 0.00 GiB)',
+    'needs 65.38 GiB on each device',
+    'prompts 64.00 GiB, completions 1.38 GiB, logits 0.00 GiB)',
     'but only 1.00 GiB is available: lower prompts or max_prompt_tokens,',
   ):
     assert part in str(error.value), part
@@ -197,9 +203,43 @@ def test_what_the_machine_has_is_the_default():
     lib.check(dataclasses.replace(PLAN, slots=2**24), decoder)
 
 
+def test_blocks_fit_the_layout():
+  plan = Plan(slots=16, max_new_tokens=64, own_tokens=500)
+  for decoder, own_tokens in ((_decoder(), 512), (_decoder(fsdp=8), 512)):
+    fitted = lib.fitted(plan, decoder.layout)
+    assert fitted.block == 32 and fitted.own_tokens == own_tokens
+    assert lib.fitted(fitted, decoder.layout) == fitted
+  few = dataclasses.replace(plan, own_tokens=300)
+  assert lib.fitted(few, _decoder(fsdp=8).layout).own_tokens == 512
+  # No TPU has room for less than 128.
+  tpu = dataclasses.replace(_layout(), platform='tpu')
+  assert lib.fitted(plan, tpu).block == 128
+  own = dataclasses.replace(plan, block=64)
+  assert lib.fitted(own, tpu).block == 64
+
+
+def test_one_completion_fits_on_each_device_that_splits_a_batch():
+  plan = Plan(slots=16, max_new_tokens=64, own_tokens=200)
+  lib.check(plan, _decoder())
+  with pytest.raises(ValueError) as error:
+    lib.check(plan, _decoder(fsdp=8))
+  assert str(error.value) == (
+    'own_tokens=200: expected at least 512, room for a completion of '
+    'max_new_tokens=64, in blocks of 32, on each of the 8 devices that split a '
+    'batch: raise own_tokens, or lower max_new_tokens.'
+  )
+  with pytest.raises(ValueError, match='own_tokens=32: expected at least 64'):
+    lib.check(dataclasses.replace(plan, own_tokens=32), _decoder())
+  large = dataclasses.replace(plan, own_tokens=2**30, memory=2**30)
+  with pytest.raises(ValueError, match='lower own_tokens, choose a smaller'):
+    lib.check(large, _decoder())
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
+    ({'block': 24}, 'block=24: expected a multiple of chunk=16.'),
+    ({'own_tokens': 0}, 'own_tokens=0: expected at least 1.'),
     ({'slots': 0}, 'slots=0: expected at least 1.'),
     ({'group': -1}, 'group=-1: expected at least 1.'),
     ({'prompts': 0}, 'prompts=0: expected at least 1.'),
@@ -226,9 +266,15 @@ def test_what_follows_from_a_plan():
   assert Plan(slots=64, group=8, prompts=5).num_prompts == 5
   assert Plan(slots=1, max_prompt_tokens=1).prefix_length == 16
   assert Plan(slots=1, max_prompt_tokens=1024).prefix_length == 1024
-  for new, chunk, length in ((40, 16, 48), (48, 16, 48), (1, 16, 16)):
-    plan = Plan(slots=1, max_new_tokens=new, chunk=chunk)
-    assert plan.own_length == length
+  for new, chunk, size, columns in (
+    (40, 16, 32, 2), (64, 16, 32, 2), (1, 16, 32, 1), (512, 16, 64, 8),
+    (8192, 16, 128, 64), (8192, 48, 96, 86), (8192, 256, 256, 32),
+  ):  # fmt: skip
+    plan = Plan(slots=3, max_new_tokens=new, chunk=chunk)
+    assert (plan.block_size, plan.columns) == (size, columns)
+    assert plan.num_blocks == 3 * columns
+  plan = Plan(slots=3, max_new_tokens=64, own_tokens=129)
+  assert plan.num_blocks == 5
   assert Plan(slots=1).dtype(_decoder(dtype='bfloat16')) == 'bfloat16'
   assert Plan(slots=1, cache_dtype='int8').dtype(_decoder()) == 'int8'
 

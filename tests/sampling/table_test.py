@@ -41,7 +41,8 @@ def _rows(table, slot):
   rows = {
     field.name: np.asarray(getattr(slots, field.name))[slot].tolist()
     for field in dataclasses.fields(slots)
-    if field.name not in ('settings', 'readers', 'prefix_length_P')
+    if np.ndim(getattr(slots, field.name))
+    and field.name not in ('settings', 'readers', 'prefix_length_P')
   }
   settings = {
     name: value_B[slot].tolist()
