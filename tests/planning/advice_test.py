@@ -49,12 +49,12 @@ def test_each_change_alone():
   fewest = advice.fewest_microbatches(run)
   assert settings == [(f'train_rl.Hardware.num_microbatches={fewest}',)]
   assert all(memory.fits(proposal.run) for proposal in found)
-  # Three settings of a sampler, each of which is enough.
+  # Four settings of a sampler, each of which is enough.
   found = advice.proposals(large(slots=320))
   names = [proposal.settings[0].split('=')[0] for proposal in found]
   assert names == [
-    'train_rl.Config.cache_dtype', 'train_rl.Hardware.slots',
-    'the sampler: layout.Axes.data',
+    'train_rl.Hardware.own_tokens', 'train_rl.Config.cache_dtype',
+    'train_rl.Hardware.slots', 'the sampler: layout.Axes.data',
   ]  # fmt: skip
   for proposal in found:
     assert memory.fits(proposal.run)

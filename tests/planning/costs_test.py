@@ -97,15 +97,25 @@ def test_a_step_of_decoding_by_hand():
     + memory_.recent + memory_.logits
   )  # fmt: skip
   assert found == pytest.approx(expected)
-  # XLA reads what is reserved: 8 prompts of 32 positions, 16 rows of 16.
-  tpu = runs.run(chips='tpu:v5e:1x1')
-  found = costs.step_bytes(tpu, prompt=10, completion=6, samples=4, busy=1.0)
-  memory_ = plan_lib.memory(tpu.engine, tpu.sampler)
-  assert tpu.engine.prefix_length == 32
+  # XLA reads 8 prompts of 32 positions, and copies 16 rows of 32.
+  old = runs.run(chips='a100:1')
+  found = costs.step_bytes(old, prompt=10, completion=6, samples=4, busy=1.0)
+  assert old.engine.prefix_length == old.engine.block_size == 32
   assert found == pytest.approx(
-    2 * layers + 4 * 64 + 4 * 259 * 64 + (8 * 32 + 16 * 16) * position
+    2 * layers + 4 * 64 + 6 * 259 * 64 + (8 * 32 + 3 * 16 * 32) * position
     + memory_.recent + memory_.logits
   )  # fmt: skip
+
+
+def test_xla_reads_all_slots_however_small_their_cache():
+  found = []
+  for own_tokens in (None, 64):
+    hardware = runs.hardware(own_tokens=own_tokens)
+    run = runs.run(runs.rl(hardware=hardware), chips='a100:1')
+    found.append(
+      costs.step_bytes(run, prompt=10, completion=6, samples=4, busy=1.0)
+    )
+  assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,8 @@ def test_a_step_of_decoding_by_hand():
   [
     ('qwen3_06b', 'h200:1', {}, True),
     ('qwen3_06b', 'a100:1', {}, False),
+    ('qwen3_06b', 'tpu:v5e:2x2', {}, True),
+    ('qwen3_06b', 'tpu:v5e:2x2', {'cache_dtype': 'int8'}, False),
     ('qwen3_06b', 'h200:2', {}, False),  # XLA cannot split a kernel.
     ('qwen3_06b', 'h200:1', {'cache_dtype': 'int8'}, False),
     ('qwen3_06b', 'h200:1', {'compute': Compute(attention='xla')}, False),
@@ -131,10 +143,11 @@ def test_where_only_filled_positions_are_read(model, chips, changes, is_filled):
 
 
 def test_an_untied_embedding_is_not_read():
-  run = runs.run(model='tiny_llama', chips='tpu:v5e:1x1')
+  run = runs.run(model='tiny_llama', chips='a100:1')
   found = costs.step_bytes(run, prompt=1, completion=1, samples=4, busy=1.0)
-  whole = plan_lib.memory(run.engine, run.sampler).total
-  assert found == whole - 2 * 259 * 64
+  all_of_it = plan_lib.memory(run.engine, run.sampler)
+  read = all_of_it.total - 2 * 259 * 64
+  assert found == read - all_of_it.column + 2 * all_of_it.own
 
 
 def test_prompts_by_hand():
