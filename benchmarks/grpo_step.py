@@ -38,6 +38,7 @@ def main(arguments):
     arguments.ours, str(pathlib.Path(__file__).absolute()), '--folder',
     str(folder), '--size', arguments.size, '--one',
     '--num_microbatches', str(arguments.num_microbatches),
+    '--remat', arguments.remat,
     *(['--unroll'] if arguments.unroll else []),
   ]  # fmt: skip
   compiled = ['--torch-compile', '--micro-sequences']
@@ -114,7 +115,10 @@ def measure(arguments) -> dict:
   # nothing stops early. A check of the tokenizer against the model would fail.
   tokenizer = tokenizer_lib.load(assets / 'tokenizer')
   decoder = Decoder(
-    files.config, Compute(dtype='float32', unroll=arguments.unroll),
+    files.config,
+    Compute(
+      dtype='float32', unroll=arguments.unroll, remat=arguments.remat
+    ),
     make_layout(),
   )  # fmt: skip
   adam = grpo['optimizer']
@@ -244,6 +248,7 @@ if __name__ == '__main__':
   parser.add_argument('--repeat', type=int, help='measured steps')
   parser.add_argument('--num_microbatches', type=int, default=1)
   parser.add_argument('--unroll', action='store_true')
+  parser.add_argument('--remat', default='none', help='Compute.remat')
   parser.add_argument('--one', action='store_true', help='ours, this process')
   arguments = parser.parse_args()
   if arguments.one:
