@@ -192,3 +192,18 @@ def test_pieces_join_in_order():
     ('policy_logprobs', np.float32), ('is_own', bool), ('versions', np.int32),
   ):  # fmt: skip
     assert getattr(whole, name).dtype == dtype, name
+
+
+def test_a_completion_without_its_first_tokens_is_the_rest_of_it():
+  tokens = np.arange(5, dtype=np.int32)
+  whole = Completion(
+    tokens=tokens, logprobs=-tokens / 2, policy_logprobs=-tokens / 4,
+    is_own=tokens % 2 == 0, versions=tokens // 2, finish_reason='stop',
+  )  # fmt: skip
+  rest = lib.without_first(whole, 2)
+  assert rest.tokens.tolist() == [2, 3, 4]
+  assert rest.versions.tolist() == [1, 1, 2]
+  assert rest.finish_reason == 'stop'
+  again = lib.join([lib.cut(whole, 2), rest])
+  for name in ('tokens', 'logprobs', 'policy_logprobs', 'is_own', 'versions'):
+    np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
