@@ -73,16 +73,19 @@ def read_one_of(
       names[id(thing)].add(name)
     elif not any(gin_files.references(value)):
       macros[f'{scope}/{selector}' if scope else selector] = value
-  # The number of fields that are missing.
-  missing = [
-    len({x.name for x in parameters(kind).values() if x.default is x.empty}
-        - names[id(kind)])
+  needed = [
+    {x.name for x in parameters(kind).values() if x.default is x.empty}
     for kind in kinds
-  ]  # fmt: skip
-  if missing.count(0) > 1:
-    titles = ' and '.join(checks.title(kind) for kind in kinds)
-    raise ValueError(f'{file}: sets {titles}: expected one of the two.')
-  kind = kinds[missing.index(min(missing))]
+  ]
+  missing = [
+    needs - names[id(kind)] for kind, needs in zip(kinds, needed, strict=True)
+  ]
+  complete = sum(not names for names in missing)
+  if complete > 1 or missing == needed:
+    titles = ', '.join(checks.title(kind) for kind in kinds)
+    found = 'more than one' if complete else 'none'
+    raise ValueError(f'{file}: expected one of {titles}, found {found}.')
+  kind = kinds[missing.index(min(missing, key=len))]
   return Builder(kind, statements, Place(str(file))).make(), macros
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import plans
 from rlpt_jax import cli
 from rlpt_jax.algorithms import policy
 from rlpt_jax.core import settings, weights
@@ -279,6 +280,21 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
   )  # fmt: skip
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, stored[1])
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)
+
+
+def test_the_page_has_the_plans_of_some_experiments():
+  page = (ROOT / plans.PAGE).read_text()
+  for name in plans.experiments():
+    assert page.count(f'{name} ') == len(plans.LAYOUTS), name
+  for name, layout in TRACED[:2]:
+    assert plans.row(name, plans.estimate(name, layout)) in page
+
+
+@pytest.mark.slow
+def test_the_page_has_the_plans_of_all_experiments():
+  page = (ROOT / plans.PAGE).read_text()
+  # If this fails, run `python benchmarks/plans.py`.
+  assert page.endswith(plans.tables(plans.experiments()))
 
 
 @pytest.mark.parametrize(

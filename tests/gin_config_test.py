@@ -9,8 +9,8 @@ import pytest
 
 from rlpt_jax import cli
 from rlpt_jax.core.layout import Axes
-from rlpt_jax.gin_config import read_config
-from rlpt_jax.programs import train_rl
+from rlpt_jax.gin_config import read_config, read_one_of
+from rlpt_jax.programs import train_rl, train_sft
 
 WRONG = pathlib.Path(__file__).parent / 'golden' / 'wrong_settings.txt'
 
@@ -356,3 +356,51 @@ def test_a_mistake_in_a_second_gin_file_names_that_too(gin_file):
 def test_a_gin_file_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match='no such gin file'):
     read_config(Config, tmp_path / 'x.gin')
+
+
+KINDS = train_rl.Config, train_sft.Config
+SFT = """
+train_sft.Config.model = 'random:tiny_qwen3'
+train_sft.Config.data = @config.Data()
+train_sft.Config.optimizer = @optimizer.AdamW()
+train_sft.Config.num_steps = 2
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+  (tmp_path / 'data.gin').write_text(DATA)
+
+  def write(name, text):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+  return write
+
+
+def test_one_of_several_configs(write):
+  # Both have a field of the other's, as files of layouts do.
+  rl = write('rl.gin', f'{RUN}train_sft.Config.batch_size = 8\n')
+  text = f'{RUN.split("train_rl.Config.model")[0]}CHIPS = %NAME\n{SFT}'
+  sft = write('sft.gin', f"NAME = 'cpu:1'\n{text}")
+  config, macros = read_one_of(KINDS, rl)
+  assert config == read_config(train_rl.Config, rl)
+  assert macros == {'RATE': 1e-3}
+  config, macros = read_one_of(KINDS, sft, ('train_sft.Config.seed=3',))
+  assert isinstance(config, train_sft.Config)
+  assert config.seed == 3
+  assert macros == {'RATE': 1e-3, 'NAME': 'cpu:1'}  # A reference has no value.
+
+
+def test_not_one_of_several_configs(write):
+  none = write('none.gin', 'train_sft.Config.batch_size = 8\n')
+  wanted = 'expected one of train_rl.Config, train_sft.Config, found'
+  with pytest.raises(ValueError, match=f'none.gin: {wanted} none'):
+    read_one_of(KINDS, none)
+  both = write('both.gin', f'{RUN}{SFT}')
+  with pytest.raises(ValueError, match=f'both.gin: {wanted} more than one'):
+    read_one_of(KINDS, both)
+  # The error is that of the one that is meant.
+  partly = write('partly.gin', RUN.replace('train_rl.Config.num_steps', '#'))
+  with pytest.raises(ValueError, match=r'train_rl.Config.num_steps must be'):
+    read_one_of(KINDS, partly)

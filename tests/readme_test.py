@@ -24,7 +24,10 @@ BLOCKS = {
   )
   for page in PAGES
 }
-LINKING = [*PAGES, ROOT / 'benchmarks/README.md', ROOT / 'launch/README.md']
+LINKING = [
+  *PAGES,
+  *(ROOT / f'{x}/README.md' for x in ('benchmarks', 'experiments', 'launch')),
+]
 
 
 def name(page):

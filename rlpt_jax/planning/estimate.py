@@ -27,6 +27,12 @@ class Estimate:
   def __post_init__(self):
     if self.price is not None and not self.price >= 0:
       raise ValueError(f'--price={self.price}: expected 0 or more.')
+    if not run_lib.is_rl(self.run.config) and any(self.lengths):
+      raise ValueError(
+        f'mean lengths {tuple(self.lengths)}: expected none for train_sft, '
+        'whose rows are full.'
+      )
+    _ = self.step  # Raises now for lengths that are too long.
 
   @functools.cached_property
   def memory(self) -> dict[str, int]:

@@ -1,0 +1,92 @@
+"""A run that cannot fit is refused, and none that fits."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from rlpt_jax.algorithms.kl import InLoss
+from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import Decoder
+from rlpt_jax.planning import memory, refusal
+from rlpt_jax.programs import train_rl, train_sft
+from rlpt_jax.sampling import plan as plan_lib
+from tests.planning import runs
+
+
+def decoder(config):
+  layout = make_layout(devices=jax.devices()[:1])
+  return Decoder(zoo.get('tiny_qwen3'), config.compute, layout)
+
+
+@pytest.fixture
+def limit(monkeypatch):
+  """Sets the bytes of a device."""
+  return lambda size: monkeypatch.setattr(plan_lib, 'capacity', lambda _: size)
+
+
+def check(config, caplog) -> str:
+  caplog.clear()
+  refusal.check(config, decoder(config))
+  return caplog.text
+
+
+@pytest.mark.parametrize('config', [runs.rl(), runs.sft()], ids=['rl', 'sft'])
+def test_refused_only_if_the_state_does_not_fit(config, limit, caplog):
+  # Weights, two moments and a gradient, in float32.
+  state = 16 * memory.num_weights(decoder(config))
+  limit(state)
+  assert 'probably' in check(config, caplog)
+  limit(state - 1)
+  is_rl = isinstance(config, train_rl.Config)
+  name = 'train_rl.Hardware' if is_rl else 'train_sft.Config'
+  with pytest.raises(ValueError, match='does not fit') as raised:
+    check(config, caplog)
+  message = str(raised.value)
+  assert f'{name}.layout' in message
+  assert 'weights 0.00 GiB, moments 0.00 GiB, gradients 0.00 GiB' in message
+  assert '\n' not in message
+  limit(None)  # Unknown.
+  assert not check(config, caplog)
+
+
+def test_a_reference_is_part_of_it(limit, caplog):
+  config = runs.rl()
+  limit(18 * memory.num_weights(decoder(config)))
+  check(config, caplog)
+  with pytest.raises(ValueError, match='reference'):
+    check(dataclasses.replace(config, kl=InLoss(weight=0.1)), caplog)
+
+
+def test_a_warning_names_the_microbatches_that_fit(limit, caplog):
+  config = runs.sft(batch_size=512, num_microbatches=1)
+  totals = {
+    number: sum(
+      memory.of_learner(
+        runs.sft(batch_size=512, num_microbatches=number), decoder(config)
+      ).values()
+    )
+    for number in (1, 4, 8)
+  }
+  limit(totals[8])
+  assert totals[8] < totals[4]
+  text = check(config, caplog)
+  assert 'Set train_sft.Config.num_microbatches=8' in text
+  limit(totals[1])
+  assert not check(config, caplog)
+
+
+@pytest.mark.parametrize(
+  ('program', 'config'),
+  [
+    (train_rl.train_rl, runs.rl()),
+    (train_sft.train_sft, runs.sft()),
+  ],
+  ids=['rl', 'sft'],
+)
+def test_before_anything_is_written(program, config, limit, tmp_path):
+  limit(1000)
+  with pytest.raises(ValueError, match='The run does not fit'):
+    program(config, workdir=tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
