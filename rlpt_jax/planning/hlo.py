@@ -168,13 +168,10 @@ def collectives(program: Program) -> dict[str, tuple[int, int]]:
   Loops count as often as they run; one of unknown length counts once.
   """
   found = collections.defaultdict(lambda: (0, 0))
-  for x, _, times in program.reached(program.entry):
+  for x, computation, times in program.reached(program.entry):
     kind = x.opcode.removesuffix('-start')
     if kind in COLLECTIVES:
-      # A start has its operand in its result too.
-      size = max((a.num_bytes for a in x.arrays), default=0)
-      if kind == x.opcode:
-        size = sum(a.num_bytes for a in x.arrays)
+      size = _size_of(_written(program.computations[computation], x))
       count, total = found[kind]
       found[kind] = count + times, total + times * size
   return dict(found)
@@ -194,15 +191,23 @@ def copies(
       continue
     if x.opcode.endswith('-done') or _is_in_place(program, computation, x):
       continue
-    arrays = x.arrays
-    if x.opcode == 'copy-start':  # (copy, original, context)
-      arrays = arrays[:1]
     found += [
       (x.name, array)
-      for array in arrays
+      for array in _written(program.computations[computation], x)
       if not array.on_chip and is_cache(array)
     ]
   return found
+
+
+def _written(here: dict[str, Instruction], x: Instruction) -> tuple[Array, ...]:
+  """Returns the arrays of a result, without the operands that starts list."""
+  if x.opcode == 'copy-start':  # (copy, original, context)
+    return x.arrays[:1]
+  if x.opcode.endswith('-start') and x.opcode != 'all-reduce-start':
+    first = sum(len(here[name].arrays) for name in x.operands)
+    # (operands, results, numbers that the end waits for)
+    return tuple(array for array in x.arrays[first:] if array.shape)
+  return x.arrays
 
 
 def _is_in_place(program: Program, computation: str, x: Instruction) -> bool:
@@ -268,9 +273,9 @@ def _bytes_of_one(here: dict[str, Instruction], x: Instruction) -> int:
     return 2 * here[x.operands[1]].num_bytes
   if x.opcode == 'scatter':  # (arrays, indices, updates)
     return 2 * here[x.operands[-1]].num_bytes
-  written = x.num_bytes
-  if x.opcode.endswith('-start'):  # Operands are in its result.
-    return written
+  written = sum(a.num_bytes for a in _written(here, x) if not a.on_chip)
+  if x.opcode == 'slice-start':
+    return written + _size_of(_written(here, x))
   return written + sum(here[name].num_bytes for name in x.operands)
 
 
@@ -319,4 +324,8 @@ def _bytes_of_fusion(program, here, x: Instruction) -> int:
 
 
 def _size(x: Instruction) -> int:
-  return sum(array.num_bytes for array in x.arrays)
+  return _size_of(x.arrays)
+
+
+def _size_of(arrays: tuple[Array, ...]) -> int:
+  return sum(array.num_bytes for array in arrays)

@@ -223,18 +223,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   decoder = Decoder(files.config, config.compute, layout)
   refusal.check(config, decoder)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
-  temperature = config.sampling.temperature
-  score = functools.partial(config.score, decoder, temperature=temperature)
-  parts = config.collector.parts(config)
-  update = make_update(
-    policy.make_loss(
-      score, config.loss, kl=config.kl_in_loss,
-      balance=moe.balance_of(files.config),
-      balance_weight=config.router_balance / sum(parts),
-    ),
-    optimizer, policy.of_roles(config.collector.roles), num_microbatches=parts,
-    is_empty=policy.is_empty if config.collector.varies else None,
-  )  # fmt: skip
+  score, update = (
+    score_of(config, decoder),
+    update_of(config, decoder, optimizer),
+  )
   with contextlib.ExitStack() as stack:
     opened = stack.enter_context
     timers = opened(Timers(*PARTS))
@@ -325,6 +317,26 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       run.rescue(error)
       raise
     run.save()
+
+
+def score_of(config: Config, decoder: Decoder) -> Callable:
+  """Returns the function that computes the learner's log-probabilities."""
+  temperature = config.sampling.temperature
+  return functools.partial(config.score, decoder, temperature=temperature)
+
+
+def update_of(config: Config, decoder: Decoder, optimizer) -> Callable:
+  """Returns the run's update(state, *batches) -> (state, metrics)."""
+  parts = config.collector.parts(config)
+  return make_update(
+    policy.make_loss(
+      score_of(config, decoder), config.loss, kl=config.kl_in_loss,
+      balance=moe.balance_of(decoder.config),
+      balance_weight=config.router_balance / sum(parts),
+    ),
+    optimizer, policy.of_roles(config.collector.roles), num_microbatches=parts,
+    is_empty=policy.is_empty if config.collector.varies else None,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -98,6 +98,18 @@ def test_the_bytes_of_a_step(program):
   assert hlo.step_bytes(program, 'body') == expected
 
 
+def test_what_moves_to_fast_memory_is_read_and_not_copied(program):
+  text = TEXT.replace(
+    '%copy.1 = bf16[4,64]{0,1} copy(%fusion.1)',
+    '%copy.1 = (bf16[4,64]{1,0}, bf16[2,64]{1,0:S(1)}, s32[]{:S(2)}) '
+    'slice-start(%fusion.1), slice={[0:2], [0:64]}',
+  )
+  moved = hlo.parse(text)
+  assert not hlo.copies(moved, lambda array: array.size >= 2 * 64)
+  copied, found = (hlo.step_bytes(x, 'body') for x in (program, moved))
+  assert copied - found == 2 * 4 * 64 * 2 - 2 * 64 * 2
+
+
 def test_a_kernel_says_what_it_reads():
   text = TEXT.replace(
     '%copy.1 = bf16[4,64]{0,1} copy(%fusion.1)',
