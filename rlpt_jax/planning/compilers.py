@@ -106,8 +106,10 @@ def devices(machine: Machine) -> list[jax.Device]:
       f"install 'rlpt_jax[{extra}]'."
     )
   if machine.platform == 'tpu':
-    # Without this, libtpu waits for the metadata server of a TPU VM.
+    # Without these, libtpu waits for the metadata server of a TPU VM, and
+    # refuses to load beside another process that has it: a run, or a plan.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     topology = topologies.get_topology_desc(
       platform='tpu', topology_name=machine.topology
     )
