@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from rlpt_jax import cli
+from rlpt_jax.planning import advice as advice_lib
 from rlpt_jax.planning import machines
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.estimate import Estimate
@@ -110,20 +111,14 @@ def estimate(name: str, layout: str) -> Estimate:
     ROOT / f'experiments/{name}.gin',
     (
       str(ROOT / f'experiments/layouts/{layout}.gin'),
-      # The number in the layout's file may not divide the batch.
-      f'{kind}.num_microbatches=1',
+      f'{kind}.num_microbatches=None',
     ),
   )
   if run_lib.is_rl(config):
     scores.of(config.reward).close()  # It may have started processes.
   shape, _ = run_lib.find_shape(config, None, macros)
   machine = machines.parse(macros[run_lib.CHIPS])
-  found = Estimate(run=Run(config, shape, machine))
-  if found.num_microbatches is None:
-    most = run_lib.possible_microbatches(config)[-1]
-    config = run_lib.with_microbatches(config, most)
-    return Estimate(run=Run(config, shape, machine))
-  return found.with_fewest()
+  return Estimate(run=advice_lib.chosen(Run(config, shape, machine)))
 
 
 if __name__ == '__main__':

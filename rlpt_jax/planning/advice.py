@@ -40,6 +40,18 @@ def fewest_microbatches(run: Run) -> int | None:
   )
 
 
+def chosen(run: Run) -> Run:
+  """Returns a run with a number of microbatches, if its number is None.
+
+  The number is the fewest that fit, or the most if none do.
+  """
+  if run_lib.num_microbatches(run.config) is not None:
+    return run
+  most = run_lib.possible_microbatches(run.config)[-1]
+  number = fewest_microbatches(run) or most
+  return _with(run, run_lib.with_microbatches(run.config, number))
+
+
 def proposals(run: Run) -> list[Proposal]:
   """Returns the changes that make a run fit: each alone, or all together.
 
@@ -121,16 +133,17 @@ def cache(run: Run) -> Iterator[Proposal]:
 
 
 def slots(run: Run) -> Iterator[Proposal]:
-  """Yields fewer slots, down to one for each group of chips."""
+  """Yields fewer slots, an eighth less each time, down to one for each chip.
+
+  Chips that split the weights of the sampler count as one.
+  """
   if not run_lib.is_rl(run.config):
     return
-  unit = run.sampler.layout.batch_size
-  # In steps of an eighth, which is as exact as the rest.
-  tried = {run.engine.slots * i // 8 // unit * unit for i in range(7, 0, -1)}
-  for count in sorted({*tried, unit}, reverse=True):
-    if 0 < count < run.engine.slots:
-      changed = run_lib.with_hardware(run.config, slots=count)
-      yield Proposal((f'train_rl.Hardware.slots={count}',), _with(run, changed))
+  unit, count = run.sampler.layout.batch_size, run.engine.slots
+  while count > unit:
+    count = max(count * 7 // 8 // unit, 1) * unit
+    changed = run_lib.with_hardware(run.config, slots=count)
+    yield Proposal((f'train_rl.Hardware.slots={count}',), _with(run, changed))
 
 
 def sampler(run: Run) -> Iterator[Proposal]:

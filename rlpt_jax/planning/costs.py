@@ -26,10 +26,12 @@ from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.machines import Machine
 from rlpt_jax.planning.run import Role, Run
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.decode import bucket
 
-# What the head reads and writes in each chunk of positions. For a weight: its
-# float32 value in both passes, its bfloat16 parts, and its gradient twice. For
-# a logit: float32 in both passes, bfloat16 in one.
+# Bytes that the head reads and writes in each chunk of positions. For a weight,
+# these are its float32 value in both passes, its bfloat16 part, and its
+# gradient twice; for a logit, float32 numbers in both passes and bfloat16 ones
+# in one.
 HEAD_WEIGHT, LOGIT = 4 + 4 + 2 + 8, 8 + 8 + 4
 # Tokens of an answer to weigh, 'Score: 0' and 'Score: 1' after what they share.
 WEIGHED = 2
@@ -151,10 +153,14 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
 
   if run.has_reference:
     parts['reference'] = Cost(
-      *(total(flops.score, 'reference', is_padded) for is_padded in (0, 1))
+      *(
+        total(flops.score, 'reference', is_padded)
+        for is_padded in (False, True)
+      )
     )
   parts['update'] = _update(
-    run, *(total(flops.update, 'update', is_padded) for is_padded in (0, 1))
+    run,
+    *(total(flops.update, 'update', is_padded) for is_padded in (False, True)),
   )
   return parts
 
@@ -174,12 +180,19 @@ def _means(run: Run, lengths: Lengths) -> list[tuple[Role, int, int]]:
 
 
 def _prompts(run: Run, lengths: Lengths) -> Cost:
-  needed = sum(
-    role.groups * flops.forward(run.model, prompt - 1)
-    for role, prompt, _ in _means(run, lengths)
-  )
-  # The engine pads each prompt to its own bucket, at most a third longer.
-  return Cost(needed, needed)
+  """Returns the cost of prefill, which leaves out the last token of a prompt.
+
+  The engine pads prompts to buckets, and computes as many at once as there are
+  chips that split a batch; each time, it reads the weights of all layers.
+  """
+  needed = computed = groups = 0
+  for role, prompt, _ in _means(run, lengths):
+    groups += role.groups
+    needed += role.groups * flops.forward(run.model, prompt - 1)
+    padded = min(bucket(prompt - 1), run.engine.prefix_length)
+    computed += role.groups * flops.forward(run.model, padded)
+  passes = groups / run.sampler.layout.batch_size
+  return Cost(needed, computed, passes * memory.gathered_bytes(run.sampler))
 
 
 def _decoding(run: Run, lengths: Lengths) -> Cost:

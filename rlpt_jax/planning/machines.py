@@ -111,6 +111,20 @@ class Machine:
     return f'{self.kind}:{self.chips}'
 
 
+@dataclasses.dataclass(frozen=True)
+class Here:
+  """The devices of a run that starts; nobody has to know their rates.
+
+  memory: bytes of each.
+  """
+
+  chips: int
+  platform: Platform
+  memory: int
+  kind = 'here'
+  flops = bandwidth = links = None
+
+
 def parse(chips: str) -> Machine:
   """Returns the machine that a name such as 'tpu:v5e:8x8' or 'h100:8' means."""
   kind, _, shape = chips.removeprefix('tpu:').partition(':')

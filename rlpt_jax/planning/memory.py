@@ -2,8 +2,8 @@
 
 Parts are added as if all were there at once, which holds while an update runs:
 the sampler keeps its weights and caches meanwhile. benchmarks/README.md has
-measurements of the learner's part on an H200, which this arithmetic meets
-within 5% (tests/planning/memory_test.py).
+measurements of the learner's part on an H200. This arithmetic is within 6% of
+them (tests/planning/memory_test.py).
 """
 
 import math
@@ -26,15 +26,15 @@ from rlpt_jax.sampling.plan import Plan
 # The share of a chip that a plan fills. The rest is for the compiler's copies,
 # the runtime, and memory that is free but in pieces.
 ROOM = 0.9
-# Of a token in a batch: its own arrays, again while they are split into
-# microbatches, and what an update returns for its metrics.
+# Bytes of a token in a batch: in the batch's arrays, in their copies that are
+# split into microbatches, and in what an update returns for its metrics.
 BATCH = 2 * (4 + 1 + 1 + 4 + 4) + (4 + 4 + 1)
-# Of a logit in the head's loss. Accelerators: float32 logits, and bfloat16
-# gradients with their inputs. Exact heads keep four arrays in float32.
+# Bytes of a logit in the head's loss. Accelerators hold float32 logits, and
+# gradients with their inputs in bfloat16; exact heads, four arrays in float32.
 LOGIT, EXACT_LOGIT = 8, 16
-# Attention without a kernel holds the scores of all pairs of tokens: four
+# Bytes of a pair of tokens and a head, where attention has no kernel: four
 # float32 arrays in the layer at work, and without rematerialization one and a
-# half in each layer (measured on a CPU).
+# half that each layer keeps (measured on a CPU).
 SCORES, KEPT_SCORES = 4 * 4, 4 * 1.5
 
 

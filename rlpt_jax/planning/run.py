@@ -13,7 +13,7 @@ from rlpt_jax.inference.judges import LocalModel
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.planning import machines
-from rlpt_jax.planning.machines import Machine
+from rlpt_jax.planning.machines import Here, Machine
 from rlpt_jax.rollout.sampling import plan_for
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
@@ -57,7 +57,7 @@ class Run:
 
   config: Any
   model: DecoderConfig
-  machine: Machine
+  machine: Machine | Here
 
   def __post_init__(self):
     # Raise now for layouts and sizes that the run would refuse.
@@ -99,7 +99,7 @@ def hardware(config: Any) -> Any:
   return getattr(config, 'hardware', config)
 
 
-def num_microbatches(config: Any) -> int:
+def num_microbatches(config: Any) -> int | None:
   return hardware(config).num_microbatches
 
 

@@ -66,7 +66,7 @@ def plan(
   shape, origin = run_lib.find_shape(run.config, model, run.macros)
   machine = run_lib.find_machine(chips, run.macros)
   estimate = Estimate(
-    run=Run(run.config, shape, machine),
+    run=advice.chosen(Run(run.config, shape, machine)),
     lengths=Lengths(mean_prompt_tokens, mean_new_tokens),
     shares=Shares(share, bandwidth_share),
     price=price,
@@ -134,15 +134,16 @@ def verdict(estimate: Estimate) -> str:
 def microbatches(estimate: Estimate) -> str:
   """Says which number of microbatches is best."""
   now = run_lib.num_microbatches(estimate.run.config)
-  fewest, other = estimate.num_microbatches, estimate.with_fewest()
+  fewest = estimate.num_microbatches
   if fewest == now:
     return f'num_microbatches={now} are the fewest that fit.'
-  text = f'num_microbatches={now}, but {fewest} are enough, and faster'
-  if math.isnan(other.step_seconds):
-    return f'{text}.'
+  updates = []
+  for each in (estimate.with_fewest(), estimate):
+    moved, (seconds, _) = each.step['update'].moved, each.seconds['update']
+    updates.append(f'{moved / GB:,.0f} GB moved, {shown(seconds)} s')
   return (
-    f'{text}: an update takes {other.seconds["update"][0]:,.1f} s instead of '
-    f'{estimate.seconds["update"][0]:,.1f} s.'
+    f'num_microbatches={now}, but {fewest} are enough (an update: '
+    f'{updates[0]}; as it is: {updates[1]}).'
   )
 
 

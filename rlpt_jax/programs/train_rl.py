@@ -27,7 +27,7 @@ from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.planning import refusal
+from rlpt_jax.planning import start
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
@@ -81,14 +81,14 @@ class Hardware:
   """How a run is spread over its devices; affects its speed and memory.
 
   num_microbatches: the number of parts of a batch that an update computes one
-    by one. This also affects the load balancing loss of experts (see
-    Config.router_balance).
+    by one; None: the fewest that fit the devices (planning/start.py). This also
+    affects the load balancing loss of experts (see Config.router_balance).
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
   """
 
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
-  num_microbatches: Count = 1
+  num_microbatches: Count | None = 1
   slots: Count | None = None
 
   def __post_init__(self):
@@ -221,7 +221,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   config = runs.with_tokenizer(config, files)
   layout = config.hardware.layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
-  refusal.check(config, decoder)
+  config = start.planned(config, decoder)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   score, update = (
     score_of(config, decoder),

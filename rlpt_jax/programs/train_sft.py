@@ -23,7 +23,7 @@ from rlpt_jax.inference import model_files
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, moe, scoring
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.planning import refusal
+from rlpt_jax.planning import start
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.learner import make_update
@@ -68,6 +68,8 @@ class Config:
   held_out: data that is not trained on. The loss of its first `held_out_rows`
     rows is computed before the first step, every `held_out_every` steps, and
     after the last.
+  num_microbatches: the number of parts of a batch that an update computes one
+    by one; None: the fewest that fit the devices (planning/start.py).
   router_balance: the weight of the load balancing loss of experts (moe.py),
     which is computed for each microbatch separately; 0.001 is Qwen3-MoE's. The
     metric `loss` includes it, `held_out/loss` does not. The metric
@@ -85,7 +87,7 @@ class Config:
   held_out_every: Count = 100
   compute: Compute = Compute()
   layout: Axes = Axes()
-  num_microbatches: Count = 1
+  num_microbatches: Count | None = 1
   router_balance: NonNegative = 0.001
   saving: Saving = Saving(every=100)
   max_skipped: Count = 5
@@ -108,7 +110,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
   decoder = Decoder(files.config, config.compute, config.layout.layout())
-  refusal.check(config, decoder)
+  config = start.planned(config, decoder)
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   rates = learning_rates(config.optimizer)

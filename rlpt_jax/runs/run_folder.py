@@ -335,12 +335,12 @@ def memory() -> dict[str, float]:
 
 
 def check_microbatches(config: Any, name: str, size: int):
-  """Raises unless config.num_microbatches divides the size of a batch.
+  """Raises unless config.num_microbatches, if set, divides a batch's size.
 
   name: the setting that gives the size, for the message.
   """
   number = config.num_microbatches
-  if size % number:
+  if number is not None and size % number:
     raise checks.setting_error(
       type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
     )

@@ -131,11 +131,20 @@ def test_where_only_filled_positions_are_read(model, chips, changes, is_filled):
 
 
 def test_an_untied_embedding_is_not_read():
-  run = runs.run(model='tiny_llama')
-  options = {'prompt': 1, 'completion': 1, 'samples': 4, 'busy': 1.0}
-  found = costs.step_bytes(run, **options)
-  whole = plan_lib.memory(run.engine, run.sampler).weights
-  assert whole - 2 * 259 * 64 < found
+  run = runs.run(model='tiny_llama', chips='tpu:v5e:1x1')
+  found = costs.step_bytes(run, prompt=1, completion=1, samples=4, busy=1.0)
+  whole = plan_lib.memory(run.engine, run.sampler).total
+  assert found == whole - 2 * 259 * 64
+
+
+def test_prompts_by_hand():
+  # 8 prompts of 20 tokens, one on each of 4 chips at a time.
+  found = costs.of_step(runs.run(chips='h100:4'), Lengths(20, 6))['prompts']
+  model = zoo.get('tiny_qwen3')
+  assert found.needed == 8 * flops.forward(model, 19)
+  assert found.computed == 8 * flops.forward(model, 24)  # A bucket.
+  layers = 2 * (64 * 128 * 2 + 64 * 64 * 2 + 64 * 128 * 3 + 2 * 64 + 2 * 32)
+  assert found.moved == 8 / 4 * 2 * (layers + 64)
 
 
 def test_steps_of_decoding():

@@ -1,15 +1,48 @@
-"""A run checks its memory before it loads weights."""
+"""A run plans its memory before it loads weights."""
 
 import logging
 from typing import Any
 
+import jax
+
+from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.planning import memory
+from rlpt_jax.planning import advice, memory
 from rlpt_jax.planning import run as run_lib
+from rlpt_jax.planning.machines import Here
+from rlpt_jax.planning.run import Run
 from rlpt_jax.sampling import plan as plan_lib
 
 logger = logging.getLogger(__name__)
 GIB = 2**30
+
+
+def planned(config: Any, decoder: Decoder) -> Any:
+  """Returns a config with its number of microbatches; raises as `check` does.
+
+  If the number is None, it becomes the fewest that fit the devices, or the most
+  if none do.
+  """
+  if run_lib.num_microbatches(config) is None:
+    # On one host, since the memory of devices may differ a little.
+    number = on_one_host(_choose)(config, decoder)
+    config = run_lib.with_microbatches(config, number)
+    if jax.process_index() == 0:
+      print(f'num_microbatches={number}, chosen for the memory of the devices')
+  check(config, decoder)
+  return config
+
+
+def _choose(config: Any, decoder: Decoder) -> int:
+  limit = plan_lib.capacity(decoder.layout)
+  if limit is None:
+    raise ValueError(
+      'num_microbatches=None: the devices do not report their memory. Expected '
+      'a number; `rlpt plan` proposes one.'
+    )
+  here = Here(jax.device_count(), decoder.layout.platform, limit)
+  run = advice.chosen(Run(config, decoder.config, here))
+  return run_lib.num_microbatches(run.config)
 
 
 def check(config: Any, decoder: Decoder):

@@ -9,10 +9,14 @@ from rlpt_jax.algorithms.kl import InLoss
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.planning import memory, refusal
+from rlpt_jax.planning import memory, start
+from rlpt_jax.planning import run as run_lib
+from rlpt_jax.planning.machines import Here
+from rlpt_jax.planning.run import Run
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.sampling import plan as plan_lib
 from tests.planning import runs
+from tests.programs import learning_task
 
 
 def decoder(config):
@@ -28,7 +32,7 @@ def limit(monkeypatch):
 
 def check(config, caplog) -> str:
   caplog.clear()
-  refusal.check(config, decoder(config))
+  start.check(config, decoder(config))
   return caplog.text
 
 
@@ -49,6 +53,44 @@ def test_refused_only_if_the_state_does_not_fit(config, limit, caplog):
   assert '\n' not in message
   limit(None)  # Unknown.
   assert not check(config, caplog)
+
+
+ONE = learning_task.ONE_DEVICE
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    runs.rl(
+      prompts=256, hardware=runs.hardware(layout=ONE, sampler_layout=ONE)
+    ),
+    runs.sft(batch_size=256, layout=ONE),
+  ],
+  ids=['rl', 'sft'],
+)
+def test_the_fewest_microbatches_are_chosen(config, limit, capsys):
+  free = run_lib.with_microbatches(config, None)
+  place, number = decoder(config), run_lib.num_microbatches
+
+  def total(number):
+    changed = run_lib.with_microbatches(config, number)
+    run = Run(changed, place.config, Here(jax.device_count(), 'cpu', 1))
+    return sum(memory.of_run(run).values()) / memory.ROOM
+
+  limit(int(total(4)) + 1)
+  assert number(start.planned(free, place)) == 4
+  assert 'num_microbatches=4, chosen' in capsys.readouterr().out
+  limit(int(total(4)) - 1)
+  assert number(start.planned(free, place)) == 8
+  limit(2**40)
+  assert number(start.planned(free, place)) == 1
+  # A number that is set stays, and says nothing.
+  capsys.readouterr()
+  assert start.planned(config, place) is config
+  assert not capsys.readouterr().out
+  limit(None)
+  with pytest.raises(ValueError, match='do not report their memory'):
+    start.planned(free, place)
 
 
 def test_a_reference_is_part_of_it(limit, caplog):
