@@ -27,12 +27,13 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.planning import hlo
+from rlpt_jax.planning import hlo, memory
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.hlo import Array, Instruction
 from rlpt_jax.planning.machines import Machine
 from rlpt_jax.planning.run import Role, Run
 from rlpt_jax.sampling import caches, chunks
+from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.table import Table
 from rlpt_jax.training import learner
@@ -60,9 +61,6 @@ device_description_str: "NVIDIA {name}"
 """
 # Tuning would run kernels on the chip.
 OPTIONS = {'tpu': {}, 'gpu': {'xla_gpu_autotune_level': '0'}}
-
-# (config, decoder, optimizer) -> update, as the run's program makes it.
-MakeUpdate = Callable[[Any, Decoder, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,13 +92,12 @@ class Report:
 
 def devices(machine: Machine) -> list[jax.Device]:
   """Returns devices of chips that need not be here, to compile for."""
-  if machine.platform not in PLUGINS:
+  if machine.platform != 'tpu' and machine.kind not in ('h100', 'h200'):
     raise ValueError(
-      f'chips {machine}: expected TPUs, H100s or H200s; a CPU needs no plan of '
-      'a compiler.'
+      f'chips {machine}: expected TPUs, H100s or H200s to compile for.'
     )
   module, extra = PLUGINS[machine.platform]
-  if not _is_installed(module):
+  if not is_installed(module):
     raise ValueError(
       f'chips {machine}: their compiler, {module}, is not installed: pip '
       f"install 'rlpt_jax[{extra}]'."
@@ -114,8 +111,8 @@ def devices(machine: Machine) -> list[jax.Device]:
       platform='tpu', topology_name=machine.topology
     )
     return list(topology.devices)
-  if machine.kind not in ('h100', 'h200'):
-    raise ValueError(f'chips {machine}: expected H100s or H200s, or TPUs.')
+  # Without this, the plugin refuses to load where CUDA is not installed.
+  os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
   importlib.import_module(module)  # Registers the platform.
   chip = machine.chip
   topology = topologies.get_topology_desc(
@@ -128,14 +125,31 @@ def devices(machine: Machine) -> list[jax.Device]:
   return list(topology.devices)
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
   try:
     return importlib.util.find_spec(module) is not None
   except ModuleNotFoundError:  # Not even what the module is part of.
     return False
 
 
-def compile_update(run: Run, make_update: MakeUpdate) -> Report:
+def compile_run(run: Run) -> dict[str, Report]:
+  """Compiles the run's update and, if it samples, its chunk of decoding."""
+  reports = {'update': compile_update(run)}
+  if run_lib.is_rl(run.config):
+    reports['chunk'] = compile_chunk(run)
+  return reports
+
+
+def planned(run: Run, name: str) -> int:
+  """Returns the bytes that the arithmetic has for a report of `compile_run`."""
+  if name == 'chunk':
+    return plan_lib.memory(run.engine, run.sampler).total
+  if run.machine.platform == 'gpu':  # As it is compiled.
+    run = with_xla_attention(run)
+  return sum(memory.of_learner(run.config, run.learner).values())
+
+
+def compile_update(run: Run) -> Report:
   """Compiles the run's update.
 
   On a GPU, with XLA's attention: cuDNN's cannot be traced where it is not.
@@ -157,7 +171,7 @@ def compile_update(run: Run, make_update: MakeUpdate) -> Report:
     ),
     count, count, count,
   )  # fmt: skip
-  update = make_update(run.config, decoder, optimizer)
+  update = run.config.make_update(decoder, optimizer)
   lowered = update.lower(state, *_batches(run.config, layout))
   options = learner.GPU_OPTIONS if run.machine.platform == 'gpu' else {}
   return _report(run, lowered, start, options=options)
@@ -296,7 +310,7 @@ def _report(
     compiler_options=OPTIONS[run.machine.platform] | (options or {})
   )
   end = time.perf_counter()
-  memory, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+  found, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
   copies, step = (), None
   if is_cache:
     copies = tuple(
@@ -304,11 +318,11 @@ def _report(
     )
     step = hlo.step_bytes(program, program.decode_loop(), kernel)
   return Report(
-    arguments=memory.argument_size_in_bytes,
-    outputs=memory.output_size_in_bytes,
-    aliased=memory.alias_size_in_bytes,
-    temporaries=memory.temp_size_in_bytes,
-    peak=memory.peak_memory_in_bytes,
+    arguments=found.argument_size_in_bytes,
+    outputs=found.output_size_in_bytes,
+    aliased=found.alias_size_in_bytes,
+    temporaries=found.temp_size_in_bytes,
+    peak=found.peak_memory_in_bytes,
     collectives=hlo.collectives(program), copies=copies, step=step,
     lower_seconds=middle - start, compile_seconds=end - middle,
   )  # fmt: skip

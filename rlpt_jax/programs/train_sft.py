@@ -97,6 +97,14 @@ class Config:
     checks.check_fields(self)
     runs.check_microbatches(self, 'batch_size', self.batch_size)
 
+  def make_update(self, decoder: Decoder, optimizer) -> Callable:
+    """Returns the run's update(state, batch) -> (state, metrics)."""
+    weight = self.router_balance / self.num_microbatches
+    loss = functools.partial(loss_of_rows, decoder, balance_weight=weight)
+    return make_update(
+      loss, optimizer, measure, num_microbatches=self.num_microbatches
+    )
+
 
 def train_sft(config: Config, *, workdir: pathlib.Path):
   """Trains on text: next-token pre-training and supervised cold start.
@@ -114,7 +122,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   rates = learning_rates(config.optimizer)
-  update = update_of(config, decoder, optimizer)
+  update = config.make_update(decoder, optimizer)
   try_on = jax.jit(functools.partial(loss_of_rows, decoder))
   with contextlib.ExitStack() as stack:
     timers = stack.enter_context(Timers('data', 'update', 'held_out', 'save'))
@@ -199,17 +207,6 @@ def with_speed(
   times = lap()
   speed = {'timing/tokens_per_s': tokens / times['timing/step_s']}
   return times | speed | more
-
-
-def update_of(config: Config, decoder: Decoder, optimizer) -> Callable:
-  """Returns the run's update(state, batch) -> (state, metrics)."""
-  loss = functools.partial(
-    loss_of_rows, decoder,
-    balance_weight=config.router_balance / config.num_microbatches,
-  )  # fmt: skip
-  return make_update(
-    loss, optimizer, measure, num_microbatches=config.num_microbatches
-  )
 
 
 def loss_of_rows(
