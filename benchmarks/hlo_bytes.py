@@ -6,9 +6,10 @@ Needs no GPU, but JAX's CUDA plugin: pip install 'rlpt_jax[plan-cuda]'. The
 step is that of `accelerator.py sample`: 32 prompts of 1,024 tokens, with 8 rows
 each, half of whose 512 positions are filled. Prints a line of JSON.
 
-The formula counts what a step has to read: the weights (the head in float32),
-each prompt's keys and values once, and half of each row's own. The count adds
-up what each instruction of the loop's body reads and writes (planning/hlo.py).
+`needed` is what a step has to read: the weights (the head in float32), each
+prompt's keys and values once, and half of each row's own. `planned` is what
+`rlpt plan` counts: the head as it is stored, and also the keys and values of
+the running chunk, and the logits. The count adds up what each instruction of the loop's body reads and writes (planning/hlo.py).
 HLO does not show what our decoding kernel reads, so for its calls the kernel's
 own rule is used: the filled positions of each part, and of a chunk's recent
 tokens half; queries and results whole. Two small numbers of layers are
@@ -25,9 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.models import zoo
-from rlpt_jax.models.config import Compute
+from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import compilers, machines
 from rlpt_jax.planning.hlo import Array, Instruction
+from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
 
 
@@ -65,7 +67,7 @@ def main():
 
 
 def compare(options) -> dict[str, float]:
-  """Returns the bytes of a step, counted and by formula, and their ratio."""
+  """Returns the bytes of a step, counted and by formulas, and their ratios."""
   model = zoo.get(options.model)
   plan = Plan(
     slots=options.prompts * options.group, group=options.group,
@@ -82,9 +84,15 @@ def compare(options) -> dict[str, float]:
   each = (counts[1] - counts[0]) / (second - first)
   counted = counts[0] + (model.num_layers - first) * each
   needed = formula(model, options)
+  layout = Axes().abstract(1, 'gpu')
+  m = plan_lib.memory(plan, Decoder(model, Config().compute, layout))
+  planned = m.weights + m.prefixes + m.own / 2 + m.recent + m.logits
   return {
     'model': options.model, 'counted_gb': round(counted / 1e9, 3),
-    'formula_gb': round(needed / 1e9, 3), 'ratio': round(counted / needed, 3),
+    'needed_gb': round(needed / 1e9, 3),
+    'planned_gb': round(planned / 1e9, 3),
+    'by_needed': round(counted / needed, 3),
+    'by_planned': round(counted / planned, 3),
     'a_layer_mb': round(each / 1e6, 1), 'copies': copies,
   }  # fmt: skip
 

@@ -146,6 +146,8 @@ def parse(text: str) -> Program:
         for dtype, sizes, layout in ARRAY.findall(kind)
         if dtype != 'token'
       )  # fmt: skip
+      if '"__cublas$' in rest:
+        arrays = arrays[:1]  # The rest is room that the product may use.
       current[name] = Instruction(
         name, opcode, arrays, _operands(rest), bool(root), rest
       )

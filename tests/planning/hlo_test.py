@@ -128,6 +128,16 @@ def test_a_kernel_says_what_it_reads():
   assert seen == [('copy.1', ['bf16[4,64]'])]
 
 
+def test_the_workspace_of_a_product_is_not_counted():
+  text = TEXT.replace(
+    '%copy.1 = bf16[4,64]{0,1} copy(%fusion.1)',
+    '%copy.1 = (bf16[4,64]{0,1}, s8[4096]{0}) custom-call(%fusion.1), '
+    'custom_call_target="__cublas$gemm"',
+  )
+  plain, product = (hlo.parse(x) for x in (TEXT, text))
+  assert hlo.step_bytes(product, 'body') == hlo.step_bytes(plain, 'body')
+
+
 def test_a_program_of_xla():
   def step(state):
     i, cache_BT, x_B = state
