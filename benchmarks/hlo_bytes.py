@@ -9,7 +9,8 @@ each, half of whose 512 positions are filled. Prints a line of JSON.
 `needed` is what a step has to read: the weights (the head in float32), each
 prompt's keys and values once, and half of each row's own. `planned` is what
 `rlpt plan` counts: the head as it is stored, and also the keys and values of
-the running chunk, and the logits. The count adds up what each instruction of the loop's body reads and writes (planning/hlo.py).
+the running chunk, and the logits. The count adds up what each instruction of
+the loop's body reads and writes (planning/hlo.py).
 HLO does not show what our decoding kernel reads, so for its calls the kernel's
 own rule is used: the filled positions of each part, and of a chunk's recent
 tokens half; queries and results whole. Two small numbers of layers are
