@@ -218,22 +218,31 @@ def compile_chunk(
   )
   replicated = decoder.layout.replicated()
   slots = jax.tree.map(lambda x: _shaped(x.shape, x.dtype, replicated), slots)
+  params = published(decoder)
   lowered = chunks.decode_chunk.lower(
-    decoder, published(decoder), prefixes, own, slots, steps=plan.chunk
+    decoder, params, prefixes, own, slots, steps=plan.chunk
   )
-  sizes = {
-    math.prod(x.sharding.shard_shape(x.shape))
-    for x in jax.tree.leaves((prefixes, own))
-    if x.ndim == 4
-  }
+  is_cache = _is_cache(decoder, params, (prefixes, own))
+  return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
+
+
+def _is_cache(decoder: Decoder, params, stored) -> Callable[[Array], bool]:
+  """Returns a function that tells caches from weights and logits by shape."""
+
+  def shards(tree):
+    return [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(tree)]
+
+  least = min(math.prod(shape) for shape in shards(stored) if len(shape) == 4)
+  of_weights = {tuple(sorted(shape)) for shape in shards(params)}
   vocab = decoder.config.vocab_size
   of_vocab = {vocab, -(-vocab // decoder.layout.mesh.shape['tensor'])}
 
   def is_cache(array: Array) -> bool:
-    # Larger too: keys that are joined with others.
-    return array.size >= min(sizes) and not of_vocab & set(array.shape)
+    if of_vocab & set(array.shape) or tuple(sorted(array.shape)) in of_weights:
+      return False
+    return array.size >= least  # Larger too: keys that are joined with others.
 
-  return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
+  return is_cache
 
 
 def published(decoder: Decoder):

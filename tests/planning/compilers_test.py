@@ -15,6 +15,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import compilers, machines
+from rlpt_jax.planning.hlo import Array
 from rlpt_jax.planning.run import Run
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling.publish import publish
@@ -95,3 +96,20 @@ def test_published_has_the_shapes_that_are_published(platform):
     jax.tree.map, lambda x: (x.shape, x.dtype, x.sharding.shard_shape(x.shape))
   )
   assert kind(found) == kind(expected)
+
+
+def test_caches_are_told_from_weights_and_logits():
+  run = _run('h200:1')
+  weight = jax.ShapeDtypeStruct(
+    (512, 4, 128), 'bfloat16', sharding=run.sampler.layout.replicated()
+  )
+  cache = jax.ShapeDtypeStruct(
+    (4, 2, 128, 128), 'bfloat16', sharding=run.sampler.layout.replicated()
+  )
+  is_cache = compilers._is_cache(run.sampler, [weight], [cache])
+  for shape, expected in (
+    ((4, 2, 128, 128), True), ((8, 128, 128), True),
+    ((4, 2, 128, 160), True),  # Joined with a chunk's.
+    ((4, 2, 128, 32), False), ((4, 128, 512), False), ((64, 4096), False),
+  ):  # fmt: skip
+    assert is_cache(Array('bf16', shape)) == expected, shape
