@@ -315,9 +315,15 @@ def _report(
   run, lowered, start, *, options=None, is_cache=None, kernel=None
 ) -> Report:
   middle = time.perf_counter()
-  compiled = lowered.compile(
-    compiler_options=OPTIONS[run.machine.platform] | (options or {})
-  )
+  # JAX cannot load a program from its cache for devices that are not here.
+  is_kept = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    compiled = lowered.compile(
+      compiler_options=OPTIONS[run.machine.platform] | (options or {})
+    )
+  finally:
+    jax.config.update('jax_enable_compilation_cache', is_kept)
   end = time.perf_counter()
   found, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
   copies, step = (), None
