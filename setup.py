@@ -66,6 +66,13 @@ setuptools.setup(
     # What `rlpt make_corpus` cleans corpora with.
     'corpus': CORPUS,
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    # What `rlpt plan --compile` compiles with, on any machine. JAX names the
+    # libtpu of its version; the CUDA plugin must have the version of jaxlib.
+    'plan-tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    'plan-cuda': [
+      'jax-cuda12-plugin>=0.10.2,<0.13',
+      'jax-cuda12-pjrt>=0.10.2,<0.13',
+    ],
     # torch is pinned, since another specifier may fetch gigabytes of CUDA.
     'test': [
       *CORPUS,

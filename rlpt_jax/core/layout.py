@@ -224,9 +224,11 @@ class Axes:
   def __post_init__(self):
     checks.check_fields(self)
 
-  def layout(self) -> Layout:
+  def layout(self, devices=None) -> Layout:
+    """Returns a layout of the first of `devices`, by default of all."""
     sizes = dataclasses.asdict(self)
-    devices = jax.devices()[: sizes.pop('devices')]
+    devices = jax.devices() if devices is None else devices
+    devices = devices[: sizes.pop('devices')]
     return make_layout(**sizes, devices=devices)
 
   def abstract(self, devices: int, platform: str) -> Layout:

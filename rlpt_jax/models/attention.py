@@ -21,18 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import PartitionSpec
 
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import cache as cache_lib
-from rlpt_jax.models import cudnn, decode_kernel, tpu_decode_kernel
+from rlpt_jax.models import cudnn, decode_kernel, splash, tpu_decode_kernel
 from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
-
-# Block sizes of the TPU kernel, best first. The last must divide all lengths.
-SPLASH_BLOCKS = (512, 256, 128)
 
 
 @struct.dataclass
@@ -91,7 +87,7 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
   keys = context[0].k_PKHS.shape[3] if context else 0
   if layout.platform == 'tpu':
     queries = (B // context[0].k_PKHS.shape[0]) * T if context else T
-    least = SPLASH_BLOCKS[-1]
+    least = splash.BLOCKS[-1]
     fits = queries % least == keys % least == H % 64 == 0
     return 'splash' if fits else 'xla'
   if layout.platform == 'gpu':
@@ -347,9 +343,7 @@ def dot_product_attention(q_BTNH, k_BKTH, v_BKTH, segments_BT, context):
   )
 
 
-# Splash, on TPU: the rows that share a prefix (a group) form one sequence of
-# queries; the prefix and these rows form one sequence of keys. The mask is
-# known at compile time, so the kernel skips the blocks between different rows.
+# Splash, on TPU: see splash.py.
 
 
 def splash_attention(
@@ -361,108 +355,14 @@ def splash_attention(
   if len(context) > 1:
     raise ValueError('splash attention takes at most one part of context.')
   _assert_plain(context)
-  B, T, _, H = q_BTNH.shape
-  P, S = (
-    (context[0].k_PKHS.shape[0], context[0].k_PKHS.shape[3])
-    if context
-    else (B, 0)
-  )
-  G = B // P
-  q_PNMH = _group_rows(jnp.swapaxes(q_BTNH, 1, 2) * H**-0.5, P)
-  k_PKSH, v_PKSH = _group_rows(k_BKTH, P), _group_rows(v_BKTH, P)
-  q_ids = k_ids = segments_BT.reshape(P, G * T)
+  prefix = ()
   if context:
-    # With a context, a row is one segment: ids only mark padding.
-    q_ids = k_ids = (q_ids > 0).astype(jnp.int32)
-    prefix = context[0]
-    prefix_k_PKSH = jnp.swapaxes(prefix.k_PKHS, 2, 3)
-    k_PKSH = jnp.concatenate([prefix_k_PKSH, k_PKSH], axis=2)
-    v_PKSH = jnp.concatenate([prefix.v_PKSH, v_PKSH], axis=2)
-    k_ids = jnp.concatenate([prefix.mask.astype(jnp.int32), k_ids], axis=1)
-  run = functools.partial(
-    _splash_sequences, prefix=S, length=T, interpret=interpret
-  )
-  if layout.mesh.size > 1:
-    # XLA cannot partition a kernel, so each device runs it on its own rows and
-    # heads.
-    q_spec = layout.activation_spec(
-      q_PNMH.shape, ('batch', 'heads', None, None)
-    )
-    k_spec = layout.activation_spec(
-      k_PKSH.shape, ('batch', 'kv_heads', None, None)
-    )
-    if q_spec[1] != k_spec[1]:  # Query heads must be split like their keys.
-      q_spec = PartitionSpec(q_spec[0], None, None, None)
-      k_spec = PartitionSpec(k_spec[0], None, None, None)
-    ids = PartitionSpec(q_spec[0], None)
-    run = jax.shard_map(
-      run,
-      mesh=layout.mesh,
-      in_specs=(q_spec, k_spec, k_spec, ids, ids),
-      out_specs=q_spec,
-      check_vma=False,  # The kernel declares no varying axes.
-    )
-  values_PNMH = run(q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids)
-  values_PNGTH = values_PNMH.reshape(*values_PNMH.shape[:2], G, T, H)
-  return jnp.transpose(values_PNGTH, (0, 2, 3, 1, 4)).reshape(q_BTNH.shape)
-
-
-def _group_rows(x_BKTH, P):
-  """[P, K, B / P * T, H]: groups of B / P rows, each joined to one row."""
-  B, K, T, H = x_BKTH.shape
-  x_PGKTH = x_BKTH.reshape(P, B // P, K, T, H)
-  return jnp.swapaxes(x_PGKTH, 1, 2).reshape(P, K, B // P * T, H)
-
-
-def _splash_sequences(
-  q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids, *, prefix, length, interpret
-):
-  from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-  class GroupMask(splash.Mask):
-    """True for the prefix, and for the query's own row up to the query.
-
-    Keys are [prefix | row 0 | row 1 ...], queries are [row 0 | row 1 ...].
-    """
-
-    shape = (q_PNMH.shape[2], k_PKSH.shape[2])
-
-    def __getitem__(self, index):
-      q = np.arange(self.shape[0])[index[0]][:, None]
-      k = np.arange(self.shape[1])[index[1]][None, :] - prefix
-      return (k < 0) | ((k <= q) & (k // length == q // length))
-
-    def __eq__(self, other):
-      return isinstance(other, GroupMask) and self.shape == other.shape
-
-    def __hash__(self):
-      return hash(self.shape)
-
-  q_block, kv_block = (_largest_block(size) for size in GroupMask.shape)
-  blocks = dict.fromkeys(('block_q', 'block_q_dkv', 'block_q_dq'), q_block)
-  for name in ('block_kv', 'block_kv_compute', 'block_kv_dkv',
-               'block_kv_dkv_compute', 'block_kv_dq'):  # fmt: skip
-    blocks[name] = kv_block
-  kernel = splash.make_splash_mha_single_device(
-    splash.MultiHeadMask([GroupMask()] * q_PNMH.shape[1]),
-    block_sizes=splash.BlockSizes(**blocks),
-    interpret=interpret,
-  )
-
-  def one_sequence(q, k, v, q_ids, k_ids):
-    return kernel(q, k, v, segment_ids=splash.SegmentIds(q_ids, k_ids))
-
-  return jax.vmap(one_sequence)(q_PNMH, k_PKSH, v_PKSH, q_ids, k_ids)
-
-
-def _largest_block(length):
-  fitting = [block for block in SPLASH_BLOCKS if length % block == 0]
-  if not fitting:
-    raise ValueError(
-      f'splash attention over {length} positions: expected a multiple of '
-      f'{SPLASH_BLOCKS[-1]}; pad the rows, or choose attention=xla.'
-    )
-  return fitting[0]
+    k_PKSH = jnp.swapaxes(context[0].k_PKHS, 2, 3)
+    prefix = k_PKSH, context[0].v_PKSH, context[0].mask
+  return splash.attend_in_groups(
+    q_BTNH, k_BKTH, v_BKTH, segments_BT, prefix,
+    layout=layout, interpret=interpret,
+  )  # fmt: skip
 
 
 def _assert_plain(context):

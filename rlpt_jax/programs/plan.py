@@ -1,13 +1,15 @@
 """Says what a run needs before it starts: memory, time and price."""
 
+import dataclasses
 import json as json_lib
 import math
 
 import rich.console
 import rich.table
 
-from rlpt_jax.planning import advice
+from rlpt_jax.planning import advice, compilers
 from rlpt_jax.planning import run as run_lib
+from rlpt_jax.planning.compilers import Report
 from rlpt_jax.planning.costs import Lengths, Shares
 from rlpt_jax.planning.estimate import Estimate, without_nan
 from rlpt_jax.planning.run import Given, Run
@@ -43,6 +45,7 @@ def plan(
   bandwidth_share: float = SHARES.memory,
   price: float | None = None,
   json: bool = False,
+  compile: bool = False,
 ):
   """Says what a run needs before it starts: memory, time and price.
 
@@ -62,6 +65,9 @@ def plan(
     bandwidth_share: The share of its memory's bandwidth.
     price: Of a chip for an hour, in any currency.
     json: Print JSON, with all numbers.
+    compile: Compile the update and a chunk of decoding with the compiler of the
+      chips, which takes minutes, and say what it reports. Needs pip install
+      'rlpt_jax[plan-tpu]' or 'rlpt_jax[plan-cuda]', but no chips.
   """
   shape, origin = run_lib.find_shape(run.config, model, run.macros)
   machine = run_lib.find_machine(chips, run.macros)
@@ -71,8 +77,13 @@ def plan(
     shares=Shares(share, bandwidth_share),
     price=price,
   )
+  reports = compilers.compile_run(estimate.run) if compile else {}
   if json:
     found = {'model': origin, **estimate.to_dict()}
+    if compile:
+      found['compiled'] = {
+        name: dataclasses.asdict(report) for name, report in reports.items()
+      }
     print(json_lib.dumps(without_nan(found), indent=2, allow_nan=False))
     return
   console = rich.console.Console(highlight=False)
@@ -87,6 +98,27 @@ def plan(
     console.print(f'- {line}', markup=False)
   if not math.isnan(estimate.hours):
     console.print(f'\n{whole_run(estimate)}', markup=False)
+  for name, report in reports.items():
+    console.print(f'\n{compiled(name, report, estimate)}', markup=False)
+
+
+def compiled(name: str, report: Report, estimate: Estimate) -> str:
+  """Says what the compiler reports of the update or the chunk of decoding."""
+  planned = compilers.planned(estimate.run, name)
+  lines = [
+    f'{name}, compiled in {report.compile_seconds:,.0f} s: '
+    f'{report.total / GB:.2f} GB on each chip, {planned / GB:.2f} GB by the '
+    'arithmetic',
+    f'  arguments {report.arguments / GB:.2f} GB, temporary arrays '
+    f'{report.temporaries / GB:.2f} GB',
+  ]
+  for kind, (count, size) in sorted(report.collectives.items()):
+    lines.append(f'  {count:,} x {kind}: {size / GB:,.2f} GB')
+  if report.step is not None:
+    lines.append(f'  a step of decoding moves {report.step / GB:,.2f} GB')
+    lines += [f'  copies {array}: {name}' for name, array in report.copies]
+    lines += [] if report.copies else ['  no cache is copied']
+  return '\n'.join(lines)
 
 
 def _table(*columns: str) -> rich.table.Table:

@@ -193,6 +193,23 @@ class Config:
   def shares_prompts(self) -> bool:
     return self.score is scoring.in_groups
 
+  def score_with(self, decoder: Decoder) -> Callable:
+    temperature = self.sampling.temperature
+    return functools.partial(self.score, decoder, temperature=temperature)
+
+  def make_update(self, decoder: Decoder, optimizer) -> Callable:
+    """Returns the run's update(state, *batches) -> (state, metrics)."""
+    parts = self.collector.parts(self)
+    return make_update(
+      policy.make_loss(
+        self.score_with(decoder), self.loss, kl=self.kl_in_loss,
+        balance=moe.balance_of(decoder.config),
+        balance_weight=self.router_balance / sum(parts),
+      ),
+      optimizer, policy.of_roles(self.collector.roles), num_microbatches=parts,
+      is_empty=policy.is_empty if self.collector.varies else None,
+    )  # fmt: skip
+
 
 def check_single_sample(config: Config):
   """Raises if a completion that is alone in its group would teach nothing."""
@@ -225,18 +242,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   decoder = Decoder(files.config, config.compute, layout)
   config = start.planned(config, decoder)
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
-  temperature = config.sampling.temperature
-  score = functools.partial(config.score, decoder, temperature=temperature)
-  parts = config.collector.parts(config)
-  update = make_update(
-    policy.make_loss(
-      score, config.loss, kl=config.kl_in_loss,
-      balance=moe.balance_of(files.config),
-      balance_weight=config.router_balance / sum(parts),
-    ),
-    optimizer, policy.of_roles(config.collector.roles), num_microbatches=parts,
-    is_empty=policy.is_empty if config.collector.varies else None,
-  )  # fmt: skip
+  update = config.make_update(decoder, optimizer)
   with contextlib.ExitStack() as stack:
     opened = stack.enter_context
     timers = opened(Timers(*PARTS))
@@ -255,7 +261,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     if first_step >= config.num_steps and has_lines(workdir, first_step):
       unfinished = None  # An earlier start has already finished it.
     reference = config.kl and Reference(
-      files.load_params(layout=layout, seed=config.seed), score, layout,
+      files.load_params(layout=layout, seed=config.seed),
+      config.score_with(decoder), layout,
       prompts=config.prompts // config.hardware.num_microbatches,
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.

@@ -97,6 +97,14 @@ class Config:
     checks.check_fields(self)
     runs.check_microbatches(self, 'batch_size', self.batch_size)
 
+  def make_update(self, decoder: Decoder, optimizer) -> Callable:
+    """Returns the run's update(state, batch) -> (state, metrics)."""
+    weight = self.router_balance / self.num_microbatches
+    loss = functools.partial(loss_of_rows, decoder, balance_weight=weight)
+    return make_update(
+      loss, optimizer, measure, num_microbatches=self.num_microbatches
+    )
+
 
 def train_sft(config: Config, *, workdir: pathlib.Path):
   """Trains on text: next-token pre-training and supervised cold start.
@@ -114,13 +122,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
   layout = decoder.layout
   optimizer = make_optimizer(config.optimizer, decoder_lib.specs(files.config))
   rates = learning_rates(config.optimizer)
-  loss = functools.partial(
-    loss_of_rows, decoder,
-    balance_weight=config.router_balance / config.num_microbatches,
-  )  # fmt: skip
-  update = make_update(
-    loss, optimizer, measure, num_microbatches=config.num_microbatches
-  )
+  update = config.make_update(decoder, optimizer)
   try_on = jax.jit(functools.partial(loss_of_rows, decoder))
   with contextlib.ExitStack() as stack:
     timers = stack.enter_context(Timers('data', 'update', 'held_out', 'save'))

@@ -304,9 +304,17 @@ def test_blocks_are_the_rows_that_they_hold(kind, size, one_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', ['own', 'packed', 'prefix'])
-def test_splash(case):
-  layout = make_layout(fsdp=2, tensor=2, devices=jax.devices()[:4])
+@pytest.mark.parametrize(
+  ('case', 'fsdp', 'tensor'),
+  [
+    ('own', 2, 2),
+    ('packed', 2, 2),
+    ('prefix', 2, 2),  # A group on each device.
+    ('prefix', 4, 1),  # A group on two devices, each with both prefixes.
+  ],
+)
+def test_splash(case, fsdp, tensor):
+  layout = make_layout(fsdp=fsdp, tensor=tensor, devices=jax.devices()[:4])
   rows, length, size = 4, 128, 64
   arrays = _arrays(0, rows=rows, length=length, size=size)
   ends = np.array([128, 77, 1, 128])

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rlpt_jax import cli
+from rlpt_jax.planning import compilers
 from rlpt_jax.programs import plan as plan_lib
 from tests.planning.advice_test import large
 
@@ -169,3 +170,33 @@ def test_every_part_has_a_description():
   from rlpt_jax.planning import memory
 
   assert memory.of_run(large()).keys() <= plan_lib.WHAT.keys()
+
+
+def test_what_a_compiler_reports(said, monkeypatch):
+  reports = {
+    name: compilers.Report(
+      arguments=2 * 10**9, outputs=10**9, aliased=10**9, temporaries=5 * 10**8,
+      peak=0, collectives={'all-gather': (7, 3 * 10**9)}, copies=copies,
+      step=step, lower_seconds=1, compile_seconds=61,
+    )
+    for name, copies, step in (
+      ('update', (), None),
+      ('chunk', (('copy.1', 'bf16[4,64]'),), 2 * 10**8),
+    )
+  }  # fmt: skip
+  monkeypatch.setattr(compilers, 'compile_run', lambda run: reports)
+  _, out, _ = said(RL, layout('v5p_32'), '--compile')
+  words = ' '.join(out.split())
+  assert 'update, compiled in 61 s: 2.50 GB on each chip' in words
+  assert 'arguments 2.00 GB, temporary arrays 0.50 GB' in words
+  assert '7 x all-gather: 3.00 GB' in words
+  assert 'a step of decoding moves 0.20 GB copies bf16[4,64]: copy.1' in words
+  assert max(map(len, out.splitlines())) <= 100
+  found = json.loads(said(RL, layout('v5p_32'), '--compile', '--json')[1])
+  assert found['compiled']['chunk']['copies'] == [['copy.1', 'bf16[4,64]']]
+
+
+def test_a_compiler_that_is_not_installed(said, monkeypatch):
+  monkeypatch.setattr(compilers, 'is_installed', lambda module: False)
+  status, out, err = said(RL, layout('v5p_32'), '--compile')
+  assert status and "pip install 'rlpt_jax[plan-tpu]'" in out + err

@@ -1,0 +1,115 @@
+"""What compilers say of a small run's programs, without their chips.
+
+Slow tests need the compilers: pip install 'rlpt_jax[plan-tpu,plan-cuda]'.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Axes
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import zoo
+from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.planning import compilers, machines
+from rlpt_jax.planning.hlo import Array
+from rlpt_jax.planning.run import Run
+from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.sampling.publish import publish
+from tests.planning import runs
+
+# Weights and caches decide its memory, as they do for a large model.
+MODEL = dataclasses.replace(
+  zoo.get('tiny_qwen3'), embed_dim=512, mlp_dim=2048, head_dim=128, num_heads=4,
+  num_kv_heads=2, vocab_size=4096, num_layers=2,
+)  # fmt: skip
+CHIPS = {'tpu': 'tpu:v5e:2x2', 'gpu': 'h200:1'}
+
+
+def _run(chips: str) -> Run:
+  config = runs.rl(
+    prompts=4, sampling=Sampling(samples=4, max_new_tokens=128),
+    max_prompt_tokens=128, compute=Compute(dtype='bfloat16', remat='layer'),
+    hardware=runs.hardware(
+      layout=Axes(), sampler_layout=Axes(data=-1, fsdp=1), num_microbatches=1,
+      slots=64,
+    ),
+  )  # fmt: skip
+  return Run(config, MODEL, machines.parse(chips))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['update', 'chunk'])
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_what_the_compiler_reports(platform, name):
+  module, extra = compilers.PLUGINS[platform]
+  if not compilers.is_installed(module):
+    pytest.skip(f"needs {module}: pip install 'rlpt_jax[{extra}]'")
+  run = _run(CHIPS[platform])
+  compiled = {
+    'update': compilers.compile_update, 'chunk': compilers.compile_chunk
+  }  # fmt: skip
+  report = compiled[name](run)
+  planned = compilers.planned(run, name)
+  assert report.total == pytest.approx(planned, rel=0.15), report
+  assert not report.copies
+  assert bool(report.step) == (name == 'chunk')
+  if name == 'update' and platform == 'tpu':
+    # Weights are gathered from four chips, and gradients added up.
+    assert report.collectives['all-gather'][1] > 0
+
+
+@pytest.mark.parametrize(('platform', 'chips'), CHIPS.items())
+def test_a_missing_compiler_is_named_with_its_extra(
+  platform, chips, monkeypatch
+):
+  monkeypatch.setattr(compilers, 'is_installed', lambda module: False)
+  with pytest.raises(ValueError, match=r'pip install .rlpt_jax\[plan-'):
+    compilers.devices(machines.parse(chips))
+
+
+def test_chips_without_a_compiler():
+  for chips in ('cpu:1', 'a100:8'):
+    with pytest.raises(ValueError, match='expected'):
+      compilers.devices(machines.parse(chips))
+
+
+def test_installed_modules():
+  assert compilers.is_installed('json')
+  assert not compilers.is_installed('no_such_package.module')
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])  # A GPU's head has parts.
+def test_published_has_the_shapes_that_are_published(platform):
+  layout = dataclasses.replace(
+    Axes(fsdp=4, tensor=2).layout(), platform=platform
+  )
+  model = zoo.get('tiny_qwen3')
+  decoder = Decoder(model, Compute(dtype='bfloat16'), layout)
+  specs = decoder_lib.specs(model)
+  params = weights.init(specs, jax.random.key(0), layout=layout)
+  found, expected = compilers.published(decoder), publish(decoder, params)
+  kind = functools.partial(
+    jax.tree.map, lambda x: (x.shape, x.dtype, x.sharding.shard_shape(x.shape))
+  )
+  assert kind(found) == kind(expected)
+
+
+def test_caches_are_told_from_weights_and_logits():
+  run = _run('h200:1')
+  weight = jax.ShapeDtypeStruct(
+    (512, 4, 128), 'bfloat16', sharding=run.sampler.layout.replicated()
+  )
+  cache = jax.ShapeDtypeStruct(
+    (4, 2, 128, 128), 'bfloat16', sharding=run.sampler.layout.replicated()
+  )
+  is_cache = compilers._is_cache(run.sampler, [weight], [cache])
+  for shape, expected in (
+    ((4, 2, 128, 128), True), ((8, 128, 128), True),
+    ((4, 2, 128, 160), True),  # Joined with a chunk's.
+    ((4, 2, 128, 32), False), ((4, 128, 512), False), ((64, 4096), False),
+  ):  # fmt: skip
+    assert is_cache(Array('bf16', shape)) == expected, shape
