@@ -102,12 +102,12 @@ def read(plan: Plan, call: Instruction, operands: list[Array]) -> int:
   """Returns the bytes of a custom call, with the kernel's rule for ours.
 
   Its operands are two tables, the queries, and for each part of the keys: keys,
-  values and lengths.
+  values, lengths and, where rows are in blocks, a table.
   """
   sizes = [array.num_bytes for array in operands]
   if 'attend_to_filled' not in call.rest:
     return sum(sizes) + call.num_bytes
-  filled = {plan.prefix_length: 1.0, plan.own_length: 0.5, plan.chunk: 0.5}
+  filled = {plan.prefix_length: 1.0, plan.block_size: 0.5, plan.chunk: 0.5}
   total = sum(sizes[:3]) + call.num_bytes
   for array, size in zip(operands[3:], sizes[3:], strict=True):
     # Keys end in [H, S], values in [S, H]; a length is of every part.

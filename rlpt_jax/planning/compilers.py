@@ -208,14 +208,16 @@ def compile_chunk(
     )
 
   prefixes = cache(plan.num_prompts, plan.prefix_length)
-  own = cache(plan.slots, plan.own_length)
+  own = cache(plan.num_blocks, plan.block_size)
   readers = Readers(
     np.zeros((plan.num_prompts, plan.group), np.int32),
     np.zeros(plan.slots, np.int32),
   )
   slots = Table(plan.slots, plan.sizes).slots(
-    np.zeros(plan.num_prompts, np.int32), readers
-  )
+    np.zeros(plan.num_prompts, np.int32), readers,
+    blocks_BM=np.zeros((plan.slots, plan.columns), np.int32),
+    replay_BT=np.zeros((plan.slots, plan.chunk), np.int32),
+  )  # fmt: skip
   replicated = decoder.layout.replicated()
   slots = jax.tree.map(lambda x: _shaped(x.shape, x.dtype, replicated), slots)
   params = published(decoder)
