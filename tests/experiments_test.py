@@ -83,7 +83,14 @@ BEHIND = {
   'pretrain_zero': ('train_rl.Hardware.num_microbatches=32',),
   'webscale_rl': ('train_rl.Hardware.num_microbatches=128',),
   'rlvr_after_pretrain_zero': ('train_rl.Hardware.num_microbatches=128',),
-  'pretrain_zero_qwen3_30b_a3b_base': ('train_rl.Hardware.slots=256',),
+  'pretrain_zero_qwen3_30b_a3b_base': (
+    'train_rl.Hardware.slots=256',
+    'train_rl.Hardware.own_tokens=None',
+  ),
+  # Four heads of keys are not split over the eight chips of a sampler.
+  'pretrain_zero_smollm3_3b_base v5e_64': (
+    'train_rl.Hardware.own_tokens=786432',
+  ),
 }
 # Each model, each method and each layout once or more, not all of all.
 TRACED = [
@@ -128,7 +135,8 @@ def _config(experiment, machine):
   (model,) = (model for model in MODELS if name.endswith(f'_{model}'))
   method = name.removesuffix(f'_{model}')
   more = [f'experiments/layouts/{machine}.gin']
-  more += [*BEHIND.get(method, ()), *BEHIND.get(name, ())]
+  for key in (method, name, f'{name} {machine}'):
+    more += BEHIND.get(key, ())
   file = pathlib.Path(f'experiments/{experiment}.gin')
   if not file.exists():  # No run of its own, but any with the model behind.
     more.append(f'experiments/models/{model}.gin')

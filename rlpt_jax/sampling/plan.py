@@ -33,10 +33,10 @@ class Plan:
     group use the free slots.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   own_tokens: positions in the cache for the tokens of all running completions;
-    by default, enough for all slots to run to max_new_tokens. A completion
-    takes positions as it grows, so fewer are enough if most end early. When
-    none are left, the completion that entered its slot last leaves it, and is
-    computed again later.
+    by default, and at most, enough for all slots to run to max_new_tokens. A
+    completion takes positions as it grows, so fewer are enough if most end
+    early. When none are left, the completion that entered its slot last leaves
+    it, and is computed again later.
   block: positions that a completion takes at a time, a multiple of `chunk`; by
     default, an eighth of max_new_tokens, but at least 32 and at most 128.
   chunk: tokens between two checks for finished rows. A short chunk refills
@@ -97,9 +97,10 @@ class Plan:
 
   @property
   def num_blocks(self) -> int:
+    most = self.slots * self.columns
     if self.own_tokens is None:
-      return self.slots * self.columns
-    return -(-self.own_tokens // self.block_size)
+      return most
+    return min(most, -(-self.own_tokens // self.block_size))
 
   def dtype(self, decoder: Decoder) -> str:
     return self.cache_dtype or decoder.compute.dtype

@@ -218,6 +218,11 @@ def test_blocks_fit_the_layout():
   assert lib.fitted(own, tpu).block == 64
 
 
+def test_no_more_is_reserved_than_all_slots_can_use():
+  plan = Plan(slots=16, max_new_tokens=64, own_tokens=2**20)
+  assert plan.num_blocks == 16 * 2
+
+
 def test_one_completion_fits_on_each_device_that_splits_a_batch():
   plan = Plan(slots=16, max_new_tokens=64, own_tokens=200)
   lib.check(plan, _decoder())
@@ -230,7 +235,9 @@ def test_one_completion_fits_on_each_device_that_splits_a_batch():
   )
   with pytest.raises(ValueError, match='own_tokens=32: expected at least 64'):
     lib.check(dataclasses.replace(plan, own_tokens=32), _decoder())
-  large = dataclasses.replace(plan, own_tokens=2**30, memory=2**30)
+  large = dataclasses.replace(
+    plan, slots=2**20, prompts=1, own_tokens=2**26, memory=2**28
+  )
   with pytest.raises(ValueError, match='lower own_tokens, choose a smaller'):
     lib.check(large, _decoder())
 
