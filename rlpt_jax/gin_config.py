@@ -57,7 +57,7 @@ def read_config(kind: type, file: pathlib.Path, bindings: tuple[str, ...] = ()):
 def read_one_of(
   kinds: Sequence[type], file: pathlib.Path, bindings: tuple[str, ...] = ()
 ) -> tuple[Any, dict[str, Any]]:
-  """Builds the one of several configs that the files set.
+  """Builds whichever of several configs the files set.
 
   Returns it with the macros that have plain values. A file for several programs
   may set fields of each; it sets the config that has all fields it must have.
@@ -83,8 +83,10 @@ def read_one_of(
   complete = sum(not names for names in missing)
   if complete > 1 or missing == needed:
     titles = ', '.join(checks.title(kind) for kind in kinds)
-    found = 'more than one' if complete else 'none'
-    raise ValueError(f'{file}: expected one of {titles}, found {found}.')
+    found = 'none. The file of a run comes first, a layout after it.'
+    if complete:
+      found = 'more than one: give the files of one program.'
+    raise ValueError(f'{file}: expected one of {titles}, found {found}')
   kind = kinds[missing.index(min(missing, key=len))]
   return Builder(kind, statements, Place(str(file))).make(), macros
 

@@ -43,7 +43,7 @@ def _tiles(sizes_E, J: int, size: int):
   end_E = jnp.cumsum(count_E, dtype=jnp.int32)
   tile_W = jnp.arange(min(E, J) + J // size, dtype=jnp.int32)
   group_W = (tile_W[:, None] >= end_E).sum(1, dtype=jnp.int32)
-  group_W = jnp.minimum(group_W, E - 1)  # Of tiles that are not used.
+  group_W = jnp.minimum(group_W, E - 1)  # Unused tiles get the last one.
   place_W = tile_W - (end_E - count_E)[group_W]
   start_W = (stop_E - sizes_E)[group_W] + place_W * size
   return group_W, start_W, stop_E[group_W], end_E[-1]

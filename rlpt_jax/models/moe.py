@@ -54,8 +54,8 @@ def balance_of(config: DecoderConfig):
 def moe(p, x_BTD, valid_BT, *, decoder: Decoder, is_decoding: bool = False):
   """(output of the experts for x_BTD, this layer's RouterStats).
 
-  is_decoding: promises that no gradient is needed. Then, on every platform, no
-    row is multiplied by experts that it did not choose.
+  is_decoding: promises that no gradient is needed. Then no row is multiplied by
+    experts that it did not choose (on a GPU: in half precision only).
   """
   c, layout = decoder.config, decoder.layout
   logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD, p['w_router'])

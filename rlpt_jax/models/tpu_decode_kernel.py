@@ -175,7 +175,7 @@ def _steps(filled_B, blocks_BM, size, num):
   end_B = jnp.cumsum(count_B, dtype=jnp.int32)
   step_W = jnp.arange(B * pl.cdiv(columns, num), dtype=jnp.int32)
   row_W = (step_W[:, None] >= end_B).sum(1, dtype=jnp.int32)
-  row_W = jnp.minimum(row_W, B - 1)  # Of steps that are not taken.
+  row_W = jnp.minimum(row_W, B - 1)  # Unused steps get the last row.
   place_W = step_W - (end_B - count_B)[row_W]
   column_WJ = place_W[:, None] * num + np.arange(num, dtype=np.int32)
   # Blocks that are not filled repeat those of an earlier step: the pipeline

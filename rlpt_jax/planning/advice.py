@@ -140,10 +140,12 @@ def own_tokens(run: Run) -> Iterator[Proposal]:
   if not run_lib.is_rl(run.config):
     return
   plan = run.engine
-  unit = run.sampler.layout.batch_size * plan.columns * plan.block_size
+  step = run.sampler.layout.batch_size * plan.block_size
+  unit = step * plan.columns
   count = plan.num_blocks * plan.block_size
   while count > unit:
-    count = max(count * 7 // 8, unit)
+    # Whole blocks, and as many for each of the chips.
+    count = max(count * 7 // 8 // step * step, unit)
     changed = run_lib.with_hardware(run.config, own_tokens=count)
     setting = f'train_rl.Hardware.own_tokens={count}'
     yield Proposal((setting,), _with(run, changed))

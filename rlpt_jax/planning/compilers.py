@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -132,12 +132,14 @@ def is_installed(module: str) -> bool:
     return False
 
 
-def compile_run(run: Run) -> dict[str, Report]:
-  """Compiles the run's update and, if it samples, its chunk of decoding."""
-  reports = {'update': compile_update(run)}
+def compile_run(run: Run) -> Iterator[tuple[str, Report]]:
+  """Compiles the run's update and, if it samples, its chunk of decoding.
+
+  Yields the name and the report of each when it is compiled.
+  """
+  yield 'update', compile_update(run)
   if run_lib.is_rl(run.config):
-    reports['chunk'] = compile_chunk(run)
-  return reports
+    yield 'chunk', compile_chunk(run)
 
 
 def planned(run: Run, name: str) -> int:
@@ -324,6 +326,14 @@ def _report(
     compiled = lowered.compile(
       compiler_options=OPTIONS[run.machine.platform] | (options or {})
     )
+  except jax.errors.JaxRuntimeError as error:
+    message = str(error)
+    if 'RESOURCE_EXHAUSTED' not in message:
+      raise
+    raise ValueError(
+      f'chips {run.machine}: the compiler finds no room for the program: '
+      f'{message.splitlines()[0]}'
+    ) from error
   finally:
     jax.config.update('jax_enable_compilation_cache', is_kept)
   end = time.perf_counter()

@@ -12,7 +12,7 @@ and the delay of each message between chips.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -52,11 +52,11 @@ class Shares:
   memory: float = 0.5
 
   def __post_init__(self):
-    for name, share in dataclasses.asdict(self).items():
+    for name, share in (
+      ('share', self.compute), ('bandwidth_share', self.memory),
+    ):  # fmt: skip
       if not 0 < share <= 1:
-        raise ValueError(
-          f'share of {name} {share}: expected more than 0, at most 1.'
-        )
+        raise ValueError(f'--{name}={share}: expected more than 0, at most 1.')
 
 
 class Lengths(NamedTuple):
@@ -68,20 +68,28 @@ class Lengths(NamedTuple):
   prompt: int | None = None
   completion: int | None = None
 
-  def of(self, longest_prompt: int, longest_completion: int) -> tuple[int, int]:
-    """Returns the means for these longest; raises if a mean is longer."""
-    means = []
-    for name, mean, longest in (
-      ('prompt', self.prompt, longest_prompt),
-      ('new', self.completion, longest_completion),
+  def check(self, config: Any):
+    """Raises if a mean is more than any role of a train_rl.Config may have."""
+    longest = max(sampling.max_new_tokens for sampling in config.samplings)
+    for name, mean, most in (
+      ('prompt', self.prompt, config.max_prompt_tokens),
+      ('new', self.completion, longest),
     ):
-      if mean is not None and not 1 <= mean <= longest:
+      if mean is not None and not 1 <= mean <= most:
         raise ValueError(
-          f'mean_{name}_tokens={mean}: expected 1 to {longest}, the most that '
+          f'--mean_{name}_tokens={mean}: expected 1 to {most}, the most that '
           'the run allows.'
         )
-      means.append(mean or max(1, longest // 2))
-    return means[0], means[1]
+
+  def of(self, longest_prompt: int, longest_completion: int) -> tuple[int, int]:
+    """Returns the means of a role, which may have at most these lengths."""
+    prompt, completion = (
+      longest // 2 if mean is None else min(mean, longest)
+      for mean, longest in zip(
+        self, (longest_prompt, longest_completion), strict=True
+      )
+    )
+    return max(1, prompt), max(1, completion)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +176,7 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
 def _means(run: Run, lengths: Lengths) -> list[tuple[Role, int, int]]:
   """Returns the roles, each with its mean lengths."""
   config = run.config
+  lengths.check(config)
   return [
     (
       role,

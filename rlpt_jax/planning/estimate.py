@@ -16,7 +16,7 @@ from rlpt_jax.planning.run import Run
 class Estimate:
   """The memory, time and price of a run.
 
-  price: of a chip for an hour, in any currency.
+  price: the price of one chip for an hour, in any currency.
   """
 
   run: Run
@@ -25,9 +25,9 @@ class Estimate:
   price: float | None = None
 
   def __post_init__(self):
-    if self.price is not None and not self.price >= 0:
+    if self.price is not None and not 0 <= self.price < math.inf:
       raise ValueError(f'--price={self.price}: expected 0 or more.')
-    if not run_lib.is_rl(self.run.config) and any(self.lengths):
+    if not run_lib.is_rl(self.run.config) and self.lengths != Lengths():
       raise ValueError(
         f'mean lengths {tuple(self.lengths)}: expected none for train_sft, '
         'whose rows are full.'
@@ -149,7 +149,7 @@ class Estimate:
 
 
 def without_nan(value: Any) -> Any:
-  """Returns JSON data with None instead of NaN, which JSON has not."""
+  """Returns JSON data with None instead of NaN, because JSON has no NaN."""
   if isinstance(value, dict):
     return {name: without_nan(x) for name, x in value.items()}
   if isinstance(value, float) and math.isnan(value):

@@ -18,7 +18,7 @@ TERA = 10**12
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One chip, from its data sheet; None is a rate that has none.
+  """One chip, from its data sheet; None is a rate that it does not give.
 
   memory: bytes.
   flops: dense bfloat16 FLOPs in a second, without sparsity.
@@ -113,7 +113,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Here:
-  """The devices of a run that starts; nobody has to know their rates.
+  """The devices of a run that starts; their rates are not needed.
 
   memory: bytes of each.
   """

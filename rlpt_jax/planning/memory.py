@@ -9,6 +9,7 @@ them (tests/planning/memory_test.py).
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.core import weights
@@ -47,8 +48,7 @@ def of_run(run: Run) -> dict[str, int]:
     sampler = plan_lib.memory(run.engine, run.sampler)
     parts |= {
       'sampler': sampler.weights + sampler.gathered,
-      'caches': sampler.prefixes + sampler.own + sampler.recent
-      + sampler.column + sampler.float32_copies,
+      'caches': sampler.prefixes + sampler.completions,
       'logits': sampler.logits,
     }  # fmt: skip
   if found := known_judges(run):
@@ -126,32 +126,51 @@ def _of_microbatch(
     + _logit(decoder) * rows * min(compute.head_chunk, T) * c.vocab_size
     / tensor,
   }  # fmt: skip
-  if holds_scores(decoder):
+  keys = S if prompt_tokens else 0
+  if holds_scores(decoder, (groups, keys), (groups * samples, length)):
     each = SCORES + KEPT_SCORES * c.num_layers * (compute.remat == 'none')
-    pairs = tokens * (length + (S if prompt_tokens else 0)) * c.num_heads
+    pairs = tokens * (length + keys) * c.num_heads
     parts['scores'] = each * pairs / tensor
   return parts
 
 
-def holds_scores(decoder: Decoder) -> bool:
-  """True if attention has no kernel, and holds the scores of all pairs."""
-  name = decoder.compute.attention
-  if name != 'auto':
-    return attention.KERNELS.get(name) is attention.xla_attention
-  return decoder.layout.platform == 'cpu'
+def holds_scores(
+  decoder: Decoder, prompts: tuple[int, int], rows: tuple[int, int]
+) -> bool:
+  """True if attention has no kernel, and holds the scores of all pairs.
+
+  prompts, rows: how many there are, and their length.
+  """
+  c, dtype = decoder.config, jnp.dtype(decoder.compute.dtype)
+
+  def shaped(*shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+  P, S = prompts
+  keys = shaped(P, c.num_kv_heads, c.head_dim, S)
+  kernel = attention.pick_kernel(
+    decoder.compute.attention,
+    shaped(*rows, c.num_heads, c.head_dim),
+    [attention.Part(keys, None, None)] if S else [],
+    decoder.layout,
+  )
+  return attention.KERNELS[kernel] is attention.xla_attention
 
 
 def _kept_width(decoder: Decoder) -> float:
   """Returns the numbers that each layer keeps of a token for its gradient."""
   c, tensor = decoder.config, decoder.layout.mesh.shape['tensor']
-  if decoder.compute.remat == 'layer':
+  remat = decoder.compute.remat
+  if decoder.layout.platform == 'cpu' and decoder.compute.unroll:
+    remat = 'none'  # See models.Compute.
+  if remat == 'layer':
     return c.embed_dim
   queries, kv = (n * c.head_dim for n in (c.num_heads, 2 * c.num_kv_heads))
   mlp = 0 if c.num_experts else 2 * c.mlp_dim
   # The layer's input, and what attention and mlp add to it; queries, keys,
   # values and what attention finds; two products of the mlp.
   width = 3 * c.embed_dim + (2 * queries + kv + mlp) / tensor
-  if decoder.compute.remat == 'dots':
+  if remat == 'dots':
     return width
   # Normalized inputs, rotated queries and keys, and the mlp's nonlinearity;
   # a token is there once for each of its experts.

@@ -166,10 +166,18 @@ def find_shape(
   if model:
     return zoo.get(model), f'{model}, by --model'
   name = config.model
-  if name.startswith(model_files.RANDOM) or pathlib.Path(name).is_dir():
+  if name.startswith(model_files.RANDOM):
     return model_files.find(name).config, name
+  why = 'is not here'
+  if pathlib.Path(name).is_dir():
+    try:
+      return model_files.find(name).config, name
+    except (OSError, ValueError):
+      if SHAPE not in macros:
+        raise
+      why = 'has no model yet'  # The download or the run is not done.
   if SHAPE in macros:
-    return zoo.get(macros[SHAPE]), f'{macros[SHAPE]}, as {name} is not here'
+    return zoo.get(macros[SHAPE]), f'{macros[SHAPE]}, as {name} {why}'
   raise ValueError(
     f'{name}: no such directory, so the shape of the model is unknown. Set '
     f'--model to a name of the zoo, such as qwen3_8b, or {SHAPE} = '

@@ -29,7 +29,8 @@ def planned(config: Any, decoder: Decoder) -> Any:
     config = run_lib.with_microbatches(config, number)
     if jax.process_index() == 0:
       print(f'num_microbatches={number}, chosen for the memory of the devices')
-  check(config, decoder)
+  # On one host, or one would raise while the others wait for it.
+  on_one_host(check)(config, decoder)
   return config
 
 

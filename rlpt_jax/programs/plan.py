@@ -63,7 +63,7 @@ def plan(
       not set.
     share: The share of the chip's peak FLOPs that the run reaches.
     bandwidth_share: The share of its memory's bandwidth.
-    price: Of a chip for an hour, in any currency.
+    price: The price of one chip for an hour, in any currency.
     json: Print JSON, with all numbers.
     compile: Compile the update and a chunk of decoding with the compiler of the
       chips, which takes minutes, and say what it reports. Needs pip install
@@ -77,12 +77,12 @@ def plan(
     shares=Shares(share, bandwidth_share),
     price=price,
   )
-  reports = compilers.compile_run(estimate.run) if compile else {}
+  reports = compilers.compile_run(estimate.run) if compile else ()
   if json:
     found = {'model': origin, **estimate.to_dict()}
     if compile:
       found['compiled'] = {
-        name: dataclasses.asdict(report) for name, report in reports.items()
+        name: dataclasses.asdict(report) for name, report in reports
       }
     print(json_lib.dumps(without_nan(found), indent=2, allow_nan=False))
     return
@@ -98,7 +98,7 @@ def plan(
     console.print(f'- {line}', markup=False)
   if not math.isnan(estimate.hours):
     console.print(f'\n{whole_run(estimate)}', markup=False)
-  for name, report in reports.items():
+  for name, report in reports:
     console.print(f'\n{compiled(name, report, estimate)}', markup=False)
 
 
@@ -135,7 +135,7 @@ def memory_table(estimate: Estimate) -> rich.table.Table:
   memory, room = estimate.run.machine.memory, estimate.room
   table.add_row(
     'all', f'{estimate.total / GB:.2f}',
-    f'of {room / GB:.1f}, which are nine tenths of {memory / GB:.0f}',
+    f'of {room / GB:.1f} (90% of {memory / GB:.0f})',
     style='bold',
   )  # fmt: skip
   return table
@@ -168,13 +168,13 @@ def microbatches(estimate: Estimate) -> str:
   now = run_lib.num_microbatches(estimate.run.config)
   fewest = estimate.num_microbatches
   if fewest == now:
-    return f'num_microbatches={now} are the fewest that fit.'
+    return f'num_microbatches={now} is the fewest that fit.'
   updates = []
   for each in (estimate.with_fewest(), estimate):
     moved, (seconds, _) = each.step['update'].moved, each.seconds['update']
     updates.append(f'{moved / GB:,.0f} GB moved, {shown(seconds)} s')
   return (
-    f'num_microbatches={now}, but {fewest} are enough (an update: '
+    f'num_microbatches={now}, but {fewest} would be enough (an update: '
     f'{updates[0]}; as it is: {updates[1]}).'
   )
 

@@ -342,5 +342,8 @@ def check_microbatches(config: Any, name: str, size: int):
   number = config.num_microbatches
   if number is not None and size % number:
     raise checks.setting_error(
-      type(config), 'num_microbatches', number, f'a divisor of {name}={size}'
+      type(config),
+      'num_microbatches',
+      number,
+      f'a divisor of {name}={size}, or None for the fewest that fit',
     )

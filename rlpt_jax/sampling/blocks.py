@@ -47,6 +47,10 @@ class Blocks:
     """The number of free blocks that the row can take."""
     return len(self._free[self.shard(row)])
 
+  def count(self, positions: int) -> int:
+    """The number of blocks that hold this many positions."""
+    return -(-positions // self.size)
+
   def missing(self, positions_B) -> np.ndarray:
     """The number of blocks that each row lacks for this many positions."""
     return np.maximum(0, -(-positions_B // self.size) - self._count_B)
@@ -60,11 +64,11 @@ class Blocks:
     """
     shard = self.shard(row)
     reserve = min(self._per_shard // 10, self._wanted[shard])
-    return -(-positions // self.size) + reserve <= self.free(row)
+    return self.count(positions) + reserve <= self.free(row)
 
   def enter(self, row: int, most: int):
     """A text enters the row, which will need at most this many positions."""
-    self._most_B[row] = -(-most // self.size)
+    self._most_B[row] = self.count(most)
     self._wanted[self.shard(row)] += int(self._most_B[row])
 
   def grow(self, row: int):

@@ -12,7 +12,8 @@ that entered last is put back: it waits again, before the other samples of its
 group. When it has a slot again, it is computed from its first token on, but the
 tokens that it had are repeated, not sampled. So their keys and values are the
 same to the last bit, as prefilled ones would not be; no token is handed out
-twice, and none changes, even if new weights were published in between.
+twice, and none changes. If new weights were published in between, they compute
+the keys and values of the repeated tokens, too.
 """
 
 import collections
@@ -117,7 +118,8 @@ class Engine:
   def publish(self, params):
     """Uses new weights from the next step on.
 
-    Running samples keep the keys and values that the old weights computed.
+    Running samples keep the keys and values that the old weights computed,
+    unless they are put back later.
     """
     # Free the old weights first, so that old and new never exist at once.
     self._is_whole, was_whole, self._params = False, self._is_whole, None
@@ -302,7 +304,9 @@ class Engine:
     self._by_slot[slot] = _Row(group, sample, self._entered, replay)
     self._entered += 1
     self._blocks.enter(slot, group.request.limits[sample])
-    self._blocks.grow(slot)
+    # All blocks that it had, or others would take them before it needs them.
+    for _ in range(self._blocks.count(len(replay) + self.plan.chunk)):
+      self._blocks.grow(slot)
     group.running += 1
     self._skip_dropped(group)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import pathlib
 from typing import Literal
 
 import jax
@@ -17,6 +18,9 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.requests import Request
 from rlpt_jax.sampling.table import SIZES, Sizes
+
+# The limit of a container's memory, in bytes or 'max'.
+CONTAINER = pathlib.Path('/sys/fs/cgroup/memory.max')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class Plan:
     by default, and at most, enough for all slots to run to max_new_tokens. A
     completion takes positions as it grows, so fewer are enough if most end
     early. When none are left, the completion that entered its slot last leaves
-    it, and is computed again later.
+    it, and is computed again later, from the weights at that time.
   block: positions that a completion takes at a time, a multiple of `chunk`; by
-    default, an eighth of max_new_tokens, but at least 32 and at most 128.
+    default, an eighth of max_new_tokens, but at least 32 and at most 128; on a
+    TPU, whose kernel needs multiples of 128, the smallest of these.
   chunk: tokens between two checks for finished rows. A short chunk refills
     slots sooner; a long one reduces the overhead of the host.
   cache_dtype: by default, the dtype of the activations. int8 takes about half
@@ -134,6 +139,10 @@ class Memory:
   float32_copies: int  # Copies of the caches that XLA makes on a CPU.
 
   @property
+  def completions(self) -> int:
+    return self.own + self.recent + self.column + self.float32_copies
+
+  @property
   def total(self) -> int:
     return sum(dataclasses.astuple(self))
 
@@ -199,7 +208,7 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
   block, own_tokens = plan.block_size, plan.own_tokens
   if plan.block is None and layout.platform == 'tpu':
     # The smallest block that a TPU does not pad.
-    block = max(1, 128 // plan.chunk) * plan.chunk
+    block = math.lcm(128, plan.chunk)
   if own_tokens is not None:
     own_tokens = layout.whole_batch(-(-own_tokens // block)) * block
   return dataclasses.replace(
@@ -239,18 +248,16 @@ def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
   needed = memory(plan, decoder)
   room = plan.memory or _room(layout, loaded)
   if room is not None and needed.total > room:
-    longest = 'slots or max_new_tokens'
+    longest = 'slots or max_new_tokens, set own_tokens'
     if asked is not None:
       longest = 'own_tokens'
     if needed.prefixes > needed.own:
       longest = 'prompts or max_prompt_tokens'
-    completions = needed.own + needed.recent + needed.column
-    completions += needed.float32_copies
     raise ValueError(
       f'The sampler needs {_gib(needed.total)} on each device (weights '
       f'{_gib(needed.weights + needed.gathered)}, prompts '
       f'{_gib(needed.prefixes)}, completions '
-      f'{_gib(completions)}, logits '
+      f'{_gib(needed.completions)}, logits '
       f'{_gib(needed.logits)}), but only {_gib(room)} is available: lower '
       f'{longest}, choose a smaller cache_dtype, or split the model over more '
       'devices.'
@@ -282,14 +289,22 @@ def _room(layout: Layout, loaded=()) -> int | None:
 def capacity(layout: Layout) -> int | None:
   """The bytes of each device, free or not; None if unknown.
 
-  A CPU's are those of the machine, divided among its devices.
+  A CPU's are those of the machine or container, divided among its devices.
   """
   devices = layout.mesh.local_devices
   limit = (devices[0].memory_stats() or {}).get('bytes_limit')
   if limit is None and layout.platform == 'cpu':
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    limit = pages // len(devices)
+    limit = min(pages, _of_container() or pages) // len(devices)
   return limit
+
+
+def _of_container() -> int | None:
+  """The bytes that Linux lets this container take; None without a limit."""
+  try:
+    return int(CONTAINER.read_text())
+  except (OSError, ValueError):  # No such file, or 'max'.
+    return None
 
 
 def _gib(num_bytes: int) -> str:

@@ -127,6 +127,8 @@ class Table:
   def leave(self, slot: int):
     """Frees a slot."""
     self.running_B[slot] = False
+    # Attention reads as many columns of blocks as the longest row has.
+    self.sampled_B[slot] = 0
     # Reset its filters, or every step would still run them.
     for name, value in (('top_k_B', 0), ('top_p_B', 1), ('min_p_B', 0)):
       self._settings[name][slot] = value

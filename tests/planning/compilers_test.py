@@ -71,6 +71,19 @@ def test_a_missing_compiler_is_named_with_its_extra(
     compilers.devices(machines.parse(chips))
 
 
+def test_a_program_that_a_chip_has_no_room_for():
+  class Lowered:
+    def compile(self, **_):
+      raise jax.errors.JaxRuntimeError(f'{code}: Ran out of memory.\nDetails')
+
+  code = 'RESOURCE_EXHAUSTED'
+  with pytest.raises(ValueError, match=r'h200:1: .* no room .* memory\.$'):
+    compilers._report(_run('h200:1'), Lowered(), 0.0)
+  code = 'INTERNAL'
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    compilers._report(_run('h200:1'), Lowered(), 0.0)
+
+
 def test_chips_without_a_compiler():
   for chips in ('cpu:1', 'a100:8'):
     with pytest.raises(ValueError, match='expected'):

@@ -75,6 +75,12 @@ def test_means_are_no_longer_than_the_longest(lengths, error):
     costs.of_step(runs.run(), lengths)
 
 
+def test_a_mean_may_be_longer_than_one_role_allows():
+  lengths = Lengths(None, 20)
+  assert lengths.of(32, 16) == (16, 16)
+  assert lengths.of(32, 32) == (16, 20)
+
+
 def test_rows_of_text_are_one_update():
   step = costs.of_step(runs.run(runs.sft()), Lengths())
   model = zoo.get('tiny_qwen3')
@@ -207,7 +213,7 @@ def test_the_slowest_limit_decides():
 
 @pytest.mark.parametrize('share', [0, -0.1, 1.1, math.nan])
 def test_shares(share):
-  with pytest.raises(ValueError, match=r'share of compute .*more than 0'):
+  with pytest.raises(ValueError, match=r'--share=.*: expected more than 0'):
     Shares(compute=share)
 
 

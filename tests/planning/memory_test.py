@@ -20,6 +20,7 @@ from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import memory
 from rlpt_jax.planning.run import Role
 from rlpt_jax.rewards.judge import ByAnswer, ByProbability
+from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.training.learner import State, make_state, make_update
 from rlpt_jax.training.optimizer import AdamW, make_optimizer
@@ -197,9 +198,24 @@ def test_kernels_hold_no_scores():
     ('tpu:v5e:1x1', 'auto', False), ('h100:1', 'xla', True),
     ('h100:1', 'cudnn', False),
   ):  # fmt: skip
-    config = runs.rl(compute=Compute(attention=attention))
-    parts = memory.of_run(runs.run(config, chips=chips))
+    config = runs.rl(
+      sampling=Sampling(samples=4, max_new_tokens=256), max_prompt_tokens=256,
+      compute=Compute(attention=attention),
+    )  # fmt: skip
+    parts = memory.of_run(runs.run(config, 'qwen3_06b', chips))
     assert ('scores' in parts) == holds, (chips, attention)
+  # cuDNN's kernels compute in half precision only.
+  config = dataclasses.replace(config, compute=Compute(dtype='float32'))
+  assert 'scores' in memory.of_run(runs.run(config, 'qwen3_06b', 'h100:1'))
+
+
+def test_remat_does_nothing_on_a_cpu_that_unrolls():
+  def kept(**compute):
+    config = runs.rl(compute=Compute(dtype='float32', **compute))
+    return memory.of_run(runs.run(config, chips='cpu:1'))['activations']
+
+  assert kept(remat='layer', unroll=True) == kept(remat='none')
+  assert kept(remat='layer') < kept(remat='none')
 
 
 def test_fits_leaves_room():

@@ -88,7 +88,9 @@ def test_where_the_shape_is_from(tmp_path):
     run_lib.find_shape(away, None, {})
   with pytest.raises(ValueError, match='qwen9'):
     run_lib.find_shape(away, 'qwen9', macros)
-  # A directory that is here is read, whatever the macro says.
+  # A download that has just begun.
   here = dataclasses.replace(config, model=str(tmp_path))
   with pytest.raises(ValueError, match=str(tmp_path)):
-    run_lib.find_shape(here, None, macros)
+    run_lib.find_shape(here, None, {})
+  found, origin = run_lib.find_shape(here, None, macros)
+  assert found == large and origin.endswith('has no model yet')

@@ -44,7 +44,7 @@ def test_a_run_that_fits(said):
   assert 'qwen3_8b, as runs/sft_qwen3_8b_base/checkpoints is not here' in out
   assert 'chips: tpu:v5p:2x2x4' in out
   assert 'It fits.' in out
-  assert 'num_microbatches=64 are the fewest that fit.' in out
+  assert 'num_microbatches=64 is the fewest that fit.' in out
   for part in ('weights', 'activations', 'caches', 'decoding', 'update'):
     assert f'\n{part} ' in out, part
   words = ' '.join(out.split())
@@ -77,7 +77,7 @@ def test_a_run_that_does_not(said):
 def test_rows_of_text(said):
   _, out, _ = said(SFT, layout('h100_8'))
   assert 'It fits.' in out
-  assert 'num_microbatches=64, but 8 are enough' in out
+  assert 'num_microbatches=64, but 8 would be enough' in out
   assert 'sampler' not in out
   assert 'mean lengths' not in out
 
@@ -122,7 +122,7 @@ def test_json(said):
     ((RL, '--chips', 'v5e:8x8'), "chips 'v5e:8x8': expected one of"),
     ((RL, layout('v5e_64'), '--chips', 'h100:8'), 'Layout '),
     ((RL, layout('v5e_64'), '--model', 'qwen9'), 'qwen9'),
-    ((RL, layout('v5e_64'), '--share', '0'), 'share of compute 0'),
+    ((RL, layout('v5e_64'), '--share', '0'), '--share=0.0: expected'),
     ((RL, layout('v5e_64'), '--price', '-1'), '--price=-1'),
     (
       (RL, layout('v5e_64'), '--mean_new_tokens', '9000'),
@@ -184,7 +184,7 @@ def test_what_a_compiler_reports(said, monkeypatch):
       ('chunk', (('copy.1', 'bf16[4,64]'),), 2 * 10**8),
     )
   }  # fmt: skip
-  monkeypatch.setattr(compilers, 'compile_run', lambda run: reports)
+  monkeypatch.setattr(compilers, 'compile_run', lambda run: reports.items())
   _, out, _ = said(RL, layout('v5p_32'), '--compile')
   words = ' '.join(out.split())
   assert 'update, compiled in 61 s: 2.50 GB on each chip' in words

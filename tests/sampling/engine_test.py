@@ -449,6 +449,19 @@ def test_what_was_put_back_can_be_cancelled(one_device):
       assert_same([[completion]], [[expected[ticket][sample]]])
 
 
+def test_who_comes_back_has_all_its_blocks_at_once(one_device):
+  decoder, params = tiny(one_device)
+
+  def look(engine, _):
+    for slot, row in engine._by_slot.items():
+      positions_B = np.zeros(SCARCE.slots, int)
+      positions_B[slot] = len(row.replay)
+      assert not engine._blocks.missing(positions_B)[slot]
+
+  _, engine = pieces_of(decoder, params, mixed(12), SCARCE, look)
+  assert engine.counts['repeated']
+
+
 def test_the_youngest_sample_is_put_back_before_its_group(one_device):
   decoder, params = tiny(one_device)
   # Three samples of 32 tokens, of which the third finds the blocks taken.

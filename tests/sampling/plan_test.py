@@ -137,8 +137,8 @@ def test_a_plan_that_does_not_fit_says_what_to_lower():
   assert str(error.value) == (
     'The sampler needs 0.00 GiB on each device (weights 0.00 GiB, prompts 0.00 '
     'GiB, completions 0.00 GiB, logits 0.00 GiB), but only 0.00 GiB is '
-    'available: lower slots or max_new_tokens, choose a smaller cache_dtype, '
-    'or split the model over more devices.'
+    'available: lower slots or max_new_tokens, set own_tokens, choose a '
+    'smaller cache_dtype, or split the model over more devices.'
   )
 
 
@@ -194,6 +194,15 @@ def test_what_a_batch_cannot_be_split_into_is_refused():
   lib.check(default, _decoder(fsdp=8))
   with pytest.raises(ValueError, match=r'prompts=3: .* of 8, .* next is 8'):
     lib.check(PLAN, _decoder(fsdp=8))
+
+
+def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
+  monkeypatch.setattr(lib, 'CONTAINER', tmp_path / 'memory.max')
+  whole = lib.capacity(_layout())
+  (tmp_path / 'memory.max').write_text('max\n')
+  assert lib.capacity(_layout()) == whole
+  (tmp_path / 'memory.max').write_text(f'{2**20}\n')
+  assert lib.capacity(_layout()) == 2**20
 
 
 def test_what_the_machine_has_is_the_default():
