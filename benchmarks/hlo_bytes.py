@@ -109,10 +109,12 @@ def read(plan: Plan, call: Instruction, operands: list[Array]) -> int:
     return sum(sizes) + call.num_bytes
   filled = {plan.prefix_length: 1.0, plan.block_size: 0.5, plan.chunk: 0.5}
   total = sum(sizes[:3]) + call.num_bytes
+  is_keys = True
   for array, size in zip(operands[3:], sizes[3:], strict=True):
-    # Keys end in [H, S], values in [S, H]; a length is of every part.
-    *_, before, last = (0, 0, *array.shape)
-    total += size * filled.get(last, filled.get(before, 1.0))
+    if len(array.shape) == 4:  # Keys end in [H, S], values in [S, H].
+      size *= filled[array.shape[3 if is_keys else 2]]
+      is_keys = not is_keys
+    total += size
   return int(total)
 
 

@@ -34,15 +34,18 @@ def test_the_formula(program):
 
 
 def test_the_kernel_reads_what_is_filled(program):
-  plan = Plan(slots=12, max_prompt_tokens=257, max_new_tokens=128, chunk=32)
+  plan = Plan(
+    slots=12, max_prompt_tokens=257, max_new_tokens=128, block=64, chunk=32
+  )
   parts, half = [], 0
-  for rows, length in ((3, 256), (12, 128), (12, 32)):
+  for rows, length in ((3, 256), (24, 64), (12, 32)):
     parts += [
       Array('bf16', (rows, 2, 64, length)),  # Keys, values, lengths.
       Array('bf16', (rows, 2, length, 64)),
-      Array('s32', (rows,)),
+      Array('s32', (12,)),
+      *([Array('s32', (12, 2))] if length == 64 else []),  # The blocks of rows.
     ]
-    half += 0 if length == 256 else parts[-2].num_bytes
+    half += 0 if length == 256 else 2 * 2 * rows * 2 * 64 * length // 2
   tables, queries = [Array('s32', (3, 4))] * 2, Array('bf16', (12, 4, 64))
   operands = [*tables, queries, *parts]
   everything = sum(array.num_bytes for array in operands) + queries.num_bytes
