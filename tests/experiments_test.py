@@ -415,8 +415,11 @@ def test_what_is_planned_fits_the_chips(method, monkeypatch):
       parts = memory.of_run(run)
       # Completions as long as the paper's do not fit a CPU, whose attention has
       # no kernel: this table is of layouts, and that one is for short ones.
-      scores = parts.pop('scores', 0)
+      scores = parts.pop('scores', 0) if layout == 'cpu' else 0
       assert (scores > 0) == (layout == 'cpu')
+      # Splash needs heads of 64; those of tiny_qwen3 are of 32.
+      is_small = model == 'tiny_qwen3' and machine.platform == 'tpu'
+      assert ('scores' in parts) == is_small
       total = sum(parts.values()) / GB
       fits = total <= 0.9 * machine.gb  # The rest is XLA's and the runtime's.
       print(f'{layout:8} {model:18} {total:8.1f} {machine.gb:4} {fits}')
