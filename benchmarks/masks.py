@@ -30,7 +30,15 @@ import shutil
 import statistics
 import sys
 
-from small_world import SMALL, accuracy, difference, rlpt, spent, train_to
+from small_world import (
+  SMALL,
+  accuracy,
+  difference,
+  is_made,
+  rlpt,
+  spent,
+  train_to,
+)
 from small_world import train as train_by
 
 from rlpt_jax.programs.quickstart import FILES
@@ -89,13 +97,7 @@ def main():
 def make_world(workdir: pathlib.Path, questions: int):
   """Writes the documents and demonstrations, and copies the small models."""
   world, new = workdir / 'world', workdir / 'new'
-  if world.exists():
-    count = len((world / 'questions.jsonl').read_text().splitlines())
-    if count != questions:
-      sys.exit(
-        f'{world}: has {count} questions, not {questions}. Choose another '
-        '--workdir.'
-      )
+  if is_made(world, questions=questions):
     return
   shutil.copytree(FILES / 'base', workdir / 'base', dirs_exist_ok=True)
   small_models.write_world(

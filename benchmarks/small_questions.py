@@ -45,6 +45,7 @@ from small_world import (
   SMALL,
   accuracy,
   difference,
+  is_made,
   rlpt,
   spent,
   train,
@@ -116,14 +117,7 @@ def main():
 def make_world(workdir: pathlib.Path, documents: int, questions: int):
   """Writes documents and demonstrations, and copies the base model."""
   world, new = workdir / 'world', workdir / 'new'
-  if world.exists():
-    for name, count in (('documents', documents), ('asked', questions)):
-      found = len((world / f'{name}.jsonl').read_text().splitlines())
-      if found != count:
-        sys.exit(
-          f'{world}: has {found} lines in {name}.jsonl, not {count}. Choose '
-          'another --workdir.'
-        )
+  if is_made(world, documents=documents, asked=questions):
     return
   shutil.copytree(FILES / 'base', workdir / 'base', dirs_exist_ok=True)
   small_models.write_world(new, demonstrations=20_000, questions=questions)

@@ -26,6 +26,23 @@ def rlpt(workdir: pathlib.Path, *command):
   )  # fmt: skip
 
 
+def is_made(world: pathlib.Path, **counts: int) -> bool:
+  """True if the world's folder exists; exits if it is another world.
+
+  counts: {file name without .jsonl: its number of lines}.
+  """
+  if not world.exists():
+    return False
+  for name, count in counts.items():
+    found = len((world / f'{name}.jsonl').read_text().splitlines())
+    if found != count:
+      sys.exit(
+        f'{world}: has {found} lines in {name}.jsonl, not {count}. Choose '
+        'another --workdir.'
+      )
+  return True
+
+
 def train(
   workdir: pathlib.Path,
   program: str,

@@ -11,7 +11,6 @@ import typing
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from benchmarks import plans
@@ -22,13 +21,11 @@ from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Batch
 from rlpt_jax.models import attention, moe, zoo
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.planning import machines, memory
+from rlpt_jax.planning import compilers, machines, memory
 from rlpt_jax.planning.run import Run
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.sampling import caches, chunks, plan
-from rlpt_jax.sampling.table import Table
 from rlpt_jax.training.learner import State, make_update
 from rlpt_jax.training.optimizer import make_optimizer
 
@@ -276,18 +273,9 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
       (shape.num_blocks, shape.block_size),
     )
   ]  # fmt: skip
-  readers = Readers(
-    np.zeros((shape.num_prompts, shape.group), np.int32),
-    np.zeros(shape.slots, np.int32),
-  )
-  slots = Table(shape.slots, shape.sizes).slots(
-    np.zeros(shape.num_prompts, np.int32), readers,
-    blocks_BM=np.zeros((shape.slots, shape.columns), np.int32),
-    replay_BT=np.zeros((shape.slots, shape.chunk), np.int32),
-  )  # fmt: skip
   own, report = jax.eval_shape(
     functools.partial(chunks.decode_chunk, decoder, steps=shape.chunk),
-    params, *stored, slots,
+    params, *stored, compilers.idle_slots(shape),
   )  # fmt: skip
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, stored[1])
   assert report.tokens_BT.shape == (shape.slots, shape.chunk)

@@ -34,6 +34,7 @@ from rlpt_jax.planning.machines import Machine
 from rlpt_jax.planning.run import Role, Run
 from rlpt_jax.sampling import caches, chunks
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.table import Table
 from rlpt_jax.training import learner
@@ -211,23 +212,29 @@ def compile_chunk(
 
   prefixes = cache(plan.num_prompts, plan.prefix_length)
   own = cache(plan.num_blocks, plan.block_size)
-  readers = Readers(
-    np.zeros((plan.num_prompts, plan.group), np.int32),
-    np.zeros(plan.slots, np.int32),
-  )
-  slots = Table(plan.slots, plan.sizes).slots(
-    np.zeros(plan.num_prompts, np.int32), readers,
-    blocks_BM=np.zeros((plan.slots, plan.columns), np.int32),
-    replay_BT=np.zeros((plan.slots, plan.chunk), np.int32),
-  )  # fmt: skip
   replicated = decoder.layout.replicated()
-  slots = jax.tree.map(lambda x: _shaped(x.shape, x.dtype, replicated), slots)
+  slots = jax.tree.map(
+    lambda x: _shaped(x.shape, x.dtype, replicated), idle_slots(plan)
+  )
   params = published(decoder)
   lowered = chunks.decode_chunk.lower(
     decoder, params, prefixes, own, slots, steps=plan.chunk
   )
   is_cache = _is_cache(decoder, params, (prefixes, own))
   return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
+
+
+def idle_slots(plan: Plan) -> chunks.Slots:
+  """Returns the arrays that the engine passes to a chunk, with idle slots."""
+  readers = Readers(
+    np.zeros((plan.num_prompts, plan.group), np.int32),
+    np.zeros(plan.slots, np.int32),
+  )
+  return Table(plan.slots, plan.sizes).slots(
+    np.zeros(plan.num_prompts, np.int32), readers,
+    blocks_BM=np.zeros((plan.slots, plan.columns), np.int32),
+    replay_BT=np.zeros((plan.slots, plan.chunk), np.int32),
+  )  # fmt: skip
 
 
 def _is_cache(decoder: Decoder, params, stored) -> Callable[[Array], bool]:

@@ -82,7 +82,7 @@ class Instruction:
 
   @property
   def times(self) -> int | None:
-    """How often the body of a loop runs; None if only the run decides."""
+    """The number of times that a loop runs; None if only the run decides."""
     found = TRIPS.search(self.rest)
     return int(found[1]) if found else None
 

@@ -20,12 +20,12 @@ class TinyCorpus(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, _):
-    return {'train': self._examples(40), 'test': self._examples(2)}
+    return {
+      name: self._generate_examples(count)
+      for name, count in (('train', 40), ('test', 2))
+    }
 
-  def _generate_examples(self):
-    raise NotImplementedError
-
-  def _examples(self, count):
+  def _generate_examples(self, count):
     for i in range(count):
       text = f'día {i}' if i != 7 else 'N\0L'
       yield i, {'text': text, 'number': i, 'tags': ['a', 'b'][: i % 3]}
