@@ -21,7 +21,7 @@ def make_questions(config: Corpus, *, sample: int = 0):
 
   Models read the documents, ask questions about them, and check the questions.
   You can stop the command at any time, also by kill -9; run again, it
-  continues, and no reply is paid for twice.
+  continues, and no recorded reply is paid for twice.
 
   Args:
     sample: Ask only about this many documents, chosen at random; write a page
