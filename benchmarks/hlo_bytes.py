@@ -11,9 +11,10 @@ prompt's keys and values once, and half of each row's own. `planned` is what
 `rlpt plan` counts: the head as it is stored, and also the keys and values of
 the running chunk, and the logits. The count adds up what each instruction of
 the loop's body reads and writes (planning/hlo.py).
-HLO does not show what our decoding kernel reads, so for its calls the kernel's
-own rule is used: the filled positions of each part, and of a chunk's recent
-tokens half; queries and results whole. Two small numbers of layers are
+HLO does not show what our kernels read, so for their calls their own rules are
+used. Attention reads the filled positions of each part, and of a chunk's recent
+tokens half; queries and results whole. The kernel before it writes one column
+of the recent tokens. Two small numbers of layers are
 compiled, and the rest is as many times the difference.
 """
 
@@ -99,12 +100,18 @@ def compare(options) -> dict[str, float]:
 
 
 def read(plan: Plan, call: Instruction, operands: list[Array]) -> int:
-  """Returns the bytes of a custom call, with the kernel's rule for ours.
+  """Returns the bytes of a custom call, with rules for two of our kernels.
 
-  Its operands are two tables, the queries, and for each part of the keys: keys,
-  values, lengths and, where rows are in blocks, a table.
+  The operands of attention are two tables, the queries, and for each part of
+  the keys: keys, values, lengths and, where rows are in blocks, a table. The
+  kernel before it has the chunk's keys and values as its last operands, of
+  which it writes one column, and returns them with the queries.
   """
   sizes = [array.num_bytes for array in operands]
+  if 'rotate_and_write' in call.rest:
+    caches = sum(sizes[-2:])
+    queries = call.num_bytes - caches
+    return sum(sizes[:-2]) + queries + caches // plan.chunk
   if 'attend_to_filled' not in call.rest:
     return sum(sizes) + call.num_bytes
   filled = {plan.prefix_length: 1.0, plan.block_size: 0.5, plan.chunk: 0.5}

@@ -81,6 +81,16 @@ class Layout:
       default=None,
     )
 
+  @property
+  def is_one_gpu(self) -> bool:
+    """True if small kernels can be used: for one GPU, from Ampere on.
+
+    XLA cannot partition a kernel, and Triton does not support older GPUs.
+    """
+    capability = self.compute_capability
+    is_new = capability is None or capability >= 8
+    return self.platform == 'gpu' and self.mesh.size == 1 and is_new
+
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)
     return NamedSharding(self.mesh, spec)

@@ -20,11 +20,19 @@ from flax import struct
 
 from rlpt_jax.core.weights import ParamSpec
 from rlpt_jax.models import cache as cache_lib
-from rlpt_jax.models import cudnn, head, layers
+from rlpt_jax.models import cudnn, head, layers, queries
 from rlpt_jax.models.attention import Part, attention, decode_attention
 from rlpt_jax.models.cache import Cache, per_row
 from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
+
+# Weights that share their input, and how the sampler may join them: on a GPU,
+# one large product takes less time than several small ones.
+JOINED = {
+  'w_qkv': (queries.join, ('w_q', 'w_k', 'w_v')),
+  'b_qkv': (queries.join, ('b_q', 'b_k', 'b_v')),
+  'w_gate_up': (layers.join, ('w_gate', 'w_up')),
+}
 
 
 @struct.dataclass
@@ -109,8 +117,9 @@ def forward(
     segment, followed by padding. Some kernels then do without a mask.
   """
 
-  def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
+  def attend(inputs, *, parts, own):
     assert own is None, 'whole rows have no earlier tokens'
+    q_BTNH, k_BKTH, v_BKTH = queries.project(decoder, *inputs)
     attended_BTNH = attention(
       q_BTNH, k_BKTH, v_BKTH, segments_BT, parts,
       kernel=decoder.compute.attention, layout=decoder.layout,
@@ -155,10 +164,10 @@ def decode(
   if filled_B is not None:
     filled_B = jnp.where(valid_B1[:, 0] > 0, column + 1, filled_B)
 
-  def attend(q_BTNH, k_BKTH, v_BKTH, *, parts, own):
-    k_BKHS, v_BKSH = own
-    k_BKHS = cache_lib.put(k_BKHS, jnp.swapaxes(k_BKTH, 2, 3), column, axis=3)
-    v_BKSH = cache_lib.put(v_BKSH, v_BKTH, column, axis=2)
+  def attend(inputs, *, parts, own):
+    q_BTNH, k_BKHS, v_BKSH = queries.project_and_write(
+      decoder, *inputs, own, column
+    )
     parts = [*parts, Part(k_BKHS, v_BKSH, mask_BS, filled_P=filled_B)]
     attended_BTNH = decode_attention(
       q_BTNH, parts, kernel=decoder.compute.attention, layout=decoder.layout
@@ -180,9 +189,9 @@ def _run(
 ):
   """Runs all layers; returns (hidden states, keys and values, RouterStats).
 
-  attend: (q_BTNH, k_BKTH, v_BKTH, parts, own) -> (attended values, the keys and
-    values to return), for one layer. `parts` are that layer's keys and values
-    in the context.
+  attend: (inputs of `queries.project`, parts, own) -> (attended values, the
+    keys and values to return), for one layer. `parts` are that layer's keys and
+    values in the context.
   own: keys and values of the rows' own earlier tokens, in arrays with an entry
     per layer; `attend` gets the entries of its layer.
   """
@@ -265,13 +274,7 @@ def _layer(
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
 
   h_BTD = layers.rms_norm(x_BTD, p['attention_norm'], eps=c.norm_eps)
-  q_BTNH, k_BTKH, v_BTKH = _queries_keys_values(c, p, h_BTD, rope, rotates)
-  q_BTNH = layout.constrain(q_BTNH, 'batch', None, 'heads', None)
-  k_BKTH, v_BKTH = (
-    layout.constrain(jnp.swapaxes(x, 1, 2), 'batch', 'kv_heads', None, None)
-    for x in (k_BTKH, v_BTKH)
-  )
-  attended_BTNH, kept = attend(q_BTNH, k_BKTH, v_BKTH)
+  attended_BTNH, kept = attend((p, h_BTD, rope, rotates))
   # Flattened: contracting two dimensions makes XLA on CPU copy the weights.
   attended_BTX = attended_BTNH.reshape(*x_BTD.shape[:2], -1)
   x_BTD += attended_BTX @ p['w_o'].reshape(-1, c.embed_dim)
@@ -287,30 +290,6 @@ def _layer(
     y_BTD = layers.mlp(p, h_BTD, layout)
   x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')
   return x_BTD, (kept, router)
-
-
-def _queries_keys_values(c: DecoderConfig, p, h_BTD, rope, rotates):
-  q_BTNH = jnp.einsum('BTD,DNH->BTNH', h_BTD, p['w_q'])
-  k_BTKH = jnp.einsum('BTD,DKH->BTKH', h_BTD, p['w_k'])
-  v_BTKH = jnp.einsum('BTD,DKH->BTKH', h_BTD, p['w_v'])
-  if c.qkv_bias:
-    q_BTNH, k_BTKH, v_BTKH = (
-      q_BTNH + p['b_q'],
-      k_BTKH + p['b_k'],
-      v_BTKH + p['b_v'],
-    )
-  if c.qk_norm:
-    q_BTNH = layers.rms_norm(q_BTNH, p['q_norm'], eps=c.norm_eps)
-    k_BTKH = layers.rms_norm(k_BTKH, p['k_norm'], eps=c.norm_eps)
-  cos, sin = rope
-  if c.rope_layers:
-    # In layers without rotary positions, cos = 1 and sin = 0 change nothing.
-    cos, sin = jnp.where(rotates, cos, 1.0), jnp.where(rotates, sin, 0.0)
-  return (
-    layers.rotate(q_BTNH, cos, sin),
-    layers.rotate(k_BTKH, cos, sin),
-    v_BTKH,
-  )
 
 
 def token_positions(segments_BT, context: tuple[Cache, ...] = ()):

@@ -76,10 +76,19 @@ def _linear_backward(kept, dy_BTF):
 linear.defvjp(_linear_forward, _linear_backward)
 
 
+def join(gate, up):
+  """One array [..., D, 2, F] of the weights of the gate and those beside it."""
+  return jnp.stack([gate, up], axis=-2)
+
+
 def mlp(p, x_BTD, layout):
   """The gated mlp (SwiGLU)."""
-  gate_BTF = linear(x_BTD, p['w_gate'])
-  up_BTF = linear(x_BTD, p['w_up'])
+  if 'w_gate_up' in p:
+    both_BTCF = jnp.einsum('BTD,DCF->BTCF', x_BTD, p['w_gate_up'])
+    gate_BTF, up_BTF = both_BTCF[:, :, 0], both_BTCF[:, :, 1]
+  else:
+    gate_BTF = linear(x_BTD, p['w_gate'])
+    up_BTF = linear(x_BTD, p['w_up'])
   hidden_BTF = jax.nn.silu(gate_BTF) * up_BTF
   hidden_BTF = layout.constrain(hidden_BTF, 'batch', None, 'mlp')
   return linear(hidden_BTF, p['w_down'])

@@ -265,6 +265,8 @@ def published(decoder: Decoder):
   shardings = weights.shardings(specs, decoder.layout)
 
   def of_layer(name, x):
+    if name in decoder_lib.JOINED:  # On a single chip.
+      return _shaped(x.shape, x.dtype, decoder.layout.replicated())
     whole = shardings['layers'][name]
     spec = PartitionSpec(*whole.spec[1:])
     return _shaped(x.shape, x.dtype, NamedSharding(whole.mesh, spec))

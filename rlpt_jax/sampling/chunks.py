@@ -25,7 +25,7 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.sampling import caches
+from rlpt_jax.sampling import caches, logits_kernel
 from rlpt_jax.sampling import logits as logits_lib
 from rlpt_jax.sampling.caches import Stored
 from rlpt_jax.sampling.logits import Settings
@@ -116,6 +116,10 @@ def decode_chunk(
   )
   keys_B2 = logits_lib.row_keys(slots.key_words_BC)
   one_token_B1 = jnp.ones((B, 1), jnp.int32)
+  choose = functools.partial(
+    logits_lib.choose,
+    sample=logits_kernel.sample if layout.is_one_gpu else None,
+  )
 
   def unfinished(carry):
     i, _, _, report = carry
@@ -127,7 +131,7 @@ def decode_chunk(
       decoder, params, token_B[:, None], one_token_B1, before, recent, i
     )
     logits_BV = head.logits(decoder, params, out.hidden_BTD)[:, 0]
-    token_B, report = _advance(slots, report, logits_BV, keys_B2, i)
+    token_B, report = _advance(slots, report, logits_BV, choose, keys_B2, i)
     return i + 1, token_B, out.cache, report
 
   start = (0, slots.token_B, recent, _empty_report(slots, B, steps))
@@ -161,13 +165,12 @@ def _empty_report(slots: Slots, B: int, steps: int) -> Report:
   )
 
 
-def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
+def _advance(slots: Slots, report: Report, logits_BV, choose, keys_B2, i):
   """(the next token of each row, the report with that token added)."""
   alive_B = _alive(slots, report)
   position_B = slots.sampled_B + i
-  token_B, logprob_B = logits_lib.choose(
-    logits_BV, keys_B2, position_B, slots.settings
-  )
+  choice = choose(logits_BV, keys_B2, position_B, slots.settings)
+  token_B = choice.token_B
   # An interruption replaces the policy's tokens with its phrase.
   in_phrase_B = position_B - report.interrupt_B
   forced_B = (in_phrase_B >= 0) & (in_phrase_B < slots.phrase_length_B)
@@ -178,7 +181,7 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
   if slots.replay_BT is not None:
     replay_B = slots.replay_BT[:, i]
     token_B = jnp.where(replay_B >= 0, replay_B, token_B)
-  policy_logprob_B = logits_lib.logprob(logits_BV, token_B)
+  policy_logprob_B = choice.policy_logprob(logits_BV, token_B)
 
   last_BW = jnp.concatenate([report.last_BW[:, 1:], token_B[:, None]], axis=1)
   stopped_B = _ends_with(last_BW, slots.stops_BCW).any(-1) & ~forced_B
@@ -197,7 +200,9 @@ def _advance(slots: Slots, report: Report, logits_BV, keys_B2, i):
 
   return token_B, Report(
     tokens_BT=column(report.tokens_BT, token_B),
-    logprobs_BT=column(report.logprobs_BT, jnp.where(forced_B, 0.0, logprob_B)),
+    logprobs_BT=column(
+      report.logprobs_BT, jnp.where(forced_B, 0.0, choice.logprob_B)
+    ),
     policy_logprobs_BT=column(report.policy_logprobs_BT, policy_logprob_B),
     is_own_BT=column(report.is_own_BT, ~forced_B),
     count_B=report.count_B + alive_B,

@@ -6,6 +6,7 @@ slow everywhere and need a gather if the vocabulary is sharded.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,33 +46,64 @@ def threefry(key, counter):
   return a, b
 
 
-def choose(logits_BV, keys_B2, position_B, settings: Settings):
-  """(the next token of each row, its log-probability).
+class Choice(NamedTuple):
+  """The next token of each row, with its log-probability.
 
   The log-probability is of the distribution that was sampled from: at the
   temperature, among the tokens that the filters keep; 0 if greedy. If the
   logits hold a NaN or +inf it is NaN, greedy or not, and the token is
   meaningless.
   """
+
+  token_B: jax.Array
+  logprob_B: jax.Array
+  top_B1: jax.Array  # The largest logit.
+  total_B: jax.Array  # The sum of exp(logit - top).
+
+  def policy_logprob(self, logits_BV, token_B):
+    """The log-probability of any token, without temperature and filters."""
+    chosen_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
+    # Subtract the maximum first: a large common offset would cost digits.
+    return (chosen_B1 - self.top_B1)[:, 0] - jnp.log(self.total_B)
+
+
+def choose(
+  logits_BV, keys_B2, position_B, settings: Settings, *, sample=None
+) -> Choice:
+  """Samples the next token of each row.
+
+  sample: `logits_kernel.sample`, to use the kernel; by default, XLA's
+    operations.
+  """
   greedy_B = settings.temperature_B == 0
-  temperature_B1 = jnp.where(greedy_B, 1.0, settings.temperature_B)[:, None]
+  temperature_B = jnp.where(greedy_B, 1.0, settings.temperature_B)
   top_B1 = logits_BV.max(-1, keepdims=True)
 
   def scale(logits_BX):
     # Subtract the maximum first, so that a low temperature cannot give +inf.
-    return (logits_BX - top_B1) / temperature_B1
+    return (logits_BX - top_B1) / temperature_B[:, None]
 
-  kept_BV = keep_probable(lambda: scale(logits_BV), settings)
+  border_B = border(lambda: scale(logits_BV), settings)
   # Gumbel-max sampling: a rounding error in the logits rarely changes the
   # token, unlike with a search in cumulative probabilities.
-  token_B = jax.lax.platform_dependent(
-    kept_BV, keys_B2, position_B, greedy_B,
-    cpu=_sample_with_stored_noise, default=_sample_in_pairs,
-  )  # fmt: skip
+  if sample:
+    token_B, kept_B, total_B = sample(
+      logits_BV, top_B1[:, 0], temperature_B, border_B, ~greedy_B, keys_B2,
+      position_B, words=threefry, noise=_noise,
+    )  # fmt: skip
+  else:
+    kept_BV = _kept(scale(logits_BV), border_B)
+    token_B = jax.lax.platform_dependent(
+      kept_BV, keys_B2, position_B, greedy_B,
+      cpu=_sample_with_stored_noise, default=_sample_in_pairs,
+    )  # fmt: skip
+    kept_B = jnp.sum(jnp.exp(kept_BV), axis=-1)
+    total_B = jnp.sum(jnp.exp(logits_BV - top_B1), axis=-1)
   chosen_B1 = scale(jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1))
-  logprob_B = chosen_B1[:, 0] - jnp.log(jnp.sum(jnp.exp(kept_BV), axis=-1))
+  logprob_B = chosen_B1[:, 0] - jnp.log(kept_B)
   is_sure_B = greedy_B & ~jnp.isnan(logprob_B)
-  return token_B, jnp.where(is_sure_B, 0.0, logprob_B)
+  logprob_B = jnp.where(is_sure_B, 0.0, logprob_B)
+  return Choice(token_B, logprob_B, top_B1, total_B)
 
 
 def _sample_with_stored_noise(kept_BV, keys_B2, position_B, greedy_B):
@@ -107,8 +139,8 @@ def _larger(a, b):
   return jax.tree.map(functools.partial(jnp.where, is_b), b, a)
 
 
-def keep_probable(scaled, settings: Settings):
-  """The logits, with -inf for tokens that top_k, top_p or min_p drop.
+def border(scaled, settings: Settings):
+  """The least logit of each row that top_k, top_p and min_p keep.
 
   scaled: a function that returns the logits, whose maximum is 0, in each row.
     Each filter calls it, so that XLA need not store what it can compute.
@@ -147,10 +179,13 @@ def keep_probable(scaled, settings: Settings):
   )
   # min_p = 0 gives -inf, which drops nothing.
   likely_B = jnp.log(settings.min_p_B)
-  border_B = jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
+  return jnp.maximum(border_B, jnp.maximum(nucleus_B, likely_B))
+
+
+def _kept(x_BV, border_B):
+  """The logits, with -inf for those below the border."""
   # Comparisons with NaN are False. So a NaN among the logits is kept, and makes
   # the log-probability NaN.
-  x_BV = scaled()
   return jnp.where(x_BV < border_B[:, None], -jnp.inf, x_BV)
 
 
@@ -219,11 +254,3 @@ def argmax(x_BV):
   V = x_BV.shape[-1]
   places_BV = jnp.where(x_BV == top_B1, jnp.arange(V, dtype=jnp.int32), V - 1)
   return places_BV.min(-1)
-
-
-def logprob(x_BV, token_B):
-  """The log-probability of one token per row, given the logits."""
-  top_B1 = x_BV.max(-1, keepdims=True)
-  chosen_B1 = jnp.take_along_axis(x_BV, token_B[:, None], axis=-1) - top_B1
-  # Subtract the maximum first: a large common offset would cost digits.
-  return chosen_B1[:, 0] - jnp.log(jnp.sum(jnp.exp(x_BV - top_B1), axis=-1))

@@ -1,5 +1,7 @@
 """Copies the learner's weights into the form that the sampler uses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -24,15 +26,23 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     decoder_lib.specs(decoder.config), decoder.layout
   )
   layers = {}
-  # One weight at a time, so that with `consume` at most one exists twice.
-  for name, stacked in params['layers'].items():
-    sharding = shardings['layers'][name]
-    one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    placed = jax.device_put(stacked.astype(decoder.compute.dtype), sharding)
-    layers[name] = _unstack(placed, one_layer)
+  # A few weights at a time, so that with `consume` only they exist twice.
+  for name, parts in _weights_of_layers(decoder, params['layers']).items():
+    placed = [
+      jax.device_put(
+        params['layers'][part].astype(decoder.compute.dtype),
+        shardings['layers'][part],
+      )
+      for part in parts
+    ]
+    if len(parts) == 1:
+      layers[name] = _unstack(*placed, shardings['layers'][name])
+    else:
+      layers[name] = _join(name, *placed)
     if consume:
       jax.block_until_ready(layers[name])
-      stacked.delete()
+      for part in parts:
+        params['layers'][part].delete()
   # The rest is copied: device_put alone may share the learner's memory, even
   # with may_alias=False if the array moves to fewer devices.
   rest = {}
@@ -54,6 +64,26 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   return {**rest, 'layers': per_layer}
 
 
+def _weights_of_layers(decoder: Decoder, layers) -> dict[str, tuple[str, ...]]:
+  """The weights to publish, and which of the learner's make each."""
+  names = {name: (name,) for name in layers}
+  if not decoder.layout.is_one_gpu:
+    return names
+  for name, (_, parts) in decoder_lib.JOINED.items():
+    if parts[0] in names:
+      names[name] = parts
+      for part in parts:
+        del names[part]
+  return names
+
+
 def _unstack(stacked, sharding):
-  shardings = (sharding,) * stacked.shape[0]
+  one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+  shardings = (one_layer,) * stacked.shape[0]
   return jax.jit(tuple, out_shardings=shardings)(stacked)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _join(name, *stacked):
+  join, _ = decoder_lib.JOINED[name]
+  return tuple(join(*parts) for parts in zip(*stacked, strict=True))

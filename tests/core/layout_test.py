@@ -100,3 +100,19 @@ def test_no_compute_capability_without_gpus():
   assert layout.compute_capability is None
   mesh = jax.sharding.AbstractMesh((1,), ('data',))
   assert Layout(mesh, 'gpu').compute_capability is None
+
+
+@pytest.mark.parametrize(
+  ('names', 'platform', 'expected'),
+  [
+    (['9.0'], 'gpu', True),
+    (['8.0'], 'gpu', True),
+    (['7.5'], 'gpu', False),
+    (['9.0', '9.0'], 'gpu', False),
+    ([''], 'cpu', False),
+  ],
+)
+def test_one_gpu(names, platform, expected):
+  devices = [types.SimpleNamespace(compute_capability=name) for name in names]
+  mesh = types.SimpleNamespace(devices=np.array(devices), size=len(devices))
+  assert Layout(mesh, platform).is_one_gpu == expected

@@ -1,5 +1,6 @@
 """The kernel, in Pallas's interpreter, is the attention that XLA computes."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -13,12 +14,12 @@ import pytest
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import attention as lib
-from rlpt_jax.models import decode_kernel, zoo
+from rlpt_jax.models import decode_kernel, write_kernel, zoo
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models.attention import Part
 from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.sampling import decode
+from rlpt_jax.sampling import decode, logits_kernel
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Request
 
@@ -295,22 +296,31 @@ def _samples(decoder):
 
 
 @pytest.mark.slow
-def test_a_sampler_with_it_samples_the_same(monkeypatch, one_device):
+def test_a_sampler_with_all_kernels_samples_the_same(monkeypatch, one_device):
   config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=2)
   expected = _samples(Decoder(config, Compute(dtype='float32'), one_device))
-  kernel = functools.partial(decode_kernel.attend_to_filled, interpret=True)
-  uses = []
+  uses = collections.Counter()
 
-  def counted(*arguments):
-    uses.append(arguments)
-    return kernel(*arguments)
+  def interpret(module, name):
+    kernel = functools.partial(getattr(module, name), interpret=True)
 
-  monkeypatch.setattr(decode_kernel, 'attend_to_filled', counted)
+    def counted(*arguments, **options):
+      uses[name] += 1
+      return kernel(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counted)
+
+  interpret(decode_kernel, 'attend_to_filled')
+  interpret(write_kernel, 'rotate_and_write')
+  interpret(logits_kernel, 'sample')
   monkeypatch.setattr(lib, '_reads_only_what_is_filled', lambda *_: True)
+  monkeypatch.setattr(write_kernel, 'fits', lambda *_: True)
+  monkeypatch.setattr(Layout, 'is_one_gpu', True)
   # Another static argument, so that it is compiled again.
   compute = Compute(dtype='float32', head_chunk=64)
   found = _samples(Decoder(config, compute, one_device))
-  assert len(uses) == config.num_layers
+  L = config.num_layers
+  assert uses == {'attend_to_filled': L, 'rotate_and_write': L, 'sample': 1}
   rows = (itertools.chain.from_iterable(x) for x in (found, expected))
   for a, b in zip(*rows, strict=True):
     np.testing.assert_array_equal(a.tokens, b.tokens)

@@ -25,13 +25,20 @@ LOGITS[[2, 6, 11]] = LOGITS[[1, 5, 10]]
 LOGITS[[3, 20]] = -np.inf
 LOGITS = np.random.default_rng(0).permutation(LOGITS).astype(np.float32)
 
-choose = jax.jit(lib.choose)
-kept_by = jax.jit(
-  lambda x_BV, settings: (
-    lib.keep_probable(lambda: x_BV - x_BV.max(-1, keepdims=True), settings)
-    > -jnp.inf
-  )
-)
+choose = jax.jit(lambda *arguments: lib.choose(*arguments)[:2])
+
+
+@jax.jit
+def kept_by(x_BV, settings):
+  scaled_BV = x_BV - x_BV.max(-1, keepdims=True)
+  return scaled_BV >= lib.border(lambda: scaled_BV, settings)[:, None]
+
+
+@jax.jit
+def policy_logprob(logits_BV, token_B):
+  B = len(token_B)
+  choice = lib.choose(logits_BV, _keys(B), _positions(B), _settings(B))
+  return choice.policy_logprob(logits_BV, token_B)
 
 
 def _settings(rows, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -190,7 +197,7 @@ def test_logprob_is_that_of_the_logits_as_they_are():
   logits_BV = (rng.normal(size=(40, 50)) * 5).astype(np.float32)
   logits_BV[20:] += 1e4  # What all have in common costs no digits.
   token_B = rng.integers(0, 50, 40).astype(np.int32)
-  found_B = jax.jit(lib.logprob)(logits_BV, token_B)
+  found_B = policy_logprob(logits_BV, token_B)
   wide_BV = logits_BV.astype(np.float64)
   expected_B = [
     np.log(_softmax(x_V)[t]) for x_V, t in zip(wide_BV, token_B, strict=True)
@@ -276,7 +283,7 @@ def test_accelerators_sample_the_same_tokens(size):
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_accelerators_store_no_noise(platform):
   rows = 8
-  exported = jax.export.export(jax.jit(lib.choose), platforms=[platform])(
+  exported = jax.export.export(choose, platforms=[platform])(
     jax.ShapeDtypeStruct((rows, 512), jnp.float32), _keys(rows),
     _positions(rows), _settings(rows),
   )  # fmt: skip
@@ -446,7 +453,7 @@ def test_logits_that_are_no_numbers_are_reported_as_nan(bad):
       logits_BV[:2], _keys(2), _positions(2), _settings(2, **options)
     )
     assert np.isnan(logprob_B).tolist() == [True, False], options
-  policy_B = jax.jit(lib.logprob)(logits_BV, token_B)
+  policy_B = policy_logprob(logits_BV, token_B)
   assert np.flatnonzero(np.isnan(policy_B)).tolist() == [0]
 
 

@@ -1,5 +1,6 @@
 """The sampler's weights: the learner's numbers, and nothing of its memory."""
 
+import dataclasses
 import functools
 import logging
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
-from rlpt_jax.core.layout import make_layout
+from rlpt_jax.core.layout import Layout, make_layout
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
@@ -195,3 +196,31 @@ def test_a_split_head_is_the_head(monkeypatch, model):
   )  # fmt: skip
   error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
   assert error < 1e-5
+
+
+@pytest.mark.parametrize('consume', [False, True])
+@pytest.mark.parametrize('change', [{}, {'qkv_bias': True}])
+def test_on_one_gpu_weights_are_joined(change, consume, monkeypatch):
+  layout = _layout(**ONE)
+  config = dataclasses.replace(zoo.get('tiny_llama'), **change)
+  decoder = Decoder(config, Compute(dtype='float32'), layout)
+  specs = decoder_lib.specs(config)
+  rng = np.random.default_rng(0)
+  host = weights.map_named(
+    lambda _, spec: rng.normal(size=spec.shape).astype(np.float32), specs
+  )
+  params = jax.tree.map(jnp.array, host)
+  monkeypatch.setattr(Layout, 'is_one_gpu', True)
+  published = publish(decoder, params, consume=consume)
+  for i, layer in enumerate(published['layers']):
+    rest = dict(host['layers'])
+    for name, (join, parts) in decoder_lib.JOINED.items():
+      if parts[0] in rest:
+        expected = join(*(rest.pop(part)[i] for part in parts))
+        np.testing.assert_array_equal(layer[name], expected, err_msg=name)
+    assert set(rest) < set(layer)
+    for name, w in rest.items():
+      np.testing.assert_array_equal(layer[name], w[i], err_msg=name)
+  assert ('b_qkv' in published['layers'][0]) == bool(change)
+  left = {x.is_deleted() for x in jax.tree.leaves(params)}
+  assert left == {consume}

@@ -1,0 +1,97 @@
+"""Gumbel-max sampling of tokens and two sums of weights, in one GPU kernel.
+
+The kernel reads the logits once. XLA would read them five times and also write
+and read what it adds to them. It uses Pallas's Triton backend, and tests run it
+in Pallas's interpreter.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+
+class Sampled(NamedTuple):
+  token_B: jax.Array
+  kept_B: jax.Array  # The sum of exp of the scaled logits that are kept.
+  all_B: jax.Array  # The sum of exp(logit - top) of all tokens.
+
+
+def sample(
+  logits_BV, top_B, temperature_B, border_B, noise_B, keys_B2, position_B,
+  *, words, noise, block=2048, warps=8, interpret=False,
+) -> Sampled:  # fmt: skip
+  """Samples a token of each row, among those that are kept.
+
+  A logit is scaled to (logit - top) / temperature, and kept unless it is below
+  the border.
+
+  noise_B: 0 where no noise is added, which makes the row greedy.
+  words, noise: (key, counter) -> two random words per counter, and random
+    words -> noise. They are logits.py's.
+  """
+  B, V = logits_BV.shape
+  pairs = -(-V // 2)
+  blocks = pl.cdiv(pairs, block)
+  shape = functools.partial(jax.ShapeDtypeStruct, (B, blocks))
+  best_BI, token_BI, kept_BI, all_BI = pl.pallas_call(
+    functools.partial(_kernel, words=words, noise=noise, block=block),
+    grid=(blocks, B),
+    out_shape=[
+      shape(jnp.float32), shape(jnp.int32), shape(jnp.float32),
+      shape(jnp.float32),
+    ],
+    compiler_params=triton.CompilerParams(num_warps=warps),
+    interpret=interpret,
+    name='sample',
+  )(
+    logits_BV, top_B, temperature_B, border_B, noise_B.astype(jnp.int32),
+    keys_B2, position_B.astype(jnp.uint32),
+  )  # fmt: skip
+  is_best_BI = best_BI == best_BI.max(-1, keepdims=True)
+  # The first token, of equal ones. A row with NaN has no best token.
+  token_B = jnp.where(is_best_BI, token_BI, V - 1).min(-1)
+  return Sampled(token_B, kept_BI.sum(-1), all_BI.sum(-1))
+
+
+def _kernel(
+  logits_ref, top_ref, temperature_ref, border_ref, noise_ref, keys_ref,
+  position_ref, best_ref, token_ref, kept_ref, all_ref, *, words, noise, block,
+):  # fmt: skip
+  """One program: a block of pairs of tokens of a row.
+
+  Tokens of a pair are half a vocabulary apart, and share a call of `words`.
+  """
+  i, b = pl.program_id(0), pl.program_id(1)
+  V = logits_ref.shape[1]
+  pairs = -(-V // 2)
+  place_W = i * block + jax.lax.broadcasted_iota(jnp.int32, (block,), 0)
+  top, border = top_ref[b], border_ref[b]
+  temperature, has_noise = temperature_ref[b], noise_ref[b] > 0
+  key = keys_ref[b, 0], keys_ref[b, 1]
+  counter = place_W.astype(jnp.uint32), position_ref[b]
+  best, token = jnp.float32(-jnp.inf), V - 1
+  kept_sum = all_sum = jnp.float32(0)
+  for half, bits_W in enumerate(words(key, counter)):
+    token_W = place_W + half * pairs
+    exists_W = (place_W < pairs) & (token_W < V)
+    logits_W = triton.load(
+      logits_ref.at[b, token_W], mask=exists_W, other=-jnp.inf
+    )
+    above_W = logits_W - top
+    scaled_W = above_W / temperature
+    # A NaN is kept, and makes the sums NaN.
+    scaled_W = jnp.where(scaled_W < border, -jnp.inf, scaled_W)
+    kept_sum += jnp.sum(jnp.exp(scaled_W))
+    all_sum += jnp.sum(jnp.exp(above_W))
+    value_W = scaled_W + jnp.where(has_noise, noise(bits_W), 0.0)
+    largest = jnp.max(value_W)
+    first = jnp.min(jnp.where(value_W == largest, token_W, V - 1))
+    # Of equal values the first half's token is the first.
+    token = jnp.where(largest > best, first, token)
+    best = jnp.maximum(best, largest)
+  best_ref[b, i], token_ref[b, i] = best, token
+  kept_ref[b, i], all_ref[b, i] = kept_sum, all_sum
