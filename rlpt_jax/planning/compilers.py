@@ -5,6 +5,7 @@ memory, collectives and copies is what they would say on the chips; only times
 are unknown, and on a GPU, kernels are not tuned.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -19,7 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractDevice,
+  AbstractMesh,
+  AxisType,
+  NamedSharding,
+  PartitionSpec,
+  use_abstract_mesh,
+)
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.types import Batch
@@ -175,7 +183,8 @@ def compile_update(run: Run) -> Report:
     count, count, count,
   )  # fmt: skip
   update = run.config.make_update(decoder, optimizer)
-  lowered = update.lower(state, *_batches(run.config, layout))
+  with _kind(run.machine):
+    lowered = update.lower(state, *_batches(run.config, layout))
   options = learner.GPU_OPTIONS if run.machine.platform == 'gpu' else {}
   return _report(run, lowered, start, options=options)
 
@@ -217,11 +226,26 @@ def compile_chunk(
     lambda x: _shaped(x.shape, x.dtype, replicated), idle_slots(plan)
   )
   params = published(decoder)
-  lowered = chunks.decode_chunk.lower(
-    decoder, params, prefixes, own, slots, steps=plan.chunk
-  )
+  with _kind(run.machine):
+    lowered = chunks.decode_chunk.lower(
+      decoder, params, prefixes, own, slots, steps=plan.chunk
+    )
   is_cache = _is_cache(decoder, params, (prefixes, own))
   return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
+
+
+def _kind(machine: Machine):
+  """A context that tells Pallas which GPU it lowers kernels for."""
+  if machine.platform != 'gpu':
+    return contextlib.nullcontext()
+  # Otherwise, jax 0.11 asks the GPU of this machine.
+  gpu = AbstractDevice(
+    device_kind=f'NVIDIA {machine.kind.upper()}', num_cores=132, platform='gpu'
+  )
+  auto = (AxisType.Auto,)
+  return use_abstract_mesh(
+    AbstractMesh((1,), ('chip',), axis_types=auto, abstract_device=gpu)
+  )
 
 
 def idle_slots(plan: Plan) -> chunks.Slots:
