@@ -274,7 +274,7 @@ def test_a_chunk_of_decoding_traces_on_its_layout(
     )
   ]  # fmt: skip
   own, report = jax.eval_shape(
-    functools.partial(chunks.decode_chunk, decoder, steps=shape.chunk),
+    functools.partial(chunks.decode_steps, decoder, steps=shape.chunk),
     params, *stored, compilers.idle_slots(shape),
   )  # fmt: skip
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, stored[1])

@@ -120,7 +120,7 @@ def test_prefill_and_decode_lower(platform, model, cache_dtype):
     np.full(PROMPTS, 9, np.int32), readers,
     blocks_BM=np.zeros((slots, 2), np.int32),
   )  # fmt: skip
-  step = functools.partial(chunks.decode_chunk, decoder, steps=16)
+  step = functools.partial(chunks.decode_steps, decoder, steps=16)
   text = _lower(step, platform, params, prefixes, own, table)
   # Scores of half precision keys, in float32.
   assert re.search(r'bf16>.*bf16>\) -> tensor<[0-9x]+xf32>', text)
@@ -145,7 +145,7 @@ def test_decoding_on_one_gpu_lowers_to_the_kernel():
   table = Table(PROMPTS * GROUP, Sizes()).slots(
     lengths, None, blocks_BM=blocks_BM.astype(np.int32)
   )
-  step = functools.partial(chunks.decode_chunk, decoder, steps=16)
+  step = functools.partial(chunks.decode_steps, decoder, steps=16)
   traced = jax.jit(step).trace(params, prefixes, own, table)
   try:
     text = traced.lower(lowering_platforms=('cuda',)).as_text()

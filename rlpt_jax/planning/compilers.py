@@ -227,7 +227,7 @@ def compile_chunk(
   )
   params = published(decoder)
   with _kind(run.machine):
-    lowered = chunks.decode_chunk.lower(
+    lowered = chunks.compiled_for(run.machine.platform).lower(
       decoder, params, prefixes, own, slots, steps=plan.chunk
     )
   is_cache = _is_cache(decoder, params, (prefixes, own))

@@ -22,9 +22,11 @@ def test_donated_caches_are_written_in_place(one_device):
   prefixes = caches.empty(decoder, 2, 8, 'float32')
   own = caches.empty(decoder, 8, 2048, 'float32')
   slots = Table(8, SIZES).slots(np.array([3, 5]), None)
-  compiled = chunks.decode_chunk.lower(
-    decoder, params, prefixes, own, slots, steps=4
-  ).compile()
+  compiled = (
+    chunks.compiled_for('cpu')
+    .lower(decoder, params, prefixes, own, slots, steps=4)
+    .compile()
+  )
   num_bytes = sum(x.nbytes for x in jax.tree.leaves(own))
   memory = compiled.memory_analysis()
   assert memory.alias_size_in_bytes == num_bytes
@@ -44,9 +46,11 @@ def test_blocks_are_written_in_place_and_stay_on_their_device(sizes, dtype):
   slots = Table(16, SIZES).slots(
     np.full(8, 3), readers, blocks_BM=np.zeros((16, 128), np.int32)
   )
-  compiled = chunks.decode_chunk.lower(
-    decoder, publish(decoder, params), prefixes, own, slots, steps=4
-  ).compile()
+  compiled = (
+    chunks.compiled_for('cpu')
+    .lower(decoder, publish(decoder, params), prefixes, own, slots, steps=4)
+    .compile()
+  )
   memory = compiled.memory_analysis()
   num_bytes = sum(
     x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(own)

@@ -118,9 +118,11 @@ def test_on_a_cpu_small_caches_are_widened_and_that_is_planned(one_device):
       caches.empty(decoder, 4, 1024, cache_dtype),
       caches.empty(decoder, 128, 128, cache_dtype),
     ]
-    compiled = chunks.decode_chunk.lower(
-      decoder, params, *stored, slots, steps=plan.chunk
-    ).compile()
+    compiled = (
+      chunks.compiled_for('cpu')
+      .lower(decoder, params, *stored, slots, steps=plan.chunk)
+      .compile()
+    )
     used = compiled.memory_analysis().temp_size_in_bytes
     planned = found.recent + found.logits + found.float32_copies
     # Small arrays of a step are not planned.
