@@ -56,3 +56,17 @@ def test_the_kernel_reads_what_is_filled(program):
   )
   # Keys and values, of which half is read.
   assert program.read(plan, kernel, operands) == everything - half
+
+
+def test_the_kernel_before_attention_writes_one_column(program):
+  plan = Plan(slots=12, max_prompt_tokens=257, max_new_tokens=128, chunk=32)
+  keys = Array('bf16', (12, 2, 64, 32))
+  values = Array('bf16', (12, 2, 32, 64))
+  joined, queries = Array('bf16', (12, 2, 4, 64)), Array('bf16', (12, 2, 2, 64))
+  call = Instruction(
+    'x', 'custom-call', (queries, keys, values), (), False,
+    '), op_name="rotate_and_write"',
+  )  # fmt: skip
+  column = 2 * 2 * 12 * 2 * 64
+  found = program.read(plan, call, [Array('s32', (1,)), joined, keys, values])
+  assert found == 4 + joined.num_bytes + queries.num_bytes + column
