@@ -82,14 +82,10 @@ class Layout:
     )
 
   @property
-  def is_one_gpu(self) -> bool:
-    """True if small kernels can be used: for one GPU, from Ampere on.
-
-    XLA cannot partition a kernel, and Triton does not support older GPUs.
-    """
+  def has_small_kernels(self) -> bool:
+    """True on GPUs that Triton supports, from Ampere on."""
     capability = self.compute_capability
-    is_new = capability is None or capability >= 8
-    return self.platform == 'gpu' and self.mesh.size == 1 and is_new
+    return self.platform == 'gpu' and (capability is None or capability >= 8)
 
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)

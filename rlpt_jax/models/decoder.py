@@ -27,12 +27,19 @@ from rlpt_jax.models.config import Compute, Decoder, DecoderConfig
 from rlpt_jax.models.moe import RouterStats, moe
 
 # Weights that share their input, and how the sampler may join them: on a GPU,
-# one large product takes less time than several small ones.
+# one large product takes less time than several small ones. For each joined
+# weight: (function of the parts, their names, the axes of a layer's).
 JOINED = {
-  'w_qkv': (queries.join, ('w_q', 'w_k', 'w_v')),
-  'b_qkv': (queries.join, ('b_q', 'b_k', 'b_v')),
-  'w_gate_up': (layers.join, ('w_gate', 'w_up')),
-}
+  'w_qkv': (
+    queries.join,
+    ('w_q', 'w_k', 'w_v'),
+    ('embed', 'kv_heads', None, 'head_dim'),
+  ),
+  'b_qkv': (
+    queries.join, ('b_q', 'b_k', 'b_v'), ('kv_heads', None, 'head_dim')
+  ),
+  'w_gate_up': (layers.join, ('w_gate', 'w_up'), ('embed', None, 'mlp')),
+}  # fmt: skip
 
 
 @struct.dataclass

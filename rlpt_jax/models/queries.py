@@ -61,7 +61,7 @@ def project_and_write(decoder: Decoder, p, h_B1D, rope, rotates, own, column):
       _joined(c, p, h_B1D)[:, 0],
       (p['q_norm'], p['k_norm']) if c.qk_norm else (),
       [x_B1H[:, 0] for x_B1H in _rope_here(c, rope, rotates)],
-      k_BKHS, v_BKSH, column, eps=c.norm_eps,
+      k_BKHS, v_BKSH, column, layout=decoder.layout, eps=c.norm_eps,
     )  # fmt: skip
     return q_BNH[:, None], *own
   q_B1NH, k_BK1H, v_BK1H = project(decoder, p, h_B1D, rope, rotates)

@@ -3,7 +3,8 @@
 Between the product with the weights and attention, queries and keys are
 normalized and rotated, and keys and values are written to a column of the
 cache. XLA makes five kernels of this for each layer, and each takes longer to
-start than to run. Like decode_kernel.py, this one uses Pallas's Triton backend,
+start than to run. On several GPUs, each runs it on its own rows and heads.
+Like decode_kernel.py, this one uses Pallas's Triton backend,
 and tests run it in Pallas's interpreter.
 """
 
@@ -13,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+from jax.sharding import PartitionSpec
 
 
 def fits(decoder, k_BKHS) -> bool:
   """Returns True if the kernel can be used; XLA's operations are otherwise."""
   H = decoder.config.head_dim
   return (
-    decoder.layout.is_one_gpu
+    decoder.layout.has_small_kernels
     and decoder.compute.attention != 'xla'
     and H & (H - 1) == 0
     and k_BKHS.dtype in (jnp.bfloat16, jnp.float16)
@@ -27,20 +29,37 @@ def fits(decoder, k_BKHS) -> bool:
 
 
 def rotate_and_write(
-  joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, eps, interpret=False
+  joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, layout, **options
 ):
   """(queries [B, N, H], the keys and the values with a column written).
 
   joined_BKRH: for each key-value head its queries, its key and its value.
   scales: (of queries, of keys), [H] each: the scales of their norms; or none.
   rope: (cosines, sines), [B, H / 2] each.
+  options: as of `_on_one_device`.
   """
+  inputs = joined_BKRH, scales, rope, k_BKHS, v_BKSH, column
+  run = functools.partial(_on_one_device, **options)
+  if layout.mesh.size == 1:
+    return run(*inputs)
+  heads = layout.activation_spec(k_BKHS.shape[:2], ('batch', 'kv_heads'))
+  rows, everywhere = PartitionSpec(heads[0]), PartitionSpec()
+  return jax.shard_map(
+    run,
+    mesh=layout.mesh,
+    in_specs=(heads, everywhere, rows, heads, heads, everywhere),
+    out_specs=heads,
+    check_vma=False,  # The kernel declares no varying axes.
+  )(*inputs)
+
+
+def _on_one_device(
+  joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, eps, interpret=False
+):
   B, K, R, H = joined_BKRH.shape
   R -= 2
-  cos_BH, sin_BH = rope
   inputs = (
-    jnp.reshape(column, (1,)), joined_BKRH, cos_BH, sin_BH, *scales,
-    k_BKHS, v_BKSH,
+    jnp.reshape(column, (1,)), joined_BKRH, *rope, *scales, k_BKHS, v_BKSH
   )  # fmt: skip
   q_BKRH, k_BKHS, v_BKSH = pl.pallas_call(
     functools.partial(_kernel, eps=eps),

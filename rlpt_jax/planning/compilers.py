@@ -289,8 +289,10 @@ def published(decoder: Decoder):
   shardings = weights.shardings(specs, decoder.layout)
 
   def of_layer(name, x):
-    if name in decoder_lib.JOINED:  # On a single chip.
-      return _shaped(x.shape, x.dtype, decoder.layout.replicated())
+    if name in decoder_lib.JOINED:
+      *_, axes = decoder_lib.JOINED[name]
+      sharding = decoder.layout.weight_sharding(x.shape, axes)
+      return _shaped(x.shape, x.dtype, sharding)
     whole = shardings['layers'][name]
     spec = PartitionSpec(*whole.spec[1:])
     return _shaped(x.shape, x.dtype, NamedSharding(whole.mesh, spec))

@@ -145,10 +145,10 @@ def decode_steps(
   )
   keys_B2 = logits_lib.row_keys(slots.key_words_BC)
   one_token_B1 = jnp.ones((B, 1), jnp.int32)
-  choose = functools.partial(
-    logits_lib.choose,
-    sample=logits_kernel.sample if layout.is_one_gpu else None,
-  )
+  sample = None  # By XLA's operations.
+  if logits_kernel.fits(layout):
+    sample = functools.partial(logits_kernel.sample, layout=layout)
+  choose = functools.partial(logits_lib.choose, sample=sample)
 
   def unfinished(carry):
     i, _, _, report = carry

@@ -20,7 +20,27 @@ class Sampled(NamedTuple):
   all_B: jax.Array  # The sum of exp(logit - top) of all tokens.
 
 
-def sample(
+def fits(layout) -> bool:
+  """Returns True if the kernel can be used: where no row is split."""
+  return layout.has_small_kernels and layout.mesh.shape['tensor'] == 1
+
+
+def sample(logits_BV, *of_rows, layout, **options) -> Sampled:
+  """As `_on_one_device`. On several GPUs, each samples its own rows."""
+  run = functools.partial(_on_one_device, **options)
+  if layout.mesh.size == 1:
+    return run(logits_BV, *of_rows)
+  rows = layout.activation_spec(logits_BV.shape[:1], ('batch',))
+  return jax.shard_map(
+    run,
+    mesh=layout.mesh,
+    in_specs=rows,
+    out_specs=rows,
+    check_vma=False,  # The kernel declares no varying axes.
+  )(logits_BV, *of_rows)
+
+
+def _on_one_device(
   logits_BV, top_B, temperature_B, border_B, noise_B, keys_B2, position_B,
   *, words, noise, block=2048, warps=8, interpret=False,
 ) -> Sampled:  # fmt: skip

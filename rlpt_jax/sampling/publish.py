@@ -38,7 +38,7 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
     if len(parts) == 1:
       layers[name] = _unstack(*placed, shardings['layers'][name])
     else:
-      layers[name] = _join(name, *placed)
+      layers[name] = _join(name, decoder.layout, *placed)
     if consume:
       jax.block_until_ready(layers[name])
       for part in parts:
@@ -67,9 +67,12 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
 def _weights_of_layers(decoder: Decoder, layers) -> dict[str, tuple[str, ...]]:
   """The weights to publish, and which of the learner's make each."""
   names = {name: (name,) for name in layers}
-  if not decoder.layout.is_one_gpu:
+  c, layout = decoder.config, decoder.layout
+  # Joined queries are split over chips by the heads of their keys.
+  is_even = c.num_kv_heads % layout.mesh.shape['tensor'] == 0
+  if not (layout.has_small_kernels and is_even):
     return names
-  for name, (_, parts) in decoder_lib.JOINED.items():
+  for name, (_, parts, _) in decoder_lib.JOINED.items():
     if parts[0] in names:
       names[name] = parts
       for part in parts:
@@ -83,7 +86,11 @@ def _unstack(stacked, sharding):
   return jax.jit(tuple, out_shardings=shardings)(stacked)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _join(name, *stacked):
-  join, _ = decoder_lib.JOINED[name]
-  return tuple(join(*parts) for parts in zip(*stacked, strict=True))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _join(name, layout, *stacked):
+  join, _, axes = decoder_lib.JOINED[name]
+  joined = (join(*parts) for parts in zip(*stacked, strict=True))
+  return tuple(
+    jax.lax.with_sharding_constraint(w, layout.weight_sharding(w.shape, axes))
+    for w in joined
+  )

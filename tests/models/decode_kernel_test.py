@@ -315,7 +315,7 @@ def test_a_sampler_with_all_kernels_samples_the_same(monkeypatch, one_device):
   interpret(logits_kernel, 'sample')
   monkeypatch.setattr(lib, '_reads_only_what_is_filled', lambda *_: True)
   monkeypatch.setattr(write_kernel, 'fits', lambda *_: True)
-  monkeypatch.setattr(Layout, 'is_one_gpu', True)
+  monkeypatch.setattr(Layout, 'has_small_kernels', True)
   # Another static argument, so that it is compiled again.
   compute = Compute(dtype='float32', head_chunk=64)
   found = _samples(Decoder(config, compute, one_device))

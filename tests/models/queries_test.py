@@ -25,7 +25,7 @@ def _first_layer(decoder):
 
 def _joined(p):
   p = dict(p)
-  for name, (join, parts) in decoder_lib.JOINED.items():
+  for name, (join, parts, _) in decoder_lib.JOINED.items():
     if parts[0] in p:
       p[name] = join(*(p.pop(part) for part in parts))
   return p

@@ -199,9 +199,16 @@ def test_a_split_head_is_the_head(monkeypatch, model):
 
 
 @pytest.mark.parametrize('consume', [False, True])
-@pytest.mark.parametrize('change', [{}, {'qkv_bias': True}])
-def test_on_one_gpu_weights_are_joined(change, consume, monkeypatch):
-  layout = _layout(**ONE)
+@pytest.mark.parametrize(
+  ('sizes', 'change'),
+  [
+    (ONE, {}),
+    (ONE, {'qkv_bias': True}),
+    ({'data': 2, 'fsdp': 2, 'tensor': 2}, {'qkv_bias': True}),
+  ],
+)
+def test_on_gpus_weights_are_joined(sizes, change, consume, monkeypatch):
+  layout = _layout(**sizes)
   config = dataclasses.replace(zoo.get('tiny_llama'), **change)
   decoder = Decoder(config, Compute(dtype='float32'), layout)
   specs = decoder_lib.specs(config)
@@ -209,18 +216,31 @@ def test_on_one_gpu_weights_are_joined(change, consume, monkeypatch):
   host = weights.map_named(
     lambda _, spec: rng.normal(size=spec.shape).astype(np.float32), specs
   )
-  params = jax.tree.map(jnp.array, host)
-  monkeypatch.setattr(Layout, 'is_one_gpu', True)
+  params = jax.tree.map(
+    jnp.copy, jax.device_put(host, weights.shardings(specs, layout))
+  )
+  monkeypatch.setattr(Layout, 'has_small_kernels', True)
   published = publish(decoder, params, consume=consume)
   for i, layer in enumerate(published['layers']):
     rest = dict(host['layers'])
-    for name, (join, parts) in decoder_lib.JOINED.items():
+    for name, (join, parts, axes) in decoder_lib.JOINED.items():
       if parts[0] in rest:
         expected = join(*(rest.pop(part)[i] for part in parts))
         np.testing.assert_array_equal(layer[name], expected, err_msg=name)
+        sharding = layout.weight_sharding(expected.shape, axes)
+        assert layer[name].sharding.is_equivalent_to(sharding, expected.ndim)
     assert set(rest) < set(layer)
     for name, w in rest.items():
       np.testing.assert_array_equal(layer[name], w[i], err_msg=name)
   assert ('b_qkv' in published['layers'][0]) == bool(change)
   left = {x.is_deleted() for x in jax.tree.leaves(params)}
   assert left == {consume}
+
+
+def test_heads_that_chips_cannot_split_are_not_joined(monkeypatch):
+  layout = _layout(fsdp=2, tensor=4)
+  decoder = _decoder(layout)
+  assert decoder.config.num_kv_heads % 4
+  monkeypatch.setattr(Layout, 'has_small_kernels', True)
+  published = publish(decoder, _learner(layout))
+  assert set(published['layers'][0]) == set(_host()['layers'])
