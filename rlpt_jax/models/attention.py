@@ -99,26 +99,43 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
 
 def decode_attention(q_B1NH, parts, *, kernel, layout):
   """The attended values of one query per row over all parts, [B, 1, N, H]."""
-  if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
-    return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
-  is_on_tpu = kernel != 'xla' and layout.platform == 'tpu'
-  sums = _sums_on_tpu if is_on_tpu else _sums
+  kernel = pick_decode_kernel(kernel, q_B1NH, parts, layout)
+  if kernel == 'gpu':
+    attended_BNH = decode_kernel.attend_to_filled(
+      q_B1NH[:, 0], parts, layout=layout
+    )
+    return attended_BNH[:, None]
+  sums = _sums_on_tpu if kernel == 'tpu' else _sums
   return attend_to_parts(q_B1NH, parts, layout=layout, sums=sums)
 
 
-def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
+def pick_decode_kernel(kernel: str, q_B1NH, parts, layout: Layout) -> str:
+  """The kernel that decoding uses; shapes are enough to tell.
+
+  tpu: tpu_decode_kernel, for each part that it fits
+  gpu: decode_kernel, in half precision, with all parts filled from the left
+  xla: otherwise, and for `kernel` 'xla'
+  """
+  if kernel == 'xla':
+    return 'xla'
+  if layout.platform == 'tpu':
+    fits = any(tpu_decode_kernel.fits(q_B1NH, part, layout) for part in parts)
+    return 'tpu' if fits else 'xla'
+  B, _, N, H = q_B1NH.shape
   capability = layout.compute_capability
-  return (
+  fits = (
     layout.platform == 'gpu'
     # The kernel's blocks may exceed the shared memory of GPUs before the H100.
     and (capability is None or capability >= 9)
-    and layout.mesh.size == 1  # XLA cannot partition a kernel.
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
-    and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
       part.filled_P is not None and part.k_scale_PKS is None for part in parts
     )
+    and decode_kernel.fits(
+      jax.ShapeDtypeStruct((B, N, H), q_B1NH.dtype), parts, layout
+    )
   )
+  return 'gpu' if fits else 'xla'
 
 
 # XLA, on every platform: computes softmax sums over each part, relative to the

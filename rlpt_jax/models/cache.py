@@ -32,11 +32,20 @@ class Readers:
 
   Cache row p is read by the batch rows `rows_PG[p]`; unused entries are
   arbitrary. `place_B[b]` is the index of batch row b in the flattened
-  `rows_PG`; it is arbitrary too if b reads no cache row.
+  `rows_PG`; it is arbitrary too if b reads no cache row. On several devices,
+  a batch row must be on the same shard of the batch as the cache row.
   """
 
   rows_PG: jax.Array
   place_B: jax.Array
+
+  def of_shard(self, shard) -> 'Readers':
+    """From a shard of both arrays: the same, counted from its first row."""
+    rows, entries = len(self.place_B), self.rows_PG.size
+    return Readers(
+      jnp.clip(self.rows_PG - shard * rows, 0, rows - 1),
+      jnp.clip(self.place_B - shard * entries, 0, entries - 1),
+    )
 
 
 @struct.dataclass

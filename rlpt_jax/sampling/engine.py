@@ -7,6 +7,10 @@ ends; the mapping of slots to prefixes is an input of the program. All decisions
 depend only on host state that is equal on all hosts of a pod, so that all hosts
 decide the same.
 
+If devices split the batch, all samples of a request sit on the shard of their
+prefix, so that no device needs another's keys. They wait for slots there even
+if others are free elsewhere.
+
 A sample takes blocks of the cache as it grows. If none are free, the sample
 that entered last is put back: it waits again, before the other samples of its
 group. When it has a slot again, it is computed from its first token on, but the
@@ -18,6 +22,7 @@ the keys and values of the repeated tokens, too.
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,7 +115,11 @@ class Engine:
     self._queue: collections.deque[_Group] = collections.deque()
     self._groups: dict[int, _Group] = {}  # Unfinished, by ticket.
     self._by_slot: dict[int, _Row] = {}
-    self._free_prefixes = list(range(plan.num_prompts))
+    # The free rows of each shard of the batch.
+    self._free_prefixes = [
+      rows.tolist()
+      for rows in np.split(np.arange(plan.num_prompts), self._blocks.shards)
+    ]
     self._tickets = self._entered = 0
     self._is_whole = True
     self.counts = collections.Counter()
@@ -250,49 +259,64 @@ class Engine:
 
   def _admit(self):
     """Assigns the next samples of the queue to free slots, oldest first."""
-    free, new, has_room = self._free_slots(), [], True
+    free, new = self._free_slots(), []
     for group in list(self._queue):
-      if group.prefix is None and not self._free_prefixes:
-        has_room = False
-      while has_room and group.waiting and group.running < self.plan.group:
+      while group.waiting and group.running < self.plan.group:
         slot = self._pick(free, group)
-        has_room = slot is not None
-        if has_room:
-          if group.prefix is None:
-            group.prefix = self._free_prefixes.pop(0)
-            group.prompt_version = self.version
-            new.append(group)
-          self._enter(slot, group)
-      if not has_room:
-        # Keep the order, or later requests could overtake this one forever.
+        if slot is None:
+          # Keep the order, or later requests could overtake this one forever.
+          for shard in self._shards(group):
+            free[shard].clear()
+          break
+        if group.prefix is None:
+          shard = self._blocks.shard(slot)
+          group.prefix = self._free_prefixes[shard].pop(0)
+          group.prompt_version = self.version
+          new.append(group)
+        self._enter(slot, group)
+      if not any(free):
         break
     self._queue = collections.deque(g for g in self._queue if g.waiting)
     self._prefill(new)
 
   def _free_slots(self) -> list[collections.deque[int]]:
     """The free slots of each shard of the batch."""
-    shards = self.decoder.layout.batch_size
-    free = [collections.deque() for _ in range(shards)]
+    free = [collections.deque() for _ in self._free_prefixes]
     for slot in range(self.plan.slots):
       if slot not in self._by_slot:
         free[self._blocks.shard(slot)].append(slot)
     return free
 
+  def _shards(self, group: _Group) -> Sequence[int]:
+    """The shards on which the group's samples may sit."""
+    shards = range(len(self._free_prefixes))
+    if group.prefix is None:
+      return shards
+    return [group.prefix * len(shards) // self.plan.num_prompts]
+
   def _pick(self, free: list[collections.deque[int]], group: _Group):
     """Takes the slot for the group's next sample; None if it must wait.
 
-    A sample that was put back waits until there is room for all that it had:
-    with less, it would soon be put back again.
+    A new group gets the shard that has slots for most of its samples now; of
+    these, the first of those with the most free blocks. A sample that was put
+    back waits until there is room for all that it had: with less, it would soon
+    be put back again.
     """
     repeated = len(group.put_back.get(group.next(), ()))
-    places = [
-      slots for slots in free
-      if slots and self._blocks.admits(slots[0], repeated + self.plan.chunk)
+    shards = [
+      shard for shard in self._shards(group)
+      if (group.prefix is not None or self._free_prefixes[shard])
+      and free[shard]
+      and self._blocks.admits(free[shard][0], repeated + self.plan.chunk)
     ]  # fmt: skip
-    if not places:
+    if not shards:
       return None
-    # The first of those with the most free blocks.
-    return max(places, key=lambda slots: self._blocks.free(slots[0])).popleft()
+
+    def room(shard):
+      count = min(len(free[shard]), group.waiting, self.plan.group)
+      return count, self._blocks.free(free[shard][0])
+
+    return free[max(shards, key=room)].popleft()
 
   def _enter(self, slot: int, group: _Group):
     sample = group.next()
@@ -368,7 +392,10 @@ class Engine:
       return
     # Free the prefix once: a cancelled group comes here twice.
     if self._groups.pop(group.ticket, None) and group.prefix is not None:
-      self._free_prefixes.append(group.prefix)
+      (shard,) = self._shards(group)
+      self._free_prefixes[shard].append(group.prefix)
+      # Our kernels read what is filled, used or not.
+      self._prefix_length_P[group.prefix] = 0
 
   # Prefixes.
 
