@@ -29,8 +29,7 @@ class Plan:
 
   slots: completions that run at the same time.
   group: the most completions of one prompt that run at the same time; if a
-    request has more samples, they take turns. If devices split the batch, they
-    all run on one shard of it, in its share of the slots.
+    request has more samples, they take turns.
   prompts: prefixes kept at the same time; by default, twice the number of
     groups that it takes to fill the slots. Every step reads all prefixes, so
     spare ones cost time. But with heavy-tailed lengths, a straggler keeps its

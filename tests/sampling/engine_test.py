@@ -608,14 +608,14 @@ def check_seats(engine):
   plan, readers = engine.plan, engine._readers()
   taken = {}
   for slot, row in engine._by_slot.items():
-    taken.setdefault(row.group.prefix, set()).add(row.group.ticket)
+    taken.setdefault(row.group.prefix, set()).add(row.group)
     place = readers.place_B[slot]
     assert readers.rows_PG.reshape(-1)[place] == slot
     assert place // plan.group == row.group.prefix
     shard = row.group.prefix // (plan.num_prompts // shards)
     assert slot // (plan.slots // shards) == shard
     assert row.group.running <= plan.group
-  assert all(len(tickets) == 1 for tickets in taken.values())
+  assert all(len(groups) == 1 for groups in taken.values())
   free = [row for rows in engine._free_prefixes for row in rows]
   assert len(free) == len(set(free)) and not taken.keys() & set(free)
   assert not engine._prefix_length_P[free].any()
@@ -761,6 +761,16 @@ def test_new_groups_go_where_there_is_room(monkeypatch):
     engine.cancel(0)
     engine._admit()
     assert seats(engine)[0] == [5, 5, 7, 5]
+  # Eight of a request may run at once, on two shards of four slots.
+  plan = dataclasses.replace(plan, group=8)
+  with Engine(decoder, params, plan) as engine:
+    engine.submit(ask(0, 11))
+    engine.submit(ask(1, 9))
+    engine._admit()
+    assert seats(engine) == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+    by_slot = [engine._by_slot[slot].sample for slot in range(plan.slots)]
+    assert by_slot == [0, 1, 2, 3, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert engine.waiting == 3 + 1
 
 
 @pytest.mark.slow
@@ -791,9 +801,9 @@ def test_kernels_on_several_devices_sample_what_one_does(
 ):
   """The kernel of GPUs, with seats that it needs; XLA's attention on one."""
   plan = dataclasses.replace(
-    PLAN, slots=16, prompts=8, group=4, block=8, own_tokens=4 * 64
+    PLAN, slots=16, prompts=8, group=8, block=8, own_tokens=4 * 64
   )
-  # As many samples as there are slots, four times those of a shard.
+  # Two groups, each with twice as many samples as a shard has slots.
   large = requests(max_new_tokens=40, samples=16)[3]
   asked = [large, *mixed(8)]
   roomy = dataclasses.replace(plan, own_tokens=None)
