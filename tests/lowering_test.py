@@ -129,8 +129,9 @@ def test_prefill_and_decode_lower(platform, model, cache_dtype):
     assert 'grouped_product' in text
 
 
-def test_decoding_on_one_gpu_lowers_to_the_kernel():
-  decoder = _decoder('tiny_qwen3', 'cuda', 'auto', {})
+@pytest.mark.parametrize('sizes', [{}, {'data': 4, 'tensor': 2}], ids=str)
+def test_decoding_on_gpus_lowers_to_the_kernel(sizes):
+  decoder = _decoder('tiny_qwen3', 'cuda', 'auto', sizes)
   params = jax.eval_shape(
     decoder_lib.unstack,
     weights.shapes(decoder_lib.specs(decoder.config), dtype='bfloat16'),

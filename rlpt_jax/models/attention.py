@@ -99,26 +99,43 @@ def pick_kernel(kernel: str, q_BTNH, context, layout: Layout) -> str:
 
 def decode_attention(q_B1NH, parts, *, kernel, layout):
   """The attended values of one query per row over all parts, [B, 1, N, H]."""
-  if kernel != 'xla' and _reads_only_what_is_filled(q_B1NH, parts, layout):
-    return decode_kernel.attend_to_filled(q_B1NH[:, 0], parts)[:, None]
-  is_on_tpu = kernel != 'xla' and layout.platform == 'tpu'
-  sums = _sums_on_tpu if is_on_tpu else _sums
+  kernel = pick_decode_kernel(kernel, q_B1NH, parts, layout)
+  if kernel == 'gpu':
+    attended_BNH = decode_kernel.attend_to_filled(
+      q_B1NH[:, 0], parts, layout=layout
+    )
+    return attended_BNH[:, None]
+  sums = _sums_on_tpu if kernel == 'tpu' else _sums
   return attend_to_parts(q_B1NH, parts, layout=layout, sums=sums)
 
 
-def _reads_only_what_is_filled(q_B1NH, parts, layout) -> bool:
+def pick_decode_kernel(kernel: str, q_B1NH, parts, layout: Layout) -> str:
+  """The kernel that decoding uses; shapes are enough to tell.
+
+  tpu: tpu_decode_kernel, for each part that it fits
+  gpu: decode_kernel, in half precision, with all parts filled from the left
+  xla: otherwise, and for `kernel` 'xla'
+  """
+  if kernel == 'xla':
+    return 'xla'
+  if layout.platform == 'tpu':
+    fits = any(tpu_decode_kernel.fits(q_B1NH, part, layout) for part in parts)
+    return 'tpu' if fits else 'xla'
+  B, _, N, H = q_B1NH.shape
   capability = layout.compute_capability
-  return (
+  fits = (
     layout.platform == 'gpu'
     # The kernel's blocks may exceed the shared memory of GPUs before the H100.
     and (capability is None or capability >= 9)
-    and layout.mesh.size == 1  # XLA cannot partition a kernel.
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)
-    and decode_kernel.fits(q_B1NH[:, 0], parts)
     and all(
       part.filled_P is not None and part.k_scale_PKS is None for part in parts
     )
+    and decode_kernel.fits(
+      jax.ShapeDtypeStruct((B, N, H), q_B1NH.dtype), parts, layout
+    )
   )
+  return 'gpu' if fits else 'xla'
 
 
 # XLA, on every platform: computes softmax sums over each part, relative to the
@@ -165,7 +182,7 @@ def _sums(q_BTNH, part, layout):
       ),
       (q_BTNH, part),
     )
-  return _attend(q_BTNH, part)
+  return _attend(q_BTNH, part, layout)
 
 
 def _attend_to_blocks(q_B1NH, part, layout):
@@ -177,7 +194,7 @@ def _attend_to_blocks(q_B1NH, part, layout):
   B, T, N, H = q_B1NH.shape
   assert T == 1, 'blocks need a single query'
   size = part.v_PKSH.shape[2]
-  take = functools.partial(cache_lib.take_blocks, layout=layout)
+  take = functools.partial(cache_lib.take, layout=layout)
   pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
 
   def column(m, sums):
@@ -198,7 +215,7 @@ def _attend_to_blocks(q_B1NH, part, layout):
   return jax.lax.fori_loop(0, columns, column, nothing)
 
 
-def _attend(q_BTNH, part):
+def _attend(q_BTNH, part, layout):
   """Softmax sums over the keys of one part, for `_add`.
 
   Returns the sum of the weighted values, [B, T, N, H], the sum of the weights
@@ -206,7 +223,7 @@ def _attend(q_BTNH, part):
   The M queries that share a row of keys are multiplied by it in one product.
   """
   H = q_BTNH.shape[-1]
-  q_PKMRH = _per_row_of_keys(q_BTNH, part)
+  q_PKMRH = _per_row_of_keys(q_BTNH, part, layout)
   scores_PKMRS = _product('PKMRH,PKHS->PKMRS', q_PKMRH, part.k_PKHS) * H**-0.5
   if part.k_scale_PKS is not None:
     scores_PKMRS *= part.k_scale_PKS[:, :, None, None]
@@ -223,36 +240,36 @@ def _attend(q_BTNH, part):
     'PKMRS,PKSH->PKMRH', weights_PKMRS.astype(q_BTNH.dtype), part.v_PKSH
   )
   sums = values_PKMRH, total_PKMR1, top_PKMR1
-  return tuple(_per_query(x, q_BTNH, part) for x in sums)
+  return tuple(_per_query(x, q_BTNH, part, layout) for x in sums)
 
 
 def _sums_on_tpu(q_BTNH, part, layout):
   """As `_sums`, but reads only what is filled, if the kernel can be used."""
   if not tpu_decode_kernel.fits(q_BTNH, part, layout):
     return _sums(q_BTNH, part, layout)
-  q_PKMRH = _per_row_of_keys(q_BTNH, part)
+  q_PKMRH = _per_row_of_keys(q_BTNH, part, layout)
   P, K, M, R, H = q_PKMRH.shape
   q_PKQH = q_PKMRH.reshape(P, K, M * R, H)
   sums = tpu_decode_kernel.softmax_sums(q_PKQH, part, layout=layout)
   sums = (x.reshape(P, K, M, R, -1) for x in sums)
-  return tuple(_per_query(x, q_BTNH, part) for x in sums)
+  return tuple(_per_query(x, q_BTNH, part, layout) for x in sums)
 
 
-def _per_row_of_keys(q_BTNH, part):
+def _per_row_of_keys(q_BTNH, part, layout):
   """[P, K, M, R, H]: the M queries that attend to each row of keys."""
   B, T, N, H = q_BTNH.shape
   P = B if part.blocks_BM is not None else part.k_PKHS.shape[0]
   K = part.k_PKHS.shape[1]
   assert part.readers is None or T == 1, 'readers need a single query'
-  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers)
+  q_QNH = _to_readers(q_BTNH.reshape(B * T, N, H), part.readers, layout)
   return jnp.swapaxes(q_QNH.reshape(P, -1, K, N // K, H), 1, 2)
 
 
-def _per_query(x_PKMRC, q_BTNH, part):
+def _per_query(x_PKMRC, q_BTNH, part, layout):
   """[B, T, N, C]: the inverse of `_per_row_of_keys`, for results."""
   B, T, N, _ = q_BTNH.shape
   x_QNC = jnp.swapaxes(x_PKMRC, 1, 2).reshape(-1, N, x_PKMRC.shape[-1])
-  return _from_readers(x_QNC, part.readers).reshape(B, T, N, -1)
+  return _from_readers(x_QNC, part.readers, layout).reshape(B, T, N, -1)
 
 
 def _product(dimensions, left, right):
@@ -271,12 +288,24 @@ def _product(dimensions, left, right):
   )
 
 
-def _to_readers(x_B, readers):
-  return x_B if readers is None else x_B[readers.rows_PG.reshape(-1)]
+def _to_readers(x_B, readers, layout):
+  if readers is None:
+    return x_B
+  return _take(x_B, readers.rows_PG.reshape(-1), readers, layout)
 
 
-def _from_readers(x_Q, readers):
-  return x_Q if readers is None else x_Q[readers.place_B]
+def _from_readers(x_Q, readers, layout):
+  return (
+    x_Q if readers is None else _take(x_Q, readers.place_B, readers, layout)
+  )
+
+
+def _take(x, index, readers, layout):
+  """x[index], on each shard alone if the mesh splits all of `readers` alike."""
+  sizes = len(readers.place_B), len(readers.rows_PG), readers.rows_PG.size
+  if len({layout.batch_axes(size) for size in sizes}) > 1:
+    return x[index]
+  return cache_lib.take(x, index, layout=layout)
 
 
 def _add(sums):

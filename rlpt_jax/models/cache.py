@@ -32,11 +32,20 @@ class Readers:
 
   Cache row p is read by the batch rows `rows_PG[p]`; unused entries are
   arbitrary. `place_B[b]` is the index of batch row b in the flattened
-  `rows_PG`; it is arbitrary too if b reads no cache row.
+  `rows_PG`; it is arbitrary too if b reads no cache row. On several devices,
+  a batch row must be on the same shard of the batch as the cache row.
   """
 
   rows_PG: jax.Array
   place_B: jax.Array
+
+  def of_shard(self, shard) -> 'Readers':
+    """From a shard of both arrays: the same, counted from its first row."""
+    rows, entries = len(self.place_B), self.rows_PG.size
+    return Readers(
+      jnp.clip(self.rows_PG - shard * rows, 0, rows - 1),
+      jnp.clip(self.place_B - shard * entries, 0, entries - 1),
+    )
 
 
 @struct.dataclass
@@ -110,13 +119,13 @@ def per_row(x_P, rows: int, readers: Readers | None = None):
   return x_P[readers.place_B // readers.rows_PG.shape[1]]
 
 
-def take_blocks(pool, index_B, *, layout: Layout):
-  """[B, ...]: one block of the pool per batch row."""
+def take(pool, index_B, *, layout: Layout):
+  """[B, ...]: an entry of the pool, such as a block, for each batch row."""
 
-  def take(pool, index_B):
+  def of_shard(pool, index_B):
     return jnp.take(pool, index_B, axis=0, mode='clip')
 
-  return _on_shards(take, layout, pool, index_B)
+  return _on_shards(of_shard, layout, pool, index_B)
 
 
 def put_blocks(pool, new_B, index_B, start_B, *, axis: int, layout: Layout):
@@ -143,7 +152,7 @@ def put_blocks(pool, new_B, index_B, start_B, *, axis: int, layout: Layout):
 def _on_shards(function, layout: Layout, pool, index_B, *more_B):
   """Runs a function of a pool and of batch rows on each device's share.
 
-  Rows use blocks of their own shard only, so no device needs another's.
+  Rows use entries of their own shard only, so no device needs another's.
   """
   if layout.mesh.size == 1:
     return function(pool, index_B, *more_B)

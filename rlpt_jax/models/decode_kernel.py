@@ -7,12 +7,16 @@ the chip, and positions that are reserved but not filled are not read. A row in
 blocks is read block by block, as its table says. Results are merged only if
 several programs split the keys.
 
+On several GPUs, each runs the kernel on its own rows and heads. So all that a
+row reads must be on its shard of the batch: the engine seats samples so.
+
 The kernel uses Pallas's Triton backend, which JAX has deprecated without an
 equal replacement: with the Mosaic backend, a whole decode step with the same
 loop took minutes to compile. Tests run the kernel in Pallas's interpreter, on
 any CPU.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -23,6 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+from jax.sharding import PartitionSpec
+
+from rlpt_jax.core.layout import Layout
 
 LOG2E = math.log2(math.e)
 MASKED = -1e30  # Finite, so that a row that has seen no key yet gets no NaN.
@@ -32,22 +39,22 @@ LEAST = 16  # The smallest dimension that tensor cores multiply.
 ENOUGH_PROGRAMS = 256
 
 
-def fits(q_BNH, parts) -> bool:
+def fits(q_BNH, parts, layout: Layout) -> bool:
   """Returns True if the kernel can be used; XLA's attention is used otherwise.
 
   The head size must be a power of 2, and a group's queries must fit into the
-  registers. Nothing beyond these limits was measured.
+  registers. Nothing beyond these limits was measured. The mesh must split
+  queries and all parts alike, into as many shards of rows and of heads.
   """
   _, N, H = q_BNH.shape
   K = parts[0].v_PKSH.shape[1]
   queries = _round_up(_grouping(parts).G * N // K)
   is_power = H >= LEAST and H & (H - 1) == 0
-  return is_power and H <= 128 and queries * H <= 64 * 128
+  splits = {_split(x, layout) for x in (q_BNH, *(p.v_PKSH for p in parts))}
+  return is_power and H <= 128 and queries * H <= 64 * 128 and len(splits) == 1
 
 
-def attend_to_filled(
-  q_BNH, parts, *, block=64, splits=None, warps=4, stages=3, interpret=False
-):
+def attend_to_filled(q_BNH, parts, *, layout: Layout, **options):
   """The attended values of one query per row, [B, N, H].
 
   The values of a row that is in no group are 0.
@@ -55,6 +62,55 @@ def attend_to_filled(
   parts: `attention.Part`s whose `filled_P` says how many positions of each row
     to read. If a part has readers or fewer rows than there are queries, each of
     its rows is shared by a group.
+  options: as of `_on_one_device`.
+  """
+  parts = [dataclasses.replace(part, mask=None) for part in parts]  # Not read.
+  run = functools.partial(_on_one_device, **options)
+  if layout.mesh.size == 1:
+    return run(q_BNH, parts)
+  split = _split(q_BNH, layout)
+  rows = PartitionSpec(split[0])
+
+  def on_shard(q_BNH, parts):
+    shard = jax.lax.axis_index(split[0]) if split[0] else 0
+    return run(q_BNH, [_of_shard(part, shard) for part in parts])
+
+  part_specs = [
+    dataclasses.replace(
+      part, k_PKHS=split, v_PKSH=split, filled_P=rows, readers=rows,
+      blocks_BM=rows,
+    )
+    for part in parts
+  ]  # fmt: skip
+  return jax.shard_map(
+    on_shard,
+    mesh=layout.mesh,
+    in_specs=(split, part_specs),
+    out_specs=split,
+    check_vma=False,  # The kernel declares no varying axes.
+  )(q_BNH, parts)
+
+
+def _split(x, layout: Layout) -> PartitionSpec:
+  """How the mesh splits the rows and heads of queries, keys or values."""
+  return layout.activation_spec(x.shape[:2], ('batch', 'heads'))
+
+
+def _of_shard(part, shard):
+  """A shard of a part, with rows and blocks counted from its first."""
+  readers, blocks_BM = part.readers, part.blocks_BM
+  if readers is not None:
+    readers = readers.of_shard(shard)
+  if blocks_BM is not None:
+    blocks_BM -= shard * len(part.v_PKSH)
+  return dataclasses.replace(part, readers=readers, blocks_BM=blocks_BM)
+
+
+def _on_one_device(
+  q_BNH, parts, *, block=64, splits=None, warps=4, stages=3, interpret=False
+):
+  """As `attend_to_filled`.
+
   block: the number of keys that are read at a time.
   splits: the number of programs for each group and head. If there are several,
     their results are merged.

@@ -14,19 +14,23 @@ and the delay of each message between chips.
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.core import weights
 from rlpt_jax.inference import judges
 from rlpt_jax.inference.judges import Answering
+from rlpt_jax.models import attention, cache, flops
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import flops, tpu_decode_kernel
+from rlpt_jax.models.cache import Readers
+from rlpt_jax.models.config import Decoder
 from rlpt_jax.planning import memory
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.machines import Machine
 from rlpt_jax.planning.run import Role, Run
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.decode import bucket
+from rlpt_jax.sampling.plan import Plan
 
 # Bytes that the head reads and writes in each chunk of positions. For a weight,
 # these are its float32 value in both passes, its bfloat16 part, and its
@@ -256,23 +260,52 @@ def step_bytes(
 
 
 def _reads_only_what_is_filled(run: Run) -> bool:
-  """True where the sampler uses a kernel: see attention.decode_attention.
+  """Returns True where the sampler uses a kernel.
 
   On a TPU, the kernel leaves small caches to XLA, which are counted as filled
   only too.
   """
-  c, compute, plan = run.model, run.config.compute, run.engine
-  if compute.attention == 'xla' or plan.dtype(run.sampler) == 'int8':
+  machine, layout = run.machine, run.sampler.layout
+  # An abstract layout does not say which GPUs it has.
+  if machine.platform == 'gpu' and machine.kind not in ('h100', 'h200'):
     return False
-  if run.machine.platform == 'tpu':
-    return plan.block_size % tpu_decode_kernel.LANES == 0
-  queries = plan.group * c.num_heads // c.num_kv_heads
-  return (
-    run.machine.kind in ('h100', 'h200')
-    and run.sampler.layout.mesh.size == 1
-    and compute.dtype == 'bfloat16'
-    and queries * c.head_dim <= 64 * 128  # decode_kernel.fits
+  q_B1NH, parts = _decode_inputs(run.sampler, run.engine)
+  if machine.platform == 'tpu':
+    parts = parts[1:2]  # It decides for each part; this is the largest.
+  kernel = attention.pick_decode_kernel(
+    run.sampler.compute.attention, q_B1NH, parts, layout
   )
+  return kernel != 'xla'
+
+
+def _decode_inputs(decoder: Decoder, plan: Plan):
+  """Returns the shapes of what `attention.decode_attention` takes."""
+  c, computed = decoder.config, jnp.dtype(decoder.compute.dtype)
+
+  def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+  def part(rows, length, dtype, **more):
+    k, v = (
+      jax.ShapeDtypeStruct(shape[1:], dtype)
+      for shape in cache.shapes(c, rows, length)
+    )
+    scale = jax.ShapeDtypeStruct(v.shape[:-1], jnp.float32)
+    scales = (scale, scale) if dtype == jnp.int8 else (None, None)
+    return attention.Part(k, v, None, *scales, **more)
+
+  B, P = plan.slots, plan.num_prompts
+  dtype = jnp.dtype(plan.dtype(decoder))
+  readers = Readers(ints(P, plan.group), ints(B))
+  shape = B, 1, c.num_heads, c.head_dim
+  return jax.ShapeDtypeStruct(shape, computed), [
+    part(P, plan.prefix_length, dtype, readers=readers, filled_P=ints(P)),
+    part(
+      plan.num_blocks, plan.block_size, dtype, filled_P=ints(B),
+      blocks_BM=ints(B, plan.columns),
+    ),
+    part(B, plan.chunk, computed, filled_P=ints(B)),
+  ]  # fmt: skip
 
 
 def _unread(run: Run) -> int:

@@ -7,6 +7,11 @@ ends; the mapping of slots to prefixes is an input of the program. All decisions
 depend only on host state that is equal on all hosts of a pod, so that all hosts
 decide the same.
 
+If devices split the batch, the samples of a group sit on the shard of their
+prefix, so that no device needs another's keys. They wait for slots there even
+if others are free elsewhere. If a shard has fewer slots than a request may take
+at once, the request becomes several groups, each with a prefix of its own.
+
 A sample takes blocks of the cache as it grows. If none are free, the sample
 that entered last is put back: it waits again, before the other samples of its
 group. When it has a slot again, it is computed from its first token on, but the
@@ -18,6 +23,8 @@ the keys and values of the repeated tokens, too.
 
 import collections
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -36,11 +43,12 @@ from rlpt_jax.sampling.table import Table
 
 @dataclasses.dataclass(eq=False)
 class _Group:
-  """A request that is queued or running."""
+  """Samples of a request that share a prefix, queued or running."""
 
   ticket: int
   request: Request
-  next_sample: int = 0  # The first sample that never had a slot.
+  next_sample: int  # The first sample that never had a slot.
+  end: int  # The sample after the last.
   # The samples that were put back, with their tokens so far.
   put_back: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   running: int = 0
@@ -50,7 +58,7 @@ class _Group:
 
   @property
   def waiting(self) -> int:
-    return self.request.samples - self.next_sample + len(self.put_back)
+    return self.end - self.next_sample + len(self.put_back)
 
   def next(self) -> int:
     """The sample that enters a slot next."""
@@ -108,9 +116,13 @@ class Engine:
     self._table = Table(plan.slots, plan.sizes)
     self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
     self._queue: collections.deque[_Group] = collections.deque()
-    self._groups: dict[int, _Group] = {}  # Unfinished, by ticket.
+    self._groups: dict[int, list[_Group]] = {}  # Unfinished, by ticket.
     self._by_slot: dict[int, _Row] = {}
-    self._free_prefixes = list(range(plan.num_prompts))
+    # The free rows of each shard of the batch.
+    self._free_prefixes = [
+      rows.tolist()
+      for rows in np.split(np.arange(plan.num_prompts), self._blocks.shards)
+    ]
     self._tickets = self._entered = 0
     self._is_whole = True
     self.counts = collections.Counter()
@@ -131,29 +143,43 @@ class Engine:
     """Queues a request; returns the ticket that `step` reports it under."""
     self.plan.check(request)
     request.check_vocabulary(self.decoder.config.vocab_size)
-    group = _Group(self._tickets, request)
+    ticket = self._tickets
     self._tickets += 1
-    self._queue.append(group)
-    self._groups[group.ticket] = group
-    return group.ticket
+    self._groups[ticket] = [
+      _Group(ticket, request, first, end)
+      for first, end in self._parts(request.samples)
+    ]
+    self._queue.extend(self._groups[ticket])
+    return ticket
+
+  def _parts(self, samples: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of each group of a request.
+
+    It is one, unless more may run at once than a shard has slots.
+    """
+    shards, at_once = self._blocks.shards, min(samples, self.plan.group)
+    count = min(shards, -(-at_once * shards // self.plan.slots))
+    return itertools.pairwise(samples * i // count for i in range(count + 1))
 
   def cancel(self, ticket: int, sample: int | None = None):
     """Ends a request or one of its samples; `step` returns no more of it."""
-    group = self._groups.get(ticket)
-    if group is None:
+    groups = list(self._groups.get(ticket, ()))
+    if not groups:
       return
-    samples = range(group.request.samples)
+    request = groups[0].request
+    samples = range(request.samples)
     if sample is not None and sample not in samples:
       raise ValueError(
-        f'sample {sample} of {group.request.id}: expected 0 to '
-        f'{len(samples) - 1}.'
+        f'sample {sample} of {request.id}: expected 0 to {len(samples) - 1}.'
       )
-    group.dropped.update(samples if sample is None else [sample])
+    for group in groups:
+      group.dropped.update(samples if sample is None else [sample])
     for slot, row in list(self._by_slot.items()):
-      if row.group is group and row.sample in group.dropped:
+      if row.group.ticket == ticket and row.sample in row.group.dropped:
         self._table.leave(slot)
         self._end(slot)
-    self._skip_dropped(group)
+    for group in groups:
+      self._skip_dropped(group)
 
   @property
   def params(self):
@@ -250,49 +276,64 @@ class Engine:
 
   def _admit(self):
     """Assigns the next samples of the queue to free slots, oldest first."""
-    free, new, has_room = self._free_slots(), [], True
+    free, new = self._free_slots(), []
     for group in list(self._queue):
-      if group.prefix is None and not self._free_prefixes:
-        has_room = False
-      while has_room and group.waiting and group.running < self.plan.group:
+      while group.waiting and group.running < self.plan.group:
         slot = self._pick(free, group)
-        has_room = slot is not None
-        if has_room:
-          if group.prefix is None:
-            group.prefix = self._free_prefixes.pop(0)
-            group.prompt_version = self.version
-            new.append(group)
-          self._enter(slot, group)
-      if not has_room:
-        # Keep the order, or later requests could overtake this one forever.
+        if slot is None:
+          # Keep the order, or later requests could overtake this one forever.
+          for shard in self._shards(group):
+            free[shard].clear()
+          break
+        if group.prefix is None:
+          shard = self._blocks.shard(slot)
+          group.prefix = self._free_prefixes[shard].pop(0)
+          group.prompt_version = self.version
+          new.append(group)
+        self._enter(slot, group)
+      if not any(free):
         break
     self._queue = collections.deque(g for g in self._queue if g.waiting)
     self._prefill(new)
 
   def _free_slots(self) -> list[collections.deque[int]]:
     """The free slots of each shard of the batch."""
-    shards = self.decoder.layout.batch_size
-    free = [collections.deque() for _ in range(shards)]
+    free = [collections.deque() for _ in self._free_prefixes]
     for slot in range(self.plan.slots):
       if slot not in self._by_slot:
         free[self._blocks.shard(slot)].append(slot)
     return free
 
+  def _shards(self, group: _Group) -> Sequence[int]:
+    """The shards on which the group's samples may sit."""
+    shards = range(len(self._free_prefixes))
+    if group.prefix is None:
+      return shards
+    return [group.prefix * len(shards) // self.plan.num_prompts]
+
   def _pick(self, free: list[collections.deque[int]], group: _Group):
     """Takes the slot for the group's next sample; None if it must wait.
 
-    A sample that was put back waits until there is room for all that it had:
-    with less, it would soon be put back again.
+    A new group gets the shard that has slots for most of its samples now; of
+    these, the first of those with the most free blocks. A sample that was put
+    back waits until there is room for all that it had: with less, it would soon
+    be put back again.
     """
     repeated = len(group.put_back.get(group.next(), ()))
-    places = [
-      slots for slots in free
-      if slots and self._blocks.admits(slots[0], repeated + self.plan.chunk)
+    shards = [
+      shard for shard in self._shards(group)
+      if (group.prefix is not None or self._free_prefixes[shard])
+      and free[shard]
+      and self._blocks.admits(free[shard][0], repeated + self.plan.chunk)
     ]  # fmt: skip
-    if not places:
+    if not shards:
       return None
-    # The first of those with the most free blocks.
-    return max(places, key=lambda slots: self._blocks.free(slots[0])).popleft()
+
+    def room(shard):
+      count = min(len(free[shard]), group.waiting, self.plan.group)
+      return count, self._blocks.free(free[shard][0])
+
+    return free[max(shards, key=room)].popleft()
 
   def _enter(self, slot: int, group: _Group):
     sample = group.next()
@@ -331,7 +372,7 @@ class Engine:
     group.put_back[row.sample] = np.concatenate([row.replay, *row.new])
     if group not in self._queue:
       self._queue.append(group)
-      in_order = sorted(self._queue, key=lambda group: group.ticket)
+      in_order = sorted(self._queue, key=lambda g: (g.ticket, g.end))
       self._queue = collections.deque(in_order)
     self._table.leave(slot)
     self._end(slot)
@@ -351,7 +392,7 @@ class Engine:
     """Skips cancelled samples that have no slot."""
     for sample in group.put_back.keys() & group.dropped:
       del group.put_back[sample]
-    while group.next_sample in group.dropped:
+    while group.next_sample < group.end and group.next_sample in group.dropped:
       group.next_sample += 1
     if not group.waiting and group in self._queue:
       self._queue.remove(group)
@@ -364,11 +405,18 @@ class Engine:
     self._forget_if_done(group)
 
   def _forget_if_done(self, group: _Group):
-    if group.waiting or group.running:
-      return
+    groups = self._groups.get(group.ticket, [])
     # Free the prefix once: a cancelled group comes here twice.
-    if self._groups.pop(group.ticket, None) and group.prefix is not None:
-      self._free_prefixes.append(group.prefix)
+    if group.waiting or group.running or group not in groups:
+      return
+    groups.remove(group)
+    if not groups:
+      del self._groups[group.ticket]
+    if group.prefix is not None:
+      (shard,) = self._shards(group)
+      self._free_prefixes[shard].append(group.prefix)
+      # Our kernels read what is filled, used or not.
+      self._prefix_length_P[group.prefix] = 0
 
   # Prefixes.
 

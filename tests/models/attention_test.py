@@ -217,6 +217,24 @@ def test_who_reads_beside_a_row_changes_no_bit_of_it(one_device):
   assert (np.abs(changed[~same] - found[~same]).max((1, 2, 3)) > 1e-3).all()
 
 
+@pytest.mark.parametrize('sizes', [{'data': 2}, {'data': 8}], ids=str)
+def test_readers_on_several_devices(sizes, one_device):
+  """On two, each has a row of the prefix and its readers; on eight, neither."""
+  devices = jax.devices()[: sizes['data']]
+  layout = make_layout(**sizes, devices=devices)
+  q, k, v = _arrays(0, rows=8, length=1)
+  prefix = _context(1, rows=2, lengths=[7, 3], length=7)
+  # Rows 4 and 6 read nothing; unused entries name row 0, of the other shard.
+  readers = Readers(
+    rows_PG=np.array([[2, 0, 3, 1], [0, 7, 5, 0]]),
+    place_B=np.array([1, 3, 0, 2, 0, 6, 0, 5]),
+  )
+  read = dataclasses.replace(prefix, readers=readers)
+  found = _decode(layout, q, k, v, [read])
+  expected = _decode(one_device, q, k, v, [read])
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def _int8(seed, rows, lengths, length):
   """(a part of bytes with scales, the same part as float32)."""
   rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def test_blocks_are_taken_and_written(sizes):
   index_B = (first_B + rng.integers(0, 4, 2 * shards)).astype(np.int32)
   index_B[1] = (index_B[0] + 1) % 4
   on_devices = layout.put(pool, 'batch', 'kv_heads', None, None)
-  take = jax.jit(functools.partial(lib.take_blocks, layout=layout))
+  take = jax.jit(functools.partial(lib.take, layout=layout))
   np.testing.assert_array_equal(take(on_devices, index_B), pool[index_B])
 
   new = rng.normal(size=(2 * shards, 2, 2, 3)).astype(np.float32)
@@ -54,3 +54,16 @@ def test_blocks_are_taken_and_written(sizes):
   for b in range(1, 2 * shards):
     pool[index_B[b], :, start_B[b] : start_B[b] + 2] = new[b]
   np.testing.assert_array_equal(found, pool)
+
+
+def test_readers_of_a_shard_count_from_its_first_row():
+  # Two shards of a row of the cache and three of the batch; 2 and 4 are idle.
+  rows_PG = np.array([[1, 0, 5], [0, 5, 3]])
+  place_B = np.array([1, 0, 0, 5, 0, 4])
+  found = lib.Readers(rows_PG[1:], place_B[3:]).of_shard(1)
+  # Rows and entries of the other shard become any of this one.
+  np.testing.assert_array_equal(found.rows_PG, [[0, 2, 0]])
+  np.testing.assert_array_equal(found.place_B, [2, 0, 1])
+  first = lib.Readers(rows_PG[:1], place_B[:3]).of_shard(0)
+  np.testing.assert_array_equal(first.rows_PG, [[1, 0, 2]])
+  np.testing.assert_array_equal(first.place_B, [1, 0, 0])

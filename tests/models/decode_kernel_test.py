@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
-from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.layout import MESH_AXES, Layout, make_layout
 from rlpt_jax.models import attention as lib
 from rlpt_jax.models import decode_kernel, write_kernel, zoo
 from rlpt_jax.models import decoder as decoder_lib
@@ -45,6 +45,7 @@ CASES = {
   'rows in any order, some in no group': Case(3, 4, 2, 3, 130, 200, True),
   'as many prompts as rows': Case(6, 2, 2, 2, 64, 128, True),
   'rows that share nothing': Case(6, 1, 2, 2, 64, 128),
+  'four prompts': Case(4, 4, 2, 2, 64, 24),
 }
 
 
@@ -86,8 +87,13 @@ def _inputs(case, dtype=np.float32):
   return jnp.asarray(rng.normal(size=shape).astype(dtype)), parts
 
 
-def _run(q, parts, **options):
-  run = functools.partial(decode_kernel.attend_to_filled, interpret=True)
+ONE = make_layout(devices=jax.devices()[:1])
+
+
+def _run(q, parts, layout=ONE, **options):
+  run = functools.partial(
+    decode_kernel.attend_to_filled, layout=layout, interpret=True
+  )
   return jax.jit(functools.partial(run, **options))(q, parts)
 
 
@@ -102,13 +108,20 @@ def test_it_is_attention(name, one_device):
   np.testing.assert_allclose(_run(q, parts), expected, atol=2e-6)
 
 
-def _in_blocks(part, size, seed=0):
-  """The rows of a part in blocks; NaN in all blocks that no row has reached."""
-  rng = np.random.default_rng(seed)
+def _in_blocks(part, size, shards=1):
+  """The rows of a part in blocks; NaN in all blocks that no row has reached.
+
+  Each shard of rows has its share of the blocks, three more than it needs.
+  """
+  rng = np.random.default_rng(0)
   rows, length = part.mask.shape
   columns = -(-length // size)
-  count = rows * columns + 3
-  table_BM = rng.permutation(count)[: rows * columns].reshape(rows, columns)
+  count = rows * columns + 3 * shards
+  used = rows * columns // shards
+  table_BM = np.concatenate([
+    first + rng.permutation(count // shards)[:used]
+    for first in range(0, count, count // shards)
+  ]).reshape(rows, columns)  # fmt: skip
   pools = []
   for x, axis in ((part.k_PKHS, 3), (part.v_PKSH, 2)):
     x = np.asarray(x)
@@ -223,23 +236,118 @@ def test_what_idle_rows_hold_stays_there(one_device):
     np.testing.assert_allclose(found[running], expected[running], atol=2e-6)
 
 
+LAYOUTS = (
+  {'data': 8}, {'fsdp': 4, 'tensor': 2}, {'data': 2, 'expert': 2, 'tensor': 2},
+  {'fsdp': 1, 'tensor': 8},
+)  # fmt: skip
+
+
+def _aligned(rng, shards, rows, prompts, group):
+  """(readers, idle rows): groups of uneven sizes on each of the shards.
+
+  Rows read prefixes of their shard only, and one row of each shard is idle.
+  Unused entries may name rows of other shards.
+  """
+  entries = prompts * group
+  rows_Q = rng.integers(0, shards * rows, shards * entries)
+  place_B, idle = np.zeros(shards * rows, int), []
+  for shard in range(shards):
+    row, *running = shard * rows + rng.permutation(rows)
+    places = shard * entries + rng.permutation(entries)[: rows - 1]
+    rows_Q[places], place_B[running] = running, places
+    # The idle row's is an entry of another.
+    place_B[row] = places[0]
+    idle.append(row)
+  rows_PG = rows_Q.reshape(-1, group)
+  readers = Readers(*(jnp.asarray(x, jnp.int32) for x in (rows_PG, place_B)))
+  return readers, np.array(idle)
+
+
+@pytest.mark.parametrize('splits', [1, 2])
+@pytest.mark.parametrize('sizes', LAYOUTS, ids=str)
+def test_each_device_reads_its_own_rows_and_heads(sizes, splits, one_device):
+  layout = make_layout(**sizes)
+  rng = np.random.default_rng(3)
+  shards, heads = layout.batch_size, layout.mesh.shape['tensor']
+  rows = 24 // min(shards, 4)
+  readers, idle = _aligned(rng, shards, rows, 2, rows - 1)
+  B = shards * rows
+  parts = [
+    _part(rng, 2 * shards, heads, 130, readers), _part(rng, B, heads, 96),
+    _part(rng, B, heads, 32),
+  ]  # fmt: skip
+  q = jnp.asarray(rng.normal(size=(B, 3 * heads, H)), jnp.float32)
+  running = np.delete(np.arange(B), idle)
+  expected = _expected(q, parts, one_device)[running]
+  blocks = _in_blocks(parts[1], 24, shards=shards)
+  for own in (parts[1], blocks):
+    found = _run(q, [parts[0], own, parts[2]], layout, splits=splits)
+    np.testing.assert_allclose(found[running], expected, atol=2e-6)
+    assert not found[idle].any()
+
+
+@pytest.mark.parametrize('sizes', LAYOUTS[:3], ids=str)
+def test_consecutive_rows_are_on_the_shard_of_their_prompt(sizes, one_device):
+  rng = np.random.default_rng(4)
+  parts = [_part(rng, rows, 2, length) for rows, length in ((8, 64), (24, 40))]
+  q = jnp.asarray(rng.normal(size=(24, 4, H)), jnp.float32)
+  expected = _expected(q, parts, one_device)
+  found = _run(q, parts, make_layout(**sizes))
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 @pytest.mark.parametrize(
   ('group', 'head_size', 'expected'),
   [(8, 128, True), (32, 128, True), (33, 128, False), (8, 256, False),
    (8, 96, False), (64, 64, True)],
 )  # fmt: skip
-def test_large_groups_and_heads_are_left_to_xla(group, head_size, expected):
+def test_large_groups_and_heads_are_left_to_xla(
+  group, head_size, expected, one_device
+):
   def part(rows):
     shape = jax.ShapeDtypeStruct((rows, 2, 64, head_size), jnp.bfloat16)
     return Part(None, shape, None)
 
   q = jax.ShapeDtypeStruct((2 * group, 4, head_size), jnp.bfloat16)
-  assert decode_kernel.fits(q, [part(2), part(2 * group)]) == expected
+  parts = [part(2), part(2 * group)]
+  assert decode_kernel.fits(q, parts, one_device) == expected
 
 
-def _gpus(count=1, capability='9.0'):
+def _fits(layout, *, rows=16, prompts=8, kv_heads=4, blocks=24):
+  def part(rows, **options):
+    shape = jax.ShapeDtypeStruct((rows, kv_heads, 64, 64), jnp.bfloat16)
+    return Part(None, shape, None, **options)
+
+  q = jax.ShapeDtypeStruct((rows, 8, 64), jnp.bfloat16)
+  table = jax.ShapeDtypeStruct((rows, 3), jnp.int32)
+  parts = [part(prompts), part(blocks, blocks_BM=table), part(rows)]
+  return decode_kernel.fits(q, parts, layout)
+
+
+def test_what_devices_do_not_share_alike_is_left_to_xla(one_device):
+  by_rows, by_both = make_layout(data=8), make_layout(data=2, fsdp=2, tensor=2)
+  by_heads = make_layout(fsdp=1, tensor=8)
+  for layout, changes, expected in (
+    (by_rows, {}, True),
+    (by_both, {}, True),
+    (by_both, {'prompts': 6}, False),  # Split in two, rows in four.
+    (by_rows, {'prompts': 4}, False),
+    (by_rows, {'blocks': 25}, False),
+    (by_rows, {'rows': 3, 'prompts': 3, 'blocks': 5}, True),  # Nothing is.
+    (by_heads, {}, False),  # Eight heads of queries, four of keys.
+    (by_heads, {'kv_heads': 8}, True),
+  ):
+    assert _fits(layout, **changes) == expected, (layout.mesh.shape, changes)
+    assert _fits(one_device, **changes)
+
+
+def _gpus(capability='9.0', **sizes):
+  if sizes:
+    return dataclasses.replace(make_layout(**sizes), platform='gpu')
   device = types.SimpleNamespace(compute_capability=capability)
-  mesh = types.SimpleNamespace(size=count, devices=np.array([device] * count))
+  mesh = types.SimpleNamespace(
+    size=1, shape=dict.fromkeys(MESH_AXES, 1), devices=np.array([device])
+  )
   return Layout(mesh, 'gpu')
 
 
@@ -248,7 +356,8 @@ def _gpus(count=1, capability='9.0'):
   [
     ({}, True),
     ({'kernel': 'xla'}, False),
-    ({'layout': _gpus(2)}, False),
+    ({'layout': _gpus(data=2, fsdp=2, tensor=2)}, True),
+    ({'layout': _gpus(fsdp=8)}, False),  # Two prompts.
     ({'layout': _gpus(capability='8.9')}, False),
     ({'layout': _gpus(capability='10.0')}, True),
     ({'dtype': jnp.float32}, False),
@@ -258,7 +367,8 @@ def _gpus(count=1, capability='9.0'):
   ids=[
     'gpu',
     'xla',
-    'two gpus',
+    'eight gpus',
+    'uneven',
     'older',
     'newer',
     'float32',
@@ -268,12 +378,14 @@ def _gpus(count=1, capability='9.0'):
 )
 def test_where_it_is_picked(change, picked, monkeypatch):
   dtype = change.get('dtype', jnp.bfloat16)
-  q, parts = _inputs(CASES['one block'], dtype)
+  q, parts = _inputs(CASES['four prompts'], dtype)
   if 'scale' in change:
     parts[0] = dataclasses.replace(parts[0], k_scale_PKS=jnp.ones(()))
   if 'filled' in change:
     parts[0] = dataclasses.replace(parts[0], filled_P=None)
-  monkeypatch.setattr(decode_kernel, 'attend_to_filled', lambda q_BNH, _: q_BNH)
+  monkeypatch.setattr(
+    decode_kernel, 'attend_to_filled', lambda q_BNH, _, layout: q_BNH
+  )
   monkeypatch.setattr(lib, 'attend_to_parts', lambda *_, **__: None)
   found = lib.decode_attention(
     q[:, None], parts, kernel=change.get('kernel', 'auto'),
@@ -313,7 +425,7 @@ def test_a_sampler_with_all_kernels_samples_the_same(monkeypatch, one_device):
   interpret(decode_kernel, 'attend_to_filled')
   interpret(write_kernel, 'rotate_and_write')
   interpret(logits_kernel, 'sample')
-  monkeypatch.setattr(lib, '_reads_only_what_is_filled', lambda *_: True)
+  monkeypatch.setattr(lib, 'pick_decode_kernel', lambda *_: 'gpu')
   monkeypatch.setattr(write_kernel, 'fits', lambda *_: True)
   monkeypatch.setattr(Layout, 'has_small_kernels', True)
   # Another static argument, so that it is compiled again.

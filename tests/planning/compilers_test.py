@@ -29,13 +29,13 @@ MODEL = dataclasses.replace(
 CHIPS = {'tpu': 'tpu:v5e:2x2', 'gpu': 'h200:1'}
 
 
-def _run(chips: str) -> Run:
+def _run(chips: str, tensor: int = 1) -> Run:
   config = runs.rl(
     prompts=4, sampling=Sampling(samples=4, max_new_tokens=128),
     max_prompt_tokens=128, compute=Compute(dtype='bfloat16', remat='layer'),
     hardware=runs.hardware(
-      layout=Axes(), sampler_layout=Axes(data=-1, fsdp=1), num_microbatches=1,
-      slots=64,
+      layout=Axes(), sampler_layout=Axes(data=-1, fsdp=1, tensor=tensor),
+      num_microbatches=1, slots=64,
     ),
   )  # fmt: skip
   return Run(config, MODEL, machines.parse(chips))
@@ -60,6 +60,29 @@ def test_what_the_compiler_reports(platform, name):
   if name == 'update' and platform == 'tpu':
     # Weights are gathered from four chips, and gradients added up.
     assert report.collectives['all-gather'][1] > 0
+
+
+@pytest.mark.slow
+def test_decoding_on_several_gpus_moves_no_keys():
+  module, extra = compilers.PLUGINS['gpu']
+  if not compilers.is_installed(module):
+    pytest.skip(f"needs {module}: pip install 'rlpt_jax[{extra}]'")
+  run = _run('h100:8', tensor=2)
+  calls = []
+
+  def kernel(call, operands):
+    calls.append('attend_to_filled' in call.rest)
+    return 0
+
+  report = compilers.compile_chunk(run, kernel)
+  planned = compilers.planned(run, 'chunk')
+  assert sum(calls) == MODEL.num_layers
+  assert report.total == pytest.approx(planned, rel=0.15), report
+  assert not report.copies
+  # Nothing is gathered but what the host reads of each slot, which is less than
+  # the queries of a layer: 2 heads of 128, in 64 slots.
+  assert report.collectives['all-gather'][1] < 64 * 2 * 128 * 2
+  assert 'all-to-all' not in report.collectives
 
 
 @pytest.mark.parametrize(('platform', 'chips'), CHIPS.items())

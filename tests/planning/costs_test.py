@@ -124,6 +124,9 @@ def test_xla_reads_all_slots_however_small_their_cache():
   assert found[0] == found[1]
 
 
+WIDE = Axes(fsdp=1, tensor=8)
+
+
 @pytest.mark.parametrize(
   ('model', 'chips', 'changes', 'is_filled'),
   [
@@ -131,14 +134,19 @@ def test_xla_reads_all_slots_however_small_their_cache():
     ('qwen3_06b', 'a100:1', {}, False),
     ('qwen3_06b', 'tpu:v5e:2x2', {}, True),
     ('qwen3_06b', 'tpu:v5e:2x2', {'cache_dtype': 'int8'}, False),
-    ('qwen3_06b', 'h200:2', {}, False),  # XLA cannot split a kernel.
+    ('qwen3_06b', 'h200:2', {}, True),
+    ('qwen3_06b', 'h200:8', {'hardware': runs.hardware(sampler_layout=WIDE)},
+     True),
+    # Eight chips have different queries, but the same two heads of keys.
+    ('qwen25_3b', 'h200:8', {'hardware': runs.hardware(sampler_layout=WIDE)},
+     False),
     ('qwen3_06b', 'h200:1', {'cache_dtype': 'int8'}, False),
     ('qwen3_06b', 'h200:1', {'compute': Compute(attention='xla')}, False),
     # 16 completions of 8 queries are too many.
     ('qwen25_3b', 'h200:1', {'sampling': Sampling(samples=16)}, False),
     ('qwen25_3b', 'h200:1', {'sampling': Sampling(samples=8)}, True),
   ],
-)
+)  # fmt: skip
 def test_where_only_filled_positions_are_read(model, chips, changes, is_filled):
   run = runs.run(runs.rl(**changes), model, chips)
   options = {'completion': 2, 'samples': 4, 'busy': 1.0}

@@ -1,6 +1,8 @@
 """The engine: whatever happens around a sample, it is the static sampler's."""
 
+import collections
 import dataclasses
+import math
 import random
 
 import jax
@@ -10,13 +12,13 @@ import pytest
 
 from rlpt_jax.core import compilations
 from rlpt_jax.core.layout import make_layout
+from rlpt_jax.models import attention, decode_kernel, head
 from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models import head
 from rlpt_jax.sampling import chunks
 from rlpt_jax.sampling.engine import Engine, nan_error
 from rlpt_jax.sampling.plan import Plan
-from rlpt_jax.sampling.requests import Interruption, Request, join
+from rlpt_jax.sampling.requests import Interruption, Request, cut, join
 from rlpt_jax.sampling.sampler import Sampler
 from tests.models import references
 from tests.sampling import decode_test
@@ -335,7 +337,7 @@ def test_cancelled_samples_leave_their_slots(one_device):
     while not engine.is_idle:
       step()
     assert engine.running == engine.waiting == 0
-    assert sorted(engine._free_prefixes) == [0, 1, 2]
+    assert sorted(*engine._free_prefixes) == [0, 1, 2]
   # What waited was never heard of, what ran not again.
   assert not {(0, 3), (2, 1), (2, 2), (2, 3)} & pieces.keys()
   cancelled_last = []
@@ -568,6 +570,209 @@ def test_what_to_try_depends_on_the_type():
   )
 
 
+def token(words, position):
+  """What the devices below sample: one number in each place, as from a key."""
+  return (int(words[1]) + 31 * int(words[3]) + 7 * int(position)) % 250
+
+
+def pretend_chunk(decoder, params, prefixes, own, slots, *, steps):
+  """What `chunks.decode_chunk` returns, of tokens that need no devices."""
+  del decoder, params, prefixes
+  report = chunks._empty_report(slots, len(slots.token_B), steps)
+  report = jax.tree.map(np.array, report)
+  for slot in np.flatnonzero(slots.running_B):
+    start, limit = slots.sampled_B[slot], slots.limit_B[slot]
+    for i in range(min(steps, limit - start)):
+      new = token(slots.key_words_BC[slot], start + i)
+      assert slots.replay_BT[slot, i] in (chunks.NO_TOKEN, new)
+      report.tokens_BT[slot, i] = new
+      report.count_B[slot] += 1
+      if new < 2 or start + i + 1 == limit:
+        report.finish_B[slot] = chunks.STOP if new < 2 else chunks.LENGTH
+        break
+  return own, report
+
+
+def expected_tokens(request, sample):
+  tokens = []
+  while len(tokens) < request.limits[sample]:
+    tokens.append(token(request.key_words(sample), len(tokens)))
+    if tokens[-1] < 2:
+      break
+  return tokens
+
+
+def check_seats(engine):
+  """Samples sit on the shard of their prefix; nothing is in two places."""
+  shards = engine.decoder.layout.batch_size
+  plan, readers = engine.plan, engine._readers()
+  taken = {}
+  for slot, row in engine._by_slot.items():
+    taken.setdefault(row.group.prefix, set()).add(row.group)
+    place = readers.place_B[slot]
+    assert readers.rows_PG.reshape(-1)[place] == slot
+    assert place // plan.group == row.group.prefix
+    shard = row.group.prefix // (plan.num_prompts // shards)
+    assert slot // (plan.slots // shards) == shard
+    assert row.group.running <= plan.group
+  assert all(len(groups) == 1 for groups in taken.values())
+  free = [row for rows in engine._free_prefixes for row in rows]
+  assert len(free) == len(set(free)) and not taken.keys() & set(free)
+  assert not engine._prefix_length_P[free].any()
+
+
+def check_order(engine, monkeypatch):
+  """Nobody enters a slot that an earlier request could have had."""
+  shard_of, enter = engine._blocks.shard, engine._enter
+
+  def checked(slot, group):
+    for other in engine._queue:
+      if other.ticket < group.ticket and other.running < engine.plan.group:
+        assert other.prefix is not None or not other.waiting
+        assert not other.waiting or shard_of(slot) not in engine._shards(other)
+    enter(slot, group)
+
+  monkeypatch.setattr(engine, '_enter', checked)
+
+
+def random_requests(rng, plan):
+  """Groups of any size, some larger than all slots; lengths of all kinds."""
+  asked = []
+  for i in range(rng.randint(1, 25)):
+    samples = rng.choice([1, 2, 3, 4, rng.randint(1, 2 * plan.slots)])
+    longest = rng.choice([3, 20, 64, 64])
+    asked.append(Request(
+      prompt_tokens=tuple(range(rng.choice([1, 2, 17, 60]))), id=f'{i}',
+      samples=samples,
+      max_new_tokens=tuple(rng.randint(1, longest) for _ in range(samples)),
+    ))  # fmt: skip
+  return asked
+
+
+def random_plan(rng, shards):
+  own_tokens = rng.choice([None, 64, 70, 80, 100])
+  slots = shards * rng.randint(1, 8)
+  return dataclasses.replace(
+    PLAN, slots=slots, group=rng.choice([1, 2, 4, 8, slots]),
+    prompts=shards * rng.randint(1, 4), block=rng.choice([4, 8, 16]),
+    own_tokens=own_tokens and shards * own_tokens,
+  )  # fmt: skip
+
+
+def random_run(seed, sizes, monkeypatch):
+  """Runs random requests, some of which are cancelled; returns all that was
+  decided: who sat where at each step.
+  """
+  rng = random.Random(seed)
+  layout = make_layout(
+    **sizes, devices=jax.devices()[: math.prod(sizes.values())]
+  )
+  decoder, params = tiny(layout)
+  plan = random_plan(rng, layout.batch_size)
+  asked, history = random_requests(rng, plan), []
+  late = asked[rng.randint(0, len(asked)) :]
+  found, cancelled = collections.defaultdict(list), set()
+  with Engine(decoder, params, plan) as engine:
+    check_order(engine, monkeypatch)
+    for request in asked[: len(asked) - len(late)]:
+      engine.submit(request)
+    while not engine.is_idle or late:
+      if late and (engine.is_idle or rng.random() < 0.3):
+        engine.submit(late.pop(0))
+      before = engine.counts['row_steps']
+      for ticket, sample, piece in engine.step():
+        found[ticket, sample] += piece.tokens.tolist()
+        assert piece.finish_reason or not len(piece.tokens) % plan.chunk
+      # Never a step in which nobody moves.
+      assert engine.counts['row_steps'] > before
+      check_seats(engine)
+      history.append(
+        {s: (r.group.ticket, r.sample) for s, r in engine._by_slot.items()}
+      )
+      if rng.random() < 0.1:
+        ticket = rng.randrange(engine._tickets)
+        sample = rng.choice([None, rng.randrange(asked[ticket].samples)])
+        samples = range(asked[ticket].samples) if sample is None else [sample]
+        cancelled |= {(ticket, sample) for sample in samples}
+        engine.cancel(ticket, sample)
+    assert not engine._blocks.missing(np.zeros(plan.slots)).any()
+    assert sum(map(len, engine._free_prefixes)) == plan.prompts
+  for ticket, request in enumerate(asked):
+    for sample in range(request.samples):
+      expected = expected_tokens(request, sample)
+      tokens = found[ticket, sample]
+      assert tokens == expected[: len(tokens)]
+      assert len(tokens) == len(expected) or (ticket, sample) in cancelled
+  return history, engine.counts
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'data': 1}, {'data': 2}, {'data': 2, 'fsdp': 2}, {'data': 8}],
+  ids=str,
+)  # fmt: skip
+def test_everybody_gets_a_seat_beside_their_prefix(sizes, monkeypatch):
+  monkeypatch.setattr(chunks, 'decode_chunk', pretend_chunk)
+  monkeypatch.setattr(chunks, 'prefill_into', lambda *arguments: arguments[2])
+  counts = collections.Counter()
+  for seed in range(12):
+    history, counted = random_run(seed, sizes, monkeypatch)
+    assert random_run(seed, sizes, monkeypatch)[0] == history
+    counts += counted
+  assert counts['put_back'] > 50
+
+
+def test_new_groups_go_where_there_is_room(monkeypatch):
+  monkeypatch.setattr(chunks, 'decode_chunk', pretend_chunk)
+  monkeypatch.setattr(chunks, 'prefill_into', lambda *arguments: arguments[2])
+  decoder, params = tiny(make_layout(data=4, devices=jax.devices()[:4]))
+  plan = dataclasses.replace(PLAN, slots=16, prompts=8, group=4)
+
+  def seats(engine):
+    """The tickets in each shard's slots."""
+    tickets = [
+      engine._by_slot[slot].group.ticket if slot in engine._by_slot else None
+      for slot in range(plan.slots)
+    ]
+    return [tickets[i : i + 4] for i in range(0, plan.slots, 4)]
+
+  def ask(i, samples):
+    return Request(
+      prompt_tokens=(1, 2), id=f'{i}', samples=samples, max_new_tokens=64,
+      temperature=0,
+    )  # fmt: skip
+
+  with Engine(decoder, params, plan) as engine:
+    for i, samples in enumerate((3, 3, 9, 2, 2)):
+      engine.submit(ask(i, samples))
+    engine._admit()
+    assert seats(engine) == [
+      [0, 0, 0, None], [1, 1, 1, None], [2, 2, 2, 2], [3, 3, 4, 4]
+    ]  # fmt: skip
+    # The third waits for its own shard; a larger group starts elsewhere.
+    engine.submit(ask(5, 3))
+    engine._admit()
+    assert seats(engine)[0] == [0, 0, 0, 5]
+    # Two more of it wait there, and nobody overtakes them.
+    engine.submit(ask(6, 1))
+    engine.submit(ask(7, 1))
+    engine._admit()
+    assert seats(engine)[:2] == [[0, 0, 0, 5], [1, 1, 1, 6]]
+    assert engine.waiting == 5 + 2 + 1
+    engine.cancel(0)
+    engine._admit()
+    assert seats(engine)[0] == [5, 5, 7, 5]
+  # Eight of a request may run at once, on two shards of four slots.
+  plan = dataclasses.replace(plan, group=8)
+  with Engine(decoder, params, plan) as engine:
+    engine.submit(ask(0, 11))
+    engine.submit(ask(1, 9))
+    engine._admit()
+    assert seats(engine) == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+    by_slot = [engine._by_slot[slot].sample for slot in range(plan.slots)]
+    assert by_slot == [0, 1, 2, 3, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert engine.waiting == 3 + 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('model', 'sizes'), decode_test.EIGHT_DEVICES, ids=str)
 def test_eight_devices_sample_what_one_does(model, sizes, one_device):
@@ -585,3 +790,50 @@ def test_eight_devices_sample_what_one_does(model, sizes, one_device):
     # A row that is alone in its shard can always grow.
     is_alone = layout.batch_size == scarce.slots
     assert (engine.counts['put_back'] > 0) != is_alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'sizes', [{'data': 4}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=str
+)
+def test_kernels_on_several_devices_sample_what_one_does(
+  sizes, monkeypatch, one_device
+):
+  """The kernel of GPUs, with seats that it needs; XLA's attention on one."""
+  plan = dataclasses.replace(
+    PLAN, slots=16, prompts=8, group=8, block=8, own_tokens=4 * 64
+  )
+  # Two groups, each with twice as many samples as a shard has slots.
+  large = requests(max_new_tokens=40, samples=16)[3]
+  asked = [large, *mixed(8)]
+  roomy = dataclasses.replace(plan, own_tokens=None)
+  expected = run(*tiny(one_device), asked, roomy)
+  kernel, calls = decode_kernel.attend_to_filled, []
+
+  def interpreted(*arguments, layout):
+    calls.append(layout)
+    return kernel(*arguments, layout=layout, interpret=True)
+
+  monkeypatch.setattr(decode_kernel, 'attend_to_filled', interpreted)
+  monkeypatch.setattr(attention, 'pick_decode_kernel', lambda *_: 'gpu')
+  size = math.prod(sizes.values())
+  decoder, params = tiny(make_layout(**sizes, devices=jax.devices()[:size]))
+  # Another static argument, so that it is compiled again.
+  compute = dataclasses.replace(decoder.compute, head_chunk=64)
+  decoder = dataclasses.replace(decoder, compute=compute)
+
+  def look(engine, steps):
+    check_seats(engine)
+    if steps == 3:
+      engine.cancel(1, 1)
+
+  found, engine = pieces_of(decoder, params, asked, plan, look)
+  assert calls and engine.counts['put_back'] > 0
+  for (ticket, sample), pieces in found.items():
+    completion, whole = join(pieces), expected[ticket][sample]
+    if (ticket, sample) == (1, 1):
+      assert completion.finish_reason is None
+      whole = cut(whole, len(completion.tokens))
+      whole = dataclasses.replace(whole, finish_reason=None)
+    assert_same([[completion]], [[whole]])
+  assert len(found) == sum(request.samples for request in asked)
