@@ -5,7 +5,6 @@ memory, collectives and copies is what they would say on the chips; only times
 are unknown, and on a GPU, kernels are not tuned.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -20,14 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import (
-  AbstractDevice,
-  AbstractMesh,
-  AxisType,
-  NamedSharding,
-  PartitionSpec,
-  use_abstract_mesh,
-)
+from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.types import Batch
@@ -183,7 +175,7 @@ def compile_update(run: Run) -> Report:
     count, count, count,
   )  # fmt: skip
   update = run.config.make_update(decoder, optimizer)
-  with _kind(run.machine):
+  with _chips(decoder):
     lowered = update.lower(state, *_batches(run.config, layout))
   options = learner.GPU_OPTIONS if run.machine.platform == 'gpu' else {}
   return _report(run, lowered, start, options=options)
@@ -226,7 +218,7 @@ def compile_chunk(
     lambda x: _shaped(x.shape, x.dtype, replicated), idle_slots(plan)
   )
   params = published(decoder)
-  with _kind(run.machine):
+  with _chips(decoder):
     lowered = chunks.compiled_for(run.machine.platform).lower(
       decoder, params, prefixes, own, slots, steps=plan.chunk
     )
@@ -234,18 +226,12 @@ def compile_chunk(
   return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
 
 
-def _kind(machine: Machine):
-  """A context that tells Pallas which GPU it lowers kernels for."""
-  if machine.platform != 'gpu':
-    return contextlib.nullcontext()
-  # Otherwise, jax 0.11 asks the GPU of this machine.
-  gpu = AbstractDevice(
-    device_kind=f'NVIDIA {machine.kind.upper()}', num_cores=132, platform='gpu'
-  )
-  auto = (AxisType.Auto,)
-  return use_abstract_mesh(
-    AbstractMesh((1,), ('chip',), axis_types=auto, abstract_device=gpu)
-  )
+def _chips(decoder: Decoder):
+  """A context that tells Pallas which chips it lowers kernels for.
+
+  Otherwise, jax 0.11 asks the GPU of this machine.
+  """
+  return use_abstract_mesh(decoder.layout.mesh.abstract_mesh)
 
 
 def idle_slots(plan: Plan) -> chunks.Slots:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 import types
 
 import jax
@@ -399,16 +400,26 @@ def _samples(decoder):
   params = weights.init(specs, jax.random.key(0), layout=decoder.layout)
   requests = [
     Request(
-      prompt_tokens=tuple(range(1, 2 + length)), id=str(length), samples=3,
+      prompt_tokens=tuple(range(1, 2 + length)), id=str(length), samples=2,
       max_new_tokens=40,
     )
-    for length in (3, 17)
+    for length in (3, 17, 9, 11)
   ]  # fmt: skip
   return decode.sample(decoder, publish(decoder, params), requests)
 
 
 @pytest.mark.slow
-def test_a_sampler_with_all_kernels_samples_the_same(monkeypatch, one_device):
+@pytest.mark.parametrize(
+  ('sizes', 'samples'),  # How the devices are used; if `sample` can be.
+  [
+    ({'fsdp': 1}, True),
+    ({'fsdp': 4}, True),
+    ({'fsdp': 2, 'tensor': 2}, False),
+  ],
+)
+def test_a_sampler_with_all_kernels_samples_the_same(
+  sizes, samples, monkeypatch, one_device
+):
   config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=2)
   expected = _samples(Decoder(config, Compute(dtype='float32'), one_device))
   uses = collections.Counter()
@@ -430,9 +441,13 @@ def test_a_sampler_with_all_kernels_samples_the_same(monkeypatch, one_device):
   monkeypatch.setattr(Layout, 'has_small_kernels', True)
   # Another static argument, so that it is compiled again.
   compute = Compute(dtype='float32', head_chunk=64)
-  found = _samples(Decoder(config, compute, one_device))
+  layout = make_layout(
+    **sizes, devices=jax.devices()[: math.prod(sizes.values())]
+  )
+  found = _samples(Decoder(config, compute, layout))
   L = config.num_layers
-  assert uses == {'attend_to_filled': L, 'rotate_and_write': L, 'sample': 1}
+  expected_uses = {'attend_to_filled': L, 'rotate_and_write': L}
+  assert uses == expected_uses | ({'sample': 1} if samples else {})
   rows = (itertools.chain.from_iterable(x) for x in (found, expected))
   for a, b in zip(*rows, strict=True):
     np.testing.assert_array_equal(a.tokens, b.tokens)
