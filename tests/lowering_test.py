@@ -24,6 +24,7 @@ from rlpt_jax.sampling.table import Sizes, Table
 PROMPTS, GROUP, PROMPT_LENGTH, LENGTH = 4, 4, 256, 128
 CASES = [
   ('cuda', 'xla', {}),
+  ('cuda', 'xla', {'fsdp': 2, 'expert': 2, 'tensor': 2}),
   ('tpu', 'xla', {}),
   ('tpu', 'splash', {}),
   ('tpu', 'splash', {'fsdp': 4, 'tensor': 2}),
@@ -86,7 +87,9 @@ def test_a_train_step_lowers(platform, attention, sizes, model):
   text = _lower(step, platform, params, prompts, prompts, tokens, tokens)
   assert ('tpu_custom_call' in text) == (attention == 'splash')
   if decoder.config.num_experts:
-    assert 'ragged_dot' in text
+    for kernel in ('grouped_product', 'grouped_gradient'):
+      assert (kernel in text) == (platform == 'cuda')
+    assert ('ragged_dot' in text) == (platform == 'tpu')
 
 
 @pytest.mark.parametrize('cache_dtype', ['bfloat16', 'int8'])

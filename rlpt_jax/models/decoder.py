@@ -220,10 +220,7 @@ def _run(
         for part, (k, v, k_scale, v_scale) in zip(context, seen, strict=True)
       ]
       attend_here = functools.partial(attend, parts=parts, own=own)
-      return _layer(
-        decoder, x_BTD, p, rotates, rope, mask_BT, attend_here,
-        is_decoding=own is not None,
-      )  # fmt: skip
+      return _layer(decoder, x_BTD, p, rotates, rope, mask_BT, attend_here)
 
     rotates_L = np.asarray(c.rope_layers or (True,) * c.num_layers)
     seen = [part.layers for part in context]
@@ -273,9 +270,7 @@ def _one_by_one(body, x_BTD, per_layer):
   return x_BTD, (tuple(zip(*kept, strict=True)), router)
 
 
-def _layer(
-  decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend, *, is_decoding
-):
+def _layer(decoder: Decoder, x_BTD, p, rotates, rope, mask_BT, attend):
   """(x_BTD after one layer, (its keys and values, its router statistics))."""
   c, layout = decoder.config, decoder.layout
   p = jax.tree.map(lambda w: w.astype(x_BTD.dtype), p)
@@ -290,9 +285,7 @@ def _layer(
   h_BTD = layers.rms_norm(x_BTD, p['mlp_norm'], eps=c.norm_eps)
   router = None
   if c.num_experts:
-    y_BTD, router = moe(
-      p, h_BTD, mask_BT, decoder=decoder, is_decoding=is_decoding
-    )
+    y_BTD, router = moe(p, h_BTD, mask_BT, decoder=decoder)
   else:
     y_BTD = layers.mlp(p, h_BTD, layout)
   x_BTD = layout.constrain(x_BTD + y_BTD, 'batch', None, 'embed')

@@ -51,12 +51,8 @@ def balance_of(config: DecoderConfig):
   )
 
 
-def moe(p, x_BTD, valid_BT, *, decoder: Decoder, is_decoding: bool = False):
-  """(output of the experts for x_BTD, this layer's RouterStats).
-
-  is_decoding: promises that no gradient is needed. Then no row is multiplied by
-    experts that it did not choose (on a GPU: in half precision only).
-  """
+def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
+  """(output of the experts for x_BTD, this layer's RouterStats)."""
   c, layout = decoder.config, decoder.layout
   logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD, p['w_router'])
   probs_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32), axis=-1)
@@ -76,15 +72,11 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder, is_decoding: bool = False):
       )
   y_BTD = jax.shard_map(
     functools.partial(
-      _experts,
-      rows_split=rows_split,
-      platform=layout.platform if is_decoding else None,
+      _experts, rows_split=rows_split, platform=layout.platform
     ),
     mesh=layout.mesh,
     in_specs=(x_spec, x_spec, x_spec, up_spec, up_spec, down_spec),
     out_specs=x_spec,
-    # Gradients need the check, but `grouped_product` declares no varying axes.
-    check_vma=not is_decoding,
   )(
     x_BTD,
     weight_BTC.astype(x_BTD.dtype),
@@ -106,11 +98,9 @@ def _experts(
   mesh axis `expert`; then their outputs are summed.
 
   rows_split: True if that axis also splits the rows.
-  platform: where to compute without gradients; None: with gradients.
+  platform: the kind of the devices.
   """
-  product = jax.lax.ragged_dot
-  if platform is not None:
-    product = functools.partial(grouped_product, platform=platform)
+  product = functools.partial(grouped_product, platform=platform)
   if rows_split:
     gather = functools.partial(
       jax.lax.all_gather, axis_name='expert', tiled=True

@@ -1,5 +1,6 @@
 """The mixture of experts: its statistics, its loss, its layouts."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,6 @@ import pytest
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import make_layout
-from rlpt_jax.models import cache as cache_lib
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import moe, zoo
 from rlpt_jax.models.config import Compute, Decoder
@@ -57,9 +57,7 @@ def test_values_and_gradients_are_those_of_the_plain_sum(
     rng.normal(size=(rows, 6, 64)).astype(np.float32), 'batch', None, None
   )
 
-  def ours(p, x_BTD):
-    y, _ = moe.moe(p, x_BTD, jnp.ones(x_BTD.shape[:2]), decoder=decoder)
-    return jnp.sum(jnp.sin(y))
+  ours = functools.partial(_loss, decoder=decoder)
 
   def plain(p, x_BTD):
     return jnp.sum(jnp.sin(_plain(p, x_BTD)))
@@ -73,48 +71,40 @@ def test_values_and_gradients_are_those_of_the_plain_sum(
     np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=0)
 
 
+# On a TPU, XLA's products of ragged arrays; here, XLA can compute these too.
 @pytest.mark.parametrize(
   ('sizes', 'rows'),
   [({}, 8), ({'fsdp': 1, 'expert': 2, 'tensor': 4}, 8), ({'expert': 4}, 2)],
   ids=str,
 )
-def test_decoding_gives_the_same(sizes, rows, one_device):
+def test_all_platforms_give_the_same(sizes, rows, one_device):
   layout = make_layout(**sizes) if sizes else one_device
-  decoder, p = _layer(layout)
   rng = np.random.default_rng(0)
   x_BTD = layout.put(
     rng.normal(size=(rows, 1, 64)).astype(np.float32), 'batch', None, None
   )
+  decoder, p = _layer(layout)
 
-  @functools.partial(jax.jit, static_argnames='is_decoding')
-  def run(p, x_BTD, is_decoding):
-    valid_BT = jnp.ones(x_BTD.shape[:2])
-    return moe.moe(
-      p, x_BTD, valid_BT, decoder=decoder, is_decoding=is_decoding
-    )[0]
-
-  found, expected = run(p, x_BTD, True), run(p, x_BTD, False)
-  np.testing.assert_allclose(found, expected, atol=2e-6)
-
-
-def test_only_decoding_computes_without_gradients(one_device):
-  decoder = Decoder(CONFIG, Compute(dtype='float32'), one_device)
-  params = weights.shapes(decoder_lib.specs(CONFIG), layout=one_device)
-  empty = jax.eval_shape(
-    functools.partial(
-      cache_lib.empty, CONFIG, 2, 16, dtype='float32', layout=one_device
+  def run(platform):
+    there = dataclasses.replace(layout, platform=platform)
+    loss = functools.partial(
+      _loss, decoder=dataclasses.replace(decoder, layout=there)
     )
-  )
-  tokens = jax.ShapeDtypeStruct((2, 1), jnp.int32)
-  decode = functools.partial(decoder_lib.decode, decoder)
-  decoding = jax.make_jaxpr(decode)(params, tokens, tokens, (), empty, 0)
-  assert 'ragged_dot' not in str(decoding)
-  forward = functools.partial(decoder_lib.forward, decoder)
-  assert 'ragged_dot' in str(jax.make_jaxpr(forward)(params, tokens, tokens))
+    program = jax.make_jaxpr(loss)(p, x_BTD)
+    assert ('ragged_dot' in str(program)) == (platform == 'tpu')
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(p, x_BTD)
+
+  for a, b in zip(*map(jax.tree.leaves, map(run, ('cpu', 'tpu'))), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-def test_what_a_ragged_product_leaves_undefined_reaches_nothing(monkeypatch):
-  ragged_dot = jax.lax.ragged_dot
+def _loss(p, x_BTD, *, decoder):
+  y, _ = moe.moe(p, x_BTD, jnp.ones(x_BTD.shape[:2]), decoder=decoder)
+  return jnp.sum(jnp.sin(y))
+
+
+def test_what_a_product_leaves_undefined_reaches_nothing(monkeypatch):
+  product = moe.grouped_product
 
   @jax.custom_vjp
   def undefined_beyond(x_JD, sizes_E):
@@ -129,11 +119,12 @@ def test_what_a_ragged_product_leaves_undefined_reaches_nothing(monkeypatch):
 
   undefined_beyond.defvjp(forward, backward)
 
-  def hostile(x_JD, w_EDF, sizes_E):
+  def hostile(x_JD, w_EDF, sizes_E, *, platform):
     x_JD = undefined_beyond(x_JD, sizes_E)  # In the backward pass...
     x_JD = jnp.where(jnp.isnan(x_JD), 0, x_JD)
     # ...and in the forward pass.
-    return undefined_beyond(ragged_dot(x_JD, w_EDF, sizes_E), sizes_E)
+    y_JF = product(x_JD, w_EDF, sizes_E, platform=platform)
+    return undefined_beyond(y_JF, sizes_E)
 
   layout = make_layout(fsdp=2, expert=4)
   decoder, p = _layer(layout)
@@ -143,14 +134,11 @@ def test_what_a_ragged_product_leaves_undefined_reaches_nothing(monkeypatch):
   )
 
   def gradients():
-    def loss(p, x_BTD):
-      y, _ = moe.moe(p, x_BTD, jnp.ones(x_BTD.shape[:2]), decoder=decoder)
-      return jnp.sum(jnp.sin(y))
-
+    loss = functools.partial(_loss, decoder=decoder)
     return jax.jit(jax.grad(loss, argnums=(0, 1)))(p, x_BTD)
 
   expected = gradients()
-  monkeypatch.setattr(jax.lax, 'ragged_dot', hostile)
+  monkeypatch.setattr(moe, 'grouped_product', hostile)
   for a, b in zip(*map(jax.tree.leaves, (gradients(), expected)), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
