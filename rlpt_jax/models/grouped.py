@@ -180,7 +180,7 @@ LOOP = Way(_rows_by_loop, _matrices_by_loop)
 
 
 class _Blocks(NamedTuple):
-  """Sizes of a product of blocks: its columns, and what it adds up at a time."""
+  """The columns of a block, and how many numbers it adds up at a time."""
 
   columns: int
   depth: int

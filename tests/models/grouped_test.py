@@ -18,7 +18,7 @@ WAYS = {
     *(functools.partial(f, interpret=True) for f in grouped.KERNEL)
   ),
 }
-# (rows, groups): for tiles of 16, 32, 64 and 128 rows, which do not divide them.
+# (rows, groups), for tiles of 16, 32, 64 and 128 rows.
 SHAPES = (5, 6), (67, 6), (121, 5), (300, 4)
 D, F = 48, 80
 
