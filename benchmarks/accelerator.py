@@ -13,9 +13,8 @@ this repository by itself. Prints a line of JSON for each measurement. Stages:
              milliseconds of the forward pass and of both passes. Errors are
              relative to float32.
   experts    The products of a layer of experts (Qwen3-30B-A3B's, or --model's)
-             for 1, 8, 64 and 256 rows, or --prompts, by jax.lax.ragged_dot
-             ("xla") and as we decode ("auto"): milliseconds, and the share of a
-             large copy's bandwidth at which the chosen experts are read.
+             for 1 to 256 rows, or --prompts, and in both passes of learning
+             from 512 and 8,192: see experts.py.
   sample     32 prompts of 1,024 tokens, with 8 completions of 512 tokens each,
              and random weights in bfloat16. share_of_limit is the least
              possible time over the measured one. The least possible time is
@@ -63,7 +62,6 @@ from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import flops, scoring, zoo
 from rlpt_jax.models.attention import Part
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.models.grouped import grouped_product
 from rlpt_jax.sampling import decode
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Request
@@ -255,41 +253,15 @@ def learner_attention(options, kernel, layout, *, P=4, G=8):
 
 
 def experts(options):
-  models = (zoo.get(name) for name in (options.model, 'qwen3_30b_a3b'))
-  c = next(model for model in models if model.num_experts)
-  E, C, D, F = c.num_experts, c.experts_per_token, c.embed_dim, c.mlp_dim
-  small = functools.partial(
-    jnp.full, fill_value=0.01, dtype=jnp.bfloat16 if on_gpu() else jnp.float32
-  )
-  bandwidth, rng = copy_bandwidth(), np.random.default_rng(0)
-  ours = functools.partial(grouped_product, platform=jax.default_backend())
-  matrices = [small((E, D, F)), small((E, D, F)), small((E, F, D))]
+  from benchmarks import experts  # Which imports this module.
 
-  def layer(x_JD, sizes_E, matrices, *, product):
-    gate, up, down = matrices
-    hidden_JF = jax.nn.silu(product(x_JD, gate, sizes_E))
-    hidden_JF *= product(x_JD, up, sizes_E)
-    return product(hidden_JF, down, sizes_E)
-
-  for rows in [options.prompts] if options.prompts else [1, 8, 64, 256]:
-    chosen = [rng.choice(E, C, replace=False) for _ in range(rows)]
-    sizes_E = jnp.bincount(jnp.asarray(chosen).reshape(-1), length=E)
-    x_JD = small((rows * C, D))
-    num_bytes = int((sizes_E > 0).sum()) * sum(w[0].nbytes for w in matrices)
-    for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
-      if name == 'xla' and not on_gpu() and rows > 8:
-        continue  # It takes a CPU minutes.
-      run = jax.jit(functools.partial(layer, product=product))
-      took = seconds(run, x_JD, sizes_E, matrices, repeat=3)
-      say(
-        'experts', rows=rows, chosen=int((sizes_E > 0).sum()), product=name,
-        ms=round(took * 1e3, 2), share=round(num_bytes / took / bandwidth, 3),
-      )  # fmt: skip
+  experts.measure(options.model, options.prompts)
 
 
 def relative(found, exact) -> float:
-  error = jnp.linalg.norm((found - exact).ravel())
-  return float(f'{float(error / jnp.linalg.norm(exact.ravel())):.2g}')
+  found, exact = (x.astype(jnp.float32).ravel() for x in (found, exact))
+  error = jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)
+  return float(f'{float(error):.2g}')
 
 
 # Sampling.

@@ -19,7 +19,7 @@ TINY = (
   ('stage', 'keys'),
   [
     ('attention', {'error', 'errors', 'us_and_share', 'both_ms'}),
-    ('experts', {'chosen', 'ms', 'share'}),
+    ('experts', {'chosen', 'ms', 'tflop_s', 'differences'}),
     ('sample', {'tokens_per_s', 'share_of_limit', 'kl'}),
     ('learn', {'step_s', 'share_of_peak', 'gradient_norm'}),
     ('step', {'sample_s', 'learn_s', 'times_as_fast'}),
