@@ -70,14 +70,14 @@ def compare(c, rows, run, matrices, bandwidth, *, of):
     if name == 'xla' and rows > (512 if on_gpu() else 8):
       continue
     here = jax.jit(functools.partial(run, product=product))
-    took = seconds(here, x_JD, sizes_E, matrices)
+    took = seconds(here, x_JD, sizes_E, matrices, repeat=3)
     found.append(jax.tree.leaves(here(x_JD, sizes_E, matrices)))
     differences = None
     if len(found) == 2:
       differences = [relative(*pair) for pair in zip(*found, strict=True)]
     say(
       'experts', of=of, rows=rows, chosen=num_chosen, product=name,
-      ms=round(took * 1e3, 3), tflop_s=round(num_flops / took / 1e12, 1),
+      ms=round(took * 1e3, 3), tflop_s=float(f'{num_flops / took / 1e12:.3g}'),
       share=round(num_bytes / took / bandwidth, 3), differences=differences,
     )  # fmt: skip
 
