@@ -1,5 +1,6 @@
 """Every family against transformers: logits, greedy tokens, files both ways."""
 
+import copy
 import functools
 
 import jax
@@ -73,6 +74,40 @@ def test_logits_are_those_of_transformers(
   error = np.abs(found - expected)[mask > 0].max() / np.abs(expected).max()
   print(f'{family}: relative logit error {error:.1e}')
   assert error <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['qwen3', 'qwen3_moe', 'qwen3_moe_raw'])
+def test_gradients_are_those_of_transformers(
+  family, directories, tmp_path, one_device
+):
+  import torch
+
+  tokens, mask = references.ragged_batch(vocab=103)
+  model = copy.deepcopy(_torch_model(family))
+  logits_BTV = model(
+    input_ids=torch.tensor(tokens, dtype=torch.long),
+    attention_mask=torch.tensor(mask),
+  ).logits
+  (torch.sin(logits_BTV) * torch.tensor(mask)[..., None]).sum().backward()
+  with torch.no_grad():
+    for parameter in model.parameters():
+      parameter.copy_(parameter.grad)
+  # Gradients in the place of weights, so that they are read as weights are.
+  _, expected = _load(references.save(model, tmp_path), one_device)
+
+  decoder, params = _load(directories / family, one_device)
+
+  def loss(params):
+    logits_BTV = _logits(decoder, params, tokens, mask)
+    return (jax.numpy.sin(logits_BTV) * mask[..., None]).sum()
+
+  found = jax.jit(jax.grad(loss))(params)
+  for (name, a), (_, b) in zip(
+    weights.named(found), weights.named(expected), strict=True
+  ):
+    error = np.abs(a - b).max() / np.abs(b).max()
+    assert error <= 2e-5, (name, error)
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -143,6 +143,31 @@ def test_what_a_product_leaves_undefined_reaches_nothing(monkeypatch):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
+def test_rematerialization_keeps_no_row_of_an_expert(
+  platform, one_device, capsys
+):
+  layout = dataclasses.replace(one_device, platform=platform)
+  decoder, p = _layer(layout)
+  p = jax.tree.map(lambda x: x.astype(jnp.bfloat16), p)
+  x_BTD = jnp.ones((8, 6, 64), jnp.bfloat16)
+
+  def kept(remat):
+    """Returns the lines of what is computed and kept for the backward pass."""
+    f = decoder_lib._remat(
+      functools.partial(_loss, decoder=decoder), Compute(remat=remat)
+    )
+    jax.ad_checkpoint.print_saved_residuals(f, p, x_BTD)
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines if ' output of ' in line]
+
+  # 8 * 6 tokens, with 2 experts of 128 each.
+  assert any('bf16[96,128]' in line for line in kept('none'))
+  assert kept('layer') == []
+  (router,) = kept('dots')
+  assert router.startswith('bf16[8,6,4] output of dot_general')
+
+
 def test_statistics_leave_padding_out(one_device):
   decoder, p = _layer(one_device)
   x_BTD = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 64)), 'f4')
