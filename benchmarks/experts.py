@@ -1,9 +1,16 @@
-"""Speed of a layer's experts: the stage `experts` of accelerator.py.
+"""A layer's experts: the stage `experts` of accelerator.py, and their programs.
 
-Each row is sent to some experts at random, and its products with their matrices
-are computed by jax.lax.ragged_dot ("xla") and by models/grouped.py ("auto"): in
-the forward pass, and for many rows in both passes of learning. For each, a line
-of JSON says
+    python benchmarks/experts.py
+
+compiles both passes of learning from 8,192 rows for an H200 that need not be
+here (pip install 'rlpt_jax[plan-cuda]'), and prints the operations of its
+products, what they move and the temporary memory. Operations of our kernels are
+not in the HLO; their tiles have up to twice the rows that are necessary.
+
+The stage times them. Each row is sent to some experts at random. Its products
+with their matrices are computed by jax.lax.ragged_dot ("xla") and by
+models/grouped.py ("auto"), in the forward pass, and for many rows also in both
+passes of learning. For each, a line of JSON says
 
   ms           milliseconds
   tflop_s      the operations that are necessary, per second
@@ -17,10 +24,16 @@ memory of a GPU for 8,192; these are left out.
 """
 
 import functools
+import math
+import pathlib
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.accelerator import (
   copy_bandwidth,
@@ -77,9 +90,13 @@ def compare(c, rows, run, matrices, bandwidth, *, of):
       differences = [relative(*pair) for pair in zip(*found, strict=True)]
     say(
       'experts', of=of, rows=rows, chosen=num_chosen, product=name,
-      ms=round(took * 1e3, 3), tflop_s=float(f'{num_flops / took / 1e12:.3g}'),
+      ms=round(took * 1e3, 3), tflop_s=shown(num_flops / took / 1e12),
       share=round(num_bytes / took / bandwidth, 3), differences=differences,
     )  # fmt: skip
+
+
+def shown(number) -> float:
+  return float(f'{number:.3g}')
 
 
 def layer(x_JD, sizes_E, matrices, *, product):
@@ -98,3 +115,59 @@ def random(seed, shape):
   """Numbers of the size that a model's weights have."""
   dtype = jnp.bfloat16 if on_gpu() else jnp.float32
   return jax.random.normal(jax.random.key(seed), shape, dtype) / 32
+
+
+# Compiled without a GPU.
+
+
+def compile_both(model='qwen3_30b_a3b', rows=8192):
+  # They need libraries that a machine with a GPU may lack.
+  from rlpt_jax.planning import compilers, hlo, machines
+
+  c = zoo.get(model)
+  E, J, D, F = c.num_experts, rows * c.experts_per_token, c.embed_dim, c.mlp_dim
+  jax.config.update('jax_enable_compilation_cache', False)
+  chip = compilers.devices(machines.parse('h200:1'))[0]
+
+  def shaped(*shape, dtype=jnp.bfloat16):
+    sharding = jax.sharding.SingleDeviceSharding(chip)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  ours = functools.partial(grouped_product, platform='gpu')
+  for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
+    both = jax.grad(functools.partial(loss, product=product), argnums=(0, 2))
+    compiled = jax.jit(both).lower(
+      shaped(J, D), shaped(E, dtype=jnp.int32),
+      [shaped(E, D, F), shaped(E, D, F), shaped(E, F, D)],
+    ).compile(compiler_options=compilers.OPTIONS['gpu'])  # fmt: skip
+    program = hlo.parse(compiled.as_text())
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    say(
+      'experts', compiled='both', model=model, rows=rows, product=name,
+      tflop=shown(dot_flops(program, program.entry) / 1e12),
+      needed_tflop=shown(3 * 2 * J * D * 3 * F / 1e12),
+      moved_gb=shown(hlo.step_bytes(program, program.entry) / 1e9),
+      temporary_gb=shown(temporary / 1e9),
+    )  # fmt: skip
+
+
+def dot_flops(program, computation: str) -> int:
+  """Returns the operations of all products that XLA computes."""
+  here, total = program.computations[computation], 0
+  for x in here.values():
+    if x.opcode == 'dot':
+      axes = re.search(r'lhs_contracting_dims=\{([\d,]+)\}', x.rest)[1]
+      (left,) = here[x.operands[0]].arrays
+      contracted = math.prod(left.shape[int(i)] for i in axes.split(','))
+      total += 2 * contracted * sum(array.size for array in x.arrays)
+    elif x.opcode in ('fusion', 'call'):
+      total += sum(
+        dot_flops(program, name)
+        for names in x.called.values()
+        for name in names
+      )
+  return total
+
+
+if __name__ == '__main__':
+  compile_both()

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from rlpt_jax.planning import compilers
+
 PROGRAM = pathlib.Path(__file__).parents[1] / 'benchmarks/accelerator.py'
 TINY = (
   '--model tiny_qwen3 --prompts 2 --prompt_length 32 --completion_length 16 '
@@ -40,3 +42,19 @@ def test_a_stage_prints_its_figures(stage, keys, monkeypatch, capsys):
     assert 0 < found['kl'] < 1e-2
   if stage == 'step':
     assert found['torch'].keys() == {'sample_s', 'learn_s'}
+
+
+@pytest.mark.slow
+def test_products_of_experts_are_counted_in_what_is_compiled(capsys):
+  from benchmarks import experts
+
+  if not compilers.is_installed(compilers.PLUGINS['gpu'][0]):
+    pytest.skip("needs the CUDA plugin: pip install 'rlpt_jax[plan-cuda]'")
+  experts.compile_both('tiny_qwen3_moe', rows=128)
+  xla, ours = map(json.loads, capsys.readouterr().out.splitlines())
+  # 256 (row, expert) pairs; 3 products of 64 x 128, each with two gradients.
+  needed = 256 * 3 * 3 * 2 * 64 * 128
+  assert xla['needed_tflop'] == pytest.approx(needed / 1e12, rel=1e-2)
+  # XLA multiplies each row by all of 4 experts.
+  assert xla['tflop'] == pytest.approx(4 * needed / 1e12, rel=1e-2)
+  assert ours['tflop'] == 0
