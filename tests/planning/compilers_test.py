@@ -29,7 +29,13 @@ MODEL = dataclasses.replace(
 CHIPS = {'tpu': 'tpu:v5e:2x2', 'gpu': 'h200:1'}
 
 
-def _run(chips: str, tensor: int = 1) -> Run:
+# Experts decide its memory: 16 of them, of which a token has 2.
+EXPERTS = dataclasses.replace(
+  MODEL, family='qwen3_moe', mlp_dim=512, num_experts=16, experts_per_token=2
+)
+
+
+def _run(chips: str, model=MODEL, tensor: int = 1) -> Run:
   config = runs.rl(
     prompts=4, sampling=Sampling(samples=4, max_new_tokens=128),
     max_prompt_tokens=128, compute=Compute(dtype='bfloat16', remat='layer'),
@@ -38,7 +44,7 @@ def _run(chips: str, tensor: int = 1) -> Run:
       num_microbatches=1, slots=64,
     ),
   )  # fmt: skip
-  return Run(config, MODEL, machines.parse(chips))
+  return Run(config, model, machines.parse(chips))
 
 
 @pytest.mark.slow
@@ -83,6 +89,17 @@ def test_decoding_on_several_gpus_moves_no_keys():
   # the queries of a layer: 2 heads of 128, in 64 slots.
   assert report.collectives['all-gather'][1] < 64 * 2 * 128 * 2
   assert 'all-to-all' not in report.collectives
+
+
+@pytest.mark.slow
+def test_an_update_of_experts_on_a_gpu_is_not_dense():
+  module, extra = compilers.PLUGINS['gpu']
+  if not compilers.is_installed(module):
+    pytest.skip(f"needs {module}: pip install 'rlpt_jax[{extra}]'")
+  run = _run(CHIPS['gpu'], EXPERTS)
+  report = compilers.compile_update(run)
+  planned = compilers.planned(run, 'update')
+  assert report.total == pytest.approx(planned, rel=0.15), report
 
 
 @pytest.mark.parametrize(('platform', 'chips'), CHIPS.items())
