@@ -42,6 +42,7 @@ from benchmarks.accelerator import (
   say,
   seconds,
 )
+from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import zoo
 from rlpt_jax.models.grouped import grouped_product
 
@@ -127,19 +128,21 @@ def compile_both(model='qwen3_30b_a3b', rows=8192):
   c = zoo.get(model)
   E, J, D, F = c.num_experts, rows * c.experts_per_token, c.embed_dim, c.mlp_dim
   jax.config.update('jax_enable_compilation_cache', False)
-  chip = compilers.devices(machines.parse('h200:1'))[0]
+  chips = compilers.devices(machines.parse('h200:1'))
+  layout = make_layout(devices=chips[:1])
 
   def shaped(*shape, dtype=jnp.bfloat16):
-    sharding = jax.sharding.SingleDeviceSharding(chip)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated())
 
   ours = functools.partial(grouped_product, platform='gpu')
   for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
     both = jax.grad(functools.partial(loss, product=product), argnums=(0, 2))
-    compiled = jax.jit(both).lower(
-      shaped(J, D), shaped(E, dtype=jnp.int32),
-      [shaped(E, D, F), shaped(E, D, F), shaped(E, F, D)],
-    ).compile(compiler_options=compilers.OPTIONS['gpu'])  # fmt: skip
+    with compilers.lowering_for(layout):
+      lowered = jax.jit(both).lower(
+        shaped(J, D), shaped(E, dtype=jnp.int32),
+        [shaped(E, D, F), shaped(E, D, F), shaped(E, F, D)],
+      )  # fmt: skip
+    compiled = lowered.compile(compiler_options=compilers.OPTIONS['gpu'])
     program = hlo.parse(compiled.as_text())
     temporary = compiled.memory_analysis().temp_size_in_bytes
     say(

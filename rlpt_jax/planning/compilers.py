@@ -22,6 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
 from rlpt_jax.core import weights
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.types import Batch
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
@@ -175,7 +176,7 @@ def compile_update(run: Run) -> Report:
     count, count, count,
   )  # fmt: skip
   update = run.config.make_update(decoder, optimizer)
-  with _chips(decoder):
+  with lowering_for(decoder.layout):
     lowered = update.lower(state, *_batches(run.config, layout))
   options = learner.GPU_OPTIONS if run.machine.platform == 'gpu' else {}
   return _report(run, lowered, start, options=options)
@@ -218,7 +219,7 @@ def compile_chunk(
     lambda x: _shaped(x.shape, x.dtype, replicated), idle_slots(plan)
   )
   params = published(decoder)
-  with _chips(decoder):
+  with lowering_for(decoder.layout):
     lowered = chunks.compiled_for(run.machine.platform).lower(
       decoder, params, prefixes, own, slots, steps=plan.chunk
     )
@@ -226,12 +227,12 @@ def compile_chunk(
   return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
 
 
-def _chips(decoder: Decoder):
-  """A context that tells Pallas which chips it lowers kernels for.
+def lowering_for(layout: Layout):
+  """Returns a context that tells Pallas which chips it lowers kernels for.
 
   Otherwise, jax 0.11 asks the GPU of this machine.
   """
-  return use_abstract_mesh(decoder.layout.mesh.abstract_mesh)
+  return use_abstract_mesh(layout.mesh.abstract_mesh)
 
 
 def idle_slots(plan: Plan) -> chunks.Slots:
