@@ -27,6 +27,9 @@ MODEL = dataclasses.replace(
   num_kv_heads=2, vocab_size=4096, num_layers=2,
 )  # fmt: skip
 CHIPS = {'tpu': 'tpu:v5e:2x2', 'gpu': 'h200:1'}
+# What cuBLAS takes for the products of a chunk on a GPU; as much in a large
+# run, so the arithmetic leaves it out.
+CUBLAS = 2**25
 
 
 # Experts decide its memory: 16 of them, of which a token has 2.
@@ -60,6 +63,8 @@ def test_what_the_compiler_reports(platform, name):
   }  # fmt: skip
   report = compiled[name](run)
   planned = compilers.planned(run, name)
+  if (platform, name) == ('gpu', 'chunk'):
+    planned += CUBLAS
   assert report.total == pytest.approx(planned, rel=0.15), report
   assert not report.copies
   assert bool(report.step) == (name == 'chunk')
@@ -81,7 +86,7 @@ def test_decoding_on_several_gpus_moves_no_keys():
     return 0
 
   report = compilers.compile_chunk(run, kernel)
-  planned = compilers.planned(run, 'chunk')
+  planned = compilers.planned(run, 'chunk') + CUBLAS
   assert sum(calls) == MODEL.num_layers
   assert report.total == pytest.approx(planned, rel=0.15), report
   assert not report.copies

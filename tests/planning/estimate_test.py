@@ -29,8 +29,9 @@ def test_a_run_is_its_steps():
 def test_shares_and_lengths_change_times():
   run = large()
   usual = Estimate(run=run)
-  fast = Estimate(run=run, shares=Shares(0.8, 1.0))
-  assert fast.step_seconds == pytest.approx(usual.step_seconds / 2)
+  half = Shares(usual.shares.compute / 2, usual.shares.memory / 2)
+  slow = Estimate(run=run, shares=half)
+  assert slow.step_seconds == pytest.approx(usual.step_seconds * 2)
   short = Estimate(run=run, lengths=Lengths(None, 1024))
   assert short.seconds['decoding'][0] < usual.seconds['decoding'][0]
 
