@@ -36,6 +36,7 @@ CALLED = re.compile(
   r'\b(calls|to_apply|body|condition|true_computation|false_computation|'
   r'branch_computations)=(\{[^}]*\}|%?[\w.\-]+)'
 )
+INDEX = re.compile(r'\bindex=(\d+)')
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -80,12 +81,6 @@ class Instruction:
     """The bytes of its result in main memory."""
     return sum(x.num_bytes for x in self.arrays if not x.on_chip)
 
-  @property
-  def times(self) -> int | None:
-    """The number of times that a loop runs; None if only the run decides."""
-    found = TRIPS.search(self.rest)
-    return int(found[1]) if found else None
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -102,7 +97,7 @@ class Program:
       yield instruction, name, times
       inner = times
       if instruction.opcode == LOOP:
-        inner = times * (instruction.times or 1)
+        inner = times * (self.times(name, instruction) or 1)
       for attribute, names in instruction.called.items():
         if attribute == 'to_apply' and instruction.opcode != 'call':
           continue  # What a reduction or a scatter does to two numbers.
@@ -113,9 +108,46 @@ class Program:
   def loops(self) -> list[Instruction]:
     """The loops whose length only the run decides, such as that of decoding."""
     return [
-      x for x, _, _ in self.reached(self.entry)
-      if x.opcode == LOOP and x.times is None
+      x for x, name, _ in self.reached(self.entry)
+      if x.opcode == LOOP and self.times(name, x) is None
     ]  # fmt: skip
+
+  def times(self, computation: str, loop: Instruction) -> int | None:
+    """Returns how often a loop of a computation runs; None if the run decides.
+
+    The compiler for GPUs says it. That for TPUs does not, but its loops count
+    from a number to a number, which the condition and the body show.
+    """
+    if found := TRIPS.search(loop.rest):
+      return int(found[1])
+    condition, body = (
+      self.computations[loop.called[name][0]] for name in ('condition', 'body')
+    )
+    compared = _root(condition)
+    if compared.opcode != 'compare' or 'direction=LT' not in compared.rest:
+      return None
+    counter, limit = compared.operands
+    found = INDEX.search(condition[counter].rest)
+    if not found:
+      return None
+    place, here = int(found[1]), self.computations[computation]
+    before, after = here[loop.operands[0]], _root(body)
+    if before.opcode != 'tuple' or after.opcode != 'tuple':
+      return None
+    next_ = body[after.operands[place]]
+    if next_.opcode != 'add':
+      return None
+    start, step = here[before.operands[place]], body[next_.operands[1]]
+    numbers = [
+      _number(inside, x)
+      for inside, x in (
+        (here, start), (condition, condition[limit]), (body, step)
+      )
+    ]  # fmt: skip
+    if None in numbers:
+      return None
+    start, end, step = numbers
+    return -(-(end - start) // step)
 
   def decode_loop(self) -> str:
     """Returns the computation of one step of decoding."""
@@ -154,6 +186,19 @@ def parse(text: str) -> Program:
   if entry is None:
     raise ValueError('no entry computation: expected the text of an HLO module')
   return Program(computations, entry)
+
+
+def _root(computation: dict[str, Instruction]) -> Instruction:
+  (root,) = (x for x in computation.values() if x.is_root)
+  return root
+
+
+def _number(here: dict[str, Instruction], x: Instruction) -> int | None:
+  """Returns the value of an integer constant; None if x is none."""
+  x = _source(here, x)
+  if x.opcode != 'constant':
+    return None
+  return int(x.rest.split(')')[0])
 
 
 def _operands(rest: str) -> tuple[str, ...]:
@@ -220,7 +265,7 @@ def _is_in_place(program: Program, computation: str, x: Instruction) -> bool:
   if x.opcode != 'fusion':
     return False
   inside = program.fused(x)
-  (root,) = (y for y in inside.values() if y.is_root)
+  root = _root(inside)
   roots = [root]
   if root.opcode == 'tuple':
     roots = [inside[name] for name in root.operands]
@@ -253,7 +298,7 @@ def step_bytes(
     if x.opcode in FREE or x.opcode.endswith('-done'):
       continue
     if x.opcode == LOOP:
-      total += (x.times or 1) * of(x.called['body'][0])
+      total += (program.times(computation, x) or 1) * of(x.called['body'][0])
     elif x.opcode == 'conditional':
       total += min(of(name) for names in x.called.values() for name in names)
     elif x.opcode in ('call', 'async-start'):

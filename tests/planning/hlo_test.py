@@ -82,6 +82,36 @@ def test_loops_and_collectives(program):
   assert hlo.collectives(program) == {'all-reduce': (3, 3 * 8 * 4)}
 
 
+def test_a_loop_that_counts_says_how_often_it_runs():
+  text = TEXT.replace(', backend_config={"known_trip_count":{"n":"3"}}', '')
+  # From 1 by 2 while less than 6, as TPUs' compiler writes it: 1, 3, 5.
+  for old, new in (
+    ('%start = (s32[], f32[8]) tuple(%k, %y)',
+     '%one = s32[] constant(1)\n  %first = s32[]{:T(128)} copy(%one)\n  '
+     '%start = (s32[], f32[8]) tuple(%first, %y)'),
+    ('ROOT %t = pred[] constant(true)',
+     '%six = s32[] constant(6)\n  '
+     '%m = s32[] get-tuple-element(%i), index=0\n  '
+     'ROOT %t = pred[] compare(%m, %six), direction=LT'),
+    ('ROOT %out = (s32[], f32[8]) tuple(%n, %ar)',
+     '%two = s32[] constant(2)\n  %more = s32[] add(%n, %two)\n  '
+     'ROOT %out = (s32[], f32[8]) tuple(%more, %ar)'),
+  ):  # fmt: skip
+    assert text.count(old) == 1
+    text = text.replace(old, new)
+  program = hlo.parse(text)
+  assert hlo.collectives(program) == {'all-reduce': (3, 3 * 8 * 4)}
+  assert [x.name for x in program.loops()] == ['decode']
+  # Elsewhere, only the run knows.
+  for old, new in (
+    ('copy(%one)', 'copy(%k)'), ('add(%n, %two)', 'multiply(%n, %two)'),
+    ('direction=LT', 'direction=NE'), ('compare(%m, %six)', 'not(%m)'),
+  ):  # fmt: skip
+    program = hlo.parse(text.replace(old, new))
+    assert [x.name for x in program.loops()] == ['decode', 'loop'], new
+    assert hlo.collectives(program) == {'all-reduce': (1, 8 * 4)}
+
+
 def test_copies_are_found_but_no_updates_in_place(program):
   found = hlo.copies(program, lambda array: array.size == 4 * 64)
   assert [(name, str(array)) for name, array in found] == [
