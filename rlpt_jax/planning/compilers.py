@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import math
 import os
+import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -341,13 +343,12 @@ def _report(
   run, lowered, start, *, options=None, is_cache=None, kernel=None
 ) -> Report:
   middle = time.perf_counter()
+  options = OPTIONS[run.machine.platform] | (options or {})
   # JAX cannot load a program from its cache for devices that are not here.
   is_kept = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:
-    compiled = lowered.compile(
-      compiler_options=OPTIONS[run.machine.platform] | (options or {})
-    )
+    compiled, text = _compile(lowered, run.machine.platform, options)
   except jax.errors.JaxRuntimeError as error:
     message = str(error)
     if 'RESOURCE_EXHAUSTED' not in message:
@@ -359,7 +360,7 @@ def _report(
   finally:
     jax.config.update('jax_enable_compilation_cache', is_kept)
   end = time.perf_counter()
-  found, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+  found, program = compiled.memory_analysis(), hlo.parse(text)
   copies, step = (), None
   if is_cache:
     copies = tuple(
@@ -375,3 +376,23 @@ def _report(
     collectives=hlo.collectives(program), copies=copies, step=step,
     lower_seconds=middle - start, compile_seconds=end - middle,
   )  # fmt: skip
+
+
+def _compile(lowered, platform: str, options: dict[str, Any]):
+  """Returns the compiled program and the text of its HLO.
+
+  libtpu writes the text into a folder. JAX's `as_text` does not know all of its
+  instructions, such as those of a v5p's SparseCores.
+  """
+  if platform == 'gpu':
+    compiled = lowered.compile(compiler_options=options)
+    return compiled, compiled.as_text()
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(
+      compiler_options=options | {
+        'xla_dump_to': folder, 'xla_dump_hlo_as_text': True,
+        'xla_dump_hlo_pipeline_re': '^$',
+      }
+    )  # fmt: skip
+    (path,) = pathlib.Path(folder).glob('*.after_optimizations.txt')
+    return compiled, path.read_text()

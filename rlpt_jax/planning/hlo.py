@@ -20,6 +20,7 @@ COLLECTIVES = (
 FREE = {
   'parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant', 'iota',
   'after-all', 'partition-id', 'replica-id', 'optimization-barrier',
+  'async-update',
 }  # fmt: skip
 SLICES = {'dynamic-slice', 'slice', 'gather'}
 # Both write into their first operand, if nothing else reads it.
