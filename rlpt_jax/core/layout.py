@@ -107,6 +107,10 @@ class Layout:
     """The mesh axes that split a batch of this many rows."""
     return self._dividing(rows, dict(self.activation_rules)['batch'])
 
+  def shares(self, rows: int) -> int:
+    """The number of shares that chips have of a batch of this many rows."""
+    return math.prod(self.mesh.shape[axis] for axis in self.batch_axes(rows))
+
   @property
   def batch_size(self) -> int:
     """The smallest batch that splits evenly over all batch axes."""

@@ -10,6 +10,7 @@ An array's name ends in its shape, one letter per dimension:
   L  layers                           F  hidden units of an mlp
   E  experts                          V  vocabulary
   M  the tokens of a group, flat      J  pairs of a token and an expert
+  A  shares of a batch, on chips of their own
   C  a small count: positions of a chunk, choices of a router, parts
 
 Row p * G + g of a batch is rollout g of prompt p, so `x_BT.reshape(P, G, T)`

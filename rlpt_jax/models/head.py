@@ -44,11 +44,14 @@ def logits(decoder: Decoder, params, hidden_BTD):
     logits_BTV = _multiply_parts(hidden_BTD, weights)
   else:
     logits_BTV = _product(decoder)(hidden_BTD, weights.astype(jnp.float32))
-  return decoder.layout.constrain(logits_BTV, 'batch', None, 'vocab')
+  return _constrain(decoder, logits_BTV)
 
 
 def _product(decoder: Decoder):
-  """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
+  """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head.
+
+  All three may have one more dimension, in front: the shares of a batch.
+  """
   # Do not split a product into bfloat16 parts for float32 models, which must
   # not be rounded, or on CPUs, which multiply in full float32 anyway.
   if _is_exact(decoder):
@@ -86,12 +89,12 @@ def bytes_of_a_weight(decoder: Decoder) -> int:
 
 
 def split(w_VD):
-  """[V, 3, D]: the bfloat16 parts of the weights for the 'bf16_x3' product.
+  """[..., V, 3, D]: bfloat16 parts of the weights for the 'bf16_x3' product.
 
   The first part is the weights rounded to bfloat16.
   """
   high_VD, low_VD = _parts(w_VD)
-  return jnp.stack([high_VD, high_VD, low_VD], axis=1)
+  return jnp.stack([high_VD, high_VD, low_VD], axis=-2)
 
 
 def _multiply_parts(hidden_BTD, w_VPD):
@@ -103,8 +106,8 @@ def _multiply_parts(hidden_BTD, w_VPD):
   """
   high_BTD, low_BTD = _parts(hidden_BTD)
   return jnp.einsum(
-    'BTPD,VPD->BTV',
-    jnp.stack([high_BTD, low_BTD, high_BTD], axis=2),
+    '...BTPD,...VPD->...BTV',
+    jnp.stack([high_BTD, low_BTD, high_BTD], axis=-2),
     w_VPD,
     preferred_element_type=jnp.float32,
   )
@@ -125,7 +128,7 @@ def _multiply(hidden_BTD, w_VD, *, precision):
   # Set explicitly: by default, TPUs and GPUs round the inputs of a float32
   # product.
   return jnp.einsum(
-    'BTD,VD->BTV',
+    '...BTD,...VD->...BTV',
     hidden_BTD,
     w_VD,
     precision=precision,
@@ -139,37 +142,61 @@ def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
   hidden_BTD[:, t] predicts targets_BT[:, t]. Both results are of the
   distribution at `temperature`, which must be the sampling temperature.
   """
-  w_VD = params[name_of_weights(decoder)]
   B, T = targets_BT.shape
+  shares, w_VD = _copies(decoder, params[name_of_weights(decoder)], B)
   chunk = min(decoder.compute.head_chunk, T)
   num_chunks = -(-T // chunk)
   is_exact = _is_exact(decoder)
   score_chunk = functools.partial(
     _score_chunk if is_exact else _rounded_backward, decoder, temperature
   )
-  if num_chunks == 1:
-    return score_chunk(w_VD, hidden_BTD, targets_BT)
-  if is_exact:  # The other function keeps no logits.
+  if num_chunks > 1 and is_exact:  # The other function keeps no logits.
     score_chunk = jax.checkpoint(score_chunk)
   padding = ((0, 0), (0, num_chunks * chunk - T))
 
-  def chunks(x):  # [B, T, ...] -> [num_chunks, B, chunk, ...]
+  def chunks(x):  # [B, T, ...] -> [num_chunks, *shares, rows, chunk, ...]
     x = jnp.pad(x, padding + ((0, 0),) * (x.ndim - 2))
-    return jnp.swapaxes(x.reshape(B, num_chunks, chunk, *x.shape[2:]), 0, 1)
+    x = x.reshape(*shares, -1, num_chunks, chunk, *x.shape[2:])
+    return jnp.moveaxis(x, len(shares) + 1, 0)
+
+  def whole(x):  # The inverse.
+    x = jnp.moveaxis(x, 0, len(shares) + 1)
+    return x.reshape(B, num_chunks * chunk)[:, :T]
 
   _, results = jax.lax.scan(
     lambda _, xs: (None, score_chunk(w_VD, *xs)),
     None,
     (chunks(hidden_BTD), chunks(targets_BT)),
   )
-  return tuple(
-    jnp.swapaxes(x, 0, 1).reshape(B, num_chunks * chunk)[:, :T] for x in results
-  )
+  return tuple(map(whole, results))
+
+
+def _copies(decoder: Decoder, w_VD, rows: int):
+  """Returns (shares,) of a batch of so many rows, and weights for each: w_AVD.
+
+  Chips that split a batch have the copy of their share. So they gather weights
+  once, and add up gradients once. With weights that all shares have in common,
+  XLA does both for every chunk: 64 times for 8,192 positions. On one device:
+  () and w_VD.
+  """
+  layout = decoder.layout
+  if layout.mesh.size == 1:
+    return (), w_VD
+  A = layout.shares(rows)
+  w_AVD = jnp.broadcast_to(w_VD, (A, *w_VD.shape))
+  return (A,), layout.constrain(w_AVD, 'batch', 'vocab', None)
+
+
+def _constrain(decoder: Decoder, logits_BTV):
+  between = (None,) * (logits_BTV.ndim - 2)
+  return decoder.layout.constrain(logits_BTV, 'batch', *between, 'vocab')
 
 
 def _score_chunk(decoder, temperature, w_VD, hidden_BCD, targets_BC):
-  weights = {name_of_weights(decoder): w_VD}
-  logits_BCV = logits(decoder, weights, hidden_BCD) / temperature
+  logits_BCV = _product(decoder)(
+    hidden_BCD.astype(jnp.float32), w_VD.astype(jnp.float32)
+  )
+  logits_BCV = _constrain(decoder, logits_BCV) / temperature
   target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)
   # Both sums in one pass over the logits.
   max_BC1 = jax.lax.stop_gradient(jnp.max(logits_BCV, -1, keepdims=True))
@@ -203,15 +230,15 @@ def _backward(decoder, temperature, inputs, gradients):
   gradient_BC1, entropy_gradient_BC1 = (g[..., None] for g in gradients)
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   w_VD, hidden_BCD = (x.astype(jnp.bfloat16) for x in (w_VD, hidden_BCD))
-  logits_BCV = product('BCD,VD->BCV', hidden_BCD, w_VD) / temperature
-  logits_BCV = decoder.layout.constrain(logits_BCV, 'batch', None, 'vocab')
+  logits_BCV = product('...BCD,...VD->...BCV', hidden_BCD, w_VD) / temperature
+  logits_BCV = _constrain(decoder, logits_BCV)
   # The probabilities must sum to 1: with the exact log-sum-exp and these
   # rounded logits, 1 - p would be wrong for a token that is nearly certain.
   exp_BCV = jnp.exp(logits_BCV - jnp.max(logits_BCV, -1, keepdims=True))
   sum_BC1 = jnp.sum(exp_BCV, axis=-1, keepdims=True)
   mean_BC1 = jnp.sum(exp_BCV * logits_BCV, axis=-1, keepdims=True) / sum_BC1
   probs_BCV = exp_BCV / sum_BC1
-  is_target_BCV = jnp.arange(w_VD.shape[0]) == targets_BC[..., None]
+  is_target_BCV = jnp.arange(w_VD.shape[-2]) == targets_BC[..., None]
   # d log p(target) / d logits = [is target] - p; dH / d logits = p (mean - x).
   of_entropy_BCV = probs_BCV * (mean_BC1 - logits_BCV)
   gradient_BCV = (
@@ -220,8 +247,8 @@ def _backward(decoder, temperature, inputs, gradients):
   ) / temperature
   gradient_BCV = gradient_BCV.astype(jnp.bfloat16)
   return (
-    product('BCV,BCD->VD', gradient_BCV, hidden_BCD).astype(dtypes[0]),
-    product('BCV,VD->BCD', gradient_BCV, w_VD).astype(dtypes[1]),
+    product('...BCV,...BCD->...VD', gradient_BCV, hidden_BCD).astype(dtypes[0]),
+    product('...BCV,...VD->...BCD', gradient_BCV, w_VD).astype(dtypes[1]),
     None,
   )
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import weights
-from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.layout import Layout, make_layout
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head, zoo
 from rlpt_jax.models.config import Compute, Decoder
+from rlpt_jax.planning import hlo
 
 
 def _decoder(layout, *, chunk, model='tiny_qwen3', dtype='float32'):
@@ -67,6 +68,51 @@ def test_chunks_are_the_whole(one_device, chunk, model):
   )
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'platform'), [('float32', 'cpu'), ('bfloat16', 'tpu')]
+)
+def test_chips_exchange_weights_once_for_all_chunks(
+  one_device, dtype, platform
+):
+  B, T, V, D = 8, 15, 264, 64
+  hidden, targets = _inputs(B=B, T=T, D=D, V=V)
+  w_VD = jax.random.normal(jax.random.key(0), (V, D)) / 8
+
+  def run(layout):
+    layout = dataclasses.replace(layout, platform=platform)
+    decoder = _decoder(layout, chunk=2, model='tiny_llama', dtype=dtype)
+
+    def loss(w_VD, hidden, targets):
+      found = head.score(decoder, {'head': w_VD}, hidden, targets)
+      return jnp.sum(jnp.sin(found[0]) + jnp.cos(found[1])), found
+
+    inputs = (
+      jax.device_put(w_VD, layout.weight_sharding((V, D), ('vocab', 'embed'))),
+      layout.put(hidden, 'batch', None, None),
+      layout.put(targets, 'batch', None),
+    )
+    step = jax.jit(
+      jax.grad(loss, argnums=(0, 1), has_aux=True),
+      out_shardings=((inputs[0].sharding, inputs[1].sharding), None),
+    )
+    text = step.lower(*inputs).compile().as_text()
+    return step(*inputs), hlo.parse(text)
+
+  found, program = run(make_layout(fsdp=4, tensor=2))
+  expected, _ = run(one_device)
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+  exchanged = [
+    (x.opcode, times)
+    for x, _, times in program.reached(program.entry)
+    if x.opcode in hlo.COLLECTIVES
+    # A chip's part of a gradient is a fourth of those of a row of chips.
+    and max(a.size for a in x.arrays) >= V / 2 * D / 4
+  ]
+  # For each of the 8 chunks, only sums over the vocabulary.
+  assert exchanged and all(times == 1 for _, times in exchanged), exchanged
 
 
 def test_the_head_is_float32_whatever_computes_the_layers(one_device):
