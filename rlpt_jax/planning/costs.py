@@ -379,9 +379,11 @@ def _of_microbatch(run: Run, role: Role) -> tuple[float, float]:
   head = c.vocab_size * c.embed_dim / mesh['tensor']
   moved += chunks * HEAD_WEIGHT * head
   moved += LOGIT * tokens * c.vocab_size / mesh['tensor']
-  # Weights are gathered for each pass, and gradients summed over chips.
+  # Weights of layers are gathered for each pass, and gradients summed over
+  # chips. Those of the head are gathered once, and the sum of its gradient goes
+  # there and back: see head.score.
   ways = mesh['fsdp'] * mesh['expert']
-  received = (passes + 1) * (layers + 4 * head) * (1 - 1 / ways)
+  received = ((passes + 1) * layers + (1 + 2) * 4 * head) * (1 - 1 / ways)
   if mesh['data'] > 1:  # Replicas add their gradients, there and back.
     received += 2 * 4 * memory.num_weights(run.learner)
   # Attention and mlp each add up what the chips of `tensor` found, which every

@@ -243,6 +243,19 @@ def test_microbatches_cost_bytes():
   assert alone.received == 0
 
 
+def test_the_head_is_gathered_once_for_a_microbatch():
+  run = runs.run(chips='h100:8')
+  larger = dataclasses.replace(
+    run, model=dataclasses.replace(run.model, vocab_size=2 * 259)
+  )
+  found, more = (
+    costs.of_step(x, Lengths())['update'].received for x in (run, larger)
+  )
+  # 259 more rows of 64 float32 weights, of which a chip has an eighth; and
+  # their gradient, there and back. In 2 microbatches.
+  assert more - found == 2 * 3 * 4 * 259 * 64 * 7 / 8
+
+
 # benchmarks/README.md: tokens a second of 32 prompts x 8, 1,024 + 512 tokens,
 # and seconds of an update of 8 prompts x 8, on an H200.
 @pytest.mark.parametrize(
