@@ -5,6 +5,7 @@ memory, collectives and copies is what they would say on the chips; only times
 are unknown, and on a GPU, kernels are not tuned.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -111,9 +112,10 @@ def devices(machine: Machine) -> list[jax.Device]:
     # refuses to load beside another process that has it: a run, or a plan.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-    topology = topologies.get_topology_desc(
-      platform='tpu', topology_name=machine.topology
-    )
+    with _no_xla_flags():
+      topology = topologies.get_topology_desc(
+        platform='tpu', topology_name=machine.topology
+      )
     return list(topology.devices)
   # Without this, the plugin refuses to load where CUDA is not installed.
   os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
@@ -127,6 +129,20 @@ def devices(machine: Machine) -> list[jax.Device]:
     ),
   )  # fmt: skip
   return list(topology.devices)
+
+
+@contextlib.contextmanager
+def _no_xla_flags():
+  """Hides XLA_FLAGS: libtpu ends the process if there is one it does not know.
+
+  It reads them when it loads or compiles first, and knows fewer than jaxlib.
+  """
+  flags = os.environ.pop('XLA_FLAGS', None)
+  try:
+    yield
+  finally:
+    if flags is not None:
+      os.environ['XLA_FLAGS'] = flags
 
 
 def is_installed(module: str) -> bool:
@@ -387,7 +403,7 @@ def _compile(lowered, platform: str, options: dict[str, Any]):
   if platform == 'gpu':
     compiled = lowered.compile(compiler_options=options)
     return compiled, compiled.as_text()
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as folder, _no_xla_flags():
     compiled = lowered.compile(
       compiler_options=options | {
         'xla_dump_to': folder, 'xla_dump_hlo_as_text': True,
