@@ -1,10 +1,13 @@
-"""A run plans its memory before it loads weights."""
+"""What a run prepares from its settings: its memory, and its update."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from rlpt_jax.core.compiled_ahead import CompiledAhead
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.planning import advice, memory
@@ -32,6 +35,17 @@ def planned(config: Any, decoder: Decoder) -> Any:
   # On one host, or one would raise while the others wait for it.
   on_one_host(check)(config, decoder)
   return config
+
+
+def compiling(update: Callable, config: Any, state, layout: Layout) -> Callable:
+  """Returns the update, which is compiled from now on, in the background.
+
+  Not on a GPU: there the compiler tries kernels and measures their time, which
+  is longer while others run.
+  """
+  if layout.platform == 'gpu':
+    return update
+  return CompiledAhead(update, state, *run_lib.batches(config, layout))
 
 
 def _choose(config: Any, decoder: Decoder) -> int:

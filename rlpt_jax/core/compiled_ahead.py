@@ -1,0 +1,61 @@
+"""Compiles a function in the background, before its first call.
+
+The first update of a run needs a program that takes seconds to compile on a CPU
+and minutes on a TPU. Its shapes are known before the first batch is sampled, so
+it is compiled meanwhile: the compiler holds no lock of Python's.
+"""
+
+import concurrent.futures
+from collections.abc import Callable
+
+import jax
+
+
+class CompiledAhead:
+  """A jitted function whose first program is compiled by a thread.
+
+  Compiling launches nothing. So several hosts still launch the same programs in
+  the same order, whenever the thread of each is done.
+
+  The thread ends once it has compiled. An interpreter that exits earlier waits
+  for it, as a compiler cannot be stopped.
+  """
+
+  def __init__(self, function: Callable, *arguments):
+    """Starts to compile; arguments: trees of arrays, or of their shapes."""
+    self._function = function
+    self._expected = _shapes(arguments)
+    executor = concurrent.futures.ThreadPoolExecutor(1, 'compile')
+    self._compiled = executor.submit(self._compile)
+    executor.shutdown(wait=False)
+
+  def _compile(self):
+    # JAX remembers the program for the calls with these shapes.
+    self._function.lower(*self._expected).compile()
+
+  def __call__(self, *arguments):
+    """Calls the function; the first call waits until it is compiled.
+
+    If the arguments have other shapes than expected, the call compiles what it
+    needs itself, and does not wait.
+    """
+    if self._compiled:
+      if _shapes(arguments) == self._expected:
+        self._compiled.result()  # Raises what the compiler has raised.
+      self._compiled = None
+    return self._function(*arguments)
+
+
+def _shapes(tree):
+  """The tree with all of its arrays that decides which program is used."""
+
+  def shape(x):
+    if isinstance(x, jax.ShapeDtypeStruct):
+      return x
+    is_placed = isinstance(x, jax.Array) and x.committed
+    return jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=x.sharding if is_placed else None,
+      weak_type=getattr(x, 'weak_type', False),
+    )  # fmt: skip
+
+  return jax.tree.map(shape, tree)
