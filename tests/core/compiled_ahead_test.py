@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core import compilations
+from rlpt_jax.core import compiled_ahead as lib
 from rlpt_jax.core.compiled_ahead import CompiledAhead
 from rlpt_jax.core.layout import make_layout
 
@@ -76,13 +78,14 @@ class Slow:
   def __init__(self, error=None):
     self.go, self.error = threading.Event(), error
 
-  def lower(self, *arguments):
-    return self
+  def lower(self, x):
+    return types.SimpleNamespace(compile=functools.partial(self.compile, x))
 
-  def compile(self):
-    assert self.go.wait(10)
-    if self.error:
-      raise self.error
+  def compile(self, x):
+    if x.shape == (3,):
+      assert self.go.wait(10)
+      if self.error:
+        raise self.error
 
   def __call__(self, x):
     assert self.go.is_set() or x.shape == (2,)
@@ -105,3 +108,13 @@ def test_an_error_of_the_compiler_is_raised_by_the_call():
   function = CompiledAhead(slow, np.zeros(3))
   with pytest.raises(RuntimeError, match='no room'):
     function(np.zeros(3))
+
+
+def test_memory_is_returned_before_the_first_call(monkeypatch):
+  trims = []
+  trim = lib._trim
+  monkeypatch.setattr(lib, '_trim', lambda: trims.append(trim()))
+  function = lib.CompiledAhead(add, {'w': jnp.zeros(5)}, batch(4))
+  state, _ = function({'w': jnp.zeros(5)}, batch(4))
+  function(state, batch(4))
+  assert trims == [None]
