@@ -87,7 +87,7 @@ def measure(arguments) -> dict:
 
   from rlpt_jax.algorithms import advantages, losses, policy, reductions
   from rlpt_jax.core import tokenizer as tokenizer_lib
-  from rlpt_jax.core.compiled_ahead import CompiledAhead
+  from rlpt_jax.core.compiled_ahead import trimmed
   from rlpt_jax.core.layout import make_layout
   from rlpt_jax.inference import model_files
   from rlpt_jax.models import decoder as decoder_lib
@@ -144,8 +144,7 @@ def measure(arguments) -> dict:
     make_batch, num_prompts=P, num_samples=G,
     reduction=reductions.completion_mean, longest=(bucket(S), bucket(T)),
   )  # fmt: skip
-  # As train_rl does: see planning/start.py.
-  update = CompiledAhead(update, state, batch_of([]))
+  update = trimmed(update)  # As train_rl does: see planning/start.py.
   texts = json.loads((assets / 'prompts.json').read_text())
   seconds = {'step': [], 'rollout': [], 'train': []}
   first_step_s, warm = None, steps['warmup_steps']

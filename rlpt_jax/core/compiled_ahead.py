@@ -1,8 +1,8 @@
 """Compiles a function in the background, before its first call.
 
-The first update of a run needs a program that takes seconds to compile on a CPU
-and minutes on a TPU. Its shapes are known before the first batch is sampled, so
-it is compiled meanwhile: the compiler holds no lock of Python's.
+The first update of a run needs a program that takes minutes to compile for a
+TPU. Its shapes are known before the first batch is sampled, so it is compiled
+meanwhile: the compiler holds no lock of Python's.
 """
 
 import concurrent.futures
@@ -48,6 +48,24 @@ class CompiledAhead:
       self._compiled = None
       _trim()
     return self._function(*arguments)
+
+
+def trimmed(function: Callable) -> Callable:
+  """Returns a jitted function whose first call compiles it, then calls `_trim`.
+
+  For devices on which compiling ahead gains nothing.
+  """
+  is_compiled = False
+
+  def call(*arguments):
+    nonlocal is_compiled
+    if not is_compiled:
+      function.lower(*arguments).compile()
+      _trim()
+      is_compiled = True
+    return function(*arguments)
+
+  return call
 
 
 def _trim():

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from rlpt_jax.core.compiled_ahead import CompiledAhead
+from rlpt_jax.core.compiled_ahead import CompiledAhead, trimmed
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
@@ -18,6 +18,7 @@ from rlpt_jax.sampling import plan as plan_lib
 
 logger = logging.getLogger(__name__)
 GIB = 2**30
+IN_BACKGROUND = ('tpu',)  # Platforms.
 
 
 def planned(config: Any, decoder: Decoder) -> Any:
@@ -38,14 +39,15 @@ def planned(config: Any, decoder: Decoder) -> Any:
 
 
 def compiling(update: Callable, config: Any, state, layout: Layout) -> Callable:
-  """Returns the update, which is compiled from now on, in the background.
+  """Returns the update; on a TPU, it is compiled from now on, in a thread.
 
   Not on a GPU: there the compiler tries kernels and measures their time, which
-  is longer while others run.
+  is longer while others run. Nor on a CPU, where compiling and sampling compete
+  for the cores (benchmarks/README.md).
   """
-  if layout.platform == 'gpu':
-    return update
-  return CompiledAhead(update, state, *run_lib.batches(config, layout))
+  if layout.platform in IN_BACKGROUND:
+    return CompiledAhead(update, state, *run_lib.batches(config, layout))
+  return trimmed(update) if layout.platform == 'cpu' else update
 
 
 def _choose(config: Any, decoder: Decoder) -> int:

@@ -110,11 +110,16 @@ def test_an_error_of_the_compiler_is_raised_by_the_call():
     function(np.zeros(3))
 
 
-def test_memory_is_returned_before_the_first_call(monkeypatch):
+@pytest.mark.parametrize('ahead', [True, False])
+def test_memory_is_returned_before_the_first_call(ahead, monkeypatch, threads):
   trims = []
   trim = lib._trim
   monkeypatch.setattr(lib, '_trim', lambda: trims.append(trim()))
-  function = lib.CompiledAhead(add, {'w': jnp.zeros(5)}, batch(4))
-  state, _ = function({'w': jnp.zeros(5)}, batch(4))
-  function(state, batch(4))
+  jax.clear_caches()
+  state = {'w': jnp.zeros(5)}
+  function = CompiledAhead(add, state, batch(4)) if ahead else lib.trimmed(add)
+  for _ in range(2):
+    state, total = function(state, batch(4))
+    assert total == 16
   assert trims == [None]
+  assert len(threads) == 1

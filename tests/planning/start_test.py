@@ -150,7 +150,9 @@ def compiled():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_runs_compile_their_update_ahead(tmp_path, compiled):
+@pytest.mark.slow
+def test_runs_compile_their_update_ahead(tmp_path, compiled, monkeypatch):
+  monkeypatch.setattr(start, 'IN_BACKGROUND', ('cpu',))
   cold, warm = learning_task.two_steps(learning_task.write(tmp_path / 'task'))
   warm = dataclasses.replace(warm, kl=InLoss(weight=0.1))
   train_sft.train_sft(cold, workdir=tmp_path / 'sft')
