@@ -87,6 +87,7 @@ def measure(arguments) -> dict:
 
   from rlpt_jax.algorithms import advantages, losses, policy, reductions
   from rlpt_jax.core import tokenizer as tokenizer_lib
+  from rlpt_jax.core.compiled_ahead import trimmed
   from rlpt_jax.core.layout import make_layout
   from rlpt_jax.inference import model_files
   from rlpt_jax.models import decoder as decoder_lib
@@ -139,6 +140,11 @@ def measure(arguments) -> dict:
     Plan(slots=P * G, group=G, prompts=P, max_prompt_tokens=S,
          max_new_tokens=T, chunk=32),
   )  # fmt: skip
+  batch_of = functools.partial(
+    make_batch, num_prompts=P, num_samples=G,
+    reduction=reductions.completion_mean, longest=(bucket(S), bucket(T)),
+  )  # fmt: skip
+  update = trimmed(update)  # As train_rl does: see planning/start.py.
   texts = json.loads((assets / 'prompts.json').read_text())
   seconds = {'step': [], 'rollout': [], 'train': []}
   first_step_s, warm = None, steps['warmup_steps']
@@ -163,10 +169,7 @@ def measure(arguments) -> dict:
       )
       for request, group in zip(requests, samples, strict=True)
     ]
-    batch = make_batch(
-      groups, num_prompts=P, reduction=reductions.completion_mean,
-      longest=(bucket(S), bucket(T)),
-    )  # fmt: skip
+    batch = batch_of(groups)
     rewards_PG = np.stack([group.rewards_G for group in groups])
     advantages_PG = np.asarray(advantages.group_normalized(rewards_PG))
     batch = dataclasses.replace(batch, advantages_PG=advantages_PG)

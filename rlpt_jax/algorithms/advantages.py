@@ -20,6 +20,7 @@ both kinds the same way.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -164,6 +165,10 @@ def needs_groups(function: Callable) -> bool:
   return not np.any(np.asarray(Carried(function)(alone_P1)))
 
 
+# Jitted, for one program takes less time to compile than one per operation.
+
+
+@jax.jit
 def _center(rewards_PG):
   """(r - mean(group), True where there is a verdict and the group varies).
 
@@ -178,6 +183,7 @@ def _center(rewards_PG):
   return jnp.where(kept_PG, rewards_PG - mean_P1, 0.0), kept_PG
 
 
+@functools.partial(jax.jit, static_argnames='axis')
 def _rms(x_PG, kept_PG, axis=None):
   """The root mean square; the standard deviation if x is centered."""
   count = jnp.sum(kept_PG, axis=axis, keepdims=True)

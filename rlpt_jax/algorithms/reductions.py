@@ -12,6 +12,7 @@ such rows does not count as a prompt. So a completion is removed from the loss
 through its mask, as advantages.py says.
 """
 
+import jax
 import jax.numpy as jnp
 
 from rlpt_jax.core.checks import Count
@@ -64,6 +65,7 @@ def constant(mask_BT, group_size, *, max_tokens: Count):
   return jnp.where(mask_BT, weight, 0.0)
 
 
+@jax.jit  # One program takes less time to compile than one per operation.
 def _mean_of_means(mask):
   """Weights that average over each row, then over the rows with tokens."""
   tokens = jnp.count_nonzero(mask, axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -14,10 +15,14 @@ class Compilations:
   count: int = 0
   seconds: float = 0.0
 
+  def __post_init__(self):
+    self._lock = threading.Lock()  # Several threads may compile.
+
   def _add(self, event: str, duration: float, **_):
     if event == EVENT:
-      self.count += 1
-      self.seconds += duration
+      with self._lock:
+        self.count += 1
+        self.seconds += duration
 
 
 @contextlib.contextmanager

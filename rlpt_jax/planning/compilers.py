@@ -16,7 +16,6 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
 from rlpt_jax.core import weights
 from rlpt_jax.core.layout import Layout
-from rlpt_jax.core.types import Batch
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.models.cache import Readers
@@ -35,7 +33,7 @@ from rlpt_jax.planning import hlo, memory
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.hlo import Array, Instruction
 from rlpt_jax.planning.machines import Machine
-from rlpt_jax.planning.run import Role, Run
+from rlpt_jax.planning.run import Run
 from rlpt_jax.sampling import caches, chunks
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
@@ -195,7 +193,7 @@ def compile_update(run: Run) -> Report:
   )  # fmt: skip
   update = run.config.make_update(decoder, optimizer)
   with lowering_for(decoder.layout):
-    lowered = update.lower(state, *_batches(run.config, layout))
+    lowered = update.lower(state, *run_lib.batches(run.config, layout))
   options = learner.GPU_OPTIONS if run.machine.platform == 'gpu' else {}
   return _report(run, lowered, start, options=options)
 
@@ -330,29 +328,6 @@ def _decoder(run: Run, axes) -> Decoder:
 
 def _shaped(shape, dtype, sharding) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-
-def _batches(config: Any, layout) -> list[Any]:
-  """Returns the shapes of a batch for each role."""
-
-  def rows(*shape, dtype=jnp.int32):
-    axes = ('batch',) + (None,) * (len(shape) - 1)
-    return _shaped(shape, dtype, layout.sharding(shape, axes))
-
-  def of_role(role: Role):
-    P, G, S, T = role[:4]
-    if not run_lib.is_rl(config):
-      tokens = {'tokens_BT': rows(P, T), 'segments_BT': rows(P, T)}
-      return tokens | {'weights_BT': rows(P, T, dtype=jnp.float32)}
-    real, mask = (rows(P, G, T, dtype=dtype) for dtype in (jnp.float32, bool))
-    return Batch(
-      prompts_PS=rows(P, S), prompt_mask_PS=rows(P, S),
-      tokens_PGT=rows(P, G, T), present_PGT=mask, mask_PGT=mask,
-      behavior_PGT=real, advantages_PG=rows(P, G, dtype=jnp.float32),
-      weights_PGT=real, reference_PGT=real if config.kl_in_loss else None,
-    )  # fmt: skip
-
-  return [of_role(role) for role in run_lib.roles(config)]
 
 
 def _report(

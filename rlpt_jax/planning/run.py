@@ -8,6 +8,11 @@ import functools
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.types import Batch
 from rlpt_jax.inference import judges, model_files
 from rlpt_jax.inference.judges import LocalModel
 from rlpt_jax.models import zoo
@@ -121,6 +126,33 @@ def roles(config: Any) -> list[Role]:
       sizes, config.samplings, config.collector.parts(config), strict=True
     )
   ]
+
+
+def batches(config: Any, layout: Layout) -> list[Any]:
+  """Returns the shapes of the batch of each role, if it is as long as it can.
+
+  Most batches of train_rl are (see `training.experience.padded`).
+  """
+
+  def rows(*shape, dtype=jnp.int32):
+    axes = ('batch',) + (None,) * (len(shape) - 1)
+    sharding = layout.sharding(shape, axes)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  def of_role(role: Role):
+    P, G, S, T = role[:4]
+    if not is_rl(config):
+      tokens = {'tokens_BT': rows(P, T), 'segments_BT': rows(P, T)}
+      return tokens | {'weights_BT': rows(P, T, dtype=jnp.float32)}
+    real, mask = (rows(P, G, T, dtype=dtype) for dtype in (jnp.float32, bool))
+    return Batch(
+      prompts_PS=rows(P, S), prompt_mask_PS=rows(P, S),
+      tokens_PGT=rows(P, G, T), present_PGT=mask, mask_PGT=mask,
+      behavior_PGT=real, advantages_PG=rows(P, G, dtype=jnp.float32),
+      weights_PGT=real, reference_PGT=real if config.kl_in_loss else None,
+    )  # fmt: skip
+
+  return [of_role(role) for role in roles(config)]
 
 
 def _tasks(data: Any) -> list[Any]:

@@ -1,10 +1,13 @@
-"""A run plans its memory before it loads weights."""
+"""What a run prepares from its settings: its memory, and its update."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from rlpt_jax.core.compiled_ahead import CompiledAhead, trimmed
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.planning import advice, memory
@@ -15,6 +18,7 @@ from rlpt_jax.sampling import plan as plan_lib
 
 logger = logging.getLogger(__name__)
 GIB = 2**30
+IN_BACKGROUND = ('tpu',)  # Platforms.
 
 
 def planned(config: Any, decoder: Decoder) -> Any:
@@ -32,6 +36,18 @@ def planned(config: Any, decoder: Decoder) -> Any:
   # On one host, or one would raise while the others wait for it.
   on_one_host(check)(config, decoder)
   return config
+
+
+def compiling(update: Callable, config: Any, state, layout: Layout) -> Callable:
+  """Returns the update; on a TPU, it is compiled from now on, in a thread.
+
+  Not on a GPU: there the compiler tries kernels and measures their time, which
+  is longer while others run. Nor on a CPU, where compiling and sampling compete
+  for the cores (benchmarks/README.md).
+  """
+  if layout.platform in IN_BACKGROUND:
+    return CompiledAhead(update, state, *run_lib.batches(config, layout))
+  return trimmed(update) if layout.platform == 'cpu' else update
 
 
 def _choose(config: Any, decoder: Decoder) -> int:

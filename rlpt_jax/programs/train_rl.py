@@ -272,6 +272,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     sampler = opened(
       open_sampler(config, files, state.params, prompts.tokenizer)
     )
+    if first_step < config.num_steps:
+      update = start.compiling(update, config, state, layout)
     rollouts = Rollouts(
       sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )

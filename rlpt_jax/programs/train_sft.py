@@ -134,6 +134,8 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       store, files, layout, optimizer, seed=config.seed
     )
     first_step, totals = int(state.step), record.get('totals', {})
+    if first_step < config.num_steps:
+      update = start.compiling(update, config, state, layout)
     host, hosts = layout.share(config.batch_size)
     progress.waiting('reading the data')
     loader = Loader(

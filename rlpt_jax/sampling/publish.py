@@ -82,8 +82,13 @@ def _weights_of_layers(decoder: Decoder, layers) -> dict[str, tuple[str, ...]]:
 
 def _unstack(stacked, sharding):
   one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-  shardings = (one_layer,) * stacked.shape[0]
-  return jax.jit(tuple, out_shardings=shardings)(stacked)
+  # One program for every layer: one with all of them takes longer to compile.
+  layer = jax.jit(
+    jax.lax.dynamic_index_in_dim,
+    static_argnums=(2, 3),
+    out_shardings=one_layer,
+  )
+  return tuple(layer(stacked, i, 0, False) for i in range(stacked.shape[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,11 +1,13 @@
 """A run that cannot fit is refused, and none that fits."""
 
 import dataclasses
+import threading
 
 import jax
 import pytest
 
 from rlpt_jax.algorithms.kl import InLoss
+from rlpt_jax.core import compilations
 from rlpt_jax.core.layout import make_layout
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder
@@ -132,3 +134,37 @@ def test_before_anything_is_written(program, config, limit, tmp_path):
   with pytest.raises(ValueError, match='The run does not fit'):
     program(config, workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture
+def compiled():
+  """Whether the main thread has compiled each update."""
+  found = []
+
+  def listen(event, duration, **more):
+    if event == compilations.EVENT and more.get('fun_name') == 'jit(update)':
+      found.append(threading.current_thread() is threading.main_thread())
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.slow
+def test_runs_compile_their_update_ahead(tmp_path, compiled, monkeypatch):
+  monkeypatch.setattr(start, 'IN_BACKGROUND', ('cpu',))
+  cold, warm = learning_task.two_steps(learning_task.write(tmp_path / 'task'))
+  warm = dataclasses.replace(warm, kl=InLoss(weight=0.1))
+  train_sft.train_sft(cold, workdir=tmp_path / 'sft')
+  assert compiled == [False]
+  train_rl.train_rl(warm, workdir=tmp_path / 'rl')
+  assert compiled == [False, False]
+  # A run that is done needs no update.
+  train_rl.train_rl(warm, workdir=tmp_path / 'rl')
+  assert len(compiled) == 2
+
+
+def test_nothing_is_compiled_beside_a_gpus_work():
+  layout = dataclasses.replace(make_layout(), platform='gpu')
+  update = object()
+  assert start.compiling(update, runs.rl(), None, layout) is update
