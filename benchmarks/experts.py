@@ -23,6 +23,7 @@ XLA copies all rows once per expert. Where these copies take too much time or
 memory, it is left out.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -79,7 +80,8 @@ def compare(c, rows, run, matrices, bandwidth, *, of):
   num_bytes = num_chosen * sum(w[0].nbytes for w in matrices)
   passes = 1 if of == 'forward' else 3
   num_flops = passes * 2 * x_JD.size * 3 * c.mlp_dim
-  ours = functools.partial(grouped_product, platform=jax.default_backend())
+  layout = make_layout(devices=jax.devices()[:1])
+  ours = functools.partial(grouped_product, layout=layout)
   for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
     if name == 'xla' and E * x_JD.nbytes > (4e9 if on_gpu() else 3e8):
       continue
@@ -134,7 +136,8 @@ def compile_both(model='qwen3_30b_a3b', rows=8192):
   def shaped(*shape, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated())
 
-  ours = functools.partial(grouped_product, platform='gpu')
+  layout = dataclasses.replace(layout, platform='gpu')
+  ours = functools.partial(grouped_product, layout=layout)
   for name, product in (('xla', jax.lax.ragged_dot), ('auto', ours)):
     both = jax.grad(functools.partial(loss, product=product), argnums=(0, 2))
     with compilers.lowering_for(layout):

@@ -30,6 +30,10 @@ class CompiledAhead:
     self._compiled = executor.submit(self._compile, *self._expected)
     executor.shutdown(wait=False)
 
+  @property
+  def is_compiling(self) -> bool:
+    return self._compiled is not None and not self._compiled.done()
+
   def _compile(self, *arguments):
     # JAX remembers the program for the calls with these shapes.
     self._function.lower(*arguments).compile()

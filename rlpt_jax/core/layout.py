@@ -66,9 +66,9 @@ class Layout:
 
   @property
   def compute_capability(self) -> float | None:
-    """The lowest compute capability of the mesh's NVIDIA GPUs.
+    """The lowest compute capability of the mesh's GPUs; 0 if not NVIDIA's.
 
-    None if it has none, or if the mesh is abstract.
+    None if it has no GPUs, or if the mesh is abstract.
     """
     if isinstance(self.mesh, AbstractMesh):
       return None
@@ -77,7 +77,11 @@ class Layout:
       for device in self.mesh.devices.flat
     )
     return min(
-      (float(name) for name in names if re.fullmatch(r'\d+\.\d+', name)),
+      (
+        float(name) if re.fullmatch(r'\d+\.\d+', name) else 0.0
+        for name in names
+        if name
+      ),
       default=None,
     )
 
@@ -86,6 +90,16 @@ class Layout:
     """True on GPUs that Triton supports, from Ampere on."""
     capability = self.compute_capability
     return self.platform == 'gpu' and (capability is None or capability >= 8)
+
+  @property
+  def has_large_kernels(self) -> bool:
+    """True on GPUs with the shared memory of an A100 (164 KB) or more.
+
+    Those for workstations have 100 KB.
+    """
+    capability = self.compute_capability
+    is_large = capability is None or capability == 8 or 9 <= capability < 12
+    return self.platform == 'gpu' and is_large
 
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)

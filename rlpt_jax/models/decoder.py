@@ -30,6 +30,7 @@ from rlpt_jax.models.moe import RouterStats, moe
 # one large product takes less time than several small ones. For each joined
 # weight: (function of the parts, their names, the axes of a layer's).
 JOINED = {
+  'w_gate_up': (layers.join, ('w_gate', 'w_up'), ('embed', None, 'mlp')),
   'w_qkv': (
     queries.join,
     ('w_q', 'w_k', 'w_v'),
@@ -38,7 +39,6 @@ JOINED = {
   'b_qkv': (
     queries.join, ('b_q', 'b_k', 'b_v'), ('kv_heads', None, 'head_dim')
   ),
-  'w_gate_up': (layers.join, ('w_gate', 'w_up'), ('embed', None, 'mlp')),
 }  # fmt: skip
 
 

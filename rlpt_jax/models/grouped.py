@@ -22,18 +22,20 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from rlpt_jax.core.layout import Layout
+
 LEAST = 16  # The smallest dimension that tensor cores multiply.
 
 
-def grouped_product(x_JD, w_EDF, sizes_E, *, platform: str):
+def grouped_product(x_JD, w_EDF, sizes_E, *, layout: Layout):
   """[J, F]: each row of x times the matrix of its group.
 
   The first `sizes_E[0]` rows are those of the first group, and so on. The
   results of rows beyond the groups are undefined, and so are their gradients.
   """
-  if platform == 'cpu':
+  if layout.platform == 'cpu':
     way = LOOP
-  elif platform == 'gpu' and _fits(x_JD, w_EDF):
+  elif layout.has_large_kernels and _fits(x_JD, w_EDF):
     way = KERNEL
   else:
     return jax.lax.ragged_dot(x_JD, w_EDF, sizes_E)

@@ -38,9 +38,16 @@ def embed(params, tokens_BT):
 
 def logits(decoder: Decoder, params, hidden_BTD):
   """Next-token logits, [B, T, V]; meant for few positions, as in decoding."""
-  weights = params[name_of_weights(decoder)]
+  return _logits(decoder, params[name_of_weights(decoder)], hidden_BTD)
+
+
+def _logits(decoder: Decoder, weights, hidden_BTD):
+  """The logits; both may have one more dimension, in front (see `_copies`).
+
+  weights: w_VD, or w_VPD if they are `split`.
+  """
   hidden_BTD = hidden_BTD.astype(jnp.float32)
-  if weights.ndim == 3:
+  if weights.ndim == hidden_BTD.ndim:
     logits_BTV = _multiply_parts(hidden_BTD, weights)
   else:
     logits_BTV = _product(decoder)(hidden_BTD, weights.astype(jnp.float32))
@@ -48,10 +55,7 @@ def logits(decoder: Decoder, params, hidden_BTD):
 
 
 def _product(decoder: Decoder):
-  """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head.
-
-  All three may have one more dimension, in front: the shares of a batch.
-  """
+  """The function (hidden_BTD, w_VD) -> logits_BTV of this decoder's head."""
   # Do not split a product into bfloat16 parts for float32 models, which must
   # not be rounded, or on CPUs, which multiply in full float32 anyway.
   if _is_exact(decoder):
@@ -171,20 +175,22 @@ def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
   return tuple(map(whole, results))
 
 
-def _copies(decoder: Decoder, w_VD, rows: int):
-  """Returns (shares,) of a batch of so many rows, and weights for each: w_AVD.
+def _copies(decoder: Decoder, weights, rows: int):
+  """Returns (A,), the shares of a batch of so many rows, and weights for each.
 
-  Chips that split a batch have the copy of their share. So they gather weights
+  These are w_AVD, and the other arrays of a chunk begin with A, too. Chips that
+  split a batch have the copy of their share. So they gather weights
   once, and add up gradients once. With weights that all shares have in common,
   XLA does both for every chunk: 64 times for 8,192 positions. On one device:
-  () and w_VD.
+  () and the weights.
   """
   layout = decoder.layout
   if layout.mesh.size == 1:
-    return (), w_VD
+    return (), weights
   A = layout.shares(rows)
-  w_AVD = jnp.broadcast_to(w_VD, (A, *w_VD.shape))
-  return (A,), layout.constrain(w_AVD, 'batch', 'vocab', None)
+  copies = jnp.broadcast_to(weights, (A, *weights.shape))
+  rest = (None,) * (weights.ndim - 1)
+  return (A,), layout.constrain(copies, 'batch', 'vocab', *rest)
 
 
 def _constrain(decoder: Decoder, logits_BTV):
@@ -193,10 +199,7 @@ def _constrain(decoder: Decoder, logits_BTV):
 
 
 def _score_chunk(decoder, temperature, w_VD, hidden_BCD, targets_BC):
-  logits_BCV = _product(decoder)(
-    hidden_BCD.astype(jnp.float32), w_VD.astype(jnp.float32)
-  )
-  logits_BCV = _constrain(decoder, logits_BCV) / temperature
+  logits_BCV = _logits(decoder, w_VD, hidden_BCD) / temperature
   target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)
   # Both sums in one pass over the logits.
   max_BC1 = jax.lax.stop_gradient(jnp.max(logits_BCV, -1, keepdims=True))

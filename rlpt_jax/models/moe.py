@@ -71,9 +71,7 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
         f'{size}, the {"experts" if axis == "expert" else "mlp_dim"} it splits.'
       )
   y_BTD = jax.shard_map(
-    functools.partial(
-      _experts, rows_split=rows_split, platform=layout.platform
-    ),
+    functools.partial(_experts, rows_split=rows_split, layout=layout),
     mesh=layout.mesh,
     in_specs=(x_spec, x_spec, x_spec, up_spec, up_spec, down_spec),
     out_specs=x_spec,
@@ -90,7 +88,7 @@ def moe(p, x_BTD, valid_BT, *, decoder: Decoder):
 
 def _experts(
   x_BTD, weight_BTC, expert_BTC, w_gate_EDF, w_up_EDF, w_down_EFD, *,
-  rows_split, platform,
+  rows_split, layout,
 ):  # fmt: skip
   """The output of all experts for the tokens of this device.
 
@@ -98,9 +96,8 @@ def _experts(
   mesh axis `expert`; then their outputs are summed.
 
   rows_split: True if that axis also splits the rows.
-  platform: the kind of the devices.
   """
-  product = functools.partial(grouped_product, platform=platform)
+  product = functools.partial(grouped_product, layout=layout)
   if rows_split:
     gather = functools.partial(
       jax.lax.all_gather, axis_name='expert', tiled=True

@@ -74,14 +74,14 @@ def project_and_write(decoder: Decoder, p, h_B1D, rope, rotates, own, column):
 
 
 def _joined(c, p, h_BTD):
-  joined_BTKRH = jnp.einsum('BTD,DKRH->BTKRH', h_BTD, p['w_qkv'])
-  return joined_BTKRH + p['b_qkv'] if c.qkv_bias else joined_BTKRH
+  joined_BTKXH = jnp.einsum('BTD,DKXH->BTKXH', h_BTD, p['w_qkv'])
+  return joined_BTKXH + p['b_qkv'] if c.qkv_bias else joined_BTKXH
 
 
-def _split(joined_BTKRH):
-  B, T, _, _, H = joined_BTKRH.shape
-  q_BTNH = joined_BTKRH[..., :-2, :].reshape(B, T, -1, H)
-  return q_BTNH, joined_BTKRH[..., -2, :], joined_BTKRH[..., -1, :]
+def _split(joined_BTKXH):
+  B, T, _, _, H = joined_BTKXH.shape
+  q_BTNH = joined_BTKXH[..., :-2, :].reshape(B, T, -1, H)
+  return q_BTNH, joined_BTKXH[..., -2, :], joined_BTKXH[..., -1, :]
 
 
 def _rope_here(c, rope, rotates):

@@ -29,16 +29,16 @@ def fits(decoder, k_BKHS) -> bool:
 
 
 def rotate_and_write(
-  joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, layout, **options
+  joined_BKXH, scales, rope, k_BKHS, v_BKSH, column, *, layout, **options
 ):
   """(queries [B, N, H], the keys and the values with a column written).
 
-  joined_BKRH: for each key-value head its queries, its key and its value.
+  joined_BKXH: for each key-value head its queries, its key and its value.
   scales: (of queries, of keys), [H] each: the scales of their norms; or none.
   rope: (cosines, sines), [B, H / 2] each.
   options: as of `_on_one_device`.
   """
-  inputs = joined_BKRH, scales, rope, k_BKHS, v_BKSH, column
+  inputs = joined_BKXH, scales, rope, k_BKHS, v_BKSH, column
   run = functools.partial(_on_one_device, **options)
   if layout.mesh.size == 1:
     return run(*inputs)
@@ -54,18 +54,18 @@ def rotate_and_write(
 
 
 def _on_one_device(
-  joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, eps, interpret=False
+  joined_BKXH, scales, rope, k_BKHS, v_BKSH, column, *, eps, interpret=False
 ):
-  B, K, R, H = joined_BKRH.shape
-  R -= 2
+  B, K, X, H = joined_BKXH.shape
+  R = X - 2
   inputs = (
-    jnp.reshape(column, (1,)), joined_BKRH, *rope, *scales, k_BKHS, v_BKSH
+    jnp.reshape(column, (1,)), joined_BKXH, *rope, *scales, k_BKHS, v_BKSH
   )  # fmt: skip
   q_BKRH, k_BKHS, v_BKSH = pl.pallas_call(
     functools.partial(_kernel, eps=eps),
     grid=(B, K),
     out_shape=[
-      jax.ShapeDtypeStruct((B, K, R, H), joined_BKRH.dtype),
+      jax.ShapeDtypeStruct((B, K, R, H), joined_BKXH.dtype),
       jax.ShapeDtypeStruct(k_BKHS.shape, k_BKHS.dtype),
       jax.ShapeDtypeStruct(v_BKSH.shape, v_BKSH.dtype),
     ],

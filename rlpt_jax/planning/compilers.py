@@ -237,9 +237,9 @@ def compile_chunk(
   )
   params = published(decoder)
   with lowering_for(decoder.layout):
-    lowered = chunks.compiled_for(run.machine.platform).lower(
-      decoder, params, prefixes, own, slots, steps=plan.chunk
-    )
+    lowered = chunks.compiled_for(
+      run.machine.platform, plan.dtype(decoder)
+    ).lower(decoder, params, prefixes, own, slots, steps=plan.chunk)
   is_cache = _is_cache(decoder, params, (prefixes, own))
   return _report(run, lowered, start, is_cache=is_cache, kernel=kernel)
 

@@ -148,7 +148,7 @@ class Program:
     if None in numbers:
       return None
     start, end, step = numbers
-    return -(-(end - start) // step)
+    return max(0, -(-(end - start) // step)) if step > 0 else None
 
   def decode_loop(self) -> str:
     """Returns the computation of one step of decoding."""

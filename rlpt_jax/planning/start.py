@@ -1,5 +1,6 @@
 """What a run prepares from its settings: its memory, and its update."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -38,16 +39,23 @@ def planned(config: Any, decoder: Decoder) -> Any:
   return config
 
 
-def compiling(update: Callable, config: Any, state, layout: Layout) -> Callable:
-  """Returns the update; on a TPU, it is compiled from now on, in a thread.
+@contextlib.contextmanager
+def compiling(update: Callable, config: Any, state, layout: Layout):
+  """Yields the update; on a TPU, it is compiled from now on, in a thread.
 
   Not on a GPU: there the compiler tries kernels and measures their time, which
   is longer while others run. Nor on a CPU, where compiling and sampling compete
   for the cores (benchmarks/README.md).
   """
-  if layout.platform in IN_BACKGROUND:
-    return CompiledAhead(update, state, *run_lib.batches(config, layout))
-  return trimmed(update) if layout.platform == 'cpu' else update
+  if layout.platform not in IN_BACKGROUND:
+    yield trimmed(update) if layout.platform == 'cpu' else update
+    return
+  ahead = CompiledAhead(update, state, *run_lib.batches(config, layout))
+  try:
+    yield ahead
+  finally:
+    if ahead.is_compiling:
+      logger.warning('Waiting for the compiler, which cannot be stopped.')
 
 
 def _choose(config: Any, decoder: Decoder) -> int:

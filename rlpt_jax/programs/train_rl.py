@@ -272,8 +272,9 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     sampler = opened(
       open_sampler(config, files, state.params, prompts.tokenizer)
     )
+    compiled = opened(compilations.counted())
     if first_step < config.num_steps:
-      update = start.compiling(update, config, state, layout)
+      update = opened(start.compiling(update, config, state, layout))
     rollouts = Rollouts(
       sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )
@@ -289,7 +290,6 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         num_steps=config.num_steps, shown=SHOWN, alarms=ALARMS,
       )
     )  # fmt: skip
-    compiled = opened(compilations.counted())
     preempted = opened(preemption(lambda: judges.stop_waiting(reward)))
     run = Run(
       config=config, workdir=workdir, files=files, store=store, writer=writer,

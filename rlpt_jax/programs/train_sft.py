@@ -134,8 +134,11 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
       store, files, layout, optimizer, seed=config.seed
     )
     first_step, totals = int(state.step), record.get('totals', {})
+    compiled = stack.enter_context(compilations.counted())
     if first_step < config.num_steps:
-      update = start.compiling(update, config, state, layout)
+      update = stack.enter_context(
+        start.compiling(update, config, state, layout)
+      )
     host, hosts = layout.share(config.batch_size)
     progress.waiting('reading the data')
     loader = Loader(
@@ -151,7 +154,6 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
         workdir, first_step=first_step, num_steps=config.num_steps, shown=SHOWN
       )
     )
-    compiled = stack.enter_context(compilations.counted())
     preempted = stack.enter_context(preemption())
 
     def save(state):

@@ -33,7 +33,8 @@ from rlpt_jax.sampling.logits import Settings
 RUNNING, STOP, LENGTH = 0, 1, 2  # Report.finish_B
 # For a few hundred rows, cuBLAS is faster than the kernels that XLA generates
 # and would choose: a step of Qwen3-1.7B takes 6.59 ms instead of 6.87 (256
-# rows, H200, jax 0.11).
+# rows, H200, jax 0.11.2, 2026-11-28). But only these read an int8 cache without
+# writing a converted copy.
 GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
 ANY, NO_TOKEN = -1, -2  # In a stop, ANY matches every token, NO_TOKEN none.
 
@@ -109,18 +110,19 @@ def decode_chunk(
 
   own: is consumed.
   """
-  run = compiled_for(decoder.layout.platform)
+  run = compiled_for(decoder.layout.platform, caches.dtype_of(own))
   return run(decoder, params, prefixes, own, slots, steps=steps)
 
 
 @functools.cache
-def compiled_for(platform: str):
+def compiled_for(platform: str, cache_dtype):
   """The jitted function that `decode_chunk` calls."""
+  has_options = platform == 'gpu' and jnp.dtype(cache_dtype) != jnp.int8
   return jax.jit(
     decode_steps,
     static_argnames=('decoder', 'steps'),
     donate_argnames='own',
-    compiler_options=GPU_OPTIONS if platform == 'gpu' else None,
+    compiler_options=GPU_OPTIONS if has_options else None,
   )
 
 
@@ -133,7 +135,7 @@ def decode_steps(
   *,
   steps: int,
 ) -> tuple[Stored, Report]:
-  """As `decode_chunk`, for use within a larger jitted function."""
+  """As `decode_chunk`, which compiles it."""
   layout, B = decoder.layout, slots.token_B.shape[0]
   filled_B = slots.sampled_B  # Tokens in `own` when the chunk begins.
   before = (

@@ -29,12 +29,12 @@ class Plan:
 
   slots: completions that run at the same time.
   group: the most completions of one prompt that run at the same time; if a
-    request has more samples, they take turns.
+    request has more samples, they take turns. (Where devices split the batch,
+    and each has fewer slots than that, it is a limit for each device.)
   prompts: prefixes kept at the same time; by default, twice the number of
-    groups that it takes to fill the slots. Every step reads all prefixes, so
-    spare ones cost time. But with heavy-tailed lengths, a straggler keeps its
-    prefix after the rest of its group has ended; a spare prefix lets a new
-    group use the free slots.
+    groups that it takes to fill the slots. With heavy-tailed lengths, a
+    straggler keeps its prefix after the rest of its group has ended; a spare
+    prefix lets a new group use the free slots.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   own_tokens: positions in the cache for the tokens of all running completions;
     by default, and at most, enough for all slots to run to max_new_tokens. A
@@ -211,9 +211,12 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
     block = math.lcm(128, plan.chunk)
   if own_tokens is not None:
     own_tokens = layout.whole_batch(-(-own_tokens // block)) * block
+  # A group larger than a device's slots has a prefix on several devices.
+  seats = min(plan.group, max(1, plan.slots // layout.batch_size))
+  groups = -(-plan.slots // seats)
   return dataclasses.replace(
     plan,
-    prompts=plan.prompts or layout.whole_batch(plan.num_prompts),
+    prompts=plan.prompts or layout.whole_batch(2 * groups),
     block=block,
     own_tokens=own_tokens,
   )

@@ -65,19 +65,21 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
 
 
 def _weights_of_layers(decoder: Decoder, layers) -> dict[str, tuple[str, ...]]:
-  """The weights to publish, and which of the learner's make each."""
-  names = {name: (name,) for name in layers}
-  c, layout = decoder.config, decoder.layout
+  """The weights to publish, and which of the learner's make each.
+
+  Joined ones come first: they exist twice when little else is there.
+  """
+  layout = decoder.layout
+  joined = {
+    name: parts
+    for name, (_, parts, _) in decoder_lib.JOINED.items()
+    if parts[0] in layers and layout.has_small_kernels
+  }
   # Joined queries are split over chips by the heads of their keys.
-  is_even = c.num_kv_heads % layout.mesh.shape['tensor'] == 0
-  if not (layout.has_small_kernels and is_even):
-    return names
-  for name, (_, parts, _) in decoder_lib.JOINED.items():
-    if parts[0] in names:
-      names[name] = parts
-      for part in parts:
-        del names[part]
-  return names
+  if decoder.config.num_kv_heads % layout.mesh.shape['tensor']:
+    joined = {name: joined[name] for name in joined if name == 'w_gate_up'}
+  taken = {part for parts in joined.values() for part in parts}
+  return joined | {name: (name,) for name in layers if name not in taken}
 
 
 def _unstack(stacked, sharding):

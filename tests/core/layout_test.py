@@ -87,7 +87,7 @@ def test_one_device_states_no_places(one_device):
 
 @pytest.mark.parametrize(
   ('names', 'expected'),
-  [(['9.0'], 9.0), (['9.0', '8.9'], 8.9), (['10.0'], 10.0), (['gfx90a'], None)],
+  [(['9.0'], 9.0), (['9.0', '8.9'], 8.9), (['10.0'], 10.0), (['gfx90a'], 0.0)],
 )
 def test_the_lowest_compute_capability(names, expected):
   devices = [types.SimpleNamespace(compute_capability=name) for name in names]
@@ -103,15 +103,18 @@ def test_no_compute_capability_without_gpus():
 
 
 @pytest.mark.parametrize(
-  ('names', 'platform', 'expected'),
+  ('names', 'platform', 'small', 'large'),
   [
-    (['9.0'], 'gpu', True),
-    (['8.0', '9.0'], 'gpu', True),
-    (['7.5', '9.0'], 'gpu', False),
-    ([''], 'cpu', False),
+    (['9.0'], 'gpu', True, True),
+    (['8.0', '9.0'], 'gpu', True, True),
+    (['8.9', '9.0'], 'gpu', True, False),
+    (['12.0'], 'gpu', True, False),
+    (['7.5', '9.0'], 'gpu', False, False),
+    (['gfx90a'], 'gpu', False, False),
+    ([''], 'cpu', False, False),
   ],
 )
-def test_gpus_that_triton_supports(names, platform, expected):
+def test_gpus_that_kernels_run_on(names, platform, small, large):
   devices = [types.SimpleNamespace(compute_capability=name) for name in names]
-  mesh = types.SimpleNamespace(devices=np.array(devices))
-  assert Layout(mesh, platform).has_small_kernels == expected
+  layout = Layout(types.SimpleNamespace(devices=np.array(devices)), platform)
+  assert (layout.has_small_kernels, layout.has_large_kernels) == (small, large)

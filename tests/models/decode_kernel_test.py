@@ -410,17 +410,19 @@ def _samples(decoder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('sizes', 'samples'),  # How the devices are used; if `sample` can be.
+  ('sizes', 'samples', 'change'),  # `sample` cannot be used with `tensor`.
   [
-    ({'fsdp': 1}, True),
-    ({'fsdp': 4}, True),
-    ({'fsdp': 2, 'tensor': 2}, False),
+    ({'fsdp': 1}, True, {}),
+    ({'fsdp': 1}, True, {'qkv_bias': True, 'qk_norm': False}),
+    ({'fsdp': 1}, True, {'rope_layers': (True, False)}),
+    ({'fsdp': 4}, True, {}),
+    ({'fsdp': 2, 'tensor': 2}, False, {}),
   ],
 )
 def test_a_sampler_with_all_kernels_samples_the_same(
-  sizes, samples, monkeypatch, one_device
+  sizes, samples, change, monkeypatch, one_device
 ):
-  config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=2)
+  config = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=2, **change)
   expected = _samples(Decoder(config, Compute(dtype='float32'), one_device))
   uses = collections.Counter()
 

@@ -1,6 +1,7 @@
 """Grouped products and their gradients are those of plain formulas."""
 
 import functools
+import types
 
 import hypothesis
 import hypothesis.strategies as st
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.models import grouped
 
 # The kernels run in Pallas's interpreter.
@@ -116,26 +118,37 @@ def test_many_rows_of_half_precision_are_added_up_in_float32(way):
     np.testing.assert_allclose(a, b, rtol=2**-8, atol=1e-3)
 
 
-def _chosen(monkeypatch, platform, *, dtype=jnp.bfloat16, size=64):
-  monkeypatch.setattr(grouped, 'product', lambda way, *_: way)
-  monkeypatch.setattr(jax.lax, 'ragged_dot', lambda *_: 'ragged_dot')
-  x, w = jnp.zeros((8, size), dtype), jnp.zeros((2, size, 32), dtype)
-  return grouped.grouped_product(x, w, jnp.zeros(2, int), platform=platform)
+def _layout(platform, capability):
+  device = types.SimpleNamespace(compute_capability=capability)
+  return Layout(types.SimpleNamespace(devices=np.array([device])), platform)
 
 
 @pytest.mark.parametrize(
   ('platform', 'options', 'expected'),
   [
-    ('cpu', {}, grouped.LOOP),
-    ('tpu', {}, 'ragged_dot'),
+    ('cpu', {'capability': ''}, grouped.LOOP),
+    ('tpu', {'capability': ''}, 'ragged_dot'),
     ('gpu', {}, grouped.KERNEL),
     ('gpu', {'dtype': jnp.float16}, grouped.KERNEL),
+    ('gpu', {'capability': '8.0'}, grouped.KERNEL),
+    ('gpu', {'capability': '10.0'}, grouped.KERNEL),
+    # Kernels need more shared memory than these have.
+    ('gpu', {'capability': '8.9'}, 'ragged_dot'),
+    ('gpu', {'capability': '12.0'}, 'ragged_dot'),
+    ('gpu', {'capability': '7.5'}, 'ragged_dot'),
     ('gpu', {'dtype': jnp.float32}, 'ragged_dot'),
     ('gpu', {'size': 72}, 'ragged_dot'),  # Not a multiple of 16.
   ],
 )
 def test_which_product_is_used(platform, options, expected, monkeypatch):
-  assert _chosen(monkeypatch, platform, **options) == expected
+  options = {'dtype': jnp.bfloat16, 'size': 64, 'capability': '9.0'} | options
+  monkeypatch.setattr(grouped, 'product', lambda way, *_: way)
+  monkeypatch.setattr(jax.lax, 'ragged_dot', lambda *_: 'ragged_dot')
+  size, dtype = options['size'], options['dtype']
+  x, w = jnp.zeros((8, size), dtype), jnp.zeros((2, size, 32), dtype)
+  layout = _layout(platform, options['capability'])
+  found = grouped.grouped_product(x, w, jnp.zeros(2, int), layout=layout)
+  assert found == expected
 
 
 def test_tiles_grow_with_the_rows_of_a_group():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import types
 
@@ -314,6 +315,24 @@ def test_weights_that_are_split_give_nearly_the_same_logits(one_device, model):
   assert error(parts_VPD) < 1e-5
   for part in range(3):  # Each counts.
     assert error(parts_VPD.at[:, part].set(0)) > 1e-4
+
+
+@pytest.mark.parametrize('sizes', [{}, {'fsdp': 2, 'tensor': 2}])
+def test_weights_that_are_split_give_nearly_the_same_scores(sizes):
+  """As entropies are computed, with the sampler's parameters."""
+  devices = jax.devices()[: math.prod(sizes.values())]
+  decoder = _decoder(make_layout(**sizes, devices=devices), chunk=4)
+  params = weights.init(
+    decoder_lib.specs(decoder.config), jax.random.key(0), layout=decoder.layout
+  )
+  parts = params | {'embed': jax.jit(head.split)(params['embed'])}
+  hidden, targets = _inputs(B=4)
+  score = jax.jit(head.score, static_argnums=0)
+  expected, found = (
+    score(decoder, p, hidden, targets) for p in (params, parts)
+  )
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize(

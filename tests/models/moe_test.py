@@ -119,11 +119,11 @@ def test_what_a_product_leaves_undefined_reaches_nothing(monkeypatch):
 
   undefined_beyond.defvjp(forward, backward)
 
-  def hostile(x_JD, w_EDF, sizes_E, *, platform):
+  def hostile(x_JD, w_EDF, sizes_E, *, layout):
     x_JD = undefined_beyond(x_JD, sizes_E)  # In the backward pass...
     x_JD = jnp.where(jnp.isnan(x_JD), 0, x_JD)
     # ...and in the forward pass.
-    y_JF = product(x_JD, w_EDF, sizes_E, platform=platform)
+    y_JF = product(x_JD, w_EDF, sizes_E, layout=layout)
     return undefined_beyond(y_JF, sizes_E)
 
   layout = make_layout(fsdp=2, expert=4)

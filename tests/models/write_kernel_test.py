@@ -14,11 +14,11 @@ EPS = 1e-6
 
 
 @functools.partial(jax.jit, static_argnames='eps')
-def _expected(joined_BKRH, scales, rope, k_BKHS, v_BKSH, column, *, eps):
+def _expected(joined_BKXH, scales, rope, k_BKHS, v_BKSH, column, *, eps):
   """As queries.project and two updates of the caches."""
-  B, K, R, H = joined_BKRH.shape
-  q_B1NH = joined_BKRH[:, :, :-2].reshape(B, 1, K * (R - 2), H)
-  k_B1KH, v_BKH = joined_BKRH[:, None, :, -2], joined_BKRH[:, :, -1]
+  B, K, R, H = joined_BKXH.shape
+  q_B1NH = joined_BKXH[:, :, :-2].reshape(B, 1, K * (R - 2), H)
+  k_B1KH, v_BKH = joined_BKXH[:, None, :, -2], joined_BKXH[:, :, -1]
   if scales:
     q_B1NH = layers.rms_norm(q_B1NH, scales[0], eps=eps)
     k_B1KH = layers.rms_norm(k_B1KH, scales[1], eps=eps)

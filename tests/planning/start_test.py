@@ -167,4 +167,5 @@ def test_runs_compile_their_update_ahead(tmp_path, compiled, monkeypatch):
 def test_nothing_is_compiled_beside_a_gpus_work():
   layout = dataclasses.replace(make_layout(), platform='gpu')
   update = object()
-  assert start.compiling(update, runs.rl(), None, layout) is update
+  with start.compiling(update, runs.rl(), None, layout) as found:
+    assert found is update

@@ -23,7 +23,7 @@ def test_donated_caches_are_written_in_place(one_device):
   own = caches.empty(decoder, 8, 2048, 'float32')
   slots = Table(8, SIZES).slots(np.array([3, 5]), None)
   compiled = (
-    chunks.compiled_for('cpu')
+    chunks.compiled_for('cpu', 'float32')
     .lower(decoder, params, prefixes, own, slots, steps=4)
     .compile()
   )
@@ -47,7 +47,7 @@ def test_blocks_are_written_in_place_and_stay_on_their_device(sizes, dtype):
     np.full(8, 3), readers, blocks_BM=np.zeros((16, 128), np.int32)
   )
   compiled = (
-    chunks.compiled_for('cpu')
+    chunks.compiled_for('cpu', 'float32')
     .lower(decoder, publish(decoder, params), prefixes, own, slots, steps=4)
     .compile()
   )

@@ -119,7 +119,7 @@ def test_on_a_cpu_small_caches_are_widened_and_that_is_planned(one_device):
       caches.empty(decoder, 128, 128, cache_dtype),
     ]
     compiled = (
-      chunks.compiled_for('cpu')
+      chunks.compiled_for('cpu', 'float32')
       .lower(decoder, params, *stored, slots, steps=plan.chunk)
       .compile()
     )
@@ -191,8 +191,13 @@ def test_what_a_batch_cannot_be_split_into_is_refused():
   with pytest.raises(ValueError, match=r'slots=12: .* of 8, .* next is 16'):
     lib.check(plan, _decoder(fsdp=8))
   # By default there are as many more as it takes.
-  default = dataclasses.replace(plan, slots=16, prompts=None, group=8)
-  assert lib.fitted(default, _layout(fsdp=8)).prompts == 8
+  default = dataclasses.replace(plan, slots=16, prompts=None, group=2)
+  assert lib.fitted(default, _layout(fsdp=8)).prompts == 16
+  default = dataclasses.replace(default, slots=8, group=1)
+  assert lib.fitted(default, _layout(fsdp=8)).prompts == 16
+  # A group of 8 takes the two slots, and a prefix, of each of four devices.
+  default = dataclasses.replace(default, slots=16, group=8)
+  assert lib.fitted(default, _layout(fsdp=8)).prompts == 16
   lib.check(default, _decoder(fsdp=8))
   with pytest.raises(ValueError, match=r'prompts=3: .* of 8, .* next is 8'):
     lib.check(PLAN, _decoder(fsdp=8))
