@@ -54,6 +54,17 @@ def _run(chips: str, model=MODEL, tensor: int = 1) -> Run:
 
 
 @pytest.mark.slow
+def test_an_int8_cache_is_not_copied():
+  module, extra = compilers.PLUGINS['gpu']
+  if not compilers.is_installed(module):
+    pytest.skip(f"needs {module}: pip install 'rlpt_jax[{extra}]'")
+  run = _run(CHIPS['gpu'])
+  config = dataclasses.replace(run.config, cache_dtype='int8')
+  report = compilers.compile_chunk(dataclasses.replace(run, config=config))
+  assert not report.copies
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['update', 'chunk'])
 @pytest.mark.parametrize('platform', ['tpu', 'gpu'])
 def test_what_the_compiler_reports(platform, name):
