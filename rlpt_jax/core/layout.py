@@ -53,6 +53,8 @@ ACTIVATION_RULES = (
   ('vocab', ('tensor',)),
 )
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
+# Matches the compute capability of an NVIDIA GPU; AMD's have other names.
+VERSION = re.compile(r'\d+\.\d+').fullmatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +68,29 @@ class Layout:
 
   @property
   def compute_capability(self) -> float | None:
-    """The lowest compute capability of the mesh's GPUs; 0 if not NVIDIA's.
+    """The lowest compute capability of the mesh's NVIDIA GPUs.
 
-    None if it has no GPUs, or if the mesh is abstract.
+    None if it has none, or if the mesh is abstract.
     """
+    versions = [float(name) for name in self._capabilities if VERSION(name)]
+    return min(versions, default=None)
+
+  @property
+  def _capabilities(self) -> list[str]:
+    """What the devices say of themselves; empty if the mesh is abstract."""
     if isinstance(self.mesh, AbstractMesh):
-      return None
-    names = (
-      getattr(device, 'compute_capability', '')
-      for device in self.mesh.devices.flat
-    )
-    return min(
-      (
-        float(name) if re.fullmatch(r'\d+\.\d+', name) else 0.0
-        for name in names
-        if name
-      ),
-      default=None,
-    )
+      return []
+    devices = self.mesh.devices.flat
+    names = {getattr(device, 'compute_capability', '') for device in devices}
+    return sorted(names - {''})
 
   @property
   def has_small_kernels(self) -> bool:
-    """True on GPUs that Triton supports, from Ampere on."""
+    """True on NVIDIA's GPUs that Triton supports, from Ampere on."""
+    is_other = not all(map(VERSION, self._capabilities))
     capability = self.compute_capability
-    return self.platform == 'gpu' and (capability is None or capability >= 8)
+    is_new = capability is None or capability >= 8
+    return self.platform == 'gpu' and is_new and not is_other
 
   @property
   def has_large_kernels(self) -> bool:
@@ -99,7 +100,7 @@ class Layout:
     """
     capability = self.compute_capability
     is_large = capability is None or capability == 8 or 9 <= capability < 12
-    return self.platform == 'gpu' and is_large
+    return self.has_small_kernels and is_large
 
   def weight_sharding(self, shape, axes) -> NamedSharding:
     spec = self._partition(shape, axes, self.weight_rules)

@@ -124,7 +124,7 @@ def pick_decode_kernel(kernel: str, q_B1NH, parts, layout: Layout) -> str:
   B, _, N, H = q_B1NH.shape
   capability = layout.compute_capability
   fits = (
-    layout.platform == 'gpu'
+    layout.has_small_kernels
     # The kernel's blocks may exceed the shared memory of GPUs before the H100.
     and (capability is None or capability >= 9)
     and q_B1NH.dtype in (jnp.bfloat16, jnp.float16)

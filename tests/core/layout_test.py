@@ -87,7 +87,7 @@ def test_one_device_states_no_places(one_device):
 
 @pytest.mark.parametrize(
   ('names', 'expected'),
-  [(['9.0'], 9.0), (['9.0', '8.9'], 8.9), (['10.0'], 10.0), (['gfx90a'], 0.0)],
+  [(['9.0'], 9.0), (['9.0', '8.9'], 8.9), (['10.0'], 10.0), (['gfx90a'], None)],
 )
 def test_the_lowest_compute_capability(names, expected):
   devices = [types.SimpleNamespace(compute_capability=name) for name in names]
