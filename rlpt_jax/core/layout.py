@@ -77,7 +77,7 @@ class Layout:
 
   @property
   def _capabilities(self) -> list[str]:
-    """What the devices say of themselves; empty if the mesh is abstract."""
+    """Returns what the devices say; nothing if the mesh is abstract."""
     if isinstance(self.mesh, AbstractMesh):
       return []
     devices = self.mesh.devices.flat

@@ -92,7 +92,7 @@ def attend_to_filled(q_BNH, parts, *, layout: Layout, **options):
 
 
 def _split(x, layout: Layout) -> PartitionSpec:
-  """How the mesh splits the rows and heads of queries, keys or values."""
+  """Returns how the mesh splits the rows and heads of queries or keys."""
   return layout.activation_spec(x.shape[:2], ('batch', 'heads'))
 
 

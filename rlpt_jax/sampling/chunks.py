@@ -97,15 +97,7 @@ def prefill_into(
   return caches.replace_rows(prefixes, new, rows_P)
 
 
-def decode_chunk(
-  decoder: Decoder,
-  params,
-  prefixes: Stored,
-  own: Stored,
-  slots: Slots,
-  *,
-  steps: int,
-) -> tuple[Stored, Report]:
+def decode_chunk(decoder: Decoder, params, prefixes, own, slots, *, steps: int):
   """Samples up to `steps` tokens for every row; returns (own cache, Report).
 
   own: is consumed.

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rlpt_jax.sampling.logits_kernel import Rows
+
 
 @struct.dataclass
 class Settings:
@@ -87,10 +89,13 @@ def choose(
   # Gumbel-max sampling: a rounding error in the logits rarely changes the
   # token, unlike with a search in cumulative probabilities.
   if sample:
-    token_B, kept_B, total_B = sample(
-      logits_BV, top_B1[:, 0], temperature_B, border_B, ~greedy_B, keys_B2,
-      position_B, words=threefry, noise=_noise,
+    rows = Rows(
+      top_B1[:, 0], temperature_B, border_B,
+      (~greedy_B).astype(jnp.int32), keys_B2, position_B,
     )  # fmt: skip
+    token_B, kept_B, total_B = sample(
+      logits_BV, rows, words=threefry, noise=_noise
+    )
   else:
     kept_BV = _kept(scale(logits_BV), border_B)
     token_B = jax.lax.platform_dependent(

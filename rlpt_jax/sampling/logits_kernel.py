@@ -14,6 +14,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 
+class Rows(NamedTuple):
+  """What the kernel is told of each row.
+
+  A logit is scaled to (logit - top) / temperature, and kept unless it is below
+  the border.
+  """
+
+  top_B: jax.Array
+  temperature_B: jax.Array
+  border_B: jax.Array
+  noise_B: jax.Array  # 0 where no noise is added, which makes the row greedy.
+  keys_B2: jax.Array
+  position_B: jax.Array
+
+
 class Sampled(NamedTuple):
   token_B: jax.Array
   kept_B: jax.Array  # The sum of exp of the scaled logits that are kept.
@@ -25,31 +40,26 @@ def fits(layout) -> bool:
   return layout.has_small_kernels and layout.mesh.shape['tensor'] == 1
 
 
-def sample(logits_BV, *of_rows, layout, **options) -> Sampled:
+def sample(logits_BV, rows: Rows, *, layout, **options) -> Sampled:
   """As `_on_one_device`. On several GPUs, each samples its own rows."""
   run = functools.partial(_on_one_device, **options)
   if layout.mesh.size == 1:
-    return run(logits_BV, *of_rows)
-  rows = layout.activation_spec(logits_BV.shape[:1], ('batch',))
+    return run(logits_BV, rows)
+  split = layout.activation_spec(logits_BV.shape[:1], ('batch',))
   return jax.shard_map(
     run,
     mesh=layout.mesh,
-    in_specs=rows,
-    out_specs=rows,
+    in_specs=split,
+    out_specs=split,
     check_vma=False,  # The kernel declares no varying axes.
-  )(logits_BV, *of_rows)
+  )(logits_BV, rows)
 
 
 def _on_one_device(
-  logits_BV, top_B, temperature_B, border_B, noise_B, keys_B2, position_B,
-  *, words, noise, block=2048, warps=8, interpret=False,
-) -> Sampled:  # fmt: skip
+  logits_BV, rows, *, words, noise, block=2048, warps=8, interpret=False
+) -> Sampled:
   """Samples a token of each row, among those that are kept.
 
-  A logit is scaled to (logit - top) / temperature, and kept unless it is below
-  the border.
-
-  noise_B: 0 where no noise is added, which makes the row greedy.
   words, noise: (key, counter) -> two random words per counter, and random
     words -> noise. They are logits.py's.
   """
@@ -61,26 +71,22 @@ def _on_one_device(
     functools.partial(_kernel, words=words, noise=noise, block=block),
     grid=(blocks, B),
     out_shape=[
-      shape(jnp.float32), shape(jnp.int32), shape(jnp.float32),
+      shape(jnp.float32),
+      shape(jnp.int32),
+      shape(jnp.float32),
       shape(jnp.float32),
     ],
     compiler_params=triton.CompilerParams(num_warps=warps),
     interpret=interpret,
     name='sample',
-  )(
-    logits_BV, top_B, temperature_B, border_B, noise_B.astype(jnp.int32),
-    keys_B2, position_B.astype(jnp.uint32),
-  )  # fmt: skip
+  )(logits_BV, rows)
   is_best_BI = best_BI == best_BI.max(-1, keepdims=True)
   # The first token, of equal ones. A row with NaN has no best token.
   token_B = jnp.where(is_best_BI, token_BI, V - 1).min(-1)
   return Sampled(token_B, kept_BI.sum(-1), all_BI.sum(-1))
 
 
-def _kernel(
-  logits_ref, top_ref, temperature_ref, border_ref, noise_ref, keys_ref,
-  position_ref, best_ref, token_ref, kept_ref, all_ref, *, words, noise, block,
-):  # fmt: skip
+def _kernel(logits_ref, rows_ref, *results, words, noise, block):
   """One program: a block of pairs of tokens of a row.
 
   Tokens of a pair are half a vocabulary apart, and share a call of `words`.
@@ -89,10 +95,11 @@ def _kernel(
   V = logits_ref.shape[1]
   pairs = -(-V // 2)
   place_W = i * block + jax.lax.broadcasted_iota(jnp.int32, (block,), 0)
-  top, border = top_ref[b], border_ref[b]
-  temperature, has_noise = temperature_ref[b], noise_ref[b] > 0
-  key = keys_ref[b, 0], keys_ref[b, 1]
-  counter = place_W.astype(jnp.uint32), position_ref[b]
+  top, border = rows_ref.top_B[b], rows_ref.border_B[b]
+  temperature, has_noise = rows_ref.temperature_B[b], rows_ref.noise_B[b] > 0
+  key = rows_ref.keys_B2[b, 0], rows_ref.keys_B2[b, 1]
+  position = rows_ref.position_B[b].astype(jnp.uint32)
+  counter = place_W.astype(jnp.uint32), position
   best, token = jnp.float32(-jnp.inf), V - 1
   kept_sum = all_sum = jnp.float32(0)
   for half, bits_W in enumerate(words(key, counter)):
@@ -113,5 +120,6 @@ def _kernel(
     # Of equal values the first half's token is the first.
     token = jnp.where(largest > best, first, token)
     best = jnp.maximum(best, largest)
-  best_ref[b, i], token_ref[b, i] = best, token
-  kept_ref[b, i], all_ref[b, i] = kept_sum, all_sum
+  found = best, token, kept_sum, all_sum
+  for result_ref, value in zip(results, found, strict=True):
+    result_ref[b, i] = value
