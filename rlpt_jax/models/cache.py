@@ -40,7 +40,7 @@ class Readers:
   place_B: jax.Array
 
   def of_shard(self, shard) -> 'Readers':
-    """From a shard of both arrays: the same, counted from its first row."""
+    """Returns a shard's readers, with rows counted from the shard's first."""
     rows, entries = len(self.place_B), self.rows_PG.size
     return Readers(
       jnp.clip(self.rows_PG - shard * rows, 0, rows - 1),

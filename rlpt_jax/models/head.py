@@ -176,7 +176,7 @@ def score(decoder: Decoder, params, hidden_BTD, targets_BT, *, temperature=1.0):
 
 
 def _copies(decoder: Decoder, weights, rows: int):
-  """Returns (A,), the shares of a batch of so many rows, and weights for each.
+  """Returns (A,), the shares of a batch of `rows`, and weights for each.
 
   These are w_AVD, and the other arrays of a chunk begin with A, too. Chips that
   split a batch have the copy of their share. So they gather weights

@@ -1,4 +1,4 @@
-"""What a decode step does to new queries and keys, in one kernel for a GPU.
+"""Prepares the queries, keys and values of a decode step, in one GPU kernel.
 
 Between the product with the weights and attention, queries and keys are
 normalized and rotated, and keys and values are written to a column of the
@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 
 def fits(decoder, k_BKHS) -> bool:
-  """Returns True if the kernel can be used; XLA's operations are otherwise."""
+  """Returns True if the kernel can be used; XLA's are used otherwise."""
   H = decoder.config.head_dim
   return (
     decoder.layout.has_small_kernels

@@ -1,4 +1,4 @@
-"""What a run prepares from its settings: its memory, and its update."""
+"""Plans a run's memory and compiles its update before it starts."""
 
 import contextlib
 import logging

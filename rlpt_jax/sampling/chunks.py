@@ -127,7 +127,7 @@ def decode_steps(
   *,
   steps: int,
 ) -> tuple[Stored, Report]:
-  """As `decode_chunk`, which compiles it."""
+  """Does the work of `decode_chunk`, which compiles it."""
   layout, B = decoder.layout, slots.token_B.shape[0]
   filled_B = slots.sampled_B  # Tokens in `own` when the chunk begins.
   before = (

@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton
 
 
 class Rows(NamedTuple):
-  """What the kernel is told of each row.
+  """The inputs of the kernel for each row.
 
   A logit is scaled to (logit - top) / temperature, and kept unless it is below
   the border.
