@@ -4,7 +4,8 @@
     python benchmarks/accelerator.py STAGE [--model qwen3_17b] ...
 
 Needs jax, flax, optax and numpy, but no TensorFlow, gin or network, and finds
-this repository by itself. Prints a line of JSON for each measurement. Stages:
+this repository by itself. Prints a line of JSON for each measurement, and after
+all stages a table of those that have a bar. Stages:
 
   attention  The attention of one layer. For a decode step (32 prompts of 1,024
              tokens; each has 8 rows with 128, 256 or 512 of 512 positions
@@ -107,10 +108,52 @@ def main():
     return
   # Each in its own process, so that a failure does not stop the rest.
   environment = os.environ | {'PYTHONPATH': str(FOLDER.parent)}
+  lines = []
   for program, *stage in STAGES:
-    subprocess.run(
-      [sys.executable, str(FOLDER / program), *stage], env=environment
-    )
+    command = [sys.executable, str(FOLDER / program), *stage]
+    with subprocess.Popen(
+      command, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+      for line in process.stdout:
+        print(line, end='', flush=True)
+        lines += [json.loads(line)] if line.startswith('{') else []
+    if process.returncode:
+      lines.append({'stage': 'failed', 'command': ' '.join([program, *stage])})
+  print(table(lines))
+
+
+def table(lines: list[dict]) -> str:
+  """Returns the figures that have a bar, and what failed."""
+  rows = [('what', 'figure', 'bar'), *filter(None, map(figure, lines))]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return '\n'.join(
+    '  '.join(map(str.ljust, row, widths)).rstrip() for row in rows
+  )
+
+
+def figure(line: dict) -> tuple[str, str, str] | None:
+  """Returns (what, figure, bar) of a line; None if it has no bar."""
+  model = line.get('model')
+  match line.get('stage'):
+    case 'sample':
+      share = f'{line["share_of_limit"]:.1%} of the bandwidth limit'
+      return f'decoding, {model}', share, 'at least 60%'
+    case 'gap':
+      return f'KL to the sampler, {model}', str(line['kl']), 'at most 1e-3'
+    case 'learn':
+      share = f'{line["share_of_peak"]:.1%} of 989 TFLOP/s'
+      bar = {'qwen3_06b': 'at least 35%', 'qwen3_17b': 'at least 45%'}
+      return f'learning, {model}', share, bar.get(model, '')
+    case 'step':
+      found = line['times_as_fast'] or 'torch is not here'
+      return (
+        f'a step, times as fast as torch, {model}',
+        str(found),
+        'at least 3',
+      )
+    case 'failed':
+      return line['command'], 'failed', ''
+  return None
 
 
 def say(stage, **figures):

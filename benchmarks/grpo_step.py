@@ -140,10 +140,6 @@ def measure(arguments) -> dict:
     Plan(slots=P * G, group=G, prompts=P, max_prompt_tokens=S,
          max_new_tokens=T, chunk=32),
   )  # fmt: skip
-  batch_of = functools.partial(
-    make_batch, num_prompts=P, num_samples=G,
-    reduction=reductions.completion_mean, longest=(bucket(S), bucket(T)),
-  )  # fmt: skip
   update = trimmed(update)  # As train_rl does: see planning/start.py.
   texts = json.loads((assets / 'prompts.json').read_text())
   seconds = {'step': [], 'rollout': [], 'train': []}
@@ -169,7 +165,10 @@ def measure(arguments) -> dict:
       )
       for request, group in zip(requests, samples, strict=True)
     ]
-    batch = batch_of(groups)
+    batch = make_batch(
+      groups, num_prompts=P, reduction=reductions.completion_mean,
+      longest=(bucket(S), bucket(T)),
+    )  # fmt: skip
     rewards_PG = np.stack([group.rewards_G for group in groups])
     advantages_PG = np.asarray(advantages.group_normalized(rewards_PG))
     batch = dataclasses.replace(batch, advantages_PG=advantages_PG)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -58,3 +59,28 @@ def test_products_of_experts_are_counted_in_what_is_compiled(capsys):
   # XLA multiplies each row by all of 4 experts.
   assert xla['tflop'] == pytest.approx(4 * needed / 1e12, rel=1e-2)
   assert ours['tflop'] == 0
+
+
+def test_the_table_has_each_bar_and_what_failed():
+  spec = importlib.util.spec_from_file_location('accelerator', PROGRAM)
+  program = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(program)
+  lines = [
+    {'stage': 'attention', 'error': 1e-3},  # Has no bar.
+    {'stage': 'sample', 'model': 'qwen3_17b', 'share_of_limit': 0.606},
+    {'stage': 'gap', 'model': 'qwen3_17b', 'kl': 1.7e-4},
+    {'stage': 'learn', 'model': 'qwen3_06b', 'share_of_peak': 0.374},
+    {'stage': 'step', 'model': 'qwen3_06b', 'times_as_fast': None},
+    {'stage': 'failed', 'command': 'accelerator.py experts'},
+  ]
+  first, *rows = program.table(lines).splitlines()
+  assert first.split() == ['what', 'figure', 'bar']
+  assert [re.split(r'  +', row) for row in rows] == [
+    ['decoding, qwen3_17b', '60.6% of the bandwidth limit', 'at least 60%'],
+    ['KL to the sampler, qwen3_17b', '0.00017', 'at most 1e-3'],
+    ['learning, qwen3_06b', '37.4% of 989 TFLOP/s', 'at least 35%'],
+    ['a step, times torch, qwen3_06b', 'torch is not here',
+     'at least 3'],
+    ['accelerator.py experts', 'failed'],
+  ]  # fmt: skip
+  assert len({row.find('at ') for row in [*rows[:4]]}) == 1  # Aligned.

@@ -53,6 +53,7 @@ class _Group:
   put_back: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   running: int = 0
   prefix: int | None = None  # Row in the prefix cache; None: not assigned yet.
+  shard: int | None = None  # The shard of the batch that has it.
   prompt_version: int = 0  # Version of the weights that computed the prefix.
   dropped: set[int] = dataclasses.field(default_factory=set)
 
@@ -286,8 +287,8 @@ class Engine:
             free[shard].clear()
           break
         if group.prefix is None:
-          shard = self._blocks.shard(slot)
-          group.prefix = self._free_prefixes[shard].pop(0)
+          group.shard = self._blocks.shard(slot)
+          group.prefix = self._free_prefixes[group.shard].pop(0)
           group.prompt_version = self.version
           new.append(group)
         self._enter(slot, group)
@@ -306,10 +307,9 @@ class Engine:
 
   def _shards(self, group: _Group) -> Sequence[int]:
     """The shards on which the group's samples may sit."""
-    shards = range(len(self._free_prefixes))
-    if group.prefix is None:
-      return shards
-    return [group.prefix * len(shards) // self.plan.num_prompts]
+    if group.shard is None:
+      return range(len(self._free_prefixes))
+    return [group.shard]
 
   def _pick(self, free: list[collections.deque[int]], group: _Group):
     """Takes the slot for the group's next sample; None if it must wait.
@@ -413,8 +413,7 @@ class Engine:
     if not groups:
       del self._groups[group.ticket]
     if group.prefix is not None:
-      (shard,) = self._shards(group)
-      self._free_prefixes[shard].append(group.prefix)
+      self._free_prefixes[group.shard].append(group.prefix)
       # Our kernels read what is filled, used or not.
       self._prefix_length_P[group.prefix] = 0
 

@@ -69,15 +69,16 @@ def _weights_of_layers(decoder: Decoder, layers) -> dict[str, tuple[str, ...]]:
 
   Joined ones come first: they exist twice when little else is there.
   """
-  layout = decoder.layout
+  layout, heads = decoder.layout, decoder.config.num_kv_heads
+  is_even = heads % layout.mesh.shape['tensor'] == 0
   joined = {
     name: parts
-    for name, (_, parts, _) in decoder_lib.JOINED.items()
-    if parts[0] in layers and layout.has_small_kernels
+    for name, (_, parts, axes) in decoder_lib.JOINED.items()
+    # Joined queries are split over chips by the heads of their keys.
+    if parts[0] in layers and (is_even or 'kv_heads' not in axes)
   }
-  # Joined queries are split over chips by the heads of their keys.
-  if decoder.config.num_kv_heads % layout.mesh.shape['tensor']:
-    joined = {name: joined[name] for name in joined if name == 'w_gate_up'}
+  if not layout.has_small_kernels:
+    joined = {}
   taken = {part for parts in joined.values() for part in parts}
   return joined | {name: (name,) for name in layers if name not in taken}
 

@@ -7,7 +7,6 @@ So a flipped bit anywhere on the way is detected, whatever mesh reads it.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import importlib.metadata
@@ -25,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_policies
 
+from rlpt_jax.core import freed_memory
 from rlpt_jax.core.weights import LazyArray
 from rlpt_jax.training import inventory, written
 
@@ -443,9 +443,7 @@ def _return_memory(num_bytes: int):
   if num_bytes < CHUNK_BYTES:
     return  # Small arrays are not worth the time of garbage collection.
   gc.collect()
-  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-  if trim is not None:  # glibc only.
-    trim(0)
+  freed_memory.give_back()
 
 
 def _tree_handler() -> ocp.PyTreeCheckpointHandler:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt_jax.core import compilations
+from rlpt_jax.core import compilations, freed_memory
 from rlpt_jax.core import compiled_ahead as lib
 from rlpt_jax.core.compiled_ahead import CompiledAhead
 from rlpt_jax.core.layout import make_layout
@@ -113,8 +113,10 @@ def test_an_error_of_the_compiler_is_raised_by_the_call():
 @pytest.mark.parametrize('ahead', [True, False])
 def test_memory_is_returned_before_the_first_call(ahead, monkeypatch, threads):
   trims = []
-  trim = lib._trim
-  monkeypatch.setattr(lib, '_trim', lambda: trims.append(trim()))
+  give_back = freed_memory.give_back
+  monkeypatch.setattr(
+    freed_memory, 'give_back', lambda: trims.append(give_back())
+  )
   jax.clear_caches()
   state = {'w': jnp.zeros(5)}
   function = CompiledAhead(add, state, batch(4)) if ahead else lib.trimmed(add)
