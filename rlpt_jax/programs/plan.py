@@ -169,6 +169,8 @@ def microbatches(estimate: Estimate) -> str:
   fewest = estimate.num_microbatches
   if fewest == now:
     return f'num_microbatches={now} is the fewest that fit.'
+  if fewest > now:
+    return f'num_microbatches={now} does not fit; {fewest} would.'
   updates = []
   for each in (estimate.with_fewest(), estimate):
     moved, (seconds, _) = each.step['update'].moved, each.seconds['update']

@@ -78,6 +78,9 @@ def test_rows_of_text(said):
   _, out, _ = said(SFT, layout('h100_8'))
   assert 'It fits.' in out
   assert 'num_microbatches=64, but 8 would be enough' in out
+  _, out, _ = said(SFT, layout('h100_8'), 'train_sft.Config.num_microbatches=1')
+  assert 'It does not fit.' in out
+  assert 'num_microbatches=1 does not fit; 8 would.' in out
   assert 'sampler' not in out
   assert 'mean lengths' not in out
 
