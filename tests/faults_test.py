@@ -30,7 +30,9 @@ from tests.rewards import judges
 pytestmark = pytest.mark.slow
 
 # Of a program; more where there is time: RLPT_KILLS=20 pytest -n0 -s -k killed.
-KILLS = {'train_rl': 3, 'train_sft': 1, 'game': 1}
+KILLS = {
+  'train_rl': 3, 'pipelined': 2, 'overlapped': 2, 'train_sft': 1, 'game': 1
+}  # fmt: skip
 IN_ONE_WORKDIR = 7
 # Where a run is killed, the first of them first.
 PARTS = (
@@ -73,9 +75,9 @@ def contents(workdir):
   }
   with Store(workdir / 'checkpoints', read_only=True) as store:
     found['steps'] = store.steps()
-    for tree in ('params', 'optimizer', 'counts'):
-      content = store._read_record(store.steps()[-1])
-      found[tree] = content['arrays'][tree]
+    content = store._read_record(store.steps()[-1])
+    for tree in ('params', 'optimizer', 'counts', 'stream'):
+      found[tree] = content['arrays'].get(tree)
     found['record'] = store.record()[1]
   return found
 

@@ -201,12 +201,14 @@ def train(program: str, folder: pathlib.Path, workdir: pathlib.Path):
     )
     config = dataclasses.replace(config, collector=by_chance)
     return train_rl(config, workdir=workdir)
-  if program == 'train_rl':
+  if program in ('train_rl', 'pipelined', 'overlapped'):
     config = learning_task.short(
       folder, RANDOM, reward=learning_task.by_length,
       # Of two, every other group is flat, and replaced.
       sampling=Sampling(samples=2, max_new_tokens=3),
     )  # fmt: skip
+    if program != 'train_rl':
+      config = learning_task.pipelined(config, overlap=program == 'overlapped')
     return train_rl(config, workdir=workdir)
   cold = learning_task.cold_start(
     folder,

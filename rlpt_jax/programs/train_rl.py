@@ -32,16 +32,18 @@ from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
 from rlpt_jax.rollout.collect import Collect, Exclude
-from rlpt_jax.rollout.collector import Collector, Parts
+from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer
-from rlpt_jax.rollout.experience import Experience, make_experience
+from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
 from rlpt_jax.rollout.ledger import Ledger
-from rlpt_jax.rollout.prompts import Prompts, open_prompts
+from rlpt_jax.rollout.prompts import open_prompts
 from rlpt_jax.rollout.reference import Reference, put
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling, plan_for
+from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.rollout.stream import Source
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
@@ -162,6 +164,8 @@ class Config:
   def __post_init__(self):
     checks.check_fields(self)
     self.collector.check(self)
+    if isinstance(self.schedule, Pipelined):
+      self.schedule.check(self)
     for sampling in self.samplings:
       sampling.check_learnable()
     if any(sampling.samples == 1 for sampling in self.samplings):
@@ -267,10 +271,15 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
-    source = open_prompts(config.data, config.max_pass_rate, record)
-    prompts = opened(contextlib.closing(source))
+    prompts = opened(
+      contextlib.closing(
+        open_prompts(config.data, config.max_pass_rate, record)
+      )
+    )
     sampler = opened(
-      open_sampler(config, files, state.params, prompts.tokenizer)
+      open_sampler(
+        config, files, state.params, prompts.tokenizer, version=first_step
+      )
     )
     compiled = opened(compilations.counted())
     if first_step < config.num_steps:
@@ -279,7 +288,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )
     rollouts.load(workdir, first_step)
-    collect_next = make_collect(config, prompts, rollouts, reference)
+    source = schedules.open_source(
+      config, prompts, rollouts, record, runs.stream(store, first_step)
+    )
+    collect_next = make_collect(config, prompts, rollouts, source, reference)
     consumer = make_consumer(config, files, reward, record)
     held_out = config.held_out and Trial(
       config.held_out, config.held_out_sampling
@@ -294,7 +306,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     run = Run(
       config=config, workdir=workdir, files=files, store=store, writer=writer,
       timers=timers, reward=reward, sampler=sampler, rollouts=rollouts,
-      consumer=consumer, held_out=held_out, compiled=compiled,
+      source=source, consumer=consumer, held_out=held_out, compiled=compiled,
       preempted=preempted, state=state, record=record,
     )  # fmt: skip
     progress.waiting('compiling: the first step takes the longest')
@@ -305,7 +317,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       if held_out and first_step == 0:
         metrics = held_out.metrics('held_out_before', rollouts)
       experiences = opened(
-        contextlib.closing(config.schedule(collect_next, run.publish))
+        contextlib.closing(config.schedule(collect_next, run.publish, source))
       )
       for step in range(first_step, config.num_steps):
         if (experience := next(experiences, None)) is None:
@@ -351,6 +363,7 @@ class Run:
   reward: Reward
   sampler: Sampler
   rollouts: Rollouts
+  source: Source
   consumer: Consumer
   held_out: Trial | None
   compiled: compilations.Compilations
@@ -375,10 +388,13 @@ class Run:
     unjudged.remove(self.workdir)
 
   def _save_state(self):
+    if self.state.step < self.config.num_steps:
+      self.source.catch_up(self.publish)
+    record, stream = self.source.resume()
     self.writer.sync()  # Before the checkpoint: see core/metrics.py.
     runs.save(
-      self.store, self.state, self.files, self.record,
-      max_skipped=self.config.max_skipped,
+      self.store, self.state, self.files, self.record | record,
+      max_skipped=self.config.max_skipped, stream=stream,
     )  # fmt: skip
 
   def finish(
@@ -400,7 +416,7 @@ class Run:
         rollout_files.keep(
           self.workdir, step, config.rollouts, experience, self.rollouts
         )
-      self.rollouts.forget(experience.names)
+      self.source.forget(experience.names)
     else:  # Of an earlier start, read from JSON.
       metrics = {name: np.asarray(value) for name, value in metrics.items()}
     if self.held_out and (is_last or (step + 1) % config.held_out.every == 0):
@@ -454,30 +470,6 @@ class Run:
       print(saved, file=sys.stderr)
 
 
-def make_collect(
-  config: Config, prompts: Prompts, rollouts: Rollouts,
-  reference: Reference | None,
-) -> Callable[[], Experience | None]:  # fmt: skip
-  """Returns a function that collects the next experience."""
-  penalize = None
-  if isinstance(config.kl, InReward):
-    penalize = functools.partial(
-      reference.penalized, weight=config.kl.weight,
-      num_prompts=config.prompts, longest=config.longest,
-    )  # fmt: skip
-  experience = functools.partial(
-    make_experience, reduction=config.reduction, longest=config.longest,
-    share_prompt=config.shares_prompts,
-    num_parts=config.collector.varies and config.collector.parts(config),
-  )  # fmt: skip
-  parts = Parts(
-    prompts=prompts, rollouts=rollouts, make_experience=experience,
-    sampling=config.sampling, count=config.prompts, collect=config.collect,
-    exclude=config.exclude, penalize=penalize,
-  )  # fmt: skip
-  return functools.partial(config.collector, parts)
-
-
 def make_consumer(config: Config, files, reward, record) -> Consumer:
   """Returns a consumer that continues from the record of a checkpoint."""
   ledger = Ledger(
@@ -490,8 +482,14 @@ def make_consumer(config: Config, files, reward, record) -> Consumer:
   return Consumer(config.advantages, verdicts, ledger, record, roles)
 
 
-def open_sampler(config: Config, files, params, tokenizer) -> Sampler:
-  """Returns a sampler of the policy."""
+def open_sampler(
+  config: Config, files, params, tokenizer, version: int
+) -> Sampler:
+  """Returns a sampler of the policy.
+
+  version: the number of updates that the weights have seen.
+  """
   layout = config.hardware.sampler_layout.layout()
   decoder = Decoder(files.config, config.compute, layout)
-  return Sampler(Engine(decoder, params, plan_for(config, tokenizer)))
+  plan = plan_for(config, tokenizer)
+  return Sampler(Engine(decoder, params, plan, version=version))

@@ -3,20 +3,28 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from rlpt_jax.algorithms.kl import InReward
 from rlpt_jax.rollout.collect import Collect, Exclude, Groups
-from rlpt_jax.rollout.experience import Collected, Experience
+from rlpt_jax.rollout.experience import (
+  Collected,
+  Experience,
+  make_experience,
+)
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.reference import Reference
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.stream import Source, Taken
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
   """The parts of a run that a collector works with.
 
+  take: returns the next groups, of a source (stream.py).
   make_experience: (roles, names, curriculum, resume, scored=()) -> Experience.
   count: the number of prompts to learn from.
   penalize: changes the rewards of the groups, once all are collected.
@@ -24,6 +32,7 @@ class Parts:
 
   prompts: Prompts
   rollouts: Rollouts
+  take: Callable[[int], Taken]
   make_experience: Callable[..., Experience]
   sampling: Sampling
   count: int
@@ -49,10 +58,13 @@ class Collector:
 
   roles: the names of the roles; '' for the first, whose metrics have no prefix.
   varies: True if a step may have fewer groups than `sizes`.
+  streams: True if all that it samples comes from `Parts.take`, so that a
+    schedule may sample ahead.
   """
 
   roles: ClassVar[tuple[str, ...]] = ('',)
   varies: ClassVar[bool] = False
+  streams: ClassVar[bool] = True
 
   def check(self, config):
     """Raises if the settings of a run do not fit this collector."""
@@ -95,10 +107,38 @@ class Collector:
     self, parts: Parts, sampled: list[str], count: int
   ) -> Judged | None:
     """Samples and judges the next groups; adds their names to `sampled`."""
-    examples, names = parts.prompts.take(count)
+    examples, names, groups = parts.take(count)
     if not examples:
       return None
     sampled += names
-    judged = parts.rollouts(parts.sampling, examples, names)
+    judged = parts.rollouts.judge(examples, groups)
     parts.prompts.curriculum.note(examples, judged.scores.rewards_PG)
     return parts.without_excluded(judged)
+
+
+def make_collect(
+  config: Any, prompts: Prompts, rollouts: Rollouts, source: Source,
+  reference: Reference | None,
+) -> Callable[[], Experience | None]:  # fmt: skip
+  """Returns a function that collects the next experience.
+
+  config: that of train_rl.
+  """
+  penalize = None
+  if isinstance(config.kl, InReward):
+    penalize = functools.partial(
+      reference.penalized, weight=config.kl.weight,
+      num_prompts=config.prompts, longest=config.longest,
+    )  # fmt: skip
+  experience = functools.partial(
+    make_experience, reduction=config.reduction, longest=config.longest,
+    share_prompt=config.shares_prompts,
+    num_parts=config.collector.varies and config.collector.parts(config),
+  )  # fmt: skip
+  parts = Parts(
+    prompts=prompts, rollouts=rollouts, take=source.take,
+    make_experience=experience,
+    sampling=config.sampling, count=config.prompts, collect=config.collect,
+    exclude=config.exclude, penalize=penalize,
+  )  # fmt: skip
+  return functools.partial(config.collector, parts)

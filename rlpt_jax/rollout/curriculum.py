@@ -27,21 +27,33 @@ class Curriculum:
   changes nothing.
   """
 
-  def __init__(self, max_pass_rate: float | None, record: str = ''):
+  def __init__(
+    self,
+    max_pass_rate: float | None,
+    record: str = '',
+    draws: tuple[int, int] = (0, 0),
+  ):
     """Continues from the `record` of an earlier run, if there is one.
 
     max_pass_rate: None disables the curriculum.
+    draws: the examples that the earlier run had given and skipped since its
+      last call of metrics().
     """
     self._max_pass_rate = max_pass_rate
     digests = np.frombuffer(base64.b64decode(record), '<u8')
     self._solved: set[int] = set(digests.tolist())
-    self._given = self._skipped = 0  # Since the last call of metrics().
+    self._given, self._skipped = draws  # Since the last call of metrics().
 
   @property
   def record(self) -> str:
     """The solved examples as base64; does not depend on their order."""
     digests = np.fromiter(self._solved, '<u8', len(self._solved))
     return base64.b64encode(np.sort(digests).tobytes()).decode()
+
+  @property
+  def draws(self) -> tuple[int, int]:
+    """The examples given and skipped since the last call of metrics()."""
+    return self._given, self._skipped
 
   def unsolved(self, batches: Iterator) -> Iterator:
     """Yields a Loader's batches, one example each; skips solved examples.

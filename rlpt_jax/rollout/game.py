@@ -70,6 +70,7 @@ class Game(Collector):
   """
 
   varies = True
+  streams = False
 
   choose: Choose | None = None
   random_steps: Natural = 0

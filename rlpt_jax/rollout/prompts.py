@@ -59,6 +59,10 @@ def open_prompts(
   """Returns the prompts that follow those drawn before the record was saved."""
   return Prompts(
     Loader(data, 1, position=record.get('position')),
-    Curriculum(max_pass_rate, record.get('solved', '')),
+    Curriculum(
+      max_pass_rate,
+      record.get('solved', ''),
+      tuple(record.get('stream', {}).get('draws', (0, 0))),
+    ),
     record.get('drawn', 0),
   )

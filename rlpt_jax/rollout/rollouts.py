@@ -35,14 +35,14 @@ class Rollouts:
     seed: int,
   ):
     self.tokenizer, self.reward = tokenizer, reward
-    self._sampler, self._timers, self.seed = sampler, timers, seed
+    self.sampler, self.timers, self.seed = sampler, timers, seed
     self._ask = judges.on_all_hosts(reward)
     self._kept: dict[str, Sequence] = {}  # Name -> samples.
 
   @property
   def version(self) -> int:
     """The version of the sampler's weights."""
-    return self._sampler.version
+    return self.sampler.version
 
   def __call__(
     self,
@@ -59,7 +59,17 @@ class Rollouts:
       'rollout' measures sampling, and the timer 'reward' measures scoring.
     """
     groups = self.sample(sampling, examples, names, timer=timer or 'rollout')
-    with self._timers(timer or 'reward'):
+    return self.judge(examples, groups, timer=timer or 'reward')
+
+  def judge(
+    self,
+    examples: Sequence[Example],
+    groups: Sequence[Sequence[Sample]],
+    *,
+    timer: str = 'reward',
+  ) -> Judged:
+    """Scores samples of the policy."""
+    with self.timers(timer):
       texts = [[sample.text for sample in group] for group in groups]
       scores = ask(self._ask, examples, texts)
     return Judged(examples, groups, scores, scores.rewards_PG)
@@ -78,8 +88,8 @@ class Rollouts:
       for example, name in zip(examples, names, strict=True)
       if not self._is_current(name)
     ]
-    with self._timers(timer):
-      groups = self._sampler.complete(
+    with self.timers(timer):
+      groups = self.sampler.complete(
         requests, self.tokenizer, stop=sampling.stop
       )
       for request, group in zip(requests, groups, strict=True):
@@ -91,7 +101,7 @@ class Rollouts:
 
     They are computed when they are looked at, in the time of 'rollout'.
     """
-    return Entropies(self._sampler, self.tokenizer, self._timers, texts)
+    return Entropies(self.sampler, self.tokenizer, self.timers, texts)
 
   def _is_current(self, name: str) -> bool:
     """Returns True if samples of the newest weights are kept for this name."""

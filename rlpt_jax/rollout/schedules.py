@@ -1,24 +1,113 @@
 """Schedules: the order of sampling experience and publishing new weights.
 
-A schedule is (collect, publish) -> Iterator[Experience]. `collect()` returns
-the next experience, None once the data has ended; `publish()` gives the newest
-weights to the sampler.
+A schedule is (collect, publish, source) -> Iterator[Experience]. `collect()`
+returns the next experience, None once the data has ended; `publish()` gives the
+newest weights to the sampler; `source` is what `collect` takes its samples from
+(stream.py).
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
+from rlpt_jax.core import checks, settings
+from rlpt_jax.core.checks import Natural
 from rlpt_jax.rollout.experience import Experience
+from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.rollouts import Rollouts
+from rlpt_jax.rollout.stream import Ahead, Arrays, OnDemand, Source, Stream
 
 CollectNext = Callable[[], Experience | None]
 
 
 def synchronous(
-  collect: CollectNext, publish: Callable[[], None]
+  collect: CollectNext, publish: Callable[[], None], source: Source
 ) -> Iterator[Experience]:
   """Samples every batch with the weights of the last update (on-policy)."""
+  del source  # It samples what is asked for.
   while True:
     publish()
     experience = collect()
     if experience is None:
       return
     yield experience
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipelined:
+  """Samples ahead of the updates, so that all slots stay full (PipelineRL).
+
+  A batch is the oldest groups of the stream of prompts; completions that are
+  still running go on after the update, under its weights. With max_staleness=0,
+  this is `synchronous`, to the last bit.
+
+  max_staleness: the most updates between the weights that sample a token and
+    the update that learns from it; 8 in ScaleRL (2510.13786, section 4).
+  after_update: 'recompute' computes the keys and values of the tokens that
+    running completions have already under the new weights; a run that is killed
+    and resumes is then equal to one that was never stopped. 'keep' goes on with
+    those of the old weights, as in the paper. That saves time, but a run that
+    resumes must recompute them, so it is a slightly different run.
+  overlap: samples the next batch while an update is computed, and publishes the
+    new weights when this batch is done. This costs up to one update of
+    staleness. It saves time only if the sampler has devices of its own
+    (Hardware.sampler_layout). It is a setting, and not derived from the
+    devices, so that the same settings mean the same run on any devices.
+  """
+
+  max_staleness: Natural = 8
+  after_update: Literal['recompute', 'keep'] = 'recompute'
+  overlap: bool = False
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def check(self, config: Any):
+    """Raises if settings of a run do not fit; config: that of train_rl."""
+    if not config.collector.streams:
+      raise checks.setting_error(
+        type(config), 'schedule', settings.describe(self),
+        f'schedules.synchronous with {type(config.collector).__name__}, which '
+        'asks for more prompts when it has seen the completions of others',
+      )  # fmt: skip
+
+  @property
+  def ahead(self) -> Ahead:
+    return Ahead(
+      max_staleness=self.max_staleness,
+      recompute=self.after_update == 'recompute',
+      overlap=self.overlap,
+    )
+
+  def __call__(
+    self, collect: CollectNext, publish: Callable[[], None], source: Source
+  ) -> Iterator[Experience]:
+    while True:
+      if self.overlap:
+        source.catch_up(publish)
+      else:
+        publish()
+      experience = collect()
+      if experience is None:
+        return
+      yield experience
+
+
+def open_source(
+  config: Any,
+  prompts: Prompts,
+  rollouts: Rollouts,
+  record: Mapping[str, Any],
+  arrays: Arrays,
+) -> Source:
+  """Returns the source that a run's schedule needs.
+
+  config: that of train_rl.
+  record, arrays: what an earlier start has saved; empty if there was none.
+  """
+  if not isinstance(config.schedule, Pipelined):
+    return OnDemand(prompts, rollouts, config.sampling)
+  return Stream(
+    prompts, rollouts, config.sampling, config.schedule.ahead,
+    batch=config.prompts, record=record, arrays=arrays,
+  )  # fmt: skip

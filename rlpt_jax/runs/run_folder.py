@@ -8,11 +8,12 @@ import os
 import pathlib
 import resource
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlpt_jax.core import append_files, checks, settings, weights
 from rlpt_jax.core.checks import Count
@@ -34,6 +35,7 @@ from rlpt_jax.training import learner
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
+STREAM = 'stream'  # The tree of a checkpoint with a run's unfinished samples.
 FRESH_ASSETS = '.assets'  # The name of ASSETS until they are complete.
 
 
@@ -270,6 +272,7 @@ def save(
   record: dict[str, Any],
   *,
   max_skipped: int,
+  stream: Mapping[str, np.ndarray] | None = None,
 ):
   """Starts to save a state, with the record that the run needs to resume.
 
@@ -277,24 +280,33 @@ def save(
   `max_skipped` updates were not finite. The training loop checks one update
   late. Without the check here, it could save a state that it is about to
   reject, and a run resumed from that state would continue instead of stopping.
+
+  stream: arrays of samples that no update has learned from, for `stream`.
   """
   step = int(state.step)
   if not step or step in store.steps():
     return
   check_skipped(max_skipped, step, state.skipped_in_a_row)
-  store.save(
-    step,
-    {
-      'params': state.params,
-      'optimizer': state.optimizer,
-      'counts': {
-        'step': state.step,
-        'skipped': state.skipped,
-        'skipped_in_a_row': state.skipped_in_a_row,
-      },
+  trees = {
+    'params': state.params,
+    'optimizer': state.optimizer,
+    'counts': {
+      'step': state.step,
+      'skipped': state.skipped,
+      'skipped_in_a_row': state.skipped_in_a_row,
     },
-    {'model': files.config.to_dict(), **record},
-  )
+  }
+  if stream:
+    trees[STREAM] = dict(stream)
+  store.save(step, trees, {'model': files.config.to_dict(), **record})
+
+
+def stream(store: Store, step: int) -> dict[str, np.ndarray]:
+  """Returns the arrays of a run's unfinished samples, saved with a step."""
+  if step not in store.steps() or STREAM not in store.trees(step=step):
+    return {}
+  arrays = store.arrays(STREAM, step=step)
+  return {name: array.load() for name, array in arrays.items()}
 
 
 def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Blocks:
     columns: the most blocks that a row can have.
     """
     self.size, self.shards = size, shards
+    self.columns, self.total = columns, count
     self._rows_per_shard, self._per_shard = rows // shards, count // shards
     # An unused entry is the index of some block of the row's shard.
     self._first_B = np.arange(rows) // self._rows_per_shard * self._per_shard

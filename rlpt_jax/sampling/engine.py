@@ -19,62 +19,33 @@ tokens that it had are repeated, not sampled. So their keys and values are the
 same to the last bit, as prefilled ones would not be; no token is handed out
 twice, and none changes. If new weights were published in between, they compute
 the keys and values of the repeated tokens, too.
+
+A sample may also come with tokens that it had elsewhere: before an update, or
+before a restart. When it first has a slot, their keys and values are computed
+at once (begun.py).
 """
 
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from rlpt_jax.models.cache import Readers
 from rlpt_jax.models.config import Decoder
+from rlpt_jax.sampling import begun as begun_lib
 from rlpt_jax.sampling import caches, chunks
 from rlpt_jax.sampling import plan as plan_lib
+from rlpt_jax.sampling.begun import Begun
 from rlpt_jax.sampling.blocks import Blocks
 from rlpt_jax.sampling.chunks import NO_TOKEN
 from rlpt_jax.sampling.decode import bucket, pad_prompts
+from rlpt_jax.sampling.groups import Group, Row, make_group
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.publish import publish
 from rlpt_jax.sampling.requests import Completion, Request, without_first
 from rlpt_jax.sampling.table import Table
-
-
-@dataclasses.dataclass(eq=False)
-class _Group:
-  """Samples of a request that share a prefix, queued or running."""
-
-  ticket: int
-  request: Request
-  next_sample: int  # The first sample that never had a slot.
-  end: int  # The sample after the last.
-  # The samples that were put back, with their tokens so far.
-  put_back: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-  running: int = 0
-  prefix: int | None = None  # Row in the prefix cache; None: not assigned yet.
-  shard: int | None = None  # The shard of the batch that has it.
-  prompt_version: int = 0  # Version of the weights that computed the prefix.
-  dropped: set[int] = dataclasses.field(default_factory=set)
-
-  @property
-  def waiting(self) -> int:
-    return self.end - self.next_sample + len(self.put_back)
-
-  def next(self) -> int:
-    """The sample that enters a slot next."""
-    return min(self.put_back, default=self.next_sample)
-
-
-@dataclasses.dataclass(eq=False)
-class _Row:
-  """A sample in a slot."""
-
-  group: _Group
-  sample: int
-  age: int  # How many samples had entered a slot before.
-  replay: np.ndarray  # The tokens that it had when it was put back.
-  new: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def nan_error(where: str, model: str, dtype: str) -> FloatingPointError:
@@ -93,17 +64,24 @@ class Engine:
   """
 
   def __init__(
-    self, decoder: Decoder, params, plan: Plan, *, consume: bool = False
+    self,
+    decoder: Decoder,
+    params,
+    plan: Plan,
+    *,
+    consume: bool = False,
+    version: int = 0,
   ):
     """params: the learner's parameters; the engine keeps copies (`publish`).
 
     consume: frees `params` while copying; for callers that no longer need them.
+    version: the version of these weights; each `publish` adds 1.
     """
     plan = plan_lib.fitted(plan, decoder.layout)
     self.memory = plan_lib.check(
       plan, decoder, loaded=params if consume else {}
     )
-    self.decoder, self.plan, self.version = decoder, plan, 0
+    self.decoder, self.plan, self.version = decoder, plan, version
     self._params = publish(decoder, params, consume=consume)
     dtype = plan.dtype(decoder)
     self._prefixes = caches.empty(
@@ -116,9 +94,9 @@ class Engine:
     )  # fmt: skip
     self._table = Table(plan.slots, plan.sizes)
     self._prefix_length_P = np.zeros(plan.num_prompts, np.int32)
-    self._queue: collections.deque[_Group] = collections.deque()
-    self._groups: dict[int, list[_Group]] = {}  # Unfinished, by ticket.
-    self._by_slot: dict[int, _Row] = {}
+    self._queue: collections.deque[Group] = collections.deque()
+    self._groups: dict[int, list[Group]] = {}  # Unfinished, by ticket.
+    self._by_slot: dict[int, Row] = {}
     # The free rows of each shard of the batch.
     self._free_prefixes = [
       rows.tolist()
@@ -140,14 +118,23 @@ class Engine:
     self._is_whole = was_whole
     self.version += 1
 
-  def submit(self, request: Request) -> int:
-    """Queues a request; returns the ticket that `step` reports it under."""
+  def submit(
+    self, request: Request, begun: Mapping[int, np.ndarray] | None = None
+  ) -> int:
+    """Queues a request; returns the ticket that `step` reports it under.
+
+    begun: the tokens that samples have already, by the number of the sample;
+      they are not reported.
+    """
     self.plan.check(request)
     request.check_vocabulary(self.decoder.config.vocab_size)
+    begun = begun or {}
+    # Chunks begin at multiples of their length, so that each is in one block.
+    assert all(len(x) % self.plan.chunk == 0 for x in begun.values()), begun
     ticket = self._tickets
     self._tickets += 1
     self._groups[ticket] = [
-      _Group(ticket, request, first, end)
+      make_group(ticket, request, range(first, end), begun)
       for first, end in self._parts(request.samples)
     ]
     self._queue.extend(self._groups[ticket])
@@ -173,14 +160,17 @@ class Engine:
       raise ValueError(
         f'sample {sample} of {request.id}: expected 0 to {len(samples) - 1}.'
       )
+    dropped = samples if sample is None else [sample]
     for group in groups:
-      group.dropped.update(samples if sample is None else [sample])
+      group.drop(dropped)
     for slot, row in list(self._by_slot.items()):
-      if row.group.ticket == ticket and row.sample in row.group.dropped:
+      if row.group.ticket == ticket and row.sample in dropped:
         self._table.leave(slot)
         self._end(slot)
     for group in groups:
-      self._skip_dropped(group)
+      if not group.waiting and group in self._queue:
+        self._queue.remove(group)
+      self._forget_if_done(group)
 
   @property
   def params(self):
@@ -277,7 +267,7 @@ class Engine:
 
   def _admit(self):
     """Assigns the next samples of the queue to free slots, oldest first."""
-    free, new = self._free_slots(), []
+    free, new, begun = self._free_slots(), [], []
     for group in list(self._queue):
       while group.waiting and group.running < self.plan.group:
         slot = self._pick(free, group)
@@ -291,11 +281,13 @@ class Engine:
           group.prefix = self._free_prefixes[group.shard].pop(0)
           group.prompt_version = self.version
           new.append(group)
-        self._enter(slot, group)
+        if self._enter(slot, group):
+          begun.append(slot)
       if not any(free):
         break
     self._queue = collections.deque(g for g in self._queue if g.waiting)
     self._prefill(new)
+    self._prefill_begun(begun)
 
   def _free_slots(self) -> list[collections.deque[int]]:
     """The free slots of each shard of the batch."""
@@ -305,13 +297,13 @@ class Engine:
         free[self._blocks.shard(slot)].append(slot)
     return free
 
-  def _shards(self, group: _Group) -> Sequence[int]:
+  def _shards(self, group: Group) -> Sequence[int]:
     """The shards on which the group's samples may sit."""
     if group.shard is None:
       return range(len(self._free_prefixes))
     return [group.shard]
 
-  def _pick(self, free: list[collections.deque[int]], group: _Group):
+  def _pick(self, free: list[collections.deque[int]], group: Group):
     """Takes the slot for the group's next sample; None if it must wait.
 
     A new group gets the shard that has slots for most of its samples now; of
@@ -319,7 +311,7 @@ class Engine:
     back waits until there is room for all that it had: with less, it would soon
     be put back again.
     """
-    repeated = len(group.put_back.get(group.next(), ()))
+    repeated = len(group.tokens(group.next()))
     shards = [
       shard for shard in self._shards(group)
       if (group.prefix is not None or self._free_prefixes[shard])
@@ -335,21 +327,20 @@ class Engine:
 
     return free[max(shards, key=room)].popleft()
 
-  def _enter(self, slot: int, group: _Group):
+  def _enter(self, slot: int, group: Group) -> bool:
+    """Assigns the group's next sample; True if its tokens must be prefilled."""
     sample = group.next()
-    replay = group.put_back.pop(sample, None)
-    if replay is None:
-      replay = np.zeros(0, np.int32)
-      group.next_sample += 1
-    self._table.enter(slot, group.request, sample)
-    self._by_slot[slot] = _Row(group, sample, self._entered, replay)
+    had, is_begun = group.tokens(sample), sample in group.begun
+    group.drop([sample])
+    self._table.enter(slot, group.request, sample, had if is_begun else ())
+    self._by_slot[slot] = Row(group, sample, self._entered, had)
     self._entered += 1
     self._blocks.enter(slot, group.request.limits[sample])
     # All blocks that it had, or others would take them before it needs them.
-    for _ in range(self._blocks.count(len(replay) + self.plan.chunk)):
+    for _ in range(self._blocks.count(len(had) + self.plan.chunk)):
       self._blocks.grow(slot)
     group.running += 1
-    self._skip_dropped(group)
+    return is_begun
 
   def _grow(self):
     """Gives each sample, oldest first, the blocks that the next chunk fills."""
@@ -372,7 +363,7 @@ class Engine:
     group.put_back[row.sample] = np.concatenate([row.replay, *row.new])
     if group not in self._queue:
       self._queue.append(group)
-      in_order = sorted(self._queue, key=lambda g: (g.ticket, g.end))
+      in_order = sorted(self._queue, key=lambda g: (g.ticket, g.first))
       self._queue = collections.deque(in_order)
     self._table.leave(slot)
     self._end(slot)
@@ -388,23 +379,13 @@ class Engine:
       replay_BT[slot, : len(tokens)] = tokens
     return replay_BT
 
-  def _skip_dropped(self, group: _Group):
-    """Skips cancelled samples that have no slot."""
-    for sample in group.put_back.keys() & group.dropped:
-      del group.put_back[sample]
-    while group.next_sample < group.end and group.next_sample in group.dropped:
-      group.next_sample += 1
-    if not group.waiting and group in self._queue:
-      self._queue.remove(group)
-    self._forget_if_done(group)
-
   def _end(self, slot: int):
     group = self._by_slot.pop(slot).group
     self._blocks.leave(slot)
     group.running -= 1
     self._forget_if_done(group)
 
-  def _forget_if_done(self, group: _Group):
+  def _forget_if_done(self, group: Group):
     groups = self._groups.get(group.ticket, [])
     # Free the prefix once: a cancelled group comes here twice.
     if group.waiting or group.running or group not in groups:
@@ -419,7 +400,7 @@ class Engine:
 
   # Prefixes.
 
-  def _prefill(self, groups: list[_Group]):
+  def _prefill(self, groups: list[Group]):
     """Computes keys and values of new groups' prompts, `_prefill_rows` at once.
 
     The number of rows is fixed and the padded length depends on the prompt
@@ -446,6 +427,20 @@ class Engine:
         )  # fmt: skip
         self.counts['prompt_tokens'] += int(segments_PS.sum())
         self.counts['prompt_positions'] += segments_PS.size
+
+  def _prefill_begun(self, slots: Sequence[int]):
+    """Computes keys and values of tokens that samples came with."""
+    rows = []
+    for slot in slots:
+      row = self._by_slot[slot]
+      prefix, prompt = row.group.prefix, row.group.request.prompt_tokens
+      inputs = np.array([prompt[-1], *row.replay[:-1]], np.int32)
+      rows.append(Begun(slot, prefix, self._prefix_length_P[prefix], inputs))
+    self._own, computed = begun_lib.prefill(
+      self.decoder, self._params, self._prefixes, self._own, rows, self._blocks
+    )
+    self.counts['begun_tokens'] += sum(len(row.inputs) for row in rows)
+    self.counts['begun_positions'] += computed
 
   def _prefill_rows(self) -> int:
     return self.decoder.layout.batch_size

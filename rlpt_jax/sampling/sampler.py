@@ -7,7 +7,9 @@ completions, no matter which of them runs the steps of the engine.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
 
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models.config import Decoder
@@ -28,13 +30,20 @@ class Sampler:
     self._deliver: dict[int, Deliver] = {}  # By ticket.
     self._missing: dict[int, set[int]] = {}  # Unfinished samples, by ticket.
 
-  def submit(self, request: Request, deliver: Deliver) -> int:
+  def submit(
+    self,
+    request: Request,
+    deliver: Deliver,
+    *,
+    begun: Mapping[int, np.ndarray] | None = None,
+  ) -> int:
     """Queues a request; returns its ticket.
 
     deliver: is called with every piece of the request's completions; the last
       piece of each has a finish reason. It may call `cancel`, but not `submit`.
+    begun: the tokens that samples have already; they are not delivered.
     """
-    ticket = self.engine.submit(request)
+    ticket = self.engine.submit(request, begun)
     self._deliver[ticket] = deliver
     self._missing[ticket] = set(range(request.samples))
     return ticket
@@ -128,7 +137,7 @@ class Sampler:
       numbers of yielded requests, of finished samples, and of sampled tokens.
     """
     requests, is_last = iter(requests), False
-    groups: collections.deque[_Group] = collections.deque()
+    groups: collections.deque[SampleGroup] = collections.deque()
     counts = collections.Counter()
     try:
       while True:
@@ -137,8 +146,8 @@ class Sampler:
           if request is None:
             is_last = True
           else:
-            group = _Group(self, request, tokenizer, stop, counts)
-            group.ticket = self.submit(request, group.add)
+            group = SampleGroup(request, tokenizer, stop, counts)
+            group.enter(self)
             groups.append(group)
         while groups and groups[0].is_done:
           counts['prompts'] += 1
@@ -149,7 +158,7 @@ class Sampler:
         self.step()
     finally:
       for group in groups:
-        self.cancel(group.ticket)
+        group.leave()
 
 
 class Sample:
@@ -178,6 +187,10 @@ class Sample:
       self.finish_reason = text_piece.finish_reason
 
   @property
+  def has_tokens(self) -> bool:
+    return bool(self._pieces)
+
+  @property
   def completion(self) -> Completion:
     """The tokens so far, up to the one that completes a stop text.
 
@@ -188,20 +201,52 @@ class Sample:
     return dataclasses.replace(whole, finish_reason=self.finish_reason)
 
 
-class _Group:
-  """The samples of one of the requests of `complete`."""
+class SampleGroup:
+  """The samples of a request, which may leave a sampler and return to it."""
 
-  def __init__(self, sampler: Sampler, request, tokenizer, stop, counts):
-    self._sampler, self._counts = sampler, counts
-    self.ticket: int | None = None
+  def __init__(
+    self,
+    request: Request,
+    tokenizer: Tokenizer | None = None,
+    stop: tuple[str, ...] = (),
+    counts: collections.Counter | None = None,
+  ):
+    """counts: counts finished samples and tokens, for `Sampler.complete`."""
+    self.request = request
     self.samples = [
       Sample(tokenizer, request.prompt_tokens, stop)
       for _ in range(request.samples)
     ]
+    self._counts = collections.Counter() if counts is None else counts
+    self._sampler: Sampler | None = None
+    self._ticket: int | None = None
 
   @property
   def is_done(self) -> bool:
     return all(sample.finish_reason for sample in self.samples)
+
+  def enter(self, sampler: Sampler):
+    """Submits the samples that are not finished, with their tokens so far."""
+    unfinished = {
+      i: sample for i, sample in enumerate(self.samples)
+      if not sample.finish_reason
+    }  # fmt: skip
+    begun = {
+      i: sample.completion.tokens
+      for i, sample in unfinished.items()
+      if sample.has_tokens
+    }
+    self._sampler = sampler
+    self._ticket = sampler.submit(self.request, self.add, begun=begun)
+    for i in range(len(self.samples)):
+      if i not in unfinished:
+        sampler.cancel(self._ticket, i)
+
+  def leave(self):
+    """Cancels what is unfinished; the samples keep their tokens."""
+    if self._sampler:
+      self._sampler.cancel(self._ticket)
+      self._sampler = self._ticket = None
 
   def add(self, number: int, piece: Completion):
     sample = self.samples[number]
@@ -210,4 +255,4 @@ class _Group:
     if sample.finish_reason:
       self._counts['samples'] += 1
       if not piece.finish_reason:  # A stop text ended it.
-        self._sampler.cancel(self.ticket, number)
+        self._sampler.cancel(self._ticket, number)

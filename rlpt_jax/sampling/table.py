@@ -91,8 +91,11 @@ class Table:
   def sampled_B(self) -> np.ndarray:
     return self._arrays['sampled_B']
 
-  def enter(self, slot: int, request: Request, i: int):
-    """Assigns the i-th sample of a request to a slot."""
+  def enter(self, slot: int, request: Request, i: int, begun=()):
+    """Assigns the i-th sample of a request to a slot.
+
+    begun: its tokens so far, whose keys and values are in the caches.
+    """
     sample = request.first_sample + i
     W = self.sizes.stop_tokens
     row = {
@@ -123,6 +126,21 @@ class Table:
         )
     for name, values_B in self._settings.items():
       values_B[slot] = getattr(request, name.removesuffix('_B'))
+    if len(begun):
+      self._continue(slot, request, begun)
+
+  def _continue(self, slot: int, request: Request, begun):
+    """Sets the state of a slot to that after the tokens `begun`."""
+    self._arrays['token_B'][slot] = begun[-1]
+    self._arrays['sampled_B'][slot] = len(begun)
+    last = begun[-self.sizes.stop_tokens :]
+    self._arrays['last_BW'][slot, -len(last) :] = last
+    if request.interruption and (unless := request.interruption.unless):
+      thinking = tuple(begun[: self._arrays['interrupt_B'][slot]])
+      if any(
+        thinking[i : i + len(unless)] == unless for i in range(len(thinking))
+      ):
+        self._arrays['interrupt_B'][slot] = NEVER
 
   def leave(self, slot: int):
     """Frees a slot."""

@@ -23,6 +23,7 @@ from rlpt_jax.rollout.collect import Refill
 from rlpt_jax.rollout.held_out import HeldOut
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.training.optimizer import AdamW
 
@@ -121,6 +122,17 @@ def short(folder, model, **changes) -> train_rl.Config:
     'rollouts': Kept(last=3, every=2),
   }
   return learning(folder, model, **options | changes)
+
+
+def pipelined(config: train_rl.Config, **options) -> train_rl.Config:
+  """The same, asynchronous, with completions that outlive a step."""
+  sampling = dataclasses.replace(config.sampling, max_new_tokens=40)
+  return dataclasses.replace(
+    config,
+    sampling=sampling,
+    schedule=Pipelined(**{'max_staleness': 2} | options),
+    hardware=dataclasses.replace(config.hardware, slots=8),
+  )
 
 
 def by_length(examples, completions):

@@ -10,6 +10,7 @@ from rlpt_jax.rollout.collector import Collector, Parts
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.stream import OnDemand
 from tests.rollout.prompts_test import Data
 from tests.rollout.rollouts_test import make_rollouts
 
@@ -21,10 +22,12 @@ def reward(examples, completions):
 
 def make_collector(batches, **options):
   prompts = Prompts(Data(4, batches=batches), Curriculum(0.9))
+  sampling, rollouts = Sampling(samples=2), make_rollouts(reward)
   parts = Parts(
-    prompts=prompts, rollouts=make_rollouts(reward),
+    prompts=prompts, rollouts=rollouts,
+    take=OnDemand(prompts, rollouts, sampling).take,
     make_experience=lambda roles, **more: (roles[0].groups, more),
-    sampling=Sampling(samples=2), **options,
+    sampling=sampling, **options,
   )  # fmt: skip
   return functools.partial(Collector(), parts)
 

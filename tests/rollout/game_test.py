@@ -107,10 +107,10 @@ class Entropies:
 
 def parts_of(answers, prompts, count, samples=4, **options):
   rollouts = rollouts_test.make_rollouts(MATCH)
-  rollouts._sampler = Sampler(answers)
+  rollouts.sampler = Sampler(answers)
   rollouts.tokenizer, rollouts.entropies = BYTES, Entropies
   return Parts(
-    prompts=prompts, rollouts=rollouts,
+    prompts=prompts, rollouts=rollouts, take=None,
     make_experience=lambda roles, **more: (roles, SimpleNamespace(**more)),
     sampling=Sampling(samples=samples), count=count,
     **{'collect': collect.keep} | options,
@@ -121,7 +121,7 @@ def play(answers, *paragraphs, play=None, **options):
   """Returns (the roles of a step, what the experience was made with)."""
   prompts = Prompts(Paragraphs(*paragraphs), Curriculum(None))
   parts = parts_of(answers, prompts, len(paragraphs), **options)
-  return (*(play or Game())(parts), parts.rollouts._sampler)
+  return (*(play or Game())(parts), parts.rollouts.sampler)
 
 
 def answers_of(spans, right):
@@ -452,7 +452,8 @@ def test_the_data_end():
   rollouts = rollouts_test.make_rollouts(MATCH)
   parts = Parts(
     prompts=Prompts(Paragraphs(), Curriculum(None)), rollouts=rollouts,
-    make_experience=None, sampling=Sampling(), count=2, collect=collect.keep,
+    take=None, make_experience=None, sampling=Sampling(), count=2,
+    collect=collect.keep,
   )  # fmt: skip
   assert Game()(parts) is None
 

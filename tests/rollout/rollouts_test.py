@@ -53,7 +53,7 @@ def test_what_was_sampled_waits_for_a_reward_that_is_gone():
     judge(1, 2)
   is_gone = False
   found = judge(2, 3)
-  assert rollouts._sampler.sampled == ['1', '2', '3'] == list(rollouts._kept)
+  assert rollouts.sampler.sampled == ['1', '2', '3'] == list(rollouts._kept)
   assert found.samples[0] is rollouts._kept['2']
   assert found.rewards_PG.tolist() == [[2, 3], [2, 3]]
 
@@ -66,7 +66,7 @@ def test_what_was_learned_is_forgotten_but_not_what_was_sampled_ahead():
   assert list(rollouts._kept) == ['b']
   for name in 'abc':
     rollouts(Sampling(samples=2), [example(1)], [name])
-  assert rollouts._sampler.sampled == [*'abcac']
+  assert rollouts.sampler.sampled == [*'abcac']
 
 
 def test_a_timer_gets_all_of_the_time():
@@ -91,21 +91,21 @@ def test_samples_are_saved_and_loaded(tmp_path, monkeypatch):
   )
   monkeypatch.setattr('rlpt_jax.rollout.rollouts.unjudged', unjudged)
   first, again = (make_rollouts(lambda *_: [[0.0, 1.0]]) for _ in range(2))
-  first._sampler.version = -1
+  first.sampler.version = -1
   first(Sampling(samples=2), [example(1)], ['of older weights'])
-  first._sampler.version = 0
+  first.sampler.version = 0
   first(Sampling(samples=2), [example(1)], ['a'])
   first.save(tmp_path, 3)
   assert list(saved[3]) == ['a']
   again.load(tmp_path, 3)
   again(Sampling(samples=2), [example(1)], ['a'])
-  assert again._sampler.sampled == []
+  assert again.sampler.sampled == []
 
 
 def test_what_older_weights_have_sampled_is_sampled_again():
   """A held-out example, or what was sampled in vain before the run resumed."""
   rollouts = make_rollouts(lambda *_: [[0.0, 1.0]])
   for version in (0, 1, 1):
-    rollouts._sampler.version = version
+    rollouts.sampler.version = version
     rollouts(Sampling(samples=2), [example(1)], ['a'])
-  assert rollouts._sampler.sampled == ['a', 'a']
+  assert rollouts.sampler.sampled == ['a', 'a']
