@@ -90,6 +90,11 @@ class Sampler:
   def plan(self) -> Plan:
     return self.engine.plan
 
+  def slots_in_use(self) -> float:
+    """The share of all rows that sampled a token, since the last call."""
+    counts, self.engine.counts = self.engine.counts, collections.Counter()
+    return counts['tokens'] / max(counts['row_steps'], 1)
+
   @property
   def is_idle(self) -> bool:
     return self.engine.is_idle

@@ -10,7 +10,9 @@ from rlpt_jax.sampling import begun
 from rlpt_jax.sampling.begun import Begun
 from rlpt_jax.sampling.blocks import Blocks
 from rlpt_jax.sampling.engine import Engine
+from rlpt_jax.sampling.requests import NEVER, Interruption, Request
 from rlpt_jax.sampling.sampler import SampleGroup, Sampler
+from rlpt_jax.sampling.table import Table
 from tests.sampling import decode_test
 from tests.sampling.decode_test import assert_same, tiny
 from tests.sampling.engine_test import PLAN, SHARDED, mixed, run
@@ -86,6 +88,24 @@ def test_an_int8_cache_goes_on_with_nearly_the_same_numbers(one_device):
     ].tolist()
   # Rounding to int8 changes log-probabilities by hundredths.
   assert 0 < np.mean(gaps) < 0.02 and max(gaps) < 0.3
+
+
+def test_a_sample_that_has_ended_its_thinking_is_not_interrupted():
+  forced = Interruption(phrase=(7,), after=(5, 5), answer=2, unless=(1, 2))
+  request = Request(
+    prompt_tokens=(9,), id='x', max_new_tokens=20, interruption=forced
+  )
+  table = Table(1, PLAN.sizes)
+
+  def interrupted_at(*tokens):
+    table.enter(0, request, 0, np.array(tokens, np.int32))
+    assert table._arrays['last_BW'][0, -1] == tokens[-1]
+    return table._arrays['interrupt_B'][0]
+
+  assert interrupted_at(1, 3, 2, 1) == 5
+  assert interrupted_at(4, 4, 4, 1, 2, 4) == NEVER
+  # Too late: the phrase was already due.
+  assert interrupted_at(4, 4, 4, 4, 1, 2) == 5
 
 
 def test_rows_of_similar_length_share_a_batch():
