@@ -71,8 +71,9 @@ def ratio_statistics(log_ratio_BT, mask_BT):
   The expected mean ratio is 1, because pi is a distribution. The gap is
   |log(pi / behavior)|; before the first update on a batch it shows how well
   sampler and learner agree. `kl` estimates KL(behavior || pi) by k3 (kl.py), as
-  the tokens are sampled from behavior. Needs the whole batch: maxima and
-  quantiles of microbatches cannot be added.
+  the tokens are sampled from behavior. `effective_share` is the effective
+  sample size as a share of the tokens: 1 if all ratios are equal. Needs the
+  whole batch: maxima and quantiles of microbatches cannot be added.
   """
   mask_BT = jnp.asarray(mask_BT, bool)
   count = jnp.maximum(jnp.count_nonzero(mask_BT), 1)
@@ -81,12 +82,19 @@ def ratio_statistics(log_ratio_BT, mask_BT):
     return jnp.sum(x_BT, where=mask_BT) / count
 
   ratio_BT, gap_BT = ratio(log_ratio_BT), jnp.abs(log_ratio_BT)
-  p99 = jnp.nanquantile(jnp.where(mask_BT, gap_BT, jnp.nan), 0.99)
+
+  def p99(x_BT):
+    quantile = jnp.nanquantile(jnp.where(mask_BT, x_BT, jnp.nan), 0.99)
+    return jnp.where(mask_BT.any(), quantile, 0.0)
+
+  square = jnp.maximum(mean(ratio_BT**2), jnp.finfo(jnp.float32).tiny)
   return {
     'ratio_mean': mean(ratio_BT),
+    'ratio_p99': p99(ratio_BT),
     'ratio_max': jnp.max(ratio_BT, where=mask_BT, initial=0.0),
     'gap_mean': mean(gap_BT),
-    'gap_p99': jnp.where(mask_BT.any(), p99, 0.0),
+    'gap_p99': p99(gap_BT),
     'gap_max': jnp.max(gap_BT, where=mask_BT, initial=0.0),
     'kl': mean(ratio_BT - 1 - log_ratio_BT),
+    'effective_share': mean(ratio_BT) ** 2 / square,
   }

@@ -139,6 +139,27 @@ MORE = (
     'moved too far. Good: 0 on-policy, a few hundredths otherwise.',
   ),
   Curve(
+    'staleness/mean', 'Staleness',
+    'How many updates old the weights are that sampled a token, on average. '
+    'Good: 0 in synchronous training; below the limit of the schedule else.',
+  ),
+  Curve(
+    'sampler/ratio_p99', 'Probability ratio, 99%',
+    'The probability of a token under the learner, divided by that under the '
+    'weights that sampled it: the value that 1% of tokens exceed. Good: near '
+    '1; far above it, the samples are too old for what was learned since.',
+  ),
+  Curve(
+    'sampler/effective_share', 'Effective samples',
+    'The share of tokens that are left, in effect, if each counts by its '
+    'probability ratio. Good: above 0.9.',
+  ),
+  Curve(
+    'timing/slots_in_use', 'Slots in use',
+    'The share of the rows of all decode steps that sampled a token. Good: '
+    'above 0.9; lower, if a batch waits for its longest completions.',
+  ),
+  Curve(
     'learning_rate', 'Learning rate',
     'The size of an update, as set by the schedule.',
   ),

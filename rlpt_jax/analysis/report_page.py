@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import curves, glossary, report_game, views
+from rlpt_jax.analysis import curves, glossary, report_game, timeline, views
 from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 from rlpt_jax.analysis.report_game import utf16_length
 
@@ -35,6 +35,8 @@ class Run:
   # judged text in the completion, in code points.
   rollouts: Sequence[tuple[int, Callable[[], list[dict[str, Any]]]]] = ()
   note: str = ''  # Says what was left out.
+  # When each part of the run's steps began and ended (timeline.py).
+  spans: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   judge: str = ''  # The judge whose verdicts are the reward; '' if none.
 
 
@@ -99,6 +101,9 @@ def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
 
 def _curves(runs: Sequence[Run]) -> str:
   """Returns the places of all curves, which a script draws."""
+  timelines = timeline.section(
+    [(run.name, run.spans) for run in runs], _parts(runs)
+  )
   game = ''
   if any(report_game.shares(run.columns) for run in runs):
     game = (
@@ -114,7 +119,7 @@ def _curves(runs: Sequence[Run]) -> str:
     'runs there.</p>\n<form class="tools" id="curve-tools" hidden></form>\n'
     f'<div class="panels" id="main-panels"></div>\n{game}<details id="more">'
     '<summary>More curves</summary><div class="panels" id="more-panels"></div>'
-    '</details></section>\n'
+    f'</details>{timelines}</section>\n'
   )
 
 
@@ -210,15 +215,13 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
   game = curves.panels(report_game.CURVES, columns)
   keys = [panel['key'] for panel in (*main, *more, *game)]
   verdicts = [curves.verdicts(run) for run in columns]
-  # One order for all runs, so that a part has the same colour in each.
-  every = {key: None for run in columns for key in curves.time_parts(run)}
   return {
     'main': main,
     'more': more,
     'game': game,
     'shares': report_game.plots(columns),
     'time': curves.TIME,
-    'parts': curves.time_parts({key: np.ones(1) for key in every}),
+    'parts': [f'timing/{part}_s' for part in _parts(runs)],
     'verdicts': curves.VERDICTS,
     'reasons': curves.reasons(
       reason
@@ -241,6 +244,16 @@ def _data(runs: Sequence[Run], index: list[list[dict]]) -> dict[str, Any]:
       for run, run_verdicts, kept in zip(runs, verdicts, index, strict=True)
     ],
   }
+
+
+def _parts(runs: Sequence[Run]) -> list[str]:
+  """Returns the parts of a step, in one order for all runs.
+
+  So a part has the same colour in each.
+  """
+  every = {key: None for run in runs for key in curves.time_parts(run.columns)}
+  ordered = curves.time_parts({key: np.ones(1) for key in every})
+  return [key[len('timing/') : -len('_s')] for key in ordered]
 
 
 def _run_data(

@@ -36,15 +36,27 @@ class Timers:
   """
 
   def __init__(
-    self, *names: str, clock: Callable[[], float] = time.perf_counter
+    self,
+    *names: str,
+    clock: Callable[[], float] = time.perf_counter,
+    timeline: Callable[[str, float, float], None] = lambda *span: None,
   ):
+    """timeline: called with (a part, when it began, when it ended), in seconds.
+
+    Work of a device is reported by a thread of its own.
+    """
     assert not {'idle', 'step'} & {*names}, "'idle' and 'step' are reserved"
-    self._clock, self._mark = clock, clock()
+    self._clock, self._mark, self.timeline = clock, clock(), timeline
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
+    self._freed = self._mark  # When the last work in `_busy` ended.
     # Work that may not have ended, oldest first: (a part, a future of the time
     # at which its work ends, the times of the step that started the work).
     self._busy: list[tuple[str, concurrent.futures.Future[float], dict]] = []
+    # Work of devices that no other part uses, with the time it began.
+    self._elsewhere: list[
+      tuple[str, float, concurrent.futures.Future[float], dict]
+    ] = []
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
 
@@ -53,28 +65,43 @@ class Timers:
     assert name in self._seconds, f'{name!r} is not one of {[*self._seconds]}'
     self._charge()
     self._running.append(name)
+    began = self._mark
     try:
       yield
     finally:
       self._charge()
       self._running.pop()
+      # Until the devices were free, the part only waited for them.
+      self.timeline(name, max(began, self._freed), self._mark)
 
-  def busy(self, name: str, until: Callable[[], Any]):
+  def busy(
+    self, name: str, until: Callable[[], Any], *, elsewhere: bool = False
+  ):
     """Counts, for the part `name`, all time from now until `until` returns.
 
     Any other part that runs meanwhile is timed only from then on; so is work
     that starts before earlier work has ended. `until` waits
     for the work of a device, in a thread of its own. An error that it raises is
     ignored here, because reading the device's result raises it too.
+
+    elsewhere: no other part uses the devices that do this work. So others are
+      timed meanwhile, too, and the parts may add up to more than the step.
     """
+    self._charge()
+    began = self._mark
 
     def ended() -> float:
       with contextlib.suppress(Exception):
         until()
-      return self._clock()
+      end = self._clock()
+      self.timeline(name, began, end)
+      return end
 
-    self._charge()
-    self._busy.append((name, self._watcher.submit(ended), self._seconds))
+    future = self._watcher.submit(ended)
+    if elsewhere:
+      self._elsewhere.append((name, began, future, self._seconds))
+    else:
+      self._busy.append((name, future, self._seconds))
 
   def close(self):
     """Waits for the thread that watches a device."""
@@ -101,7 +128,15 @@ class Timers:
       own[-1].result()
       self._charge()
     parts = {f'{PREFIX}{name}_s': s for name, s in seconds.items()}
-    return {f'{PREFIX}step_s': math.fsum(parts.values()), **parts}
+    times = {f'{PREFIX}step_s': math.fsum(parts.values()), **parts}
+    for name, began, ended, _ in self._taken_elsewhere(seconds):
+      times[f'{PREFIX}{name}_s'] += ended.result() - began
+    return times
+
+  def _taken_elsewhere(self, seconds: dict[str, float]) -> list:
+    own = [work for work in self._elsewhere if work[-1] is seconds]
+    self._elsewhere = [work for work in self._elsewhere if work not in own]
+    return own
 
   def _charge(self):
     now = self._clock()
@@ -113,6 +148,7 @@ class Timers:
       self._mark = max(until, self._mark)
       if not has_ended:
         break
+      self._freed = until
       self._busy.pop(0)
     self._seconds[self._running[-1]] += now - self._mark
     self._mark = now

@@ -19,7 +19,7 @@ from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.planning import machines
 from rlpt_jax.planning.machines import Here, Machine
-from rlpt_jax.rollout.sampling import plan_for
+from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
 

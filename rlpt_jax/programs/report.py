@@ -1,5 +1,6 @@
 """Shows runs side by side, with rollouts, on one page that opens offline."""
 
+import collections
 import functools
 import json
 import pathlib
@@ -12,6 +13,7 @@ from rlpt_jax.analysis import page, report_page
 from rlpt_jax.analysis.report_page import Run
 from rlpt_jax.core import output_files, settings
 from rlpt_jax.core.run_files import CONFIG, METRICS, ROLLOUTS, TIMING
+from rlpt_jax.core.timeline import SPANS
 from rlpt_jax.rollout import rollout_files
 
 
@@ -73,6 +75,7 @@ def read(workdir: pathlib.Path, name: str, room: float) -> Run:
       for path in kept
     ],
     note=note,
+    spans=read_spans(workdir),
     judge=judge_of(config),
   )
 
@@ -96,11 +99,29 @@ def read_columns(workdir: pathlib.Path) -> dict[str, np.ndarray]:
       if line['step'] in lines:
         lines[line['step']] |= line
   steps = [lines[step] for step in sorted(lines)]
+  for line in steps:
+    for key in [key for key in line if key.startswith(SPANS)]:
+      del line[key]
   steps = [flat_arrays(line) for line in steps]
   keys = {key: None for line in steps for key in line}
   return {
     key: np.array([number(line.get(key)) for line in steps]) for key in keys
   }
+
+
+def read_spans(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns {part: its spans in the run's last start, [n, 2]}."""
+  if not (workdir / TIMING).is_file():
+    return {}
+  found = collections.defaultdict(list)
+  for line in read_lines(workdir / TIMING):
+    for key, spans in line.items():
+      if key.startswith(SPANS):
+        part = found[key.removeprefix(SPANS)]
+        if part and spans[0][0] < part[-1][0]:
+          part.clear()  # A new start of the run, whose clock begins at 0.
+        part += spans
+  return {part: np.array(spans) for part, spans in found.items()}
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:

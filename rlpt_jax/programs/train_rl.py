@@ -19,6 +19,7 @@ from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
 from rlpt_jax.core.one_host import on_one_host
+from rlpt_jax.core.timeline import Timeline
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.data.config import Data
 from rlpt_jax.inference import judges, model_files
@@ -34,6 +35,7 @@ from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
 from rlpt_jax.rollout.collect import Collect, Exclude
 from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer
+from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
 from rlpt_jax.rollout.ledger import Ledger
@@ -41,7 +43,7 @@ from rlpt_jax.rollout.prompts import open_prompts
 from rlpt_jax.rollout.reference import Reference, put
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampling import Sampling, plan_for
+from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.rollout.stream import Source
 from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
@@ -249,7 +251,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
   update = config.make_update(decoder, optimizer)
   with contextlib.ExitStack() as stack:
     opened = stack.enter_context
-    timers = opened(Timers(*PARTS))
+    timers = opened(Timers(*PARTS, timeline=Timeline()))
     opened(runs.claimed(workdir, config, MAY_CHANGE))
     store = opened(
       runs.checkpoints(workdir, files, config.data.tokenizer, config.saving)
@@ -428,7 +430,7 @@ class Run:
     more['timing/slots_in_use'] = self.sampler.slots_in_use()
 
     def timing() -> dict[str, float]:  # Called once the update has ended.
-      parts = lap()
+      parts = lap() | self.timers.timeline.take()
       if experience:
         parts |= judged.speed([x.judged for x in experience.roles], parts)
       return parts | more

@@ -165,7 +165,11 @@ def metrics(judged: Judged, version: int) -> dict[str, float]:
 def speed(
   judged: Sequence[Judged], timing: dict[str, float]
 ) -> dict[str, float]:
-  """Returns sampled tokens per second of the step, and of sampling alone."""
+  """Returns sampled tokens per second, and how long devices had to wait.
+
+  Devices that sample wait for updates and for all else, and the other way
+  round; if both are the same devices, one always waits.
+  """
   tokens = sum(
     len(sample.completion.tokens)
     for each in judged
@@ -173,9 +177,12 @@ def speed(
     for sample in group
   )
   rollout_s = max(timing['timing/rollout_s'], 1e-9)
+  step_s = timing['timing/step_s']
   return {
-    'timing/tokens_per_s': tokens / timing['timing/step_s'],
+    'timing/tokens_per_s': tokens / step_s,
     'timing/rollout_tokens_per_s': tokens / rollout_s,
+    'timing/sampler_idle_share': 1 - timing['timing/rollout_s'] / step_s,
+    'timing/learner_idle_share': 1 - timing['timing/update_s'] / step_s,
   }
 
 

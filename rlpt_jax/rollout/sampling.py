@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import (
@@ -16,9 +15,8 @@ from rlpt_jax.core.checks import (
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.sampling import requests
-from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import Request
-from rlpt_jax.sampling.table import SIZES, Sizes
+from rlpt_jax.sampling.table import Sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,23 +131,4 @@ def sizes(samplings: Sequence[Sampling], tokenizer: Tokenizer) -> Sizes:
     stops=max(1, len(tokenizer.eos_ids)),
     stop_tokens=max([1, *(len(x.unless) for x in forced)]),
     phrase_tokens=max([1, *(len(x.phrase) for x in forced)]),
-  )
-
-
-def plan_for(config: Any, tokenizer: Tokenizer | None = None) -> Plan:
-  """Returns an engine plan with room for a run's training and held-out samples.
-
-  config: that of train_rl.
-  tokenizer: without it, the plan has the memory of the run's, but no room for
-    the words that end or interrupt a completion.
-  """
-  samplings = (*config.samplings, config.held_out_sampling)
-  return Plan(
-    slots=config.hardware.slots or config.prompts * config.sampling.samples,
-    own_tokens=config.hardware.own_tokens,
-    group=max(sampling.samples for sampling in samplings),
-    max_prompt_tokens=config.max_prompt_tokens,
-    max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
-    cache_dtype=config.cache_dtype,
-    sizes=sizes(samplings, tokenizer) if tokenizer else SIZES,
   )

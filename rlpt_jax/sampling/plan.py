@@ -31,10 +31,12 @@ class Plan:
   group: the most completions of one prompt that run at the same time; if a
     request has more samples, they take turns. (Where devices split the batch,
     and each has fewer slots than that, it is a limit for each device.)
-  prompts: prefixes kept at the same time; by default, twice the number of
-    groups that it takes to fill the slots. With heavy-tailed lengths, a
+  prompts: prefixes kept at the same time; by default, `spread` times the number
+    of groups that it takes to fill the slots. With heavy-tailed lengths, a
     straggler keeps its prefix after the rest of its group has ended; a spare
     prefix lets a new group use the free slots.
+  spread: see `prompts`. 2 is enough until the last groups of a batch; 3 keeps
+    the slots full if groups never end together, as in asynchronous training.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   own_tokens: positions in the cache for the tokens of all running completions;
     by default, and at most, enough for all slots to run to max_new_tokens. A
@@ -57,6 +59,7 @@ class Plan:
   slots: int
   group: int = 8
   prompts: int | None = None
+  spread: int = 2
   own_tokens: int | None = None
   block: int | None = None
   max_prompt_tokens: int = 1024
@@ -82,7 +85,7 @@ class Plan:
 
   @property
   def num_prompts(self) -> int:
-    return self.prompts or 2 * -(-self.slots // self.group)
+    return self.prompts or self.spread * -(-self.slots // self.group)
 
   @property
   def prefix_length(self) -> int:
@@ -216,7 +219,7 @@ def fitted(plan: Plan, layout: Layout) -> Plan:
   groups = -(-plan.slots // seats)
   return dataclasses.replace(
     plan,
-    prompts=plan.prompts or layout.whole_batch(2 * groups),
+    prompts=plan.prompts or layout.whole_batch(plan.spread * groups),
     block=block,
     own_tokens=own_tokens,
   )

@@ -71,11 +71,13 @@ def test_statistics():
   # ratio - 1 - log ratio: 1 - log 2, -1/2 + log 2, 3 - 2 log 2, 1 - log 2.
   expected = {
     'ratio_mean': 8.5 / 4,
+    'ratio_p99': 3.94,  # 0.97 of the way from 2, the third, to 4.
     'ratio_max': 4,
     'gap_mean': 5 / 4 * LOG2,
     'gap_p99': 1.97 * LOG2,  # 0.97 of the way from the third to the fourth.
     'gap_max': 2 * LOG2,
     'kl': (4.5 - 3 * LOG2) / 4,
+    'effective_share': 8.5**2 / (4 * (4 + 0.25 + 16 + 4)),
   }
   assert found.keys() == expected.keys()
   for name, value in expected.items():
@@ -88,5 +90,6 @@ def test_statistics():
 
 def test_statistics_of_the_policy_itself():
   found = lib.ratio_statistics(jnp.zeros((2, 3)), MASK)
-  assert found.pop('ratio_mean') == found.pop('ratio_max') == 1
+  for name in ('ratio_mean', 'ratio_p99', 'ratio_max', 'effective_share'):
+    assert found.pop(name) == 1
   assert not any(found.values())

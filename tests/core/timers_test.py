@@ -175,3 +175,23 @@ def test_an_error_of_the_device_is_not_raised_here():
     with timers('update'):
       clock.now += 8
     assert timers.lap()()['timing/step_s'] == 14
+
+
+def test_work_elsewhere_is_timed_beside_the_others():
+  clock, ended = Clock(), threading.Event()
+  with Timers('rollout', 'update', clock=clock) as timers:
+    timers.busy('update', until=ended.wait, elsewhere=True)
+    with timers('rollout'):
+      clock.now += 4
+      ended.set()
+      timers._elsewhere[0][2].result()
+      clock.now += 8
+    assert timers.lap()() == {
+      'timing/step_s': 12,
+      'timing/rollout_s': 12,
+      'timing/update_s': 4,
+      'timing/idle_s': 0,
+    }
+    with timers('rollout'):
+      clock.now += 1
+    assert timers.lap()()['timing/update_s'] == 0
