@@ -13,6 +13,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Shape = tuple[int, ...]
@@ -28,7 +29,7 @@ def put(x: jax.Array, sharding: NamedSharding) -> jax.Array:
   A copy is one call of PJRT, CopyToDevice. Between the GPUs of a host, this is
   a peer-to-peer copy over NVLink or PCIe; between TPUs, one over their links.
   """
-  if isinstance(x, jax.core.Tracer):  # planning/compilers.py traces `publish`.
+  if isinstance(x, np.ndarray | jax.core.Tracer):
     return jax.device_put(x, sharding)
   is_here = x.is_fully_addressable and sharding.is_fully_addressable
   if not is_here or x.sharding.is_equivalent_to(sharding, x.ndim):

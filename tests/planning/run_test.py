@@ -94,3 +94,32 @@ def test_where_the_shape_is_from(tmp_path):
     run_lib.find_shape(here, None, {})
   found, origin = run_lib.find_shape(here, None, macros)
   assert found == large and origin.endswith('has no model yet')
+
+
+@pytest.mark.parametrize(
+  ('learner', 'sampler', 'expected'),
+  [
+    (Axes(devices=(0, 4)), Axes(devices=(4, 8)), True),
+    (Axes(devices=4), Axes(devices=(4, 8)), True),
+    (Axes(devices=(0, 4)), Axes(devices=(3, 7)), False),
+    (Axes(devices=4), Axes(devices=4), False),
+    (Axes(), Axes(devices=(4, 8)), False),
+    (Axes(), Axes(), False),
+  ],
+)
+def test_separate_chips(learner, sampler, expected):
+  hardware = runs.apart(layout=learner, sampler_layout=sampler)
+  run = runs.run(runs.rl(hardware=hardware), chips='h100:8')
+  assert run.is_apart == expected
+  assert not run.overlaps
+  run = runs.run(
+    runs.rl(hardware=hardware, schedule=runs.later), chips='h100:8'
+  )
+  assert run.overlaps == expected
+  assert not runs.run(runs.sft()).is_apart
+
+
+def test_a_range_beyond_the_machine():
+  config = runs.rl(hardware=runs.apart())
+  with pytest.raises(ValueError, match=r'devices=\(4, 8\).*at most 4'):
+    runs.run(config, chips='h100:4')
