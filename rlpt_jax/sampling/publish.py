@@ -20,7 +20,9 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   bfloat16 parts (`head.split`). The copies never share memory with
   `params`, because the learner's next update donates those. The sampler may
   have other devices than the learner: weights are cast where they are, and go
-  from device to device. Without `consume`, nothing here waits for `params`.
+  from device to device. `params` need not be computed yet, but the host waits
+  for them if a device has more programs to start than JAX lets it queue (32,
+  and `_unstack` has one for each layer of each weight).
 
   consume: frees each parameter once copied; for callers that do not learn.
   """
