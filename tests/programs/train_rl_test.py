@@ -94,7 +94,8 @@ def weights_of(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_mesh(task, tmp_path):
+@pytest.mark.parametrize('sampler', [4, (4, 8)])
+def test_a_run_goes_on_on_another_mesh(sampler, task, tmp_path):
   config = dataclasses.replace(learning_task.short(*task), num_steps=4)
   train_rl(config, workdir=tmp_path / 'whole')
   first = dataclasses.replace(config, num_steps=2)
@@ -102,7 +103,7 @@ def test_a_run_goes_on_on_another_mesh(task, tmp_path):
   moved = dataclasses.replace(
     config, hardware=learning_task.hardware(
       num_microbatches=2, layout=Axes(fsdp=2, tensor=2, devices=4),
-      sampler_layout=Axes(data=4, fsdp=1, devices=4),
+      sampler_layout=Axes(data=4, fsdp=1, devices=sampler),
     ),
   )  # fmt: skip
   train_rl(moved, workdir=tmp_path / 'moved')
