@@ -219,7 +219,7 @@ def _decoding(run: Run, lengths: Lengths) -> Cost:
 
   Roles sample one after another. Each takes as many steps as its tokens fill
   the slots, but at least those of its longest completion, which one of a step's
-  thousands is likely to be.
+  thousands is likely to be, unless other batches are sampled meanwhile.
   """
   needed = moved = 0.0
   for (role, prompt, completion), sampling in zip(
@@ -229,7 +229,9 @@ def _decoding(run: Run, lengths: Lengths) -> Cost:
     needed += role.groups * role.samples * flops.forward(
       run.model, completion, context=prompt - 1, read=completion
     )  # fmt: skip
-    steps = max(rows * completion / run.engine.slots, sampling.max_new_tokens)
+    steps = rows * completion / run.engine.slots
+    if not run.samples_ahead:
+      steps = max(steps, sampling.max_new_tokens)
     busy = min(1.0, rows * completion / (steps * run.engine.slots))
     moved += steps * step_bytes(
       run, prompt=prompt, completion=completion, samples=role.samples, busy=busy

@@ -19,8 +19,8 @@ from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.planning import machines
 from rlpt_jax.planning.machines import Here, Machine
-from rlpt_jax.rollout import schedules
 from rlpt_jax.rollout.sampling import plan_for
+from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
 
@@ -96,9 +96,15 @@ class Run:
     return not self.share_chips(own.layout, own.sampler_layout)
 
   @property
+  def samples_ahead(self) -> bool:
+    """True if slots stay full, because later batches are sampled already."""
+    schedule = self.config.schedule
+    return isinstance(schedule, Pipelined) and schedule.max_staleness > 0
+
+  @property
   def overlaps(self) -> bool:
     """True if the learner and the sampler work at the same time."""
-    return self.is_apart and self.config.schedule is not schedules.synchronous
+    return self.is_apart and self.samples_ahead and self.config.schedule.overlap
 
   def share_chips(self, one: Axes, other: Axes) -> bool:
     chips = (set(axes.numbers(self.machine.chips)) for axes in (one, other))

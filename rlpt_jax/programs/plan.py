@@ -231,8 +231,8 @@ def assumptions(estimate: Estimate) -> list[str]:
     )
   elif estimate.run.is_apart:
     lines.append(
-      'learner and sampler have separate chips, but wait for each other, since '
-      'train_rl.Config.schedule is schedules.synchronous'
+      'learner and sampler have separate chips, but wait for each other; with '
+      'schedules.Pipelined.overlap=True they would not'
     )
   return lines
 

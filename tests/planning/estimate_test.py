@@ -11,6 +11,7 @@ from rlpt_jax.planning import memory
 from rlpt_jax.planning.costs import Lengths, Shares
 from rlpt_jax.planning.estimate import Estimate, without_nan
 from rlpt_jax.rewards.judge import ByAnswer
+from rlpt_jax.rollout.schedules import Pipelined
 from tests.planning import runs
 from tests.planning.advice_test import large
 
@@ -89,7 +90,7 @@ def test_separate_chips_work_at_the_same_time():
     config = runs.rl(hardware=runs.apart(), kl=InLoss(weight=0.1), **changes)
     return Estimate(run=runs.run(config, 'qwen3_06b', 'h100:8'), price=1)
 
-  waiting, overlapping = found(), found(schedule=runs.later)
+  waiting, overlapping = found(), found(schedule=Pipelined(overlap=True))
   assert waiting.seconds == overlapping.seconds
   seconds = {name: each[0] for name, each in waiting.seconds.items()}
   assert waiting.step_seconds == pytest.approx(sum(seconds.values()))

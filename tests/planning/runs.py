@@ -46,11 +46,6 @@ def apart(**changes) -> train_rl.Hardware:
   return hardware(**options | changes)
 
 
-def later(collect, publish):
-  """A schedule under which the learner and the sampler need not wait."""
-  del collect, publish
-
-
 def sft(**changes):
   options = {'layout': Axes(), 'num_microbatches': 4}
   return learning_task.cold_start(NOWHERE, **options | changes)

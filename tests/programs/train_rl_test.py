@@ -121,6 +121,28 @@ def test_a_run_goes_on_on_another_mesh(sampler, task, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sampler_apart_computes_the_same(task, tmp_path):
+  """The devices decide what overlaps, not what is computed."""
+  config = learning_task.pipelined(
+    learning_task.short(
+      *task, num_steps=4, held_out=None, collect=collect.keep
+    ),
+    overlap=True,
+  )
+  for name, devices in (('together', (0, 4)), ('apart', (4, 8))):
+    hardware = dataclasses.replace(
+      config.hardware, layout=Axes(devices=(0, 4)),
+      sampler_layout=Axes(data=2, fsdp=1, tensor=2, devices=devices),
+    )  # fmt: skip
+    train_rl(
+      dataclasses.replace(config, hardware=hardware), workdir=tmp_path / name
+    )
+  expected, found = (weights_of(tmp_path / n) for n in ('together', 'apart'))
+  for path, w in expected.items():
+    np.testing.assert_array_equal(found[path], w, err_msg=path)
+
+
+@pytest.mark.slow
 def test_ways_to_the_same_update(task, tmp_path):
   """Prompts computed again in every row, or fewer microbatches."""
   config = dataclasses.replace(
