@@ -29,6 +29,7 @@ def put(x: jax.Array, sharding: NamedSharding) -> jax.Array:
   A copy is one call of PJRT, CopyToDevice. Between the GPUs of a host, this is
   a peer-to-peer copy over NVLink or PCIe; between TPUs, one over their links.
   """
+  # Numbers of the host, or an array that planning/compilers.py only traces.
   if isinstance(x, np.ndarray | jax.core.Tracer):
     return jax.device_put(x, sharding)
   is_here = x.is_fully_addressable and sharding.is_fully_addressable
