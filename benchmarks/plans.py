@@ -20,7 +20,7 @@ from rlpt_jax.rewards import scores
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path('experiments/README.md')
-LAYOUTS = ('v5e_64', 'v5p_32', 'h100_8', 'h200_1', 'cpu')
+LAYOUTS = ('v5e_64', 'v5p_32', 'h100_8', 'h200_8_apart', 'h200_1', 'cpu')
 BEGIN = '<!-- python benchmarks/plans.py -->'
 GB = 10**9
 COLUMNS = (
@@ -78,7 +78,7 @@ def row(name: str, found: Estimate) -> str:
   if not found.fits:
     return f'| {name} | {found.total / GB:.1f} | {advice(found)} | | | | |'
   update = found.seconds['update'][0]
-  sampling = found.step_seconds - update
+  sampling = sum(seconds for seconds, _ in found.seconds.values()) - update
   hours = shown(found.hours, '.1f')
   times = [shown(x, '.0f') for x in (update, found.step_seconds)]
   first = shown(sampling, '.0f') if run_lib.is_rl(found.run.config) else ''

@@ -29,7 +29,7 @@ from jax.sharding import (
 )
 
 from rlpt_jax.core import checks
-from rlpt_jax.core.checks import Count
+from rlpt_jax.core.checks import Count, Natural
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
@@ -238,32 +238,67 @@ def _with_free(sizes: dict[str, int], devices: int) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-  """The size of each mesh axis in a config; -1 takes all devices left."""
+  """The size of each mesh axis in a config; -1 takes all devices left.
+
+  devices: None is all devices, a number the first ones, and (4, 8) those from
+    the fifth to the eighth: two layouts with separate ranges work at the same
+    time.
+  """
 
   data: Count | Literal[-1] = 1
   fsdp: Count | Literal[-1] = -1
   tensor: Count | Literal[-1] = 1
   expert: Count | Literal[-1] = 1
-  devices: Count | None = None  # Use this many, the first ones; None uses all.
+  devices: Count | tuple[Natural, Count] | None = None
 
   def __post_init__(self):
     checks.check_fields(self)
+    if self.is_range and self.devices[0] >= self.devices[1]:
+      raise checks.setting_error(
+        Axes, 'devices', self.devices,
+        'a range with the smaller number first, like (4, 8) for the last four '
+        'of eight',
+      )  # fmt: skip
+
+  @property
+  def is_range(self) -> bool:
+    return isinstance(self.devices, tuple | list)
+
+  def numbers(self, devices: int) -> range:
+    """Returns the numbers of the devices that it uses, of so many."""
+    if not self.is_range:
+      return range(min(devices, self.devices or devices))
+    first, end = self.devices
+    if end > devices:
+      raise ValueError(
+        f'layout.Axes.devices={self.devices}: expected a range (first, end) '
+        f'with an end of at most {devices}, the number of devices: lower it, '
+        'or use more devices.'
+      )
+    return range(first, end)
 
   def layout(self, devices=None) -> Layout:
-    """Returns a layout of the first of `devices`, by default of all."""
-    sizes = dataclasses.asdict(self)
+    """Returns a layout of some of `devices`, by default of all."""
     devices = jax.devices() if devices is None else devices
-    devices = devices[: sizes.pop('devices')]
-    return make_layout(**sizes, devices=devices)
+    if self.is_range and jax.process_count() > 1:
+      raise ValueError(
+        f'layout.Axes.devices={self.devices}: a range needs a run of one '
+        f'process, and this one has {jax.process_count()}, each of which must '
+        'hold a share of every layout: remove the range.'
+      )
+    chosen = [devices[i] for i in self.numbers(len(devices))]
+    return make_layout(**self._sizes, devices=chosen)
 
   def abstract(self, devices: int, platform: str) -> Layout:
     """Returns a layout of devices that are not here: enough to trace with."""
-    sizes = dataclasses.asdict(self)
-    devices = min(devices, sizes.pop('devices') or devices)
-    sizes = _with_free(sizes, devices)
+    sizes = _with_free(self._sizes, len(self.numbers(devices)))
     mesh = AbstractMesh(
       tuple(sizes[axis] for axis in MESH_AXES),
       MESH_AXES,
       axis_types=(AxisType.Auto,) * len(MESH_AXES),
     )
     return Layout(mesh, platform)
+
+  @property
+  def _sizes(self) -> dict[str, int]:
+    return {axis: getattr(self, axis) for axis in MESH_AXES}

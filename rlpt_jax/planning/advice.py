@@ -18,7 +18,7 @@ class Proposal(NamedTuple):
 
   @property
   def num_bytes(self) -> int:
-    return sum(memory.of_run(self.run).values())
+    return memory.total(self.run)
 
 
 # Other values of one setting, the one that costs least first.
@@ -79,7 +79,7 @@ def _together(run: Run) -> list[Proposal]:
     if found:
       return [Proposal((*settings, *found.settings), found.run)]
     least = min(others, key=lambda other: other.num_bytes)
-    if least.num_bytes < sum(memory.of_run(run).values()):
+    if least.num_bytes < memory.total(run):
       settings, run = (*settings, *least.settings), least.run
   return []
 
@@ -110,7 +110,7 @@ def remat(run: Run) -> Iterator[Proposal]:
 
 
 def layout(run: Run) -> Iterator[Proposal]:
-  """Yields the weights of the learner split over all chips."""
+  """Yields the weights of the learner split over all of its chips."""
   axes = run_lib.hardware(run.config).layout
   if axes.data == 1:
     return
@@ -169,10 +169,10 @@ def sampler(run: Run) -> Iterator[Proposal]:
   """Yields samplers whose weights and caches are split over more chips."""
   if not run_lib.is_rl(run.config):
     return
-  mesh = run.sampler.layout.mesh.shape
-  tensor, axes = 2 * mesh['tensor'], run.config.hardware.sampler_layout
-  while tensor <= run.machine.chips and run.model.num_heads % tensor == 0:
-    if run.machine.chips % tensor:
+  mesh, axes = run.sampler.layout.mesh, run.config.hardware.sampler_layout
+  tensor = 2 * mesh.shape['tensor']
+  while tensor <= mesh.size and run.model.num_heads % tensor == 0:
+    if mesh.size % tensor:
       return
     changed = run_lib.with_hardware(
       run.config,
@@ -184,7 +184,7 @@ def sampler(run: Run) -> Iterator[Proposal]:
       other = _with(run, changed)
     except ValueError:  # Its slots are no multiple of the new batch.
       return
-    data = run.machine.chips // tensor
+    data = mesh.size // tensor
     yield Proposal(
       (f'the sampler: layout.Axes.data={data}, tensor={tensor}',), other
     )

@@ -37,6 +37,8 @@ from rlpt_jax.sampling.plan import Plan
 # gradient twice; for a logit, float32 numbers in both passes and bfloat16 ones
 # in one.
 HEAD_WEIGHT, LOGIT = 4 + 4 + 2 + 8, 8 + 8 + 4
+# The parts of a step that the learner's chips compute.
+OF_LEARNER = ('reference', 'update')
 # Tokens of an answer to weigh, 'Score: 0' and 'Score: 1' after what they share.
 WEIGHED = 2
 
@@ -101,6 +103,7 @@ class Cost:
   """What one part of a step takes.
 
   needed, computed: FLOPs of all chips, without and with padding.
+  chips: how many share these FLOPs.
   moved: bytes of memory that a chip reads or writes.
   received: bytes that a chip receives from others.
   """
@@ -109,12 +112,13 @@ class Cost:
   computed: float
   moved: float = 0.0
   received: float = 0.0
+  chips: int = dataclasses.field(kw_only=True)
 
   def times(self, machine: Machine, shares: Shares) -> dict[str, float]:
     """Returns the seconds by each limit, as far as its rate is known."""
     times = {}
     for name, amount, rate, share in (
-      ('compute', self.computed / machine.chips, machine.flops, shares.compute),
+      ('compute', self.computed / self.chips, machine.flops, shares.compute),
       ('memory', self.moved, machine.bandwidth, shares.memory),
       ('links', self.received, machine.links, shares.memory),
     ):
@@ -168,7 +172,8 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
       *(
         total(flops.score, 'reference', is_padded)
         for is_padded in (False, True)
-      )
+      ),
+      chips=run.learner.layout.mesh.size,
     )
   parts['update'] = _update(
     run,
@@ -205,7 +210,8 @@ def _prompts(run: Run, lengths: Lengths) -> Cost:
     padded = min(bucket(prompt - 1), run.engine.prefix_length)
     computed += role.groups * flops.forward(run.model, padded)
   passes = groups / run.sampler.layout.batch_size
-  return Cost(needed, computed, passes * memory.gathered_bytes(run.sampler))
+  moved = passes * memory.gathered_bytes(run.sampler)
+  return Cost(needed, computed, moved, chips=run.sampler.layout.mesh.size)
 
 
 def _decoding(run: Run, lengths: Lengths) -> Cost:
@@ -213,7 +219,7 @@ def _decoding(run: Run, lengths: Lengths) -> Cost:
 
   Roles sample one after another. Each takes as many steps as its tokens fill
   the slots, but at least those of its longest completion, which one of a step's
-  thousands is likely to be.
+  thousands is likely to be, unless other batches are sampled meanwhile.
   """
   needed = moved = 0.0
   for (role, prompt, completion), sampling in zip(
@@ -223,12 +229,14 @@ def _decoding(run: Run, lengths: Lengths) -> Cost:
     needed += role.groups * role.samples * flops.forward(
       run.model, completion, context=prompt - 1, read=completion
     )  # fmt: skip
-    steps = max(rows * completion / run.engine.slots, sampling.max_new_tokens)
+    steps = rows * completion / run.engine.slots
+    if not run.samples_ahead:
+      steps = max(steps, sampling.max_new_tokens)
     busy = min(1.0, rows * completion / (steps * run.engine.slots))
     moved += steps * step_bytes(
       run, prompt=prompt, completion=completion, samples=role.samples, busy=busy
     )
-  return Cost(needed, needed, moved)
+  return Cost(needed, needed, moved, chips=run.sampler.layout.mesh.size)
 
 
 def step_bytes(
@@ -335,7 +343,7 @@ def _judge(run: Run) -> Cost:
       a_step = size * count / layout.mesh.shape['tensor']
       moved += asked * written / layout.whole_batch(judge.slots) * a_step
     needed += asked * flops.rollout(config, read, [written])
-  return Cost(needed, needed, moved)
+  return Cost(needed, needed, moved, chips=run.machine.chips)
 
 
 def asked_elsewhere(run: Run) -> int:
@@ -356,7 +364,8 @@ def _update(run: Run, needed: float, computed: float) -> Cost:
     received += role.parts * each[1]
   # AdamW reads weights, moments and gradients, and writes all but the last.
   moved += (16 + 12) * memory.num_weights(run.learner)
-  return Cost(needed, computed, moved, received)
+  chips = run.learner.layout.mesh.size
+  return Cost(needed, computed, moved, received, chips=chips)
 
 
 def _of_microbatch(run: Run, role: Role) -> tuple[float, float]:

@@ -36,12 +36,18 @@ class Estimate:
 
   @functools.cached_property
   def memory(self) -> dict[str, int]:
-    """The bytes of each part on a chip."""
+    """The bytes of each part on a chip that holds it."""
     return memory.of_run(self.run)
+
+  @functools.cached_property
+  def sides(self) -> dict[str, int]:
+    """The bytes of all parts on a chip, as `memory.of_sides` has them."""
+    sides = memory.of_sides(self.run)
+    return {side: sum(parts.values()) for side, parts in sides.items()}
 
   @property
   def total(self) -> int:
-    return sum(self.memory.values())
+    return max(self.sides.values())
 
   @property
   def room(self) -> int:
@@ -67,7 +73,13 @@ class Estimate:
   @property
   def step_seconds(self) -> float:
     """The length of a step; NaN if the rates of the chips are unknown."""
-    return sum(seconds for seconds, _ in self.seconds.values())
+    total = sum(seconds for seconds, _ in self.seconds.values())
+    if not self.run.overlaps:
+      return total
+    learning = sum(
+      self.seconds[part][0] for part in costs.OF_LEARNER if part in self.seconds
+    )
+    return max(learning, total - learning)
 
   @property
   def hours(self) -> float:
@@ -124,6 +136,7 @@ class Estimate:
       'chips': str(run.machine),
       'fits': self.fits,
       'bytes': {'all': self.total, 'room': self.room, **self.memory},
+      'bytes_of_sides': self.sides,
       'microbatches': {
         'now': run_lib.num_microbatches(run.config),
         'fewest': self.num_microbatches,

@@ -1,7 +1,8 @@
 """The bytes that a run takes on each chip, by part, in plain arithmetic.
 
 Parts are added as if all were there at once, which holds while an update runs:
-the sampler keeps its weights and caches meanwhile. benchmarks/README.md has
+the sampler keeps its weights and caches meanwhile. If the learner and the
+sampler have separate chips, each side has its own sum. benchmarks/README.md has
 measurements of the learner's part on an H200. This arithmetic is within 6% of
 them (tests/planning/memory_test.py).
 """
@@ -27,6 +28,8 @@ from rlpt_jax.sampling.plan import Plan
 # The share of a chip that a plan fills. The rest is for the compiler's copies,
 # the runtime, and memory that is free but in pieces.
 ROOM = 0.9
+# The parts of a sampler; all others but judges are the learner's.
+OF_SAMPLER = ('sampler', 'caches', 'logits')
 # Bytes of a token in a batch: in the batch's arrays, in their copies that are
 # split into microbatches, and in what an update returns for its metrics.
 BATCH = 2 * (4 + 1 + 1 + 4 + 4) + (4 + 4 + 1)
@@ -58,8 +61,38 @@ def of_run(run: Run) -> dict[str, int]:
   return parts
 
 
+def of_sides(run: Run) -> dict[str, dict[str, int]]:
+  """Returns the bytes of each part, by the chips that hold it.
+
+  All chips hold all parts, unless the learner and the sampler are apart.
+  """
+  parts = of_run(run)
+  if not run.is_apart:
+    return {'all': parts}
+  own, sides = run.config.hardware, {}
+  for side, axes in (('learner', own.layout), ('sampler', own.sampler_layout)):
+    sides[side] = {
+      name: size
+      for name, size in parts.items()
+      if name != 'judge' and (name in OF_SAMPLER) == (side == 'sampler')
+    }
+    judges = [
+      _of_judge(judge, config, run)
+      for judge, config in known_judges(run)
+      if run.share_chips(judge.layout, axes)
+    ]
+    if judges:
+      sides[side]['judge'] = sum(judges)
+  return sides
+
+
+def total(run: Run) -> int:
+  """Returns the bytes on the fullest chip."""
+  return max(sum(parts.values()) for parts in of_sides(run).values())
+
+
 def fits(run: Run) -> bool:
-  return sum(of_run(run).values()) <= ROOM * run.machine.memory
+  return total(run) <= ROOM * run.machine.memory
 
 
 def num_weights(decoder: Decoder) -> int:

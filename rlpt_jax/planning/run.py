@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlpt_jax.core.layout import Layout
+from rlpt_jax.core.layout import Axes, Layout
 from rlpt_jax.core.types import Batch
 from rlpt_jax.inference import judges, model_files
 from rlpt_jax.inference.judges import LocalModel
@@ -20,6 +20,7 @@ from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.planning import machines
 from rlpt_jax.planning.machines import Here, Machine
 from rlpt_jax.rollout.engine_plan import plan_for
+from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
 
@@ -82,9 +83,32 @@ class Run:
   def engine(self) -> Plan:
     return plan_lib.fitted(plan_for(self.config), self.sampler.layout)
 
-  def decoder(self, axes) -> Decoder:
+  def decoder(self, axes: Axes) -> Decoder:
     layout = axes.abstract(self.machine.chips, self.machine.platform)
     return Decoder(self.model, self.config.compute, layout)
+
+  @property
+  def is_apart(self) -> bool:
+    """True if the learner and the sampler have separate chips."""
+    if not is_rl(self.config):
+      return False
+    own = self.config.hardware
+    return not self.share_chips(own.layout, own.sampler_layout)
+
+  @property
+  def samples_ahead(self) -> bool:
+    """True if slots stay full, because later batches are sampled already."""
+    schedule = self.config.schedule
+    return isinstance(schedule, Pipelined) and schedule.max_staleness > 0
+
+  @property
+  def overlaps(self) -> bool:
+    """True if the learner and the sampler work at the same time."""
+    return self.is_apart and self.samples_ahead and self.config.schedule.overlap
+
+  def share_chips(self, one: Axes, other: Axes) -> bool:
+    chips = (set(axes.numbers(self.machine.chips)) for axes in (one, other))
+    return not set.isdisjoint(*chips)
 
   @property
   def has_reference(self) -> bool:

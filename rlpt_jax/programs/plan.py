@@ -133,11 +133,13 @@ def memory_table(estimate: Estimate) -> rich.table.Table:
   for name, size in estimate.memory.items():
     table.add_row(name, f'{size / GB:.2f}', WHAT[name])
   memory, room = estimate.run.machine.memory, estimate.room
-  table.add_row(
-    'all', f'{estimate.total / GB:.2f}',
-    f'of {room / GB:.1f} (90% of {memory / GB:.0f})',
-    style='bold',
-  )  # fmt: skip
+  for side, size in estimate.sides.items():
+    name = side if side == 'all' else f"all on the {side}'s chips"
+    table.add_row(
+      name, f'{size / GB:.2f}',
+      f'of {room / GB:.1f} (90% of {memory / GB:.0f})',
+      style='bold',
+    )  # fmt: skip
   return table
 
 
@@ -151,7 +153,7 @@ def verdict(estimate: Estimate) -> str:
     lines.append(f'  {settings}  ({proposal.num_bytes / GB:.2f} GB)')
   if not estimate.proposals:
     least = advice.least_chips(estimate.run)
-    is_few = least > estimate.run.machine.chips
+    is_few = least > estimate.run.learner.layout.mesh.size
     chips = (
       f'at least {least} chips, which its weights, moments and gradients take'
       if is_few else 'more chips'
@@ -221,6 +223,16 @@ def assumptions(estimate: Estimate) -> list[str]:
     lines.append(
       f'mean lengths: {prompt:,} tokens of a prompt, {completion:,} of a '
       'completion (--mean_prompt_tokens, --mean_new_tokens)'
+    )
+  if estimate.run.overlaps:
+    lines.append(
+      'learner and sampler have separate chips: a step takes as long as the '
+      'slower of them'
+    )
+  elif estimate.run.is_apart:
+    lines.append(
+      'learner and sampler have separate chips, but wait for each other; with '
+      'schedules.Pipelined.overlap=True they would not'
     )
   return lines
 

@@ -238,7 +238,7 @@ def check_rows(plan: Plan, layout: Layout):
 def check(plan: Plan, decoder: Decoder, *, loaded=()) -> Memory:
   """The memory of the plan; raises if it does not fit the devices.
 
-  loaded: arrays on the devices that will be freed.
+  loaded: arrays that will be freed; those on other devices do not count.
   """
   asked, layout = plan.own_tokens, decoder.layout
   plan = fitted(plan, layout)
@@ -281,13 +281,15 @@ def _ways(decoder: Decoder, rows: int) -> int:
 
 def _room(layout: Layout, loaded=()) -> int | None:
   """The bytes that a plan may take on each device; None if unknown."""
-  stats = layout.mesh.local_devices[0].memory_stats() or {}
+  device = layout.mesh.local_devices[0]
+  stats = device.memory_stats() or {}
   limit = capacity(layout)
   if 'bytes_limit' in stats:  # Memory in use, mostly by a learner, is not free.
     limit -= stats.get('bytes_in_use', 0)
     limit += sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
       for x in jax.tree.leaves(loaded)
+      if device in x.devices()
     )
   return limit and int(limit * 0.9)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlpt_jax.core import weights
+from rlpt_jax.core import transfer, weights
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import head
 from rlpt_jax.models.config import Decoder
@@ -18,7 +18,11 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   Does once the casts that a forward pass would repeat at every step, with the
   same results: layers to the dtype of their products, the head to float32 or to
   bfloat16 parts (`head.split`). The copies never share memory with
-  `params`, because the learner's next update donates those.
+  `params`, because the learner's next update donates those. The sampler may
+  have other devices than the learner: weights are cast where they are, and go
+  from device to device. `params` need not be computed yet, but the host waits
+  for them if a device has more programs to start than JAX lets it queue (32,
+  and `_unstack` has one for each layer of each weight).
 
   consume: frees each parameter once copied; for callers that do not learn.
   """
@@ -29,7 +33,7 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
   # A few weights at a time, so that with `consume` only they exist twice.
   for name, parts in _weights_of_layers(decoder, params['layers']).items():
     placed = [
-      jax.device_put(
+      transfer.put(
         params['layers'][part].astype(decoder.compute.dtype),
         shardings['layers'][part],
       )
@@ -43,14 +47,13 @@ def publish(decoder: Decoder, params, *, consume: bool = False):
       jax.block_until_ready(layers[name])
       for part in parts:
         params['layers'][part].delete()
-  # The rest is copied: device_put alone may share the learner's memory, even
-  # with may_alias=False if the array moves to fewer devices.
+  # The rest is copied, because `transfer.put` may share the learner's memory.
   rest = {}
   # In the order of the dict: all hosts of a pod must launch the same programs.
   for name in [name for name in params if name != 'layers']:
     is_rounded = name == 'embed' and not decoder.config.tied_head
     dtype = decoder.compute.dtype if is_rounded else jnp.float32
-    placed = jax.device_put(params[name].astype(dtype), shardings[name])
+    placed = transfer.put(params[name].astype(dtype), shardings[name])
     if name == head.name_of_weights(decoder) and head.is_split(decoder):
       rest[name] = jax.jit(head.split)(placed)
     else:

@@ -11,9 +11,9 @@ def spans(updates):
   """Steps of ten seconds: sampling for seven, an update for two."""
   begins = 10.0 * np.arange(updates)[:, None]
   return {
-    'rollout': begins + [0, 7],
-    'update': begins + [7.5, 9.5],
-    'reward': begins[:1] + [7, 7.5],  # Long ago.
+    'rollout': begins + np.array([0, 7]),
+    'update': begins + np.array([7.5, 9.5]),
+    'reward': begins[:1] + np.array([7, 7.5]),  # Long ago.
   }
 
 

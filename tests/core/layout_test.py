@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from rlpt_jax.core import settings
 from rlpt_jax.core.layout import Axes, Layout, make_layout
 
 
@@ -118,3 +119,53 @@ def test_gpus_that_kernels_run_on(names, platform, small, large):
   devices = [types.SimpleNamespace(compute_capability=name) for name in names]
   layout = Layout(types.SimpleNamespace(devices=np.array(devices)), platform)
   assert (layout.has_small_kernels, layout.has_large_kernels) == (small, large)
+
+
+def test_a_layout_of_a_range_of_devices():
+  axes = Axes(fsdp=2, tensor=-1, devices=(2, 6))
+  mesh = axes.layout().mesh
+  assert [*mesh.devices.flat] == jax.devices()[2:6]
+  assert dict(mesh.shape) == dict(axes.abstract(8, 'gpu').mesh.shape)
+  assert mesh.shape['tensor'] == 2
+  # What gin reads as a list.
+  assert Axes(devices=[2, 6]).layout() == Axes(devices=(2, 6)).layout()
+
+
+def test_the_devices_of_a_layout():
+  assert Axes().numbers(8) == Axes(devices=8).numbers(8) == range(8)
+  assert Axes(devices=3).numbers(8) == range(3)
+  assert Axes(devices=9).numbers(8) == range(8)
+  assert Axes(devices=(7, 8)).numbers(8) == range(7, 8)
+
+
+@pytest.mark.parametrize('devices', [(4, 4), (4, 2), [0, 0], (-1, 4), (4,), 0])
+def test_devices_that_are_no_range(devices):
+  with pytest.raises(ValueError) as raised:
+    Axes(devices=devices)
+  message = str(raised.value)
+  assert f'layout.Axes.devices={devices}: expected' in message
+  assert '\n' not in message
+
+
+def test_a_range_beyond_the_devices():
+  for layout in (
+    Axes(devices=(4, 9)).layout,
+    lambda: Axes(devices=(4, 9)).abstract(8, 'gpu'),
+  ):
+    with pytest.raises(ValueError, match=r'devices=\(4, 9\).*at most 8'):
+      layout()
+
+
+def test_several_processes_have_no_ranges(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  assert Axes(devices=4).layout().mesh.size == 4
+  with pytest.raises(ValueError, match=r'devices=\(4, 8\).*one process.*2'):
+    Axes(devices=(4, 8)).layout()
+
+
+def test_settings_are_recorded_as_before():
+  described = settings.describe(Axes(devices=2))
+  assert described['devices'] == 2
+  assert settings.describe(Axes())['devices'] is None
+  as_range = settings.describe(Axes(devices=(4, 8)))
+  assert as_range == described | {'devices': [4, 8]}

@@ -105,3 +105,20 @@ def test_rows_of_text(number):
   for proposal in found:
     assert memory.fits(proposal.run)
     assert not any('train_rl' in setting for setting in proposal.settings)
+
+
+def test_proposals_for_separate_chips():
+  hardware = runs.apart()
+  run = large(
+    layout=hardware.layout, sampler_layout=hardware.sampler_layout, slots=640
+  )
+  assert run.is_apart and not memory.fits(run)
+  found = advice.proposals(run)
+  assert found
+  for proposal in found:
+    assert memory.fits(proposal.run)
+    assert proposal.run.is_apart
+    assert proposal.num_bytes == memory.total(proposal.run)
+  # It has four chips, not eight.
+  (wider,) = advice.sampler(run)
+  assert wider.settings == ('the sampler: layout.Axes.data=1, tensor=4',)

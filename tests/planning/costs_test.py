@@ -22,8 +22,10 @@ from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import costs, machines, memory
 from rlpt_jax.planning.costs import Cost, Lengths, Shares
 from rlpt_jax.rewards.judge import ByAnswer
+from rlpt_jax.rollout import schedules
 from rlpt_jax.rollout.ledger import Ledger
 from rlpt_jax.rollout.sampling import Sampling
+from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.training.optimizer import make_optimizer
 from tests.planning import runs
@@ -207,7 +209,7 @@ def test_judges():
 def test_the_slowest_limit_decides():
   machine = machines.parse('h100:8')
   # A second of each chip's FLOPs, two of its memory, half of its links.
-  cost = Cost(0, 8 * 989e12, 2 * 3350e9, 225e9)
+  cost = Cost(0, 8 * 989e12, 2 * 3350e9, 225e9, chips=8)
   assert cost.seconds(machine, ALL) == (2, 'memory')
   assert cost.seconds(machine, Shares(0.25, 1.0)) == (4, 'compute')
   slow = dataclasses.replace(cost, received=1350e9)
@@ -342,3 +344,31 @@ def test_gathered_bytes_by_hand():
   )
   # bfloat16, and the last norm.
   assert memory.gathered_bytes(decoder) == 2 * (layers + 64)
+
+
+def test_slots_that_stay_full_wait_for_no_completion():
+  def moved(schedule, slots):
+    config = runs.rl(hardware=runs.hardware(slots=slots), schedule=schedule)
+    return costs.of_step(runs.run(config), LENGTHS)['decoding'].moved
+
+  ahead = Pipelined()
+  # 32 rows of 6 tokens: 12 steps of 16 slots, fewer than the longest has, 16.
+  assert moved(ahead, 16) < moved(schedules.synchronous, 16)
+  # 24 steps of 8 slots.
+  assert moved(ahead, 8) == moved(schedules.synchronous, 8)
+  # With max_staleness=0 there are no other batches.
+  now = Pipelined(max_staleness=0)
+  assert moved(now, 16) == moved(schedules.synchronous, 16)
+
+
+def test_each_side_has_its_own_chips():
+  shared = costs.of_step(runs.run(chips='h100:8'), LENGTHS)
+  config = runs.rl(hardware=runs.apart(), kl=InLoss(weight=0.1))
+  step = costs.of_step(runs.run(config, chips='h100:8'), LENGTHS)
+  assert {name: cost.chips for name, cost in step.items()} == {
+    'prompts': 4, 'decoding': 4, 'reference': 4, 'update': 4,
+  }  # fmt: skip
+  machine = machines.parse('h100:8')
+  for name in ('prompts', 'update'):
+    times = [x[name].times(machine, ALL)['compute'] for x in (shared, step)]
+    assert times[1] == pytest.approx(2 * times[0])

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from rlpt_jax.algorithms.kl import InLoss
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.inference.judges import Answering
 from rlpt_jax.models import zoo
@@ -10,6 +11,7 @@ from rlpt_jax.planning import memory
 from rlpt_jax.planning.costs import Lengths, Shares
 from rlpt_jax.planning.estimate import Estimate, without_nan
 from rlpt_jax.rewards.judge import ByAnswer
+from rlpt_jax.rollout.schedules import Pipelined
 from tests.planning import runs
 from tests.planning.advice_test import large
 
@@ -81,3 +83,21 @@ def test_prices(price):
 def test_models_of_the_zoo_are_planned_at_once():
   for model in zoo.MODELS:
     assert Estimate(run=runs.run(model=model, chips='h200:1')).total > 0
+
+
+def test_separate_chips_work_at_the_same_time():
+  def found(**changes):
+    config = runs.rl(hardware=runs.apart(), kl=InLoss(weight=0.1), **changes)
+    return Estimate(run=runs.run(config, 'qwen3_06b', 'h100:8'), price=1)
+
+  waiting, overlapping = found(), found(schedule=Pipelined(overlap=True))
+  assert waiting.seconds == overlapping.seconds
+  seconds = {name: each[0] for name, each in waiting.seconds.items()}
+  assert waiting.step_seconds == pytest.approx(sum(seconds.values()))
+  learning = seconds['reference'] + seconds['update']
+  sampling = seconds['prompts'] + seconds['decoding']
+  assert overlapping.step_seconds == pytest.approx(max(learning, sampling))
+  # All eight chips are paid for.
+  assert overlapping.cost == 8 * overlapping.hours
+  assert set(overlapping.to_dict()['bytes_of_sides']) == {'learner', 'sampler'}
+  assert overlapping.total == max(overlapping.sides.values())

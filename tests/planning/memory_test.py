@@ -223,3 +223,43 @@ def test_fits_leaves_room():
   parts = memory.of_run(run)
   assert memory.fits(run) == (sum(parts.values()) <= 0.9 * 141e9)
   assert not memory.fits(dataclasses.replace(run, model=zoo.get('qwen3_8b')))
+
+
+def test_separate_chips_have_sums_of_their_own():
+  def sides(**changes):
+    config = runs.rl(hardware=runs.apart(), kl=InLoss(weight=0.1), **changes)
+    return memory.of_sides(runs.run(config, 'qwen3_06b', 'h100:8'))
+
+  found = sides()
+  # The same on the four chips of each side alone.
+  four = runs.hardware(layout=Axes(devices=4), sampler_layout=Axes(devices=4))
+  learner = runs.run(
+    runs.rl(hardware=four, kl=InLoss(weight=0.1)), 'qwen3_06b', 'h100:4'
+  )
+  expected = memory.of_run(learner)
+  assert found['learner'] == {
+    name: size
+    for name, size in expected.items()
+    if name not in ('sampler', 'caches', 'logits')
+  }
+  sampler = Axes(data=2, fsdp=1, tensor=2)
+  run = runs.run(
+    runs.rl(hardware=runs.hardware(sampler_layout=sampler)),
+    'qwen3_06b', 'h100:4',
+  )  # fmt: skip
+  kept = plan_lib.memory(run.engine, run.sampler)
+  assert sum(found['sampler'].values()) == kept.total
+  # A judge on all chips is on both sides, one on the first two is on one.
+  for axes, has in ((Axes(), (1, 1)), (Axes(devices=2), (1, 0))):
+    judge = Weighing(model='random:tiny_llama', layout=axes)
+    judged = sides(reward=ByProbability(judge)).values()
+    assert tuple('judge' in parts for parts in judged) == has
+
+
+def test_the_fullest_chip_decides():
+  run = runs.run(runs.rl(hardware=runs.apart()), chips='h100:8')
+  totals = [sum(parts.values()) for parts in memory.of_sides(run).values()]
+  assert memory.total(run) == max(totals) < sum(totals)
+  shared = runs.run(chips='h100:8')
+  assert memory.of_sides(shared) == {'all': memory.of_run(shared)}
+  assert memory.total(shared) == sum(memory.of_run(shared).values())

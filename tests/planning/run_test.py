@@ -8,8 +8,11 @@ from rlpt_jax.data.mask_tasks import ChooseSpan
 from rlpt_jax.data.sources import Files
 from rlpt_jax.models import zoo
 from rlpt_jax.planning import run as run_lib
+from rlpt_jax.rollout import schedules
 from rlpt_jax.rollout.game import Game
 from tests.planning import runs
+
+OVERLAPPING = schedules.Pipelined(overlap=True)
 
 
 def test_the_roles_of_a_policy():
@@ -94,3 +97,48 @@ def test_where_the_shape_is_from(tmp_path):
     run_lib.find_shape(here, None, {})
   found, origin = run_lib.find_shape(here, None, macros)
   assert found == large and origin.endswith('has no model yet')
+
+
+@pytest.mark.parametrize(
+  ('learner', 'sampler', 'expected'),
+  [
+    (Axes(devices=(0, 4)), Axes(devices=(4, 8)), True),
+    (Axes(devices=4), Axes(devices=(4, 8)), True),
+    (Axes(devices=(0, 4)), Axes(devices=(3, 7)), False),
+    (Axes(devices=4), Axes(devices=4), False),
+    (Axes(), Axes(devices=(4, 8)), False),
+    (Axes(), Axes(), False),
+  ],
+)
+def test_separate_chips(learner, sampler, expected):
+  hardware = runs.apart(layout=learner, sampler_layout=sampler)
+  run = runs.run(runs.rl(hardware=hardware), chips='h100:8')
+  assert run.is_apart == expected
+  assert not run.overlaps
+  run = runs.run(
+    runs.rl(hardware=hardware, schedule=OVERLAPPING), chips='h100:8'
+  )
+  assert run.overlaps == expected
+  assert not runs.run(runs.sft()).is_apart
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'ahead', 'overlaps'),
+  [
+    (schedules.synchronous, False, False),
+    (OVERLAPPING, True, True),
+    (schedules.Pipelined(), True, False),
+    (schedules.Pipelined(max_staleness=0, overlap=True), False, False),
+  ],
+)
+def test_what_a_schedule_lets_overlap(schedule, ahead, overlaps):
+  config = runs.rl(hardware=runs.apart(), schedule=schedule)
+  run = runs.run(config, chips='h100:8')
+  assert run.samples_ahead == ahead
+  assert run.overlaps == overlaps
+
+
+def test_a_range_beyond_the_machine():
+  config = runs.rl(hardware=runs.apart())
+  with pytest.raises(ValueError, match=r'devices=\(4, 8\).*at most 4'):
+    runs.run(config, chips='h100:4')

@@ -37,6 +37,15 @@ def hardware(**changes) -> train_rl.Hardware:
   return train_rl.Hardware(**options | changes)
 
 
+def apart(**changes) -> train_rl.Hardware:
+  """A learner on the first four of eight chips, a sampler on the others."""
+  options = {
+    'layout': Axes(devices=(0, 4)),
+    'sampler_layout': Axes(data=2, fsdp=1, tensor=2, devices=(4, 8)),
+  }
+  return hardware(**options | changes)
+
+
 def sft(**changes):
   options = {'layout': Axes(), 'num_microbatches': 4}
   return learning_task.cold_start(NOWHERE, **options | changes)

@@ -169,3 +169,21 @@ def test_nothing_is_compiled_beside_a_gpus_work():
   update = object()
   with start.compiling(update, runs.rl(), None, layout) as found:
     assert found is update
+
+
+def test_a_sampler_on_other_chips_takes_nothing_from_the_learner(limit):
+  config = runs.rl(
+    prompts=256, hardware=runs.apart(num_microbatches=None, slots=384)
+  )
+  model = zoo.get('tiny_qwen3')
+  here = Here(jax.device_count(), 'cpu', 1)
+
+  def side(name, number):
+    changed = run_lib.with_microbatches(config, number)
+    return sum(memory.of_sides(Run(changed, model, here))[name].values())
+
+  layout = config.hardware.layout.layout()
+  assert side('sampler', 1) < side('learner', 4) < 2 * side('sampler', 1)
+  limit(int(side('learner', 4) / memory.ROOM) + 1)
+  chosen = start.planned(config, Decoder(model, config.compute, layout))
+  assert run_lib.num_microbatches(chosen) == 4

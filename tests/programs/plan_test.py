@@ -55,6 +55,16 @@ def test_a_run_that_fits(said):
   assert max(map(len, out.splitlines())) <= 100
 
 
+def test_separate_chips(said):
+  _, out, _ = said(RL, layout('h200_8_apart'))
+  assert "\nall on the learner's chips " in out
+  assert "\nall on the sampler's chips " in out
+  assert 'chips, but wait for each other' in ' '.join(out.split())
+  assert max(map(len, out.splitlines())) <= 100
+  _, out, _ = said(RL, layout('v5p_32'))
+  assert '\nall ' in out and 'separate' not in out
+
+
 def test_a_run_that_does_not(said):
   status, out, _ = said(RL, layout('h200_1'))
   assert status == 0

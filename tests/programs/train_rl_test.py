@@ -94,7 +94,8 @@ def weights_of(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_mesh(task, tmp_path):
+@pytest.mark.parametrize('sampler', [4, (4, 8)])
+def test_a_run_goes_on_on_another_mesh(sampler, task, tmp_path):
   config = dataclasses.replace(learning_task.short(*task), num_steps=4)
   train_rl(config, workdir=tmp_path / 'whole')
   first = dataclasses.replace(config, num_steps=2)
@@ -102,7 +103,7 @@ def test_a_run_goes_on_on_another_mesh(task, tmp_path):
   moved = dataclasses.replace(
     config, hardware=learning_task.hardware(
       num_microbatches=2, layout=Axes(fsdp=2, tensor=2, devices=4),
-      sampler_layout=Axes(data=4, fsdp=1, devices=4),
+      sampler_layout=Axes(data=4, fsdp=1, devices=sampler),
     ),
   )  # fmt: skip
   train_rl(moved, workdir=tmp_path / 'moved')
@@ -117,6 +118,28 @@ def test_a_run_goes_on_on_another_mesh(task, tmp_path):
   expected, found = (weights_of(tmp_path / n) for n in ('whole', 'moved'))
   for path, w in expected.items():
     np.testing.assert_allclose(found[path], w, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_sampler_apart_computes_the_same(task, tmp_path):
+  """The devices decide what overlaps, not what is computed."""
+  config = learning_task.pipelined(
+    learning_task.short(
+      *task, num_steps=4, held_out=None, collect=collect.keep
+    ),
+    overlap=True,
+  )
+  for name, devices in (('together', (0, 4)), ('apart', (4, 8))):
+    hardware = dataclasses.replace(
+      config.hardware, layout=Axes(devices=(0, 4)),
+      sampler_layout=Axes(data=2, fsdp=1, tensor=2, devices=devices),
+    )  # fmt: skip
+    train_rl(
+      dataclasses.replace(config, hardware=hardware), workdir=tmp_path / name
+    )
+  expected, found = (weights_of(tmp_path / n) for n in ('together', 'apart'))
+  for path, w in expected.items():
+    np.testing.assert_array_equal(found[path], w, err_msg=path)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import jax
 import numpy as np
@@ -327,3 +328,25 @@ def test_a_request_that_fits_no_slot_is_refused():
       PLAN.check(_request(**changes))
   roomy = dataclasses.replace(PLAN, sizes=Sizes(stop_tokens=9))
   roomy.check(_request(stops=((1,) * 9,)))
+
+
+def test_the_room_is_that_of_the_samplers_own_devices():
+  def device(in_use):
+    stats = {'bytes_limit': 1_000_000, 'bytes_in_use': in_use}
+    return types.SimpleNamespace(memory_stats=lambda: stats)
+
+  def room(device, loaded=()):
+    mesh = types.SimpleNamespace(local_devices=[device])
+    layout = types.SimpleNamespace(mesh=mesh, platform='gpu')
+    return lib._room(layout, loaded)
+
+  learner, sampler = device(600_000), device(0)
+  assert room(learner) == 360_000
+  assert room(sampler) == 900_000
+  # 4,000 bytes that will be freed on the learner's device only.
+  loaded = types.SimpleNamespace(
+    shape=(1000,), dtype=np.dtype('float32'), devices=lambda: [learner],
+    sharding=types.SimpleNamespace(shard_shape=lambda shape: shape),
+  )  # fmt: skip
+  assert room(learner, [loaded]) == int(0.9 * 404_000)
+  assert room(sampler, [loaded]) == 900_000

@@ -113,6 +113,23 @@ def test_copies_in_the_right_place(learner, sampler):
   _check_copies(learner, sampler, 'bfloat16')
 
 
+@pytest.mark.parametrize(('learner', 'sampler'), PLACES, ids=str)
+def test_no_weight_goes_through_the_host(learner, sampler, monkeypatch):
+  params, decoder = _learner(_layout(**learner)), _decoder(_layout(**sampler))
+  kind, fetched = type(jnp.zeros(1)), []
+
+  def fetching(x):
+    fetched.append(x.nbytes)
+    return value.fget(x)
+
+  value = kind._value
+  monkeypatch.setattr(kind, '_value', property(fetching))
+  published = publish(decoder, params)
+  assert not fetched
+  _ = np.asarray(published['embed'])  # It does count.
+  assert fetched
+
+
 @pytest.mark.parametrize('place', [ONE, {'fsdp': 2, 'tensor': 4}], ids=str)
 def test_copies_where_nothing_has_to_change(place):
   _check_copies(place, place, 'float32')
@@ -139,10 +156,13 @@ def test_the_forward_pass_is_that_of_the_learner():
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_second_publication_compiles_nothing():
-  layout = _layout(fsdp=2, tensor=4)
-  decoder = _decoder(layout)
-  params = _learner(layout)
+@pytest.mark.parametrize(
+  ('learner', 'sampler'),
+  [({'fsdp': 2, 'tensor': 4}, {'fsdp': 2, 'tensor': 4}), *PLACES[3:6]],
+  ids=str,
+)
+def test_a_second_publication_compiles_nothing(learner, sampler):
+  decoder, params = _decoder(_layout(**sampler)), _learner(_layout(**learner))
   publish(decoder, params)
   with jax.log_compiles(), _Compilations() as compilations:
     published = publish(decoder, params)
