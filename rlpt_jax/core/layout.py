@@ -84,6 +84,10 @@ class Layout:
     names = {getattr(device, 'compute_capability', '') for device in devices}
     return sorted(names - {''})
 
+  def is_apart_from(self, other: 'Layout') -> bool:
+    """Returns True if the two have no device in common."""
+    return {*self.mesh.devices.flat}.isdisjoint(other.mesh.devices.flat)
+
   @property
   def has_small_kernels(self) -> bool:
     """True on NVIDIA's GPUs that Triton supports, from Ampere on."""

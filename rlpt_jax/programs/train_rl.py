@@ -273,11 +273,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
     progress.waiting('reading the data')
-    prompts = opened(
-      contextlib.closing(
-        open_prompts(config.data, config.max_pass_rate, record)
-      )
-    )
+    prompts = open_prompts(config.data, config.max_pass_rate, record)
+    opened(contextlib.closing(prompts))
     sampler = opened(
       open_sampler(
         config, files, state.params, prompts.tokenizer, version=first_step
@@ -337,7 +334,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             runs.check_skipped(
               config.max_skipped, step, before['skipped_in_a_row']
             )
-        timers.busy('update', until=updated['loss'].block_until_ready)
+        timers.busy(
+          'update', until=updated['loss'].block_until_ready,
+          elsewhere=layout.is_apart_from(sampler.decoder.layout),
+        )  # fmt: skip
         metrics |= experience.rollout_metrics(sampler.version)
         metrics |= updated | consumer.metrics(experience)
         run.state, run.record = state, consumer.record(experience)

@@ -12,6 +12,14 @@ from rlpt_jax.core import settings
 from rlpt_jax.core.layout import Axes, Layout, make_layout
 
 
+def test_layouts_are_apart_if_they_share_no_device():
+  first, second, both = (
+    Axes(devices=devices).layout() for devices in ((0, 4), (4, 8), (3, 5))
+  )
+  assert first.is_apart_from(second) and second.is_apart_from(first)
+  assert not first.is_apart_from(both) and not first.is_apart_from(first)
+
+
 def test_weights_and_activations_have_rules_of_their_own():
   layout = make_layout(data=2, fsdp=2, tensor=2)
   weight = layout.weight_sharding((8, 4, 6), ('embed', 'heads', 'head_dim'))

@@ -1,14 +1,18 @@
 """The order of sampling, publishing and learning."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
+from rlpt_jax.core.layout import Axes
 from rlpt_jax.programs.train_rl import train_rl
 from rlpt_jax.rollout import schedules
 from rlpt_jax.rollout.game import Game
 from rlpt_jax.rollout.schedules import Pipelined
 from tests.programs import learning_task
+from tests.programs.learning_task import ONE_DEVICE
 
 
 def events_of(schedule, batches=2):
@@ -69,6 +73,36 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(folder, tmp_path):
     assert lines(folder, workdir, schedule=schedule) == expected
   # It is not so by accident: with staleness, it is another run.
   assert lines(folder, tmp_path / 'ahead') != expected
+
+
+@pytest.mark.slow
+def test_learner_and_sampler_apart_are_one_mesh(folder, tmp_path):
+  """Eight devices, 4 + 4, have the numbers of one."""
+  found = []
+  for name, axes in {
+    'one': {'layout': ONE_DEVICE, 'sampler_layout': ONE_DEVICE},
+    'apart': {
+      'layout': Axes(devices=(0, 4)),
+      # Not split by batch: groups that sit on one shard wait for one another.
+      'sampler_layout': Axes(data=1, fsdp=1, tensor=4, devices=(4, 8)),
+    },
+  }.items():
+    hardware = learning_task.hardware(num_microbatches=1, slots=8, **axes)
+    text = lines(
+      folder, tmp_path / name, hardware=hardware,
+      schedule=Pipelined(max_staleness=2, overlap=True),
+    )  # fmt: skip
+    found.append([json.loads(line) for line in text.splitlines()])
+  one, apart = found
+  assert max(line['staleness/max'] for line in one) == 2
+  for expected, line in zip(one, apart, strict=True):
+    assert line.keys() == expected.keys()
+    for key, value in expected.items():
+      # Gaps are rounding errors themselves.
+      if not key.startswith('sampler/gap') or value > 1e-3:
+        np.testing.assert_allclose(
+          line[key], value, rtol=1e-5, atol=1e-5, err_msg=key
+        )
 
 
 def test_what_cannot_be_pipelined_is_refused(folder):
