@@ -390,7 +390,7 @@ class Run:
     unjudged.remove(self.workdir)
 
   def _save_state(self):
-    if self.state.step < self.config.num_steps:
+    if int(self.state.step) < self.config.num_steps:
       self.source.catch_up(self.publish)
     record, stream = self.source.resume()
     self.writer.sync()  # Before the checkpoint: see core/metrics.py.

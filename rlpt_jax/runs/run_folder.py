@@ -331,7 +331,9 @@ def check_skipped(most: int, steps: int, in_a_row: jax.Array):
 
   steps: the number of updates so far, for the message.
   """
-  if in_a_row >= most:
+  # As a number of the host: a comparison of arrays would be a program of the
+  # device, which waits for the update that is running.
+  if int(in_a_row) >= most:
     raise ValueError(
       f'step {steps}: {in_a_row} updates in a row had a loss or a gradient '
       'that is not finite; nothing was learned from them. Lower the learning '

@@ -221,3 +221,15 @@ def test_microbatches_divide_a_batch(tmp_path):
     ValueError, match=r'Hardware\.num_microbatches=5: .* of Config\.prompts=12'
   ):
     learning_task.learning(tmp_path, 'm', prompts=12, hardware=hardware)
+
+
+def test_the_check_of_skipped_updates_starts_no_program():
+  """A comparison of arrays would wait for the update that is running."""
+
+  class OnDevice:
+    def __int__(self):
+      return 3
+
+  runs.check_skipped(4, 9, OnDevice())
+  with pytest.raises(ValueError, match='step 9: '):
+    runs.check_skipped(3, 9, OnDevice())
