@@ -218,7 +218,7 @@ class Forecast:
   def is_wide(self) -> bool:
     """True if the interval is wider than the gain that was seen."""
     y, (low, high) = self.seen.y, self.interval
-    return high - low > y[-(len(y) // 3) :].mean() - y[0]
+    return high - low > float(y[-(len(y) // 3) :].mean() - y[0])
 
   def band(self, count: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """Returns compute, and [low, predicted, high] there, up to the end."""

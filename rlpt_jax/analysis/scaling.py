@@ -236,25 +236,23 @@ def fit_grid(
   limits_L, middles_M = np.asarray(limits), np.asarray(middles) / unit
   x = np.asarray(x, float) / unit
 
-  def squares(rates_LM, rates):
-    share = curve.left(
-      x, (rates_LM[..., None] * rates)[..., None],
-      middles_M[:, None, None],
-    )  # fmt: skip
-    gaps = (limits_L - start)[:, None, None, None]
-    residuals = start + gaps * (1 - share) - y
-    return np.einsum('...p,...p->...', residuals, residuals)
+  def squares(rates_LMF):
+    """Returns the squares of a curve for each A, Cmid and B; or 1 for all A."""
+    gain_LMFP = 1 - curve.left(
+      x, rates_LMF[..., None], middles_M[:, None, None]
+    )
+    gap_L = (limits_L - start)[:, None, None]
+    squared_LMF = np.einsum('lmfp,lmfp->lmf', gain_LMFP, gain_LMFP)
+    return (gap_L * squared_LMF - 2 * (gain_LMFP @ (y - start))) * gap_L
 
-  # Factors of the best rate so far, finer from round to round.
   (low, high), _ = curve.box
-  rates_LM = np.full((len(limits_L), len(middles_M)), math.sqrt(low * high))
-  reach, around = math.sqrt(high / low), 12
-  for _ in range(6):
-    factors = np.geomspace(1 / reach, reach, 2 * around + 1)
-    best = squares(rates_LM, factors).argmin(axis=-1)
-    rates_LM, reach = rates_LM * factors[best], factors[around + 1]
-    around = 3
-  squares_LM = squares(rates_LM, np.ones(1))[..., 0]
+  factors = np.geomspace(low, high, 49)
+  rates_LM, reach = np.ones((1, len(middles_M))), factors[1] / factors[0]
+  for _ in range(5):  # Finer from round to round, around the best B so far.
+    best = squares(rates_LM[..., None] * factors).argmin(axis=-1)
+    rates_LM = rates_LM * factors[best]
+    factors, reach = np.geomspace(1 / reach, reach, 5), math.sqrt(reach)
+  squares_LM = squares(rates_LM[..., None])[..., 0]
   i, j = np.unravel_index(squares_LM.argmin(), squares_LM.shape)
   limit, shape = limits_L[i], (rates_LM[i, j], middles_M[j])
   return _fit(curve, limit, limit - start, shape, x, y, unit)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json as json_lib
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -33,13 +34,15 @@ class Options:
   most: float
 
   def __post_init__(self):
-    for name, low, high in (
-      ('share', 0, 1), ('ahead', 0, np.inf), ('discard', 0, 1),
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if not low <= value < high or (value == 0 and name != 'discard'):
+    for name, is_right, expected in (
+      ('share', 0 < self.share < 1, 'between 0 and 1'),
+      ('ahead', 0 < self.ahead < math.inf, 'above 0'),
+      ('discard', 0 <= self.discard < 1, 'from 0 to below 1'),
+      ('most', math.isfinite(self.most), 'that a reward may reach'),
+    ):
+      if not is_right:
         raise ValueError(
-          f'--{name} {value:g}: expected a number between {low} and {high:g}.'
+          f'--{name} {getattr(self, name):g}: expected a number {expected}.'
         )
 
 
