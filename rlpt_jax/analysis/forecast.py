@@ -167,6 +167,8 @@ def candidates(found: Points, *, most: float = 1.0) -> list[Candidate]:
 def interval(fits: Sequence[Candidate], at: float) -> Interval:
   """Returns the interval of a measurement at compute `at`.
 
+  It does not exceed the largest reward that is possible.
+
   fits: those of all families, from `candidates`.
   """
   ends = [
@@ -175,7 +177,7 @@ def interval(fits: Sequence[Candidate], at: float) -> Interval:
     if each.miss <= NEARLY * fits[0].miss
   ]
   lows, highs = zip(*ends, strict=True)
-  return min(lows), max(highs)
+  return min(lows), min(max(highs), fits[0].likelihood.grid.most)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,6 +147,14 @@ def test_the_interval_spans_those_of_families_that_predict_nearly_as_well():
   assert high == max(end for _, end in ends)
 
 
+def test_no_interval_exceeds_the_largest_reward():
+  found = run(np.random.default_rng(0), limit=0.99, middle=0.1, noise=0.03)
+  found = Points(found.x, np.minimum(found.y, 1.0))
+  made = forecasts.forecast(found)
+  assert made.interval[0] < 1 == made.interval[1]
+  assert made.candidates[0].likelihood.prediction(1e15)[1] > 1
+
+
 def test_forecasts_cover_90_percent_of_ends():
   """Of 200 runs with other curves and noises, families chosen and all."""
   rng, covered, made = np.random.default_rng(1), 0, 0

@@ -226,7 +226,10 @@ def test_a_real_run(tmp_path, capsys):
   assert [*rewards] == list(range(25))
   found = forecasts.points(logs.read_columns(tmp_path / 'rl'), 'flops', rewards)
   np.testing.assert_allclose(found.rewards_NQ.mean(axis=1), found.y, atol=1e-6)
+  capsys.readouterr()  # What the training printed.
   status, out, _ = ran(capsys, tmp_path / 'rl', '--json')
   (record,) = json.loads(out)
   assert status == 0 and record['whole']['bootstrap']['drawn'] == ['questions']
   assert math.isclose(record['whole']['end'], found.x[-1])
+  # It ends near 1, and no reward is above that.
+  assert record['forecast']['interval'][1] <= 1
