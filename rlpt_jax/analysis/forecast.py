@@ -26,7 +26,7 @@ AXES = {
 }
 FAMILIES = (scaling.SIGMOID, scaling.STRETCHED, scaling.POWER_LAW)
 FIRST = 0.7  # The share of the measurements that the families are fitted to.
-NEARLY = 1.5  # Such a family's error is at most this times the smallest.
+NEARLY = 1.25  # Such a family's error is at most this times the smallest.
 FEWEST = 8  # The fewest measurements that are fitted.
 FLAT = 0.01  # A flat curve is called a rising one with this probability.
 

@@ -320,11 +320,13 @@ def _grid(curve: Curve, axes, most: float, x, y) -> Grid:
 class Likelihood:
   """A curve's best fit, and which others the points do not exclude.
 
+  persistence: how many measurements in a row say as much as one.
   allowed: the squares of a curve at the edge of the confidence region.
   """
 
   fit: Fit
   grid: Grid
+  persistence: float
   allowed: float
 
   @property
@@ -358,8 +360,11 @@ class Likelihood:
     # If A moves from `best` by m, the curve moves by tilt m, and d follows. If
     # d is free, it may move towards the new value too.
     tilt_S = 1 - grid.slope_S * left_S
-    lever_S = 1 + (curve.start is None) * left_S**2 / grid.weight_S
-    room_S, bend_S = self._room_S, grid.bend_S
+    # The points say less than their number, the new value says all of itself.
+    weight_S = grid.weight_S / self.persistence
+    bend_S = grid.bend_S / self.persistence
+    room_S = self._room_S / math.sqrt(self.persistence)
+    lever_S = 1 + (curve.start is None) * left_S**2 / weight_S
     reach_S = room_S / np.sqrt(bend_S)
     low_S = np.maximum(grid.lowest_S - grid.best_S, -reach_S)
     high_S = np.minimum(grid.most - grid.best_S, reach_S)
@@ -401,29 +406,56 @@ def likelihood(
   freedom = len(scaled_x) - curve.num_parameters
   assert freedom > 0, (len(scaled_x), curve.name)
   # How much worse than the best a curve may be: by Student's t.
-  factor = 1 + stdtrit(freedom, (1 + LEVEL) / 2) ** 2 / freedom
+  worse = stdtrit(freedom, (1 + LEVEL) / 2) ** 2 / freedom
   box = curve.box
   for _ in range(20):
     axes = tuple(np.geomspace(low, high, size) for low, high in box)
     grid = _grid(curve, axes, most, scaled_x, scaled_y)
+    best = _best(curve, grid, scaled_x, scaled_y, unit)
+    allowed = best.squares * (
+      1 + worse * _persistence(best, scaled_x, scaled_y)
+    )
     squares = grid.squares_S.reshape([size] * len(axes))
-    found = _around(squares <= squares.min() * factor, axes, curve.box)
+    inside = squares <= max(allowed, squares.min())
+    found = _around(inside, axes, curve.box)
     if all(
       math.log(found_high / found_low) > 0.6 * math.log(high / low)
       for (low, high), (found_low, found_high) in zip(box, found, strict=True)
     ):
       break
     box = found
-  i = grid.squares_S.argmin()
-  limit = grid.limits_S[i]
-  best = _fit(
-    curve, limit, grid.gap_S[i] + grid.slope_S[i] * (limit - grid.best_S[i]),
-    _product(axes)[:, i], scaled_x, scaled_y, unit,
-  )  # fmt: skip
   polished = fit_least_squares(curve, x, y, most=most, first=best)
   fit = min(best, polished, key=lambda each: each.squares)
-  allowed = max(fit.squares * factor, grid.squares_S.min())
-  return Likelihood(fit, grid, allowed)
+  persistence = _persistence(fit, scaled_x, scaled_y)
+  allowed = fit.squares * (1 + worse * persistence)
+  allowed = max(allowed, grid.squares_S.min())
+  return Likelihood(fit, grid, persistence, allowed)
+
+
+def _best(curve: Curve, grid: Grid, x, y, unit: float) -> Fit:
+  i = grid.squares_S.argmin()
+  limit = grid.limits_S[i]
+  gap = grid.gap_S[i] + grid.slope_S[i] * (limit - grid.best_S[i])
+  return _fit(curve, limit, gap, _product(grid.axes)[:, i], x, y, unit)
+
+
+def _persistence(fit: Fit, x, y) -> float:
+  """Returns how many measurements in a row say as much as one.
+
+  Held-out examples are the same each time, and so are their seeds, so the noise
+  of neighbours is correlated. With a correlation r, the answer for a mean is
+  (1 + r) / (1 - r).
+  """
+  residuals = fit(x * fit.unit) - y
+  variance = fit.noise**2
+  # Residuals alternate more than the noise does: a curve with p parameters
+  # takes about p variances out of the sum of the products of neighbours.
+  products = (
+    residuals[1:] @ residuals[:-1] + fit.curve.num_parameters * variance
+  )
+  correlation = products / max(fit.count * variance, 1e-300)
+  correlation = min(max(correlation, 0.0), 0.9)
+  return (1 + correlation) / (1 - correlation)
 
 
 def _around(inside: np.ndarray, axes, widest) -> tuple[Interval, ...]:

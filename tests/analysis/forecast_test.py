@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from rlpt_jax.analysis import forecast as forecasts
 from rlpt_jax.analysis import scaling
@@ -139,7 +140,7 @@ def test_the_family_of_the_points_is_found(name, curve):
 
 def test_the_interval_spans_those_of_families_that_predict_nearly_as_well():
   fits = forecasts.candidates(run(np.random.default_rng(4)))
-  near = [each for each in fits if each.miss <= 1.5 * fits[0].miss]
+  near = [each for each in fits if each.miss <= 1.25 * fits[0].miss]
   assert 1 < len(near) < 3
   low, high = forecasts.interval(fits, 2e15)
   ends = [each.likelihood.prediction(2e15) for each in near]
@@ -157,24 +158,28 @@ def test_no_interval_exceeds_the_largest_reward():
 
 def test_forecasts_cover_90_percent_of_ends():
   """Of 200 runs with other curves and noises, families chosen and all."""
-  rng, covered, made = np.random.default_rng(1), 0, 0
+  rng, chances, covered = np.random.default_rng(1), [], 0
   for _ in range(200):
-    found = run(
-      rng, noise=rng.uniform(0.01, 0.04), rate=rng.uniform(1, 2.5),
-      middle=np.exp(rng.uniform(*np.log([0.15, 0.6]))),
-      limit=rng.uniform(0.45, 0.8), start=rng.uniform(0.1, 0.3),
-    )  # fmt: skip
+    noise = rng.uniform(0.01, 0.04)
+    curve = {
+      'rate': rng.uniform(1, 2.5),
+      'middle': np.exp(rng.uniform(*np.log([0.15, 0.6]))),
+      'limit': rng.uniform(0.45, 0.8),
+      'start': rng.uniform(0.1, 0.3),
+    }
     try:
-      one = forecasts.forecast(found)
+      one = forecasts.forecast(run(rng, noise=noise, **curve))
     except ValueError:  # Flat: a curve that rises late, with much noise.
       continue
-    made += 1
     assert one.seen.x[-1] == 5e14 and one.end == 1e15
-    assert one.measured == found.y[-1]
     covered += one.is_covered
-  print(f'{covered} of {made} covered: {covered / made:.1%}')
-  assert made >= 190
-  assert 0.85 <= covered / made <= 0.95
+    # The probability of that, over all ends that might have been measured.
+    end = run(rng, noise=0.0, **curve).y[-1]
+    low, high = (ndtr((edge - end) / noise) for edge in one.interval)
+    chances.append(high - low)
+  print(f'{covered} of {len(chances)} covered; expected {np.mean(chances):.1%}')
+  assert len(chances) >= 190
+  assert 0.85 <= np.mean(chances) <= 0.95
 
 
 def test_a_forecast_does_not_see_the_end():

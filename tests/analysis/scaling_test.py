@@ -160,8 +160,9 @@ def squares_of(x, y, limit=None):
 @pytest.mark.parametrize('noise', [0.03, 0.002])
 def test_intervals_are_those_of_refits(noise):
   """At an edge of an interval, the best refit is just as bad as allowed."""
-  x, y = noisy(np.random.default_rng(1), noise=noise)
+  x, y = noisy(np.random.default_rng(3), noise=noise)
   found = scaling.likelihood(SIGMOID, x, y)
+  assert found.persistence == 1  # Neighbours do not resemble each other.
   least = squares_of(x, y)
   assert found.fit.squares == pytest.approx(least, rel=1e-6)
   freedom = 31 - 4
@@ -183,10 +184,12 @@ def test_of_a_straight_line_the_interval_is_students():
     'line', '', ('unused',), lambda x, unused: 1 - x + 0 * unused,
     box=((1.0, 1.001),),
   )  # fmt: skip
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(1)
   x = np.linspace(0, 1, 20)
   y = 0.2 + 0.4 * x + rng.normal(0, 0.05, 20)
-  low, high = scaling.likelihood(line, x, y).prediction(1.5)
+  found = scaling.likelihood(line, x, y)
+  assert found.persistence == 1
+  low, high = found.prediction(1.5)
   slope, start = np.polyfit(x, y, 1)
   # One degree less than a line's, for the parameter that does nothing.
   noise = math.sqrt(np.sum((start + slope * x - y) ** 2) / 17)
@@ -213,15 +216,45 @@ def test_90_percent_intervals_cover_90_percent(noise, middle):
   assert 170 <= ends <= 190
 
 
+def correlated(rng, *, noise, correlation):
+  """As `noisy`, but each measurement shares noise with its neighbours."""
+  x, y = noisy(rng, noise=0.0)
+  fresh = rng.normal(0, noise, len(x))
+  for i in range(1, len(x)):
+    fresh[i] *= math.sqrt(1 - correlation**2)
+    fresh[i] += correlation * fresh[i - 1]
+  return x, y + fresh
+
+
+def test_noise_that_persists_makes_intervals_wider():
+  rng = np.random.default_rng(0)
+  limits, persistence = {0.0: 0, 0.5: 0}, {0.0: [], 0.5: []}
+  for correlation in limits:
+    for _ in range(200):
+      x, y = correlated(rng, noise=0.02, correlation=correlation)
+      found = scaling.likelihood(SIGMOID, x, y)
+      low, high = found.intervals['A']
+      limits[correlation] += low <= 0.65 <= high
+      persistence[correlation].append(found.persistence)
+  medians = {r: np.median(found) for r, found in persistence.items()}
+  print(f'A: {limits}, persistence: {medians}')
+  assert 1 <= medians[0.0] < 1.3 and 1.7 < medians[0.5] < 3.0
+  # With a persistence of 1, 136 of 200 would be.
+  assert limits[0.5] >= 160
+
+
 def test_a_start_that_is_held_fixed_makes_intervals_too_narrow():
   """Why R0 is fitted: it is measured no better than the rest."""
-  rng, limits = np.random.default_rng(0), 0
-  for _ in range(100):
-    x, y = noisy(rng, noise=0.02)
-    fixed = scaling.sigmoid(float(y[0]))
-    low, high = scaling.likelihood(fixed, x, y).intervals['A']
-    limits += low <= 0.65 <= high
-  assert limits < 85
+  rng, fitted, fixed = np.random.default_rng(0), 0, 0
+  for _ in range(200):
+    x, y = noisy(rng, noise=0.02, middle=0.5)
+    low, high = scaling.likelihood(SIGMOID, x, y).intervals['A']
+    fitted += low <= 0.65 <= high
+    start = scaling.sigmoid(float(y[0]))
+    low, high = scaling.likelihood(start, x, y).intervals['A']
+    fixed += low <= 0.65 <= high
+  print(f'R0 fitted: {fitted / 200:.1%}, fixed: {fixed / 200:.1%}')
+  assert fixed < 0.9 * fitted
 
 
 def test_limits_stay_below_what_is_possible():
