@@ -45,6 +45,7 @@ setuptools.setup(
     'jinja2>=3.1',  # What transformers renders chat templates with.
     'rich>=13',
     'matplotlib>=3.9',
+    'scipy>=1.17,<2',  # rlpt fit.
     'aiohttp>=3.14,<4',  # rlpt serve.
     'math-verify>=0.9,<0.10',
     # What reads corpora. The versions depend on each other: Beam needs protobuf

@@ -67,6 +67,7 @@ def finished(end: mortal.End) -> list[Span]:
 def contents(workdir):
   """Digests of what a repeated run must repeat, weights and all."""
   paths = [workdir / 'metrics.jsonl', *workdir.glob('rollouts/*')]
+  paths += workdir.glob('held_out/*')
   found = {
     str(path.relative_to(workdir)): hashlib.sha256(
       path.read_bytes()

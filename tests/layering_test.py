@@ -79,6 +79,7 @@ DOORS = {
   'math_verify': 'rlpt_jax/rewards/math_worker.py',
   'sympy': 'rlpt_jax/rewards/math_worker.py',
   'matplotlib': 'rlpt_jax/analysis/',
+  'scipy': 'rlpt_jax/analysis/',
   'aiohttp': ('rlpt_jax/serving/http.py', 'rlpt_jax/llm/connection.py'),
   'openai': '',
   'torch': '',
@@ -89,7 +90,7 @@ LAZY = {
   'transformers', 'sentencepiece', 'tokenizers', 'safetensors', 'gin', 'tyro',
   'tensorflow', 'tensorflow_datasets', 'seqio', 'nltk', 'apache_beam',
   'matplotlib', 'pyarrow', 'zstandard', 'math_verify', 'sympy', 'datasets',
-  'datatrove', 'phonenumbers', 'py3langid', 'rensa', 'spacy',
+  'datatrove', 'phonenumbers', 'py3langid', 'rensa', 'spacy', 'scipy',
 }  # fmt: skip
 # What is imported by whoever wants the library itself.
 EAGER = {'rlpt_jax/data/seqio_tasks.py'}

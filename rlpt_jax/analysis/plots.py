@@ -7,18 +7,18 @@ import numpy as np
 
 from rlpt_jax.analysis.histogram import Histogram
 
-_INK, _MUTED, _BAR = '#1c2128', '#626b76', '#8fb3d9'
-_MEDIAN, _TAIL = '#1f4e86', '#b3541e'
-_STYLE = {
+INK, MUTED, BAR = '#1c2128', '#626b76', '#8fb3d9'
+MEDIAN, TAIL = '#1f4e86', '#b3541e'
+STYLE = {
   'font.family': 'DejaVu Sans',  # Shipped with matplotlib.
   'font.size': 9,
-  'text.color': _INK,
+  'text.color': INK,
   'text.parse_math': False,  # A dollar sign does not begin a formula.
-  'axes.edgecolor': _MUTED,
-  'xtick.color': _MUTED,
+  'axes.edgecolor': MUTED,
+  'xtick.color': MUTED,
   'svg.hashsalt': 'rlpt_jax',  # Equal figures make equal files.
 }
-_WIDTH, _HEIGHT = 4.2, 2.7  # The size of a panel, in inches.
+WIDTH, HEIGHT = 4.2, 2.7  # The size of a panel, in inches.
 
 
 def histograms(
@@ -36,8 +36,8 @@ def histograms(
   assert columns, 'no columns to plot'
   num_across = min(3, len(columns))
   num_down = -(-len(columns) // num_across)
-  with matplotlib.rc_context(_STYLE):
-    size = (_WIDTH * num_across, _HEIGHT * num_down + 0.4)
+  with matplotlib.rc_context(STYLE):
+    size = (WIDTH * num_across, HEIGHT * num_down + 0.4)
     figure = Figure(figsize=size, layout='constrained')
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     figure.suptitle(title, x=0.015, ha='left', weight='bold', size=12)
@@ -73,7 +73,7 @@ def _draw_lengths(panel, name: str, histogram: Histogram):
   # Areas show counts, since rounded edges make bars of uneven width.
   widths = np.diff(np.log(edges_x) if logarithmic else edges_x)
   heights = counts / widths
-  panel.stairs(heights, edges_x, fill=True, color=_BAR)
+  panel.stairs(heights, edges_x, fill=True, color=BAR)
   panel.set_ylim(0, heights.max() * 1.4)  # Room for two rows of labels.
   _mark_quantiles(panel, histogram)
   notes = [f'n = {histogram.count:,}', f'sum {short(histogram.total)}']
@@ -81,7 +81,7 @@ def _draw_lengths(panel, name: str, histogram: Histogram):
   if outside := histogram.count - round(counts.sum()):
     notes.append(f'{outside:,} not drawn')
   panel.text(
-    0, 1.05, ' · '.join(notes), transform=panel.transAxes, size=8, color=_MUTED
+    0, 1.05, ' · '.join(notes), transform=panel.transAxes, size=8, color=MUTED
   )
 
 
@@ -145,8 +145,8 @@ def _mark_quantiles(panel, histogram: Histogram):
   """
   median, tail = histogram.quantile(0.5), histogram.quantile(0.95)
   for x, label, color, row, room in (
-    (tail, f'95% up to {tail:,}', _TAIL, 0.94, 0.65),
-    (median, f'median {median:,}', _MEDIAN, 0.80, 0.28),
+    (tail, f'95% up to {tail:,}', TAIL, 0.94, 0.65),
+    (median, f'median {median:,}', MEDIAN, 0.80, 0.28),
   ):
     place = panel.get_xaxis_transform()
     panel.plot([x, x], [0, row], color=color, linewidth=1.4, transform=place)

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rlpt_jax.analysis import curves, glossary, report_game, timeline, views
+from rlpt_jax.analysis import (
+  curves,
+  glossary,
+  report_forecast,
+  report_game,
+  timeline,
+  views,
+)
 from rlpt_jax.analysis.page import asset, escaped, packed, parts, shown
 from rlpt_jax.analysis.report_game import utf16_length
 
@@ -51,18 +58,21 @@ def report_page(runs: Sequence[Run], title: str) -> Iterator[str]:
 
 
 def _body(runs: Sequence[Run], title: str) -> Iterator[str]:
+  forecast = report_forecast.section([(run.name, run.columns) for run in runs])
+  link = '<a href="#forecast">Forecast</a> ' if forecast else ''
   yield (
     f'<h1>{shown(title)}</h1>\n<p class="intro">What these training runs '
     'measured and sampled. Held-out examples are never learned from: their '
     'reward before the first step and after the last says what was learned. '
     'Other numbers are means of the first and of the last steps.</p>\n'
     '<nav aria-label="parts of this page"><a href="#curves">Curves</a> '
-    '<a href="#settings">Settings</a> <a href="#rollouts">Rollouts</a></nav>\n'
+    f'{link}<a href="#settings">Settings</a> '
+    '<a href="#rollouts">Rollouts</a></nav>\n'
     '<noscript><p>Curves and rollouts need JavaScript; this page fetches '
     'nothing.</p></noscript>\n<section class="runs" aria-label="runs">\n'
   )
   yield from (_card(i, run) for i, run in enumerate(runs))
-  yield '</section>\n' + _curves(runs)
+  yield '</section>\n' + _curves(runs) + forecast
   yield _settings(runs)
   yield (
     '<section id="rollouts"><h2>Rollouts</h2>\n<p class="intro">Everything '

@@ -5,6 +5,7 @@ checkpoints/    a run resumes from the newest of them
 metrics.jsonl   one line per step; written together with timing.jsonl and
                 tensorboard/
 rollouts/       sampled completions, one file per step whose rollouts are kept
+held_out/       rewards of held-out questions, one file per evaluation
 unjudged.npz    completions that were sampled while the judge was unavailable
 .lock           locked while a process works in the folder
 """
@@ -15,5 +16,6 @@ METRICS = 'metrics.jsonl'
 TIMING = 'timing.jsonl'
 TENSORBOARD = 'tensorboard'
 ROLLOUTS = 'rollouts'
+HELD_OUT = 'held_out'
 UNJUDGED = 'unjudged.npz'
 LOCK = '.lock'

@@ -314,7 +314,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         run.finish(first_step - 1, unfinished)
       metrics, updated = {}, None
       if held_out and first_step == 0:
-        metrics = held_out.metrics('held_out_before', rollouts)
+        metrics = held_out.metrics('held_out_before', rollouts, workdir, 0)
       experiences = opened(
         contextlib.closing(config.schedule(collect_next, run.publish, source))
       )
@@ -450,7 +450,9 @@ class Run:
     numbers = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     record, self.record = self.record, self.record | {'unfinished': numbers}
     self.publish()
-    held_out_metrics = self.held_out.metrics('held_out', self.rollouts)
+    held_out_metrics = self.held_out.metrics(
+      'held_out', self.rollouts, self.workdir, int(self.state.step)
+    )
     self.rollouts.forget(self.held_out.names)
     held_out_metrics |= self.consumer.ledger.add_held_out(metrics)
     self.record = record | {'ledger': dict(self.consumer.ledger.totals)}

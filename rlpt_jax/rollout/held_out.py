@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import pathlib
 
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Count
 from rlpt_jax.data.config import Data
 from rlpt_jax.data.loader import Loader
+from rlpt_jax.rollout import held_out_files
 from rlpt_jax.rollout.judged import mean
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
@@ -44,11 +46,19 @@ class Trial:
     loader.close()
     self.names = [f'held_out/{example.id}' for example in self.examples]
 
-  def metrics(self, name: str, rollouts: Rollouts) -> dict[str, float]:
-    """Samples the policy; returns mean rewards and pass rate as `name`/..."""
+  def metrics(
+    self, name: str, rollouts: Rollouts, workdir: pathlib.Path, updates: int
+  ) -> dict[str, float]:
+    """Samples the policy; returns mean rewards and pass rate as `name`/...
+
+    Writes the reward of each example to the run's folder, too.
+
+    updates: how many the policy has had.
+    """
     judged = rollouts(
       self._sampling, self.examples, self.names, timer='held_out'
     )
+    held_out_files.write(workdir, updates, judged)
     rewards_PG = judged.scores.rewards_PG
     return {
       f'{name}/reward': mean(rewards_PG),

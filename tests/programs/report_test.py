@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 
 from rlpt_jax import cli
@@ -17,7 +16,6 @@ from rlpt_jax.rollout import rollout_files
 from rlpt_jax.rollout.rollout_files import Kept
 from tests.programs import learning_task
 
-NAN = np.nan
 START, END = extract.START, extract.END
 
 
@@ -47,23 +45,6 @@ def workdir(tmp_path):
     }
     rollout_files.write(workdir, step, [line])
   return workdir
-
-
-def test_columns_of_whole_lines(workdir):
-  found = report.read_columns(workdir)
-  expected = {
-    'step': [0, 1, 2],
-    'reward/mean': [0.25, NAN, 0.75],
-    'held_out_before/reward': [0.1, NAN, NAN],
-    'held_out/reward': [NAN, NAN, 0.6],
-    'skipped': [NAN, 1, NAN],
-    'array/0': [NAN, 1, NAN],
-    'array/1': [NAN, 2, NAN],
-    'timing/step_s': [2, NAN, NAN],
-  }
-  assert found.keys() == expected.keys()
-  for key, values in expected.items():
-    np.testing.assert_array_equal(found[key], values)
 
 
 def test_a_page(workdir, tmp_path, capsys):
@@ -153,12 +134,6 @@ def test_evenly_as_many_as_have_room():
   assert report.evenly(files, sizes, 0) == ['a', 'i']
   assert report.evenly(['a'], [3], 0) == ['a']
   assert report.evenly([], [], 9) == []
-
-
-def test_names_tell_runs_apart(tmp_path):
-  paths = [tmp_path / 'x' / 'run', tmp_path / 'y' / 'run']
-  assert report.distinct_names(paths) == ['x/run', 'y/run']
-  assert report.distinct_names([*paths[:1], tmp_path / 'z']) == ['run', 'z']
 
 
 @pytest.mark.slow

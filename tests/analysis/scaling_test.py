@@ -1,0 +1,281 @@
+"""Published curves come back from their points; intervals hold the truth."""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import curve_fit, least_squares
+from scipy.special import stdtrit
+
+from rlpt_jax.analysis import scaling
+from rlpt_jax.analysis.scaling import POWER_LAW, SIGMOID, STRETCHED
+
+# Cmid (GPU-hours), B and A of Table 1 of ScaleRL (2510.13786).
+TABLE_1 = {
+  'ScaleRL': (2542, 1.92, 0.610),
+  '32k tokens': (11272, 1.89, 0.645),
+  '8 generations': (2542, 2.44, 0.585),
+  '24 generations': (3054, 2.22, 0.590),
+  '32 generations': (2936, 2.07, 0.595),
+  'Scout': (4242, 1.65, 0.710),
+  'batch of 512': (2818, 1.77, 0.605),
+  'batch of 2048': (10909, 1.70, 0.645),
+  'maths and code: maths': (2896, 2.05, 0.595),
+  'maths and code: code': (1675, 1.09, 0.615),
+}
+START = 0.3  # Not in the table.
+
+
+def published(middle, rate, limit, x):
+  """Equation 1 as it is printed."""
+  return START + (limit - START) / (1 + (middle / x) ** rate)
+
+
+def with_rate(x, rate, *, middle, limit):
+  return published(middle, rate, limit, x)
+
+
+@pytest.mark.parametrize('name', TABLE_1)
+def test_published_curves_come_back(name):
+  middle, rate, limit = TABLE_1[name]
+  x = np.linspace(1500, 50000, 75)
+  y = published(middle, rate, limit, x)
+  fit = scaling.fit_least_squares(scaling.sigmoid(START), x, y)
+  assert fit.parameters == pytest.approx(
+    {'A': limit, 'B': rate, 'Cmid': middle, 'R0': START}, rel=1e-5
+  )
+  np.testing.assert_allclose(fit(x), y, atol=1e-8)
+  # R0 may be fitted, too, if the start is among the points.
+  fit = scaling.fit_least_squares(SIGMOID, np.append(0, x), np.append(START, y))
+  assert fit.parameters == pytest.approx(
+    {'A': limit, 'B': rate, 'Cmid': middle, 'R0': START}, rel=1e-5
+  )
+  # On the paper's grid A comes back to a step; no Cmid of Table 1 is on it.
+  fit = scaling.fit_grid(
+    x, y, START, limits=np.arange(0.45, 0.8025, 0.005),
+    middles=np.linspace(100, 40000, 100),
+  )  # fmt: skip
+  assert fit.limit == pytest.approx(limit, abs=0.0051)
+  assert fit.parameters['Cmid'] == pytest.approx(middle, abs=403)
+  assert fit.parameters['B'] == pytest.approx(rate, rel=0.05)
+
+
+def test_the_grid_by_default_covers_other_rewards_and_units():
+  x = np.linspace(0, 3e20, 40)
+  with np.errstate(divide='ignore'):
+    y = 0.02 + 0.2 / (1 + (4e19 / x) ** 1.3)
+  fit = scaling.fit_grid(x, y, 0.02)
+  assert fit.limit == pytest.approx(0.22, abs=0.0026)
+  assert fit.parameters['Cmid'] == pytest.approx(4e19, rel=0.03)
+  assert fit.parameters['B'] == pytest.approx(1.3, rel=0.02)
+
+
+def test_the_grid_is_a_curve_fit_of_b_for_each_pair():
+  rng = np.random.default_rng(0)
+  x = np.linspace(500, 20000, 30)
+  y = published(4000, 1.5, 0.6, x) + rng.normal(0, 0.01, 30)
+  limits, middles = np.array([0.55, 0.6, 0.65]), np.array([3000.0, 4000, 6000])
+  found = []
+  for limit, middle in itertools.product(limits, middles):
+    curve = functools.partial(with_rate, middle=middle, limit=limit)
+    (rate,), _ = curve_fit(curve, x, y, p0=1.0)
+    found.append((np.sum((curve(x, rate) - y) ** 2), limit, middle, rate))
+  squares, limit, middle, rate = min(found)
+  fit = scaling.fit_grid(x, y, START, limits=limits, middles=middles)
+  assert (fit.limit, fit.parameters['Cmid']) == (limit, pytest.approx(middle))
+  assert fit.parameters['B'] == pytest.approx(rate, rel=1e-3)
+  assert fit.squares == pytest.approx(squares, rel=1e-4)
+
+
+def fitted(curve, x, y):
+  return scaling.fit_least_squares(curve, x, y)
+
+
+def test_at_cmid_half_of_the_gain_is_made():
+  x = np.linspace(1500, 50000, 75)
+  fit = fitted(scaling.sigmoid(START), x, published(2542, 1.92, 0.61, x))
+  assert fit(2542) == pytest.approx((START + 0.61) / 2)
+  assert fit(0) == START
+
+
+def test_log_efficiency_against_log_compute_has_slope_b():
+  x = np.linspace(1500, 50000, 75)
+  y = published(2542, 1.92, 0.61, x)
+  fit = fitted(scaling.sigmoid(START), x, y)
+  found = scaling.efficiency(y, fit)
+  np.testing.assert_allclose(found, x**1.92, rtol=1e-3)  # F(R) = C^B.
+  slope, _ = np.polyfit(np.log(x), np.log(found), 1)
+  assert slope == pytest.approx(1.92, rel=1e-4)
+  # Rewards outside of (R0, A) have none.
+  assert np.isnan(scaling.efficiency(np.array([0.2, 0.3, 0.7]), fit)).all()
+
+
+def test_far_beyond_cmid_the_sigmoid_is_a_power_law():
+  middle, rate, limit = TABLE_1['ScaleRL']
+  x = np.geomspace(100, 300, 30) * middle
+  fit = fitted(POWER_LAW, x, published(middle, rate, limit, x))
+  assert fit.parameters == pytest.approx(
+    {'A': limit, 'B': rate, 'D': (limit - START) * middle**rate}, rel=1e-2
+  )
+
+
+def test_rlpts_curves_come_back():
+  # Figure 1 of RLPT (2509.19249): MATH, and AIME25 whose exponent is larger.
+  x = np.linspace(1, 50, 40)
+  for limit, scale, power in ((0.89413, 0.068, 0.284), (0.2671, 0.254, 0.857)):
+    fit = fitted(STRETCHED, x, limit * np.exp(-scale * x**-power))
+    assert fit.parameters == pytest.approx(
+      {'A': limit, 'b': scale, 'c': power}, rel=1e-4
+    )
+
+
+def noisy(rng, *, noise, middle=0.3, rate=1.7, n=31):
+  x = np.linspace(0, 1, n)
+  with np.errstate(divide='ignore'):
+    y = 0.2 + 0.45 / (1 + (middle / x) ** rate)
+  return x, y + rng.normal(0, noise, n)
+
+
+def squares_of(x, y, limit=None):
+  """The least squares of a sigmoid, with A fixed or free, found by SciPy."""
+
+  def residuals(values):
+    start, log_rate, middle, top = values
+    top = top if limit is None else limit
+    return start + (top - start) / (1 + (middle / x) ** np.exp(log_rate)) - y
+
+  bounds = [-1, -2, 1e-3, 0], [1, 2.2, 50, 1]
+  with np.errstate(divide='ignore'):
+    return 2 * min(
+      least_squares(
+        residuals, [0.2, np.log(rate), middle, 0.7], bounds=bounds,
+        xtol=1e-12, ftol=1e-12,
+      ).cost
+      for rate, middle in itertools.product((1, 2), (0.2, 1))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('noise', [0.03, 0.002])
+def test_intervals_are_those_of_refits(noise):
+  """At an edge of an interval, the best refit is just as bad as allowed."""
+  x, y = noisy(np.random.default_rng(3), noise=noise)
+  found = scaling.likelihood(SIGMOID, x, y)
+  assert found.persistence == 1  # Neighbours do not resemble each other.
+  least = squares_of(x, y)
+  assert found.fit.squares == pytest.approx(least, rel=1e-6)
+  freedom = 31 - 4
+  allowed = least * (1 + stdtrit(freedom, 0.95) ** 2 / freedom)
+  assert found.allowed == pytest.approx(allowed, rel=1e-6)
+  low, high = found.intervals['A']
+  assert low < 0.65 < high < 1
+  for limit in (low, high):
+    assert squares_of(x, y, limit) == pytest.approx(allowed, rel=0.03)
+  # So with one more measurement beyond the end.
+  for value in found.prediction(2.0):
+    again = squares_of(np.append(x, 2.0), np.append(y, value))
+    assert again == pytest.approx(allowed, rel=0.03)
+
+
+def test_of_a_straight_line_the_interval_is_students():
+  """q = 1 - x makes a line, whose interval is in any textbook."""
+  line = scaling.Curve(
+    'line', '', ('unused',), lambda x, unused: 1 - x + 0 * unused,
+    box=((1.0, 1.001),),
+  )  # fmt: skip
+  rng = np.random.default_rng(1)
+  x = np.linspace(0, 1, 20)
+  y = 0.2 + 0.4 * x + rng.normal(0, 0.05, 20)
+  found = scaling.likelihood(line, x, y)
+  assert found.persistence == 1
+  low, high = found.prediction(1.5)
+  slope, start = np.polyfit(x, y, 1)
+  # One degree less than a line's, for the parameter that does nothing.
+  noise = math.sqrt(np.sum((start + slope * x - y) ** 2) / 17)
+  spread = 1 + 1 / 20 + (1.5 - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2)
+  reach = stdtrit(17, 0.95) * noise * math.sqrt(spread)
+  center = start + slope * 1.5
+  assert (low, high) == pytest.approx((center - reach, center + reach))
+
+
+@pytest.mark.parametrize(
+  ('noise', 'middle'), [(0.02, 0.3), (0.005, 0.2), (0.05, 0.3)]
+)
+def test_90_percent_intervals_cover_90_percent(noise, middle):
+  rng, limits, ends = np.random.default_rng(0), 0, 0
+  for _ in range(200):
+    x, y = noisy(rng, noise=noise, middle=middle)
+    low, high = scaling.likelihood(SIGMOID, x, y).intervals['A']
+    limits += low <= 0.65 <= high
+    half = scaling.likelihood(SIGMOID, x[:16], y[:16])
+    low, high = half.prediction(1.0)
+    ends += low <= y[-1] <= high
+  print(f'A: {limits / 200:.1%}, the end: {ends / 200:.1%}')
+  assert 170 <= limits <= 190
+  assert 170 <= ends <= 190
+
+
+def correlated(rng, *, noise, correlation):
+  """As `noisy`, but each measurement shares noise with its neighbours."""
+  x, y = noisy(rng, noise=0.0)
+  fresh = rng.normal(0, noise, len(x))
+  for i in range(1, len(x)):
+    fresh[i] *= math.sqrt(1 - correlation**2)
+    fresh[i] += correlation * fresh[i - 1]
+  return x, y + fresh
+
+
+def test_noise_that_persists_makes_intervals_wider():
+  rng = np.random.default_rng(0)
+  limits, persistence = {0.0: 0, 0.5: 0}, {0.0: [], 0.5: []}
+  for correlation in limits:
+    for _ in range(200):
+      x, y = correlated(rng, noise=0.02, correlation=correlation)
+      found = scaling.likelihood(SIGMOID, x, y)
+      low, high = found.intervals['A']
+      limits[correlation] += low <= 0.65 <= high
+      persistence[correlation].append(found.persistence)
+  medians = {r: np.median(found) for r, found in persistence.items()}
+  print(f'A: {limits}, persistence: {medians}')
+  assert 1 <= medians[0.0] < 1.3 and 1.7 < medians[0.5] < 3.0
+  # With a persistence of 1, 136 of 200 would be.
+  assert limits[0.5] >= 160
+
+
+def test_a_start_that_is_held_fixed_makes_intervals_too_narrow():
+  """Why R0 is fitted: it is measured no better than the rest."""
+  rng, fitted, fixed = np.random.default_rng(0), 0, 0
+  for _ in range(200):
+    x, y = noisy(rng, noise=0.02, middle=0.5)
+    low, high = scaling.likelihood(SIGMOID, x, y).intervals['A']
+    fitted += low <= 0.65 <= high
+    start = scaling.sigmoid(float(y[0]))
+    low, high = scaling.likelihood(start, x, y).intervals['A']
+    fixed += low <= 0.65 <= high
+  print(f'R0 fitted: {fitted / 200:.1%}, fixed: {fixed / 200:.1%}')
+  assert fixed < 0.9 * fitted
+
+
+def test_limits_stay_below_what_is_possible():
+  x = np.linspace(0, 1, 20)
+  y = 0.2 + 0.5 * x  # Nothing says where it ends.
+  for curve in (SIGMOID, POWER_LAW, STRETCHED, scaling.sigmoid(0.2)):
+    found = scaling.likelihood(curve, x[1:], y[1:], most=0.8)
+    assert found.fit.limit <= 0.8 and found.intervals['A'][1] == 0.8
+    fit = scaling.fit_least_squares(curve, x[1:], y[1:], most=0.8)
+    assert fit.limit <= 0.8
+    assert found.fit.squares <= fit.squares * (1 + 1e-6)
+
+
+def test_nothing_depends_on_the_unit_of_compute():
+  x, y = noisy(np.random.default_rng(3), noise=0.02)
+  for curve in (SIGMOID, POWER_LAW, STRETCHED):
+    one = scaling.likelihood(curve, x, y)
+    big = scaling.likelihood(curve, x * 1e21, y)
+    assert big.fit(3e21) == pytest.approx(float(one.fit(3.0)))
+    assert big.prediction(3e21) == pytest.approx(one.prediction(3.0))
+    assert big.intervals['A'] == pytest.approx(one.intervals['A'])
+  one, big = (scaling.likelihood(SIGMOID, k * x, y) for k in (1, 1e21))
+  middle, again = one.intervals['Cmid'], big.intervals['Cmid']
+  assert again == pytest.approx((middle[0] * 1e21, middle[1] * 1e21))

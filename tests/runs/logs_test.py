@@ -1,0 +1,58 @@
+"""What runs have logged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rlpt_jax.runs import logs
+
+NAN = np.nan
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run of three steps, and a line that is being written."""
+  lines = [
+    {'step': 0, 'reward/mean': 0.25, 'held_out_before/reward': 0.1},
+    {'step': 1, 'reward/mean': None, 'skipped': True, 'array': [1, 2]},
+    {'step': 2, 'reward/mean': 0.75, 'held_out/reward': 0.6},
+  ]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (tmp_path / 'metrics.jsonl').write_text(text + '{"step": 3, "rew')
+  (tmp_path / 'timing.jsonl').write_text(
+    '{"step": 0, "timing/step_s": 2.0}\n{"step": 3, "timing/step_s": 1.0}\n'
+  )
+  return tmp_path
+
+
+def test_columns_of_whole_lines(workdir):
+  found = logs.read_columns(workdir)
+  expected = {
+    'step': [0, 1, 2],
+    'reward/mean': [0.25, NAN, 0.75],
+    'held_out_before/reward': [0.1, NAN, NAN],
+    'held_out/reward': [NAN, NAN, 0.6],
+    'skipped': [NAN, 1, NAN],
+    'array/0': [NAN, 1, NAN],
+    'array/1': [NAN, 2, NAN],
+    'timing/step_s': [2, NAN, NAN],
+  }
+  assert found.keys() == expected.keys()
+  for key, values in expected.items():
+    np.testing.assert_array_equal(found[key], values)
+
+
+def test_names_tell_runs_apart(tmp_path):
+  paths = [tmp_path / 'x' / 'run', tmp_path / 'y' / 'run']
+  assert logs.distinct_names(paths) == ['x/run', 'y/run']
+  assert logs.distinct_names([*paths[:1], tmp_path / 'z']) == ['run', 'z']
+
+
+def test_settings_are_read_if_there_are_any(workdir):
+  assert logs.read_config(workdir) == {}
+  (workdir / 'config.json').write_text('{"seed": 1}')
+  assert logs.read_config(workdir) == {'seed': 1}
+  (workdir / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'config.json: not JSON'):
+    logs.read_config(workdir)
