@@ -14,7 +14,7 @@ import numpy as np
 from rlpt_jax.algorithms import advantages, losses, policy, reductions
 from rlpt_jax.algorithms.kl import InLoss, InReward
 from rlpt_jax.completions import progress
-from rlpt_jax.core import checks, compilations, settings
+from rlpt_jax.core import checks, compilations
 from rlpt_jax.core.checks import Count, Name, NonNegative, PositiveShare, Seed
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.metrics import Writer
@@ -34,11 +34,10 @@ from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
 from rlpt_jax.rollout.collect import Collect, Exclude
 from rlpt_jax.rollout.collector import Collector, make_collect
-from rlpt_jax.rollout.consumer import Consumer
+from rlpt_jax.rollout.consumer import Consumer, make_consumer
 from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
-from rlpt_jax.rollout.ledger import Ledger
 from rlpt_jax.rollout.prompts import open_prompts
 from rlpt_jax.rollout.reference import Reference, put
 from rlpt_jax.rollout.rollout_files import Kept
@@ -46,7 +45,7 @@ from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.rollout.stream import Source
-from rlpt_jax.rollout.verdicts import NoVerdicts, Verdicts
+from rlpt_jax.rollout.verdicts import NoVerdicts
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.sampling.decode import bucket
@@ -171,7 +170,7 @@ class Config:
     for sampling in self.samplings:
       sampling.check_learnable()
     if any(sampling.samples == 1 for sampling in self.samplings):
-      check_single_sample(self)
+      collect.check_single_sample(self)
     runs.check_microbatches(self.hardware, 'Config.prompts', self.prompts)
 
   @property
@@ -215,20 +214,6 @@ class Config:
       optimizer, policy.of_roles(self.collector.roles), num_microbatches=parts,
       is_empty=policy.is_empty if self.collector.varies else None,
     )  # fmt: skip
-
-
-def check_single_sample(config: Config):
-  """Raises if a completion that is alone in its group would teach nothing."""
-  if advantages.needs_groups(config.advantages):
-    why = f'{settings.describe(config.advantages)} compares it with its group'
-  elif config.collect is not collect.keep:
-    why = 'Config.collect treats it as a flat group'
-  else:
-    return
-  raise ValueError(
-    'sampling.Sampling.samples=1: a single completion teaches nothing, since '
-    f'{why}; expected at least 2.'
-  )
 
 
 def train_rl(config: Config, *, workdir: pathlib.Path):
@@ -291,7 +276,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       config, prompts, rollouts, record, runs.stream(store, first_step)
     )
     collect_next = make_collect(config, prompts, rollouts, source, reference)
-    consumer = make_consumer(config, files, reward, record)
+    consumer = make_consumer(config, files.config, reward, record)
     held_out = config.held_out and Trial(
       config.held_out, config.held_out_sampling
     )
@@ -473,18 +458,6 @@ class Run:
       )
     if jax.process_index() == 0:
       print(saved, file=sys.stderr)
-
-
-def make_consumer(config: Config, files, reward, record) -> Consumer:
-  """Returns a consumer that continues from the record of a checkpoint."""
-  ledger = Ledger(
-    files.config, record.get('ledger', {}), remat=config.compute.remat,
-    share_prompt=config.shares_prompts, has_reference=config.kl is not None,
-    judges=judges.local_models(reward),
-  )  # fmt: skip
-  verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
-  roles = config.collector.roles
-  return Consumer(config.advantages, verdicts, ledger, record, roles)
 
 
 def open_sampler(

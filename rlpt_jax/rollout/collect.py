@@ -11,10 +11,12 @@ An `Exclude` chooses completions to leave out of their groups and the loss.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from rlpt_jax.core import checks
+from rlpt_jax.algorithms import advantages
+from rlpt_jax.core import checks, settings
 from rlpt_jax.core.checks import Count
 from rlpt_jax.rollout import judged as judged_lib
 from rlpt_jax.rollout.judged import Judged
@@ -86,3 +88,20 @@ def _without_flat(judged: Judged) -> Groups:
 def truncated(judged: Judged) -> np.ndarray:
   """An `Exclude` of completions that were cut at the length limit (ScaleRL)."""
   return judged.truncated_PG
+
+
+def check_single_sample(config: Any):
+  """Raises if a completion that is alone in its group would teach nothing.
+
+  config: that of train_rl.
+  """
+  if advantages.needs_groups(config.advantages):
+    why = f'{settings.describe(config.advantages)} compares it with its group'
+  elif config.collect is not keep:
+    why = 'Config.collect treats it as a flat group'
+  else:
+    return
+  raise ValueError(
+    'sampling.Sampling.samples=1: a single completion teaches nothing, since '
+    f'{why}; expected at least 2.'
+  )

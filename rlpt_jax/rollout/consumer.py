@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlpt_jax.algorithms.advantages import Carried
+from rlpt_jax.inference import judges
+from rlpt_jax.models.config import DecoderConfig
+from rlpt_jax.rewards.scores import Reward
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.ledger import Ledger
 from rlpt_jax.rollout.verdicts import Verdicts
@@ -62,3 +65,20 @@ class Consumer:
       'advantages': carried if len(carried) > 1 else carried[''],
       'unjudged': self._verdicts.in_a_row,
     }
+
+
+def make_consumer(
+  config: Any, model: DecoderConfig, reward: Reward, record: dict[str, Any]
+) -> Consumer:
+  """Returns a consumer that continues from the record of a checkpoint.
+
+  config: that of train_rl.
+  """
+  ledger = Ledger(
+    model, record.get('ledger', {}), remat=config.compute.remat,
+    share_prompt=config.shares_prompts, has_reference=config.kl is not None,
+    judges=judges.local_models(reward),
+  )  # fmt: skip
+  verdicts = Verdicts(config.max_unjudged, record.get('unjudged', 0))
+  roles = config.collector.roles
+  return Consumer(config.advantages, verdicts, ledger, record, roles)

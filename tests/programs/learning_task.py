@@ -146,8 +146,8 @@ def slow_updates(monkeypatch):
   """Lets a device take a second more for every update."""
   busy = Timers.busy
 
-  def longer(timers, name, until):
-    busy(timers, name, lambda: (until(), time.sleep(1)))
+  def longer(timers, name, until, **options):
+    busy(timers, name, lambda: (until(), time.sleep(1)), **options)
 
   monkeypatch.setattr(Timers, 'busy', longer)
 

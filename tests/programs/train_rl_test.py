@@ -433,7 +433,7 @@ def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
   class Planned(Exception):
     pass
 
-  def plan(*arguments):
+  def plan(*arguments, **options):
     assert weighing._ask is not None
     raise Planned
 
