@@ -269,6 +269,15 @@ def test_a_bootstrap_over_questions_shifts_all_measurements_at_once():
   assert found['B'] == pytest.approx((1.7, 1.7), abs=0.02)
 
 
+def test_seeds_that_were_asked_the_same_questions_do_not_average_them():
+  runs, levels_Q = offset_runs(
+    np.random.default_rng(0), questions=50, spread=0.2, seeds=4
+  )
+  low, high = bootstrapped(runs)['value']
+  error = levels_Q.std() / math.sqrt(50)
+  assert (high - low) / 2 == pytest.approx(1.645 * error, rel=0.15)
+
+
 def test_a_bootstrap_over_seeds():
   runs, _ = offset_runs(
     np.random.default_rng(0), questions=5, spread=0.0, seeds=12, of_seeds=0.03

@@ -178,25 +178,39 @@ def test_intervals_are_those_of_refits(noise):
     assert again == pytest.approx(allowed, rel=0.03)
 
 
-def test_of_a_straight_line_the_interval_is_students():
+@pytest.mark.parametrize('seed', [0, 1])
+def test_of_a_straight_line_the_interval_is_students(seed):
   """q = 1 - x makes a line, whose interval is in any textbook."""
   line = scaling.Curve(
     'line', '', ('unused',), lambda x, unused: 1 - x + 0 * unused,
     box=((1.0, 1.001),),
   )  # fmt: skip
-  rng = np.random.default_rng(1)
+  rng = np.random.default_rng(seed)
   x = np.linspace(0, 1, 20)
   y = 0.2 + 0.4 * x + rng.normal(0, 0.05, 20)
   found = scaling.likelihood(line, x, y)
-  assert found.persistence == 1
+  assert (found.persistence == 1) == (seed == 1)
   low, high = found.prediction(1.5)
   slope, start = np.polyfit(x, y, 1)
   # One degree less than a line's, for the parameter that does nothing.
   noise = math.sqrt(np.sum((start + slope * x - y) ** 2) / 17)
-  spread = 1 + 1 / 20 + (1.5 - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2)
+  spread = 1 / 20 + (1.5 - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2)
+  # The line is known less well if noise persists; the new noise is the same.
+  spread = 1 + found.persistence * spread
   reach = stdtrit(17, 0.95) * noise * math.sqrt(spread)
   center = start + slope * 1.5
   assert (low, high) == pytest.approx((center - reach, center + reach))
+
+
+def test_an_interval_ends_where_the_largest_limit_does():
+  """As above, but the farthest curve has the largest A that is possible."""
+  x, y = noisy(np.random.default_rng(11), noise=0.03, middle=0.6)
+  x, y = x[:16], y[:16]
+  found = scaling.likelihood(SIGMOID, x, y)
+  assert found.persistence == 1 and found.intervals['A'][1] == 1
+  for value in found.prediction(1.0):
+    again = squares_of(np.append(x, 1.0), np.append(y, value))
+    assert again == pytest.approx(found.allowed, rel=0.03)
 
 
 @pytest.mark.parametrize(
