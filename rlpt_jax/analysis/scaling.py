@@ -450,9 +450,8 @@ def _persistence(fit: Fit, x, y) -> float:
   variance = fit.noise**2
   # Residuals alternate more than the noise does: a curve with p parameters
   # takes about p variances out of the sum of the products of neighbours.
-  products = (
-    residuals[1:] @ residuals[:-1] + fit.curve.num_parameters * variance
-  )
+  products = residuals[1:] @ residuals[:-1]
+  products += fit.curve.num_parameters * variance
   correlation = products / max(fit.count * variance, 1e-300)
   correlation = min(max(correlation, 0.0), 0.9)
   return (1 + correlation) / (1 - correlation)
