@@ -223,14 +223,14 @@ def fit_grid(
   100), in GPU-hours. But the Cmid of its Table 1 are not on this grid.
 
   start: R0, which is not fitted.
-  limits: of A; by default from `start` to `most` in steps of 0.005, so that the
-    rewards of any run are covered.
+  limits: of A; by default 200 values from `start` to `most`, to cover the
+    rewards of any run.
   middles: of Cmid; by default 200 values at even ratios, from a hundredth of
     the largest C to ten times as much, as C may have any unit.
   """
   curve, unit = sigmoid(start), float(x.max())
   if limits is None:
-    limits = np.arange(start + 0.005, most + 0.0025, 0.005)
+    limits = np.linspace(start, most, 201)[1:]
   if middles is None:
     middles = unit * np.geomspace(0.01, 10, 200)
   limits_L, middles_M = np.asarray(limits), np.asarray(middles) / unit

@@ -25,7 +25,7 @@ OWN = ('num_steps', 'hardware', 'saving', 'rollouts')
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """share, ahead, discard, most: as of `fit`."""
+  """Options of `fit`, checked."""
 
   against: str
   share: float
@@ -85,8 +85,9 @@ def fit(
     if out.suffix not in PICTURES:
       raise ValueError(f'--out {out}: expected a name in .png or .svg.')
     output_files.check(out, PICTURES[out.suffix])
+  names = dict(zip(runs, logs.distinct_names(runs), strict=True))
   found, records, drawn = {}, [], []
-  for workdir, name in zip(runs, logs.distinct_names(runs), strict=True):
+  for workdir, name in names.items():
     try:
       found[workdir] = read(workdir, options)
       record, forecast = describe(name, found[workdir], options)
@@ -98,7 +99,6 @@ def fit(
   if not found:
     reasons = (f'{record["run"]}: {record["refused"]}' for record in records)
     raise ValueError(' '.join(reasons))
-  names = dict(zip(runs, logs.distinct_names(runs), strict=True))
   for group in seeds(list(found)):
     record = {'runs': [names[workdir] for workdir in group]}
     together = [found[workdir] for workdir in group]
@@ -245,17 +245,17 @@ def _whole_lines(record: dict[str, Any], options: Options) -> list[str]:
     intervals = sigmoid['intervals'].get(name), drawn.get(name)
     rows.append((name, f'{value:.4g}', *map(_interval, intervals)))
   said = [
-    f'From all {record["measurements"]} measurements, up to {end}, '
-    f'{record["predicted"]:.3f} is predicted at {at}, with a 90% interval of '
-    f'{_interval(record["interval"])}.',
+    f'From all {record["measurements"]} measurements (up to {end}), the reward '
+    f'at {at} is predicted to be {record["predicted"]:.3f}, with a 90% '
+    f'interval of {_interval(record["interval"])} '
+    f'({record["curves"][0]["curve"]}).',
     *_table(record['curves'], options),
     f'The sigmoid {sigmoid["formula"]}, with noise of {sigmoid["noise"]:.3f}:',
     *(f'  {a:4}  {b:>9}   {c:22}  {d}'.rstrip() for a, b, c, d in rows),
   ]
   if not drawn:
     said.append(
-      '  Nothing is known of other questions: held_out/ has not the reward of '
-      'each at each measurement.'
+      '  With other questions: unknown; held_out/ lacks their single rewards.'
     )
   if record['scalerl']:
     values = [f'{name} {x:.4g}' for name, x in record['scalerl'].items()]
