@@ -15,7 +15,9 @@ from types import MappingProxyType
 import numpy as np
 
 from rlpt_jax.analysis import curves, scaling
-from rlpt_jax.analysis.scaling import Curve, Interval, Likelihood
+from rlpt_jax.analysis import likelihood as likelihoods
+from rlpt_jax.analysis.likelihood import Likelihood
+from rlpt_jax.analysis.scaling import Curve, Interval
 
 KEY = 'held_out/reward'
 # What compute is measured in -> (its axis in curves.axes, the unit, its name).
@@ -132,7 +134,7 @@ def _chance_of_flat(x: np.ndarray, y: np.ndarray, most: float) -> float:
   flat = float(np.sum((y - y.mean()) ** 2))
   if flat == 0:
     return 1.0
-  fit = scaling.likelihood(scaling.SIGMOID, x, y, most=most).fit
+  fit = likelihoods.of(scaling.SIGMOID, x, y, most=most).fit
   more = fit.curve.num_parameters - 1
   freedom = fit.count - fit.curve.num_parameters
   ratio = (flat / max(fit.squares, 1e-12 * flat) - 1) * freedom / more
@@ -160,9 +162,9 @@ def candidates(found: Points, *, most: float = 1.0) -> list[Candidate]:
   first = math.ceil(FIRST * len(x))
   fits = []
   for curve in FAMILIES:
-    fit = scaling.likelihood(curve, x[:first], y[:first], most=most).fit
+    fit = likelihoods.of(curve, x[:first], y[:first], most=most).fit
     miss = math.sqrt(np.mean((fit(x[first:]) - y[first:]) ** 2))
-    fits.append(Candidate(scaling.likelihood(curve, x, y, most=most), miss))
+    fits.append(Candidate(likelihoods.of(curve, x, y, most=most), miss))
   return sorted(fits, key=lambda each: each.miss)
 
 
@@ -301,7 +303,7 @@ def bootstrap(
       fit.curve, x[known], y[known], most=most, first=fit
     )
     draws.append(again.parameters | {'value': float(again(at))})
-  tail = 50 * (1 - scaling.LEVEL)
+  tail = 50 * (1 - likelihoods.LEVEL)
   return {
     name: tuple(
       np.percentile([draw[name] for draw in draws], [tail, 100 - tail])

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtr
 
 from rlpt_jax.analysis import forecast as forecasts
-from rlpt_jax.analysis import scaling
+from rlpt_jax.analysis import likelihood, scaling
 from rlpt_jax.analysis.forecast import Points
 
 NAN = math.nan
@@ -126,7 +126,7 @@ def test_the_best_prediction_makes_the_forecast_not_the_best_fit():
     fits = forecasts.candidates(found)
     # 70% of 31 are 22.
     for each in fits:
-      early = scaling.likelihood(each.curve, found.x[:22], found.y[:22]).fit
+      early = likelihood.of(each.curve, found.x[:22], found.y[:22]).fit
       errors = early(found.x[22:]) - found.y[22:]
       assert each.miss == pytest.approx(np.sqrt(np.mean(errors**2)))
       assert each.likelihood.fit.count == 31 - (not each.curve.at_zero)
@@ -284,7 +284,7 @@ def offset_runs(rng, *, questions, spread, seeds=1, of_seeds=0.0):
 def bootstrapped(runs):
   x = np.concatenate([run.x for run in runs])
   y = np.concatenate([run.y for run in runs])
-  whole = scaling.likelihood(scaling.SIGMOID, x, y)
+  whole = likelihood.of(scaling.SIGMOID, x, y)
   rng = np.random.default_rng(1)
   return forecasts.bootstrap(runs, whole, 1e15, rng, count=300)
 
