@@ -66,7 +66,7 @@ class ToyEngine:
   def waiting(self) -> int:
     return len(self.waiting_rows)
 
-  def submit(self, request: Request) -> int:
+  def submit(self, request: Request, begun=None) -> int:
     self.threads.add(threading.current_thread().name)
     if request.prompt_tokens[-5:] == tuple(b'never'):
       raise ValueError('this cannot be served\nat all')
