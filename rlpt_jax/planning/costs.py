@@ -358,7 +358,7 @@ def asked_elsewhere(run: Run) -> int:
 
 def _update(run: Run, needed: float, computed: float) -> Cost:
   moved = received = 0.0
-  for role in run_lib.roles(run.config):
+  for role in run_lib.learned(run.config, run.learner.layout):
     each = _of_microbatch(run, role)
     moved += role.parts * each[0]
     received += role.parts * each[1]
