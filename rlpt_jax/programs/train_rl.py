@@ -85,10 +85,12 @@ class Hardware:
   """How a run is spread over its devices; affects its speed and memory.
 
   num_microbatches: the number of parts of a batch that an update computes one
-    by one; None: the fewest that fit the devices (planning/start.py).
-  lengths: compiles so many lengths, each half of the one before; a part has the
-    shortest that holds its completions (training/lengths.py). Both of these
-    affect the load balancing loss of experts (see Config.router_balance).
+    by one; None: the fewest that fit the devices (planning/start.py). This also
+    affects the load balancing loss of experts (see Config.router_balance).
+  lengths: the number of lengths that an update is compiled for, each half of
+    the one before. Completions of similar length share a microbatch, which is
+    computed at the shortest length that holds them (training/lengths.py). This
+    affects the load balancing loss too.
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
   own_tokens: positions of their cache (sampling/plan.py); None: room for all.
   """

@@ -16,7 +16,7 @@ from rlpt_jax.training import lengths as lengths_lib
 
 def shorten(config: Any) -> Callable[[Callable], Callable] | None:
   """Returns what makes a function of a microbatch leave out padding, if any."""
-  lengths = _lengths(config)
+  lengths = num_lengths(config)
   if lengths == 1 and not config.collector.varies:
     return None
   return functools.partial(lengths_lib.shortened, lengths=lengths)
@@ -25,12 +25,13 @@ def shorten(config: Any) -> Callable[[Callable], Callable] | None:
 def samples_together(config: Any, layout: Layout, parts: int, *sizes) -> int:
   """Returns the samples of a row; sizes: P, G, S and T of a batch."""
   return lengths_lib.samples_together(
-    *sizes, parts=parts, lengths=_lengths(config), layout=layout,
+    *sizes, parts=parts, lengths=num_lengths(config), layout=layout,
     share_prompt=config.shares_prompts,
   )  # fmt: skip
 
 
-def _lengths(config: Any) -> int:
+def num_lengths(config: Any) -> int:
+  """Returns the number of lengths that an update is compiled for."""
   # A batch has the length of its longest completion, so a single microbatch
   # cannot be shorter.
   is_split = max(config.collector.parts(config)) > 1
