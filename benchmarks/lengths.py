@@ -34,8 +34,9 @@ from rlpt_jax.training.optimizer import make_optimizer
 
 
 def main(arguments) -> dict:
+  options = argparse.Namespace(**vars(arguments) | {'compiled': 1})
   first = asynchronous.make_config(
-    arguments, pathlib.Path('none'), schedules.synchronous, slots=None
+    options, pathlib.Path('none'), schedules.synchronous, slots=None
   )
   files = model_files.find(first.model)
   layout = first.hardware.layout.layout()

@@ -120,14 +120,14 @@ def arrange(batch: Batch, *, parts: int, together: int) -> Batch:
   """Returns the batch with completions of similar length in a microbatch.
 
   The longest come first, so the last microbatches may have no token in the
-  loss. A group becomes G / together ones with the same prompt.
+  loss. A group becomes G / together ones with the same prompt, in which the
+  completions keep their order.
   """
   P, G, _ = batch.mask_PGT.shape
   lengths_PG = _lengths(batch.mask_PGT, np)
   order_PG = np.argsort(-lengths_PG, axis=1, kind='stable')
-  if together == G:  # Nothing to split.
-    order_PG[:] = np.arange(G)
-  rows_RG = (np.arange(P)[:, None] * G + order_PG).reshape(-1, together)
+  rows_PG = np.arange(P)[:, None] * G + order_PG
+  rows_RG = np.sort(rows_PG.reshape(-1, together), axis=1)
   longest_R = lengths_PG.reshape(-1)[rows_RG].max(axis=1)
   # Microbatch m has the rows m, m + M, m + 2 M, ... (`learner.split`).
   places_R = np.arange(len(rows_RG)).reshape(-1, parts).T.ravel()

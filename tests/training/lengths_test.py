@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from rlpt_jax.algorithms import kl, losses, policy, reductions
+from rlpt_jax.core import weights as weights_lib
 from rlpt_jax.core.layout import Axes
 from rlpt_jax.core.types import Batch
+from rlpt_jax.models import decoder as decoder_lib
+from rlpt_jax.models import scoring, zoo
+from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.rollout.reference import put
 from rlpt_jax.training import learner
 from rlpt_jax.training import lengths as lib
@@ -87,7 +91,7 @@ def gradients(loss_fn, *batches, parts=1, lengths=1, place=lambda x: x):
 
 def assert_close(found, expected):
   for path, x in jax.tree_util.tree_leaves_with_path(expected):
-    y = functools.reduce(lambda tree, key: _get(tree, key), path, found)
+    y = functools.reduce(_get, path, found)
     np.testing.assert_allclose(y, x, rtol=2e-6, atol=1e-6, err_msg=str(path))
 
 
@@ -239,3 +243,33 @@ def test_groups_are_split_over_the_devices_of_a_batch():
 )  # fmt: skip
 def test_halves(longest, expected):
   assert lib.halves(longest) == expected
+
+
+@pytest.mark.parametrize('score', [scoring.in_groups, scoring.in_rows])
+def test_the_update_of_a_model(score):
+  model = dataclasses.replace(zoo.get('tiny_qwen3'), num_layers=1)
+  decoder = Decoder(
+    model, Compute(dtype='float32'), Axes(devices=1).layout()
+  )  # fmt: skip
+  made = jax.tree.map(
+    lambda x: x[..., :64] if x.ndim == 3 else x, batch(longest=60)
+  )
+  loss_fn = policy.make_loss(functools.partial(score, decoder), losses.cispo)
+  weights = weights_lib.init(
+    decoder_lib.specs(model), jax.random.key(0), layout=decoder.layout
+  )
+
+  def of(batch, **options):
+    return jax.jit(
+      functools.partial(learner.gradients, loss_fn, **options)
+    )(weights, batch)  # fmt: skip
+
+  (loss, _), grads = of(made, num_microbatches=1)
+  (found, _), short = of(
+    lib.arrange(made, parts=4, together=1), num_microbatches=4,
+    shorten=functools.partial(lib.shortened, lengths=3),
+  )  # fmt: skip
+  np.testing.assert_allclose(found, loss, rtol=1e-6)
+  for path, x in jax.tree_util.tree_leaves_with_path(grads):
+    y = functools.reduce(_get, path, short)
+    np.testing.assert_allclose(y, x, atol=1e-6, err_msg=str(path))
