@@ -92,6 +92,7 @@ def make_config(arguments, questions: pathlib.Path, schedule, slots: int):
       sampler_layout=ONE_DEVICE,
       slots=slots,
       num_microbatches=arguments.microbatches,
+      lengths=arguments.compiled,
     ),
     saving=Saving(every=10**6),
     rollouts=Kept(last=1, every=None),
@@ -168,6 +169,9 @@ if __name__ == '__main__':
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--longest', type=int, default=512)
   parser.add_argument('--microbatches', type=int, default=4)
+  parser.add_argument(
+    '--compiled', type=int, default=1, help='Hardware.lengths'
+  )
   parser.add_argument('--slots', type=int, nargs='+', default=[32, 64, 128])
   parser.add_argument('--steps', type=int, default=24)
   parser.add_argument('--rounds', type=int, default=3)

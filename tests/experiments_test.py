@@ -25,6 +25,7 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.planning import compilers, machines, memory
 from rlpt_jax.planning.run import Run
 from rlpt_jax.programs import train_rl, train_sft
+from rlpt_jax.rollout import batches as batches_lib
 from rlpt_jax.sampling import caches, chunks, plan
 from rlpt_jax.training.learner import State, make_update
 from rlpt_jax.training.optimizer import make_optimizer
@@ -235,7 +236,7 @@ def test_an_update_traces_on_its_layout(
     state, (after, said) = _updated(
       config, decoder, loss, policy.of_roles(roles), *batches,
       num_microbatches=config.collector.parts(config),
-      is_empty=policy.is_empty if config.collector.varies else None,
+      shorten=batches_lib.shorten(config),
     )  # fmt: skip
   sizes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
   assert sizes(after) == sizes(state)

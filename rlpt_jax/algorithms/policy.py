@@ -101,11 +101,6 @@ def of_roles(names: Sequence[str]):
   return measure_all
 
 
-def is_empty(batch: Batch) -> jax.Array:
-  """True if no token of the batch is in the loss."""
-  return ~jnp.any(batch.mask_PGT)
-
-
 def measure(batch: Batch, stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The metrics of an update.
 

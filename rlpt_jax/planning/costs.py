@@ -28,9 +28,11 @@ from rlpt_jax.planning import memory
 from rlpt_jax.planning import run as run_lib
 from rlpt_jax.planning.machines import Machine
 from rlpt_jax.planning.run import Role, Run
+from rlpt_jax.rollout import batches
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.decode import bucket
 from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.training.lengths import halves
 
 # Bytes that the head reads and writes in each chunk of positions. For a weight,
 # these are its float32 value in both passes, its bfloat16 part, and its
@@ -142,7 +144,7 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
     computed = role.groups * flops.update(
       run.model, 1, [role.completion], remat=run.config.compute.remat
     )
-    return {'update': _update(run, computed, computed)}
+    return {'update': _update(run, [role], computed, computed)}
   parts = {
     'prompts': _prompts(run, lengths),
     'decoding': _decoding(run, lengths),
@@ -155,16 +157,16 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
     'reference': {'share_prompt': share_prompt},
   }
 
+  learned = _learned(run, lengths)
+
   def total(count, part: str, is_padded: bool) -> int:
+    roles = _means(run, lengths)
+    if is_padded:
+      roles = [(role, role.prompt, role.completion) for role in learned]
     return sum(
       role.groups
-      * count(
-        run.model,
-        role.prompt if is_padded else prompt,
-        [role.completion if is_padded else completion] * role.samples,
-        **options[part],
-      )
-      for role, prompt, completion in _means(run, lengths)
+      * count(run.model, prompt, [completion] * role.samples, **options[part])
+      for role, prompt, completion in roles
     )
 
   if run.has_reference:
@@ -177,6 +179,7 @@ def of_step(run: Run, lengths: Lengths) -> dict[str, Cost]:
     )
   parts['update'] = _update(
     run,
+    learned,
     *(total(flops.update, 'update', is_padded) for is_padded in (False, True)),
   )
   return parts
@@ -195,6 +198,33 @@ def _means(run: Run, lengths: Lengths) -> list[tuple[Role, int, int]]:
       run_lib.roles(config), config.samplings, strict=True
     )
   ]
+
+
+def _learned(run: Run, lengths: Lengths) -> list[Role]:
+  """Returns the roles with the mean length at which an update computes them."""
+  count = batches.num_lengths(run.config)
+  return [
+    role._replace(completion=_rounded_up(role.completion, completion, count))
+    if role.parts > 1
+    else role
+    for role, (_, _, completion) in zip(
+      run_lib.learned(run.config, run.learner.layout), _means(run, lengths),
+      strict=True,
+    )
+  ]  # fmt: skip
+
+
+def _rounded_up(longest: int, mean: int, count: int) -> int:
+  """Returns the mean of lengths, each rounded up to one of `count` lengths.
+
+  Before a run nobody knows how lengths vary: they count as spread evenly from 0
+  to twice their mean. Those beyond the longest have the longest.
+  """
+  total, below = 0.0, 0.0
+  for length in halves(longest)[:count][::-1]:
+    share = 1.0 if length == longest else min(1.0, length / (2 * mean))
+    total, below = total + length * (share - below), share
+  return round(total)
 
 
 def _prompts(run: Run, lengths: Lengths) -> Cost:
@@ -356,9 +386,11 @@ def asked_elsewhere(run: Run) -> int:
   return remotes * sizes[0]
 
 
-def _update(run: Run, needed: float, computed: float) -> Cost:
+def _update(
+  run: Run, roles: list[Role], needed: float, computed: float
+) -> Cost:
   moved = received = 0.0
-  for role in run_lib.roles(run.config):
+  for role in roles:
     each = _of_microbatch(run, role)
     moved += role.parts * each[0]
     received += role.parts * each[1]

@@ -112,7 +112,8 @@ def of_learner(config: Any, decoder: Decoder) -> dict[str, int]:
 
   config: train_rl.Config or train_sft.Config.
   """
-  count, roles = num_weights(decoder), run_lib.roles(config)
+  count = num_weights(decoder)
+  roles = run_lib.learned(config, decoder.layout)
   # Microbatches add theirs to a sum.
   gradients = 1 if sum(role.parts for role in roles) == 1 else 2
   # Parts of all roles are computed one after another.

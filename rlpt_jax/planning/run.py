@@ -19,6 +19,7 @@ from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.planning import machines
 from rlpt_jax.planning.machines import Here, Machine
+from rlpt_jax.rollout import batches as batches_lib
 from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.sampling import plan as plan_lib
@@ -152,6 +153,22 @@ def roles(config: Any) -> list[Role]:
   ]
 
 
+def learned(config: Any, layout: Layout) -> list[Role]:
+  """Returns the roles as an update has them, which may split their groups."""
+  found = roles(config)
+  if not is_rl(config):
+    return found
+
+  def split(role: Role) -> Role:
+    rows = role.groups * role.samples
+    samples = batches_lib.samples_together(
+      config, layout, role.parts, *role[:4]
+    )
+    return role._replace(groups=rows // samples, samples=samples)
+
+  return [split(role) for role in found]
+
+
 def batches(config: Any, layout: Layout) -> list[Any]:
   """Returns the shapes of the batch of each role, if it is as long as it can.
 
@@ -176,7 +193,7 @@ def batches(config: Any, layout: Layout) -> list[Any]:
       weights_PGT=real, reference_PGT=real if config.kl_in_loss else None,
     )  # fmt: skip
 
-  return [of_role(role) for role in roles(config)]
+  return [of_role(role) for role in learned(config, layout)]
 
 
 def _tasks(data: Any) -> list[Any]:

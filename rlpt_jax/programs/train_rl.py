@@ -32,6 +32,7 @@ from rlpt_jax.planning import start
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
 from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
+from rlpt_jax.rollout.batches import make_batches, shorten
 from rlpt_jax.rollout.collect import Collect, Exclude
 from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer, make_consumer
@@ -39,7 +40,7 @@ from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
 from rlpt_jax.rollout.prompts import open_prompts
-from rlpt_jax.rollout.reference import Reference, put
+from rlpt_jax.rollout.reference import Reference
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
@@ -86,6 +87,10 @@ class Hardware:
   num_microbatches: the number of parts of a batch that an update computes one
     by one; None: the fewest that fit the devices (planning/start.py). This also
     affects the load balancing loss of experts (see Config.router_balance).
+  lengths: the number of lengths that an update is compiled for, each half of
+    the one before. Completions of similar length share a microbatch, which is
+    computed at the shortest length that holds them (training/lengths.py). This
+    affects the load balancing loss too.
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
   own_tokens: positions of their cache (sampling/plan.py); None: room for all.
   """
@@ -93,6 +98,7 @@ class Hardware:
   layout: Axes = Axes()
   sampler_layout: Axes = Axes(data=-1, fsdp=1)
   num_microbatches: Count | None = 1
+  lengths: Count = 1
   slots: Count | None = None
   own_tokens: Count | None = None
 
@@ -212,7 +218,7 @@ class Config:
         balance_weight=self.router_balance / sum(parts),
       ),
       optimizer, policy.of_roles(self.collector.roles), num_microbatches=parts,
-      is_empty=policy.is_empty if self.collector.varies else None,
+      shorten=shorten(self),
     )  # fmt: skip
 
 
@@ -253,7 +259,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       unfinished = None  # An earlier start has already finished it.
     reference = config.kl and Reference(
       files.load_params(layout=layout, seed=config.seed),
-      config.score_with(decoder), layout,
+      config.score_with(decoder), layout, shorten=shorten(config),
       prompts=config.prompts // config.hardware.num_microbatches,
     )  # fmt: skip
     judges.load(reward)  # Before the sampler, which uses the memory left.
@@ -310,9 +316,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
           break
         experience = consumer(step, experience)
         with timers('update'):
-          batches = [put(layout, role.batch) for role in experience.roles]
-          if config.kl_in_loss:
-            batches = map(reference.with_logprobs, batches)
+          batches = make_batches(config, layout, experience, reference)
           before, (state, updated) = updated, update(run.state, *batches)
           # Check the previous update; waiting for this one would idle devices.
           if before:

@@ -133,7 +133,6 @@ def make_collect(
   experience = functools.partial(
     make_experience, reduction=config.reduction, longest=config.longest,
     share_prompt=config.shares_prompts,
-    num_parts=config.collector.varies and config.collector.parts(config),
   )  # fmt: skip
   parts = Parts(
     prompts=prompts, rollouts=rollouts, take=source.take,

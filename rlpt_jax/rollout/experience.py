@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from rlpt_jax.core.types import Batch
@@ -145,17 +144,12 @@ def make_experience(
   reduction: Callable,
   longest: tuple[int, int],
   share_prompt: bool,
-  num_parts: Sequence[int] | None = None,
   names: Sequence[str],
   curriculum: dict[str, float],
   resume: dict[str, Any],
   scored: Sequence[int] = (),
 ) -> Experience:
-  """Returns the experience of some groups; options as for `make_batch`.
-
-  num_parts: the number of microbatches of each role. As few of them as possible
-    get a group; with None, groups keep their order.
-  """
+  """Returns the experience of some groups; options as for `make_batch`."""
   roles = tuple(
     _role(each, reduction=reduction, longest=longest, share_prompt=share_prompt)
     for each in collected
@@ -167,8 +161,6 @@ def make_experience(
       dataclasses.replace(role, batch=batch)
       for role, batch in zip(roles, batches, strict=True)
     )
-  if num_parts:
-    roles = tuple(map(_by_parts, roles, num_parts))
   return Experience(roles, names, curriculum, resume, scored)
 
 
@@ -188,16 +180,3 @@ def _role(collected: Collected, **options) -> Role:
     groups.judged, groups.learned_P, batch, dict(enumerate(chosen)),
     collected.name, collected.find_answer,
   )  # fmt: skip
-
-
-def _by_parts(role: Role, num_parts: int) -> Role:
-  """Moves the groups into as few microbatches as possible.
-
-  A microbatch has every M-th row of a batch (`learner.split`), so the first
-  rows are in different ones. An update skips microbatches without a group.
-  """
-  rows = np.arange(len(role.batch.advantages_PG))
-  order = rows.reshape(-1, num_parts).T.ravel()  # Of row i, where it moves.
-  batch = jax.tree.map(lambda x: x[np.argsort(order)], role.batch)
-  moved = {int(order[row]): group for row, group in role.rows.items()}
-  return dataclasses.replace(role, batch=batch, rows=moved)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,20 @@ from rlpt_jax.training.learner import join, num_rows, split
 class Reference:
   """A frozen model that computes log-probabilities of completions."""
 
-  def __init__(self, params, score, layout: Layout, *, prompts: int):
+  def __init__(
+    self,
+    params,
+    score,
+    layout: Layout,
+    *,
+    prompts: int,
+    shorten: Callable[[Callable], Callable] | None = None,
+  ):
     """Sets the parts.
 
     score: a `Score` of algorithms/policy.py, at the sampling temperature.
-    prompts: the number of prompts of a batch that are computed at once.
+    prompts: the number of prompts of a batch that `penalized` computes at once.
+    shorten: as for `learner.make_update`.
     """
 
     def of_part(params, batch: Batch):
@@ -35,26 +45,31 @@ class Reference:
       )
       return logprobs_BT.reshape(shape)
 
-    def logprobs(params, batch: Batch):
-      M = max(1, num_rows(batch) // prompts)
-      parts = jax.tree.map(functools.partial(split, M=M), batch)
-      logprobs = jax.lax.map(lambda part: of_part(params, part), parts)
+    compute = shorten(of_part) if shorten else of_part
+
+    def logprobs(params, batch: Batch, num_parts: int):
+      parts = jax.tree.map(functools.partial(split, M=num_parts), batch)
+      logprobs = jax.lax.map(lambda part: compute(params, part), parts)
       return join(logprobs)
 
     def sums(params, batch: Batch):
+      M = max(1, num_rows(batch) // prompts)
       k1_PGT = kl.k1(
-        batch.behavior_PGT, logprobs(params, batch), batch.mask_PGT
+        batch.behavior_PGT, logprobs(params, batch, M), batch.mask_PGT
       )
       return jnp.sum(k1_PGT, axis=-1)
 
     self._params, self._layout = params, layout
-    self._logprobs = jax.jit(logprobs)
+    self._logprobs = jax.jit(logprobs, static_argnames='num_parts')
     # Every host gets all sums, since it computes the whole batch's advantages.
     self._sums = jax.jit(sums, out_shardings=layout.replicated())
 
-  def with_logprobs(self, batch: Batch) -> Batch:
-    """Returns the batch with the reference's log-probabilities."""
-    reference_PGT = self._logprobs(self._params, batch)
+  def with_logprobs(self, batch: Batch, num_parts: int) -> Batch:
+    """Returns the batch with the reference's log-probabilities.
+
+    num_parts: the number of microbatches that are computed one by one.
+    """
+    reference_PGT = self._logprobs(self._params, batch, num_parts=num_parts)
     return dataclasses.replace(batch, reference_PGT=reference_PGT)
 
   def penalized(

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from rlpt_jax.core.types import Batch
+from rlpt_jax.training.lengths import halves
 
 
 class Sampled(Protocol):
@@ -36,15 +37,10 @@ def padded(length: int, longest: int) -> int:
   XLA compiles an update for every length, in seconds for the smallest model on
   a CPU and minutes for a large one. The longest rollout of a batch is usually
   near the limit, so most runs compile only one update. If it is much shorter,
-  halving the length limits the padding. Halving stops before a half that is
-  below 16, or above 128 and no multiple of 128, the block size of kernels.
+  halving the length limits the padding.
   """
   assert length <= longest, (length, longest)
-  half = longest // 2
-  fits = longest % 2 == 0 and max(length, 16) <= half
-  if fits and (half < 128 or half % 128 == 0):
-    return padded(length, half)
-  return longest
+  return min(half for half in halves(longest) if half >= length)
 
 
 def make_batch(

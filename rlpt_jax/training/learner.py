@@ -84,7 +84,7 @@ def make_update(
   measure: Measure,
   *,
   num_microbatches: int | Sequence[int] = 1,
-  is_empty: Callable[[Any], jax.Array] | None = None,
+  shorten: Callable[[Callable], Callable] | None = None,
 ):
   """Returns update(state, *batches) -> (state, metrics); it donates the state.
 
@@ -96,8 +96,8 @@ def make_update(
     are several batches, it gets tuples of these.
   num_microbatches: the parts of a batch that are computed one by one; a number
     for each batch, if there are several.
-  is_empty: parts for which it is True are skipped; they must have no loss. So
-    the numbers of rows may vary without a new compilation.
+  shorten: changes the function that computes a part's loss and gradient so that
+    it leaves out padding (lengths.py).
   """
 
   options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
@@ -106,7 +106,7 @@ def make_update(
   def update(state: State, *batches):
     (loss, rows), grads = gradients(
       loss_fn, state.params, *batches,
-      num_microbatches=num_microbatches, is_empty=is_empty,
+      num_microbatches=num_microbatches, shorten=shorten,
     )  # fmt: skip
     if len(batches) == 1:
       batches, rows = batches[0], rows[0]
@@ -162,13 +162,15 @@ def gradients(
   params,
   *batches,
   num_microbatches: int | Sequence[int],
-  is_empty: Callable[[Any], jax.Array] | None = None,
+  shorten: Callable[[Callable], Callable] | None = None,
 ):
   """Returns ((loss, [loss_fn's arrays for each batch]), gradients)."""
   grad = jax.value_and_grad(loss_fn, has_aux=True)
+  if shorten:
+    grad = shorten(grad)
   if isinstance(num_microbatches, int):
     num_microbatches = (num_microbatches,)
-  if tuple(num_microbatches) == (1,) and not is_empty:
+  if tuple(num_microbatches) == (1,):
     (loss, rows), grads = grad(params, *batches)
     return (loss, [rows]), grads
 
@@ -177,21 +179,11 @@ def gradients(
     # Sum in float32: bfloat16 would lose small terms.
     return jax.tree.map(jnp.add, total, (loss, grads)), rows
 
-  def add_unless_empty(total, microbatch):
-    (_, rows), _ = jax.eval_shape(grad, params, microbatch)
-    return jax.lax.cond(
-      is_empty(microbatch),
-      lambda total: (total, jax.tree.map(jnp.zeros_like, rows)),
-      lambda total: add(total, microbatch),
-      total,
-    )
-
-  step = add_unless_empty if is_empty else add
   zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
   total, rows = (jnp.zeros(()), zeros), []
   for batch, M in zip(batches, num_microbatches, strict=True):
     parts = jax.tree.map(functools.partial(split, M=M), batch)
-    total, rows_of_parts = jax.lax.scan(step, total, parts)
+    total, rows_of_parts = jax.lax.scan(add, total, parts)
     rows.append(jax.tree.map(join, rows_of_parts))
   loss, grads = total
   return (loss, rows), grads

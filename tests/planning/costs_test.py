@@ -372,3 +372,24 @@ def test_each_side_has_its_own_chips():
   for name in ('prompts', 'update'):
     times = [x[name].times(machine, ALL)['compute'] for x in (shared, step)]
     assert times[1] == pytest.approx(2 * times[0])
+
+
+def test_an_update_of_several_lengths_has_less_padding():
+  # An eighth of the lengths is below an eighth of the longest, and so on:
+  # (1 * 1 + 1 * 2 + 2 * 4 + 4 * 8) / 8 = 43 / 8 eighths.
+  assert costs._rounded_up(512, 256, 4) == 344
+  assert costs._rounded_up(512, 256, 1) == 512
+  # From 0 to 128: half are below 64, the others below 128.
+  assert costs._rounded_up(512, 64, 4) == 96
+  # From 0 to 1,024: half are the longest.
+  assert costs._rounded_up(512, 512, 2) == 0.25 * 256 + 0.75 * 512
+  found = {}
+  for lengths in (1, 4):
+    hardware = runs.hardware(lengths=lengths, num_microbatches=4)
+    config = runs.rl(
+      hardware=hardware, sampling=Sampling(samples=4, max_new_tokens=512)
+    )
+    found[lengths] = costs.of_step(runs.run(config), costs.Lengths())['update']
+  assert found[4].needed == found[1].needed
+  assert found[4].needed < found[4].computed < 0.75 * found[1].computed
+  assert found[4].moved < found[1].moved

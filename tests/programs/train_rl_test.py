@@ -157,6 +157,10 @@ def test_ways_to_the_same_update(task, tmp_path):
     'few slots': {
       'hardware': learning_task.hardware(num_microbatches=2, slots=16)
     },
+    # Each completion in a row of its own, in the order of their lengths.
+    'by length': {
+      'hardware': learning_task.hardware(num_microbatches=2, lengths=2)
+    },
   }
   for name, change in ways.items():
     changed = dataclasses.replace(config, **change)

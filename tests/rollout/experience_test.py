@@ -94,10 +94,9 @@ def test_nothing_to_learn_from():
 def test_two_roles_share_one_loss():
   first = Collected(groups([[0, 1], [1, 1], [0, 2]], [True, False, True]), 8, 2)
   second = Collected(groups([[3, 4]], [True]), 2, 2, 'other')
-  experience = make_experience([first, second], num_parts=(8, 2), **OPTIONS)
+  experience = make_experience([first, second], **OPTIONS)
   experience = experience.with_advantages(CENTERED)
   found, other = experience.roles
-  # Parts of one row each.
   assert found.rows == {0: 0, 1: 2, 2: 1} and other.rows == {0: 0}
   np.testing.assert_array_equal(
     found.advantages_PG, [[-0.5, 0.5], [NAN, NAN], [-1, 1]]
@@ -113,21 +112,6 @@ def test_two_roles_share_one_loss():
     'other/advantage/mean': 0.0, 'other/advantage/std': 0.5,
     'curriculum/solved': 2,
   }  # fmt: skip
-
-
-def test_groups_fill_as_few_parts_as_possible():
-  some = groups([[0, 1]] * 3, [True] * 3)
-  both = Collected(some, 8, 2), Collected(groups([[0, 1]], [True]), 4, 2, 'b')
-  experience = make_experience(both, num_parts=(4, 2), **OPTIONS)
-  # Four parts of two rows; part m has the rows m and m + 4.
-  assert experience.first.rows == {0: 0, 4: 1, 1: 2}
-  batch = experience.first.batch
-  assert batch.mask_PGT.any((1, 2)).nonzero()[0].tolist() == [0, 1, 4]
-  for row, group in experience.first.rows.items():
-    prompt = some.judged.examples[group].prompt_tokens
-    assert batch.prompt_mask_PS[row].sum() == len(prompt)
-  experience = experience.with_advantages(CENTERED)
-  assert (experience.first.advantages_PG == [-0.5, 0.5]).all()
 
 
 def test_a_role_without_groups_is_an_empty_batch():

@@ -1,5 +1,6 @@
 """How far from the reference, by hand."""
 
+import functools
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from rlpt_jax.rewards.scores import Scores
 from rlpt_jax.rollout.collect import Groups
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.reference import Reference, put
+from rlpt_jax.training.lengths import shortened
 
 NAN = np.nan
 LAYOUT = Axes(devices=1).layout()
@@ -98,7 +100,10 @@ def test_what_the_reference_could_not_say_is_not_learned_from(logprob):
   assert np.isnan(found.scores.parts['kl'].rewards_PG[0, 1])
 
 
-def test_a_batch_with_the_logprobs_of_the_reference():
+@pytest.mark.parametrize(
+  'shorten', [None, functools.partial(shortened, lengths=2)]
+)
+def test_a_batch_with_the_logprobs_of_the_reference(shorten):
   tokens_PGT = np.array([[[1, 2], [3, 0]], [[2, 2], [1, 0]]], np.int32)
   zeros_PGT = np.zeros(tokens_PGT.shape, np.float32)
   batch = Batch(
@@ -112,7 +117,7 @@ def test_a_batch_with_the_logprobs_of_the_reference():
     weights_PGT=zeros_PGT,
   )
   batch = put(LAYOUT, batch)
-  found = reference(prompts=1).with_logprobs(batch)
+  found = reference(shorten=shorten).with_logprobs(batch, 2)
   assert found.tokens_PGT is batch.tokens_PGT
   np.testing.assert_array_equal(
     found.reference_PGT, -tokens_PGT.astype(np.float32)

@@ -179,27 +179,23 @@ def test_several_batches_are_one(num_microbatches):
   _assert_close(found, (expected, metrics))
 
 
-def test_empty_parts_are_not_computed():
-  """Their loss is NaN here, which would be seen."""
-  whole = _batch()
-  empty = {**_part(whole, slice(4)), 'weights': np.zeros(4, np.float32)}
-  empty['x'] = empty['x'] * np.nan
+@pytest.mark.parametrize('num_microbatches', [1, 4])
+def test_the_gradient_of_each_part_may_be_computed_in_another_way(
+  num_microbatches,
+):
+  def shorten(grad):
+    def halved(params, part):
+      assert len(part['y']) == ROWS // num_microbatches
+      return grad(params, part | {'weights': part['weights'] / 2})
 
-  def join(*parts):
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    return halved
 
-  optimizer = optax.adam(0.1)
-  update = lib.make_update(
-    _loss, optimizer, lambda batches, rows: {'first': rows[0]['error']},
-    num_microbatches=(8, 2),
-    is_empty=lambda batch: ~jnp.any(batch['weights'] > 0),
+  (loss, _), grads = lib.gradients(
+    _loss, _params(), _batch(), num_microbatches=num_microbatches,
+    shorten=shorten,
   )  # fmt: skip
-  # Part m has the rows m and m + 8 of 16: parts 2 and 3 are empty.
-  order = np.arange(16)
-  order[[2, 3, 10, 11]], order[12:] = order[12:], [2, 3, 10, 11]
-  first = _part(join(whole, empty), order)
-  found, metrics = update(lib.make_state(_params(), optimizer), first, empty)
-  expected, _ = _run([whole])
-  _assert_close(found.params, expected.params)
-  assert metrics['skipped'] == 0
-  assert not metrics['first'][np.array([2, 3, 10, 11])].any()
+  (expected, _), whole = lib.gradients(
+    _loss, _params(), _batch(), num_microbatches=1
+  )
+  _assert_close(loss, expected / 2)
+  _assert_close(grads['w'], whole['w'] / 2)
