@@ -39,6 +39,9 @@ class Source(Protocol):
   def resume(self) -> tuple[dict[str, Any], Arrays]:
     """Returns what a checkpoint's record needs more, and arrays to save."""
 
+  def stop_waiting(self):
+    """Lets a call that waits raise, because the run is preempted."""
+
 
 class OnDemand:
   """Samples the prompts that are asked for, and no others."""
@@ -60,6 +63,9 @@ class OnDemand:
 
   def resume(self) -> tuple[dict[str, Any], Arrays]:
     return {}, {}
+
+  def stop_waiting(self):
+    self._rollouts.stop_waiting()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,10 +138,14 @@ class Stream:
   def resume(self) -> tuple[dict[str, Any], Arrays]:
     return self._waiting.resume()
 
+  def stop_waiting(self):
+    self._rollouts.stop_waiting()
+
   def _make_group(self, example: Example, name: str) -> SampleGroup:
-    sampling, tokenizer = self._sampling, self._rollouts.tokenizer
-    request = sampling.request(example, name, tokenizer, self._rollouts.seed)
-    return SampleGroup(request, tokenizer, sampling.stop)
+    rollouts = self._rollouts
+    return self._sampling.group(
+      example, name, rollouts.tokenizer, rollouts.seed
+    )
 
   def _sample(self, count: int, publish: Callable[[], None]):
     """Samples until the oldest `count` groups are done."""

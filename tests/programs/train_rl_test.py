@@ -437,7 +437,7 @@ def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
     assert weighing._ask is not None
     raise Planned
 
-  monkeypatch.setattr(train_rl_lib, 'open_sampler', plan)
+  monkeypatch.setattr(train_rl_lib.samplers, 'open_sampler', plan)
   weighing = judges.Weighing(
     model='random:tiny_qwen3', chat=False, dtype='float32'
   )
