@@ -3,8 +3,6 @@
 They are forked from a server that has imported everything once.
 """
 
-import contextlib
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -87,7 +85,7 @@ def note(workdir, step, experience):
 
 
 def learned(workdir):
-  """[(names, versions) of each step]; a step that is repeated replaces itself."""
+  """[(names, versions) of each step], as it was learned from last."""
   folder = workdir / LEARNED
   return [
     json.loads((folder / f'{step}.json').read_text())

@@ -67,11 +67,11 @@ class SamplerJobs:
   def publish(self, params):
     """Gives new weights to all samplers; they go on with them on their own."""
     self.version += 1
+    if self._desk:
+      self._desk.version = self.version
     self._weights.publish(params, self.version)
     if self._own:
       self._own.publish(params)
-    if self._desk:
-      self._desk.version = self.version
 
   def is_apart_from(self, layout: Layout) -> bool:
     """Returns True: samplers have other machines than the learner."""
@@ -102,12 +102,13 @@ class SamplerJobs:
     return self
 
   def __exit__(self, kind, *_):
+    is_over = kind is None  # Not just interrupted.
     if self._desk:
-      if kind is None:  # The run has ended, and was not just interrupted.
+      if is_over:
         over = dataclasses.replace(self._start, over=self.version)
         starts.write(self._workdir, over)
       self._desk.close()
-    self._weights.close()
+    self._weights.close(remove=is_over)
     if self._own:
       self._own.close()
 

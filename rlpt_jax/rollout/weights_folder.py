@@ -27,12 +27,8 @@ class Publisher:
 
   def __init__(self, workdir: pathlib.Path, start: int, decoder: Decoder):
     """start: the number of the learner's start; removes weights of others."""
-
-    def remove():
-      shutil.rmtree(workdir / WEIGHTS, ignore_errors=True)
-
-    on_one_host(remove)()
-    self._decoder = decoder
+    self._workdir, self._decoder = workdir, decoder
+    on_one_host(_remove)(workdir)
     self._store = Store(_folder(workdir, start), keep_last=KEPT)
 
   def publish(self, params, version: int):
@@ -42,8 +38,11 @@ class Publisher:
     layers = jax.tree.map(lambda x: x.astype(dtype), params['layers'])
     self._store.save(version, {PARAMS: params | {'layers': layers}}, {})
 
-  def close(self):
+  def close(self, *, remove: bool):
+    """remove: no sampler needs the weights any more."""
     self._store.close()
+    if remove:
+      on_one_host(_remove)(self._workdir)
 
 
 def newest(workdir: pathlib.Path, start: int) -> int | None:
@@ -69,6 +68,10 @@ def load(workdir: pathlib.Path, start: int, version: int, decoder: Decoder):
     if version == newest(workdir, start):
       raise
     return None
+
+
+def _remove(workdir: pathlib.Path):
+  shutil.rmtree(workdir / WEIGHTS, ignore_errors=True)
 
 
 def _folder(workdir: pathlib.Path, start: int) -> pathlib.Path:
