@@ -56,7 +56,10 @@ def _run(role, workdir, *arguments):
   os.dup2(1, 2)
   sys.stdout = sys.stderr = os.fdopen(1, 'w', buffering=1)
   print('pid', os.getpid())
-  {'learner': learner, 'sampler': sampler}[role](workdir, *arguments)
+  try:
+    {'learner': learner, 'sampler': sampler}[role](workdir, *arguments)
+  except OSError as error:
+    raise SystemExit(error.exit_status) from error  # As cli.py does.
 
 
 def learner(workdir, folder, changes):

@@ -27,6 +27,8 @@ from rlpt_jax.sampling.requests import Completion
 
 ANOTHER_START = 409  # The status for a sampler of another start of the learner.
 LONELY_S = 30.0  # After so long without a sampler, the learner says so.
+LOOK_S = 1.0  # Between two looks whether the run was preempted.
+POLL_S = 0.05  # The longest time until the server sees that it is closed.
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,9 @@ class Desk:
     self._in_use: list[float] = []
     self._is_stopped = False
     self._server = _listen(contact, self)
-    self._thread = threading.Thread(target=self._server.serve_forever)
+    self._thread = threading.Thread(
+      target=self._server.serve_forever, args=(POLL_S,)
+    )
     self._thread.start()
 
   @property
@@ -76,7 +80,7 @@ class Desk:
       while self._leases.are_open(names):
         if self._is_stopped:
           raise Unavailable('preempted while it was waiting for samplers')
-        self._changed.wait(1.0)
+        self._changed.wait(LOOK_S)
         if self._connections:
           since = time.monotonic()
         elif time.monotonic() > since + LONELY_S:

@@ -3,6 +3,7 @@ from once, and no token is too old.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -12,7 +13,17 @@ import time
 
 import pytest
 
+from rlpt_jax.inference import model_files
+from rlpt_jax.planning.run import Given
+from rlpt_jax.programs.sample import sample
+from rlpt_jax.programs.train_rl import MAY_CHANGE, train_rl
+from rlpt_jax.rollout import schedules, starts
+from rlpt_jax.rollout.learner_link import LearnerGone
+from rlpt_jax.rollout.schedules import Separate
+from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.training.checkpoints import Store
+from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import jobs
 from tests.programs import learning_task
 
@@ -21,18 +32,20 @@ ROUNDS = int(os.environ.get('RLPT_KILLS', 1))
 PATIENCE_S = 120.0
 
 
-class Troupe:
-  """A learner and three samplers; `kill` also starts the next of its kind."""
+# Seconds that each chunk of a sampler takes longer.
+SLOW_S = (0.0, 0.0, 0.2)
 
-  def __init__(self, workdir, folder, changes):
+
+class Troupe:
+  """A learner and samplers; `kill` also starts the next of its kind."""
+
+  def __init__(self, workdir, folder, changes, samplers):
     self.workdir, self._task = workdir, (str(folder), changes)
     self.learner = jobs.start('learner', workdir, *self._task)
-    # The last is slow: each of its chunks takes so many seconds longer.
-    self.slow_s = [0.0, 0.0, 0.2]
-    self.samplers = [self._sampler(i) for i in range(3)]
+    self.samplers = [self.sampler(i) for i in range(samplers)]
 
-  def _sampler(self, i):
-    return jobs.start('sampler', self.workdir, *self._task, self.slow_s[i])
+  def sampler(self, i):
+    return jobs.start('sampler', self.workdir, *self._task, SLOW_S[i])
 
   def kill(self, i: int | None, number=signal.SIGKILL):
     """i: the number of a sampler; None: the learner."""
@@ -42,7 +55,7 @@ class Troupe:
     if i is None:
       self.learner = jobs.start('learner', self.workdir, *self._task)
     else:
-      self.samplers[i] = self._sampler(i)
+      self.samplers[i] = self.sampler(i)
     return process.exitcode
 
   def steps(self):
@@ -75,8 +88,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def troupe(folder, tmp_path):
-  def begin(**changes):
-    found.append(Troupe(tmp_path / 'run', folder, changes))
+  def begin(samplers=3, **changes):
+    found.append(Troupe(tmp_path / 'run', folder, changes, samplers))
     return found[-1]
 
   found = []
@@ -143,3 +156,72 @@ def test_whoever_is_killed_each_group_is_learned_from_once(troupe):
   print(f'\nkilled (learned steps, who, status): {kills}')
   counts = {k: staleness.count(k) for k in sorted(set(staleness))}
   print(f'{steps} steps; tokens by staleness: {counts}')
+
+
+@pytest.mark.slow
+def test_without_staleness_it_is_synchronous_to_the_last_bit(
+  troupe, folder, tmp_path
+):
+  """Weights and samples are the same, by whichever way they went."""
+  changes = {'num_steps': 4, 'schedule': Separate(max_staleness=0)}
+  run = troupe(samplers=2, **changes)
+  config = jobs.config(folder, **changes | {'schedule': schedules.synchronous})
+  train_rl(config, workdir=tmp_path / 'synchronous')
+  assert run.end() == [0, 0, 0]
+  found, expected = (
+    (tmp_path / name / 'metrics.jsonl').read_text()
+    for name in ('run', 'synchronous')
+  )
+  assert found == expected and 'held_out/reward' in found
+
+
+@pytest.mark.slow
+def test_whoever_is_told_to_leave_leaves_with_75(troupe):
+  run = troupe(samplers=1, num_steps=6, held_out=None)
+  run.wait(2)
+  assert run.kill(0, signal.SIGTERM) == EXIT_PREEMPTED
+  run.wait(3)
+  # Without a sampler, the learner waits; it saves and leaves all the same.
+  os.kill(run.samplers[0].pid, signal.SIGKILL)
+  run.samplers[0].join()
+  time.sleep(0.5)
+  assert run.kill(None, signal.SIGTERM) == EXIT_PREEMPTED
+  run.samplers[0] = run.sampler(0)
+  assert run.end() == [0, 0]
+  check_learned(run.workdir, 6)
+
+
+def given(folder, **changes):
+  return Given(jobs.config(folder, **changes), {})
+
+
+def test_a_sampler_whose_run_is_none_of_its_kind_is_refused(folder, tmp_path):
+  with pytest.raises(ValueError, match=r'schedule=.*synchronous.*Separate'):
+    sample(
+      given(folder, schedule=schedules.synchronous), workdir=tmp_path / 'run'
+    )
+
+
+def test_a_sampler_waits_for_a_learner_only_so_long(folder, tmp_path):
+  impatient = learning_task.hardware(contact=Contact(patience_s=0.2))
+  with pytest.raises(LearnerGone, match='no learner has answered for'):
+    sample(given(folder, hardware=impatient), workdir=tmp_path)
+
+
+def test_a_sampler_with_other_settings_is_refused(folder, tmp_path):
+  run = jobs.config(folder)
+  with runs.claimed(
+    tmp_path, runs.with_tokenizer(run, model_files.find(run.model)), MAY_CHANGE
+  ):
+    start = starts.following(None, host='localhost', version=0)
+    starts.write(tmp_path, start)
+  message = 'its learner has other settings: seed was 0, now 1. Start the'
+  with pytest.raises(ValueError, match=message):
+    sample(given(folder, seed=1), workdir=tmp_path)
+
+
+def test_a_sampler_that_comes_after_the_end_ends(folder, tmp_path, capsys):
+  start = starts.following(None, host='localhost', version=0)
+  starts.write(tmp_path, dataclasses.replace(start, over=16))
+  sample(given(folder), workdir=tmp_path)
+  assert 'the run is over: sampled 0 groups' in capsys.readouterr().out
