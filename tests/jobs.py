@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 
 from rlpt_jax.core import output_files
 from rlpt_jax.planning.run import Given
@@ -59,7 +60,8 @@ def _run(role, workdir, *arguments):
   try:
     {'learner': learner, 'sampler': sampler}[role](workdir, *arguments)
   except OSError as error:
-    raise SystemExit(error.exit_status) from error  # As cli.py does.
+    traceback.print_exc()
+    raise SystemExit(getattr(error, 'exit_status', 2)) from None
 
 
 def learner(workdir, folder, changes):

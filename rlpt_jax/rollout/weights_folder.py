@@ -15,7 +15,7 @@ from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.run_files import WEIGHTS
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.training.checkpoints import DamagedCheckpoint, Store
+from rlpt_jax.training.checkpoints import Store
 
 PARAMS = 'params'
 # A sampler that still reads the last but one has time for one more update.
@@ -64,7 +64,9 @@ def load(workdir: pathlib.Path, start: int, version: int, decoder: Decoder):
   try:
     with Store(_folder(workdir, start), read_only=True) as store:
       return store.restore({PARAMS: shapes}, step=version).trees[PARAMS]
-  except (DamagedCheckpoint, ValueError, OSError):
+  except FileNotFoundError:  # Orbax looks at all steps, some just deleted.
+    return None
+  except ValueError:
     if version == newest(workdir, start):
       raise
     return None

@@ -123,9 +123,12 @@ def check_learned(workdir, steps):
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_each_group_is_learned_from_once(troupe):
+def test_whoever_is_killed_each_group_is_learned_from_once(troupe, folder):
   steps = 6 + 8 * ROUNDS
-  run, rng = troupe(num_steps=steps, held_out=None), random.Random(ROUNDS)
+  changes = {'num_steps': steps, 'held_out': None}
+  if ROUNDS > 1:  # The few examples would all be solved.
+    changes['data'] = learning_task.questions(folder, 'train')
+  run, rng = troupe(**changes), random.Random(ROUNDS)
   kills = []
 
   def later():

@@ -76,3 +76,19 @@ def test_the_newest_weights_that_are_damaged_are_an_error(one_device, tmp_path):
       path.write_bytes(b'')
   with pytest.raises(ValueError, match='no checkpoint is intact'):
     weights_folder.load(tmp_path, 0, 0, decoder)
+
+
+def test_steps_that_are_deleted_while_orbax_looks_are_no_error(
+  one_device, tmp_path, monkeypatch
+):
+  """It looks at all steps of a folder, and some may be gone by then."""
+  decoder = decoder_of(one_device)
+  folder = Publisher(tmp_path, 0, decoder)
+  folder.publish(params_of(decoder, 0), 0)
+  folder.close(remove=False)
+
+  def gone(*_, **__):
+    raise FileNotFoundError('a step')
+
+  monkeypatch.setattr(weights_folder.Store, '__init__', gone)
+  assert weights_folder.load(tmp_path, 0, 0, decoder) is None
