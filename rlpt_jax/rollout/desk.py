@@ -214,10 +214,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_POST(self):
     desk = self.server.desk
-    body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
     given = self.headers.get('Authorization', '')
     if not hmac.compare_digest(given.encode(), desk.secret.encode()):
+      self.close_connection = True  # The body stays unread.
       return self._answer(ANOTHER_START, {})
+    body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
     try:
       if self.path == '/sync':
         return self._answer(200, desk.sync(self, json.loads(body)))

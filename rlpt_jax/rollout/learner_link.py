@@ -71,9 +71,9 @@ class Link:
     return True
 
   def is_over(self, num_steps: int) -> bool:
-    """Returns True if the run has ended, as far as it is known.
+    """Returns True if the run has ended, as far as the sampler knows.
 
-    A run that has ended may get a larger number of steps, and go on.
+    A run that has ended may go on with a larger number of steps.
 
     num_steps: that of the sampler's settings.
     """

@@ -7,7 +7,6 @@ groups (stream.py).
 
 import dataclasses
 import pathlib
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -42,24 +41,26 @@ class SamplerJobs:
     *,
     contact: Contact,
     samples: int,
+    num_steps: int,
     version: int,
     own: Sampler | None,
   ):
     """Publishes the first weights, and lets samplers come.
 
     samples: the number of samples of a group.
+    num_steps: the number of updates that the run is to make.
     own: the learner's own sampler, for held-out examples.
     """
     self.version, self._own, self._workdir = version, own, workdir
+    self._num_steps = num_steps
     self._start = self._desk = None
     earlier = on_one_host(starts.read)(workdir)
     number = len(earlier.versions) if earlier else 0
     self._weights = Publisher(workdir, number, decoder)
     self._weights.publish(params, version)
     if jax.process_index() == 0:
-      start = starts.following(
-        earlier, host=contact.host or socket.gethostname(), version=version
-      )
+      host = contact.host or starts.own_name()
+      start = starts.following(earlier, host=host, version=version)
       self._desk = Desk(contact, start.secret, samples=samples, version=version)
       self._start = dataclasses.replace(start, port=self._desk.port)
       starts.write(workdir, self._start)
@@ -105,7 +106,7 @@ class SamplerJobs:
     is_over = kind is None  # Not just interrupted.
     if self._desk:
       if is_over:
-        over = dataclasses.replace(self._start, over=self.version)
+        over = dataclasses.replace(self._start, over=self._num_steps)
         starts.write(self._workdir, over)
       self._desk.close()
     self._weights.close(remove=is_over)

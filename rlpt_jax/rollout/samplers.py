@@ -31,7 +31,7 @@ def open_sampler(
   return SamplerJobs(
     workdir, Decoder(files.config, config.compute, layout), params,
     contact=config.hardware.contact, samples=config.sampling.samples,
-    version=version, own=own,
+    num_steps=config.num_steps, version=version, own=own,
   )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import secrets
+import socket
 
 from rlpt_jax.core import checks, output_files
 from rlpt_jax.core.checks import Name, Natural, Positive
@@ -45,7 +46,7 @@ class Start:
   versions: the version of the weights that each start began with, up to this
     one. Later weights of earlier starts were lost, and are not those that got
     their numbers since.
-  over: the number of updates of the run, once it has ended.
+  over: the number of updates that the run was to make, once it has ended.
   """
 
   host: str
@@ -61,6 +62,20 @@ class Start:
   def newest_of(self, earlier: int) -> int | None:
     """The newest version of an earlier start that was not lost; None: all."""
     return min(self.versions[earlier + 1 :], default=None)
+
+
+def own_name() -> str:
+  """Returns what this machine calls itself; raises if that leads nowhere."""
+  name = socket.gethostname()
+  try:
+    socket.gethostbyname(name)
+  except OSError as error:
+    raise ValueError(
+      f'this machine calls itself {name!r}, but that name leads nowhere '
+      f'({error.strerror}). Set starts.Contact.host to a name or an address '
+      'by which samplers reach it.'
+    ) from error
+  return name
 
 
 def read(workdir: pathlib.Path) -> Start | None:

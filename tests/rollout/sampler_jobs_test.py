@@ -107,6 +107,7 @@ def begin(one_device, tmp_path):
     return SamplerJobs(
       tmp_path, decoder, params_of(decoder, version), samples=SAMPLES,
       contact=Contact(host='localhost'), version=version, own=own,
+      num_steps=9,
     )  # fmt: skip
 
   return made
@@ -144,6 +145,6 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
     assert (found.versions, found.over) == ((0, 1), None)
     assert not (tmp_path / WEIGHTS / '0').exists()
     assert jobs.slots_in_use() == 0
-  assert starts.read(tmp_path).over == 1
+  assert starts.read(tmp_path).over == 9
   assert not (tmp_path / WEIGHTS).exists()
   assert (tmp_path / SAMPLERS).exists()

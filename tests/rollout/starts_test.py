@@ -46,3 +46,9 @@ def test_the_weights_of_a_start_are_lost_from_where_a_later_one_began():
 def test_a_contact_that_makes_no_sense_is_refused():
   with pytest.raises(ValueError, match=r'Contact.lease_s=0'):
     Contact(lease_s=0)
+
+
+def test_a_machine_whose_name_leads_nowhere_needs_another(monkeypatch):
+  monkeypatch.setattr(starts.socket, 'gethostname', lambda: 'x.invalid')
+  with pytest.raises(ValueError, match=r"itself 'x.invalid'.*Contact.host"):
+    starts.own_name()
