@@ -18,8 +18,6 @@ ANSWER_S = 30.0  # The longest wait for an answer.
 class LearnerGone(ConnectionError):
   """Raised if the learner does not answer for longer than a sampler waits."""
 
-  exit_status = 75  # EX_TEMPFAIL: the same command goes on.
-
 
 class Told(NamedTuple):
   """What the learner tells: see desk.py."""

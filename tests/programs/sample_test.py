@@ -7,12 +7,15 @@ import dataclasses
 import itertools
 import json
 import os
+import pathlib
 import random
+import re
 import signal
 import time
 
 import pytest
 
+from rlpt_jax.cli import read_run
 from rlpt_jax.inference import model_files
 from rlpt_jax.planning.run import Given
 from rlpt_jax.programs.sample import sample
@@ -30,6 +33,7 @@ from tests.programs import learning_task
 # More where there is time: RLPT_KILLS=20 pytest -n0 -s -k killed.
 ROUNDS = int(os.environ.get('RLPT_KILLS', 1))
 PATIENCE_S = 120.0
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 # Seconds that each chunk of a sampler takes longer.
@@ -228,3 +232,17 @@ def test_a_sampler_that_comes_after_the_end_ends(folder, tmp_path, capsys):
   starts.write(tmp_path, dataclasses.replace(start, over=16))
   sample(given(folder), workdir=tmp_path)
   assert 'the run is over: sampled 0 groups' in capsys.readouterr().out
+
+
+def test_a_gin_file_may_say_all_of_it(tmp_path, monkeypatch):
+  """The file of launch/README.md, with a contact."""
+  monkeypatch.chdir(ROOT)
+  readme = (ROOT / 'launch' / 'README.md').read_text()
+  (text,) = re.findall(r'\$ cat separate.gin\n(.*?)\$ ', readme, re.DOTALL)
+  (tmp_path / 'separate.gin').write_text(text)
+  (contact,) = re.findall(r'`(train_rl.Hardware.contact = .*?)`', readme)
+  config, _ = read_run(
+    tmp_path / 'separate.gin', (contact, 'starts.Contact.port = 7000')
+  )
+  assert config.schedule == Separate()
+  assert config.hardware.contact == Contact(port=7000)
