@@ -11,7 +11,10 @@ import sys
 import time
 import traceback
 
+import jax
+
 from rlpt_jax.core import output_files
+from rlpt_jax.core.layout import Axes
 from rlpt_jax.planning.run import Given
 from rlpt_jax.programs import sample as sample_lib
 from rlpt_jax.programs import train_rl as train_rl_lib
@@ -24,17 +27,16 @@ from tests.programs import learning_task
 
 LEARNED = 'learned'
 MAX_STALENESS = 2
-LEASE_S = 3.0
+CONTACT = Contact(host='localhost', lease_s=3.0, patience_s=30.0)
 
 
 def config(folder, **changes):
   """A run in which groups are replaced, and completions outlive a step."""
-  contact = Contact(host='localhost', lease_s=LEASE_S, patience_s=30.0)
   options = {
     'reward': learning_task.by_length,
     'sampling': Sampling(samples=2, max_new_tokens=40),
     'schedule': Separate(max_staleness=MAX_STALENESS),
-    'hardware': learning_task.hardware(slots=4, contact=contact),
+    'hardware': learning_task.hardware(slots=4, contact=CONTACT),
     'num_steps': 16,
   }
   return learning_task.short(folder, 'random:tiny_qwen3', **options | changes)
@@ -64,7 +66,15 @@ def _run(role, workdir, *arguments):
     raise SystemExit(getattr(error, 'exit_status', 2)) from None
 
 
-def learner(workdir, folder, changes):
+def learner(workdir, folder, changes, process=None):
+  """process: (its number, a port) of a learner of two processes."""
+  if process:
+    _join_other(*process)
+    changes = changes | {
+      'hardware': train_rl_lib.Hardware(
+        layout=Axes(fsdp=2), contact=CONTACT, num_microbatches=2
+      )
+    }
   keep = rollout_files.keep
 
   def noted(workdir, step, kept, experience, rollouts):
@@ -73,7 +83,18 @@ def learner(workdir, folder, changes):
 
   rollout_files.keep = noted
   settings = config(pathlib.Path(folder), **changes)
+  if jax.process_index() > 0:
+    rollout_files.keep = keep
   train_rl_lib.train_rl(settings, workdir=workdir)
+
+
+def _join_other(number, port):
+  """Makes one mesh of two processes with a device each."""
+  jax.config.update('jax_num_cpu_devices', 1)
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(
+    f'127.0.0.1:{port}', num_processes=2, process_id=number
+  )
 
 
 def note(workdir, step, experience):

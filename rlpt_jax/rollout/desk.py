@@ -14,6 +14,7 @@ import http.server
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -192,7 +193,9 @@ class _Server(http.server.ThreadingHTTPServer):
         connection.shutdown(socket.SHUT_RDWR)
 
   def handle_error(self, request, client_address):
-    """Ignores connections that break; samplers try again."""
+    """Prints errors of ours, but not of connections: samplers try again."""
+    if not isinstance(sys.exception(), OSError):
+      super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

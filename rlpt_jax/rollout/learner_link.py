@@ -106,10 +106,8 @@ class Link:
       response = self._connection.getresponse()
       content = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError):
-      self.close()
-      self._failed()
-      return None
-    if response.status == ANOTHER_START:
+      content = None
+    if content is None or response.status == ANOTHER_START:
       self.close()
       self._failed()
       return None

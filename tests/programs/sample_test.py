@@ -11,6 +11,7 @@ import pathlib
 import random
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -180,6 +181,30 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(
     for name in ('run', 'synchronous')
   )
   assert found == expected and 'held_out/reward' in found
+
+
+@pytest.mark.slow
+def test_a_learner_of_two_processes_takes_groups_for_both(folder, tmp_path):
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  changes = {'num_steps': 4, 'held_out': None}
+  task = tmp_path / 'run', str(folder), changes
+  everyone = [
+    jobs.start('learner', *task, (0, port)),
+    jobs.start('learner', *task, (1, port)),
+    jobs.start('sampler', *task, 0.0),
+  ]
+  try:
+    for process in everyone:
+      process.join(PATIENCE_S)
+    assert [process.exitcode for process in everyone] == [0, 0, 0]
+  finally:
+    for process in everyone:
+      process.kill()
+    for path in tmp_path.glob('*.txt'):  # Shown if the test fails.
+      print(f'{path.name}:\n{path.read_text()}')
+  check_learned(tmp_path / 'run', 4)
 
 
 @pytest.mark.slow
