@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from rlpt_jax.rollout.sampler_work import Work
 from rlpt_jax.rollout.starts import Contact, Start
 
 ANSWER_S = 30.0  # The longest wait for an answer.
+TELL_S = 15.0  # A sampler that waits for longer says why.
+
+logger = logging.getLogger(__name__)
 
 
 class LearnerGone(ConnectionError):
@@ -60,7 +64,7 @@ class Link:
     start = starts.read(self._workdir)
     if start is None or start.over is not None:
       self._over = start and start.over
-      self._failed()
+      self._failed('it has not started')
       return False
     self.start, self._over = start, None
     self._connection = http.client.HTTPConnection(
@@ -105,25 +109,31 @@ class Link:
       self._connection.request('POST', route, body, headers)
       response = self._connection.getresponse()
       content = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError):
-      content = None
-    if content is None or response.status == ANOTHER_START:
+      is_ours = response.status != ANOTHER_START
+      why = 'another run or another start of the learner answers'
+    except (OSError, http.client.HTTPException, ValueError) as error:
+      is_ours, why = False, str(error)
+    if not is_ours:
       self.close()
-      self._failed()
+      self._failed(f'{self.start.host}:{self.start.port}: {why}')
       return None
     self._failing_since, self._has_spoken = None, True
     return content
 
-  def _failed(self):
+  def _failed(self, why: str):
     now = self._clock()
     if self._failing_since is None:
-      self._failing_since = now
-    if now - self._failing_since > self._patience_s:
+      self._failing_since, self._is_told = now, False
+    seconds = now - self._failing_since
+    if seconds > self._patience_s:
       raise LearnerGone(
         f'{self._workdir}: no learner has answered for {self._patience_s:g} '
-        's. Start it with `rlpt train_rl` and the same workdir, then this '
-        'sampler again.'
+        f's ({why}). Start it with `rlpt train_rl` and the same workdir, then '
+        'this sampler again.'
       )
+    if seconds > TELL_S and not self._is_told:
+      self._is_told = True
+      logger.warning('still waiting for the learner (%s)', why)
 
   def close(self):
     """Hangs up: the groups of this sampler go to others."""

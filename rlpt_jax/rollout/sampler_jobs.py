@@ -64,6 +64,7 @@ class SamplerJobs:
       self._desk = Desk(contact, start.secret, samples=samples, version=version)
       self._start = dataclasses.replace(start, port=self._desk.port)
       starts.write(workdir, self._start)
+      print(f'samplers reach this learner at {host}:{self._desk.port}')
 
   def publish(self, params):
     """Gives new weights to all samplers; they go on with them on their own."""

@@ -5,6 +5,7 @@ learner has a folder of its own: a run that resumes makes other weights than
 those that were lost, but with the same numbers.
 """
 
+import contextlib
 import pathlib
 import shutil
 
@@ -18,6 +19,7 @@ from rlpt_jax.models.config import Decoder
 from rlpt_jax.training.checkpoints import Store
 
 PARAMS = 'params'
+OLD = f'.{WEIGHTS}.old'  # The name of weights that are being deleted.
 # A sampler that still reads the last but one has time for one more update.
 KEPT = 2
 
@@ -73,7 +75,12 @@ def load(workdir: pathlib.Path, start: int, version: int, decoder: Decoder):
 
 
 def _remove(workdir: pathlib.Path):
-  shutil.rmtree(workdir / WEIGHTS, ignore_errors=True)
+  old = workdir / OLD
+  shutil.rmtree(old, ignore_errors=True)
+  # First out of the way, whole: samplers see no weights that are half gone.
+  with contextlib.suppress(FileNotFoundError):
+    (workdir / WEIGHTS).rename(old)
+  shutil.rmtree(old, ignore_errors=True)
 
 
 def _folder(workdir: pathlib.Path, start: int) -> pathlib.Path:

@@ -42,7 +42,7 @@ SLOW_S = (0.0, 0.0, 0.2)
 
 
 class Troupe:
-  """A learner and samplers; `kill` also starts the next of its kind."""
+  """A learner and samplers."""
 
   def __init__(self, workdir, folder, changes, samplers):
     self.workdir, self._task = workdir, (str(folder), changes)
@@ -52,8 +52,11 @@ class Troupe:
   def sampler(self, i):
     return jobs.start('sampler', self.workdir, *self._task, SLOW_S[i])
 
-  def kill(self, i: int | None, number=signal.SIGKILL):
-    """i: the number of a sampler; None: the learner."""
+  def end_one(self, i: int | None, number):
+    """Ends a process by a signal, and starts the next; returns its status.
+
+    i: the number of a sampler; None: the learner.
+    """
     process = self.learner if i is None else self.samplers[i]
     os.kill(process.pid, number)
     process.join(PATIENCE_S)
@@ -134,34 +137,32 @@ def test_whoever_is_killed_each_group_is_learned_from_once(troupe, folder):
   if ROUNDS > 1:  # The few examples would all be solved.
     changes['data'] = learning_task.questions(folder, 'train')
   run, rng = troupe(**changes), random.Random(ROUNDS)
-  kills = []
+  ends = []
 
-  def later():
+  def end(who, i, number):
     time.sleep(rng.uniform(0, 0.5))
+    ends.append((run.steps(), who, run.end_one(i, number)))
 
   for first in range(1, 8 * ROUNDS, 8):
     run.wait(first)
     hung = rng.randrange(2)
-    later()
     os.kill(run.samplers[hung].pid, signal.SIGSTOP)
     run.wait(first + 1)
-    kills.append((run.steps(), 'sampler', run.kill(1 - hung)))
+    end('sampler', 1 - hung, signal.SIGKILL)
     run.wait(first + 3)
-    later()
-    kills.append((run.steps(), 'learner', run.kill(None)))
+    end('learner', None, signal.SIGKILL)
     # It has groups of a learner that is gone, and learns of the next.
     os.kill(run.samplers[hung].pid, signal.SIGCONT)
     run.wait(first + 5)
-    later()
-    kills.append((run.steps(), 'slow sampler', run.kill(2)))
+    end('slow sampler', 2, signal.SIGTERM)
     run.wait(first + 6)
-    later()
-    kills.append((run.steps(), 'learner', run.kill(None)))
+    end('learner', None, signal.SIGTERM)
   assert run.end() == [0, 0, 0, 0]
-  assert {status for *_, status in kills} == {-signal.SIGKILL}
+  statuses = [-signal.SIGKILL, -signal.SIGKILL, *[EXIT_PREEMPTED] * 2]
+  assert [status for *_, status in ends] == statuses * ROUNDS
   staleness = check_learned(run.workdir, steps)
   assert max(staleness) > 0
-  print(f'\nkilled (learned steps, who, status): {kills}')
+  print(f'\nended (learned steps, who, status): {ends}')
   counts = {k: staleness.count(k) for k in sorted(set(staleness))}
   print(f'{steps} steps; tokens by staleness: {counts}')
 
@@ -205,22 +206,6 @@ def test_a_learner_of_two_processes_takes_groups_for_both(folder, tmp_path):
     for path in tmp_path.glob('*.txt'):  # Shown if the test fails.
       print(f'{path.name}:\n{path.read_text()}')
   check_learned(tmp_path / 'run', 4)
-
-
-@pytest.mark.slow
-def test_whoever_is_told_to_leave_leaves_with_75(troupe):
-  run = troupe(samplers=1, num_steps=6, held_out=None)
-  run.wait(2)
-  assert run.kill(0, signal.SIGTERM) == EXIT_PREEMPTED
-  run.wait(3)
-  # Without a sampler, the learner waits; it saves and leaves all the same.
-  os.kill(run.samplers[0].pid, signal.SIGKILL)
-  run.samplers[0].join()
-  time.sleep(0.5)
-  assert run.kill(None, signal.SIGTERM) == EXIT_PREEMPTED
-  run.samplers[0] = run.sampler(0)
-  assert run.end() == [0, 0]
-  check_learned(run.workdir, 6)
 
 
 def given(folder, **changes):

@@ -90,6 +90,23 @@ def test_it_waits_for_a_learner_only_so_long(link, learner):
     link.sync(WORK)
 
 
+def test_it_says_once_why_it_waits(link, learner, caplog):
+  begin, end = learner
+  begin()
+  end()
+  for link.now[0] in (0.0, 5.0, 9.0):
+    link.open()
+    link.sync(WORK)
+  assert not caplog.records
+  link._patience_s = 100.0
+  for link.now[0] in (16.0, 17.0):
+    link.open()
+    link.sync(WORK)
+  (record,) = caplog.records
+  assert 'waiting for the learner (localhost:' in record.getMessage()
+  assert 'refused' in record.getMessage()
+
+
 def test_it_knows_when_the_run_is_over(link, learner):
   begin, end = learner
   begin()

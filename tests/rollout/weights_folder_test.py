@@ -92,3 +92,23 @@ def test_steps_that_are_deleted_while_orbax_looks_are_no_error(
 
   monkeypatch.setattr(weights_folder.Store, '__init__', gone)
   assert weights_folder.load(tmp_path, 0, 0, decoder) is None
+
+
+def test_weights_that_are_being_deleted_are_no_damage(
+  one_device, tmp_path, monkeypatch
+):
+  """A sampler may read them meanwhile."""
+  decoder = decoder_of(one_device)
+  folder = Publisher(tmp_path, 0, decoder)
+  folder.publish(params_of(decoder, 0), 0)
+  found = []
+
+  def half_deleted(path, **_):
+    for file in path.glob('0/0/params/**/*'):
+      if file.is_file():
+        file.unlink()
+    found.append(weights_folder.load(tmp_path, 0, 0, decoder))
+
+  monkeypatch.setattr(weights_folder.shutil, 'rmtree', half_deleted)
+  folder.close(remove=True)
+  assert found[-1] is None
