@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlpt_jax.core.types import Example
 from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.rollout import group_state
 from rlpt_jax.rollout.leases import Leases
@@ -70,9 +71,9 @@ class Desk:
 
   # Called by the learner.
 
-  def offer(self, name: str, task: Mapping[str, Any], oldest: int):
+  def offer(self, name: str, example: Example, oldest: int):
     with self._changed:
-      self._leases.offer(name, {**task, 'name': name}, oldest)
+      self._leases.offer(name, (name, example), oldest)
 
   def collect(self, names: Sequence[str]) -> dict[str, Result]:
     """Waits for these groups; returns all results since the last call."""
@@ -120,7 +121,14 @@ class Desk:
       tasks = self._leases.lend(
         sampler, version=asked['version'], count=asked['wanted'], now=now
       )
-      return {'version': self.version, 'lost': lost, 'tasks': tasks}
+      told = {'version': self.version, 'lost': lost}
+    # Not earlier, since JSON takes many times the memory of an array.
+    return told | {
+      'tasks': [
+        {'name': name, 'example': group_state.to_json(example)}
+        for name, example in tasks
+      ]
+    }
 
   def finish(self, data: bytes) -> dict[str, Any]:
     """Keeps the result of a group; raises if it cannot be learned from."""

@@ -16,7 +16,7 @@ from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.types import Example
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.rollout import group_state, starts
+from rlpt_jax.rollout import starts
 from rlpt_jax.rollout.desk import Desk, Result
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
@@ -86,8 +86,7 @@ class SamplerJobs:
   def offer(self, each: Streamed):
     """Lets a sampler have a group."""
     if self._desk:
-      task = {'example': group_state.to_json(each.example)}
-      self._desk.offer(each.name, task, each.oldest)
+      self._desk.offer(each.name, each.example, each.oldest)
 
   def collect(self, names: Iterable[str]) -> dict[str, Result]:
     """Waits for these groups; returns all results since the last call."""

@@ -59,16 +59,19 @@ def result(number, *samples):
   return group_state.to_bytes([group(number, *samples)])
 
 
+EXAMPLE = group(3, None)[0]
 DONE = completion('done', 'stop'), completion('x', 'length')
 
 
 def test_a_group_goes_out_and_comes_back_once(desk, client):
   open_, post = client
-  desk.offer('name 3', {'example': 'it'}, oldest=7)
+  desk.offer('name 3', EXAMPLE, oldest=7)
   a, b = open_(), open_()
   status, told = post(a, '/sync', asked('a'))
-  task = {'example': 'it', 'name': 'name 3'}
-  assert (status, told) == (200, {'version': 7, 'lost': [], 'tasks': [task]})
+  task = {'name': 'name 3', 'example': group_state.to_json(EXAMPLE)}
+  assert (status, told) == (
+    200, {'version': 7, 'lost': [], 'tasks': json.loads(json.dumps([task]))}
+  )  # fmt: skip
   assert post(b, '/sync', asked('b', ['name 3']))[1]['lost'] == ['name 3']
   assert desk.collect([]) == {}
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -97,7 +100,7 @@ def test_what_cannot_be_learned_from_is_refused(
   oldest, version, samples, message, desk, client
 ):
   open_, post = client
-  desk.offer('name 0', {}, oldest)
+  desk.offer('name 0', EXAMPLE, oldest)
   desk.version = version
   status, answer = post(open_(), '/result', result(0, *samples))
   assert status == 400 and message in answer['error']
@@ -123,7 +126,7 @@ def test_nonsense_is_one_line_and_no_more(route, body, desk, client):
 
 def test_a_sampler_of_another_start_is_told(desk, client):
   open_, post = client
-  desk.offer('name', {}, 0)
+  desk.offer('name', EXAMPLE, 0)
   for route in ('/sync', '/result'):
     assert post(open_(), route, asked(), secret='other') == (409, {})
   assert post(open_(), '/sync', asked())[1]['tasks']
@@ -131,7 +134,7 @@ def test_a_sampler_of_another_start_is_told(desk, client):
 
 def test_the_groups_of_a_sampler_that_dies_are_free_at_once(desk, client):
   open_, post = client
-  desk.offer('name', {}, 0)
+  desk.offer('name', EXAMPLE, 0)
   first = open_()
   assert post(first, '/sync', asked('a'))[1]['tasks']
   # It connects again; the end of its old connection costs it nothing.
@@ -149,7 +152,7 @@ def test_the_groups_of_a_sampler_that_dies_are_free_at_once(desk, client):
 
 
 def test_a_run_that_is_preempted_waits_for_no_sampler(desk):
-  desk.offer('name', {}, 0)
+  desk.offer('name', EXAMPLE, 0)
   threading.Timer(0.1, desk.stop_waiting).start()
   with pytest.raises(Unavailable, match='preempted'):
     desk.collect(['name'])
@@ -158,7 +161,7 @@ def test_a_run_that_is_preempted_waits_for_no_sampler(desk):
 def test_a_learner_without_samplers_says_so_once(desk, monkeypatch, caplog):
   monkeypatch.setattr(desk_lib, 'LONELY_S', 0.0)
   monkeypatch.setattr(desk_lib, 'LOOK_S', 0.02)
-  desk.offer('name', {}, 0)
+  desk.offer('name', EXAMPLE, 0)
   threading.Timer(0.3, desk.stop_waiting).start()
   with pytest.raises(Unavailable):
     desk.collect(['name'])

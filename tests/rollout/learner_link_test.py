@@ -11,6 +11,7 @@ from rlpt_jax.rollout.learner_link import LearnerGone, Link
 from rlpt_jax.rollout.starts import Contact
 from tests.rollout.group_state_test import completion, group
 
+EXAMPLE = group(0, None)[0]
 CONTACT = Contact(host='localhost', patience_s=10.0)
 WORK = SimpleNamespace(
   names=[], version=3, wanted=1, slots_in_use=lambda: None
@@ -56,14 +57,14 @@ def test_it_finds_a_learner_that_comes_late_and_one_that_restarts(
 ):
   begin, end = learner
   assert not link.open()
-  begin().offer('name 0', {}, 0)
+  begin().offer('name 0', EXAMPLE, 0)
   assert link.open() and link.start.number == 0
   told = link.sync(WORK)
   assert told.version == 3 and [task['name'] for task in told.tasks]
   end()
   assert link.sync(WORK) is None and not link.is_open
   assert link.open() and link.sync(WORK) is None  # Still the old address.
-  begin(version=2).offer('name 0', {}, 0)
+  begin(version=2).offer('name 0', EXAMPLE, 0)
   assert link.open() and link.start.number == 1
   data = group_state.to_bytes([group(0, completion('x', 'stop'))])
   answer = link.give(data)
