@@ -3,10 +3,12 @@
 They are forked from a server that has imported everything once.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -119,14 +121,33 @@ def learned(workdir):
   ]
 
 
+def hang_a_sampler(workdir) -> int:
+  """Lets a fast sampler hang that has unfinished groups; returns its pid."""
+  asked, hung = workdir.parent / 'asked', workdir.parent / 'hung'
+  hung.unlink(missing_ok=True)
+  asked.touch()
+  while not (hung.exists() and hung.read_text()):
+    time.sleep(0.01)
+  return int(hung.read_text())
+
+
+def hang_if_asked(workdir):
+  with contextlib.suppress(FileNotFoundError):
+    hung = (workdir.parent / 'asked').rename(workdir.parent / 'hung')
+    hung.write_text(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def sampler(workdir, folder, changes, slow_s):
   """slow_s: seconds that each chunk takes longer."""
   step = Sampler.step
 
-  def slower(self):
+  def watched(self):
     time.sleep(slow_s)
     step(self)
+    if self.engine.running and not slow_s:
+      hang_if_asked(workdir)
 
-  Sampler.step = slower
+  Sampler.step = watched
   settings = config(pathlib.Path(folder), **changes)
   sample_lib.sample(Given(settings, {}), workdir=workdir)
