@@ -10,7 +10,8 @@ usage: launch/tpu_vm.sh create|setup|run|stop|resume|status|delete [--dry_run] [
 
   create   asks for the TPU; with SPOT=1 as a spot VM, with QUEUED=1 in a queue
   setup    copies the last commit of this checkout to every host, installs it
-  run      rlpt on every host, as one run: the arguments come after --
+  run      rlpt on every host, as one run: the arguments come after --. A
+           sampler (-- sample ...) is a TPU of one host, with a NAME of its own
   stop     has the run save after its step and leave with 75
   resume   create, setup and run again after a preemption; a run goes on. 75:
            the TPU is not there yet, the same command again
@@ -109,10 +110,12 @@ check_arguments() {
 
 run() {
   check_arguments
-  local quoted
+  local quoted distributed=' --distributed'
+  # Each sampler is a process of its own.
+  [ "${arguments[0]}" != sample ] || distributed=
   printf -v quoted '%q ' "${arguments[@]}"
   # exec, so that SIGTERM reaches rlpt, and not a shell around it.
-  on_all_hosts "cd rlpt && exec .venv/bin/rlpt $quoted--distributed"
+  on_all_hosts "cd rlpt && exec .venv/bin/rlpt ${quoted% }$distributed"
 }
 
 stop() {

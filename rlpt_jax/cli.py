@@ -23,8 +23,8 @@ from rlpt_jax.gin_config import read_config, read_one_of
 
 PROGRAMS = (
   'quickstart', 'make_corpus', 'make_questions', 'prepare', 'preview',
-  'plan', 'train_sft', 'train_rl', 'generate', 'evaluate', 'report', 'fit',
-  'serve', 'convert',
+  'plan', 'train_sft', 'train_rl', 'sample', 'generate', 'evaluate', 'report',
+  'fit', 'serve', 'convert',
 )  # fmt: skip
 TRAINING = ('train_rl', 'train_sft')  # Their runs can be planned.
 WHERE = 'rlpt_jax.programs'

@@ -49,7 +49,8 @@ LONGEST_FIRST = (
   'programs/generate_test.py', 'programs/evaluate_test.py',
   'programs/convert_test.py', 'rewards/math_verifier_test.py',
   'sampling/decode_test.py', 'lowering_test.py', 'experiments_test.py',
-  'programs/serve_test.py', 'programs/train_sft_test.py',
+  'programs/sample_test.py', 'programs/serve_test.py',
+  'programs/train_sft_test.py',
 )  # fmt: skip
 # Compiled programs are dropped where a process is larger than this, and has
 # grown since that was last done.

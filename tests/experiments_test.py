@@ -26,6 +26,7 @@ from rlpt_jax.planning import compilers, machines, memory
 from rlpt_jax.planning.run import Run
 from rlpt_jax.programs import train_rl, train_sft
 from rlpt_jax.rollout import batches as batches_lib
+from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.sampling import caches, chunks, plan
 from rlpt_jax.training.learner import State, make_update
 from rlpt_jax.training.optimizer import make_optimizer
@@ -377,7 +378,7 @@ def _hardware(config):
 
 
 def _plan(config):
-  return train_rl.plan_for(config, ByteTokenizer())
+  return plan_for(config, ByteTokenizer())
 
 
 def _run(experiment, layout) -> Run:

@@ -57,6 +57,7 @@ def no_tools(tmp_path):
 
 
 MEMORY = 'XLA_PYTHON_CLIENT_MEM_FRACTION=0.92'
+SAMPLER = ('sample', *RUN[1:])
 TPU = {'NAME': 'n', 'ZONE': 'z', 'TYPE': 'v5litepod-64', 'VERSION': 'v'}
 
 
@@ -68,6 +69,11 @@ TPU = {'NAME': 'n', 'ZONE': 'z', 'TYPE': 'v5litepod-64', 'VERSION': 'v'}
       'slurm.sbatch', ('--dry_run', *RUN), {},
       [MEMORY, 'srun', '--kill-on-bad-exit=0', 'rlpt', *RUN, '--distributed'],
     ),
+    (
+      'slurm.sbatch', ('--dry_run', *SAMPLER), {},
+      [MEMORY, 'srun', '--kill-on-bad-exit=0', 'rlpt', *SAMPLER],
+    ),
+    ('gpu.sh', ('--dry_run', *SAMPLER), {}, [MEMORY, 'rlpt', *SAMPLER]),
     (
       'judge_server.sh', ('--dry_run', 'vllm', 'm', '--seed', '1'),
       {'JUDGE_NAME': 'mine'},
@@ -106,8 +112,11 @@ def test_a_dry_run_says_what_it_would_do(
   assert shlex.split(result.stdout.splitlines()[0]) == expected
 
 
-def test_a_pod_runs_one_command_on_all_hosts(tmp_path, no_tools):
-  arguments = ('resume', '--dry_run', '--', *RUN)
+@pytest.mark.parametrize(
+  ('run', 'options'), [(RUN, ['--distributed']), (SAMPLER, [])]
+)
+def test_a_pod_runs_one_command_on_all_hosts(run, options, tmp_path, no_tools):
+  arguments = ('resume', '--dry_run', '--', *run)
   result = _run(tmp_path, 'tpu_vm.sh', *arguments, path=no_tools, **TPU)
   assert result.returncode == 0, result.stderr
   verbs = re.findall(r'tpu-vm (\w+)', result.stdout)
@@ -117,7 +126,7 @@ def test_a_pod_runs_one_command_on_all_hosts(tmp_path, no_tools):
   (remote,) = (x for x in command if x.startswith('--command='))
   command = shlex.split(remote.removeprefix('--command='))
   assert command[:4] == ['cd', 'rlpt', '&&', 'exec']
-  assert command[4:] == ['.venv/bin/rlpt', *RUN, '--distributed']
+  assert command[4:] == ['.venv/bin/rlpt', *run, *options]
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,18 @@ from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import start
 from rlpt_jax.rewards import scores
 from rlpt_jax.rewards.scores import Reward, RewardFn
-from rlpt_jax.rollout import collect, judged, rollout_files, schedules, unjudged
+from rlpt_jax.rollout import (
+  collect,
+  judged,
+  rollout_files,
+  samplers,
+  schedules,
+  unjudged,
+)
 from rlpt_jax.rollout.batches import make_batches, shorten
 from rlpt_jax.rollout.collect import Collect, Exclude
 from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer, make_consumer
-from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
 from rlpt_jax.rollout.prompts import open_prompts
@@ -44,13 +50,12 @@ from rlpt_jax.rollout.reference import Reference
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.stream import Source
 from rlpt_jax.rollout.verdicts import NoVerdicts
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.runs.run_folder import Saving
 from rlpt_jax.sampling.decode import bucket
-from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_update
@@ -93,6 +98,8 @@ class Hardware:
     affects the load balancing loss too.
   slots: completions sampled at once; None: Config.prompts * sampling.samples.
   own_tokens: positions of their cache (sampling/plan.py); None: room for all.
+  contact: how samplers of other processes reach the learner, if the schedule
+    is schedules.Separate.
   """
 
   layout: Axes = Axes()
@@ -101,6 +108,7 @@ class Hardware:
   lengths: Count = 1
   slots: Count | None = None
   own_tokens: Count | None = None
+  contact: Contact = Contact()
 
   def __post_init__(self):
     checks.check_fields(self)
@@ -171,8 +179,7 @@ class Config:
   def __post_init__(self):
     checks.check_fields(self)
     self.collector.check(self)
-    if isinstance(self.schedule, Pipelined):
-      self.schedule.check(self)
+    schedules.check(self)
     for sampling in self.samplings:
       sampling.check_learnable()
     if any(sampling.samples == 1 for sampling in self.samplings):
@@ -267,10 +274,11 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
     prompts = open_prompts(config.data, config.max_pass_rate, record)
     opened(contextlib.closing(prompts))
     sampler = opened(
-      open_sampler(
-        config, files, state.params, prompts.tokenizer, version=first_step
+      samplers.open_sampler(
+        config, files, state.params, prompts.tokenizer, workdir=workdir,
+        version=first_step,
       )
-    )
+    )  # fmt: skip
     compiled = opened(compilations.counted())
     if first_step < config.num_steps:
       update = opened(start.compiling(update, config, state, layout))
@@ -292,7 +300,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         num_steps=config.num_steps, shown=SHOWN, alarms=ALARMS,
       )
     )  # fmt: skip
-    preempted = opened(preemption(lambda: judges.stop_waiting(reward)))
+    preempted = opened(preemption(source.stop_waiting))
     run = Run(
       config=config, workdir=workdir, files=files, store=store, writer=writer,
       timers=timers, reward=reward, sampler=sampler, rollouts=rollouts,
@@ -325,7 +333,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             )
         timers.busy(
           'update', until=updated['loss'].block_until_ready,
-          elsewhere=layout.is_apart_from(sampler.decoder.layout),
+          elsewhere=sampler.is_apart_from(layout),
         )  # fmt: skip
         metrics |= experience.rollout_metrics(sampler.version)
         metrics |= updated | consumer.metrics(experience)
@@ -462,16 +470,3 @@ class Run:
       )
     if jax.process_index() == 0:
       print(saved, file=sys.stderr)
-
-
-def open_sampler(
-  config: Config, files, params, tokenizer, version: int
-) -> Sampler:
-  """Returns a sampler of the policy.
-
-  version: the number of updates that the weights have seen.
-  """
-  layout = config.hardware.sampler_layout.layout()
-  decoder = Decoder(files.config, config.compute, layout)
-  plan = plan_for(config, tokenizer)
-  return Sampler(Engine(decoder, params, plan, version=version))

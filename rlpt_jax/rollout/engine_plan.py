@@ -4,7 +4,7 @@ from typing import Any
 
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.rollout.sampling import sizes
-from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.rollout.schedules import Pipelined, Separate
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import SIZES
 
@@ -17,7 +17,7 @@ def plan_for(config: Any, tokenizer: Tokenizer | None = None) -> Plan:
     the words that end or interrupt a completion.
   """
   # In a stream, groups never end together: more of them wait for stragglers.
-  spread = 3 if isinstance(config.schedule, Pipelined) else 2
+  spread = 3 if isinstance(config.schedule, Pipelined | Separate) else 2
   samplings = (*config.samplings, config.held_out_sampling)
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,

@@ -1,6 +1,12 @@
-"""Packs examples with their samples into JSON and arrays, for a checkpoint."""
+"""Packs examples with their samples into JSON and arrays, or into bytes.
+
+Checkpoints hold JSON and arrays; samplers send bytes to their learner.
+"""
 
 import dataclasses
+import io
+import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +18,7 @@ from rlpt_jax.sampling.sampler import SampleGroup
 
 Arrays = Mapping[str, np.ndarray]
 PROMPTS = 'prompt_tokens'
+ABOUT = 'about'  # The JSON among the arrays that are bytes.
 # The arrays of a completion, one element per token.
 PER_TOKEN = tuple(
   field.name
@@ -91,3 +98,40 @@ def unpack(
         )
       )
     yield example, group['name'], completions
+
+
+def to_bytes(groups: Iterable[tuple[Example, str, SampleGroup]]) -> bytes:
+  """Returns the groups as the content of an npz file."""
+  described, arrays = pack(groups)
+  about = np.frombuffer(json.dumps(described).encode(), np.uint8)
+  whole = io.BytesIO()
+  np.savez(whole, **{ABOUT: about}, **arrays)
+  return whole.getvalue()
+
+
+def from_bytes(
+  data: bytes,
+) -> list[tuple[Example, str, list[Completion | None]]]:
+  """Returns what `unpack` yields; raises a ValueError for other bytes."""
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      arrays = dict(archive)
+    about = json.loads(arrays.pop(ABOUT).tobytes())
+    return list(unpack(about, arrays))
+  except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise ValueError(f'expected groups of samples ({e!r}).') from e
+
+
+def to_json(example: Example) -> dict[str, Any]:
+  about = dataclasses.asdict(example)
+  return about | {PROMPTS: example.prompt_tokens.tolist()}
+
+
+def from_json(about: Mapping[str, Any]) -> Example:
+  return Example(
+    **about
+    | {
+      PROMPTS: np.array(about[PROMPTS], np.int32),
+      'references': tuple(about['references']),
+    }
+  )

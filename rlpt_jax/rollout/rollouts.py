@@ -115,6 +115,10 @@ class Rollouts:
     for name in names:
       self._kept.pop(name, None)
 
+  def stop_waiting(self):
+    """Stops waiting for judges that are down; called by signal handlers."""
+    judges.stop_waiting(self.reward)
+
   def load(self, workdir: pathlib.Path, step: int):
     """Loads the samples that an earlier start saved for this step."""
     read = on_one_host(unjudged.read)

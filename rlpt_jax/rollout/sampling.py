@@ -16,6 +16,7 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.sampling import requests
 from rlpt_jax.sampling.requests import Request
+from rlpt_jax.sampling.sampler import SampleGroup
 from rlpt_jax.sampling.table import Sizes
 
 
@@ -108,6 +109,13 @@ class Sampling:
         f'{len(forced.phrase)} of its phrase, {forced.answer} of an answer.'
       )
     return forced
+
+  def group(
+    self, example: Example, name: str, tokenizer: Tokenizer, seed: int
+  ) -> SampleGroup:
+    """Returns the samples of an example, none of which has a token yet."""
+    request = self.request(example, name, tokenizer, seed)
+    return SampleGroup(request, tokenizer, self.stop)
 
   def request(
     self, example: Example, name: str, tokenizer: Tokenizer, seed: int

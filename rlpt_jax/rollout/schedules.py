@@ -15,6 +15,7 @@ from rlpt_jax.core.checks import Natural
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
+from rlpt_jax.rollout.sampler_jobs import FromJobs
 from rlpt_jax.rollout.stream import Ahead, Arrays, OnDemand, Source, Stream
 
 CollectNext = Callable[[], Experience | None]
@@ -62,15 +63,6 @@ class Pipelined:
   def __post_init__(self):
     checks.check_fields(self)
 
-  def check(self, config: Any):
-    """Raises if settings of a run do not fit; config: that of train_rl."""
-    if not config.collector.streams:
-      raise checks.setting_error(
-        type(config), 'schedule', settings.describe(self),
-        f'schedules.synchronous with {type(config.collector).__name__}, which '
-        'asks for more prompts when it has seen the completions of others',
-      )  # fmt: skip
-
   @property
   def ahead(self) -> Ahead:
     return Ahead(
@@ -93,6 +85,42 @@ class Pipelined:
       yield experience
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Separate:
+  """Takes samples from other processes, which `rlpt sample` starts.
+
+  They sample ahead as `Pipelined` does, and go on during an update. A process
+  may die, hang or come at any time: each group is learned from once. Which
+  weights sample a token depends on the speed of the processes, so no two runs
+  are equal.
+
+  max_staleness, after_update: see Pipelined.
+  """
+
+  max_staleness: Natural = 8
+  after_update: Literal['recompute', 'keep'] = 'recompute'
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  def __call__(
+    self, collect: CollectNext, publish: Callable[[], None], source: Source
+  ) -> Iterator[Experience]:
+    return synchronous(collect, publish, source)
+
+
+def check(config: Any):
+  """Raises if a run's schedule does not fit; config: that of train_rl."""
+  if isinstance(config.schedule, Pipelined | Separate) and (
+    not config.collector.streams
+  ):
+    raise checks.setting_error(
+      type(config), 'schedule', settings.describe(config.schedule),
+      f'schedules.synchronous with {type(config.collector).__name__}, which '
+      'asks for more prompts when it has seen the completions of others',
+    )  # fmt: skip
+
+
 def open_source(
   config: Any,
   prompts: Prompts,
@@ -105,6 +133,11 @@ def open_source(
   config: that of train_rl.
   record, arrays: what an earlier start has saved; empty if there was none.
   """
+  if isinstance(config.schedule, Separate):
+    return FromJobs(
+      prompts, rollouts, config.sampling, batch=config.prompts,
+      max_staleness=config.schedule.max_staleness, record=record, arrays=arrays,
+    )  # fmt: skip
   if not isinstance(config.schedule, Pipelined):
     return OnDemand(prompts, rollouts, config.sampling)
   return Stream(

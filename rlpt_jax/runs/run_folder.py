@@ -145,6 +145,23 @@ def _check_config(
     os.replace(fresh, path)
 
 
+def check_recorded(workdir: pathlib.Path, config: Any):
+  """Raises unless these are the settings that a run has recorded.
+
+  Settings that a run may change are not recorded.
+  """
+  recorded = json.loads((workdir / CONFIG).read_text())
+  wanted = _fixed(settings.describe(config), ())
+  changed = settings.differences(
+    recorded, {name: x for name, x in wanted.items() if name in recorded}
+  )
+  if changed:
+    raise ValueError(
+      f'{workdir}: its learner has other settings: {"; ".join(changed)}. '
+      'Start the samplers with those of the learner.'
+    )
+
+
 def _make(workdir: pathlib.Path):
   with _writable(workdir):
     workdir.mkdir(parents=True, exist_ok=True)

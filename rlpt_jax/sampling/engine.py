@@ -106,8 +106,10 @@ class Engine:
     self._is_whole = True
     self.counts = collections.Counter()
 
-  def publish(self, params):
+  def publish(self, params, *, version: int | None = None):
     """Uses new weights from the next step on.
+
+    version: by default, that of the weights before plus 1.
 
     Running samples keep the keys and values that the old weights computed,
     unless they are put back later.
@@ -116,7 +118,7 @@ class Engine:
     self._is_whole, was_whole, self._params = False, self._is_whole, None
     self._params = publish(self.decoder, params)
     self._is_whole = was_whole
-    self.version += 1
+    self.version = self.version + 1 if version is None else version
 
   def submit(
     self, request: Request, begun: Mapping[int, np.ndarray] | None = None

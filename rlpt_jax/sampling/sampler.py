@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.sampling.engine import Engine
@@ -90,6 +91,10 @@ class Sampler:
   def plan(self) -> Plan:
     return self.engine.plan
 
+  def is_apart_from(self, layout: Layout) -> bool:
+    """Returns True if it uses no device of a layout."""
+    return layout.is_apart_from(self.decoder.layout)
+
   def slots_in_use(self) -> float:
     """The share of all rows that sampled a token, since the last call."""
     counts, self.engine.counts = self.engine.counts, collections.Counter()
@@ -101,12 +106,12 @@ class Sampler:
 
   @property
   def version(self) -> int:
-    """The number of times that weights were published."""
+    """The version of the weights; see `Engine`."""
     return self.engine.version
 
-  def publish(self, params):
-    """Uses new weights from the next step on."""
-    self.engine.publish(params)
+  def publish(self, params, *, version: int | None = None):
+    """Uses new weights from the next step on; version: see `Engine`."""
+    self.engine.publish(params, version=version)
 
   def close(self):
     """Frees the memory of the devices."""

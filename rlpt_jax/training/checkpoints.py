@@ -77,6 +77,11 @@ class Store:
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._check_written
       ),
+      # Two stores of a run may save the same step at the same time. Processes
+      # wait for each other by this name.
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        barrier_sync_key_prefix=self.directory.name
+      ),
       # A save that was killed leaves a temporary directory. It is not listed as
       # a step, so removing it loses no checkpoint.
       cleanup_tmp_directories=not read_only,

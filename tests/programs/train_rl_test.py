@@ -23,6 +23,7 @@ from rlpt_jax.rewards import judge, scores
 from rlpt_jax.rollout import collect, judged, rollout_files
 from rlpt_jax.rollout.collect import Refill
 from rlpt_jax.rollout.collector import Collector
+from rlpt_jax.rollout.engine_plan import plan_for
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.sampling import Interruption, Sampling
 from rlpt_jax.runs.run_folder import Saving
@@ -381,12 +382,12 @@ def test_held_out_examples_are_sampled_once_and_else_as_the_others(tmp_path):
   )  # fmt: skip
   assert config.held_out_sampling == dataclasses.replace(learned, samples=1)
   # No room in the engine but what is asked for.
-  plan = train_rl_lib.plan_for(config, ByteTokenizer())
+  plan = plan_for(config, ByteTokenizer())
   assert (plan.max_new_tokens, plan.group) == (48, 8)
   assert plan.own_tokens is None
   hardware = learning_task.hardware(own_tokens=96)
   few = dataclasses.replace(config, hardware=hardware)
-  assert train_rl_lib.plan_for(few, ByteTokenizer()).own_tokens == 96
+  assert plan_for(few, ByteTokenizer()).own_tokens == 96
   greedy = Sampling(samples=2, max_new_tokens=9, temperature=0.0)
   held_out = learning_task.held_out(tmp_path, sampling=greedy)
   config = dataclasses.replace(config, held_out=held_out)
@@ -441,7 +442,7 @@ def test_a_local_judge_is_loaded_before_the_sampler_is_planned(
     assert weighing._ask is not None
     raise Planned
 
-  monkeypatch.setattr(train_rl_lib, 'open_sampler', plan)
+  monkeypatch.setattr(train_rl_lib.samplers, 'open_sampler', plan)
   weighing = judges.Weighing(
     model='random:tiny_qwen3', chat=False, dtype='float32'
   )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.core.types import Example
@@ -69,3 +70,35 @@ def test_no_array_is_empty():
   assert group_state.pack([]) == ([], {})
   _, arrays = group_state.pack([group(1, None)])
   assert list(arrays) == [group_state.PROMPTS]
+
+
+def same(example, other):
+  for field in dataclasses.fields(Example):
+    a, b = getattr(example, field.name), getattr(other, field.name)
+    assert np.array_equal(a, b) and type(a) is type(b), field.name
+
+
+def test_bytes_are_read_back():
+  packed = [group(0, completion('done', 'stop'), None), group(1, None)]
+  found = group_state.from_bytes(group_state.to_bytes(packed))
+  for (example, name, before), (its, its_name, samples) in zip(
+    packed, found, strict=True
+  ):
+    same(example, its)
+    assert name == its_name and len(samples) == len(before.samples)
+  (done, none), (other,) = (samples for *_, samples in found)
+  assert done.finish_reason == 'stop' and none is other is None
+  assert group_state.from_bytes(group_state.to_bytes([])) == []
+
+
+@pytest.mark.parametrize('size', [0, 10, 100, -1])
+def test_bytes_that_are_cut_are_refused(size):
+  data = group_state.to_bytes([group(0, completion('done', 'stop'))])
+  with pytest.raises(ValueError, match='expected groups of samples'):
+    group_state.from_bytes(data[:size])
+
+
+def test_an_example_is_read_back_from_json():
+  example, _, _ = group(3, None)
+  about = json.loads(json.dumps(group_state.to_json(example)))
+  same(example, group_state.from_json(about))
