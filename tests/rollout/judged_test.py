@@ -116,12 +116,14 @@ def test_what_is_left_out_is_not_compared():
 
 
 def test_speed():
-  found = lib.speed(
-    [judged()], {'timing/step_s': 10.0, 'timing/rollout_s': 4.0}
-  )
+  times = {'step': 10.0, 'rollout': 4.0, 'update': 7.5}
+  found = lib.speed([judged()], {f'timing/{k}_s': x for k, x in times.items()})
   assert found == {
-    'timing/tokens_per_s': 2.0, 'timing/rollout_tokens_per_s': 5.0
-  }  # fmt: skip
+    'timing/tokens_per_s': 2.0,
+    'timing/rollout_tokens_per_s': 5.0,
+    'timing/sampler_idle_share': 0.6,
+    'timing/learner_idle_share': 0.25,
+  }
 
 
 def test_without_any_verdict_there_is_no_mean():
