@@ -31,6 +31,7 @@ ANOTHER_START = 409  # The status for a sampler of another start of the learner.
 LONELY_S = 30.0  # After so long without a sampler, the learner says so.
 LOOK_S = 1.0  # Between two looks whether the run was preempted.
 POLL_S = 0.05  # The longest time until the server sees that it is closed.
+THREAD = 'desk'
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Desk:
     self._is_stopped = False
     self._server = _listen(contact, self)
     self._thread = threading.Thread(
-      target=self._server.serve_forever, args=(POLL_S,)
+      target=self._server.serve_forever, args=(POLL_S,), name=THREAD
     )
     self._thread.start()
 

@@ -51,6 +51,7 @@ class Link:
     self._patience_s = contact.patience_s
     self._connection: http.client.HTTPConnection | None = None
     self._failing_since: float | None = None
+    self._is_told = False
 
   @property
   def is_open(self) -> bool:

@@ -58,12 +58,16 @@ class SamplerJobs:
     number = len(earlier.versions) if earlier else 0
     self._weights = Publisher(workdir, number, decoder)
     self._weights.publish(params, version)
+    host = contact.host or on_one_host(starts.own_name)()
     if jax.process_index() == 0:
-      host = contact.host or starts.own_name()
       start = starts.following(earlier, host=host, version=version)
       self._desk = Desk(contact, start.secret, samples=samples, version=version)
       self._start = dataclasses.replace(start, port=self._desk.port)
-      starts.write(workdir, self._start)
+      try:
+        starts.write(workdir, self._start)
+      except OSError:
+        self._desk.close()  # Or its thread would keep the process alive.
+        raise
       print(f'samplers reach this learner at {host}:{self._desk.port}')
 
   def publish(self, params):

@@ -1,15 +1,14 @@
 """The prompts of a run and their samples, in the order of the data.
 
-A schedule decides which of two sources a run has. `OnDemand` samples the
-prompts of a step, and nothing else. A `Stream` samples ahead: prompts enter the
-sampler as soon as it has room for them, and a step gets the oldest groups of
-the stream once all of these are done. So short completions need not wait for
-the longest one of their step.
+A schedule decides which source a run has. `OnDemand` samples the prompts of a
+step, and nothing else. A `Stream` samples ahead: prompts enter the sampler as
+soon as it has room for them, and a step gets the oldest groups of the stream
+once all of these are done. So short completions need not wait for the longest
+one of their step. How far it runs ahead of the updates is bounded (waiting.py).
+With `FromJobs` (sampler_jobs.py), other processes do this.
 
-How far a stream runs ahead of the updates is bounded: see waiting.py.
-
-All decisions follow from counts, never from the clock. So two runs are equal,
-and a run that resumes is equal to one that was never stopped.
+All decisions of the first two follow from counts, never from the clock. So two
+runs are equal, and a run that resumes is equal to one that was never stopped.
 """
 
 import dataclasses

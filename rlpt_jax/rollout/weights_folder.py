@@ -3,6 +3,9 @@
 They are checkpoints, so they appear whole or not at all. Each start of the
 learner has a folder of its own: a run that resumes makes other weights than
 those that were lost, but with the same numbers.
+
+Samplers do not use Orbax's `checkpoints_iterator`: it blocks while there is
+nothing new, and it releases the snapshots of other readers when it starts.
 """
 
 import contextlib

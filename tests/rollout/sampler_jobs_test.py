@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from rlpt_jax.core.run_files import SAMPLERS, WEIGHTS
 from rlpt_jax.core.timers import Timers
-from rlpt_jax.rollout import starts
+from rlpt_jax.rollout import desk, starts
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.leases import Leases
 from rlpt_jax.rollout.prompts import Prompts
@@ -148,3 +149,13 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
   assert starts.read(tmp_path).over == 9
   assert not (tmp_path / WEIGHTS).exists()
   assert (tmp_path / SAMPLERS).exists()
+
+
+def test_a_learner_that_cannot_be_found_leaves_no_thread(begin, monkeypatch):
+  def full(*_):
+    raise OSError('no space left')
+
+  monkeypatch.setattr(starts, 'write', full)
+  with pytest.raises(OSError, match='no space'):
+    begin()
+  assert not [t for t in threading.enumerate() if t.name == desk.THREAD]
