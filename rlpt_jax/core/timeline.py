@@ -17,10 +17,13 @@ class Timeline:
   def __init__(self, origin: float | None = None):
     """origin: the time that becomes 0; by default, now."""
     self._origin = time.perf_counter() if origin is None else origin
-    self._spans = collections.defaultdict(collections.deque)
+    self._spans = collections.defaultdict(
+      lambda: collections.deque(maxlen=1000)
+    )
 
   def __call__(self, name: str, began: float, ended: float):
-    # A deque, because a thread of Timers may append while `take` reads.
+    # A deque, because a thread of Timers may append while `take` reads. It has
+    # a limit, because only the first of several processes calls `take`.
     self._spans[name].append((began - self._origin, ended - self._origin))
 
   def take(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 
 # Metrics whose values change when a run is repeated have keys with this prefix.
 PREFIX = 'timing/'
+Span = concurrent.futures.Future[tuple[float, float]]
 
 
 class Timers:
@@ -50,13 +51,12 @@ class Timers:
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
     self._running = ['idle']
     self._freed = self._mark  # When the last work in `_busy` ended.
-    # Work that may not have ended, oldest first: (a part, a future of the time
-    # at which its work ends, the times of the step that started the work).
-    self._busy: list[tuple[str, concurrent.futures.Future[float], dict]] = []
-    # Work of devices that no other part uses, with the time it began.
-    self._elsewhere: list[
-      tuple[str, float, concurrent.futures.Future[float], dict]
-    ] = []
+    # Work that may not have ended, oldest first: (a part, a future of the times
+    # at which it begins and ends, the times of the step that started it).
+    self._busy: list[tuple[str, Span, dict]] = []
+    # Work of devices that no other part uses.
+    self._elsewhere: list[tuple[str, Span, dict]] = []
+    self._last_end = self._mark  # Of the last work of any device.
     # Not a daemon thread: those crash in JAX when the interpreter exits.
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'timers')
 
@@ -79,10 +79,11 @@ class Timers:
   ):
     """Counts, for the part `name`, all time from now until `until` returns.
 
-    Any other part that runs meanwhile is timed only from then on; so is work
-    that starts before earlier work has ended. `until` waits
-    for the work of a device, in a thread of its own. An error that it raises is
-    ignored here, because reading the device's result raises it too.
+    Any other part that runs meanwhile is timed only from then on. Work that is
+    started before earlier work has ended is timed from the end of that work.
+    `until` waits for the work of a device, in a thread of its own. An error
+    that it raises is ignored here, because reading the device's result raises
+    it too.
 
     elsewhere: no other part uses the devices that do this work. So others are
       timed meanwhile, too, and the parts may add up to more than the step.
@@ -90,16 +91,19 @@ class Timers:
     self._charge()
     began = self._mark
 
-    def ended() -> float:
+    def ended() -> tuple[float, float]:
       with contextlib.suppress(Exception):
         until()
       end = self._clock()
-      self.timeline(name, began, end)
-      return end
+      # Devices begin this work when they have ended the work before.
+      start = max(began, self._last_end)
+      self._last_end = end
+      self.timeline(name, start, end)
+      return start, end
 
     future = self._watcher.submit(ended)
     if elsewhere:
-      self._elsewhere.append((name, began, future, self._seconds))
+      self._elsewhere.append((name, future, self._seconds))
     else:
       self._busy.append((name, future, self._seconds))
 
@@ -129,8 +133,9 @@ class Timers:
       self._charge()
     parts = {f'{PREFIX}{name}_s': s for name, s in seconds.items()}
     times = {f'{PREFIX}step_s': math.fsum(parts.values()), **parts}
-    for name, began, ended, _ in self._taken_elsewhere(seconds):
-      times[f'{PREFIX}{name}_s'] += ended.result() - began
+    for name, future, _ in self._taken_elsewhere(seconds):
+      start, end = future.result()
+      times[f'{PREFIX}{name}_s'] += end - start
     return times
 
   def _taken_elsewhere(self, seconds: dict[str, float]) -> list:
@@ -143,7 +148,7 @@ class Timers:
     while self._busy:
       name, ended, seconds = self._busy[0]
       has_ended = ended.done()
-      until = min(now, ended.result()) if has_ended else now
+      until = min(now, ended.result()[1]) if has_ended else now
       seconds[name] += max(until - self._mark, 0.0)
       self._mark = max(until, self._mark)
       if not has_ended:

@@ -261,6 +261,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       store, files, layout, optimizer, seed=config.seed
     )
     first_step, unfinished = int(state.step), record.pop('unfinished', None)
+    record |= on_one_host(unjudged.read_record)(workdir, first_step)
     has_lines = on_one_host(runs.has_lines)
     if first_step >= config.num_steps and has_lines(workdir, first_step):
       unfinished = None  # An earlier start has already finished it.
@@ -286,9 +287,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       sampler, prompts.tokenizer, reward, timers, seed=config.seed
     )
     rollouts.load(workdir, first_step)
-    source = schedules.open_source(
-      config, prompts, rollouts, record, runs.stream(store, first_step)
-    )
+    source = schedules.open_source(config, prompts, rollouts, record)
     collect_next = make_collect(config, prompts, rollouts, source, reference)
     consumer = make_consumer(config, files.config, reward, record)
     held_out = config.held_out and Trial(
@@ -337,7 +336,8 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
         )  # fmt: skip
         metrics |= experience.rollout_metrics(sampler.version)
         metrics |= updated | consumer.metrics(experience)
-        run.state, run.record = state, consumer.record(experience)
+        run.state, run.step = state, step + 1
+        run.record = consumer.record(experience)
         run.finish(step, metrics, experience)
         metrics = {}
     except (Unavailable, NoVerdicts) as error:
@@ -372,6 +372,8 @@ class Run:
 
   def __post_init__(self):
     self._published = self.state.params
+    # A number of the host: reading that of the state waits for the update.
+    self.step = int(self.state.step)
 
   def publish(self):
     """Gives the newest weights to the sampler, if it has older ones."""
@@ -387,7 +389,7 @@ class Run:
     unjudged.remove(self.workdir)
 
   def _save_state(self):
-    if int(self.state.step) < self.config.num_steps:
+    if self.step < self.config.num_steps:
       self.source.catch_up(self.publish)
     record, stream = self.source.resume()
     self.writer.sync()  # Before the checkpoint: see core/metrics.py.
@@ -458,15 +460,14 @@ class Run:
   def rescue(self, error: Unavailable | NoVerdicts):
     """Saves the samples not learned from yet, after the judge has failed."""
     judges.forget(self.reward, getattr(error, 'answers', ()))
-    self.rollouts.save(self.workdir, int(self.state.step))
     saved = 'saved the completions sampled so far'
     # Before the first step, no more is saved, so that the next start may still
     # use this folder with other settings.
-    if self.state.step > 0:
+    if self.step > 0:
       self._save_state()
       saved = (
-        f'saved after step {self.state.step}, with the completions sampled '
-        'since'
+        f'saved after step {self.step}, with the completions sampled since'
       )
+    self.rollouts.save(self.workdir, self.step, *self.source.resume())
     if jax.process_index() == 0:
       print(saved, file=sys.stderr)

@@ -16,13 +16,17 @@ def plan_for(config: Any, tokenizer: Tokenizer | None = None) -> Plan:
   tokenizer: without it, the plan has the memory of the run's, but no room for
     the words that end or interrupt a completion.
   """
-  # In a stream, groups never end together: more of them wait for stragglers.
-  spread = 3 if isinstance(config.schedule, Pipelined | Separate) else 2
+  # In a stream, groups never end together: more of them have stragglers only,
+  # the more samples they have. (With one in sixteen as long as eight others, 6
+  # keep all slots full for groups of 16 and 32, and 4 for groups of 8.)
   samplings = (*config.samplings, config.held_out_sampling)
+  group = max(sampling.samples for sampling in samplings)
+  is_ahead = isinstance(config.schedule, Pipelined | Separate)
+  spread = min(6, max(3, group // 2)) if is_ahead else 2
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
     own_tokens=config.hardware.own_tokens,
-    group=max(sampling.samples for sampling in samplings),
+    group=group,
     max_prompt_tokens=config.max_prompt_tokens,
     max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
     cache_dtype=config.cache_dtype,

@@ -20,8 +20,8 @@ class Rollouts:
   """Samples completions and asks for their rewards.
 
   It keeps the samples until their step is done, so nothing is lost if the
-  reward fails: the run saves the kept samples, and its next start does not
-  sample them again. Kept samples are used only if they come from the newest
+  reward fails: the run saves the kept samples, and those of a stream, and its
+  next start does not sample them again. Kept samples are used only if they come from the newest
   weights; otherwise their examples are sampled again.
   """
 
@@ -124,11 +124,14 @@ class Rollouts:
     read = on_one_host(unjudged.read)
     self._kept |= read(workdir, step, self.version)
 
-  def save(self, workdir: pathlib.Path, step: int):
-    """Saves the samples of the newest weights, for the run's next start."""
+  def save(self, workdir: pathlib.Path, step: int, record, stream):
+    """Saves the samples of the newest weights, for the run's next start.
+
+    record, stream: those of the run's source (`stream.Source.resume`).
+    """
     current = {
       name: group
       for name, group in self._kept.items()
       if self._is_current(name)
     }
-    unjudged.write(workdir, step, current)
+    unjudged.write(workdir, step, current, record, stream)

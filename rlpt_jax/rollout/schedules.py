@@ -16,7 +16,7 @@ from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampler_jobs import FromJobs
-from rlpt_jax.rollout.stream import Ahead, Arrays, OnDemand, Source, Stream
+from rlpt_jax.rollout.stream import Ahead, OnDemand, Source, Stream
 
 CollectNext = Callable[[], Experience | None]
 
@@ -126,13 +126,13 @@ def open_source(
   prompts: Prompts,
   rollouts: Rollouts,
   record: Mapping[str, Any],
-  arrays: Arrays,
 ) -> Source:
   """Returns the source that a run's schedule needs.
 
   config: that of train_rl.
-  record, arrays: what an earlier start has saved; empty if there was none.
+  record: what an earlier start has saved; empty if there was none.
   """
+  arrays = record.get('stream', {}).get('arrays', {})
   if isinstance(config.schedule, Separate):
     return FromJobs(
       prompts, rollouts, config.sampling, batch=config.prompts,

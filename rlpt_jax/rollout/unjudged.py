@@ -1,7 +1,9 @@
 """Saves completions that still need a verdict, in a run's unjudged.npz.
 
 A run whose judge fails saves them, with the step that sampled them. The next
-start asks the judge about them, and does not sample them again.
+start asks the judge about them, and does not sample them again. If a schedule
+samples ahead, the file also has its record, in place of that of the checkpoint,
+which may be older.
 """
 
 import dataclasses
@@ -28,6 +30,8 @@ ARRAYS = tuple(
   if field.type is np.ndarray and field.name != 'versions'
 )
 
+STREAM = 'stream/'  # Begins the names of a source's arrays.
+
 logger = logging.getLogger(__name__)
 
 # The name of a request -> its samples.
@@ -43,8 +47,17 @@ class SavedSample:
   completion: Completion
 
 
-def write(workdir: pathlib.Path, step: int, groups: Groups):
-  """Saves the samples of `step`, all of which come from the newest weights."""
+def write(
+  workdir: pathlib.Path,
+  step: int,
+  groups: Groups,
+  record: Mapping[str, Any],
+  stream: Mapping[str, np.ndarray],
+):
+  """Saves the samples of `step`, all of which come from the newest weights.
+
+  record, stream: what a source needs to resume (`stream.Source.resume`).
+  """
   if jax.process_index() != 0:
     return
   samples = [sample for group in groups.values() for sample in group]
@@ -56,12 +69,14 @@ def write(workdir: pathlib.Path, step: int, groups: Groups):
   about = {
     'settings': _settings(workdir),
     'step': step,
+    'record': dict(record),
     'groups': {name: len(group) for name, group in groups.items()},
     'samples': [
       [s.text, s.finish_reason, len(c.tokens)]
       for s, c in zip(samples, completions, strict=True)
     ],
   }
+  arrays |= {STREAM + name: x for name, x in stream.items()}
   data = np.frombuffer(json.dumps(about).encode(), np.uint8)
   path = workdir / UNJUDGED
   whole = io.BytesIO()
@@ -77,18 +92,9 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
 
   version: the engine's current version of the weights, which sampled them.
   """
-  path = workdir / UNJUDGED
-  try:
-    with np.load(path, allow_pickle=False) as archive:
-      about = json.loads(archive['about'].tobytes())
-      if (about['step'], about['settings']) != (step, _settings(workdir)):
-        return {}
-      arrays = {name: archive[name] for name in ARRAYS}
-  except FileNotFoundError:
+  if not (saved := _read(workdir, step)):
     return {}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    logger.warning('%s: cannot be read (%s); sampling again.', path, error)
-    return {}
+  about, arrays = saved
   ends = np.cumsum([0, *(length for _, _, length in about['samples'])])
   samples = iter(
     SavedSample(
@@ -109,6 +115,36 @@ def read(workdir: pathlib.Path, step: int, version: int) -> Groups:
     name: [next(samples) for _ in range(size)]
     for name, size in about['groups'].items()
   }
+
+
+def read_record(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+  """Returns the record of a source that was saved with `step`, if any."""
+  if not (saved := _read(workdir, step)) or not saved[0].get('record'):
+    return {}
+  about, arrays = saved
+  stream = {
+    name.removeprefix(STREAM): x
+    for name, x in arrays.items()
+    if name.startswith(STREAM)
+  }
+  record = about['record']
+  return record | {'stream': record['stream'] | {'arrays': stream}}
+
+
+def _read(workdir: pathlib.Path, step: int):
+  """Returns (description, arrays); None if step or settings differ."""
+  path = workdir / UNJUDGED
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      about = json.loads(archive['about'].tobytes())
+      if (about['step'], about['settings']) != (step, _settings(workdir)):
+        return None
+      return about, {name: archive[name] for name in archive if name != 'about'}
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    logger.warning('%s: cannot be read (%s); sampling again.', path, error)
+    return None
 
 
 def _settings(workdir: pathlib.Path) -> dict[str, Any]:

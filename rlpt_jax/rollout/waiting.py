@@ -17,6 +17,8 @@ import numpy as np
 from rlpt_jax.core.types import Example
 from rlpt_jax.rollout import group_state
 from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import in_pieces
 from rlpt_jax.sampling.sampler import Sample, SampleGroup
 
 Arrays = Mapping[str, np.ndarray]
@@ -70,7 +72,7 @@ class Waiting:
     batch: the number of groups that an update learns from.
     """
     self._prompts, self._make_group = prompts, make_group
-    self._room = (max_staleness + 1) * batch
+    self._max_staleness, self._batch = max_staleness, batch
     saved = record.get('stream', {'taken': 0, 'groups': []})
     # The first of all groups that no update has learned from were handed out.
     self.groups = collections.deque(
@@ -80,13 +82,13 @@ class Waiting:
     # Groups handed out in the whole run, and before the published weights.
     self.taken = self._before_version = saved['taken']
     self._version = version
-    self.has_ended = False
+    self.has_ended = saved.get('has_ended', False)
 
   def limit(self, version: int) -> int:
     """The number of groups that may have entered under these weights."""
     if self._version != version:
       self._version, self._before_version = version, self.taken
-    return self._before_version + self._room
+    return self._before_version + (self._max_staleness + 1) * self._batch
 
   def admit(self, limit: int) -> Streamed | None:
     """Returns the next group of the data, which enters; None if none may."""
@@ -110,8 +112,14 @@ class Waiting:
     return is_enough and all(each.group.is_done for each in oldest)
 
   def hand_out(self, count: int) -> Taken:
-    """Returns the oldest groups; fewer if there are no more."""
+    """Returns the oldest groups; fewer if there are no more.
+
+    Raises if a token is older than the bound allows, which a `collect` may
+    cause that takes fewer groups than a batch has.
+    """
     some = [self.groups.popleft() for _ in self.oldest(count)]
+    for each in some:
+      self._check_age(each)
     self.taken += len(some)
     self.handed |= {each.name: each for each in some}
     return Taken(
@@ -119,6 +127,16 @@ class Waiting:
       [each.name for each in some],
       [each.group.samples for each in some],
     )
+
+  def _check_age(self, each: Streamed):
+    versions = [s.completion.versions for s in each.group.samples]
+    staleness = self._version - min(int(v.min()) for v in versions)
+    if staleness > self._max_staleness:
+      raise ValueError(
+        f'{each.name}: sampled {staleness} updates ago, more than '
+        f'max_staleness={self._max_staleness}. Expected a Config.collect that '
+        f'takes at least Config.prompts={self._batch} groups for each update.'
+      )
 
   def forget(self, names: Iterable[str]):
     """Drops groups that were handed out, once they are learned from."""
@@ -135,6 +153,7 @@ class Waiting:
       **self._prompts.resume(),
       'stream': {
         'taken': self.taken - len(self.handed),
+        'has_ended': self.has_ended,
         'groups': described,
         'oldest': [each.oldest for each in groups],
         'draws': self._prompts.curriculum.draws,
@@ -151,7 +170,10 @@ class Waiting:
       groups, oldest, strict=False
     ):
       group = self._make_group(example, name)
-      for number, piece in enumerate(pieces):
-        if piece is not None:
-          group.samples[number].add(piece)
+      for sample, completion in zip(group.samples, pieces, strict=True):
+        if completion is not None:
+          # As they were sampled: how a broken character becomes text may depend
+          # on the piece that it is in.
+          for piece in in_pieces(completion, Plan.chunk):
+            sample.add(piece)
       yield Streamed(example, name, group, its_oldest)

@@ -272,14 +272,21 @@ def checkpoints(
 def start(
   store: Store, files: ModelFiles, layout: Layout, optimizer, *, seed: int
 ) -> tuple[State, dict[str, Any]]:
-  """Returns (state, record) of the newest checkpoint, or of a new run."""
+  """Returns (state, record) of the newest checkpoint, or of a new run.
+
+  If the checkpoint has samples that no update has learned from, their arrays
+  are in the record too, as record['stream']['arrays'].
+  """
   if not store.steps():
     params = files.load_params(layout=layout, seed=seed)
     return make_state(params, optimizer), {}
-  restored = store.restore(shapes(files, layout, optimizer))
+  restored = store.restore(shapes(files, layout, optimizer), on_host=STREAM)
   trees = restored.trees
   state = State(trees['params'], trees['optimizer'], **trees['counts'])
-  return state, restored.record
+  record = dict(restored.record)
+  if STREAM in record:
+    record[STREAM] = record[STREAM] | {'arrays': restored.on_host}
+  return state, record
 
 
 def save(
@@ -316,14 +323,6 @@ def save(
   if stream:
     trees[STREAM] = dict(stream)
   store.save(step, trees, {'model': files.config.to_dict(), **record})
-
-
-def stream(store: Store, step: int) -> dict[str, np.ndarray]:
-  """Returns the arrays of a run's unfinished samples, saved with a step."""
-  if step not in store.steps() or STREAM not in store.trees(step=step):
-    return {}
-  arrays = store.arrays(STREAM, step=step)
-  return {name: array.load() for name, array in arrays.items()}
 
 
 def shapes(files: ModelFiles, layout: Layout, optimizer) -> dict[str, Any]:

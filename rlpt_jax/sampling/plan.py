@@ -35,8 +35,8 @@ class Plan:
     of groups that it takes to fill the slots. With heavy-tailed lengths, a
     straggler keeps its prefix after the rest of its group has ended; a spare
     prefix lets a new group use the free slots.
-  spread: see `prompts`. 2 is enough until the last groups of a batch; 3 keeps
-    the slots full if groups never end together, as in asynchronous training.
+  spread: see `prompts`. 2 is enough until the last groups of a batch; if groups
+    never end together, as in asynchronous training, 3 to 6 keep the slots full.
   max_prompt_tokens, max_new_tokens: the most tokens that a request may have.
   own_tokens: positions in the cache for the tokens of all running completions;
     by default, and at most, enough for all slots to run to max_new_tokens. A

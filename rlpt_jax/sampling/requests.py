@@ -6,6 +6,7 @@ handled by its callers.
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -194,6 +195,15 @@ def _sliced(completion: Completion, place: slice) -> Completion:
 def without_first(completion: Completion, count: int) -> Completion:
   """The completion without its first `count` tokens."""
   return _sliced(completion, slice(count, None))
+
+
+def in_pieces(completion: Completion, size: int) -> Iterator[Completion]:
+  """Yields pieces of at most `size` tokens, the last with the finish reason."""
+  length = len(completion.tokens)
+  for first in range(0, length or 1, size):
+    piece = _sliced(completion, slice(first, first + size))
+    is_last = first + size >= length
+    yield piece if is_last else dataclasses.replace(piece, finish_reason=None)
 
 
 def join(pieces: list[Completion]) -> Completion:

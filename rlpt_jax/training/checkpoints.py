@@ -41,6 +41,8 @@ class Restored:
   trees: dict[str, Any]
   record: dict[str, Any]
   versions: dict[str, str]  # Package versions when it was written.
+  # The arrays of the tree that `restore` was asked for as `on_host`.
+  on_host: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class DamagedCheckpoint(ValueError):
@@ -189,7 +191,11 @@ class Store:
       ) from error
 
   def restore(
-    self, trees: dict[str, Any], *, step: int | None = None
+    self,
+    trees: dict[str, Any],
+    *,
+    step: int | None = None,
+    on_host: str | None = None,
   ) -> Restored:
     """Restores the newest intact checkpoint, or that of `step`.
 
@@ -199,6 +205,8 @@ class Store:
     trees: named trees of jax.ShapeDtypeStruct, with the sharding and the dtype
       that each array gets. Both may differ from those it was saved with. Only
       these trees of the checkpoint are read.
+    on_host: a tree of any shapes, to be read as numpy arrays; it need not
+      exist.
     """
     damage = {}
     for candidate in self.candidates(step):
@@ -216,10 +224,17 @@ class Store:
         damage, self._verify, candidate, loaded, content
       ):
         continue
+      arrays = self._try(
+        damage, self._read_on_host, candidate, on_host, content
+      )
+      if arrays is None:
+        continue
       if not self._read_only:
         self._set_aside(damage)
       cast = jax.tree.map(lambda x, like: x.astype(like.dtype), loaded, trees)
-      return Restored(candidate, cast, content['record'], content['versions'])
+      return Restored(
+        candidate, cast, content['record'], content['versions'], arrays
+      )
     raise self._all_damaged(damage)
 
   def record(self, *, step: int | None = None) -> tuple[int, dict[str, Any]]:
@@ -346,6 +361,12 @@ class Store:
       self._path / str(step) / tree,
       args=ocp.args.PyTreeRestore(like, restore_args, **options),
     )
+
+  def _read_on_host(self, step: int, tree: str | None, content):
+    return {
+      path: self._read_array(step, tree, path, content)
+      for path in content['arrays'].get(tree, {})
+    }
 
   def _verify(self, step: int, loaded: dict[str, Any], content) -> bool:
     for name, tree in loaded.items():

@@ -184,7 +184,7 @@ def test_work_elsewhere_is_timed_beside_the_others():
     with timers('rollout'):
       clock.now += 4
       ended.set()
-      timers._elsewhere[0][2].result()
+      timers._elsewhere[0][1].result()
       clock.now += 8
     assert timers.lap()() == {
       'timing/step_s': 12,
@@ -195,3 +195,21 @@ def test_work_elsewhere_is_timed_beside_the_others():
     with timers('rollout'):
       clock.now += 1
     assert timers.lap()()['timing/update_s'] == 0
+
+
+def test_work_elsewhere_begins_when_the_work_before_has_ended():
+  clock = Clock()
+  first, second = threading.Event(), threading.Event()
+  with Timers('rollout', 'update', clock=clock) as timers:
+    timers.busy('update', until=first.wait, elsewhere=True)
+    clock.now += 1
+    one = timers.lap()
+    timers.busy('update', until=second.wait, elsewhere=True)  # It must wait.
+    clock.now += 2
+    first.set()
+    timers._elsewhere[0][1].result()
+    clock.now += 4
+    second.set()
+    timers._elsewhere[1][1].result()
+    assert one()['timing/update_s'] == 1 + 2
+    assert timers.lap()()['timing/update_s'] == 4

@@ -12,4 +12,4 @@ def test_a_stream_has_room_for_more_prompts(tmp_path):
   ahead = dataclasses.replace(config, schedule=Pipelined())
   # 16 prompts of 8 samples fill the slots.
   assert plan_for(config).num_prompts == 2 * 16
-  assert plan_for(ahead).num_prompts == 3 * 16
+  assert plan_for(ahead).num_prompts == 4 * 16
