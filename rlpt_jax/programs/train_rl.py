@@ -78,8 +78,7 @@ SHOWN = (
 ALARMS = (('no verdict', 'unjudged_share', '.2f'),)
 PARTS = ('rollout', 'reward', 'update', 'publish', 'held_out', 'save')
 # Settings that may change when a run resumes: they affect its speed, its length
-# or what it keeps, but not what a step computes (except for num_microbatches:
-# see Hardware).
+# or what it keeps, but not what a step computes (except for some of Hardware).
 MAY_CHANGE = (
   'num_steps', 'hardware', 'saving', 'rollouts', 'max_skipped', 'max_unjudged'
 )  # fmt: skip
@@ -88,6 +87,9 @@ MAY_CHANGE = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hardware:
   """How a run is spread over its devices; affects its speed and memory.
+
+  If the schedule samples ahead, the slots, own_tokens and devices that split
+  the sampler's batch also decide which weights sample a token.
 
   num_microbatches: the number of parts of a batch that an update computes one
     by one; None: the fewest that fit the devices (planning/start.py). This also
@@ -450,7 +452,7 @@ class Run:
     record, self.record = self.record, self.record | {'unfinished': numbers}
     self.publish()
     held_out_metrics = self.held_out.metrics(
-      'held_out', self.rollouts, self.workdir, int(self.state.step)
+      'held_out', self.rollouts, self.workdir, self.step
     )
     self.rollouts.forget(self.held_out.names)
     held_out_metrics |= self.consumer.ledger.add_held_out(metrics)

@@ -21,8 +21,8 @@ class Rollouts:
 
   It keeps the samples until their step is done, so nothing is lost if the
   reward fails: the run saves the kept samples, and those of a stream, and its
-  next start does not sample them again. Kept samples are used only if they come from the newest
-  weights; otherwise their examples are sampled again.
+  next start does not sample them again. Kept samples are used only if they come
+  from the newest weights; otherwise their examples are sampled again.
   """
 
   def __init__(
@@ -124,7 +124,7 @@ class Rollouts:
     read = on_one_host(unjudged.read)
     self._kept |= read(workdir, step, self.version)
 
-  def save(self, workdir: pathlib.Path, step: int, record, stream):
+  def save(self, workdir: pathlib.Path, step: int, record=None, stream=None):
     """Saves the samples of the newest weights, for the run's next start.
 
     record, stream: those of the run's source (`stream.Source.resume`).

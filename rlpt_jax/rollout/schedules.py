@@ -52,8 +52,9 @@ class Pipelined:
   overlap: samples the next batch while an update is computed, and publishes the
     new weights when this batch is done. This costs up to one update of
     staleness. It saves time only if the sampler has devices of its own
-    (Hardware.sampler_layout). It is a setting, and not derived from the
-    devices, so that the same settings mean the same run on any devices.
+    (Hardware.sampler_layout). A run that has ended, and is extended by a larger
+    num_steps, is not bit for bit the longer run: at its end, it has published
+    the last weights early.
   """
 
   max_staleness: Natural = 8

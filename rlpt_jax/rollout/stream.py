@@ -36,7 +36,7 @@ class Source(Protocol):
     """Samples until the source may be saved, and publishes what is pending."""
 
   def resume(self) -> tuple[dict[str, Any], Arrays]:
-    """Returns what a checkpoint's record needs more, and arrays to save."""
+    """Returns additions to a checkpoint's record, and arrays to save."""
 
   def stop_waiting(self):
     """Lets a call that waits raise, because the run is preempted."""
@@ -169,7 +169,7 @@ class Stream:
   def _admit(self, limit: int):
     """Enters groups while fewer samples wait than there are slots."""
     sampler = self._sampler
-    # Those that have left come back first, and all at once.
+    # Groups that were taken out re-enter first, all at once.
     for each in self._outside:
       if not each.group.is_done:
         each.group.enter(sampler)

@@ -51,8 +51,8 @@ def write(
   workdir: pathlib.Path,
   step: int,
   groups: Groups,
-  record: Mapping[str, Any],
-  stream: Mapping[str, np.ndarray],
+  record: Mapping[str, Any] | None = None,
+  stream: Mapping[str, np.ndarray] | None = None,
 ):
   """Saves the samples of `step`, all of which come from the newest weights.
 
@@ -69,14 +69,14 @@ def write(
   about = {
     'settings': _settings(workdir),
     'step': step,
-    'record': dict(record),
+    'record': dict(record or {}),
     'groups': {name: len(group) for name, group in groups.items()},
     'samples': [
       [s.text, s.finish_reason, len(c.tokens)]
       for s, c in zip(samples, completions, strict=True)
     ],
   }
-  arrays |= {STREAM + name: x for name, x in stream.items()}
+  arrays |= {STREAM + name: x for name, x in (stream or {}).items()}
   data = np.frombuffer(json.dumps(about).encode(), np.uint8)
   path = workdir / UNJUDGED
   whole = io.BytesIO()

@@ -144,7 +144,7 @@ class Waiting:
       self.handed.pop(name, None)
 
   def resume(self) -> tuple[dict[str, Any], Arrays]:
-    """Returns what a checkpoint's record needs more, and arrays to save."""
+    """Returns additions to a checkpoint's record, and arrays to save."""
     groups = [*self.handed.values(), *self.groups]
     described, arrays = group_state.pack(
       (each.example, each.name, each.group) for each in groups

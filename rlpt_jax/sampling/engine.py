@@ -16,9 +16,10 @@ A sample takes blocks of the cache as it grows. If none are free, the sample
 that entered last is put back: it waits again, before the other samples of its
 group. When it has a slot again, it is computed from its first token on, but the
 tokens that it had are repeated, not sampled. So their keys and values are the
-same to the last bit, as prefilled ones would not be; no token is handed out
-twice, and none changes. If new weights were published in between, they compute
-the keys and values of the repeated tokens, too.
+same to the last bit, as prefilled ones would not be (except for tokens that it
+came with: see below); no token is handed out twice, and none changes. If new
+weights were published in between, they compute the keys and values of the
+repeated tokens, too.
 
 A sample may also come with tokens that it had elsewhere: before an update, or
 before a restart. When it first has a slot, their keys and values are computed

@@ -224,16 +224,16 @@ class Store:
         damage, self._verify, candidate, loaded, content
       ):
         continue
-      arrays = self._try(
+      hosted = self._try(
         damage, self._read_on_host, candidate, on_host, content
       )
-      if arrays is None:
+      if hosted is None:
         continue
       if not self._read_only:
         self._set_aside(damage)
       cast = jax.tree.map(lambda x, like: x.astype(like.dtype), loaded, trees)
       return Restored(
-        candidate, cast, content['record'], content['versions'], arrays
+        candidate, cast, content['record'], content['versions'], hosted
       )
     raise self._all_damaged(damage)
 

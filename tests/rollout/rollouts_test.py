@@ -86,7 +86,7 @@ def test_a_timer_gets_all_of_the_time():
 def test_samples_are_saved_and_loaded(tmp_path, monkeypatch):
   saved = {}
   unjudged = SimpleNamespace(
-    write=lambda workdir, step, kept: saved.update({step: kept}),
+    write=lambda workdir, step, kept, *record: saved.update({step: kept}),
     read=lambda workdir, step, version: saved.get(step, {}),
   )
   monkeypatch.setattr('rlpt_jax.rollout.rollouts.unjudged', unjudged)

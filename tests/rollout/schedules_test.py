@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.layout import Axes
+from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
-from rlpt_jax.rollout import schedules
+from rlpt_jax.rollout import collect, schedules, unjudged
 from rlpt_jax.rollout.game import Game
 from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.runs.run_folder import Saving
 from tests.programs import learning_task
 from tests.programs.learning_task import ONE_DEVICE
 
@@ -73,6 +75,54 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(folder, tmp_path):
     assert lines(folder, workdir, schedule=schedule) == expected
   # It is not so by accident: with staleness, it is another run.
   assert lines(folder, tmp_path / 'ahead') != expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('failing', [1, 3])
+def test_a_judge_that_fails_costs_no_sample(failing, folder, tmp_path):
+  """Before the first step, or where the step before is saved already."""
+  calls, options = [], {
+    'saving': Saving(every=2), 'held_out': None, 'collect': collect.keep,
+    'max_pass_rate': None, 'schedule': Pipelined(max_staleness=1),
+  }  # fmt: skip
+
+  def reward(examples, completions):
+    calls.append(examples)
+    if len(calls) == failing:
+      raise remote.Unavailable('it is gone')
+    return learning_task.by_length(examples, completions)
+
+  expected = lines(folder, tmp_path / 'whole', **options)
+  with pytest.raises(remote.Unavailable):
+    lines(folder, tmp_path / 'run', reward=reward, **options)
+  record = unjudged.read_record(tmp_path / 'run', failing - 1)
+  assert (
+    sum(
+      each[1] == 'length' or each[1] == 'stop'
+      for group in record['stream']['groups']
+      for each in group['samples']
+      if each
+    )
+    >= 8
+  )
+  assert lines(folder, tmp_path / 'run', reward=reward, **options) == expected
+
+
+@pytest.mark.slow
+def test_damaged_samples_damage_their_checkpoint(folder, tmp_path):
+  """The run resumes from the one before."""
+  options = {'saving': Saving(every=2), 'num_steps': 4}
+  expected = lines(folder, tmp_path / 'whole', saving=options['saving'])
+  lines(folder, tmp_path / 'run', **options)
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  paths = (checkpoints / '4' / 'stream').glob('d/*')
+  for path in paths:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+  options['num_steps'] = 5
+  assert lines(folder, tmp_path / 'run', **options) == expected
+  assert (checkpoints / 'damaged_4').exists()
 
 
 @pytest.mark.slow

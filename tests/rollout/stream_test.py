@@ -11,6 +11,7 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import ByteTokenizer
@@ -250,3 +251,23 @@ def test_the_data_end_with_the_last_groups():
   while (taken := run.stream.take(4)).names:
     sizes.append(len(taken.names))
   assert sizes == [4, 4, 2]
+
+
+def test_a_collect_that_takes_too_few_groups_breaks_the_bound():
+  """Updates then come sooner than admission assumes."""
+  case = {'slots': 20, 'batch': 4, 'refills': False, 'seed': 0}
+  run = FakeRun(Pipelined(max_staleness=2), **case)
+  run.batch = 2  # Of the four that the stream counts on.
+  with pytest.raises(ValueError, match='more than max_staleness=2'):
+    run.run(12)
+
+
+def test_data_that_have_ended_stay_so():
+  case = next(cases(1)) | {'schedule': Pipelined(), 'batch': 4}
+  run = FakeRun(**case)
+  run.prompts._batches = run.prompts._unsolved = iter([*Data64(64, batches=6)])
+  assert len(run.stream.take(4).names) == 4
+  again = FakeRun(**case, saved=run.save())
+  assert len(again.stream.take(4).names) == 4  # Handed out, not learned from.
+  assert len(again.stream.take(4).names) == 2
+  assert again.stream.take(4).names == []

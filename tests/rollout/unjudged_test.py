@@ -86,3 +86,17 @@ def test_what_cannot_be_read_is_sampled_again(workdir, caplog):
     assert unjudged.read(workdir, 7, version=0) == {}
     (record,) = caplog.records
     assert record.getMessage().endswith('sampling again.')
+
+
+def test_the_record_of_a_source_comes_back(workdir):
+  record = {'position': 3, 'stream': {'taken': 8, 'groups': [{'name': 'a'}]}}
+  tokens = {'tokens': np.arange(5, dtype=np.int32)}
+  unjudged.write(workdir, 7, {}, record, tokens)
+  found = unjudged.read_record(workdir, 7)
+  np.testing.assert_array_equal(
+    found['stream'].pop('arrays')['tokens'], tokens['tokens']
+  )
+  assert found == record
+  assert unjudged.read_record(workdir, 8) == {}
+  unjudged.write(workdir, 7, {})
+  assert unjudged.read_record(workdir, 7) == {}

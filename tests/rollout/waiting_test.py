@@ -3,14 +3,18 @@
 Streams under load are in stream_test.py.
 """
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.waiting import Waiting
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import in_pieces
 from rlpt_jax.sampling.sampler import SampleGroup
 from tests.rollout.group_state_test import completion
 from tests.rollout.stream_test import Data64
@@ -95,3 +99,19 @@ def test_a_record_of_an_earlier_rlpt_names_no_oldest_weights(known):
     del record['stream']['oldest']
   again = waiting(3, record, arrays)
   assert {each.oldest for each in again.groups} == {0 if known else 3}
+
+
+def test_broken_characters_come_back_as_they_were_sampled():
+  """Their text depends on the pieces, so a sample is restored in its pieces."""
+  rng, texts = np.random.default_rng(0), []
+  for _ in range(200):
+    groups = waiting()
+    entered = next(admit_all(groups, 0))
+    tokens = rng.integers(100, 256, 48).astype(np.int32)
+    whole = dataclasses.replace(completion('x' * 48, 'length'), tokens=tokens)
+    for piece in in_pieces(whole, Plan.chunk):
+      entered.group.add(0, piece)
+    record, arrays = groups.resume()
+    again = waiting(0, record | {'position': 1}, arrays)
+    texts.append([x.groups[0].group.samples[0].text for x in (groups, again)])
+  assert all(a == b for a, b in texts)
