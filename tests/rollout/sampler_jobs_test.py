@@ -1,5 +1,6 @@
 """Groups of other processes come in the order of the data, and are not lost."""
 
+import dataclasses
 import json
 import random
 import threading
@@ -43,7 +44,10 @@ class Jobs:
     ):
       name = self._rng.choice([*self._book.open])
       text = f'{name} by {self._rng.randrange(9)}'
-      self._book.finish(name, [completion(text, 'stop')] * SAMPLES)
+      done = completion(text, 'stop')
+      versions = np.full_like(done.versions, self.version)
+      done = dataclasses.replace(done, versions=versions)
+      self._book.finish(name, [done] * SAMPLES)
     return self._book.take_results()
 
 
