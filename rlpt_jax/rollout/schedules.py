@@ -7,6 +7,7 @@ newest weights to the sampler; `source` is what `collect` takes its samples from
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -75,15 +76,9 @@ class Pipelined:
   def __call__(
     self, collect: CollectNext, publish: Callable[[], None], source: Source
   ) -> Iterator[Experience]:
-    while True:
-      if self.overlap:
-        source.catch_up(publish)
-      else:
-        publish()
-      experience = collect()
-      if experience is None:
-        return
-      yield experience
+    if self.overlap:  # It samples the next batch before it publishes.
+      publish = functools.partial(source.catch_up, publish)
+    return synchronous(collect, publish, source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
