@@ -1,7 +1,6 @@
 """`rlpt report`: folders of runs to one page."""
 
 import dataclasses
-import json
 import re
 import shutil
 
@@ -15,6 +14,7 @@ from rlpt_jax.rewards import extract
 from rlpt_jax.rollout import rollout_files
 from rlpt_jax.rollout.rollout_files import Kept
 from tests.programs import learning_task
+from tests.runs import logs_test
 
 START, END = extract.START, extract.END
 
@@ -24,16 +24,7 @@ def workdir(tmp_path):
   """A run of three steps, the last of which is being written."""
   workdir = tmp_path / 'run'
   workdir.mkdir()
-  lines = [
-    {'step': 0, 'reward/mean': 0.25, 'held_out_before/reward': 0.1},
-    {'step': 1, 'reward/mean': None, 'skipped': True, 'array': [1, 2]},
-    {'step': 2, 'reward/mean': 0.75, 'held_out/reward': 0.6},
-  ]
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  (workdir / 'metrics.jsonl').write_text(text + '{"step": 3, "rew')
-  (workdir / 'timing.jsonl').write_text(
-    '{"step": 0, "timing/step_s": 2.0}\n{"step": 3, "timing/step_s": 1.0}\n'
-  )
+  logs_test.write(workdir)
   (workdir / 'config.json').write_text('{"seed": 1, "optimizer": {"b1": 0.9}}')
   for step in range(3):
     line = {
