@@ -49,9 +49,7 @@ def main():
   parser.add_argument('--methods', nargs='+', default=METHODS, choices=METHODS)
   options = parser.parse_args()
   workdir = options.workdir
-  if not (workdir / 'cold_start').exists():
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    rlpt('.', 'quickstart', workdir.absolute(), '--steps', 1)
+  prepare(workdir)
   found = collections.defaultdict(list)
   for seed in range(options.seeds):
     for method in dict.fromkeys([BASE, *options.methods]):
@@ -68,10 +66,28 @@ def main():
   print(json.dumps({'seeds': found, 'summary': summary(found)}, indent=2))
 
 
-def train(workdir: pathlib.Path, method: str, name: str, seed: int, steps: int):
-  """Trains the cold-started model with a method up to a number of steps."""
+def prepare(workdir: pathlib.Path):
+  """Makes the small world and a cold-started model, if they are not there."""
+  if not (workdir / 'cold_start').exists():
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    rlpt('.', 'quickstart', workdir.absolute(), '--steps', 1)
+
+
+def train(
+  workdir: pathlib.Path,
+  method: str,
+  name: str,
+  seed: int,
+  steps: int,
+  *settings: str,
+):
+  """Trains the cold-started model with a method up to a number of steps.
+
+  settings: lines of gin for all methods.
+  """
   loss, _, bound = method.partition('_')
   changes = [
+    *settings,
     f'train_rl.Config.loss = @losses.{loss}',
     f'train_rl.Config.num_steps = {steps}',
     f'train_rl.Config.seed = {seed}',

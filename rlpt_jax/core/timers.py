@@ -23,7 +23,7 @@ class Timers:
       ...
     with timers('update'):
       state, metrics = update(state, batch)
-    timers.busy('update', until=metrics['loss'].block_until_ready)
+      timers.busy('update', until=metrics['loss'].block_until_ready)
     writer.write(step, metrics, timers.lap())
 
   Time in a nested part counts only for the inner part, so the times of the
@@ -44,12 +44,14 @@ class Timers:
   ):
     """timeline: called with (a part, when it began, when it ended), in seconds.
 
-    Work of a device is reported by a thread of its own.
+    Work of a device is reported by a thread of its own; it is one span with
+    the part that started it.
     """
     assert not {'idle', 'step'} & {*names}, "'idle' and 'step' are reserved"
     self._clock, self._mark, self.timeline = clock, clock(), timeline
     self._seconds = dict.fromkeys((*names, 'idle'), 0.0)
-    self._running = ['idle']
+    self._running = [('idle', self._mark)]  # Each with when it began.
+    self._goes_on = False  # Whether the part that runs has called `busy`.
     self._freed = self._mark  # When the last work in `_busy` ended.
     # Work that may not have ended, oldest first: (a part, a future of the times
     # at which it begins and ends, the times of the step that started it).
@@ -64,15 +66,16 @@ class Timers:
   def __call__(self, name: str) -> Iterator[None]:
     assert name in self._seconds, f'{name!r} is not one of {[*self._seconds]}'
     self._charge()
-    self._running.append(name)
-    began = self._mark
+    self._running.append((name, self._mark))
     try:
       yield
     finally:
       self._charge()
-      self._running.pop()
-      # Until the devices were free, the part only waited for them.
-      self.timeline(name, max(began, self._freed), self._mark)
+      _, began = self._running.pop()
+      goes_on, self._goes_on = self._goes_on, False
+      if not goes_on:
+        # Until the devices were free, the part only waited for them.
+        self.timeline(name, max(began, self._freed), self._mark)
 
   def busy(
     self, name: str, until: Callable[[], Any], *, elsewhere: bool = False
@@ -89,17 +92,19 @@ class Timers:
       timed meanwhile, too, and the parts may add up to more than the step.
     """
     self._charge()
-    began = self._mark
+    now = self._mark
+    running, began = self._running[-1]
+    self._goes_on = running == name
+    shown = began if self._goes_on else now
 
     def ended() -> tuple[float, float]:
       with contextlib.suppress(Exception):
         until()
       end = self._clock()
       # Devices begin this work when they have ended the work before.
-      start = max(began, self._last_end)
-      self._last_end = end
-      self.timeline(name, start, end)
-      return start, end
+      freed, self._last_end = self._last_end, end
+      self.timeline(name, max(shown, freed), end)
+      return max(now, freed), end
 
     future = self._watcher.submit(ended)
     if elsewhere:
@@ -155,5 +160,5 @@ class Timers:
         break
       self._freed = until
       self._busy.pop(0)
-    self._seconds[self._running[-1]] += now - self._mark
+    self._seconds[self._running[-1][0]] += now - self._mark
     self._mark = now

@@ -16,6 +16,7 @@ are never used. `pick_kernel` chooses a kernel for whole rows, and
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from rlpt_jax.models.cache import Readers
 
 # Finite, so that a row that sees no key gets zero gradients instead of NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
+# Tiles of rows in XLA's attention to blocks; more of them read less.
+MOST_TILES = 8
 
 
 @struct.dataclass
@@ -188,31 +191,48 @@ def _sums(q_BTNH, part, layout):
 def _attend_to_blocks(q_B1NH, part, layout):
   """Softmax sums over rows in blocks, one column of the table at a time.
 
-  Columns that no row has reached are not read. A row that has not reached a
-  column reads some block there, but masks it, which changes no bit of its sums.
+  A row that has not reached a column reads some block there, but masks it,
+  which changes no bit of its sums. Few rows do: on one device, rows are sorted
+  by length into tiles, and a tile reads the columns of its longest row only.
   """
-  B, T, N, H = q_B1NH.shape
+  B, T, _, _ = q_B1NH.shape
   assert T == 1, 'blocks need a single query'
   size = part.v_PKSH.shape[2]
   take = functools.partial(cache_lib.take, layout=layout)
   pool = part.k_PKHS, part.v_PKSH, part.k_scale_PKS, part.v_scale_PKS
 
-  def column(m, sums):
-    blocks_B = jax.lax.dynamic_index_in_dim(part.blocks_BM, m, 1, False)
-    k, v, k_scale, v_scale = (
-      None if x is None else take(x, blocks_B) for x in pool
-    )
-    mask_BS = m * size + jnp.arange(size) < part.filled_P[:, None]
-    here = Part(k, v, mask_BS, k_scale, v_scale)
-    return _add([sums, _sums(q_B1NH, here, layout)])
+  def attend(rows):
+    q_R1NH, blocks_RM, filled_R = rows
+    R, _, N, H = q_R1NH.shape
 
-  nothing = (
-    jnp.zeros((B, T, N, H), jnp.float32),
-    jnp.zeros((B, T, N, 1), jnp.float32),
-    jnp.full((B, T, N, 1), MASKED, jnp.float32),
-  )
-  columns = (part.filled_P.max() + size - 1) // size
-  return jax.lax.fori_loop(0, columns, column, nothing)
+    def column(m, sums):
+      blocks_R = jax.lax.dynamic_index_in_dim(blocks_RM, m, 1, False)
+      k, v, k_scale, v_scale = (
+        None if x is None else take(x, blocks_R) for x in pool
+      )
+      mask_RS = m * size + jnp.arange(size) < filled_R[:, None]
+      here = Part(k, v, mask_RS, k_scale, v_scale)
+      return _add([sums, _sums(q_R1NH, here, layout)])
+
+    nothing = (
+      jnp.zeros((R, 1, N, H), jnp.float32),
+      jnp.zeros((R, 1, N, 1), jnp.float32),
+      jnp.full((R, 1, N, 1), MASKED, jnp.float32),
+    )
+    columns = (filled_R.max() + size - 1) // size
+    return jax.lax.fori_loop(0, columns, column, nothing)
+
+  rows = q_B1NH, part.blocks_BM, part.filled_P
+  tiles = 1
+  if layout.mesh.size == 1 and part.blocks_BM.shape[1] > 1:
+    tiles = math.gcd(B, MOST_TILES)
+  if tiles == 1:
+    return attend(rows)
+  order_B = jnp.argsort(part.filled_P)
+  sorted_rows = (x[order_B].reshape(tiles, -1, *x.shape[1:]) for x in rows)
+  sums = jax.lax.map(attend, tuple(sorted_rows))
+  place_B = jnp.argsort(order_B)
+  return tuple(x.reshape(B, *x.shape[2:])[place_B] for x in sums)
 
 
 def _attend(q_BTNH, part, layout):

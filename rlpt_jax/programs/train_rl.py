@@ -332,10 +332,10 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
             runs.check_skipped(
               config.max_skipped, step, before['skipped_in_a_row']
             )
-        timers.busy(
-          'update', until=updated['loss'].block_until_ready,
-          elsewhere=sampler.is_apart_from(layout),
-        )  # fmt: skip
+          timers.busy(
+            'update', until=updated['loss'].block_until_ready,
+            elsewhere=sampler.is_apart_from(layout),
+          )  # fmt: skip
         metrics |= experience.rollout_metrics(sampler.version)
         metrics |= updated | consumer.metrics(experience)
         run.state, run.step = state, step + 1

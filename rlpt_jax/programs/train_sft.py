@@ -183,7 +183,7 @@ def train_sft(config: Config, *, workdir: pathlib.Path):
           runs.check_skipped(
             config.max_skipped, step, before['skipped_in_a_row']
           )
-      timers.busy('update', until=updated['loss'].block_until_ready)
+        timers.busy('update', until=updated['loss'].block_until_ready)
       is_last = step + 1 == config.num_steps
       if held_out and (is_last or (step + 1) % config.held_out_every == 0):
         with timers('held_out'):

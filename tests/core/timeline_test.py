@@ -35,6 +35,22 @@ def test_the_spans_of_timers():
   assert line.take() == {}
 
 
+def test_work_that_goes_on_is_one_span_with_its_part():
+  clock, line = Clock(), Timeline(origin=100.0)
+  with Timers('update', clock=clock, timeline=line) as timers:
+    for event in (threading.Event(), threading.Event()):
+      with timers('update'):
+        clock.now += 1
+        timers.busy('update', until=event.wait)
+      clock.now += 2
+      event.set()
+      timers._busy[-1][1].result()
+    with timers('update'):
+      clock.now += 4
+  (spans,) = line.take().values()
+  assert spans.tolist() == [[0, 3], [3, 6], [6, 10]]
+
+
 def test_the_last_of_many_are_joined():
   line = Timeline(origin=0)
   for i in range(40):

@@ -285,8 +285,8 @@ def _in_blocks(part, size, rng, extra=3):
     blocks = np.take(blocks, np.arange(size), axis=axis)
     for b in range(rows):
       for m, block in enumerate(np.split(x[b], columns, axis=axis - 1)):
-        # Columns that no row has reached, and only those, must not be read.
-        is_read = m * size < filled.max()
+        # Columns that a row has not reached, and only those, must not be read.
+        is_read = m * size < filled[b]
         blocks[table_BM[b, m]] = np.nan_to_num(block) if is_read else np.nan
     return jnp.asarray(blocks)
 
@@ -316,6 +316,23 @@ def test_blocks_are_the_rows_that_they_hold(kind, size, one_device):
   attend = jax.jit(functools.partial(lib.attend_to_parts, layout=one_device))
   found = attend(q, [blocks, recent])
   np.testing.assert_allclose(found, attend(q, [rows, recent]), atol=2e-6)
+
+
+def test_tiles_of_rows_change_no_bit(one_device, monkeypatch):
+  lengths = np.random.default_rng(3).integers(0, 33, 24)
+  q, _, _ = _arrays(0, rows=24, length=1)
+  rows = _context(2, rows=24, lengths=lengths, length=32)
+  blocks = _in_blocks(rows, 4, np.random.default_rng(0))
+  # One tile reads columns that a row has not reached.
+  blocks = jax.tree.map(jnp.nan_to_num, blocks)
+
+  def attend(most_tiles):
+    monkeypatch.setattr(lib, 'MOST_TILES', most_tiles)
+    attend = functools.partial(lib.attend_to_parts, layout=one_device)
+    return jax.jit(attend)(q, [blocks])
+
+  whole, tiled = attend(1), attend(8)
+  np.testing.assert_array_equal(whole, tiled)
 
 
 # Splash runs in the interpreter here: blocks of 128, so larger arrays.
