@@ -76,10 +76,35 @@ class Estimate:
     total = sum(seconds for seconds, _ in self.seconds.values())
     if not self.run.overlaps:
       return total
-    learning = sum(
+    learning = self._learning_seconds
+    sampling = total - learning
+    if self.run.is_in_jobs:
+      sampling /= self.sampler_jobs
+    return max(learning, sampling)
+
+  @property
+  def _learning_seconds(self) -> float:
+    return sum(
       self.seconds[part][0] for part in costs.OF_LEARNER if part in self.seconds
     )
-    return max(learning, total - learning)
+
+  @functools.cached_property
+  def sampler_jobs(self) -> int:
+    """The fewest jobs that sample as fast as the learner learns."""
+    total = sum(seconds for seconds, _ in self.seconds.values())
+    learning = self._learning_seconds
+    if math.isnan(total):
+      return 1
+    return max(1, math.ceil((total - learning) / learning))
+
+  @property
+  def chips(self) -> int:
+    """The chips of all jobs."""
+    run = self.run
+    if not run.is_in_jobs:
+      return run.machine.chips
+    one = run.sampler.layout.mesh.size
+    return run.learner.layout.mesh.size + self.sampler_jobs * one
 
   @property
   def hours(self) -> float:
@@ -89,7 +114,7 @@ class Estimate:
   def cost(self) -> float | None:
     if self.price is None:
       return None
-    return self.hours * self.run.machine.chips * self.price
+    return self.hours * self.chips * self.price
 
   @functools.cached_property
   def num_microbatches(self) -> int | None:
@@ -155,6 +180,7 @@ class Estimate:
       'num_steps': run.config.num_steps,
       'hours': self.hours,
       'cost': self.cost,
+      'sampler_jobs': self.sampler_jobs if run.is_in_jobs else None,
       'proposals': [list(proposal.settings) for proposal in self.proposals],
       'least_chips': advice.least_chips(run),
       'notes': self.notes(),

@@ -64,26 +64,31 @@ def of_run(run: Run) -> dict[str, int]:
 def of_sides(run: Run) -> dict[str, dict[str, int]]:
   """Returns the bytes of each part, by the chips that hold it.
 
-  All chips hold all parts, unless the learner and the sampler are apart.
+  All chips hold all parts, unless the learner and the sampler are apart. If
+  other jobs sample, the learner still tries held-out examples with a sampler of
+  its own, and asks local judges.
   """
   parts = of_run(run)
   if not run.is_apart:
     return {'all': parts}
-  own, sides = run.config.hardware, {}
-  for side, axes in (('learner', own.layout), ('sampler', own.sampler_layout)):
-    sides[side] = {
-      name: size
-      for name, size in parts.items()
-      if name != 'judge' and (name in OF_SAMPLER) == (side == 'sampler')
-    }
+  sampler = {name: parts.pop(name) for name in OF_SAMPLER}
+  judge, learner = parts.pop('judge', 0), parts
+  if run.is_in_jobs:
+    if judge:
+      learner['judge'] = judge
+    if run.config.held_out:
+      learner |= sampler
+    return {'learner': learner, 'sampler': sampler}
+  own = run.config.hardware
+  for side, axes in ((learner, own.layout), (sampler, own.sampler_layout)):
     judges = [
       _of_judge(judge, config, run)
       for judge, config in known_judges(run)
       if run.share_chips(judge.layout, axes)
     ]
     if judges:
-      sides[side]['judge'] = sum(judges)
-  return sides
+      side['judge'] = sum(judges)
+  return {'learner': learner, 'sampler': sampler}
 
 
 def total(run: Run) -> int:

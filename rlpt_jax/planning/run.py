@@ -21,7 +21,7 @@ from rlpt_jax.planning import machines
 from rlpt_jax.planning.machines import Here, Machine
 from rlpt_jax.rollout import batches as batches_lib
 from rlpt_jax.rollout.engine_plan import plan_for
-from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.rollout.schedules import Ahead, Separate
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.sampling.plan import Plan
 
@@ -93,19 +93,28 @@ class Run:
     """True if the learner and the sampler have separate chips."""
     if not is_rl(self.config):
       return False
+    if self.is_in_jobs:
+      return True
     own = self.config.hardware
     return not self.share_chips(own.layout, own.sampler_layout)
+
+  @property
+  def is_in_jobs(self) -> bool:
+    """True if jobs of their own sample, each on the chips of one sampler."""
+    return is_rl(self.config) and isinstance(self.config.schedule, Separate)
 
   @property
   def samples_ahead(self) -> bool:
     """True if slots stay full, because later batches are sampled already."""
     schedule = self.config.schedule
-    return isinstance(schedule, Pipelined) and schedule.max_staleness > 0
+    return isinstance(schedule, Ahead) and schedule.max_staleness > 0
 
   @property
   def overlaps(self) -> bool:
     """True if the learner and the sampler work at the same time."""
-    return self.is_apart and self.samples_ahead and self.config.schedule.overlap
+    if not (self.is_apart and self.samples_ahead):
+      return False
+    return self.is_in_jobs or self.config.schedule.overlap
 
   def share_chips(self, one: Axes, other: Axes) -> bool:
     chips = (set(axes.numbers(self.machine.chips)) for axes in (one, other))

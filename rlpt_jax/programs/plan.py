@@ -224,7 +224,13 @@ def assumptions(estimate: Estimate) -> list[str]:
       f'mean lengths: {prompt:,} tokens of a prompt, {completion:,} of a '
       'completion (--mean_prompt_tokens, --mean_new_tokens)'
     )
-  if estimate.run.overlaps:
+  if estimate.run.is_in_jobs:
+    jobs, one = estimate.sampler_jobs, estimate.run.sampler.layout.mesh.size
+    lines.append(
+      f'other jobs sample: {jobs} of them, on {one} such chips each, keep up '
+      'with the learner'
+    )
+  elif estimate.run.overlaps:
     lines.append(
       'learner and sampler have separate chips: a step takes as long as the '
       'slower of them'
@@ -240,7 +246,7 @@ def assumptions(estimate: Estimate) -> list[str]:
 def whole_run(estimate: Estimate) -> str:
   """Says how long the run takes, and what it costs."""
   steps, hours = estimate.run.config.num_steps, estimate.hours
-  chip_hours = hours * estimate.run.machine.chips
+  chip_hours = hours * estimate.chips
   text = (
     f'{steps:,} steps of {estimate.step_seconds:,.0f} s take {hours:,.1f} '
     f'hours ({hours / 24:,.1f} days), {chip_hours:,.0f} chip hours'

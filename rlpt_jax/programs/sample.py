@@ -67,7 +67,7 @@ def sample(run: Given, *, workdir: pathlib.Path):
       contextlib.closing(
         Work(
           open_sampler, tokenizer, config.sampling, seed=config.seed,
-          recompute=config.schedule.after_update == 'recompute',
+          recompute=config.schedule.recompute,
         )
       )
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.rollout.sampling import sizes
-from rlpt_jax.rollout.schedules import Pipelined, Separate
+from rlpt_jax.rollout.schedules import Ahead
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.table import SIZES
 
@@ -21,8 +21,8 @@ def plan_for(config: Any, tokenizer: Tokenizer | None = None) -> Plan:
   # keep all slots full for groups of 16 and 32, and 4 for groups of 8.)
   samplings = (*config.samplings, config.held_out_sampling)
   group = max(sampling.samples for sampling in samplings)
-  is_ahead = isinstance(config.schedule, Pipelined | Separate)
-  spread = min(6, max(3, group // 2)) if is_ahead else 2
+  is_stream = isinstance(config.schedule, Ahead)
+  spread = min(6, max(3, group // 2)) if is_stream else 2
   return Plan(
     slots=config.hardware.slots or config.prompts * config.sampling.samples,
     own_tokens=config.hardware.own_tokens,

@@ -13,7 +13,7 @@ from rlpt_jax.rollout import unjudged
 from rlpt_jax.rollout.entropies import Entropies
 from rlpt_jax.rollout.judged import Judged
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.sampling.sampler import Sample, Sampler
+from rlpt_jax.sampling.sampler import Sample, SampleGroup, Sampler
 
 
 class Rollouts:
@@ -95,6 +95,12 @@ class Rollouts:
       for request, group in zip(requests, groups, strict=True):
         self._kept[request.id] = group
     return [self._kept[name] for name in names]
+
+  def group(
+    self, sampling: Sampling, example: Example, name: str
+  ) -> SampleGroup:
+    """Returns the samples of an example, which have not entered the sampler."""
+    return sampling.group(example, name, self.tokenizer, self.seed)
 
   def entropies(self, texts: Sequence[Sequence[int]]) -> Entropies:
     """Returns the entropies of the newest weights at each token of the texts.

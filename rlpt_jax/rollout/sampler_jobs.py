@@ -7,24 +7,21 @@ groups (stream.py).
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
-from rlpt_jax.core.types import Example
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.rollout import starts
 from rlpt_jax.rollout.desk import Desk, Result
-from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.waiting import Arrays, Streamed, Taken, Waiting
 from rlpt_jax.rollout.weights_folder import Publisher
-from rlpt_jax.sampling.sampler import Sample, SampleGroup, Sampler
+from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
 class SamplerJobs:
@@ -126,27 +123,9 @@ class FromJobs:
   once, whichever process is killed when.
   """
 
-  def __init__(
-    self,
-    prompts: Prompts,
-    rollouts: Rollouts,
-    sampling: Sampling,
-    *,
-    batch: int,
-    max_staleness: int,
-    record: Mapping[str, Any],
-    arrays: Arrays,
-  ):
-    """Continues from the record and the arrays of an earlier run, if any.
-
-    batch: the number of groups that an update learns from.
-    """
-    self._rollouts, self._sampling = rollouts, sampling
+  def __init__(self, waiting: Waiting, rollouts: Rollouts):
+    self._waiting, self._rollouts = waiting, rollouts
     self._jobs: SamplerJobs = rollouts.sampler
-    self._waiting = Waiting(
-      prompts, self._make_group, batch=batch, max_staleness=max_staleness,
-      version=self._jobs.version, record=record, arrays=arrays,
-    )  # fmt: skip
     self._open: dict[str, Streamed] = {}
     for each in self._waiting.groups:
       if not each.group.is_done:
@@ -177,12 +156,6 @@ class FromJobs:
   def stop_waiting(self):
     self._rollouts.stop_waiting()
     self._jobs.stop_waiting()
-
-  def _make_group(self, example: Example, name: str) -> SampleGroup:
-    rollouts = self._rollouts
-    return self._sampling.group(
-      example, name, rollouts.tokenizer, rollouts.seed
-    )
 
   def _offer(self, each: Streamed):
     self._open[each.name] = each

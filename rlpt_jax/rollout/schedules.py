@@ -17,7 +17,8 @@ from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampler_jobs import FromJobs
-from rlpt_jax.rollout.stream import Ahead, OnDemand, Source, Stream
+from rlpt_jax.rollout.stream import OnDemand, Source, Stream
+from rlpt_jax.rollout.waiting import Waiting
 
 CollectNext = Callable[[], Experience | None]
 
@@ -36,20 +37,47 @@ def synchronous(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pipelined:
-  """Samples ahead of the updates, so that all slots stay full (PipelineRL).
-
-  A batch is the oldest groups of the stream of prompts; completions that are
-  still running go on after the update, under its weights. With max_staleness=0,
-  this is `synchronous`, to the last bit.
+class Ahead:
+  """A schedule that samples ahead of the updates; see its subclasses.
 
   max_staleness: the most updates between the weights that sample a token and
     the update that learns from it; 8 in ScaleRL (2510.13786, section 4).
   after_update: 'recompute' computes the keys and values of the tokens that
-    running completions have already under the new weights; a run that is killed
-    and resumes is then equal to one that was never stopped. 'keep' goes on with
+    running completions have already under the new weights. 'keep' goes on with
     those of the old weights, as in the paper. That saves time, but a run that
     resumes must recompute them, so it is a slightly different run.
+  """
+
+  max_staleness: Natural = 8
+  after_update: Literal['recompute', 'keep'] = 'recompute'
+
+  def __post_init__(self):
+    checks.check_fields(self)
+
+  @property
+  def recompute(self) -> bool:
+    return self.after_update == 'recompute'
+
+  def source(self, waiting: Waiting, rollouts: Rollouts) -> Source:
+    """Returns what samples the groups that wait to be learned from."""
+    raise NotImplementedError
+
+  def __call__(
+    self, collect: CollectNext, publish: Callable[[], None], source: Source
+  ) -> Iterator[Experience]:
+    return synchronous(collect, publish, source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipelined(Ahead):
+  """Samples ahead of the updates, so that all slots stay full (PipelineRL).
+
+  A batch is the oldest groups of the stream of prompts; completions that are
+  still running go on after the update, under its weights. With max_staleness=0,
+  this is `synchronous`, to the last bit. With after_update='recompute', a run
+  that is killed and resumes is equal to one that was never stopped.
+
+  max_staleness, after_update: see Ahead.
   overlap: samples the next batch while an update is computed, and publishes the
     new weights when this batch is done. This costs up to one update of
     staleness. It saves time only if the sampler has devices of its own
@@ -58,19 +86,11 @@ class Pipelined:
     the last weights early.
   """
 
-  max_staleness: Natural = 8
-  after_update: Literal['recompute', 'keep'] = 'recompute'
   overlap: bool = False
 
-  def __post_init__(self):
-    checks.check_fields(self)
-
-  @property
-  def ahead(self) -> Ahead:
-    return Ahead(
-      max_staleness=self.max_staleness,
-      recompute=self.after_update == 'recompute',
-      overlap=self.overlap,
+  def source(self, waiting: Waiting, rollouts: Rollouts) -> Source:
+    return Stream(
+      waiting, rollouts, recompute=self.recompute, overlap=self.overlap
     )
 
   def __call__(
@@ -82,7 +102,7 @@ class Pipelined:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Separate:
+class Separate(Ahead):
   """Takes samples from other processes, which `rlpt sample` starts.
 
   They sample ahead as `Pipelined` does, and go on during an update. A process
@@ -90,26 +110,16 @@ class Separate:
   weights sample a token depends on the speed of the processes, so no two runs
   are equal.
 
-  max_staleness, after_update: see Pipelined.
+  max_staleness, after_update: see Ahead.
   """
 
-  max_staleness: Natural = 8
-  after_update: Literal['recompute', 'keep'] = 'recompute'
-
-  def __post_init__(self):
-    checks.check_fields(self)
-
-  def __call__(
-    self, collect: CollectNext, publish: Callable[[], None], source: Source
-  ) -> Iterator[Experience]:
-    return synchronous(collect, publish, source)
+  def source(self, waiting: Waiting, rollouts: Rollouts) -> Source:
+    return FromJobs(waiting, rollouts)
 
 
 def check(config: Any):
   """Raises if a run's schedule does not fit; config: that of train_rl."""
-  if isinstance(config.schedule, Pipelined | Separate) and (
-    not config.collector.streams
-  ):
+  if isinstance(config.schedule, Ahead) and not config.collector.streams:
     raise checks.setting_error(
       type(config), 'schedule', settings.describe(config.schedule),
       f'schedules.synchronous with {type(config.collector).__name__}, which '
@@ -128,15 +138,12 @@ def open_source(
   config: that of train_rl.
   record: what an earlier start has saved; empty if there was none.
   """
-  arrays = record.get('stream', {}).get('arrays', {})
-  if isinstance(config.schedule, Separate):
-    return FromJobs(
-      prompts, rollouts, config.sampling, batch=config.prompts,
-      max_staleness=config.schedule.max_staleness, record=record, arrays=arrays,
-    )  # fmt: skip
-  if not isinstance(config.schedule, Pipelined):
+  if not isinstance(config.schedule, Ahead):
     return OnDemand(prompts, rollouts, config.sampling)
-  return Stream(
-    prompts, rollouts, config.sampling, config.schedule.ahead,
-    batch=config.prompts, record=record, arrays=arrays,
+  waiting = Waiting(
+    prompts, functools.partial(rollouts.group, config.sampling),
+    batch=config.prompts, max_staleness=config.schedule.max_staleness,
+    version=rollouts.version, record=record,
+    arrays=record.get('stream', {}).get('arrays', {}),
   )  # fmt: skip
+  return config.schedule.source(waiting, rollouts)

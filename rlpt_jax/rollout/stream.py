@@ -11,16 +11,13 @@ All decisions of the first two follow from counts, never from the clock. So two
 runs are equal, and a run that resumes is equal to one that was never stopped.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from rlpt_jax.core.types import Example
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.waiting import Arrays, Taken, Waiting
-from rlpt_jax.sampling.sampler import SampleGroup
 
 
 class Source(Protocol):
@@ -67,15 +64,6 @@ class OnDemand:
     self._rollouts.stop_waiting()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ahead:
-  """How far a stream may run ahead of the updates; see schedules.Pipelined."""
-
-  max_staleness: int
-  recompute: bool
-  overlap: bool
-
-
 class Stream:
   """Samples prompts ahead of the updates that learn from them.
 
@@ -85,26 +73,15 @@ class Stream:
 
   def __init__(
     self,
-    prompts: Prompts,
+    waiting: Waiting,
     rollouts: Rollouts,
-    sampling: Sampling,
-    ahead: Ahead,
     *,
-    batch: int,
-    record: Mapping[str, Any],
-    arrays: Arrays,
+    recompute: bool,
+    overlap: bool,
   ):
-    """Continues from the record and the arrays of an earlier run, if any.
-
-    batch: the number of groups that an update learns from.
-    """
+    """recompute, overlap: see schedules.Pipelined."""
     self._rollouts, self._sampler = rollouts, rollouts.sampler
-    self._sampling, self._ahead, self._batch = sampling, ahead, batch
-    self._waiting = Waiting(
-      prompts, self._make_group, batch=batch,
-      max_staleness=ahead.max_staleness, version=self._sampler.version,
-      record=record, arrays=arrays,
-    )  # fmt: skip
+    self._waiting, self._recompute, self._overlap = waiting, recompute, overlap
     self._outside = list(self._waiting.groups)  # To enter the sampler (again).
     # The version whose keys and values the samples in the sampler have.
     self._version = self._sampler.version
@@ -127,10 +104,10 @@ class Stream:
     groups may enter under the old ones, the new ones are published at once.
     """
     # Groups that were handed out, but not learned from, are the next batch.
-    if not self._ahead.overlap or self._waiting.handed:
+    if not self._overlap or self._waiting.handed:
       return
     with self._rollouts.timers('rollout'):
-      self._sample(self._batch, publish)
+      self._sample(self._waiting.batch, publish)
       publish()
       self._leave()
 
@@ -139,12 +116,6 @@ class Stream:
 
   def stop_waiting(self):
     self._rollouts.stop_waiting()
-
-  def _make_group(self, example: Example, name: str) -> SampleGroup:
-    rollouts = self._rollouts
-    return self._sampling.group(
-      example, name, rollouts.tokenizer, rollouts.seed
-    )
 
   def _sample(self, count: int, publish: Callable[[], None]):
     """Samples until the oldest `count` groups are done."""
@@ -185,7 +156,7 @@ class Stream:
 
   def _leave(self):
     """Takes all samples out of the sampler, unless caches are kept."""
-    if self._ahead.recompute and not self._outside:
+    if self._recompute and not self._outside:
       for each in self._waiting.groups:
         each.group.leave()
       self._outside = list(self._waiting.groups)

@@ -72,7 +72,7 @@ class Waiting:
     batch: the number of groups that an update learns from.
     """
     self._prompts, self._make_group = prompts, make_group
-    self._max_staleness, self._batch = max_staleness, batch
+    self._max_staleness, self.batch = max_staleness, batch
     saved = record.get('stream', {'taken': 0, 'groups': []})
     # The first of all groups that no update has learned from were handed out.
     self.groups = collections.deque(
@@ -88,7 +88,7 @@ class Waiting:
     """The number of groups that may have entered under these weights."""
     if self._version != version:
       self._version, self._before_version = version, self.taken
-    return self._before_version + (self._max_staleness + 1) * self._batch
+    return self._before_version + (self._max_staleness + 1) * self.batch
 
   def admit(self, limit: int) -> Streamed | None:
     """Returns the next group of the data, which enters; None if none may."""
@@ -135,7 +135,7 @@ class Waiting:
       raise ValueError(
         f'{each.name}: sampled {staleness} updates ago, more than '
         f'max_staleness={self._max_staleness}. Expected a Config.collect that '
-        f'takes at least Config.prompts={self._batch} groups for each update.'
+        f'takes at least Config.prompts={self.batch} groups for each update.'
       )
 
   def forget(self, names: Iterable[str]):

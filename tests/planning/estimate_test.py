@@ -11,7 +11,7 @@ from rlpt_jax.planning import memory
 from rlpt_jax.planning.costs import Lengths, Shares
 from rlpt_jax.planning.estimate import Estimate, without_nan
 from rlpt_jax.rewards.judge import ByAnswer
-from rlpt_jax.rollout.schedules import Pipelined
+from rlpt_jax.rollout.schedules import Pipelined, Separate
 from tests.planning import runs
 from tests.planning.advice_test import large
 
@@ -101,3 +101,18 @@ def test_separate_chips_work_at_the_same_time():
   assert overlapping.cost == 8 * overlapping.hours
   assert set(overlapping.to_dict()['bytes_of_sides']) == {'learner', 'sampler'}
   assert overlapping.total == max(overlapping.sides.values())
+
+
+def test_as_many_samplers_as_keep_up():
+  # Few slots, so that sampling takes longer than an update.
+  config = runs.rl(schedule=Separate(), hardware=runs.hardware(slots=4))
+  found = Estimate(run=runs.run(config, 'qwen3_06b', 'h100:4'), price=1)
+  seconds = {name: each[0] for name, each in found.seconds.items()}
+  sampling = seconds['prompts'] + seconds['decoding']
+  jobs = found.sampler_jobs
+  assert jobs > 1
+  assert (jobs - 1) * seconds['update'] < sampling <= jobs * seconds['update']
+  assert found.step_seconds == seconds['update']
+  # The learner's chips, and those of each sampler.
+  assert found.cost == (4 + 4 * jobs) * found.hours
+  assert found.to_dict()['sampler_jobs'] == jobs

@@ -20,6 +20,8 @@ from rlpt_jax.models.config import Compute, Decoder
 from rlpt_jax.planning import memory
 from rlpt_jax.planning.run import Role
 from rlpt_jax.rewards.judge import ByAnswer, ByProbability
+from rlpt_jax.rollout import schedules
+from rlpt_jax.rollout.held_out import HeldOut
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling import plan as plan_lib
 from rlpt_jax.training.learner import State, make_state, make_update
@@ -254,6 +256,24 @@ def test_separate_chips_have_sums_of_their_own():
     judge = Weighing(model='random:tiny_llama', layout=axes)
     judged = sides(reward=ByProbability(judge)).values()
     assert tuple('judge' in parts for parts in judged) == has
+
+
+def test_what_the_learner_of_other_jobs_holds():
+  def sides(**changes):
+    config = runs.rl(schedule=schedules.Separate(), **changes)
+    return memory.of_sides(runs.run(config, 'qwen3_06b', 'h100:4'))
+
+  ahead = runs.rl(schedule=schedules.Pipelined())
+  together = memory.of_run(runs.run(ahead, 'qwen3_06b', 'h100:4'))
+  found = sides()
+  assert found['learner'] | found['sampler'] == together
+  assert not {*found['learner']} & {*found['sampler']}
+  # It tries held-out examples, and asks judges.
+  held_out = HeldOut(data=runs.rl().data)
+  judge = ByProbability(Weighing(model='random:tiny_llama'))
+  found = sides(held_out=held_out, reward=judge)
+  assert {*found['learner']} == {*together, 'judge'}
+  assert {*found['sampler']} == {'sampler', 'caches', 'logits'}
 
 
 def test_the_fullest_chip_decides():

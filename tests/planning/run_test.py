@@ -129,6 +129,8 @@ def test_separate_chips(learner, sampler, expected):
     (OVERLAPPING, True, True),
     (schedules.Pipelined(), True, False),
     (schedules.Pipelined(max_staleness=0, overlap=True), False, False),
+    (schedules.Separate(), True, True),
+    (schedules.Separate(max_staleness=0), False, False),
   ],
 )
 def test_what_a_schedule_lets_overlap(schedule, ahead, overlaps):
@@ -136,6 +138,14 @@ def test_what_a_schedule_lets_overlap(schedule, ahead, overlaps):
   run = runs.run(config, chips='h100:8')
   assert run.samples_ahead == ahead
   assert run.overlaps == overlaps
+
+
+def test_other_jobs_have_chips_of_their_own():
+  # Both layouts name the same chips, but of other machines.
+  run = runs.run(runs.rl(schedule=schedules.Separate()), chips='h100:8')
+  assert run.is_in_jobs and run.is_apart and run.overlaps
+  assert not runs.run(runs.rl()).is_apart
+  assert not runs.run(runs.sft()).is_in_jobs
 
 
 def test_a_range_beyond_the_machine():

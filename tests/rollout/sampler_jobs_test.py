@@ -1,6 +1,7 @@
 """Groups of other processes come in the order of the data, and are not lost."""
 
 import dataclasses
+import functools
 import json
 import random
 import threading
@@ -15,9 +16,11 @@ from rlpt_jax.rollout import desk, starts
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.leases import Leases
 from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampler_jobs import FromJobs, SamplerJobs
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout.waiting import Waiting
 from tests.rollout.group_state_test import completion
 from tests.rollout.stream_test import Data64
 from tests.rollout.weights_folder_test import decoder_of, params_of
@@ -62,10 +65,13 @@ def source(seed, step=0, saved=None):
     timers=Timers('rollout'), tokenizer=Data64.tokenizer, seed=0,
     forget=lambda names: None, stop_waiting=lambda: None,
   )  # fmt: skip
-  return FromJobs(
-    prompts, rollouts, Sampling(SAMPLES, max_new_tokens=24), batch=BATCH,
-    max_staleness=STALENESS, record=record, arrays=arrays,
-  ), rollouts.sampler  # fmt: skip
+  sampling = Sampling(SAMPLES, max_new_tokens=24)
+  waiting = Waiting(
+    prompts, functools.partial(Rollouts.group, rollouts, sampling),
+    batch=BATCH, max_staleness=STALENESS, version=step, record=record,
+    arrays=arrays,
+  )  # fmt: skip
+  return FromJobs(waiting, rollouts), rollouts.sampler
 
 
 def test_groups_come_in_order_and_survive_any_restart():

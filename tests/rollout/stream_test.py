@@ -5,6 +5,7 @@ tried: its completions have lengths of a heavy tail, and its slots are few.
 """
 
 import collections
+import functools
 import hashlib
 import json
 import random
@@ -17,9 +18,10 @@ from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.rollout.curriculum import Curriculum
 from rlpt_jax.rollout.prompts import Prompts
+from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.schedules import Pipelined
-from rlpt_jax.rollout.stream import Stream
+from rlpt_jax.rollout.waiting import Waiting
 from rlpt_jax.sampling.requests import Completion
 from tests.rollout.prompts_test import Data
 
@@ -114,10 +116,12 @@ class FakeRun:
       sampler=self.sampler, timers=Timers('rollout'), tokenizer=tokenizer,
       seed=0, forget=lambda names: None,
     )  # fmt: skip
-    self.stream = Stream(
-      self.prompts, rollouts, sampling, schedule.ahead, batch=batch,
+    waiting = Waiting(
+      self.prompts, functools.partial(Rollouts.group, rollouts, sampling),
+      batch=batch, max_staleness=schedule.max_staleness, version=step,
       record=record, arrays=arrays,
     )  # fmt: skip
+    self.stream = schedule.source(waiting, rollouts)
     self.learned = []  # (step, name, versions of the tokens of each sample)
 
   def publish(self):
