@@ -112,24 +112,44 @@ def test_two_processes_learn_what_one_device_does(done):
   train_sft(cold, workdir=folder / 'one' / 'sft')
   train_rl(warm, workdir=folder / 'one' / 'rl')
   for program in ('sft', 'rl'):
-    expected, found = (
-      (folder / name / program / 'metrics.jsonl').read_text().splitlines()
-      for name in ('one', 'two')
-    )
-    assert len(found) == len(expected) == 2
-    for mine, other in zip(expected, found, strict=True):
-      mine, other = json.loads(mine), json.loads(other)
-      assert mine.keys() == other.keys()
-      for name, value in mine.items():
-        if not name.startswith(('sampler/', 'compute/')):
-          np.testing.assert_allclose(
-            other[name], value, rtol=1e-4, atol=1e-5, err_msg=name
-          )
-  rollouts = [
-    (folder / name / 'rl' / 'rollouts' / '00000001.jsonl.gz').read_bytes()
+    assert_learned_the_same(folder, program, steps=2)
+
+
+@pytest.mark.slow
+def test_two_processes_sample_ahead_as_one_does(done):
+  """And they resume, where the one is not interrupted."""
+  folder = done[0] / 'learn'
+  _, warm = learning_task.two_steps(folder)
+  config = distributed_worker.ahead(warm)
+  train_rl(config, workdir=folder / 'one' / 'ahead')
+  lines = assert_learned_the_same(folder, 'ahead', steps=4)
+  assert max(line['staleness/max'] for line in lines) > 0
+
+
+def assert_learned_the_same(folder, program, steps):
+  """Returns the metrics of the steps."""
+  expected, found = (
+    [
+      json.loads(line)
+      for line in (folder / name / program / 'metrics.jsonl').open()
+    ]
     for name in ('one', 'two')
-  ]
-  assert rollouts[0] == rollouts[1]
+  )
+  assert len(found) == len(expected) == steps
+  for mine, other in zip(expected, found, strict=True):
+    assert mine.keys() == other.keys()
+    for name, value in mine.items():
+      if not name.startswith(('sampler/', 'compute/')):
+        np.testing.assert_allclose(
+          other[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+  if program != 'sft':
+    rollouts = [
+      (folder / name / program / 'rollouts' / f'{steps - 1:08}.jsonl.gz')
+      for name in ('one', 'two')
+    ]
+    assert rollouts[0].read_bytes() == rollouts[1].read_bytes()
+  return found
 
 
 @pytest.mark.slow

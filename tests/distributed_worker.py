@@ -73,6 +73,27 @@ def learn(folder, process):
     hardware=Hardware(layout=mesh, sampler_layout=Axes(data=4, fsdp=2)),
   )
   train_rl(warm, workdir=folder / 'two' / 'rl')
+  # The second start resumes with the samples that the first has begun.
+  for steps in (2, 4):
+    config = dataclasses.replace(ahead(warm), num_steps=steps)
+    train_rl(config, workdir=folder / 'two' / 'ahead')
+
+
+def ahead(warm):
+  """Samples ahead, on a mesh of eight devices."""
+  import dataclasses
+
+  from rlpt_jax.core.layout import Axes
+  from rlpt_jax.programs.train_rl import Hardware
+  from tests.programs import learning_task
+
+  config = learning_task.pipelined(warm)
+  hardware = Hardware(
+    layout=Axes(fsdp=4, tensor=2),
+    sampler_layout=Axes(data=4, fsdp=2),
+    slots=64,
+  )
+  return dataclasses.replace(config, hardware=hardware, num_steps=4)
 
 
 def restore_after_damage(folder, process):
