@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from rlpt_jax.core.layout import Axes
+from rlpt_jax.inference import judges
 from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
+from rlpt_jax.rewards import judge
 from rlpt_jax.rollout import collect, schedules, unjudged
 from rlpt_jax.rollout.game import Game
 from rlpt_jax.rollout.schedules import Pipelined
 from rlpt_jax.runs.run_folder import Saving
+from rlpt_jax.training.optimizer import AdamW
 from tests.programs import learning_task
 from tests.programs.learning_task import ONE_DEVICE
 
@@ -75,6 +78,45 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(folder, tmp_path):
     assert lines(folder, workdir, schedule=schedule) == expected
   # It is not so by accident: with staleness, it is another run.
   assert lines(folder, tmp_path / 'ahead') != expected
+
+
+@pytest.mark.slow
+def test_kept_caches_are_those_of_weights_that_stay(folder, tmp_path):
+  """While weights hardly change, it is the same to keep or to recompute."""
+
+  def run(after_update, rate):
+    text = lines(
+      folder, tmp_path / f'{after_update}_{rate}', optimizer=AdamW(learning_rate=rate),
+      schedule=Pipelined(max_staleness=2, after_update=after_update),
+    )  # fmt: skip
+    return [json.loads(line) for line in text.splitlines()]
+
+  kept, recomputed = run('keep', 1e-12), run('recompute', 1e-12)
+  assert max(line['staleness/max'] for line in kept) > 0
+  for line, expected in zip(kept, recomputed, strict=True):
+    for name, value in expected.items():
+      # Samples that leave and enter again have other seats, so other versions.
+      if not name.startswith(('staleness/', 'compute/')):
+        np.testing.assert_allclose(
+          line[name], value, rtol=1e-4, atol=1e-4, err_msg=name
+        )
+  # If they change, caches that are kept are others.
+  kept, recomputed = run('keep', 1e-2), run('recompute', 1e-2)
+  assert kept[0] == recomputed[0] and kept[-1] != recomputed[-1]
+
+
+@pytest.mark.slow
+def test_a_judge_on_the_same_devices(folder, tmp_path):
+  """It is asked between updates, while unfinished samples wait."""
+  reward = judge.ByProbability(
+    judges.Weighing(model='random:tiny_qwen3', chat=False, dtype='float32')
+  )
+  options = {'reward': reward, 'num_steps': 3, 'max_pass_rate': None}
+  first, again = (lines(folder, tmp_path / x, **options) for x in 'ab')
+  assert first == again
+  judged = [json.loads(line) for line in first.splitlines()]
+  assert all(0 < line['reward/mean'] < 1 for line in judged)
+  assert max(line['staleness/max'] for line in judged) > 0
 
 
 @pytest.mark.slow
