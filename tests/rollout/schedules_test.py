@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rlpt_jax.core.layout import Axes
 from rlpt_jax.inference import judges
 from rlpt_jax.llm import remote
 from rlpt_jax.programs.train_rl import train_rl
-from rlpt_jax.rewards import judge
+from rlpt_jax.rewards import scores
 from rlpt_jax.rollout import collect, schedules, unjudged
 from rlpt_jax.rollout.game import Game
 from rlpt_jax.rollout.schedules import Pipelined
@@ -86,7 +87,8 @@ def test_kept_caches_are_those_of_weights_that_stay(folder, tmp_path):
 
   def run(after_update, rate):
     text = lines(
-      folder, tmp_path / f'{after_update}_{rate}', optimizer=AdamW(learning_rate=rate),
+      folder, tmp_path / f'{after_update}_{rate}',
+      optimizer=AdamW(learning_rate=rate),
       schedule=Pipelined(max_staleness=2, after_update=after_update),
     )  # fmt: skip
     return [json.loads(line) for line in text.splitlines()]
@@ -105,13 +107,27 @@ def test_kept_caches_are_those_of_weights_that_stay(folder, tmp_path):
   assert kept[0] == recomputed[0] and kept[-1] != recomputed[-1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Odds:
+  """Rewards a completion by which of two scores a local model expects."""
+
+  score: judges.Weighing
+
+  def __call__(self, examples, completions):
+    def verdict(example, text):
+      ((zero, one),) = self.score([text])
+      return scores.Verdict(1 / (1 + math.exp(zero - one)), 'odds')
+
+    return scores.Each(verdict)(examples, completions)
+
+
 @pytest.mark.slow
 def test_a_judge_on_the_same_devices(folder, tmp_path):
   """It is asked between updates, while unfinished samples wait."""
-  reward = judge.ByProbability(
-    judges.Weighing(model='random:tiny_qwen3', chat=False, dtype='float32')
+  model = judges.Weighing(
+    model='random:tiny_qwen3', chat=False, dtype='float32'
   )
-  options = {'reward': reward, 'num_steps': 3, 'max_pass_rate': None}
+  options = {'reward': Odds(model), 'num_steps': 3, 'max_pass_rate': None}
   first, again = (lines(folder, tmp_path / x, **options) for x in 'ab')
   assert first == again
   judged = [json.loads(line) for line in first.splitlines()]
