@@ -163,6 +163,7 @@ class FromJobs:
 
   def _collect(self, names: Iterable[str]):
     for name, samples in self._jobs.collect(names).items():
-      group = self._open.pop(name).group
+      each = self._open.pop(name)
       for number, completion in enumerate(samples):
-        group.samples[number].add(completion)
+        each.group.samples[number].add(completion)
+      self._rollouts.judge_soon(each.example, name, each.group.samples)

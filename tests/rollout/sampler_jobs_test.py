@@ -64,6 +64,7 @@ def source(seed, step=0, saved=None):
     sampler=Jobs(step, random.Random(f'{seed}/{step}')),
     timers=Timers('rollout'), tokenizer=Data64.tokenizer, seed=0,
     forget=lambda names: None, stop_waiting=lambda: None,
+    judge_soon=lambda *group: None,
   )  # fmt: skip
   sampling = Sampling(SAMPLES, max_new_tokens=24)
   waiting = Waiting(
