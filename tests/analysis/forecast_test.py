@@ -90,8 +90,13 @@ def test_what_has_no_curve_is_refused():
   noise = rng.normal(0, 0.02, 20)
   refused(x[:7], 0.1 * x[:7], '^7 measurements .* expected at least 8. Measure')
   refused(
+    np.maximum(x - 14, 0), 0.05 * x, '^6 measurements .* expected at least 8'
+  )
+  refused(
     x, np.full(20, 0.3), r'is flat \(0.300, 0.300, 0.300 in its thirds, n'
   )
+  for n in range(8, 40):  # Their mean is not 0.1, but nearly.
+    refused(np.arange(n), np.full(n, 0.1), r'is flat \(0.100')
   refused(x, 0.3 + noise, r'is flat \(0.302, .* noise 0.014.* more examples')
   refused(
     x, 0.5 - 0.02 * x + noise, r'falls \(0.452, 0.* expected one that rises'
