@@ -160,11 +160,16 @@ class Candidate:
 
 
 def candidates(found: Points, *, most: float = 1.0) -> list[Candidate]:
-  """Returns fits of all families; the one that predicts best is the first."""
+  """Returns fits of all families; the one that predicts best is the first.
+
+  A family that begins at 0 is left out if a reward is below 0.
+  """
   x, y = found.x, found.y
   first = math.ceil(FIRST * len(x))
   fits = []
   for curve in FAMILIES:
+    if curve.start is not None and y.min() < curve.start:
+      continue
     fit = likelihoods.of(curve, x[:first], y[:first], most=most).fit
     miss = math.sqrt(np.mean((fit(x[first:]) - y[first:]) ** 2))
     fits.append(Candidate(likelihoods.of(curve, x, y, most=most), miss))

@@ -166,6 +166,15 @@ def test_the_interval_spans_those_of_families_that_predict_nearly_as_well():
   assert high == max(end for _, end in ends)
 
 
+def test_of_rewards_below_0_no_curve_begins_at_0():
+  found = run(np.random.default_rng(0))
+  for y, most in ((found.y - 0.3, 1.0), (np.minimum(found.y - 1, 0), 0.0)):
+    fits = forecasts.candidates(Points(found.x, y), most=most)
+    assert {each.curve.name for each in fits} == {'sigmoid', 'power law'}
+  low, high = forecasts.interval(fits, 2e15)
+  assert -0.5 < low < -1 + 0.63 < high < 0
+
+
 def test_no_interval_exceeds_the_largest_reward():
   found = run(np.random.default_rng(0), limit=0.99, middle=0.1, noise=0.03)
   found = Points(found.x, np.minimum(found.y, 1.0))
