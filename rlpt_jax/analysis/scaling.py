@@ -165,7 +165,7 @@ def fit_least_squares(
   x, y, unit = scaled(curve, x, y)
   # A, then d if it is free, then the logarithms of the shape.
   free = curve.start is None
-  lower = [y.min() if free else curve.start, *[0.0] * free]
+  lower = [-np.inf if free else curve.start, *[0.0] * free]
   upper = [most, *[np.inf] * free]
   lower += [math.log(low) for low, _ in curve.box]
   upper += [math.log(high) for _, high in curve.box]

@@ -341,3 +341,11 @@ def test_questions_without_a_verdict_are_left_out_of_a_mean():
   one.rewards_NQ[4] = NAN
   found = bootstrapped([Points(one.x, one.y, one.rewards_NQ)])
   assert all(map(math.isfinite, sum(found.values(), ())))
+
+
+def test_questions_that_were_always_right_may_be_all_that_are_drawn():
+  found = run(np.random.default_rng(0))
+  rewards_NQ = np.stack([np.ones(31), found.y], axis=1)
+  runs = [Points(found.x, rewards_NQ.mean(axis=1), rewards_NQ)]
+  _, high = bootstrapped(runs)['value']
+  assert high == pytest.approx(1.0, abs=1e-6)
