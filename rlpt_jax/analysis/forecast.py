@@ -3,8 +3,8 @@
 Three families of curves are fitted to the first 70% of the measurements, and
 the one that predicts the rest best makes the forecast. Which of them fits best
 says little: all of them fit what is there, and differ in what comes next. This
-choice may be luck, so the interval of the forecast spans those of all families
-that predict the rest nearly as well.
+choice may be luck, and only the sigmoid may still rise faster than before, so
+the interval of the forecast spans that of the sigmoid too.
 """
 
 import dataclasses
@@ -28,7 +28,6 @@ AXES = {
 }
 FAMILIES = (scaling.SIGMOID, scaling.STRETCHED, scaling.POWER_LAW)
 FIRST = 0.7  # The share of the measurements that the families are fitted to.
-NEARLY = 1.25  # Such a family's error is at most this times the smallest.
 FEWEST = 8  # The fewest measurements that are fitted.
 FLAT = 0.01  # A flat curve is called a rising one with this probability.
 
@@ -179,14 +178,15 @@ def candidates(found: Points, *, most: float = 1.0) -> list[Candidate]:
 def interval(fits: Sequence[Candidate], at: float) -> Interval:
   """Returns the interval of a measurement at compute `at`.
 
-  It does not exceed the largest reward that is possible.
+  It is that of the family that predicts best, joined with the sigmoid's, and
+  does not exceed the largest reward that is possible.
 
   fits: those of all families, from `candidates`.
   """
   ends = [
     each.likelihood.prediction(at)
     for each in fits
-    if each.miss <= NEARLY * fits[0].miss
+    if each is fits[0] or each.curve is scaling.SIGMOID
   ]
   lows, highs = zip(*ends, strict=True)
   return min(lows), min(max(highs), fits[0].likelihood.grid.most)
