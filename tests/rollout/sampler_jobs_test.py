@@ -33,7 +33,10 @@ class Jobs:
 
   def __init__(self, version, rng):
     self.version, self._rng, self._book = version, rng, Leases(1.0)
-    self.oldest = {}
+    self.oldest, self.announced = {}, None
+
+  def announce(self):
+    self.announced = [*self._book.open]
 
   def offer(self, each):
     assert not each.group.is_done
@@ -81,6 +84,10 @@ def test_groups_come_in_order_and_survive_any_restart():
     texts, oldest = {}, {}
     while step < 12:
       stream, jobs = source(seed, step, saved)
+      # Samplers of the start before drop what they do not find.
+      waiting = [x for x in stream._waiting.groups if not x.group.is_done]
+      assert jobs.announced == [each.name for each in waiting]
+      assert len(stream._waiting.groups) >= (STALENESS + 1) * BATCH
       for _ in range(rng.randrange(1, 5)):
         names = []
         # Some batches need more groups than others, to replace flat ones.
@@ -144,6 +151,8 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
 ):
   own = Own()
   with pytest.raises(SystemExit), begin(own=own) as jobs:
+    assert starts.read(tmp_path) is None
+    jobs.announce()
     assert starts.read(tmp_path).versions == (0,)
     jobs.publish(params_of(decoder_of(one_device), 1))
     assert jobs.version == 1
@@ -153,6 +162,7 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
   assert starts.read(tmp_path).over is None
   assert (tmp_path / WEIGHTS / '0' / '1').is_dir()
   with begin(version=1) as jobs:
+    jobs.announce()
     found = starts.read(tmp_path)
     assert (found.versions, found.over) == ((0, 1), None)
     assert not (tmp_path / WEIGHTS / '0').exists()
@@ -162,11 +172,22 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
   assert (tmp_path / SAMPLERS).exists()
 
 
-def test_a_learner_that_cannot_be_found_leaves_no_thread(begin, monkeypatch):
-  def full(*_):
-    raise OSError('no space left')
+@pytest.mark.parametrize('call', [1, 2])
+def test_a_learner_whose_disk_is_full_leaves_no_thread(
+  begin, call, monkeypatch
+):
+  """Whether it cannot write where it is, or that its run is over."""
+  write, calls = starts.write, []
+
+  def full(*arguments):
+    calls.append(arguments)
+    if len(calls) == call:
+      raise OSError('no space left')
+    write(*arguments)
 
   monkeypatch.setattr(starts, 'write', full)
-  with pytest.raises(OSError, match='no space'):
-    begin()
+  own = Own()
+  with pytest.raises(OSError, match='no space'), begin(own=own) as jobs:
+    jobs.announce()
   assert not [t for t in threading.enumerate() if t.name == desk.THREAD]
+  assert own.noted == ['closed']
