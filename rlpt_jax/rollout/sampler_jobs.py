@@ -20,7 +20,13 @@ from rlpt_jax.rollout import starts
 from rlpt_jax.rollout.desk import Desk, Result
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.starts import Contact
-from rlpt_jax.rollout.waiting import Arrays, Streamed, Taken, Waiting
+from rlpt_jax.rollout.waiting import (
+  Arrays,
+  Streamed,
+  Taken,
+  Waiting,
+  add_sampled,
+)
 from rlpt_jax.rollout.weights_folder import Publisher
 from rlpt_jax.sampling.sampler import Sample, Sampler
 
@@ -177,6 +183,5 @@ class FromJobs:
   def _collect(self, names: Iterable[str]):
     for name, samples in self._jobs.collect(names).items():
       each = self._open.pop(name)
-      for number, completion in enumerate(samples):
-        each.group.samples[number].add(completion)
+      add_sampled(each.group, samples)
       self._rollouts.judge_soon(each.example, name, each.group.samples)

@@ -21,6 +21,8 @@ from rlpt_jax.rollout.sampler_jobs import FromJobs, SamplerJobs
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.waiting import Waiting
+from rlpt_jax.sampling.plan import Plan
+from rlpt_jax.sampling.requests import in_pieces
 from tests.rollout.group_state_test import completion
 from tests.rollout.stream_test import Data64
 from tests.rollout.weights_folder_test import decoder_of, params_of
@@ -116,6 +118,23 @@ def test_groups_come_in_order_and_survive_any_restart():
       saved = record, {name: np.array(x) for name, x in arrays.items()}
     numbers = [int(name.split('/')[0]) for name in learned]
     assert numbers == [*range(len(numbers))]
+
+
+def test_broken_characters_are_those_of_a_sampler_of_ones_own():
+  """Their text depends on the pieces; an own sampler has a chunk in each."""
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    stream, jobs = source(0)
+    tokens = rng.integers(100, 256, 48).astype(np.int32)
+    whole = dataclasses.replace(
+      completion('x' * 48, 'length'), tokens=tokens, versions=0 * tokens
+    )
+    jobs._book.finish(jobs.announced[0], [whole] * SAMPLES)
+    taken = stream.take(1)
+    expected = stream._waiting._make_group(taken.examples[0], taken.names[0])
+    for piece in in_pieces(whole, Plan.chunk):
+      expected.add(0, piece)
+    assert taken.groups[0][0].text == expected.samples[0].text
 
 
 @pytest.fixture
