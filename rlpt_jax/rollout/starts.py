@@ -15,6 +15,9 @@ from rlpt_jax.core import checks, output_files
 from rlpt_jax.core.checks import Name, Natural, Positive
 from rlpt_jax.core.run_files import SAMPLERS
 
+LAST_PORT = 65535
+NO_VERSION = -1  # Older than all weights.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contact:
@@ -59,9 +62,17 @@ class Start:
   def number(self) -> int:
     return len(self.versions) - 1
 
-  def newest_of(self, earlier: int) -> int | None:
-    """The newest version of an earlier start that was not lost; None: all."""
-    return min(self.versions[earlier + 1 :], default=None)
+  def newest_of(self, earlier: 'Start') -> int | None:
+    """The newest version of an earlier start that was not lost; None: all.
+
+    NO_VERSION if that was a start of another run, whose folder was emptied.
+    """
+    if earlier.secret == self.secret:
+      return None
+    later = self.versions[len(earlier.versions) :]
+    if not later or earlier.versions + later != self.versions:
+      return NO_VERSION
+    return min(later)
 
 
 def own_name() -> str:
