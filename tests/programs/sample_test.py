@@ -219,6 +219,13 @@ def test_a_sampler_whose_run_is_none_of_its_kind_is_refused(folder, tmp_path):
     )
 
 
+def test_a_sampler_whose_folder_is_a_store_is_refused(folder):
+  with pytest.raises(
+    ValueError, match='s3:/b/run: expected a folder on a disk'
+  ):
+    sample(given(folder), workdir=pathlib.Path('s3://b/run'))
+
+
 def test_a_sampler_waits_for_a_learner_only_so_long(folder, tmp_path):
   impatient = learning_task.hardware(contact=Contact(patience_s=0.2))
   with pytest.raises(LearnerGone, match='no learner has answered for'):
