@@ -26,6 +26,7 @@ from rlpt_jax.rollout.learner_link import LearnerGone
 from rlpt_jax.rollout.schedules import Separate
 from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.runs import run_folder as runs
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import jobs
@@ -182,6 +183,29 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(
     for name in ('run', 'synchronous')
   )
   assert found == expected and 'held_out/reward' in found
+
+
+@pytest.mark.slow
+def test_samplers_hear_that_the_run_is_over_once_it_is_saved(
+  folder, tmp_path, monkeypatch
+):
+  """Or they were gone when a learner that is killed then has to go on."""
+  check_written, saved = Store._check_written, []
+
+  def slowly(self):
+    time.sleep(0.5)
+    check_written(self)
+
+  def leave(self, *_):
+    saved.append((tmp_path / 'checkpoints' / '1').is_dir())
+    self.close()
+
+  monkeypatch.setattr(Store, '_check_written', slowly)
+  monkeypatch.setattr(Sampler, '__exit__', leave)
+  changes = {'num_steps': 1, 'held_out': None}
+  config = jobs.config(folder, schedule=schedules.synchronous, **changes)
+  train_rl(config, workdir=tmp_path)
+  assert saved == [True]
 
 
 @pytest.mark.slow
