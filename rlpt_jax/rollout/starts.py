@@ -101,6 +101,7 @@ def read(workdir: pathlib.Path) -> Start | None:
 def write(workdir: pathlib.Path, start: Start):
   path = workdir / SAMPLERS
   path.touch(mode=0o600)  # It has a secret; replacing the file keeps the mode.
+  path.chmod(0o600)  # A copy of a folder may have another.
   text = json.dumps(dataclasses.asdict(start), indent=2) + '\n'
   output_files.replace(path, [text.encode()])
 

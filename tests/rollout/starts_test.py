@@ -28,6 +28,7 @@ def test_only_the_owner_may_read_the_secret(tmp_path):
     starts.write(tmp_path, starts.following(None, host='h', version=0))
     mode = (tmp_path / SAMPLERS).stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
+    (tmp_path / SAMPLERS).chmod(0o644)  # As in a copy of the folder.
 
 
 @pytest.mark.parametrize('text', ['', '{'])
