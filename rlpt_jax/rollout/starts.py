@@ -28,7 +28,7 @@ class Contact:
   port: where the learner listens; 0 picks a free port.
   lease_s: if a sampler says nothing for so many seconds, its groups go to other
     samplers. It says something after each chunk of tokens, so this must be
-    longer than the compilation of its programs.
+    longer than it takes to compile its programs, or to load new weights.
   patience_s: a sampler ends if the learner is gone for so many seconds.
   """
 
@@ -39,6 +39,10 @@ class Contact:
 
   def __post_init__(self):
     checks.check_fields(self)
+    if self.port > LAST_PORT:
+      raise checks.setting_error(
+        type(self), 'port', self.port, f'a number up to {LAST_PORT}'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,8 @@ def test_of_another_run_in_the_folder_everything_was_lost(versions):
 def test_a_contact_that_makes_no_sense_is_refused():
   with pytest.raises(ValueError, match=r'Contact.lease_s=0'):
     Contact(lease_s=0)
+  with pytest.raises(ValueError, match=r'port=65536: expected .* up to 65535'):
+    Contact(port=65536)
 
 
 def test_a_machine_whose_name_leads_nowhere_needs_another(monkeypatch):
