@@ -46,6 +46,7 @@ def sample(run: Given, *, workdir: pathlib.Path):
   """
   config = run.config
   check(config)
+  runs.check_on_disk(workdir)
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
   tokenizer = load_tokenizer(config.data.tokenizer)

@@ -346,6 +346,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       run.rescue(error)
       raise
     run.save()
+    store.wait()  # Before samplers hear that the run is over.
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -65,7 +65,11 @@ class Link:
     start = starts.read(self._workdir)
     if start is None or start.over is not None:
       self._over = start and start.over
-      self._failed('it has not started')
+      self._failed(
+        'it has not started'
+        if start is None
+        else f'its run has ended after {start.over} steps'
+      )
       return False
     self.start, self._over = start, None
     self._connection = http.client.HTTPConnection(

@@ -7,17 +7,16 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.rollout import group_state
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Start
+from rlpt_jax.rollout.starts import NO_VERSION, Start
 from rlpt_jax.sampling.sampler import SampleGroup, Sampler
-
-NO_VERSION = -1  # Older than all weights: no group may be sampled.
 
 
 class Work:
   """Samples groups for a learner in another process.
 
   It samples nothing without current weights: at first, and when the learner has
-  lost the weights that it has. Until then, its version is NO_VERSION.
+  lost the weights that it has. Until then, its version is NO_VERSION, and it
+  gets no groups.
   """
 
   def __init__(
@@ -37,7 +36,7 @@ class Work:
     self._sampling, self._seed, self._recompute = sampling, seed, recompute
     self._groups: dict[str, tuple[Example, SampleGroup]] = {}
     self._sampler: Sampler | None = None
-    self._start = 0  # The number of the learner's start.
+    self._start: Start | None = None  # The learner's.
     self._is_current = False
 
   @property
@@ -80,7 +79,8 @@ class Work:
 
   def follow(self, start: Start):
     """Drops groups with tokens of weights that the learner has lost."""
-    newest, self._start = start.newest_of(self._start), start.number
+    earlier, self._start = self._start, start
+    newest = earlier and start.newest_of(earlier)
     if newest is None:
       return
     if self._is_current and self._sampler.version > newest:

@@ -100,12 +100,21 @@ def test_what_cannot_be_learned_from_is_refused(
   oldest, version, samples, message, desk, client
 ):
   open_, post = client
-  desk.offer('name 0', EXAMPLE, oldest)
+  desk.offer('name 0', group(0, None)[0], oldest)
   desk.version = version
   status, answer = post(open_(), '/result', result(0, *samples))
   assert status == 400 and message in answer['error']
   # It is still open.
   assert post(open_(), '/sync', asked(version=99))[1]['tasks']
+
+
+def test_samples_of_another_prompt_are_refused(desk, client):
+  """After a restart, a curriculum may give a name to another example."""
+  open_, post = client
+  desk.offer('name 0', EXAMPLE, oldest=7)
+  status, answer = post(open_(), '/result', result(0, *DONE))
+  assert status == 400 and 'name 0: samples of another prompt' in str(answer)
+  assert post(open_(), '/sync', asked())[1]['tasks']
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ def test_a_run_that_has_ended_may_go_on_with_more_steps(link, learner):
   begin()
   end(over=8)
   assert not link.open() and link.is_over(8) and not link.is_over(9)
+  link.now[0] = 11.0
+  with pytest.raises(LearnerGone, match='its run has ended after 8 steps'):
+    link.open()
   begin()
   assert link.open() and not link.is_over(8)
 

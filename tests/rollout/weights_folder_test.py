@@ -1,5 +1,7 @@
 """Weights in a folder are those that a sampler in the process would have."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,20 @@ def test_a_sampler_gets_the_bits_that_the_learner_would_publish(
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+
+
+def test_a_sampler_with_another_model_is_refused(one_device, tmp_path):
+  """Arrays of the same shapes say nothing of it."""
+  decoder = decoder_of(one_device)
+  folder = Publisher(tmp_path, 0, decoder)
+  folder.publish(params_of(decoder, 0), 0)
+  folder.close(remove=False)
+  other = dataclasses.replace(decoder.config, rope_theta=123.0)
+  message = 'learner has another model: rope_theta was .*, now 123.0. Give'
+  with pytest.raises(ValueError, match=message):
+    weights_folder.load(
+      tmp_path, 0, 0, dataclasses.replace(decoder, config=other)
+    )
 
 
 def test_only_the_newest_are_kept_and_those_of_other_starts_are_not(
