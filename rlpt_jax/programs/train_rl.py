@@ -45,12 +45,12 @@ from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer, make_consumer
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.prompts import open_prompts
 from rlpt_jax.rollout.reference import Reference
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.stream import Source
 from rlpt_jax.rollout.verdicts import NoVerdicts
 from rlpt_jax.runs import run_folder as runs

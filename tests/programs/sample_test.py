@@ -21,10 +21,11 @@ from rlpt_jax.inference import model_files
 from rlpt_jax.planning.run import Given
 from rlpt_jax.programs.sample import sample
 from rlpt_jax.programs.train_rl import MAY_CHANGE, train_rl
-from rlpt_jax.rollout import schedules, starts
-from rlpt_jax.rollout.learner_link import LearnerGone
+from rlpt_jax.rollout import schedules
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.learner_link import LearnerGone
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.schedules import Separate
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store

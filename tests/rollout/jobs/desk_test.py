@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rlpt_jax.llm.remote import Unavailable
-from rlpt_jax.rollout import desk as desk_lib
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.desk import Desk
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout.jobs import desk as desk_lib
+from rlpt_jax.rollout.jobs.desk import Desk
+from rlpt_jax.rollout.jobs.starts import Contact
 from tests.rollout.group_state_test import completion, group
 
 SECRET = 'ab' * 16

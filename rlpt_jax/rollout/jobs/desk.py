@@ -25,8 +25,8 @@ import numpy as np
 from rlpt_jax.core.types import Example
 from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.leases import Leases
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout.jobs.leases import Leases
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.sampling.requests import Completion
 
 ANOTHER_START = 409  # The status for a sampler of another start of the learner.

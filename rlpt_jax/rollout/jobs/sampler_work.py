@@ -6,8 +6,8 @@ from typing import Any
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.rollout import group_state
+from rlpt_jax.rollout.jobs.starts import NO_VERSION, Start
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import NO_VERSION, Start
 from rlpt_jax.sampling.sampler import SampleGroup, Sampler
 
 

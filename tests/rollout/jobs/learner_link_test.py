@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlpt_jax.rollout import group_state, starts
-from rlpt_jax.rollout.desk import Desk
-from rlpt_jax.rollout.learner_link import LearnerGone, Link
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout import group_state
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import Desk
+from rlpt_jax.rollout.jobs.learner_link import LearnerGone, Link
+from rlpt_jax.rollout.jobs.starts import Contact
 from tests.rollout.group_state_test import completion, group
 
 EXAMPLE = group(0, None)[0]

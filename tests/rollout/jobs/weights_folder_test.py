@@ -12,8 +12,8 @@ from rlpt_jax.core.run_files import WEIGHTS
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.rollout import weights_folder
-from rlpt_jax.rollout.weights_folder import Publisher
+from rlpt_jax.rollout.jobs import weights_folder
+from rlpt_jax.rollout.jobs.weights_folder import Publisher
 from rlpt_jax.sampling.publish import publish
 
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rlpt_jax.rollout import starts
-from rlpt_jax.rollout.desk import ANOTHER_START
-from rlpt_jax.rollout.sampler_work import Work
-from rlpt_jax.rollout.starts import Contact, Start
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import ANOTHER_START
+from rlpt_jax.rollout.jobs.sampler_work import Work
+from rlpt_jax.rollout.jobs.starts import Contact, Start
 
 ANSWER_S = 30.0  # The longest wait for an answer.
 TELL_S = 15.0  # A sampler that waits for longer says why.

@@ -12,20 +12,20 @@ import pytest
 
 from rlpt_jax.core.run_files import SAMPLERS, WEIGHTS
 from rlpt_jax.core.timers import Timers
-from rlpt_jax.rollout import desk, starts
 from rlpt_jax.rollout.curriculum import Curriculum
-from rlpt_jax.rollout.leases import Leases
+from rlpt_jax.rollout.jobs import desk, starts
+from rlpt_jax.rollout.jobs.leases import Leases
+from rlpt_jax.rollout.jobs.sampler_jobs import FromJobs, SamplerJobs
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampler_jobs import FromJobs, SamplerJobs
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.waiting import Waiting
 from rlpt_jax.sampling.plan import Plan
 from rlpt_jax.sampling.requests import in_pieces
 from tests.rollout.group_state_test import completion
+from tests.rollout.jobs.weights_folder_test import decoder_of, params_of
 from tests.rollout.stream_test import Data64
-from tests.rollout.weights_folder_test import decoder_of, params_of
 
 BATCH, STALENESS, SAMPLES = 3, 2, 2
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.sampler_work import Work
+from rlpt_jax.rollout.jobs.sampler_work import Work
+from rlpt_jax.rollout.jobs.starts import NO_VERSION, Start
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import NO_VERSION, Start
 from tests.rollout import stream_test
 from tests.rollout.group_state_test import group
 

@@ -16,10 +16,11 @@ import jax
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.rollout import starts
-from rlpt_jax.rollout.desk import Desk, Result
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import Desk, Result
+from rlpt_jax.rollout.jobs.starts import Contact
+from rlpt_jax.rollout.jobs.weights_folder import Publisher
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.waiting import (
   Arrays,
   Streamed,
@@ -27,7 +28,6 @@ from rlpt_jax.rollout.waiting import (
   Waiting,
   add_sampled,
 )
-from rlpt_jax.rollout.weights_folder import Publisher
 from rlpt_jax.sampling.sampler import Sample, Sampler
 
 

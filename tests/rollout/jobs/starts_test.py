@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from rlpt_jax.core.run_files import SAMPLERS
-from rlpt_jax.rollout import starts
-from rlpt_jax.rollout.starts import NO_VERSION, Contact, Start
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.starts import NO_VERSION, Contact, Start
 
 
 def test_what_is_written_is_read(tmp_path):
