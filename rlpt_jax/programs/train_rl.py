@@ -429,7 +429,7 @@ class Run:
     is_preempted = self.preempted(step)
     lap, more = self.timers.lap(), runs.memory() | judges.counts(self.reward)
     more['timing/compilations'] = self.compiled.count
-    more['timing/slots_in_use'] = self.sampler.slots_in_use()
+    more['timing/slots_in_use'] = self.sampler.take_slots_in_use()
 
     def timing() -> dict[str, float]:  # Called once the update has ended.
       parts = lap() | self.timers.timeline.take()

@@ -100,7 +100,7 @@ class Desk:
     """Lets `collect` raise; called by signal handlers, so without the lock."""
     self._is_stopped = True
 
-  def slots_in_use(self) -> float:
+  def take_slots_in_use(self) -> float:
     """The mean of what samplers have said since the last call."""
     with self._changed:
       shares, self._in_use = self._in_use, []

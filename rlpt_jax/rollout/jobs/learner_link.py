@@ -95,7 +95,7 @@ class Link:
       'names': work.names,
       'version': work.version,
       'wanted': work.wanted,
-      'slots_in_use': work.slots_in_use(),
+      'slots_in_use': work.take_slots_in_use(),
     }
     answer = self._post('/sync', json.dumps(asked).encode())
     if answer is None:

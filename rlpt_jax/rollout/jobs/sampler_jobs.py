@@ -109,8 +109,8 @@ class SamplerJobs:
     if self._desk:
       self._desk.stop_waiting()
 
-  def slots_in_use(self) -> float:
-    return self._desk.slots_in_use() if self._desk else 0.0
+  def take_slots_in_use(self) -> float:
+    return self._desk.take_slots_in_use() if self._desk else 0.0
 
   def __enter__(self) -> 'SamplerJobs':
     return self

@@ -59,11 +59,11 @@ class Work:
     free = self._sampler.plan.slots - engine.running - engine.waiting
     return max(-(-free // self._sampling.samples), 0)
 
-  def slots_in_use(self) -> float | None:
+  def take_slots_in_use(self) -> float | None:
     """The share of rows that sampled a token since the last call, if any."""
     if not self._sampler or not self._sampler.engine.counts['row_steps']:
       return None
-    return self._sampler.slots_in_use()
+    return self._sampler.take_slots_in_use()
 
   def add(self, tasks: Iterable[Mapping[str, Any]]):
     for task in tasks:

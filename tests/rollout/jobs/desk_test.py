@@ -197,10 +197,10 @@ def test_it_closes_while_samplers_are_connected_or_half_way(client):
 
 def test_the_share_of_slots_in_use_is_the_mean(desk, client):
   open_, post = client
-  assert desk.slots_in_use() == 0
+  assert desk.take_slots_in_use() == 0
   for share in (0.5, 1.0, None):
     post(open_(), '/sync', asked(slots_in_use=share))
-  assert desk.slots_in_use() == 0.75 and desk.slots_in_use() == 0
+  assert desk.take_slots_in_use() == 0.75 and desk.take_slots_in_use() == 0
 
 
 def test_a_port_that_is_taken_is_one_line(desk):

@@ -15,7 +15,7 @@ from tests.rollout.group_state_test import completion, group
 EXAMPLE = group(0, None)[0]
 CONTACT = Contact(host='localhost', patience_s=10.0)
 WORK = SimpleNamespace(
-  names=[], version=3, wanted=1, slots_in_use=lambda: None
+  names=[], version=3, wanted=1, take_slots_in_use=lambda: None
 )  # fmt: skip
 
 

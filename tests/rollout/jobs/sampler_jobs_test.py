@@ -185,7 +185,7 @@ def test_a_run_that_ends_says_so_and_one_that_is_stopped_does_not(
     found = starts.read(tmp_path)
     assert (found.versions, found.over) == ((0, 1), None)
     assert not (tmp_path / WEIGHTS / '0').exists()
-    assert jobs.slots_in_use() == 0
+    assert jobs.take_slots_in_use() == 0
   assert starts.read(tmp_path).over == 9
   assert not (tmp_path / WEIGHTS).exists()
   assert (tmp_path / SAMPLERS).exists()

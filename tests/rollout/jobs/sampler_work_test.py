@@ -68,7 +68,7 @@ def test_without_weights_it_asks_for_nothing(make):
   work, opened = make()
   work.follow(start(0))
   assert (work.version, work.wanted, work.names) == (NO_VERSION, 0, [])
-  assert not work.step() and work.slots_in_use() is None
+  assert not work.step() and work.take_slots_in_use() is None
   work.publish('weights', 0)
   assert (work.version, work.wanted) == (0, 2)  # 4 slots.
   assert not work.step()
@@ -172,7 +172,7 @@ def test_the_share_of_slots_is_that_of_its_steps(make):
   work, _ = make()
   work.publish('weights', 0)
   work._sampler.counts['row_steps'] = 8
-  work._sampler.slots_in_use = lambda: 0.5
-  assert work.slots_in_use() == 0.5
+  work._sampler.take_slots_in_use = lambda: 0.5
+  assert work.take_slots_in_use() == 0.5
   work._sampler.engine = SimpleNamespace(counts={'row_steps': 0})
-  assert work.slots_in_use() is None
+  assert work.take_slots_in_use() is None
