@@ -3,7 +3,7 @@
 import concurrent.futures
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rlpt_jax.core.types import Example
@@ -34,13 +34,13 @@ class Judging:
     # Its thread ends with the reward, which cancels calls when it is closed.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'judging')
 
-  def submit(self, question: Question):
-    """Asks about an example, unless that was done under the same name."""
-    if question.name in self._scores:
-      return
-    future = self._scores[question.name] = concurrent.futures.Future()
+  def submit(self, questions: Iterable[Question]):
+    """Asks about examples together, but for names that wait for scores."""
     with self._lock:
-      self._waiting.append((question, future))
+      for question in questions:
+        if question.name not in self._scores:
+          future = self._scores[question.name] = concurrent.futures.Future()
+          self._waiting.append((question, future))
     self._worker.submit(self._work)
 
   def take(self, names: Sequence[str]) -> list[Scores]:

@@ -42,9 +42,8 @@ class Rollouts:
     self._ask = judges.on_all_hosts(reward)
     # Other rewards take no time to speak of, or the devices of the sampler.
     is_elsewhere = judges.remotes(reward) and not judges.local_models(reward)
-    self._judging = None
-    if is_elsewhere and jax.process_count() == 1:
-      self._judging = Judging(reward)
+    self._may_ask_soon = is_elsewhere and jax.process_count() == 1
+    self._judging: Judging | None = None  # Once something is asked soon.
     self._kept: dict[str, Sequence] = {}  # Name -> samples.
 
   @property
@@ -66,16 +65,14 @@ class Rollouts:
     timer: measures sampling and scoring together; by default, the timer
       'rollout' measures sampling, and the timer 'reward' measures scoring.
     """
-    groups = self.sample(
-      sampling, examples, names, timer=timer or 'rollout', are_judged=True
-    )
+    groups = self.sample(sampling, examples, names, timer=timer or 'rollout')
     return self.judge(examples, names, groups, timer=timer or 'reward')
 
   def judge_soon(self, example: Example, name: str, group: Sequence[Sample]):
     """Asks a judge behind a URL, while this process goes on sampling."""
-    if self._judging:
-      texts = [sample.text for sample in group]
-      self._judging.submit(Question(name, example, texts))
+    if self._may_ask_soon:
+      self._judging = self._judging or Judging(self.reward)
+      self._judging.submit([question(example, name, group)])
 
   def judge(
     self,
@@ -88,8 +85,7 @@ class Rollouts:
     """Scores samples of the policy."""
     with self.timers(timer):
       if self._judging and examples:
-        for each in zip(examples, names, groups, strict=True):
-          self.judge_soon(*each)
+        self._judging.submit(map(question, examples, names, groups))
         scores = joined(self._judging.take(names))
       else:
         texts = [[sample.text for sample in group] for group in groups]
@@ -103,13 +99,8 @@ class Rollouts:
     names: Sequence[str],
     *,
     timer: str = 'rollout',
-    are_judged: bool = False,
   ) -> list[Sequence[Sample]]:
-    """Samples the policy on examples, without a reward; arguments as above.
-
-    are_judged: True if `judge` will score the samples, which may begin now.
-    """
-    of_name = dict(zip(names, examples, strict=True))
+    """Samples the policy on examples, without a reward; arguments as above."""
     requests = [
       sampling.request(example, name, self.tokenizer, self.seed)
       for example, name in zip(examples, names, strict=True)
@@ -121,8 +112,6 @@ class Rollouts:
       )
       for request, group in zip(requests, groups, strict=True):
         self._kept[request.id] = group
-        if are_judged:
-          self.judge_soon(of_name[request.id], request.id, group)
     return [self._kept[name] for name in names]
 
   def group(
@@ -170,3 +159,8 @@ class Rollouts:
       if self._is_current(name)
     }
     unjudged.write(workdir, step, current, record, stream)
+
+
+def question(example: Example, name: str, group: Sequence[Sample]) -> Question:
+  """Returns what a judge is asked about the samples of an example."""
+  return Question(name, example, [sample.text for sample in group])

@@ -48,9 +48,7 @@ class OnDemand:
 
   def take(self, count: int) -> Taken:
     examples, names = self._prompts.take(count)
-    groups = self._rollouts.sample(
-      self._sampling, examples, names, are_judged=True
-    )
+    groups = self._rollouts.sample(self._sampling, examples, names)
     return Taken(examples, names, groups)
 
   def forget(self, names: Iterable[str]):

@@ -1,6 +1,8 @@
 """Scores are those of one call, whenever and however often the reward is."""
 
 import itertools
+import os
+import signal
 import threading
 import time
 
@@ -44,8 +46,8 @@ def test_scores_are_those_of_one_call():
 
   judging = Judging(reward)
   for question in QUESTIONS:
-    judging.submit(question)
-    judging.submit(question)  # It is asked once.
+    judging.submit([question])
+    judging.submit([question])  # It is asked once.
     if question.name == '20':
       time.sleep(0.01)
   names = [question.name for question in reversed(QUESTIONS)]
@@ -72,12 +74,46 @@ def test_an_error_is_raised_where_the_scores_are_needed():
 
   judging = Judging(reward)
   for question in QUESTIONS[:3]:
-    judging.submit(question)
+    judging.submit([question])
     judging._scores[question.name].exception()  # It waits.
   judging.take(['0'])
   with pytest.raises(ConnectionError, match='gone'):
     judging.take(['1'])
   judging.take(['2'])
   # What has failed may be asked again.
-  judging.submit(QUESTIONS[1])
+  judging.submit([QUESTIONS[1]])
   judging.take(['1'])
+
+
+def test_what_is_submitted_together_is_asked_together():
+  calls = []
+
+  def reward(examples, completions):
+    calls.append(len(examples))
+    return by_length(examples, completions)
+
+  judging = Judging(reward)
+  judging.submit(QUESTIONS)
+  judging.take([question.name for question in QUESTIONS])
+  assert calls == [len(QUESTIONS)]
+
+
+def test_a_signal_reaches_who_waits_for_scores():
+  """Its handler lets the judge raise, as that of a preempted run does."""
+  stopped = threading.Event()
+
+  def reward(examples, completions):
+    assert stopped.wait(20)
+    raise ConnectionError('preempted')
+
+  before = signal.signal(signal.SIGUSR1, lambda *_: stopped.set())
+  try:
+    judging = Judging(reward)
+    judging.submit(QUESTIONS[:1])
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match='preempted'):
+      judging.take(['0'])
+    assert time.monotonic() - began < 15
+  finally:
+    signal.signal(signal.SIGUSR1, before)

@@ -116,13 +116,6 @@ def test_what_older_weights_have_sampled_is_sampled_again():
 def test_a_judge_behind_a_url_is_asked_while_others_are_sampled(monkeypatch):
   asked, is_asked = [], threading.Event()
 
-  class Slow(Sampler):
-    def complete(self, requests, tokenizer, stop):
-      groups = super().complete(requests, tokenizer, stop)
-      yield next(groups)
-      assert is_asked.wait(10), 'it is asked only once all are sampled'
-      yield from groups
-
   def reward(examples, completions):
     asked.append(len(examples))
     is_asked.set()
@@ -130,10 +123,16 @@ def test_a_judge_behind_a_url_is_asked_while_others_are_sampled(monkeypatch):
 
   monkeypatch.setattr(judges, 'remotes', lambda reward: ['http://judge'])
   rollouts = make_rollouts(reward)
-  rollouts.sampler = Slow()
   examples, names = [example(n) for n in (1, 2, 3)], ['1', '2', '3']
-  for _ in range(2):  # Held-out examples have the same names every time.
-    found = rollouts(Sampling(samples=2), examples, names)
+  # Held-out examples have the same names every time.
+  for _ in range(2):
+    groups = rollouts.sample(Sampling(samples=2), examples, names)
+    rollouts.judge_soon(examples[0], names[0], groups[0])
+    assert is_asked.wait(10), 'it is asked only once all are sampled'
+    found = rollouts.judge(examples, names, groups)
     assert found.rewards_PG.tolist() == [[2, 3]] * 3
     rollouts.forget(names)
-  assert asked[0] == 1 and sum(asked) == 6
+    is_asked.clear()
+  assert asked == [1, 2, 1, 2]
+  rollouts(Sampling(samples=2), examples, names)
+  assert asked[4:] == [3]
