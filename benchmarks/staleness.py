@@ -11,7 +11,7 @@ as they may be; with fewer slots they are younger. Then all predict held-out
 sentences, and the truth says how many are right. Prints JSON: for each method,
 the accuracy for each seed, the mean, and the difference to `cispo_0`, with a
 95% interval over seeds (paired by seed); the compute relative to `cispo_0` (the
-FLOPs of everything); and medians over the last half of the steps.
+FLOPs of everything); and means over the last half of the steps.
 
   python benchmarks/staleness.py --workdir /tmp/staleness
 
@@ -59,7 +59,7 @@ def main():
         {
           'compute': spent(workdir / name),
           **accuracy(workdir, name),
-          **medians(workdir / name),
+          **means(workdir / name),
         }
       )
       print(f'{name}: {found[method][-1]}', file=sys.stderr, flush=True)
@@ -101,8 +101,12 @@ def train(
   rlpt(workdir, 'train_rl', 'rlpt.gin', *changes, '--workdir', name)
 
 
-def medians(run: pathlib.Path) -> dict[str, float]:
-  """Returns medians over the last half of a run's steps."""
+def means(run: pathlib.Path) -> dict[str, float]:
+  """Returns means over the last half of a run's steps.
+
+  Medians would not do: with slots for several batches, all of these are sampled
+  in one step, and the next steps take no time for it.
+  """
   lines = [
     json.loads(metrics) | json.loads(timing)
     for metrics, timing in zip(
@@ -115,7 +119,7 @@ def medians(run: pathlib.Path) -> dict[str, float]:
   ]
   last_half = lines[len(lines) // 2 :]
   return {
-    name: round(statistics.median(line[key] for line in last_half), 4)
+    name: round(statistics.mean(line[key] for line in last_half), 4)
     for name, key in SHOWN.items()
   }
 

@@ -21,9 +21,9 @@ from rlpt_jax.planning.run import Given
 from rlpt_jax.programs import sample as sample_lib
 from rlpt_jax.programs import train_rl as train_rl_lib
 from rlpt_jax.rollout import rollout_files
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.rollout.schedules import Separate
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.sampling.sampler import Sampler
 from tests.programs import learning_task
 

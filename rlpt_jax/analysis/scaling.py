@@ -165,7 +165,7 @@ def fit_least_squares(
   x, y, unit = scaled(curve, x, y)
   # A, then d if it is free, then the logarithms of the shape.
   free = curve.start is None
-  lower = [y.min() if free else curve.start, *[0.0] * free]
+  lower = [-np.inf if free else curve.start, *[0.0] * free]
   upper = [most, *[np.inf] * free]
   lower += [math.log(low) for low, _ in curve.box]
   upper += [math.log(high) for _, high in curve.box]
@@ -236,25 +236,20 @@ def fit_grid(
   limits_L, middles_M = np.asarray(limits), np.asarray(middles) / unit
   x = np.asarray(x, float) / unit
 
-  def squares(rates_LMF):
-    """Returns the squares of a curve for each A, Cmid and B; or 1 for all A."""
-    gain_LMFP = 1 - curve.left(
-      x, rates_LMF[..., None], middles_M[:, None, None]
-    )
-    gap_L = (limits_L - start)[:, None, None]
-    squared_LMF = np.einsum('lmfp,lmfp->lmf', gain_LMFP, gain_LMFP)
-    return (gap_L * squared_LMF - 2 * (gain_LMFP @ (y - start))) * gap_L
-
   (low, high), _ = curve.box
-  factors = np.geomspace(low, high, 49)
-  rates_LM, reach = np.ones((1, len(middles_M))), factors[1] / factors[0]
-  for _ in range(5):  # Finer from round to round, around the best B so far.
-    best = squares(rates_LM[..., None] * factors).argmin(axis=-1)
-    rates_LM = rates_LM * factors[best]
-    factors, reach = np.geomspace(1 / reach, reach, 5), math.sqrt(reach)
-  squares_LM = squares(rates_LM[..., None])[..., 0]
-  i, j = np.unravel_index(squares_LM.argmin(), squares_LM.shape)
-  limit, shape = limits_L[i], (rates_LM[i, j], middles_M[j])
+  rates_F = np.geomspace(low, high, 769)  # In steps of 0.5%.
+  gap_L1 = (limits_L - start)[:, None]
+
+  def best_of(middle):
+    """Returns the least squares, up to a constant, and their A, B and Cmid."""
+    gain_FP = 1 - curve.left(x, rates_F[:, None], middle)
+    squared_F = np.einsum('fp,fp->f', gain_FP, gain_FP)
+    squares_LF = (gap_L1 * squared_F - 2 * (gain_FP @ (y - start))) * gap_L1
+    i, j = np.unravel_index(squares_LF.argmin(), squares_LF.shape)
+    return squares_LF[i, j], limits_L[i], (rates_F[j], middle)
+
+  # One Cmid at a time: all at once may take gigabytes.
+  _, limit, shape = min(map(best_of, middles_M))
   return make_fit(curve, limit, limit - start, shape, x, y, unit)
 
 

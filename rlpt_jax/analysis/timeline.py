@@ -46,10 +46,11 @@ def picture(spans: Spans, colours: Sequence[str]) -> str:
   if not (between := window(spans)):
     return ''
   start, end = between
+  spans = {**spans, 'publish': _after_updates(spans)}
   lanes = [
     lane
     for lane, parts in LANES.items()
-    if any(part in spans for part in parts)
+    if any(len(spans.get(part, ())) for part in parts)
   ]
   scale = (_WIDTH - _LEFT - 10) / (end - start)
   height = _ROW * len(lanes) + 22
@@ -80,6 +81,15 @@ def picture(spans: Spans, colours: Sequence[str]) -> str:
     f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" '
     f'aria-label="timeline">{"".join(drawn)}</svg>'
   )
+
+
+def _after_updates(spans: Spans) -> np.ndarray:
+  """Returns the spans of 'publish', without their waits for an update."""
+  published = np.array(spans.get('publish', np.zeros((0, 2))))
+  for began, ended in spans['update']:
+    waits = (published[:, 0] < ended) & (began < published[:, 1])
+    published[waits, 0] = np.minimum(ended, published[waits, 1])
+  return published
 
 
 def _axis(seconds: float, scale: float, y: int) -> str:

@@ -56,7 +56,7 @@ MODULES = {
   'segment': 'rlpt_jax.data.segment',
   'signatures': 'rlpt_jax.corpus.signatures',
   'sources': 'rlpt_jax.data.sources',
-  'starts': 'rlpt_jax.rollout.starts',
+  'starts': 'rlpt_jax.rollout.jobs.starts',
   'tables': 'rlpt_jax.data.tables',
   'tasks': 'rlpt_jax.data.tasks',
   'text_match': 'rlpt_jax.rewards.text_match',

@@ -1,5 +1,6 @@
 """Writes output files atomically, and checks what they would replace."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -53,10 +54,15 @@ def replace(path: pathlib.Path, parts: Iterable[bytes]):
   fresh = target.with_name(f'.{uuid.uuid4().hex}.new')
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with fresh.open('xb') as file:
+    # With its mode from the start: what only its owner may read, nobody else
+    # may open while it is written.
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
+    with open(
+      fresh, 'xb', opener=functools.partial(os.open, mode=mode)
+    ) as file:
       file.writelines(parts)
     if target.exists():
-      shutil.copymode(target, fresh)
+      shutil.copymode(target, fresh)  # Whatever the umask is.
     fresh.replace(target)
   except OSError as error:
     # Name the requested file: users do not know the temporary one.

@@ -19,11 +19,12 @@ from rlpt_jax.data.config import load_tokenizer
 from rlpt_jax.inference import model_files
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.planning.run import Given
-from rlpt_jax.rollout import samplers, weights_folder
-from rlpt_jax.rollout.learner_link import Link
-from rlpt_jax.rollout.sampler_work import Work
+from rlpt_jax.rollout import samplers
+from rlpt_jax.rollout.jobs import weights_folder
+from rlpt_jax.rollout.jobs.learner_link import Link
+from rlpt_jax.rollout.jobs.sampler_work import Work
+from rlpt_jax.rollout.jobs.starts import Start
 from rlpt_jax.rollout.schedules import Separate
-from rlpt_jax.rollout.starts import Start
 from rlpt_jax.runs import run_folder as runs
 from rlpt_jax.training.preemption import EXIT_PREEMPTED, preemption
 
@@ -46,6 +47,7 @@ def sample(run: Given, *, workdir: pathlib.Path):
   """
   config = run.config
   check(config)
+  runs.check_on_disk(workdir)
   files = model_files.find(config.model)
   config = runs.with_tokenizer(config, files)
   tokenizer = load_tokenizer(config.data.tokenizer)

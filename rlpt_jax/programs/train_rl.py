@@ -45,12 +45,12 @@ from rlpt_jax.rollout.collector import Collector, make_collect
 from rlpt_jax.rollout.consumer import Consumer, make_consumer
 from rlpt_jax.rollout.experience import Experience
 from rlpt_jax.rollout.held_out import HeldOut, Trial
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.prompts import open_prompts
 from rlpt_jax.rollout.reference import Reference
 from rlpt_jax.rollout.rollout_files import Kept
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.rollout.stream import Source
 from rlpt_jax.rollout.verdicts import NoVerdicts
 from rlpt_jax.runs import run_folder as runs
@@ -346,6 +346,7 @@ def train_rl(config: Config, *, workdir: pathlib.Path):
       run.rescue(error)
       raise
     run.save()
+    store.wait()  # Before samplers hear that the run is over.
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -428,7 +429,7 @@ class Run:
     is_preempted = self.preempted(step)
     lap, more = self.timers.lap(), runs.memory() | judges.counts(self.reward)
     more['timing/compilations'] = self.compiled.count
-    more['timing/slots_in_use'] = self.sampler.slots_in_use()
+    more['timing/slots_in_use'] = self.sampler.take_slots_in_use()
 
     def timing() -> dict[str, float]:  # Called once the update has ended.
       parts = lap() | self.timers.timeline.take()

@@ -59,6 +59,16 @@ class Scores:
         f'reason: {self.reasons_PG[np.isinf(self.rewards_PG)][0]!r}.'
       )
 
+  def __getitem__(self, prompts: slice) -> 'Scores':
+    """Returns the scores of some prompts."""
+    answers_PG = self.answers_PG
+    return Scores(
+      self.rewards_PG[prompts],
+      self.reasons_PG[prompts],
+      {name: part[prompts] for name, part in self.parts.items()},
+      None if answers_PG is None else answers_PG[prompts],
+    )
+
   def counts(self) -> dict[str, int]:
     """Returns the number of completions with each reason, largest first."""
     reasons = collections.Counter(self.reasons_PG.ravel().tolist())

@@ -111,7 +111,7 @@ class Collector:
     if not examples:
       return None
     sampled += names
-    judged = parts.rollouts.judge(examples, groups)
+    judged = parts.rollouts.judge(examples, names, groups)
     parts.prompts.curriculum.note(examples, judged.scores.rewards_PG)
     return parts.without_excluded(judged)
 

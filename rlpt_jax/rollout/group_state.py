@@ -45,11 +45,11 @@ def pack(
       completion = sample.completion
       completions.append(completion)
       samples.append(
-        [
-          len(completion.tokens),
-          completion.finish_reason,
-          completion.prompt_version,
-        ]
+        {
+          'length': len(completion.tokens),
+          'finish_reason': completion.finish_reason,
+          'prompt_version': completion.prompt_version,
+        }
       )
     about = dataclasses.asdict(example)
     prompts.append(about.pop(PROMPTS))
@@ -88,13 +88,12 @@ def unpack(
       if sample is None:
         completions.append(None)
         continue
-      length, finish_reason, prompt_version = sample
-      start, end = end, end + length
+      start, end = end, end + sample['length']
       completions.append(
         Completion(
           **{name: arrays[name][start:end] for name in PER_TOKEN},
-          finish_reason=finish_reason,
-          prompt_version=prompt_version,
+          finish_reason=sample['finish_reason'],
+          prompt_version=sample['prompt_version'],
         )
       )
     yield example, group['name'], completions

@@ -51,7 +51,7 @@ def read(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
   found = {}
   for path in sorted((workdir / HELD_OUT).glob('*.jsonl')):
     try:
-      rows = map(json.loads, path.read_text('utf-8').splitlines())
+      rows = map(json.loads, path.read_bytes().splitlines())
       found[int(path.stem)] = {
         row['example']: _mean(row['rewards']) for row in rows
       }

@@ -78,18 +78,19 @@ def concatenate(parts: Sequence[Judged]) -> Judged:
   return Judged(
     [example for part in parts for example in part.examples],
     [group for part in parts for group in part.samples],
-    _joined([part.scores for part in parts]),
+    joined([part.scores for part in parts]),
     np.concatenate([part.rewards_PG for part in parts]),
   )
 
 
-def _joined(scores: Sequence[Scores]) -> Scores:
+def joined(scores: Sequence[Scores]) -> Scores:
+  """Returns the scores of all prompts together."""
   names = dict.fromkeys(name for each in scores for name in each.parts)
   return Scores(
     np.concatenate([each.rewards_PG for each in scores]),
     np.concatenate([each.reasons_PG for each in scores]),
     {
-      name: _joined([each.parts[name] for each in scores if name in each.parts])
+      name: joined([each.parts[name] for each in scores if name in each.parts])
       for name in names
     },
     _joined_answers(scores),

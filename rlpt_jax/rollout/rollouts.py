@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Iterable, Sequence
 
+import jax
+
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import Tokenizer
@@ -11,7 +13,8 @@ from rlpt_jax.inference import judges
 from rlpt_jax.rewards.scores import Reward, ask
 from rlpt_jax.rollout import unjudged
 from rlpt_jax.rollout.entropies import Entropies
-from rlpt_jax.rollout.judged import Judged
+from rlpt_jax.rollout.judged import Judged, joined
+from rlpt_jax.rollout.judging import Judging, Question
 from rlpt_jax.rollout.sampling import Sampling
 from rlpt_jax.sampling.sampler import Sample, SampleGroup, Sampler
 
@@ -37,6 +40,11 @@ class Rollouts:
     self.tokenizer, self.reward = tokenizer, reward
     self.sampler, self.timers, self.seed = sampler, timers, seed
     self._ask = judges.on_all_hosts(reward)
+    # Other rewards take no time to speak of, or the devices of the sampler.
+    is_elsewhere = judges.remotes(reward) and not judges.local_models(reward)
+    self._judging = None
+    if is_elsewhere and jax.process_count() == 1:
+      self._judging = Judging(reward)
     self._kept: dict[str, Sequence] = {}  # Name -> samples.
 
   @property
@@ -58,20 +66,34 @@ class Rollouts:
     timer: measures sampling and scoring together; by default, the timer
       'rollout' measures sampling, and the timer 'reward' measures scoring.
     """
-    groups = self.sample(sampling, examples, names, timer=timer or 'rollout')
-    return self.judge(examples, groups, timer=timer or 'reward')
+    groups = self.sample(
+      sampling, examples, names, timer=timer or 'rollout', are_judged=True
+    )
+    return self.judge(examples, names, groups, timer=timer or 'reward')
+
+  def judge_soon(self, example: Example, name: str, group: Sequence[Sample]):
+    """Asks a judge behind a URL, while this process goes on sampling."""
+    if self._judging:
+      texts = [sample.text for sample in group]
+      self._judging.submit(Question(name, example, texts))
 
   def judge(
     self,
     examples: Sequence[Example],
+    names: Sequence[str],
     groups: Sequence[Sequence[Sample]],
     *,
     timer: str = 'reward',
   ) -> Judged:
     """Scores samples of the policy."""
     with self.timers(timer):
-      texts = [[sample.text for sample in group] for group in groups]
-      scores = ask(self._ask, examples, texts)
+      if self._judging and examples:
+        for each in zip(examples, names, groups, strict=True):
+          self.judge_soon(*each)
+        scores = joined(self._judging.take(names))
+      else:
+        texts = [[sample.text for sample in group] for group in groups]
+        scores = ask(self._ask, examples, texts)
     return Judged(examples, groups, scores, scores.rewards_PG)
 
   def sample(
@@ -81,8 +103,13 @@ class Rollouts:
     names: Sequence[str],
     *,
     timer: str = 'rollout',
+    are_judged: bool = False,
   ) -> list[Sequence[Sample]]:
-    """Samples the policy on examples, without a reward; arguments as above."""
+    """Samples the policy on examples, without a reward; arguments as above.
+
+    are_judged: True if `judge` will score the samples, which may begin now.
+    """
+    of_name = dict(zip(names, examples, strict=True))
     requests = [
       sampling.request(example, name, self.tokenizer, self.seed)
       for example, name in zip(examples, names, strict=True)
@@ -94,6 +121,8 @@ class Rollouts:
       )
       for request, group in zip(requests, groups, strict=True):
         self._kept[request.id] = group
+        if are_judged:
+          self.judge_soon(of_name[request.id], request.id, group)
     return [self._kept[name] for name in names]
 
   def group(

@@ -7,7 +7,7 @@ from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.inference.model_files import ModelFiles
 from rlpt_jax.models.config import Decoder
 from rlpt_jax.rollout.engine_plan import plan_for
-from rlpt_jax.rollout.sampler_jobs import SamplerJobs
+from rlpt_jax.rollout.jobs.sampler_jobs import SamplerJobs
 from rlpt_jax.rollout.schedules import Separate
 from rlpt_jax.sampling.engine import Engine
 from rlpt_jax.sampling.sampler import Sampler

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from rlpt_jax.core import checks, settings
 from rlpt_jax.core.checks import Natural
 from rlpt_jax.rollout.experience import Experience
+from rlpt_jax.rollout.jobs.sampler_jobs import FromJobs
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.sampler_jobs import FromJobs
 from rlpt_jax.rollout.stream import OnDemand, Source, Stream
 from rlpt_jax.rollout.waiting import Waiting
 

@@ -48,7 +48,9 @@ class OnDemand:
 
   def take(self, count: int) -> Taken:
     examples, names = self._prompts.take(count)
-    groups = self._rollouts.sample(self._sampling, examples, names)
+    groups = self._rollouts.sample(
+      self._sampling, examples, names, are_judged=True
+    )
     return Taken(examples, names, groups)
 
   def forget(self, names: Iterable[str]):
@@ -132,6 +134,12 @@ class Stream:
         limit = max(self._limit(), waiting.taken + count)
         self._admit(limit)
       self._sampler.step()
+      self._judge_finished()
+
+  def _judge_finished(self):
+    for each in self._waiting.groups:
+      if each.group.is_done:
+        self._rollouts.judge_soon(each.example, each.name, each.group.samples)
 
   def _limit(self) -> int:
     self._version = self._sampler.version

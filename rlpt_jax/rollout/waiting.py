@@ -18,7 +18,7 @@ from rlpt_jax.core.types import Example
 from rlpt_jax.rollout import group_state
 from rlpt_jax.rollout.prompts import Prompts
 from rlpt_jax.sampling.plan import Plan
-from rlpt_jax.sampling.requests import in_pieces
+from rlpt_jax.sampling.requests import Completion, in_pieces
 from rlpt_jax.sampling.sampler import Sample, SampleGroup
 
 Arrays = Mapping[str, np.ndarray]
@@ -166,14 +166,21 @@ class Waiting:
     groups = group_state.unpack(saved['groups'], arrays)
     # Earlier versions of rlpt have not saved which weights are too old.
     oldest = saved.get('oldest', itertools.repeat(version))
-    for (example, name, pieces), its_oldest in zip(
+    for (example, name, completions), its_oldest in zip(
       groups, oldest, strict=False
     ):
       group = self._make_group(example, name)
-      for sample, completion in zip(group.samples, pieces, strict=True):
-        if completion is not None:
-          # As they were sampled: how a broken character becomes text may depend
-          # on the piece that it is in.
-          for piece in in_pieces(completion, Plan.chunk):
-            sample.add(piece)
+      add_sampled(group, completions)
       yield Streamed(example, name, group, its_oldest)
+
+
+def add_sampled(group: SampleGroup, completions: Iterable[Completion | None]):
+  """Adds what was sampled before a restart, or by another process.
+
+  It is added in the pieces in which it was sampled: how a broken character
+  becomes text may depend on the piece that it is in.
+  """
+  for sample, completion in zip(group.samples, completions, strict=True):
+    if completion is not None:
+      for piece in in_pieces(completion, Plan.chunk):
+        sample.add(piece)

@@ -50,12 +50,18 @@ def read_spans(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     return {}
   found = collections.defaultdict(list)
   for line in read_lines(workdir / TIMING):
-    for key, spans in line.items():
-      if key.startswith(SPANS):
-        part = found[key.removeprefix(SPANS)]
-        if part and spans[0][0] < part[-1][0]:
-          part.clear()  # A new start of the run, whose clock begins at 0.
-        part += spans
+    parts = {
+      key.removeprefix(SPANS): spans
+      for key, spans in line.items()
+      if key.startswith(SPANS)
+    }
+    if any(
+      found[part] and spans[0][0] < found[part][-1][0]
+      for part, spans in parts.items()
+    ):
+      found.clear()  # A new start of the run, whose clock begins at 0.
+    for part, spans in parts.items():
+      found[part] += spans
   return {part: np.array(spans) for part, spans in found.items()}
 
 

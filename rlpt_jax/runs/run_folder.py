@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.learner import State, make_state
 
 STREAM = 'stream'  # The tree of a checkpoint with a run's unfinished samples.
+ADDRESS = re.compile(r'\w{2,}:/')
 FRESH_ASSETS = '.assets'  # The name of ASSETS until they are complete.
 
 
@@ -51,12 +53,25 @@ def claimed(
   may_change: names of settings that may differ from the recorded ones, because
     they do not affect what a step computes.
   """
+  check_on_disk(workdir)
   on_one_host(_make)(workdir)
   # Lock first: settings are replaced if there is no step yet. Without the lock,
   # this could replace those of a run that another process has just begun.
   with _alone(workdir):
     check_config(workdir, config, may_change, may_replace=not has_step(workdir))
     yield
+
+
+def check_on_disk(workdir: pathlib.Path):
+  """Raises if the path was the address of a store, such as gs://bucket/run.
+
+  As a path it would name a folder of this machine, 'gs:'.
+  """
+  if ADDRESS.match(str(workdir)):
+    raise ValueError(
+      f'{workdir}: expected a folder on a disk, found the address of a store. '
+      'Mount a disk that all machines of the run see.'
+    )
 
 
 def has_step(workdir: pathlib.Path) -> bool:

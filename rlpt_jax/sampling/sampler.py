@@ -95,7 +95,7 @@ class Sampler:
     """Returns True if it uses no device of a layout."""
     return layout.is_apart_from(self.decoder.layout)
 
-  def slots_in_use(self) -> float:
+  def take_slots_in_use(self) -> float:
     """The share of all rows that sampled a token, since the last call."""
     counts, self.engine.counts = self.engine.counts, collections.Counter()
     return counts['tokens'] / max(counts['row_steps'], 1)

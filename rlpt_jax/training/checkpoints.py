@@ -153,18 +153,20 @@ class Store:
   def check(self):
     """Raises if a save in the background has failed; does not wait for one.
 
-    Without this call, the failure would only show at the next save, many steps
-    later.
+    Otherwise the failure would only show at the next save, many steps later.
     """
     if not self._manager.is_saving_in_progress():
-      with self._explained_errors():
-        self._manager.wait_until_finished()
+      self.wait()
+
+  def wait(self):
+    """Waits for the last save; raises if it has failed."""
+    with self._explained_errors():
+      self._manager.wait_until_finished()
 
   def _check_written(self):
     """Raises if what was written cannot be read back.
 
-    Orbax then does not rename the new step to its final name, and keeps the
-    earlier steps.
+    Orbax then does not rename the new step, and keeps the earlier ones.
     """
     try:
       (fresh,) = (
@@ -217,9 +219,8 @@ class Store:
         self.directory / str(candidate), trees, content['arrays']
       )
       loaded = self._try(damage, self._read_trees, candidate, trees, content)
-      # Verify in a `_try` of its own: it is a collective computation, which
-      # must start on all processes or on none, and reading may fail on a single
-      # one. If it fails on any, `loaded` is None on all.
+      # In a `_try` of its own: this collective computation must start on all
+      # processes or on none. If reading fails on any, `loaded` is None on all.
       if loaded is None or not self._try(
         damage, self._verify, candidate, loaded, content
       ):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def test_the_grid_is_a_curve_fit_of_b_for_each_pair():
   assert (fit.limit, fit.parameters['Cmid']) == (limit, pytest.approx(middle))
   assert fit.parameters['B'] == pytest.approx(rate, rel=1e-3)
   assert fit.squares == pytest.approx(squares, rel=1e-4)
+
+
+def test_the_grid_takes_little_memory():
+  x = np.linspace(0, 1, 100)
+  tracemalloc.start()
+  scaling.fit_grid(x, 0.2 + 0.3 * x, 0.2)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  # A gain for each A, Cmid, B and point would take 24 GB.
+  assert peak < 20e6
 
 
 def fitted(curve, x, y):

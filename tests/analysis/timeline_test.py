@@ -43,6 +43,22 @@ def test_bars_are_to_scale():
   assert x > timeline._LEFT  # The half second after the update before.
 
 
+def test_weights_are_published_after_the_update_that_made_them():
+  waiting = spans(20)
+  waiting['publish'] = waiting['update'] + np.array([0.5, 0.25])
+  drawn = bars(timeline.picture(waiting, ['update', 'publish']))
+  ends = [
+    float(x) + float(width) for x, _, width, part in drawn if part == 'update'
+  ]
+  found = [
+    (float(x), float(width)) for x, _, width, part in drawn if part == 'publish'
+  ]
+  # The last begins after the picture ends.
+  assert len(found) == 6
+  for (x, width), end in zip(found[1:], ends, strict=False):
+    assert abs(x - end) < 0.3 and 0 < width < 10
+
+
 def test_a_section_needs_spans():
   assert timeline.section([('a', {})], []) == ''
   page = timeline.section([('a', spans(3)), ('b', {})], ['rollout', 'update'])

@@ -55,6 +55,19 @@ def test_a_file_is_made_and_replaced(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ['file']
 
 
+def test_what_only_its_owner_may_read_nobody_else_ever_may(tmp_path):
+  path = tmp_path / 'secret'
+  path.touch(mode=0o600)
+
+  def parts():
+    modes = {stat.S_IMODE(x.stat().st_mode) for x in tmp_path.iterdir()}
+    assert modes == {0o600}
+    yield b'while it is written'
+
+  output_files.replace(path, parts())
+  assert path.read_bytes() == b'while it is written'
+
+
 def test_of_a_link_the_file_it_points_to_is_written(tmp_path):
   (tmp_path / 'there').mkdir()
   link, target = tmp_path / 'link', tmp_path / 'there' / 'target'

@@ -21,11 +21,13 @@ from rlpt_jax.inference import model_files
 from rlpt_jax.planning.run import Given
 from rlpt_jax.programs.sample import sample
 from rlpt_jax.programs.train_rl import MAY_CHANGE, train_rl
-from rlpt_jax.rollout import schedules, starts
-from rlpt_jax.rollout.learner_link import LearnerGone
+from rlpt_jax.rollout import schedules
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.learner_link import LearnerGone
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.schedules import Separate
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.runs import run_folder as runs
+from rlpt_jax.sampling.sampler import Sampler
 from rlpt_jax.training.checkpoints import Store
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 from tests import jobs
@@ -133,9 +135,9 @@ def check_learned(workdir, steps):
 @pytest.mark.slow
 def test_whoever_is_killed_each_group_is_learned_from_once(troupe, folder):
   steps = 6 + 10 * ROUNDS
-  changes = {'num_steps': steps, 'held_out': None}
-  if ROUNDS > 1:  # The few examples would all be solved.
-    changes['data'] = learning_task.questions(folder, 'train')
+  # Few examples could all be solved before the end.
+  data = learning_task.questions(folder, 'train')
+  changes = {'num_steps': steps, 'held_out': None, 'data': data}
   run, rng = troupe(**changes), random.Random(ROUNDS)
   ends = []
 
@@ -185,6 +187,29 @@ def test_without_staleness_it_is_synchronous_to_the_last_bit(
 
 
 @pytest.mark.slow
+def test_samplers_hear_that_the_run_is_over_once_it_is_saved(
+  folder, tmp_path, monkeypatch
+):
+  """Or they were gone when a learner that is killed then has to go on."""
+  check_written, saved = Store._check_written, []
+
+  def slowly(self):
+    time.sleep(0.5)
+    check_written(self)
+
+  def leave(self, *_):
+    saved.append((tmp_path / 'checkpoints' / '1').is_dir())
+    self.close()
+
+  monkeypatch.setattr(Store, '_check_written', slowly)
+  monkeypatch.setattr(Sampler, '__exit__', leave)
+  changes = {'num_steps': 1, 'held_out': None}
+  config = jobs.config(folder, schedule=schedules.synchronous, **changes)
+  train_rl(config, workdir=tmp_path)
+  assert saved == [True]
+
+
+@pytest.mark.slow
 def test_a_learner_of_two_processes_takes_groups_for_both(folder, tmp_path):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -217,6 +242,13 @@ def test_a_sampler_whose_run_is_none_of_its_kind_is_refused(folder, tmp_path):
     sample(
       given(folder, schedule=schedules.synchronous), workdir=tmp_path / 'run'
     )
+
+
+def test_a_sampler_whose_folder_is_a_store_is_refused(folder):
+  with pytest.raises(
+    ValueError, match='s3:/b/run: expected a folder on a disk'
+  ):
+    sample(given(folder), workdir=pathlib.Path('s3://b/run'))
 
 
 def test_a_sampler_waits_for_a_learner_only_so_long(folder, tmp_path):

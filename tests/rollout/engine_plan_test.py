@@ -50,7 +50,7 @@ def test_slots_stay_full_if_one_completion_in_sixteen_is_long(
     with contextlib.closing(sampler.run(requests())) as groups:
       for _ in range(8):
         next(groups)
-      sampler.slots_in_use()
+      sampler.take_slots_in_use()
       for _ in range(24):
         next(groups)
-      assert sampler.slots_in_use() > 0.95
+      assert sampler.take_slots_in_use() > 0.95

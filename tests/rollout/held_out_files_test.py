@@ -35,6 +35,15 @@ def test_what_is_written_is_read(tmp_path):
   assert found[0][names[0]] == 0.5 and math.isnan(found[0][names[1]])
 
 
+def test_ids_may_have_what_ends_a_line_of_text(tmp_path):
+  """JSON does not escape these, and str.splitlines would split there."""
+  names = ['a\u2028b', 'c\x85d', 'e\nf']
+  held_out_files.write(tmp_path, 0, judged([[1], [0], [0.5]], names))
+  assert held_out_files.read(tmp_path) == {
+    0: dict(zip(names, [1.0, 0.0, 0.5], strict=True))
+  }
+
+
 def test_again_the_same_bytes_and_nothing_else_is_left(tmp_path):
   one = judged([[1], [0]], 'ab')
   held_out_files.write(tmp_path, 3, one)

@@ -1,12 +1,14 @@
 """Samples are kept until their step is done: nothing is sampled twice."""
 
 import contextlib
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from rlpt_jax.core.timers import Timers
 from rlpt_jax.core.tokenizer import ByteTokenizer
+from rlpt_jax.inference import judges
 from rlpt_jax.rewards import scores as scores_lib
 from rlpt_jax.rollout.rollouts import Rollouts
 from rlpt_jax.rollout.sampling import Sampling
@@ -109,3 +111,29 @@ def test_what_older_weights_have_sampled_is_sampled_again():
     rollouts.sampler.version = version
     rollouts(Sampling(samples=2), [example(1)], ['a'])
   assert rollouts.sampler.sampled == ['a', 'a']
+
+
+def test_a_judge_behind_a_url_is_asked_while_others_are_sampled(monkeypatch):
+  asked, is_asked = [], threading.Event()
+
+  class Slow(Sampler):
+    def complete(self, requests, tokenizer, stop):
+      groups = super().complete(requests, tokenizer, stop)
+      yield next(groups)
+      assert is_asked.wait(10), 'it is asked only once all are sampled'
+      yield from groups
+
+  def reward(examples, completions):
+    asked.append(len(examples))
+    is_asked.set()
+    return [[len(text) for text in group] for group in completions]
+
+  monkeypatch.setattr(judges, 'remotes', lambda reward: ['http://judge'])
+  rollouts = make_rollouts(reward)
+  rollouts.sampler = Slow()
+  examples, names = [example(n) for n in (1, 2, 3)], ['1', '2', '3']
+  for _ in range(2):  # Held-out examples have the same names every time.
+    found = rollouts(Sampling(samples=2), examples, names)
+    assert found.rewards_PG.tolist() == [[2, 3]] * 3
+    rollouts.forget(names)
+  assert asked[0] == 1 and sum(asked) == 6

@@ -7,9 +7,9 @@ import pytest
 from rlpt_jax.core.tokenizer import ByteTokenizer
 from rlpt_jax.inference import model_files
 from rlpt_jax.rollout import samplers
-from rlpt_jax.rollout.sampler_jobs import SamplerJobs
+from rlpt_jax.rollout.jobs.sampler_jobs import SamplerJobs
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.rollout.schedules import Separate
-from rlpt_jax.rollout.starts import Contact
 from rlpt_jax.sampling.sampler import Sampler
 from tests.programs import learning_task
 

@@ -156,7 +156,7 @@ def test_a_judge_that_fails_costs_no_sample(failing, folder, tmp_path):
   record = unjudged.read_record(tmp_path / 'run', failing - 1)
   assert (
     sum(
-      each[1] == 'length' or each[1] == 'stop'
+      each['finish_reason'] is not None
       for group in record['stream']['groups']
       for each in group['samples']
       if each

@@ -114,7 +114,7 @@ class FakeRun:
     )  # fmt: skip
     rollouts = SimpleNamespace(
       sampler=self.sampler, timers=Timers('rollout'), tokenizer=tokenizer,
-      seed=0, forget=lambda names: None,
+      seed=0, forget=lambda names: None, judge_soon=lambda *group: None,
     )  # fmt: skip
     waiting = Waiting(
       self.prompts, functools.partial(Rollouts.group, rollouts, sampling),

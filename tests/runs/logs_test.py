@@ -66,7 +66,11 @@ def test_spans_are_those_of_the_last_start(tmp_path):
   """They are in no column, and a clock begins at 0 with each start."""
   write(tmp_path)
   spans = [
-    {'step': 0, 'timing/spans/update': [[5, 6]]},
+    {
+      'step': 0,
+      'timing/spans/save': [[4, 5]],
+      'timing/spans/update': [[5, 6]],
+    },
     {'step': 1, 'timing/spans/update': [[1, 2]]},
     {'step': 2, 'timing/spans/update': [[3, 4], [5, 6]]},
   ]

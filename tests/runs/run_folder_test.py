@@ -72,6 +72,16 @@ def claim(workdir, **changes):
     return json.loads((workdir / 'config.json').read_text())
 
 
+@pytest.mark.parametrize('address', ['gs://bucket/run', 's3://bucket'])
+def test_a_store_is_no_folder(address, tmp_path, monkeypatch):
+  """Or the run would be kept in a folder 'gs:' of its machine."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='expected a folder on a disk, found'):
+    claim(pathlib.Path(address))
+  assert not [*tmp_path.iterdir()]
+  claim(tmp_path / 'a:' / 'run')
+
+
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
   claim(tmp_path)
   # What a run does that has no step yet; nothing that is slow to import.

@@ -15,6 +15,9 @@ from rlpt_jax.core import checks, output_files
 from rlpt_jax.core.checks import Name, Natural, Positive
 from rlpt_jax.core.run_files import SAMPLERS
 
+LAST_PORT = 65535
+NO_VERSION = -1  # Older than all weights.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contact:
@@ -25,7 +28,7 @@ class Contact:
   port: where the learner listens; 0 picks a free port.
   lease_s: if a sampler says nothing for so many seconds, its groups go to other
     samplers. It says something after each chunk of tokens, so this must be
-    longer than the compilation of its programs.
+    longer than it takes to compile its programs, or to load new weights.
   patience_s: a sampler ends if the learner is gone for so many seconds.
   """
 
@@ -36,6 +39,10 @@ class Contact:
 
   def __post_init__(self):
     checks.check_fields(self)
+    if self.port > LAST_PORT:
+      raise checks.setting_error(
+        type(self), 'port', self.port, f'a number up to {LAST_PORT}'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +66,17 @@ class Start:
   def number(self) -> int:
     return len(self.versions) - 1
 
-  def newest_of(self, earlier: int) -> int | None:
-    """The newest version of an earlier start that was not lost; None: all."""
-    return min(self.versions[earlier + 1 :], default=None)
+  def newest_of(self, earlier: 'Start') -> int | None:
+    """The newest version of an earlier start that was not lost; None: all.
+
+    NO_VERSION if that was a start of another run, whose folder was emptied.
+    """
+    if earlier.secret == self.secret:
+      return None
+    later = self.versions[len(earlier.versions) :]
+    if not later or earlier.versions + later != self.versions:
+      return NO_VERSION
+    return min(later)
 
 
 def own_name() -> str:
@@ -90,6 +105,7 @@ def read(workdir: pathlib.Path) -> Start | None:
 def write(workdir: pathlib.Path, start: Start):
   path = workdir / SAMPLERS
   path.touch(mode=0o600)  # It has a secret; replacing the file keeps the mode.
+  path.chmod(0o600)  # A copy of a folder may have another.
   text = json.dumps(dataclasses.asdict(start), indent=2) + '\n'
   output_files.replace(path, [text.encode()])
 

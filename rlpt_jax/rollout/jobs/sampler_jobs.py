@@ -5,6 +5,7 @@ folder, and hands out groups at a desk. `FromJobs` is the source of a run's
 groups (stream.py).
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,18 @@ import jax
 from rlpt_jax.core.layout import Layout
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.models.config import Decoder
-from rlpt_jax.rollout import starts
-from rlpt_jax.rollout.desk import Desk, Result
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import Desk, Result
+from rlpt_jax.rollout.jobs.starts import Contact
+from rlpt_jax.rollout.jobs.weights_folder import Publisher
 from rlpt_jax.rollout.rollouts import Rollouts
-from rlpt_jax.rollout.starts import Contact
-from rlpt_jax.rollout.waiting import Arrays, Streamed, Taken, Waiting
-from rlpt_jax.rollout.weights_folder import Publisher
+from rlpt_jax.rollout.waiting import (
+  Arrays,
+  Streamed,
+  Taken,
+  Waiting,
+  add_sampled,
+)
 from rlpt_jax.sampling.sampler import Sample, Sampler
 
 
@@ -42,7 +49,7 @@ class SamplerJobs:
     version: int,
     own: Sampler | None,
   ):
-    """Publishes the first weights, and lets samplers come.
+    """Publishes the first weights; samplers may come once `announce` is called.
 
     samples: the number of samples of a group.
     num_steps: the number of updates that the run is to make.
@@ -60,12 +67,17 @@ class SamplerJobs:
       start = starts.following(earlier, host=host, version=version)
       self._desk = Desk(contact, start.secret, samples=samples, version=version)
       self._start = dataclasses.replace(start, port=self._desk.port)
-      try:
-        starts.write(workdir, self._start)
-      except OSError:
-        self._desk.close()  # Or its thread would keep the process alive.
-        raise
-      print(f'samplers reach this learner at {host}:{self._desk.port}')
+
+  def announce(self):
+    """Tells samplers where the learner is.
+
+    Groups of an earlier start must be offered by then: what is not, samplers
+    that have it drop.
+    """
+    if self._desk:
+      starts.write(self._workdir, self._start)
+      where = f'{self._start.host}:{self._start.port}'
+      print(f'samplers reach this learner at {where}')
 
   def publish(self, params):
     """Gives new weights to all samplers; they go on with them on their own."""
@@ -97,22 +109,24 @@ class SamplerJobs:
     if self._desk:
       self._desk.stop_waiting()
 
-  def slots_in_use(self) -> float:
-    return self._desk.slots_in_use() if self._desk else 0.0
+  def take_slots_in_use(self) -> float:
+    return self._desk.take_slots_in_use() if self._desk else 0.0
 
   def __enter__(self) -> 'SamplerJobs':
     return self
 
   def __exit__(self, kind, *_):
     is_over = kind is None  # Not just interrupted.
-    if self._desk:
-      if is_over:
+    # Even if the disk is full: the desk's thread would keep the process alive.
+    with contextlib.ExitStack() as closing:
+      if self._own:
+        closing.callback(self._own.close)
+      closing.callback(self._weights.close, remove=is_over)
+      if self._desk:
+        closing.callback(self._desk.close)
+      if self._desk and is_over:
         over = dataclasses.replace(self._start, over=self._num_steps)
         starts.write(self._workdir, over)
-      self._desk.close()
-    self._weights.close(remove=is_over)
-    if self._own:
-      self._own.close()
 
 
 class FromJobs:
@@ -124,21 +138,22 @@ class FromJobs:
   """
 
   def __init__(self, waiting: Waiting, rollouts: Rollouts):
+    """Offers what may be sampled; then samplers may come."""
     self._waiting, self._rollouts = waiting, rollouts
     self._jobs: SamplerJobs = rollouts.sampler
     self._open: dict[str, Streamed] = {}
     for each in self._waiting.groups:
       if not each.group.is_done:
         self._offer(each)
+    self._admit(self._waiting.limit(self._jobs.version))
+    self._jobs.announce()
 
   def take(self, count: int) -> Taken:
     """Returns the oldest groups, once all of them are done."""
     waiting = self._waiting
     with self._rollouts.timers('rollout'):
       # A batch may need more groups than others, to replace flat ones.
-      limit = max(waiting.limit(self._jobs.version), waiting.taken + count)
-      while entering := waiting.admit(limit):
-        self._offer(entering)
+      self._admit(max(waiting.limit(self._jobs.version), waiting.taken + count))
       self._collect(each.name for each in waiting.oldest(count))
     return waiting.hand_out(count)
 
@@ -157,12 +172,16 @@ class FromJobs:
     self._rollouts.stop_waiting()
     self._jobs.stop_waiting()
 
+  def _admit(self, limit: int):
+    while entering := self._waiting.admit(limit):
+      self._offer(entering)
+
   def _offer(self, each: Streamed):
     self._open[each.name] = each
     self._jobs.offer(each)
 
   def _collect(self, names: Iterable[str]):
     for name, samples in self._jobs.collect(names).items():
-      group = self._open.pop(name).group
-      for number, completion in enumerate(samples):
-        group.samples[number].add(completion)
+      each = self._open.pop(name)
+      add_sampled(each.group, samples)
+      self._rollouts.judge_soon(each.example, name, each.group.samples)

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlpt_jax.rollout import group_state, starts
-from rlpt_jax.rollout.desk import Desk
-from rlpt_jax.rollout.learner_link import LearnerGone, Link
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout import group_state
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import Desk
+from rlpt_jax.rollout.jobs.learner_link import LearnerGone, Link
+from rlpt_jax.rollout.jobs.starts import Contact
 from tests.rollout.group_state_test import completion, group
 
 EXAMPLE = group(0, None)[0]
 CONTACT = Contact(host='localhost', patience_s=10.0)
 WORK = SimpleNamespace(
-  names=[], version=3, wanted=1, slots_in_use=lambda: None
+  names=[], version=3, wanted=1, take_slots_in_use=lambda: None
 )  # fmt: skip
 
 
@@ -122,6 +123,9 @@ def test_a_run_that_has_ended_may_go_on_with_more_steps(link, learner):
   begin()
   end(over=8)
   assert not link.open() and link.is_over(8) and not link.is_over(9)
+  link.now[0] = 11.0
+  with pytest.raises(LearnerGone, match='its run has ended after 8 steps'):
+    link.open()
   begin()
   assert link.open() and not link.is_over(8)
 

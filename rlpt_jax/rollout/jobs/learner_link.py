@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rlpt_jax.rollout import starts
-from rlpt_jax.rollout.desk import ANOTHER_START
-from rlpt_jax.rollout.sampler_work import Work
-from rlpt_jax.rollout.starts import Contact, Start
+from rlpt_jax.rollout.jobs import starts
+from rlpt_jax.rollout.jobs.desk import ANOTHER_START
+from rlpt_jax.rollout.jobs.sampler_work import Work
+from rlpt_jax.rollout.jobs.starts import Contact, Start
 
 ANSWER_S = 30.0  # The longest wait for an answer.
 TELL_S = 15.0  # A sampler that waits for longer says why.
@@ -65,7 +65,11 @@ class Link:
     start = starts.read(self._workdir)
     if start is None or start.over is not None:
       self._over = start and start.over
-      self._failed('it has not started')
+      self._failed(
+        'it has not started'
+        if start is None
+        else f'its run has ended after {start.over} steps'
+      )
       return False
     self.start, self._over = start, None
     self._connection = http.client.HTTPConnection(
@@ -91,7 +95,7 @@ class Link:
       'names': work.names,
       'version': work.version,
       'wanted': work.wanted,
-      'slots_in_use': work.slots_in_use(),
+      'slots_in_use': work.take_slots_in_use(),
     }
     answer = self._post('/sync', json.dumps(asked).encode())
     if answer is None:

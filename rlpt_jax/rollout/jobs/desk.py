@@ -20,11 +20,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rlpt_jax.core.types import Example
 from rlpt_jax.llm.remote import Unavailable
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.leases import Leases
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout.jobs.leases import Leases
+from rlpt_jax.rollout.jobs.starts import Contact
 from rlpt_jax.sampling.requests import Completion
 
 ANOTHER_START = 409  # The status for a sampler of another start of the learner.
@@ -98,7 +100,7 @@ class Desk:
     """Lets `collect` raise; called by signal handlers, so without the lock."""
     self._is_stopped = True
 
-  def slots_in_use(self) -> float:
+  def take_slots_in_use(self) -> float:
     """The mean of what samplers have said since the last call."""
     with self._changed:
       shares, self._in_use = self._in_use, []
@@ -133,10 +135,13 @@ class Desk:
 
   def finish(self, data: bytes) -> dict[str, Any]:
     """Keeps the result of a group; raises if it cannot be learned from."""
-    ((_, name, samples),) = group_state.from_bytes(data)
+    ((example, name, samples),) = group_state.from_bytes(data)
     with self._changed:
       offer = self._leases.open.get(name)
       if offer:
+        _, expected = offer.task
+        if not np.array_equal(example.prompt_tokens, expected.prompt_tokens):
+          raise Refused(f'{name}: samples of another prompt than was offered.')
         self._check(name, samples, offer.oldest)
       is_accepted = self._leases.finish(name, samples)
       self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 import random
 
-from rlpt_jax.rollout.leases import Leases
+from rlpt_jax.rollout.jobs.leases import Leases
 
 SECONDS = 10.0
 

@@ -1,5 +1,7 @@
 """Weights in a folder are those that a sampler in the process would have."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,8 @@ from rlpt_jax.core.run_files import WEIGHTS
 from rlpt_jax.models import decoder as decoder_lib
 from rlpt_jax.models import zoo
 from rlpt_jax.models.config import Compute, Decoder
-from rlpt_jax.rollout import weights_folder
-from rlpt_jax.rollout.weights_folder import Publisher
+from rlpt_jax.rollout.jobs import weights_folder
+from rlpt_jax.rollout.jobs.weights_folder import Publisher
 from rlpt_jax.sampling.publish import publish
 
 
@@ -43,6 +45,20 @@ def test_a_sampler_gets_the_bits_that_the_learner_would_publish(
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+
+
+def test_a_sampler_with_another_model_is_refused(one_device, tmp_path):
+  """Arrays of the same shapes say nothing of it."""
+  decoder = decoder_of(one_device)
+  folder = Publisher(tmp_path, 0, decoder)
+  folder.publish(params_of(decoder, 0), 0)
+  folder.close(remove=False)
+  other = dataclasses.replace(decoder.config, rope_theta=123.0)
+  message = 'learner has another model: rope_theta was .*, now 123.0. Give'
+  with pytest.raises(ValueError, match=message):
+    weights_folder.load(
+      tmp_path, 0, 0, dataclasses.replace(decoder, config=other)
+    )
 
 
 def test_only_the_newest_are_kept_and_those_of_other_starts_are_not(

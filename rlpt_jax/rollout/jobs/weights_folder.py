@@ -9,19 +9,22 @@ nothing new, and it releases the snapshots of other readers when it starts.
 """
 
 import contextlib
+import json
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-from rlpt_jax.core import weights
+from rlpt_jax.core import settings, weights
 from rlpt_jax.core.one_host import on_one_host
 from rlpt_jax.core.run_files import WEIGHTS
 from rlpt_jax.models import decoder as decoder_lib
-from rlpt_jax.models.config import Decoder
+from rlpt_jax.models.config import Decoder, DecoderConfig
 from rlpt_jax.training.checkpoints import Store
 
-PARAMS = 'params'
+PARAMS, MODEL = 'params', 'model'
 OLD = f'.{WEIGHTS}.old'  # The name of weights that are being deleted.
 # A sampler that still reads the last but one has time for one more update.
 KEPT = 2
@@ -41,7 +44,8 @@ class Publisher:
     dtype = self._decoder.compute.dtype
     # The sampler rounds the layers in any case (sampling/publish.py).
     layers = jax.tree.map(lambda x: x.astype(dtype), params['layers'])
-    self._store.save(version, {PARAMS: params | {'layers': layers}}, {})
+    record = {MODEL: self._decoder.config.to_dict()}
+    self._store.save(version, {PARAMS: params | {'layers': layers}}, record)
 
   def close(self, *, remove: bool):
     """remove: no sampler needs the weights any more."""
@@ -68,6 +72,7 @@ def load(workdir: pathlib.Path, start: int, version: int, decoder: Decoder):
   )
   try:
     with Store(_folder(workdir, start), read_only=True) as store:
+      _check_model(workdir, store.record(step=version)[1], decoder.config)
       return store.restore({PARAMS: shapes}, step=version).trees[PARAMS]
   except FileNotFoundError:  # Orbax looks at all steps, some just deleted.
     return None
@@ -75,6 +80,18 @@ def load(workdir: pathlib.Path, start: int, version: int, decoder: Decoder):
     if version == newest(workdir, start):
       raise
     return None
+
+
+def _check_model(
+  workdir: pathlib.Path, record: Mapping[str, Any], config: DecoderConfig
+):
+  """Raises if files of the same name are another model here."""
+  wanted = json.loads(json.dumps(config.to_dict()))  # As if read from the file.
+  if changed := settings.differences(record[MODEL], wanted):
+    raise ValueError(
+      f'{workdir}: its learner has another model: {"; ".join(changed)}. Give '
+      'this sampler the same files.'
+    )
 
 
 def _remove(workdir: pathlib.Path):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rlpt_jax.llm.remote import Unavailable
-from rlpt_jax.rollout import desk as desk_lib
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.desk import Desk
-from rlpt_jax.rollout.starts import Contact
+from rlpt_jax.rollout.jobs import desk as desk_lib
+from rlpt_jax.rollout.jobs.desk import Desk
+from rlpt_jax.rollout.jobs.starts import Contact
 from tests.rollout.group_state_test import completion, group
 
 SECRET = 'ab' * 16
@@ -100,12 +100,21 @@ def test_what_cannot_be_learned_from_is_refused(
   oldest, version, samples, message, desk, client
 ):
   open_, post = client
-  desk.offer('name 0', EXAMPLE, oldest)
+  desk.offer('name 0', group(0, None)[0], oldest)
   desk.version = version
   status, answer = post(open_(), '/result', result(0, *samples))
   assert status == 400 and message in answer['error']
   # It is still open.
   assert post(open_(), '/sync', asked(version=99))[1]['tasks']
+
+
+def test_samples_of_another_prompt_are_refused(desk, client):
+  """After a restart, a curriculum may give a name to another example."""
+  open_, post = client
+  desk.offer('name 0', EXAMPLE, oldest=7)
+  status, answer = post(open_(), '/result', result(0, *DONE))
+  assert status == 400 and 'name 0: samples of another prompt' in str(answer)
+  assert post(open_(), '/sync', asked())[1]['tasks']
 
 
 @pytest.mark.parametrize(
@@ -188,10 +197,10 @@ def test_it_closes_while_samplers_are_connected_or_half_way(client):
 
 def test_the_share_of_slots_in_use_is_the_mean(desk, client):
   open_, post = client
-  assert desk.slots_in_use() == 0
+  assert desk.take_slots_in_use() == 0
   for share in (0.5, 1.0, None):
     post(open_(), '/sync', asked(slots_in_use=share))
-  assert desk.slots_in_use() == 0.75 and desk.slots_in_use() == 0
+  assert desk.take_slots_in_use() == 0.75 and desk.take_slots_in_use() == 0
 
 
 def test_a_port_that_is_taken_is_one_line(desk):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from rlpt_jax.rollout import group_state
-from rlpt_jax.rollout.sampler_work import NO_VERSION, Work
+from rlpt_jax.rollout.jobs.sampler_work import Work
+from rlpt_jax.rollout.jobs.starts import NO_VERSION, Start
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Start
 from tests.rollout import stream_test
 from tests.rollout.group_state_test import group
 
@@ -60,15 +60,15 @@ def make():
   return made
 
 
-def start(*versions):
-  return Start('host', 1, 'secret', versions)
+def start(*versions, secret='secret'):
+  return Start('host', 1, f'{secret} {len(versions)}', versions)
 
 
 def test_without_weights_it_asks_for_nothing(make):
   work, opened = make()
   work.follow(start(0))
   assert (work.version, work.wanted, work.names) == (NO_VERSION, 0, [])
-  assert not work.step() and work.slots_in_use() is None
+  assert not work.step() and work.take_slots_in_use() is None
   work.publish('weights', 0)
   assert (work.version, work.wanted) == (0, 2)  # 4 slots.
   assert not work.step()
@@ -140,6 +140,7 @@ def test_a_learner_that_lost_weights_gets_no_token_of_theirs(recompute, make):
 
 def test_what_has_older_tokens_only_goes_on_under_the_right_weights(make):
   work, _ = make(recompute=False)
+  work.follow(start(0))
   work.publish('weights', 5)
   work.add([task(0)])
   work.step()
@@ -152,11 +153,26 @@ def test_what_has_older_tokens_only_goes_on_under_the_right_weights(make):
   assert work.version == 5 and work.step()
 
 
+def test_a_learner_of_another_run_gets_no_token_of_this_one(make):
+  """Its folder was emptied and used again, while the sampler waited."""
+  work, _ = make()
+  work.follow(start(0))
+  work.publish('weights', 0)
+  work.add([task(0)])
+  work.step()
+  work.follow(start(0))  # Found again: the connection was lost.
+  assert work.version == 0 and work.names == ['name 0']
+  work.follow(start(0, secret='other'))
+  assert (work.version, work.names) == (NO_VERSION, [])
+  work.publish('other weights', 0)
+  assert work._sampler.weights == ['other weights']
+
+
 def test_the_share_of_slots_is_that_of_its_steps(make):
   work, _ = make()
   work.publish('weights', 0)
   work._sampler.counts['row_steps'] = 8
-  work._sampler.slots_in_use = lambda: 0.5
-  assert work.slots_in_use() == 0.5
+  work._sampler.take_slots_in_use = lambda: 0.5
+  assert work.take_slots_in_use() == 0.5
   work._sampler.engine = SimpleNamespace(counts={'row_steps': 0})
-  assert work.slots_in_use() is None
+  assert work.take_slots_in_use() is None

@@ -6,18 +6,17 @@ from typing import Any
 from rlpt_jax.core.tokenizer import Tokenizer
 from rlpt_jax.core.types import Example
 from rlpt_jax.rollout import group_state
+from rlpt_jax.rollout.jobs.starts import NO_VERSION, Start
 from rlpt_jax.rollout.sampling import Sampling
-from rlpt_jax.rollout.starts import Start
 from rlpt_jax.sampling.sampler import SampleGroup, Sampler
-
-NO_VERSION = -1  # Older than all weights: no group may be sampled.
 
 
 class Work:
   """Samples groups for a learner in another process.
 
   It samples nothing without current weights: at first, and when the learner has
-  lost the weights that it has. Until then, its version is NO_VERSION.
+  lost the weights that it has. Until then, its version is NO_VERSION, and it
+  gets no groups.
   """
 
   def __init__(
@@ -37,7 +36,7 @@ class Work:
     self._sampling, self._seed, self._recompute = sampling, seed, recompute
     self._groups: dict[str, tuple[Example, SampleGroup]] = {}
     self._sampler: Sampler | None = None
-    self._start = 0  # The number of the learner's start.
+    self._start: Start | None = None  # The learner's.
     self._is_current = False
 
   @property
@@ -60,11 +59,11 @@ class Work:
     free = self._sampler.plan.slots - engine.running - engine.waiting
     return max(-(-free // self._sampling.samples), 0)
 
-  def slots_in_use(self) -> float | None:
+  def take_slots_in_use(self) -> float | None:
     """The share of rows that sampled a token since the last call, if any."""
     if not self._sampler or not self._sampler.engine.counts['row_steps']:
       return None
-    return self._sampler.slots_in_use()
+    return self._sampler.take_slots_in_use()
 
   def add(self, tasks: Iterable[Mapping[str, Any]]):
     for task in tasks:
@@ -80,7 +79,8 @@ class Work:
 
   def follow(self, start: Start):
     """Drops groups with tokens of weights that the learner has lost."""
-    newest, self._start = start.newest_of(self._start), start.number
+    earlier, self._start = self._start, start
+    newest = earlier and start.newest_of(earlier)
     if newest is None:
       return
     if self._is_current and self._sampler.version > newest:
