@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
-from rlpt_jax.quickstart.world import Document, documents
+from rlpt_jax.quickstart.world import Dials, Document, documents
 
 FOLLOWING = 3  # The number of sentences that a prediction is compared with.
 
@@ -231,7 +231,7 @@ def write(
   judge_template: str,
   tags: tuple[str, str],
   seed: int = 0,
-  whims: int = 0,
+  dials: Dials = Dials(),
   **counts: int,
 ):
   """Writes files of the world to a folder; equal arguments give equal files.
@@ -252,10 +252,10 @@ def write(
 
   templates: the template of prompts for each task.
   tags: the strings that begin and end a prediction.
-  whims: the number of sentences in each document that nobody can predict.
+  dials: what the documents are like.
   """
   files = _files(templates, judge_template, tags)
-  write_files(folder, files, seed=seed, whims=whims, counts=counts)
+  write_files(folder, files, seed=seed, dials=dials, counts=counts)
 
 
 def write_files(
@@ -263,7 +263,7 @@ def write_files(
   files: Mapping[str, Callable[[Iterator[Document], random.Random], Iterable]],
   *,
   seed: int,
-  whims: int,
+  dials: Dials,
   counts: Mapping[str, int],
   first: int = 0,
 ):
@@ -278,7 +278,7 @@ def write_files(
   for i, (name, make) in enumerate(files.items(), first):
     if name in counts:
       all_documents = documents(
-        seed * 1000 + i, held_out=name in HELD_OUT, whims=whims
+        seed * 1000 + i, held_out=name in HELD_OUT, dials=dials
       )
       some = itertools.islice(all_documents, counts[name])
       with (folder / f'{name}.jsonl').open('w') as file:

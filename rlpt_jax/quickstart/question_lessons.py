@@ -41,7 +41,7 @@ from rlpt_jax.quickstart.wordings import (
   sentences,
   wordings,
 )
-from rlpt_jax.quickstart.world import Document
+from rlpt_jax.quickstart.world import Dials, Document
 from rlpt_jax.rewards import extract
 
 FIRST = 200  # Seeds start here, so no document is shared with lessons.py.
@@ -55,7 +55,7 @@ ASKED = {
   ),
   ('stands', None): ('Where does {who} stand?', 'At which door is {who}?'),
   ('is', None): (
-    'Who is the {most} of the three?', 'Who of them is the {most}?',
+    'Who is the {most} of them all?', 'Who of them is the {most}?',
   ),
   ('opens', 0): (
     'When is the {shop} open again?', 'What is the next day of the {shop}?',
@@ -441,7 +441,7 @@ def to_ask_about(document: Document, rng: random.Random) -> dict[str, str]:
 
 
 def write(
-  folder: pathlib.Path, *, seed: int = 0, whims: int = 0, **counts: int
+  folder: pathlib.Path, *, seed: int = 0, dials: Dials = Dials(), **counts: int
 ):
   """Writes files of questions to a folder; arguments as for `lessons.write`.
 
@@ -460,5 +460,5 @@ def write(
 
   files = {name: functools.partial(each, line) for name, line in lines.items()}
   lessons.write_files(
-    folder, files, seed=seed, whims=whims, counts=counts, first=FIRST
+    folder, files, seed=seed, dials=dials, counts=counts, first=FIRST
   )

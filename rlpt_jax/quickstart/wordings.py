@@ -68,10 +68,10 @@ CONCLUSIONS = {
   )),
   'is': (('who', 'most'), (
     'the {most} of them is {who}',
-    '{who} is the {most} of the three',
+    '{who} is the {most} of them all',
     '{who} is the {most} one of all',
     'none of them is {more} than {who}',
-    'nobody of the three is {more} than {who}',
+    'nobody among them is {more} than {who}',
   )),
   'opens': (('shop', 'day'), (
     'the {shop} is open again on {day}',
@@ -88,6 +88,7 @@ CONCLUSIONS = {
     '{content} must be in the box of {whom}',
   )),
 }  # fmt: skip
+MOST_WORDINGS = len(LEADS)  # Each conclusion has as many wordings as leads.
 EVENTS = {
   'gains': (('who', 'gain', 'n'), (
     '{who} {gain} {n} more', 'then {who} {gain} {n}',
@@ -122,13 +123,23 @@ _WORDINGS = CONCLUSIONS | EVENTS
 _GAP = re.compile(r'(?<=[.!?])\s+')
 
 
-def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
-  """Returns a random wording of a fact; `pronoun`: he or she, not the name."""
+def say(
+  fact: Fact,
+  rng: random.Random,
+  *,
+  pronoun: bool = False,
+  most: int = MOST_WORDINGS,
+) -> str:
+  """Returns a random wording of a fact.
+
+  pronoun: says he or she instead of the name.
+  most: uses only so many of the wordings and leads of a conclusion.
+  """
   if fact[0] == 'aside':
     return f'{fact[1]}.'
   _, cores = _WORDINGS[fact[0]]
-  lead = rng.choice(LEADS) if fact[0] in CONCLUSIONS else ''
-  return _sentence(lead, rng.choice(cores), fact, pronoun)
+  lead = rng.choice(LEADS[:most]) if fact[0] in CONCLUSIONS else ''
+  return _sentence(lead, rng.choice(cores[:most]), fact, pronoun)
 
 
 def wordings(fact: Fact) -> Iterator[str]:
