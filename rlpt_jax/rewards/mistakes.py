@@ -8,7 +8,7 @@ import numpy as np
 from rlpt_jax.core import checks
 from rlpt_jax.core.checks import Natural, Share
 from rlpt_jax.core.types import Example
-from rlpt_jax.rewards import scores
+from rlpt_jax.rewards import extract, scores
 from rlpt_jax.rewards.scores import Reward, RewardFn, Scores
 
 
@@ -23,11 +23,13 @@ class Erring(Reward):
 
   accepts: the share of rejected answers that are accepted.
   rejects: the share of accepted answers that are rejected.
+  find: finds the answer in a completion.
   """
 
   reward: RewardFn
   accepts: Share = 0.0
   rejects: Share = 0.0
+  find: extract.Extract = extract.prediction
   seed: Natural = 0
 
   def __post_init__(self):
@@ -47,10 +49,9 @@ class Erring(Reward):
     )
 
   def _errs(self, example: Example, completion: str, share: float) -> bool:
-    answer = self.find_answer(completion)
-    text = completion if answer is None else answer.text
-    if text is None:
+    answer = self.find(completion).text
+    if answer is None:
       return False
-    content = '\0'.join((str(self.seed), example.id, text))
+    content = '\0'.join((str(self.seed), example.id, answer))
     digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

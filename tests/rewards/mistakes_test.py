@@ -16,8 +16,8 @@ NOTHING = 'Mara has'
 
 def example(i):
   return Example(
-    prompt_tokens=np.zeros(1, np.int32), corpus='test', document=str(i), segment=0,
-    references=('Mara has 4 shells in all.',), kind='asr',
+    prompt_tokens=np.zeros(1, np.int32), kind='asr', corpus='test',
+    references=('Mara has 4 shells in all.',), document=str(i), segment=0,
   )  # fmt: skip
 
 
