@@ -27,7 +27,8 @@ A difference of two methods is paired by question. Their seeds are not paired:
 seed 0 of one has nothing in common with seed 0 of the other but the questions
 (if it has, the interval is too wide, not too narrow). The part of seeds is then
 the sum of both methods', with Welch's degrees of freedom, as a method may be
-less stable than another.
+less stable than another. Where a method has but two seeds, Welch's interval
+held the truth in as few as 90%, so each method's part has its own t instead.
 
 tests/method_statistics_test.py simulates how often all this holds.
 """
@@ -43,6 +44,8 @@ from method_results import QUESTIONS, RLVR, START, At, Results
 LEVEL = 0.95  # Of all intervals.
 ALIKE = 0.02  # Two methods within this of each other are equivalent.
 
+Parts = tuple[tuple[float, float], ...]  # Variances, degrees of freedom.
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -50,14 +53,15 @@ class Estimate:
 
   low, high: None if there is one seed, which cannot say how much seeds differ.
   p: of the hypothesis that a difference is 0.
-  parts: variances, with their degrees of freedom: of seeds, and of questions.
+  parts: of the variance, with their degrees of freedom: those of seeds, and at
+    last that of questions.
   """
 
   value: float
   low: float | None = None
   high: float | None = None
   p: float | None = None
-  parts: tuple[tuple[float, float], ...] = ()
+  parts: Parts = ()
 
   @property
   def is_alike(self) -> bool:
@@ -74,13 +78,18 @@ def mean(right_SQ: np.ndarray) -> Estimate:
   by_seed, rest = _of_seeds(right_SQ)
   by_question = float(right_SQ.mean(axis=0).var(ddof=1)) / num_questions
   seeds = (by_seed, num_seeds - 1)
-  return _share(value, _parts(seeds, by_question - rest, num_questions))
+  parts = _parts(
+    seeds, by_question=by_question - rest, num_questions=num_questions
+  )
+  return _share(value, parts)
 
 
 def mean_of_one(right_Q: np.ndarray) -> Estimate:
   """Returns the accuracy of one model, for other questions like these."""
+  if len(right_Q) < 2:
+    return Estimate(float(right_Q.mean()))
   by_question = float(right_Q.var(ddof=1)) / len(right_Q)
-  parts = _parts((0.0, 1), by_question, len(right_Q))
+  parts = _parts(by_question=by_question, num_questions=len(right_Q))
   return _share(float(right_Q.mean()), parts)
 
 
@@ -90,15 +99,22 @@ def difference(right_SQ: np.ndarray, other_SQ: np.ndarray) -> Estimate:
   if min(len(right_SQ), len(other_SQ), len(each_Q)) < 2:
     return Estimate(float(each_Q.mean()))
   (first, rest), (second, other_rest) = map(_of_seeds, (right_SQ, other_SQ))
-  by_seed = first + second
-  freedom = min(len(right_SQ), len(other_SQ)) - 1
-  if by_seed > 0:
-    freedom = by_seed**2 / (
-      first**2 / (len(right_SQ) - 1) + second**2 / (len(other_SQ) - 1)
-    )
+  seeds = ((first, len(right_SQ) - 1), (second, len(other_SQ) - 1))
+  if min(len(right_SQ), len(other_SQ)) > 2:
+    seeds = (_welch(seeds),)
   by_question = float(each_Q.var(ddof=1)) / len(each_Q) - rest - other_rest
-  parts = _parts((by_seed, freedom), by_question, len(each_Q))
+  parts = _parts(*seeds, by_question=by_question, num_questions=len(each_Q))
   return _difference(float(each_Q.mean()), parts)
+
+
+def _welch(parts: Parts) -> tuple[float, float]:
+  """Returns the sum of variances, and Welch's degrees of freedom."""
+  total = sum(variance for variance, _ in parts)
+  if total == 0:
+    return 0.0, min(freedom for _, freedom in parts)
+  return total, total**2 / sum(
+    variance**2 / freedom for variance, freedom in parts
+  )
 
 
 def gain(right_SQ: np.ndarray, start_Q: np.ndarray) -> Estimate:
@@ -112,9 +128,8 @@ def gain(right_SQ: np.ndarray, start_Q: np.ndarray) -> Estimate:
   by_seed, rest = _of_seeds(right_SQ)
   by_question = float(each_Q.var(ddof=1)) / len(each_Q) - rest
   seeds = (by_seed, len(right_SQ) - 1)
-  return _difference(
-    float(each_Q.mean()), _parts(seeds, by_question, len(each_Q))
-  )
+  parts = _parts(seeds, by_question=by_question, num_questions=len(each_Q))
+  return _difference(float(each_Q.mean()), parts)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -137,11 +152,11 @@ def _of_seeds(right_SQ: np.ndarray) -> tuple[float, float]:
   return float(by_seed), float(rest) / right_SQ.size
 
 
-def _parts(seeds, by_question: float, num_questions: int):
+def _parts(*seeds, by_question: float, num_questions: int) -> Parts:
   # If no answer varies, as when all are wrong, that to one question still
   # might: no interval is narrower than this makes it.
   by_question = max(by_question, 1 / num_questions**2)
-  return seeds, (by_question, num_questions - 1)
+  return *seeds, (by_question, num_questions - 1)
 
 
 def _share(value: float, parts) -> Estimate:
@@ -167,14 +182,15 @@ def _reach(parts, alpha: float) -> float:
 
 def _p_value(value: float, parts) -> float:
   """Returns the alpha whose interval ends at 0; at least 1e-9."""
-  low, high = math.log(1e-9), 0.0
-  for _ in range(50):
-    middle = (low + high) / 2
-    if _reach(parts, math.exp(middle)) < abs(value):
-      high = middle
-    else:
-      low = middle
-  return math.exp(high)
+  from scipy.optimize import brentq
+
+  def beyond(log_alpha):
+    return _reach(parts, math.exp(log_alpha)) - abs(value)
+
+  least = math.log(1e-9)
+  if beyond(least) <= 0:
+    return 1e-9
+  return math.exp(brentq(beyond, least, 0.0, xtol=1e-9))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -205,7 +221,7 @@ class Comparison:
   p_family: corrected for the comparisons of the same family, at the same budget
     and file of questions, against baselines or against the start. Conclusions
     follow from this one.
-  p_all: corrected for all comparisons there are.
+  p_all: corrected for those of all families, at the same budget and so on.
   """
 
   scale: str
@@ -218,11 +234,12 @@ class Comparison:
   p_family: float | None = None
   p_all: float | None = None
   num_family: int = 0
+  num_all: int = 0
 
   @property
-  def group(self):
-    is_gain = self.other == START
-    return self.scale, self.family, self.at, self.file, is_gain
+  def together(self):
+    """What comparisons have in common that are corrected for each other."""
+    return self.scale, self.at, self.file, self.other == START
 
   @property
   def verdict(self) -> str:
@@ -244,35 +261,36 @@ def comparisons(
   found = [
     each for results in every for cell in cells for each in _of(results, cell)
   ]
-  groups = {}
-  for each in found:
-    groups.setdefault(each.group, []).append(each)
-  in_family = {}
-  for group, members in groups.items():
-    for each, p in _corrected(members):
-      in_family[id(each)] = p, sum(one.group == group for one in members)
-  done = [
-    dataclasses.replace(
-      each,
-      p_family=in_family[id(each)][0],
-      num_family=in_family[id(each)][1],
-      p_all=p_all,
-    )
-    for each, p_all in _corrected(found)
-  ]
+  in_family = _corrected(found, lambda each: (each.family, each.together))
+  in_all = _corrected(found, lambda each: each.together)
   return {
-    (each.scale, each.cell, each.other, each.at, each.file): each
-    for each in done
-  }
+    (each.scale, each.cell, each.other, each.at, each.file): (
+      dataclasses.replace(
+        each, p_family=p_family, num_family=num_family, p_all=p_all,
+        num_all=num_all,
+      )
+    )
+    for each, (p_family, num_family), (p_all, num_all) in zip(
+      found, in_family, in_all, strict=True
+    )
+  }  # fmt: skip
 
 
-def _corrected(found: Sequence[Comparison]):
-  """Returns pairs of a comparison and its p-value; None if there is none."""
-  p_values = [each.found.p for each in found if each.found.p is not None]
-  left = iter(holm(p_values))
-  return [
-    (each, None if each.found.p is None else next(left)) for each in found
-  ]
+def _corrected(found: Sequence[Comparison], group):
+  """Returns each one's p-value, corrected in its group, and the group's size.
+
+  Comparisons of one seed have no p-value, and do not count.
+  """
+  members = {}
+  for i, each in enumerate(found):
+    if each.found.p is not None:
+      members.setdefault(group(each), []).append(i)
+  corrected = [(None, 0)] * len(found)
+  for numbers in members.values():
+    p_values = holm([found[i].found.p for i in numbers])
+    for i, p in zip(numbers, p_values, strict=True):
+      corrected[i] = p, len(numbers)
+  return corrected
 
 
 def _of(results: Results, cell: Cell) -> list[Comparison]:
@@ -298,6 +316,40 @@ def _of(results: Results, cell: Cell) -> list[Comparison]:
   return made
 
 
+def if_alike(
+  results: Results, found: Mapping[Key, Comparison], at: At, file: str
+) -> tuple[float, dict[str, float]]:
+  """Returns p-values as if seeds varied alike in all cells; as {cell: p}.
+
+  One variance of seeds for all has many degrees of freedom (returned as well),
+  so more becomes significant. But it is wrong for a cell that is less stable
+  than the others, so conclusions do not follow from it.
+  """
+  means = [results.right_SQ(cell, at, file).mean(axis=1)
+           for cell in results.runs if results.measured(cell, at)]  # fmt: skip
+  freedom = sum(len(mean_S) - 1 for mean_S in means)
+  variance = sum(float(mean_S.var() * len(mean_S)) for mean_S in means)
+  variance /= max(freedom, 1)
+  compared = []
+  for each in found.values():
+    place = (each.scale, each.at, each.file)
+    if place != (results.scale, at, file) or each.found.p is None:
+      continue
+    if each.other == START:
+      continue
+    inverse = sum(
+      1 / len(results.measured(cell, at)) for cell in (each.cell, each.other)
+    )
+    parts = ((variance * inverse, freedom), each.found.parts[-1])
+    p = _p_value(each.found.value, parts)
+    again = dataclasses.replace(each.found, p=p)
+    compared.append(dataclasses.replace(each, found=again))
+  corrected = _corrected(compared, lambda each: each.family)
+  return freedom, {
+    each.cell: p for each, (p, _) in zip(compared, corrected, strict=True)
+  }
+
+
 def accuracy(results: Results, cell: str, at: At, file: str = QUESTIONS):
   """Returns a cell's accuracy, or the start's; None if it is missing."""
   if cell == START:
@@ -311,24 +363,32 @@ def by_field(
   results: Results, cell: str, at: At, field: str, file: str = QUESTIONS
 ) -> Mapping[str, Estimate]:
   """Returns accuracies by a field of the questions: kind, task, difficulty."""
-  right_SQ = results.right_SQ(cell, at, file)
   values = np.array([str(each[field]) for each in results.kinds[file]])
-  if not len(right_SQ):
+  estimate = mean
+  if cell == START:
+    start, estimate = results.started(at), mean_of_one
+    right = start.right_Q[file] if start else ()
+  else:
+    right = results.right_SQ(cell, at, file)
+  if not len(right):
     return {}
   return {
-    value: mean(right_SQ[:, values == value]) for value in sorted({*values})
+    value: estimate(right[..., values == value]) for value in sorted({*values})
   }
 
 
-def seeds_needed(found: Estimate, num_seeds: int, most: int = 99) -> int | None:
+def seeds_needed(
+  found: Estimate, num_seeds: int, alpha: float, most: int = 99
+) -> int | None:
   """Returns how many seeds each would make this difference significant.
 
-  As if it, and the variances, stayed as they are, and before any correction.
-  Returns None if more seeds than `most` would not.
+  As if it, and the variances, stayed as they are. Returns None if more seeds
+  than `most` would not.
   """
-  (by_seed, _), questions = found.parts
-  for count in range(2, most + 1):
-    seeds = (by_seed * num_seeds / count, 2 * count - 2)
-    if _reach((seeds, questions), 1 - LEVEL) < abs(found.value):
+  *seeds, questions = found.parts
+  by_seed = sum(variance for variance, _ in seeds)
+  for count in range(num_seeds + 1, most + 1):
+    part = (by_seed * num_seeds / count, 2 * count - 2)
+    if _reach((part, questions), alpha) < abs(found.value):
       return count
   return None
