@@ -28,6 +28,7 @@ At = float | str  # A budget, or RLVR.
 class Measured:
   """One evaluation: for each file of questions, the share of right answers.
 
+  flops, seconds: all since the start; those of RLVR, only of that.
   text_loss: of held-out documents. thinking: the share of tokens in thoughts.
   """
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import method_statistics as statistics
 import method_words as words
-from method_results import QUESTIONS, RLVR, START, At, Results
+from method_results import QUESTIONS, RLVR, START, At, Results, Run
 from method_statistics import Comparison, Estimate
 
 from rlpt_jax.analysis import curves
@@ -181,15 +181,19 @@ def origins_table(results: Results, cells) -> str:
     seeds = words.several(str(run.seed) for run in each)
     days = words.several(sorted({run.date for run in each}))
     commits = words.several(sorted({run.commit[:9] for run in each}))
-    # A budget's seconds contain those of the smaller ones.
-    took = sum(
-      max(one.seconds for one in run.measured.values()) for run in each
-    )
+    took = sum(map(_seconds, each))
     rows.append(
       [named(name), seeds, shown(days), shown(commits), curves.duration(took)]
     )
   head = ['cell', 'seeds', 'date', 'commit', 'time of all seeds']
   return table(head, rows, 'when each cell ran')
+
+
+def _seconds(run: Run) -> float:
+  """Returns how long a run took; a budget contains the smaller ones."""
+  budgets = [each.seconds for at, each in run.measured.items() if at != RLVR]
+  after = run.measured.get(RLVR)
+  return max(budgets, default=0.0) + (after.seconds if after else 0.0)
 
 
 def markdown(results: Results, cells, found) -> str:

@@ -4,6 +4,7 @@ Everything here is made up: no number comes from a run.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -43,71 +44,73 @@ def simulated(
   return rng.binomial(4, np.clip(accuracy + offset_S + spread_Q, 0, 1))
 
 
-def text(digits_Q) -> str:
-  return ''.join(map(str, digits_Q))
-
-
-def write(folder, cells, accuracies, *, questions=200, seeds=3, fewer=(), **sd):
+def write(
+  folder: pathlib.Path,
+  cells,
+  accuracies,
+  *,
+  questions=200,
+  seeds=3,
+  fewer=(),
+  budgets=BUDGETS,
+  seed_sd=0.01,
+):
   """Writes simulated results of one scale.
 
-  accuracies: {cell: (at the start, at the end)}; cells that lack are missing.
+  accuracies: {cell: (at the first budget, at the last)}, with a straight line
+    along the logarithm of compute between them; other cells are missing.
   seeds: of each cell; those in `fewer` have two.
   """
   rng = np.random.default_rng(0)
-  kinds = ('doors', 'boxes', 'days')
   (folder / '1m').mkdir(parents=True)
-  tasks = ('asr', 'msr')
-  fields = [
-    {'kind': kinds[i % 3], 'task': tasks[i % 2], 'difficulty': 1 + i // 2 % 2}
-    for i in range(questions)
-  ]
-  (folder / 'questions.json').write_text(
-    json.dumps(dict.fromkeys(FILES, fields))
-  )
+  kinds = {file: [_kind(i) for i in range(questions)] for file in FILES}
+  (folder / 'questions.json').write_text(json.dumps(kinds))
   spread_Q = {file: rng.uniform(-0.15, 0.15, questions) for file in FILES}
-
-  def measured(level, seed_sd, flops, **fields):
-    right = {
-      file: text(
-        simulated(
-          rng,
-          level - 0.05 * i,
-          seeds=1,
-          seed_sd=seed_sd,
-          spread_Q=spread_Q[file],
-        )[0]
-      )
-      for i, file in enumerate(FILES)
-    }
-    return {
-      'flops': flops, 'seconds': flops / 1e11, 'right': right,
-      'text_loss': 2 + level / 10 + rng.normal(0, 0.005),
-      'thinking': level / 2, **fields,
-    }  # fmt: skip
-
-  def save(name, cell, seed, budgets, after):
-    record = {
-      'cell': cell, 'seed': seed, 'scale': '1m', 'date': '2026-11-28',
-      'commit': 'abcdef1234567', 'budgets': budgets, 'after_rlvr': after,
-    }  # fmt: skip
-    (folder / '1m' / f'{name}.json').write_text(json.dumps(record))
-
-  start = measured(0.3, 0, 0.0, budget=0, steps=0)
-  save('start', 'cold_start', 0, [start], measured(0.5, 0, 2e13))
+  measured = functools.partial(_measured, rng, spread_Q)
+  start = measured(0.3, 0.0) | {'budget': 0, 'steps': 0}
+  _save(folder, 'start', 'cold_start', 0, [start], measured(0.5, 2e13))
   for cell in cells:
     if cell.name not in accuracies:
       continue
     low, high = accuracies[cell.name]
     for seed in range(2 if cell.name in fewer else seeds):
-      shift = rng.normal(0, sd.get('seed_sd', 0.01))
-      budgets = [
-        measured(
-          low + (high - low) * np.log(at / BUDGETS[0]) / np.log(10) + shift,
-          0, at * 1.02, budget=at, steps=int(at / 1e11),
+      shift = rng.normal(0, seed_sd)
+      found = []
+      for budget in budgets:
+        along = np.log(budget / budgets[0]) / np.log(budgets[-1] / budgets[0])
+        level = low + (high - low) * along + shift
+        found.append(
+          measured(level, 1.02 * budget) | {'budget': budget, 'steps': 9}
         )
-        for at in sd.get('budgets', BUDGETS)
-      ]  # fmt: skip
-      after = (
-        None if cell.family == 'noise' else measured(high + 0.1, 0, 1.2e14)
-      )
-      save(f'{cell.name}_{seed}', cell.name, seed, budgets, after)
+      after = measured(high + 0.1, 1.2e14) if cell.family != 'noise' else None
+      _save(folder, f'{cell.name}_{seed}', cell.name, seed, found, after)
+
+
+def _kind(i: int) -> dict:
+  return {
+    'kind': ('doors', 'boxes', 'days')[i % 3],
+    'task': ('asr', 'msr')[i % 2],
+    'difficulty': 1 + i // 2 % 2,
+  }
+
+
+def _measured(rng, spread_Q, level: float, flops: float) -> dict:
+  """Returns one evaluation; each file is harder than the one before."""
+  right = {}
+  for i, file in enumerate(FILES):
+    digits_SQ = simulated(
+      rng, level - 0.05 * i, seeds=1, seed_sd=0, spread_Q=spread_Q[file]
+    )
+    right[file] = ''.join(map(str, digits_SQ[0]))
+  return {
+    'flops': flops, 'seconds': flops / 1e11, 'right': right,
+    'text_loss': 2 + level / 10 + rng.normal(0, 0.005), 'thinking': level / 2,
+  }  # fmt: skip
+
+
+def _save(folder, name: str, cell: str, seed: int, budgets, after):
+  record = {
+    'cell': cell, 'seed': seed, 'scale': '1m', 'date': '2026-11-28',
+    'commit': 'abcdef1234567', 'budgets': budgets, 'after_rlvr': after,
+  }  # fmt: skip
+  (folder / '1m' / f'{name}.json').write_text(json.dumps(record))

@@ -210,6 +210,8 @@ def test_what_is_missing_or_uneven_is_said(folder):
   assert row(found, 'when each cell ran', 'sft')[1:4] == [
     '0, 1, 2', '2026-11-28', 'abcdef123',
   ]  # fmt: skip
+  # Three seeds, each 1e14 x 1.02 and then 1.2e14 FLOPs, of 1e11 in a second.
+  assert row(found, 'when each cell ran', 'rlpt')[4] == '1 h 51 min'
 
 
 def test_one_seed_alone_makes_a_page(tmp_path):
