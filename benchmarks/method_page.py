@@ -150,6 +150,7 @@ def _conclusions(results: Results, cells, found) -> list[str]:
   last = results.budgets[-1]
   at = words.budget(results, last)
   said = words.conclusions(results, cells, found)
+  alike = words.if_alike(results, cells, found, last)
   items = ''.join(
     f'<li><b '
     f'class="{verdict.replace(" ", "-")}">{verdict}</b><span>{shown(text)}'
@@ -173,6 +174,7 @@ def _conclusions(results: Results, cells, found) -> list[str]:
     f'<p class="intro">At the largest budget, {at}, with questions like those '
     'in training.</p>',
     f'<ul class="said">{items}</ul>',
+    f'<p class="intro">{shown(alike)}</p>',
     f'<h3>Other measures at {at}, in points</h3>',
     _list(others),
     '<h3>What is missing or not equal</h3>',

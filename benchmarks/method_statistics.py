@@ -316,15 +316,27 @@ def _of(results: Results, cell: Cell) -> list[Comparison]:
   return made
 
 
+@dataclasses.dataclass(frozen=True)
+class Alike:
+  """What would be significant if seeds varied alike in all cells.
+
+  One variance of seeds for all has many degrees of freedom, so more becomes
+  significant. But it is wrong for a cell that is less stable than the others,
+  so conclusions do not follow from it.
+
+  p_family: for each cell against its baseline.
+  doubt: the p-value of Bartlett's test that seeds do vary alike.
+  """
+
+  freedom: int
+  p_family: Mapping[str, float]
+  doubt: float
+
+
 def if_alike(
   results: Results, found: Mapping[Key, Comparison], at: At, file: str
-) -> tuple[float, dict[str, float]]:
-  """Returns p-values as if seeds varied alike in all cells; as {cell: p}.
-
-  One variance of seeds for all has many degrees of freedom (returned as well),
-  so more becomes significant. But it is wrong for a cell that is less stable
-  than the others, so conclusions do not follow from it.
-  """
+) -> Alike:
+  """Returns corrected p-values with one variance of seeds for all cells."""
   means = [results.right_SQ(cell, at, file).mean(axis=1)
            for cell in results.runs if results.measured(cell, at)]  # fmt: skip
   freedom = sum(len(mean_S) - 1 for mean_S in means)
@@ -345,9 +357,21 @@ def if_alike(
     again = dataclasses.replace(each.found, p=p)
     compared.append(dataclasses.replace(each, found=again))
   corrected = _corrected(compared, lambda each: each.family)
-  return freedom, {
+  p_family = {
     each.cell: p for each, (p, _) in zip(compared, corrected, strict=True)
   }
+  return Alike(freedom, p_family, _bartlett(means))
+
+
+def _bartlett(groups: Sequence[np.ndarray]) -> float:
+  """Returns the p-value of equal variances; 1 if there is nothing to test."""
+  from scipy.stats import bartlett
+
+  groups = [group for group in groups if len(group) > 1]
+  if len(groups) < 2 or not any(group.var() for group in groups):
+    return 1.0
+  with np.errstate(divide='ignore'):  # A variance of 0 is unlike others.
+    return float(bartlett(*groups).pvalue)
 
 
 def accuracy(results: Results, cell: str, at: At, file: str = QUESTIONS):

@@ -150,6 +150,26 @@ def in_groups(
   )
 
 
+def if_alike(results: Results, cells, found, at: At) -> str:
+  """Says which undecided differences one variance of seeds would decide."""
+  alike = method_statistics.if_alike(results, found, at, QUESTIONS)
+  names = []
+  for cell in cells:
+    each = found.get((results.scale, cell.name, cell.baseline, at, QUESTIONS))
+    p = alike.p_family.get(cell.name, 1.0)
+    if each and each.verdict == 'undecided' and p <= 1 - LEVEL:
+      better = 'better' if each.found.value > 0 else 'worse'
+      names.append(f'{cell.name} ({better}, {p_text(p)})')
+  contradicts = 'contradicts' if alike.doubt <= 1 - LEVEL else 'does not refute'
+  return (
+    'If seeds varied alike in all cells (one variance with '
+    f'{alike.freedom} degrees of freedom), of the undecided differences to '
+    f'baselines these would be significant: {several(names) or "none"}. '
+    f"Bartlett's test {contradicts} this ({p_text(alike.doubt)}). Conclusions "
+    'do not rest on it, as it is wrong for a cell that is less stable.'
+  )
+
+
 def forgotten(results: Results, cell: str, at: At) -> Estimate | None:
   """Returns by how much the loss on held-out text rose since the start."""
   start, measured = results.started(), results.measured(cell, at)
@@ -241,18 +261,10 @@ def changes(results: Results, cells, found) -> list[str]:
   if not results.budgets:
     return said
   at = results.budgets[-1]
-  freedom, if_alike = method_statistics.if_alike(results, found, at, QUESTIONS)
   for cell in cells:
     each = found.get((results.scale, cell.name, cell.baseline, at, QUESTIONS))
     if each and each.found.p is not None:
-      text = _change(results, each, at)
-      if each.verdict == 'undecided' and if_alike.get(cell.name, 1) < 1 - LEVEL:
-        text += (
-          ' It would be significant if seeds varied alike in all cells (one '
-          f'variance with {freedom} degrees of freedom, '
-          f'{p_text(if_alike[cell.name])} corrected).'
-        )
-      said.append(text)
+      said.append(_change(results, each, at))
   return said
 
 

@@ -172,6 +172,8 @@ def test_conclusions_name_what_is_shown_and_what_is_not(folder):
   assert re.search(r'Against the common start: .*better: rlpt \(\+', said)
   assert 'After RLVR, against the baseline after RLVR: worse: ntp' in said
   assert "With the questions 'longer': worse: ntp" in said
+  # Eight cells with 3 seeds, and one with 2.
+  assert 'alike in all cells (one variance with 17 degrees of freedom)' in said
   assert 'DPO: needs pairs that raw text <lacks>' in said
   assert '<itself>' not in html(folder) and '<lacks>' not in html(folder)
 

@@ -196,7 +196,7 @@ def test_one_variance_of_seeds_for_all_cells(unstable):
   """It makes chance significant too often where a cell is less stable."""
   cells = [Cell('rlpt', '', 'main', None)]
   cells += [Cell(f'cell_{i}', '', 'main') for i in range(8)]
-  rng, wrong, count = np.random.default_rng(0), 0, 400
+  rng, wrong, doubted, count = np.random.default_rng(0), 0, 0, 400
   for _ in range(count):
     spread_Q = rng.uniform(-0.25, 0.25, 300)
     runs = {}
@@ -212,14 +212,18 @@ def test_one_variance_of_seeds_for_all_cells(unstable):
     kinds = {'questions': [{}] * 300}
     results = method_results.Results('1m', None, runs, kinds)
     found = statistics.comparisons([results], cells)
-    freedom, p = statistics.if_alike(results, found, 1.0, 'questions')
-    wrong += min(p.values()) <= 0.05
-  assert freedom == 18 and len(p) == 8
-  print(f'\none variance, unstable cell {unstable}: {wrong / count:.1%}')
+    alike = statistics.if_alike(results, found, 1.0, 'questions')
+    wrong += min(alike.p_family.values()) <= 0.05
+    doubted += alike.doubt <= 0.05
+  assert alike.freedom == 18 and len(alike.p_family) == 8
+  print(
+    f'\none variance, unstable cell {unstable}: {wrong / count:.1%}, doubted '
+    f'in {doubted / count:.1%}'
+  )
   if unstable:
-    assert wrong / count > 0.1
+    assert wrong / count > 0.1 and doubted / count > 0.2
   else:
-    assert wrong / count <= 0.05
+    assert wrong / count <= 0.05 and doubted / count < 0.08
 
 
 def test_holm():
