@@ -191,6 +191,30 @@ def test_two_seeds_make_wide_intervals(seeds):
 
 
 @pytest.mark.slow
+def test_one_t_for_all_parts_would_be_too_narrow():
+  """Satterthwaite's for means of 3 seeds, and Welch's where one has 2."""
+  rng, held = np.random.default_rng(0), {'Satterthwaite': 0, 'Welch': 0}
+  for _ in range(SIMULATED):
+    spread_Q = rng.uniform(-0.25, 0.25, 300)
+    right = simulated(rng, 0.5, seed_sd=0.06, spread_Q=spread_Q) / 4
+    seeds, questions = statistics.mean(right).parts
+    total, freedom = statistics._welch((seeds, questions))
+    reach = statistics._reach(((total, freedom),), 0.05)
+    held['Satterthwaite'] += abs(right.mean() - 0.5) <= reach
+    two, five = (
+      simulated(rng, 0.5, seeds=count, seed_sd=sd, spread_Q=spread_Q) / 4
+      for count, sd in ((2, 0.05), (5, 0.01))
+    )
+    first, second, questions = statistics.difference(two, five).parts
+    parts = (statistics._welch((first, second)), questions)
+    reach = statistics._reach(parts, 0.05)
+    held['Welch'] += abs(two.mean() - five.mean()) <= reach
+  shares = {name: count / SIMULATED for name, count in held.items()}
+  print(f'\none t for all parts: {shares}')
+  assert shares['Satterthwaite'] < 0.935 and shares['Welch'] < 0.92
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('unstable', [False, True])
 def test_one_variance_of_seeds_for_all_cells(unstable):
   """It makes chance significant too often where a cell is less stable."""
