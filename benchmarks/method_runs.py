@@ -38,7 +38,7 @@ from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
 COLD_START = 'cold_start/checkpoints'
 RLVR = 'rl_right_questions'
-FIRST_STEPS = {RL: 20, SFT: 50}
+FIRST_STEPS = 20  # Not more than small_world.KEPT.
 LENGTHS = 'train_rl.Hardware.lengths = 4'  # Updates without most padding.
 # Expert iteration: rounds until the first budget, the share of a round's
 # compute that samples, and the samples of a prompt. No outcome chose them.
@@ -82,6 +82,7 @@ class Trained:
 def run_cell(study: Study, cell: Cell, seed: int) -> dict:
   """Trains a cell to each budget in turn; returns its result."""
   home = f'runs/{cell.name}_{seed}'
+  (study.folder / home).mkdir(parents=True, exist_ok=True)
   follow = expert_iteration if cell.program == EXPERTS else one_run
   budgets, trained = [], Trained()
   for i, trained in enumerate(follow(study, cell, seed, home)):
@@ -185,7 +186,7 @@ def train(
 
   where, exported = study.folder / run, f'{run}_{kept}'
   if not (study.folder / exported).exists():
-    step = train_to(budget, where, train_steps, FIRST_STEPS[program])
+    step = train_to(budget, where, train_steps, FIRST_STEPS)
     rlpt(
       study.folder, 'convert', f'{run}/checkpoints', exported,
       '--step', step, '--dtype', 'float32',
