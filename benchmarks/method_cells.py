@@ -9,7 +9,11 @@ gradient but for the reduction, since every ratio is 1. They can differ only if
 samples are older than the policy, so the cells `stale_...` sample up to four
 updates ahead.
 
-Three cells are not their papers' methods to the letter:
+Logits are float32 whatever the rest is (models.Compute), so `bf16` says what a
+bfloat16 sampler and learner cost with a float32 head; without that head, there
+is nothing to run.
+
+Some cells are not their papers' methods to the letter:
 
   rpt        chooses sentences by their entropies, RPT chooses tokens; a model
              of this size has learned to predict whole sentences only

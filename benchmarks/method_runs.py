@@ -36,14 +36,16 @@ from rlpt_jax.models import flops
 from rlpt_jax.quickstart import stages, truth
 from rlpt_jax.training.preemption import EXIT_PREEMPTED
 
+STUDY = 'study.json'  # In the folder of a study: its sizes and budgets.
 COLD_START = 'cold_start/checkpoints'
+COLD_ANSWERS = 'cold_start/answers.jsonl'
 RLVR = 'rl_right_questions'
 FIRST_STEPS = 20  # Not more than small_world.KEPT.
 LENGTHS = 'train_rl.Hardware.lengths = 4'  # Updates without most padding.
 # Expert iteration: rounds until the first budget, the share of a round's
 # compute that samples, and the samples of a prompt. No outcome chose them.
 ROUNDS, SAMPLING_SHARE, EXPERT_SAMPLES = 2, 0.5, 8
-FIRST_LENGTH, MAX_NEW_TOKENS = 16, 64
+MAX_NEW_TOKENS = 64
 # An optimizer is new in each round, and a round has some twenty steps.
 FEW_WARMUP_STEPS = 'optimizer.AdamW.warmup_steps = 2'
 
@@ -62,15 +64,16 @@ class Study:
 
   @classmethod
   def read(cls, folder: pathlib.Path) -> 'Study':
-    said = json.loads((folder / 'study.json').read_text())
-    return cls(folder, **said | {'budgets': tuple(said['budgets'])})
+    said = json.loads((folder / STUDY).read_text())
+    return cls(folder, said['scale'], tuple(said['budgets']), said['rlvr'])
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
   """A model, as the name of its folder, and what it has cost since the start.
 
-  seconds: of steps and of sampling, without what starts and evaluates.
+  seconds: of steps, and of the commands that sample for expert iteration;
+    without evaluation, and without the starts of commands that train.
   """
 
   model: str = COLD_START
@@ -222,7 +225,8 @@ def expert_iteration(
   prompts = lines(study.folder / 'world' / 'prompts.jsonl')
   random.Random(seed).shuffle(prompts)
   unused = itertools.cycle(prompts)
-  trained, number, length = Trained(), 0, FIRST_LENGTH
+  trained, number = Trained(), 0
+  length = mean_length(lines(study.folder / COLD_ANSWERS))
   for budget in study.budgets:
     rest = budget - trained.flops
     rounds = max(1, round(ROUNDS * rest / study.budgets[0]))
@@ -290,8 +294,12 @@ def sample(
   method_world.write_lines(
     right, ({'prompt': a, 'response': b} for a, b in shown)
   )
-  mean = statistics.mean(len(answer['completion_tokens']) for answer in found)
-  return Trained('', cost, 0, float(took(answers).read_text())), mean
+  seconds_taken = float(took(answers).read_text())
+  return Trained('', cost, 0, seconds_taken), mean_length(found)
+
+
+def mean_length(answers: Sequence[dict]) -> float:
+  return statistics.mean(len(x['completion_tokens']) for x in answers)
 
 
 # Evaluation.

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 import method_cells
 import method_runs
 import method_world
-from method_runs import COLD_START, Study
+from method_runs import COLD_ANSWERS, COLD_START, Study
 from small_world import SMALL
 
 from rlpt_jax.core import output_files
@@ -91,8 +91,20 @@ def parser() -> argparse.ArgumentParser:
 def prepare(options):
   """Makes the world and the cold-started model, and asks that."""
   folder = (options.workdir / options.scale).absolute()
+  wanted = {
+    'scale': options.scale,
+    'budgets': list(options.budgets or BUDGETS[options.scale]),
+    'rlvr': options.rlvr or RLVR[options.scale],
+    'sizes': {
+      name: getattr(options, name) for name in vars(method_world.Sizes())
+    },
+  }
   if not folder.exists():
-    make_folder(folder, options)
+    make_folder(folder, options.models, wanted)
+  if (made := json.loads((folder / method_runs.STUDY).read_text())) != wanted:
+    raise ValueError(
+      f'{folder}: was made with {made}, not {wanted}. Choose another --workdir.'
+    )
   study = Study.read(folder)
   questions = json.dumps(method_world.about(folder)) + '\n'
   output_files.replace(options.results / 'questions.json', [questions.encode()])
@@ -102,26 +114,19 @@ def prepare(options):
     f'train_sft.Config.num_steps = {steps}',
     f'optimizer.AdamW.num_steps = {steps}', '--workdir', 'cold_start',
   )  # fmt: skip
-  asked = method_runs.ask(study, COLD_START, 'cold_start/answers.jsonl')
+  asked = method_runs.ask(study, COLD_START, COLD_ANSWERS)
   start = {'budget': 0, 'flops': 0, 'seconds': 0, 'steps': 0, **asked}
   keep(options, 'start', method_runs.result(study, 'cold_start', 0, [start]))
 
 
-def make_folder(folder: pathlib.Path, options):
-  """Writes the world, copies the models, and notes the budgets."""
+def make_folder(folder: pathlib.Path, models: pathlib.Path, about: dict):
+  """Writes the world, copies the models, and notes sizes and budgets."""
   new = folder.with_name(f'{folder.name}.new')
   shutil.rmtree(new, ignore_errors=True)
   for name in ('base', 'judge'):
-    shutil.copytree(options.models / name, new / name)
-  sizes = {name: getattr(options, name) for name in vars(method_world.Sizes())}
-  method_world.write(new, method_world.Sizes(**sizes))
-  (new / 'runs').mkdir()
-  study = {
-    'scale': options.scale,
-    'budgets': options.budgets or BUDGETS[options.scale],
-    'rlvr': options.rlvr or RLVR[options.scale],
-  }
-  (new / 'study.json').write_text(json.dumps(study) + '\n')
+    shutil.copytree(models / name, new / name)
+  method_world.write(new, method_world.Sizes(**about['sizes']))
+  (new / method_runs.STUDY).write_text(json.dumps(about) + '\n')
   new.rename(folder)
 
 
