@@ -164,6 +164,7 @@ def without_clock(found):
   return {**found, 'budgets': budgets, 'date': None}
 
 
+@pytest.mark.slow
 def test_what_is_prepared(prepared):
   about = json.loads((prepared.results / 'questions.json').read_text())
   assert {name: len(lines) for name, lines in about.items()} == {
@@ -182,12 +183,14 @@ def test_what_is_prepared(prepared):
   }
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_study_is_refused(prepared):
   options = argparse.Namespace(**vars(prepared) | {'texts': 41})
   with pytest.raises(ValueError, match=r'was made with .*40.*41.*--workdir'):
     methods.prepare(options)
 
 
+@pytest.mark.slow
 def test_the_loss_of_texts_is_a_mean_over_their_tokens(prepared):
   folder = prepared.workdir / '1m'
   files = model_files.find(folder / method_runs.COLD_START)
@@ -208,6 +211,7 @@ def test_the_loss_of_texts_is_a_mean_over_their_tokens(prepared):
   assert start['budgets'][0]['text_loss'] == pytest.approx(loss, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_same_however_often_it_is_stopped(prepared, monkeypatch):
   whole = run_cell(prepared, 'ntp', budgets=BUDGETS[:2])
   for budget, found in zip(BUDGETS, whole['budgets'], strict=False):
@@ -239,17 +243,18 @@ def stop_at(monkeypatch, command, count):
   monkeypatch.setattr(method_runs, 'rlpt', rlpt)
 
 
+@pytest.mark.slow
 def test_rounds_of_expert_iteration_meet_the_budget(prepared, monkeypatch):
   monkeypatch.setattr(method_runs.truth, 'is_right', lambda *_: True)
-  found = run_cell(prepared, 'expert_iteration', budgets=BUDGETS[2:])
+  found = run_cell(prepared, 'expert_iteration', budgets=BUDGETS[1:2])
   (at,) = found['budgets']
-  assert BUDGETS[2] <= at['flops'] < 1.1 * BUDGETS[2]
+  assert BUDGETS[1] <= at['flops'] < 1.2 * BUDGETS[1]
   home = prepared.workdir / '1m' / 'runs' / 'expert_iteration_0'
   answers = small_world.lines(home / 'round_1_answers.jsonl')
   # Half of a round's budget samples; a model that knows nothing never stops.
   model = model_files.find(home / 'round_1_model').config
   cost = flops.rollout(model, 40, [64] * 8) * len(answers) / 8
-  assert 0.5 < cost / (BUDGETS[2] / 4) < 1.5
+  assert 0.5 < cost / (BUDGETS[1] / 4) < 1.5
   right = small_world.lines(home / 'round_1_right.jsonl')
   pairs = {(line['prompt'], line['completion']) for line in answers}
   assert {(line['prompt'], line['response']) for line in right} == pairs
@@ -258,6 +263,7 @@ def test_rounds_of_expert_iteration_meet_the_budget(prepared, monkeypatch):
 # The queue.
 
 
+@pytest.mark.slow
 def test_others_go_on_where_a_cell_fails(prepared, monkeypatch, capsys):
   def start(options, name, seed, cores):
     log = options.workdir / '1m' / 'logs' / f'{name}_{seed}.log'
