@@ -84,6 +84,8 @@ def train_to(
     # most twice as much as before, no checkpoint that is needed is dropped.
     rest = math.ceil((budget - spent(run)) / step_cost(run))
     train(made + min(made, rest, 2 * KEPT))
+    if steps_made(run) == made:
+      sys.exit(f'{run}: ends after {made} steps, with its budget not spent.')
   checkpoint = run / 'checkpoints' / str(step)
   if not checkpoint.exists():
     train(steps_made(run))  # It was stopped before it had saved this step.

@@ -116,6 +116,12 @@ def test_a_run_that_was_stopped_is_trained_on_if_it_had_not_saved(tmp_path):
     small_world.train_to(300, tmp_path, train)
 
 
+def test_a_run_that_ends_before_its_budget_says_so(tmp_path):
+  train, _ = trainer(tmp_path, lambda n: 10)
+  with pytest.raises(SystemExit, match='ends after 12 steps'):
+    small_world.train_to(300, tmp_path, lambda steps: train(min(steps, 12)))
+
+
 def test_half_a_line_is_no_step(tmp_path):
   assert small_world.steps_made(tmp_path) == 0
   text = '{"compute/total_flops": 5}\n{"compute/tot'
