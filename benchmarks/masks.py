@@ -69,20 +69,20 @@ def main():
   for seed in range(options.seeds):
     game = f'{GAME}_{seed}'
     train(workdir, GAME, game, seed, options.steps)
-    budget = spent(workdir / game)
+    budget, steps = spent(workdir / game), {GAME: options.steps}
     for method in options.methods:
       name = f'{method}_{seed}'
-      train_to(
+      steps[method] = train_to(
         budget,
         workdir / name,
         functools.partial(train, workdir, method, name, seed),
       )
-    for method in (GAME, *options.methods):
+    for method, step in steps.items():
       run = workdir / f'{method}_{seed}'
       found[method].append(
         {
-          'compute': round(spent(run) / budget, 3),
-          **accuracy(workdir, run.name),
+          'compute': round(spent(run, step) / budget, 3),
+          **accuracy(workdir, run.name, step=step),
           'sentences': sentences(run),
         }
       )

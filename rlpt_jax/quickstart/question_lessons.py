@@ -22,7 +22,7 @@ import json
 import pathlib
 import random
 import re
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlpt_jax.core.checks import Count, Name
@@ -407,7 +407,12 @@ def _demonstration(prompt: str, said: dict) -> dict[str, str]:
 # Files.
 
 
-def response(document: Document, rng: random.Random) -> dict[str, str]:
+def response(
+  document: Document,
+  rng: random.Random,
+  *,
+  manners: Mapping[str, int] = lessons.MANNERS,
+) -> dict[str, str]:
   """Returns a question and a response that is guessed or worked out."""
   i = rng.randrange(len(document.targets))
   target = document.targets[i]
@@ -416,7 +421,8 @@ def response(document: Document, rng: random.Random) -> dict[str, str]:
     steps = steps[-1:]  # The others lead to the last of them.
   said = lessons.response(
     document, [document.steps[target].fact],
-    [step.thought for step in steps], lessons.manner(rng), rng, tags=TAGS,
+    [step.thought for step in steps], lessons.manner(rng, manners), rng,
+    tags=TAGS,
   )  # fmt: skip
   asked = question(document.text, target, rng)
   return {'prompt': QUESTION.replace('{question}', asked), **said}
@@ -431,6 +437,7 @@ def held_out(document: Document, rng: random.Random) -> dict:
     'references': [answer(document.text, target)],
     'task': 'question',
     'kind': document.kind,
+    'difficulty': document.difficulty,
   }
 
 
@@ -449,10 +456,14 @@ def write(
   responses  questions, and responses that are guessed or worked out
   documents  documents to ask about
   asked      questions about held-out documents, with the true sentences
+  clean_responses   questions, and responses that are worked out, and right
   """
   lines = {
     'replies': reply, 'responses': response, 'documents': to_ask_about,
     'asked': held_out,
+    'clean_responses': functools.partial(
+      response, manners=lessons.WORKED_OUT
+    ),
   }  # fmt: skip
 
   def each(line, documents: Iterator[Document], rng) -> Iterator[dict]:

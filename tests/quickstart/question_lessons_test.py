@@ -214,6 +214,12 @@ def test_responses_are_guessed_or_worked_out_from_the_question():
   assert abs(wrong - lessons.MISTAKEN) < 0.06
 
 
+def test_clean_responses_are_all_worked_out(tmp_path):
+  lib.write(tmp_path, clean_responses=60)
+  lines = (tmp_path / 'clean_responses.jsonl').read_text().splitlines()
+  assert {json.loads(line)['manner'] for line in lines} == {'work'}
+
+
 def test_files_follow_from_the_seed(tmp_path):
   counts = {'replies': 5, 'responses': 6, 'documents': 7, 'asked': 8}
   for name in 'ab':
