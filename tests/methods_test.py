@@ -54,6 +54,16 @@ def test_the_settings_of_each_cell_are_those_of_its_program(cell, monkeypatch):
       assert config.saving.every == 1
 
 
+def test_each_cell_is_compared_with_another():
+  names = {cell.name for cell in method_cells.CELLS}
+  for cell in method_cells.CELLS:
+    assert cell in method_cells.CELLS and cell.family in method_cells.FAMILIES
+    if cell.name == 'rlpt':  # It is compared with the start alone.
+      assert cell.baseline is None
+    else:
+      assert cell.baseline in names - {cell.name}
+
+
 def test_each_cell_has_a_name_and_settings_of_its_own():
   names = [cell.name for cell in method_cells.CELLS]
   assert len({*names}) == len(names) and all(map(str.isidentifier, names))

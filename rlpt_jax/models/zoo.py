@@ -56,7 +56,6 @@ def _sizes(layers, embed, mlp, heads, kv_heads, head_dim, **more):
 _TIED = {'tied_head': True}
 # The byte tokenizer has 259 tokens.
 _TINY = {**_sizes(2, 64, 128, 4, 2, 32), 'vocab_size': 259, 'max_length': 512}
-_WORLD = {**_TIED, 'vocab_size': 800, 'max_length': 512, 'rope_theta': 1e4}
 
 MODELS = {
   'llama32_1b': llama3(
@@ -77,9 +76,10 @@ MODELS = {
   'qwen3_30b_a3b': qwen3_moe(
     **_sizes(48, 2048, 768, 32, 4, 128), num_experts=128, experts_per_token=8),
   'smollm3_3b': smollm3(**_sizes(36, 2048, 11_008, 16, 4, 128), **_TIED),
-  # For the small world of the quickstart.
-  'world_1m': qwen3(**_sizes(4, 128, 448, 8, 8, 16), **_WORLD),
-  'world_5m': qwen3(**_sizes(6, 256, 704, 8, 8, 32), **_WORLD),
+  # For the quickstart, whose tokenizer has 748 tokens.
+  'tiny_world': qwen3(
+    **_sizes(3, 128, 384, 8, 8, 16), **_TIED, vocab_size=800, max_length=512,
+    rope_theta=1e4),
   'tiny_llama': llama3(**_TINY, factor=8.0),
   'tiny_qwen2': qwen2(**_TINY, **_TIED),
   'tiny_qwen3': qwen3(**_TINY, **_TIED),

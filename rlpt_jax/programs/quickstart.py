@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 import time
-from typing import Literal
 
 from rlpt_jax import quickstart as files
 from rlpt_jax.completions.options import check_options
@@ -24,7 +23,6 @@ def quickstart(
   questions: int = 200,
   seed: int = 0,
   from_scratch: bool = False,
-  model: Literal['world_1m', 'world_5m'] = 'world_1m',
 ):
   """Runs all stages of RLPT in minutes on a CPU.
 
@@ -40,9 +38,8 @@ def quickstart(
     steps: The number of RL steps.
     questions: The number of held-out sentences that the policies predict.
     seed: The seed of the world's documents, of training and of sampling.
-    from_scratch: Trains the base model and the judge too, which takes an hour
-      more.
-    model: The size of those that are trained from scratch.
+    from_scratch: Trains the base model and the judge too, which takes half an
+      hour more.
   """
   check_options(steps=(steps, 1, None), questions=(questions, 1, None))
   begun = time.monotonic()
@@ -50,7 +47,7 @@ def quickstart(
     workdir,
     {
       'steps': steps, 'questions': questions, 'seed': seed,
-      'from_scratch': from_scratch, 'model': model,
+      'from_scratch': from_scratch,
     },
   )  # fmt: skip
   for path in sorted(FILES.glob('*.gin')):
@@ -69,7 +66,7 @@ def quickstart(
   show_a_document(world)
 
   if from_scratch:
-    small_models.make(stages, workdir, model=model, seed=seed)
+    small_models.make(stages, workdir, seed=seed)
   else:
     for name in ('base', 'judge'):
       shutil.copytree(FILES / name, workdir / name, dirs_exist_ok=True)

@@ -153,8 +153,8 @@ def reworded(document: Document, rng: random.Random) -> str:
 # Kinds of predictions that the judge is asked about -> relative frequency.
 # About half of them are right.
 ATTEMPTS = {
-  'right': 10, 'right and more': 2, 'changed': 9, 'changed after': 1,
-  'later': 1, 'half': 1, 'broken': 2, 'elsewhere': 1,
+  'right': 9, 'right and more': 2, 'changed': 6, 'changed after': 1, 'later': 1,
+  'half': 1, 'broken': 2, 'elsewhere': 1,
 }  # fmt: skip
 
 

@@ -55,7 +55,10 @@ ASKED = {
   ),
   ('stands', None): ('Where does {who} stand?', 'At which door is {who}?'),
   ('is', None): (
-    'Who is the {most} of them all?', 'Who of them is the {most}?',
+    'Who is the {most} of the three?', 'Who of them is the {most}?',
+  ),
+  ('leads', None): (
+    'Who is the {most} of all people here?', 'Who of them all is the {most}?',
   ),
   ('opens', 0): (
     'When is the {shop} open again?', 'What is the next day of the {shop}?',

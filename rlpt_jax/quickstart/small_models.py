@@ -19,14 +19,7 @@ from rlpt_jax.quickstart import lessons, truth, vocabulary, world
 from rlpt_jax.quickstart.stages import Stages
 from rlpt_jax.rewards import extract, judge
 
-# Model of the zoo -> the steps that its base model and its judge train.
-STEPS = {
-  'world_1m': {'base': 9000, 'judge': 7500},
-  'world_5m': {'base': 4000, 'judge': 2500},
-}
-# Of what the models learn from. They meet all that the world has, so that runs
-# may choose its dials.
-DIALS = world.Dials(difficulty=(0, 1, 2, 3), whims=1, repeated=0.1)
+MODEL = 'tiny_world'
 VOCABULARY = 800
 PURPOSES = {
   'base': 'next-token training on the texts of a small world',
@@ -50,35 +43,31 @@ def write_world(
   )  # fmt: skip
 
 
-def make(stages: Stages, workdir: pathlib.Path, *, model: str, seed: int):
+def make(stages: Stages, workdir: pathlib.Path, *, seed: int):
   """Trains base/ and judge/ in a folder that has their gin files."""
   stages.do(
     'texts and pairs for the models, in world_of_models/',
     lambda: write_world(
       workdir / 'world_of_models', texts=60_000, worked=120_000, noted=60_000,
-      reworded=30_000, held_out=500, pairs=300_000, held_out_pairs=2_000,
-      dials=DIALS, seed=seed,
+      reworded=30_000, held_out=500, pairs=120_000, held_out_pairs=2_000,
+      seed=seed,
     ),
   )  # fmt: skip
   stages.do(
     'a tokenizer and random weights, in random/',
-    lambda: write_random(workdir / 'random', model=model, seed=seed),
+    lambda: write_random(workdir / 'random', seed=seed),
   )
   for name, title in PURPOSES.items():
     run = f'{name}_run'
-    steps = STEPS[model][name]
-    stages.run(
-      title, 'train_sft', f'{name}.gin', f'optimizer.AdamW.num_steps = {steps}',
-      f'train_sft.Config.num_steps = {steps}', '--workdir', run,
-    )  # fmt: skip
+    stages.run(title, 'train_sft', f'{name}.gin', '--workdir', run)
     stages.run(
       f'{name}/, stored in half the size', 'convert', f'{run}/checkpoints',
       name, '--dtype', 'bfloat16', '--overwrite',
     )  # fmt: skip
-    describe(workdir, name, model=model, seed=seed)
+    describe(workdir, name, seed=seed)
 
 
-def describe(workdir: pathlib.Path, name: str, *, model: str, seed: int):
+def describe(workdir: pathlib.Path, name: str, *, seed: int):
   """Writes the README.md of a trained model, with its measured quality."""
   folder = workdir / name
   last = (
@@ -96,7 +85,7 @@ def describe(workdir: pathlib.Path, name: str, *, model: str, seed: int):
 `rlpt quickstart` (rlpt_jax/quickstart/world.py) and nothing else: all that it
 learned from was made by that generator.
 
-- command: `rlpt quickstart --from_scratch --model {model} --seed {seed}`
+- command: `rlpt quickstart --from_scratch --seed {seed}`
 - recipe: {name}.gin, `rlpt train_sft`, then `rlpt convert --dtype bfloat16`
 - measured, on held-out documents: {measured}
 - sha256 of model.safetensors: {checksum(folder)}
@@ -110,11 +99,11 @@ def open_judge(folder: pathlib.Path) -> judges.Weighing:
   )
 
 
-def write_random(folder: pathlib.Path, *, model: str, seed: int):
+def write_random(folder: pathlib.Path, *, seed: int):
   """Writes a Hugging Face directory with a tokenizer and random weights."""
-  some = list(itertools.islice(world.documents(seed, dials=DIALS), 4000))
+  some = list(itertools.islice(world.documents(seed), 4000))
   thoughts = [f' {step.thought}' for d in some for step in d.steps if step]
-  config = zoo.get(model)
+  config = zoo.get(MODEL)
   specs = decoder_lib.specs(config)
   params = weights.init(specs, jax.random.key(seed), layout=make_layout())
   # With larger embeddings and smaller layer outputs at the start, a model this

@@ -68,10 +68,10 @@ CONCLUSIONS = {
   )),
   'is': (('who', 'most'), (
     'the {most} of them is {who}',
-    '{who} is the {most} of them all',
+    '{who} is the {most} of the three',
     '{who} is the {most} one of all',
     'none of them is {more} than {who}',
-    'nobody among them is {more} than {who}',
+    'nobody of the three is {more} than {who}',
   )),
   'opens': (('shop', 'day'), (
     'the {shop} is open again on {day}',
@@ -79,6 +79,14 @@ CONCLUSIONS = {
     'the next day of the {shop} is {day}',
     'people can visit the {shop} on {day}',
     '{day} is when the {shop} opens again',
+  )),
+  # Of another number of people than three.
+  'leads': (('who', 'most'), (
+    'the {most} of all people here is {who}',
+    'nobody else is {more} than {who} is',
+    '{who} is the {most} of them all',
+    'no other person is {more} than {who}',
+    'among all these people {who} is the {most}',
   )),
   'holds': (('who', 'content'), (
     '{who} has a box with {content}',

@@ -10,7 +10,7 @@ can only be predicted by working them out:
   orders    Eve is older than Max, and Max than Ida, so Eve is the oldest
   days      the pool opens every third day and was open on Monday, so it will
             open on Thursday
-  boxes     the red boxes hold nuts, and Ann has a red box, so she has nuts
+  boxes     red boxes hold nuts, and Ann has a red box, so she has nuts
 
 `Dials` say how hard, how long and how noisy documents are.
 
@@ -147,21 +147,19 @@ def documents(
   """Yields documents without end; held-out ones share no story with others."""
   rng = random.Random(f'{seed} {held_out}')
   while True:
-    difficulty = rng.choice(dials.difficulty)
-    kinds = rng.sample(dials.kinds, dials.stories)
-    stories = [
-      _held_out_or_not(kind, difficulty, held_out, rng) for kind in kinds
-    ]
+    difficulty = _one_of(dials.difficulty, rng)
+    stories, kinds = [], list(dials.kinds)
+    while len(stories) < dials.stories:
+      story = KINDS[rng.choice(kinds)](rng, difficulty)
+      if is_held_out(story) == held_out:
+        stories.append(story)
+        kinds.remove(story.kind)
     yield tell(stories, difficulty, rng, dials)
 
 
-def _held_out_or_not(
-  kind: str, difficulty: int, held_out: bool, rng: random.Random
-) -> Story:
-  while True:
-    story = KINDS[kind](rng, difficulty)
-    if is_held_out(story) == held_out:
-      return story
+def _one_of(levels: Sequence[int], rng: random.Random) -> int:
+  """Returns one of the levels; without a choice, without chance."""
+  return levels[0] if len(levels) == 1 else rng.choice(levels)
 
 
 def is_held_out(story: Story) -> bool:
@@ -178,15 +176,18 @@ def tell(
   dials: Dials = Dials(),
 ) -> Document:
   """Puts stories into words, with an aside here and there, and some whims."""
-  setup = '; '.join(rng.choice(story.setup) for story in stories)
-  pairs: list[tuple[str, Step | None]] = [(f'{setup}.', None)]
+  setups = [rng.choice(story.setup) for story in stories]
+  # The last may be a question.
+  setup = '; '.join([*(each[:-1] for each in setups[:-1]), setups[-1]])
+  pairs: list[tuple[str, Step | None]] = [(setup, None)]
   asides = rng.sample(ASIDES, 2)
   alone = len(stories) == 1 and stories[0].alone
   for i, step in enumerate(_mixed(stories, rng)):
     if i < 2 and rng.random() < 0.25:
       pairs.append(_plain(asides[i]))
     said = [step]
-    if step.fact[0] in CONCLUSIONS and rng.random() < dials.repeated:
+    is_conclusion = step.fact[0] in CONCLUSIONS
+    if is_conclusion and dials.repeated and rng.random() < dials.repeated:
       said.append(dataclasses.replace(step, thought=''))
     for each in said:
       pronoun = alone and rng.random() < 0.4
@@ -218,9 +219,9 @@ def _person(rng: random.Random) -> str:
   return rng.choice(SHE + HE)
 
 
-def _listed(items: Sequence[str]) -> str:
+def _listed(items: Sequence[str], word: str = 'and') -> str:
   *some, last = items
-  return f'{", ".join(some)} and {last}' if some else last
+  return f'{", ".join(some)} {word} {last}' if some else last
 
 
 def amounts(rng: random.Random, difficulty: int) -> Story:
@@ -247,8 +248,8 @@ def amounts(rng: random.Random, difficulty: int) -> Story:
   if not difficulty:
     said = Step(('has', who, str(start), things))
     setup = [
-      f'{who} has {start} {things} and keeps all of them',
-      f'In the morning {who} has {start} {things}, and so it stays',
+      f'{who} has {start} {things} and keeps all of them.',
+      f'In the morning {who} has {start} {things}, and so it stays.',
     ]
     return Story('amounts', setup, [said, said], [], alone=True)
   for _ in range(rng.randint(2 * difficulty - 1, 2 * difficulty)):
@@ -256,9 +257,9 @@ def amounts(rng: random.Random, difficulty: int) -> Story:
     changes.append(f'{verb} {n}')
   first, listed = conclusion(), _listed(changes)
   setup = [
-    f'{who} has {start} {things}, {listed}',
-    f'{who} begins with {start} {things}, {listed}',
-    f'In the morning {who} has {start} {things}, and then {who} {listed}',
+    f'{who} has {start} {things}, {listed}.',
+    f'{who} begins with {start} {things}, {listed}.',
+    f'In the morning {who} has {start} {things}, and then {who} {listed}.',
   ]
   steps = [first, Step(change()), conclusion()]
   return Story('amounts', setup, steps, [first.thought], alone=True)
@@ -294,17 +295,17 @@ def doors(rng: random.Random, difficulty: int) -> Story:
   if not difficulty:
     said = Step(('stands', who, start))
     setup = [
-      f'The doors in a row are {_listed(row)}, and {who} stays at {start}',
-      f'{who} sees doors that are {_listed(row)}, and stays at the {start} one',
+      f'The doors in a row are {_listed(row)}, and {who} stays at {start}.',
+      f'{who} sees doors that are {_listed(row)}, and stays at {start}.',
     ]
     return Story('doors', setup, [said, said], notes, alone=True)
   moves = [' '.join(move()) for _ in range(difficulty + 1)]
   first = conclusion()
   setup = [
     f'The doors in a row are {_listed(row)}, and {who} starts at {start} and '
-    f'goes {_listed(moves)}',
+    f'goes {_listed(moves)}.',
     f'{who} sees doors that are {_listed(row)}, stands at the {start} one, and '
-    f'goes {_listed(moves)}',
+    f'goes {_listed(moves, "and then")}.',
   ]
   steps = [first, Step(('goes', who, *move())), conclusion()]
   return Story('doors', setup, steps, notes, alone=True)
@@ -316,35 +317,38 @@ def orders(rng: random.Random, difficulty: int) -> Story:
   more, most, less, least = rng.choice(SCALES)
   if rng.random() < 0.5:
     more, most, less, least = less, least, more, most
+  first, *between, last = people
   pairs = list(itertools.pairwise(people))
-  thought = ', '.join(f'{a} is {more} than {b}' for a, b in pairs) + '.'
-  first, last = ('is', people[0], most), ('is', people[-1], least)
-  if difficulty:
-    steps = [Step(first, thought), Step(last, thought)]
-    clues = [
-      f'{a} is {more} than {b}'
-      if rng.random() < 0.5
-      else f'{b} is {less} than {a}'
-      for a, b in pairs
-    ]
-    rng.shuffle(clues)
-    said = _listed(clues)
-  else:
-    steps = [Step(first), Step(last)]
-    said = _listed(
-      [
-        f'{people[0]} is the {most}', f'{people[-1]} is the {least}',
-        f'{people[1]} is between them',
-      ]
-    )  # fmt: skip
-  setup = [
-    f'{said}, and we ask for the {most} and the {least}',
-    f'We know that {said}, and ask for the {most} and the {least}',
+  said = 'is' if len(people) == 3 else 'leads'
+  facts = (said, first, most), (said, last, least)
+  asked = [
+    f', and we ask for the {most} and the {least}.',
+    f', so who is the {most} and who is the {least}?',
   ]
+  if not difficulty:
+    (middle,) = between
+    told = f'{first} is the {most}, {middle} is next and {last} is the {least}'
+    setup = [f'{told}{asked[0]}', f'We know that {told}{asked[0]}']
+    return Story('orders', setup, [Step(fact) for fact in facts], [])
+  clues = [
+    f'{a} is {more} than {b}'
+    if rng.random() < 0.5
+    else f'{b} is {less} than {a}'
+    for a, b in pairs
+  ]
+  rng.shuffle(clues)
+  setup = [f'{", ".join(clues)}{asked[0]}', f'{_listed(clues)}{asked[1]}']
+  if len(people) == 3:
+    thought = (
+      f'{between[0]} is named twice, {first} is {more} than {between[0]}, '
+      f'{last} is {less} than {between[0]}.'
+    )
+  else:
+    thought = ', '.join(f'{a} is {more} than {b}' for a, b in pairs) + '.'
   notes = [thought]
   for a, b in pairs:
     notes += [f'{a} is {more} than {b}.', f'{b} is {less} than {a}.']
-  return Story('orders', setup, steps, notes)
+  return Story('orders', setup, [Step(fact, thought) for fact in facts], notes)
 
 
 # Difficulty -> the fewest and the most days from one opening to the next.
@@ -359,14 +363,14 @@ def days(rng: random.Random, difficulty: int) -> Story:
   if not difficulty:
     setup = [
       f'The {shop} was open on {opens[0]}, and next it opens on {opens[1]} and '
-      f'then on {opens[2]}',
-      f'{opens[0]}, {opens[1]} and {opens[2]} are the days of the {shop}',
+      f'then on {opens[2]}.',
+      f'{opens[0]}, {opens[1]} and {opens[2]} are the days of the {shop}.',
     ]
     steps = [Step(('opens', shop, day)) for day in opens[1:]]
     return Story('days', setup, steps, [])
   setup = [
-    f'The {shop} is open every {every} days and was open on {opens[0]}',
-    f'On {opens[0]} the {shop} was open, and it opens once in {every} days',
+    f'The {shop} is open every {every} days and was open on {opens[0]}.',
+    f'On {opens[0]} the {shop} was open, and it opens once in {every} days.',
   ]
   steps = []
   for day in opens[1:]:
@@ -393,15 +397,13 @@ def boxes(rng: random.Random, difficulty: int) -> Story:
       f'the box of {who} has {content}'
       for who, (_, content) in zip(people, chosen, strict=True)
     )
-    setup = [f'We know that {a} and {b}', f'It is said that {a} and {b}']
+    setup = [f'We know that {a} and {b}.', f'It is said that {a} and {b}.']
     return Story('boxes', setup, [first, last], [])
-  rule = _listed(
-    [f'the {color} boxes hold {content}' for color, content in holds]
-  )
+  rule = ', '.join(f'{color} boxes hold {content}' for color, content in holds)
   rule = rule[0].upper() + rule[1:]
   setup = [
-    f'{rule}, and {people[0]} has a {chosen[0][0]} box',
-    f"{rule}, and {people[0]}'s box is {chosen[0][0]}",
+    f'{rule}, and {people[0]} has a {chosen[0][0]} box.',
+    f"{rule}, and {people[0]}'s box is {chosen[0][0]}.",
   ]
   first, last = (
     Step(
@@ -411,8 +413,7 @@ def boxes(rng: random.Random, difficulty: int) -> Story:
     for who, (color, content) in zip(people, chosen, strict=True)
   )
   event = Step(('has_box', people[1], chosen[1][0]))
-  steps = [first, event, last] if rng.random() < 0.5 else [event, first, last]
-  return Story('boxes', setup, steps, [first.thought, *notes])
+  return Story('boxes', setup, [first, event, last], [first.thought, *notes])
 
 
 KINDS: dict[str, Callable[[random.Random, int], Story]] = {

@@ -13,13 +13,7 @@ SHORT = ('--steps', '2', '--questions', '8')
 def test_other_settings_are_refused_in_one_line(tmp_path, capsys):
   workdir = tmp_path / 'story'
   workdir.mkdir()
-  settings = {
-    'steps': 60,
-    'questions': 200,
-    'seed': 0,
-    'from_scratch': False,
-    'model': 'world_1m',
-  }
+  settings = {'steps': 60, 'questions': 200, 'seed': 0, 'from_scratch': False}
   notes = {'settings': settings, 'done': {}}
   (workdir / 'quickstart.json').write_text(json.dumps(notes))
   assert cli.main(['quickstart', str(workdir), *SHORT]) == 2

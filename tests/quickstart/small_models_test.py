@@ -42,7 +42,7 @@ def test_the_lines_of_prompts_are_a_token_each():
 
 @pytest.mark.slow
 def test_the_tokenizer_follows_from_the_seed(tmp_path):
-  small_models.write_random(tmp_path / 'random', model='world_1m', seed=0)
+  small_models.write_random(tmp_path / 'random', seed=0)
   made = (tmp_path / 'random' / 'tokenizer.json').read_bytes()
   assert made == (BASE / 'tokenizer.json').read_bytes()
   config = json.loads((tmp_path / 'random' / 'config.json').read_text())

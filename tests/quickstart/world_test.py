@@ -201,7 +201,7 @@ def an_order(document, i):
       people |= {a, b}
       losers.add(b if (more, most) in PAIRS else a)
   (winner,) = people - losers
-  return 'is', winner, most
+  return 'is' if len(people) == 3 else 'leads', winner, most
 
 
 PAIRS = {pair for scale in wordings.SCALES for pair in (scale[:2], scale[2:])}
@@ -249,8 +249,12 @@ def worked_out(document, i):
   thought = words_of(document.steps[i].thought)
   if document.kind != 'orders':
     return thought[-1]
-  # 'A is older than B, B is older than C.': one is the oldest, one not so.
   most = document.steps[i].fact[2]
+  if document.steps[i].fact[0] == 'is':
+    # 'B is named twice, A is older than B, C is younger than B.'
+    more = [k for k, word in enumerate(thought) if (word, most) in PAIRS]
+    return thought[more[0] - 2]
+  # 'A is older than B, B is older than C.': one is the oldest, one not so.
   return thought[0] if (thought[2], most) in PAIRS else thought[-1]
 
 
