@@ -43,11 +43,12 @@ from small_world import train as train_by
 
 from rlpt_jax.programs.quickstart import FILES
 from rlpt_jax.quickstart import mask_lessons, small_models
+from rlpt_jax.quickstart.world import Dials
 from rlpt_jax.rollout import rollout_files
 
 GAME = 'pretrain_zero'
 METHODS = ('random_sentences', 'uncertain_sentences', 'rlpt', 'ntp')
-WHIMS = 2  # Sentences of a document that nobody can predict.
+DIALS = Dials(whims=2)  # Sentences of a document that nobody can predict.
 LAST = 10  # Steps at the end of a run whose sentences are counted.
 
 
@@ -68,20 +69,20 @@ def main():
   for seed in range(options.seeds):
     game = f'{GAME}_{seed}'
     train(workdir, GAME, game, seed, options.steps)
-    budget = spent(workdir / game)
+    budget, steps = spent(workdir / game), {GAME: options.steps}
     for method in options.methods:
       name = f'{method}_{seed}'
-      train_to(
+      steps[method] = train_to(
         budget,
         workdir / name,
         functools.partial(train, workdir, method, name, seed),
       )
-    for method in (GAME, *options.methods):
+    for method, step in steps.items():
       run = workdir / f'{method}_{seed}'
       found[method].append(
         {
-          'compute': round(spent(run) / budget, 3),
-          **accuracy(workdir, run.name),
+          'compute': round(spent(run, step) / budget, 3),
+          **accuracy(workdir, run.name, step=step),
           'sentences': sentences(run),
         }
       )
@@ -101,9 +102,9 @@ def make_world(workdir: pathlib.Path, questions: int):
     return
   shutil.copytree(FILES / 'base', workdir / 'base', dirs_exist_ok=True)
   small_models.write_world(
-    new, texts=20_000, demonstrations=20_000, questions=questions, whims=WHIMS
+    new, texts=20_000, demonstrations=20_000, questions=questions, dials=DIALS
   )
-  mask_lessons.write(new, choices=20_000, predictions=20_000, whims=WHIMS)
+  mask_lessons.write(new, choices=20_000, predictions=20_000, dials=DIALS)
   new.rename(world)
 
 

@@ -95,20 +95,20 @@ def main():
   for seed in range(options.seeds):
     first = f'{BASELINE}_{seed}'
     train(workdir, 'train_rl', BASELINE, first, seed, options.steps)
-    budget = spent(workdir / first)
+    budget, steps = spent(workdir / first), {BASELINE: options.steps}
     for method in METHODS:
       name = f'{method}_{seed}'
-      train_to(
+      steps[method] = train_to(
         budget,
         workdir / name,
         functools.partial(train, workdir, 'train_rl', method, name, seed),
         # A step takes up to a fifth more than RLPT's, which drops more groups.
         max(1, options.steps * 5 // 6),
       )
-    for method in (BASELINE, *METHODS):
+    for method, step in steps.items():
       run = f'{method}_{seed}'
-      compute = round(spent(workdir / run) / budget, 3)
-      found[method].append({'compute': compute, **shares(workdir, run)})
+      compute = round(spent(workdir / run, step) / budget, 3)
+      found[method].append({'compute': compute, **shares(workdir, run, step)})
       print(f'{run}: {found[method][-1]}', file=sys.stderr, flush=True)
   result |= {'seeds': found, 'summary': summary(found)}
   print(json.dumps(result, indent=2))
@@ -219,9 +219,13 @@ def written(folder: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         yield record['id'], said['question'].strip(), said['answer'].strip()
 
 
-def shares(workdir: pathlib.Path, run: str) -> dict[str, dict[str, float]]:
+def shares(
+  workdir: pathlib.Path, run: str, step: int | None = None
+) -> dict[str, dict[str, float]]:
   """Returns the shares of right answers to both kinds of prompts."""
-  return {kind: accuracy(workdir, run, name) for kind, name in ASKED.items()}
+  return {
+    kind: accuracy(workdir, run, name, step) for kind, name in ASKED.items()
+  }
 
 
 def share(part: int, whole: int) -> float:

@@ -12,6 +12,8 @@ from rlpt_jax.quickstart import truth
 
 SMALL = pathlib.Path(__file__).parents[1] / 'experiments' / 'small'
 SAMPLES = 4  # Answers to each question.
+KEPT = 25  # The newest checkpoints of a run that trains to a budget.
+SAVED = 'runs.Saving.every = 1', f'runs.Saving.keep_last = {KEPT}'
 # The 97.5% quantiles of Student's t, by degrees of freedom.
 T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
@@ -55,47 +57,97 @@ def train(
   rlpt(
     workdir, program, SMALL / f'{experiment}.gin',
     f'{program}.Config.num_steps = {steps}',
-    f'{program}.Config.seed = {seed}', '--workdir', name,
+    f'{program}.Config.seed = {seed}', *SAVED, '--workdir', name,
   )  # fmt: skip
 
 
 def train_to(
-  budget: int, run: pathlib.Path, train: Callable[[int], None], steps: int = 10
-):
-  """Trains until a budget of FLOPs is spent.
+  budget: float,
+  run: pathlib.Path,
+  train: Callable[[int], None],
+  steps: int = 10,
+) -> int:
+  """Trains until a budget of FLOPs is spent; returns the step that spent it.
 
-  The cost of a step changes in a run, so its number of steps is at most
-  doubled until the rest of the budget can be foretold.
+  The cost of a step changes in a run, so a run makes a few steps beyond its
+  budget before it can be known. They do not count: the model of this budget is
+  the checkpoint of the step that is returned. A larger budget continues.
 
-  train: trains the run up to a number of steps.
+  train: trains the run up to a number of steps, and saves as `SAVED` says.
   steps: the first number of steps; with fewer, a run starts more often.
   """
-  train(steps)
-  while (flops := spent(run)) < budget:
-    steps += min(steps, math.ceil(steps * (budget / flops - 1)))
+  if steps_made(run) == 0:
     train(steps)
+  while (step := step_of(budget, run)) is None:
+    made = steps_made(run)
+    # At most twice as many, until the rest can be foretold. If a step costs at
+    # most twice as much as before, no checkpoint that is needed is dropped.
+    rest = math.ceil((budget - spent(run)) / step_cost(run))
+    train(made + min(made, rest, 2 * KEPT))
+    if steps_made(run) == made:
+      sys.exit(f'{run}: ends after {made} steps, with its budget not spent.')
+  checkpoint = run / 'checkpoints' / str(step)
+  if not checkpoint.exists():
+    train(steps_made(run))  # It was stopped before it had saved this step.
+  if not checkpoint.exists():
+    sys.exit(
+      f'{checkpoint}: is not there any more. Delete {run} to train again.'
+    )
+  return step
 
 
-def spent(run: pathlib.Path) -> int:
-  """Returns the FLOPs that a run has spent on everything."""
-  return sum(
-    count
-    for name, count in _last(run).items()
-    if name.startswith('compute/total_') and name.endswith('_flops')
-  )
+def steps_made(run: pathlib.Path) -> int:
+  """Returns the number of steps of a run, 0 if it has not begun."""
+  return len(totals(run))
+
+
+def step_cost(run: pathlib.Path) -> float:
+  """Returns the mean FLOPs of a run's last steps, at most ten."""
+  some = [0, *totals(run)][-11:]
+  return (some[-1] - some[0]) / (len(some) - 1)
+
+
+def step_of(budget: float, run: pathlib.Path) -> int | None:
+  """Returns the number of steps that spend a budget, None if none do yet."""
+  return next((i for i, x in enumerate(totals(run), 1) if x >= budget), None)
+
+
+def spent(run: pathlib.Path, step: int | None = None) -> int:
+  """Returns the FLOPs that a run has spent on everything, up to a step."""
+  made = totals(run)
+  return made[-1 if step is None else step - 1]
+
+
+def totals(run: pathlib.Path) -> list[int]:
+  """Returns the FLOPs that a run had spent on everything after each step."""
+  return [
+    sum(
+      count
+      for name, count in metrics.items()
+      if name.startswith('compute/total_') and name.endswith('_flops')
+    )
+    for metrics in lines(run / 'metrics.jsonl')
+  ]
 
 
 def accuracy(
-  workdir: pathlib.Path, name: str, questions: str = 'questions'
+  workdir: pathlib.Path,
+  name: str,
+  questions: str = 'questions',
+  step: int | None = None,
 ) -> dict[str, float]:
-  """Returns the shares of right answers of a run to questions of the world."""
+  """Returns the shares of right answers of a run to questions of the world.
+
+  step: of its checkpoint, by default the last.
+  """
   prompts = f'world/{questions}.jsonl'
-  step = _last(workdir / name)['step']
+  step = step or steps_made(workdir / name)
   kind = '' if questions == 'questions' else f'{questions}_'
   answers = workdir / name / f'{kind}answers_{step}.jsonl'
   rlpt(
     workdir, 'generate', f'{name}/checkpoints', '--prompts', prompts,
     '--out', answers, '-n', SAMPLES, '--max_new_tokens', 64, '--slots', 256,
+    '--step', step,
   )  # fmt: skip
   shares = truth.accuracy(workdir / prompts, answers)
   return {name: round(share, 4) for name, share in sorted(shares.items())}
@@ -114,7 +166,10 @@ def difference(values: Sequence[float], others: Sequence[float]) -> str:
   return text
 
 
-def _last(run: pathlib.Path) -> dict[str, float]:
-  """Returns the metrics of a run's last step."""
-  *_, last = (run / 'metrics.jsonl').read_text().splitlines()
-  return json.loads(last)
+def lines(path: pathlib.Path) -> list[dict]:
+  """Returns the lines of a file of JSON lines, none if it is not there."""
+  if not path.exists():
+    return []
+  # The last may be half written, if the run was killed.
+  whole, *_ = path.read_text().rpartition('\n')
+  return [json.loads(line) for line in whole.split('\n') if line]

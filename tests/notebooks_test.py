@@ -29,10 +29,12 @@ SHORTER = {
     ),
   },
   'who_chooses': {
-    'texts=20_000, demonstrations=20_000, questions=200, whims=2': (
-      'texts=400, demonstrations=2000, questions=8, whims=2'
+    "'texts': 20_000, 'demonstrations': 20_000, 'questions': 200": (
+      "'texts': 400, 'demonstrations': 2000, 'questions': 8"
     ),
-    'choices=20_000, predictions=20_000': 'choices=2000, predictions=2000',
+    "'choices': 20_000, 'predictions': 20_000": (
+      "'choices': 2000, 'predictions': 2000"
+    ),
     'cold_start.gin --': (
       'cold_start.gin "train_sft.Config.num_steps = 4" --'
     ),

@@ -33,6 +33,7 @@ MODULES = {
   'mask_tasks': 'rlpt_jax.data.mask_tasks',
   'masks': 'rlpt_jax.data.masks',
   'math_verifier': 'rlpt_jax.rewards.math_verifier',
+  'mistakes': 'rlpt_jax.rewards.mistakes',
   'models': 'rlpt_jax.models.config',
   'next_segment': 'rlpt_jax.evaluation.next_segment',
   'optimizer': 'rlpt_jax.training.optimizer',

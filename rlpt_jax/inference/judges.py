@@ -163,6 +163,11 @@ class Reading(LocalModel):
 
   rows: Count = 16
 
+  def encode(self, text: str) -> list[int]:
+    """Returns the tokens of a text, of the model's own tokenizer."""
+    self.check()
+    return self._tokenizer.encode(text)
+
   def _open(self, decoder, params, tokenizer, spend):
     return local_judge.reader(decoder, params, rows=self.rows, spend=spend)
 
@@ -203,9 +208,7 @@ def by_likelihood(read: Reading, **options) -> Reward:
 
   The model must have the policy's tokenizer.
   """
-  files = model_files.find(read.model)
-  encode = files.load_tokenizer(read.tokenizer).encode
-  return likelihood.Likelihood(read, encode=encode, **options)
+  return likelihood.Likelihood(read, encode=read.encode, **options)
 
 
 def explain_no_verdict(reason: str, answer: str | None) -> str:

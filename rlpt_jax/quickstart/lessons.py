@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rlpt_jax.quickstart.wordings import Fact, changed, is_true_prefix, say
-from rlpt_jax.quickstart.world import Document, documents
+from rlpt_jax.quickstart.world import Dials, Document, documents
 
 FOLLOWING = 3  # The number of sentences that a prediction is compared with.
 
@@ -20,6 +20,7 @@ FOLLOWING = 3  # The number of sentences that a prediction is compared with.
 # that is worked out is true; a guess is often wrong. RL must find out that
 # working it out pays off.
 MANNERS = {'guess': 2, 'work': 1}
+WORKED_OUT = {'work': 1}  # The manners of clean demonstrations, all right.
 MISTAKEN = 0.7  # The share of guesses that are wrong.
 # If the next sentence is a conclusion too, the share of demonstrations that
 # predict both.
@@ -58,6 +59,7 @@ def demonstration(
   rng: random.Random,
   *,
   tags: tuple[str, str],
+  manners: Mapping[str, int] = MANNERS,
 ) -> dict[str, str]:
   """Returns a prompt and a response that is guessed or worked out.
 
@@ -66,8 +68,9 @@ def demonstration(
   document.
 
   tags: the strings that begin and end a prediction.
+  manners: how responses reach their predictions -> relative frequency.
   """
-  chosen = manner(rng)
+  chosen = manner(rng, manners)
   steps = [document.steps[target]]
   if target + 1 in document.targets and '{next_step}' not in template:
     steps += [document.steps[target + 1]] * (rng.random() < TWO_SENTENCES_SHARE)
@@ -79,9 +82,9 @@ def demonstration(
   }
 
 
-def manner(rng: random.Random) -> str:
+def manner(rng: random.Random, manners: Mapping[str, int] = MANNERS) -> str:
   """Returns how a demonstration reaches its prediction."""
-  return rng.choices(list(MANNERS), list(MANNERS.values()))[0]
+  return rng.choices(list(manners), list(manners.values()))[0]
 
 
 def response(
@@ -231,7 +234,7 @@ def write(
   judge_template: str,
   tags: tuple[str, str],
   seed: int = 0,
-  whims: int = 0,
+  dials: Dials = Dials(),
   **counts: int,
 ):
   """Writes files of the world to a folder; equal arguments give equal files.
@@ -249,13 +252,15 @@ def write(
   held_out         held-out documents
   questions        prompts from held-out documents, with the true sentences
   held_out_pairs   questions to the judge about held-out documents
+  clean            demonstrations that are all worked out, and right
+  prompts          prompts from documents, with the true sentences
 
   templates: the template of prompts for each task.
   tags: the strings that begin and end a prediction.
-  whims: the number of sentences in each document that nobody can predict.
+  dials: what the documents are like.
   """
   files = _files(templates, judge_template, tags)
-  write_files(folder, files, seed=seed, whims=whims, counts=counts)
+  write_files(folder, files, seed=seed, dials=dials, counts=counts)
 
 
 def write_files(
@@ -263,7 +268,7 @@ def write_files(
   files: Mapping[str, Callable[[Iterator[Document], random.Random], Iterable]],
   *,
   seed: int,
-  whims: int,
+  dials: Dials,
   counts: Mapping[str, int],
   first: int = 0,
 ):
@@ -278,7 +283,7 @@ def write_files(
   for i, (name, make) in enumerate(files.items(), first):
     if name in counts:
       all_documents = documents(
-        seed * 1000 + i, held_out=name in HELD_OUT, whims=whims
+        seed * 1000 + i, held_out=name in HELD_OUT, dials=dials
       )
       some = itertools.islice(all_documents, counts[name])
       with (folder / f'{name}.jsonl').open('w') as file:
@@ -298,14 +303,19 @@ def _files(
       'references': references(document, target, templates[task]),
       'task': task,
       'kind': document.kind,
+      'difficulty': document.difficulty,
     }
 
   def pair(document: Document, target: int, task: str, rng) -> dict:
     del task
     return judged(document, target, judge_template, rng)
 
-  def demonstrated(document: Document, target: int, task: str, rng) -> dict:
-    return demonstration(document, target, templates[task], rng, tags=tags)
+  def demonstrated(
+    document: Document, target: int, task: str, rng, manners=MANNERS
+  ) -> dict:
+    return demonstration(
+      document, target, templates[task], rng, tags=tags, manners=manners
+    )
 
   def each(line, documents: Iterator[Document], rng) -> Iterator[dict]:
     for document, target in each_target(documents, rng):
@@ -324,4 +334,8 @@ def _files(
     'held_out': text(lambda document, rng: document.text),
     'questions': functools.partial(each, question),
     'held_out_pairs': functools.partial(each, pair),
+    'clean': functools.partial(
+      each, functools.partial(demonstrated, manners=WORKED_OUT)
+    ),
+    'prompts': functools.partial(each, question),
   }

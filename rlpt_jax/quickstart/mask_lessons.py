@@ -30,7 +30,7 @@ from rlpt_jax.quickstart.wordings import (
   same,
   sentences,
 )
-from rlpt_jax.quickstart.world import Document
+from rlpt_jax.quickstart.world import Dials, Document
 from rlpt_jax.rewards import extract
 
 CHOOSE = '{paragraph}\n\n'
@@ -151,7 +151,7 @@ def prediction(document: Document, rng: random.Random) -> dict[str, str]:
 
 
 def write(
-  folder: pathlib.Path, *, seed: int = 0, whims: int = 0, **counts: int
+  folder: pathlib.Path, *, seed: int = 0, dials: Dials = Dials(), **counts: int
 ):
   """Writes files of the game to a folder; arguments as for `lessons.write`.
 
@@ -165,7 +165,7 @@ def write(
 
   files = {name: functools.partial(each, line) for name, line in lines.items()}
   lessons.write_files(
-    folder, files, seed=seed, whims=whims, counts=counts, first=FIRST
+    folder, files, seed=seed, dials=dials, counts=counts, first=FIRST
   )
 
 

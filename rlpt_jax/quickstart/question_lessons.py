@@ -22,7 +22,7 @@ import json
 import pathlib
 import random
 import re
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlpt_jax.core.checks import Count, Name
@@ -41,7 +41,7 @@ from rlpt_jax.quickstart.wordings import (
   sentences,
   wordings,
 )
-from rlpt_jax.quickstart.world import Document
+from rlpt_jax.quickstart.world import Dials, Document
 from rlpt_jax.rewards import extract
 
 FIRST = 200  # Seeds start here, so no document is shared with lessons.py.
@@ -56,6 +56,9 @@ ASKED = {
   ('stands', None): ('Where does {who} stand?', 'At which door is {who}?'),
   ('is', None): (
     'Who is the {most} of the three?', 'Who of them is the {most}?',
+  ),
+  ('leads', None): (
+    'Who is the {most} of all people here?', 'Who of them all is the {most}?',
   ),
   ('opens', 0): (
     'When is the {shop} open again?', 'What is the next day of the {shop}?',
@@ -407,7 +410,12 @@ def _demonstration(prompt: str, said: dict) -> dict[str, str]:
 # Files.
 
 
-def response(document: Document, rng: random.Random) -> dict[str, str]:
+def response(
+  document: Document,
+  rng: random.Random,
+  *,
+  manners: Mapping[str, int] = lessons.MANNERS,
+) -> dict[str, str]:
   """Returns a question and a response that is guessed or worked out."""
   i = rng.randrange(len(document.targets))
   target = document.targets[i]
@@ -416,7 +424,8 @@ def response(document: Document, rng: random.Random) -> dict[str, str]:
     steps = steps[-1:]  # The others lead to the last of them.
   said = lessons.response(
     document, [document.steps[target].fact],
-    [step.thought for step in steps], lessons.manner(rng), rng, tags=TAGS,
+    [step.thought for step in steps], lessons.manner(rng, manners), rng,
+    tags=TAGS,
   )  # fmt: skip
   asked = question(document.text, target, rng)
   return {'prompt': QUESTION.replace('{question}', asked), **said}
@@ -431,6 +440,7 @@ def held_out(document: Document, rng: random.Random) -> dict:
     'references': [answer(document.text, target)],
     'task': 'question',
     'kind': document.kind,
+    'difficulty': document.difficulty,
   }
 
 
@@ -441,7 +451,7 @@ def to_ask_about(document: Document, rng: random.Random) -> dict[str, str]:
 
 
 def write(
-  folder: pathlib.Path, *, seed: int = 0, whims: int = 0, **counts: int
+  folder: pathlib.Path, *, seed: int = 0, dials: Dials = Dials(), **counts: int
 ):
   """Writes files of questions to a folder; arguments as for `lessons.write`.
 
@@ -449,10 +459,14 @@ def write(
   responses  questions, and responses that are guessed or worked out
   documents  documents to ask about
   asked      questions about held-out documents, with the true sentences
+  clean_responses   questions, and responses that are worked out, and right
   """
   lines = {
     'replies': reply, 'responses': response, 'documents': to_ask_about,
     'asked': held_out,
+    'clean_responses': functools.partial(
+      response, manners=lessons.WORKED_OUT
+    ),
   }  # fmt: skip
 
   def each(line, documents: Iterator[Document], rng) -> Iterator[dict]:
@@ -460,5 +474,5 @@ def write(
 
   files = {name: functools.partial(each, line) for name, line in lines.items()}
   lessons.write_files(
-    folder, files, seed=seed, whims=whims, counts=counts, first=FIRST
+    folder, files, seed=seed, dials=dials, counts=counts, first=FIRST
   )

@@ -29,15 +29,18 @@ TEMPLATES = {'asr': prompts.ASR, 'msr': prompts.MSR}
 TAGS = extract.START, extract.END
 
 
-def write_world(folder: pathlib.Path, **counts: int):
+def write_world(
+  folder: pathlib.Path,
+  *,
+  dials: world.Dials = world.Dials(),
+  seed: int = 0,
+  **counts: int,
+):
   """Writes the world's files, with the prompts and tags used in training."""
   lessons.write(
-    folder,
-    templates=TEMPLATES,
-    judge_template=judge.PROMPT,
-    tags=TAGS,
-    **counts,
-  )
+    folder, templates=TEMPLATES, judge_template=judge.PROMPT, tags=TAGS,
+    dials=dials, seed=seed, **counts,
+  )  # fmt: skip
 
 
 def make(stages: Stages, workdir: pathlib.Path, *, seed: int):

@@ -50,10 +50,17 @@ def accuracy(
     references.
   """
   right = collections.defaultdict(list)
-  for question, _, is_right in _checked(questions, answers):
+  for question, _, flag in _checked(questions, answers):
     for name in ('all', question['task'], question['kind']):
-      right[name].append(is_right)
+      right[name].append(flag)
   return {name: sum(flags) / len(flags) for name, flags in right.items()}
+
+
+def right_answers(questions: pathlib.Path, answers: pathlib.Path) -> list[int]:
+  """Returns how many answers to each question are true, as in `accuracy`."""
+  flags = [flag for *_, flag in _checked(questions, answers)]
+  each = len(flags) // max(sum(1 for _ in _lines(questions)), 1)
+  return [sum(flags[i : i + each]) for i in range(0, len(flags), each)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +85,11 @@ def thinking_stats(
 ) -> ThinkingStats:
   """Compares answers with and without thoughts; arguments as in `accuracy`."""
   predict, right = [], {True: [], False: []}
-  for _, completion, is_right in _checked(questions, answers):
+  for _, completion, flag in _checked(questions, answers):
     predict.append(extract.prediction(completion).text is not None)
     thought, *_ = completion.partition(extract.START)
     # One or two words, such as a stray tag, are not a thought.
-    right[len(thought.split()) > 2].append(is_right)
+    right[len(thought.split()) > 2].append(flag)
   return ThinkingStats(
     predict=sum(predict) / len(predict),
     think=len(right[True]) / len(predict),
@@ -105,9 +112,15 @@ def _checked(
       'again to rewrite it.'
     )
   for question, line in zip(wanted, answer_lines, strict=True):
-    predicted = extract.prediction(line['completion']).text or ''
-    references = ' '.join(question['references'])  # They have no outer spaces.
-    yield question, line['completion'], is_true_prefix(predicted, references)
+    completion = line['completion']
+    yield question, completion, is_right(question, completion)
+
+
+def is_right(question: dict, completion: str) -> bool:
+  """Returns True if a completion answers a line of a file of questions."""
+  predicted = extract.prediction(completion).text or ''
+  references = ' '.join(question['references'])  # They have no outer spaces.
+  return is_true_prefix(predicted, references)
 
 
 @dataclasses.dataclass(frozen=True)

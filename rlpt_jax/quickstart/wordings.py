@@ -80,6 +80,14 @@ CONCLUSIONS = {
     'people can visit the {shop} on {day}',
     '{day} is when the {shop} opens again',
   )),
+  # Of another number of people than three.
+  'leads': (('who', 'most'), (
+    'the {most} of all people here is {who}',
+    'nobody else is {more} than {who} is',
+    '{who} is the {most} of them all',
+    'no other person is {more} than {who}',
+    'among all these people {who} is the {most}',
+  )),
   'holds': (('who', 'content'), (
     '{who} has a box with {content}',
     '{who} will find {content} in the box',
@@ -88,6 +96,7 @@ CONCLUSIONS = {
     '{content} must be in the box of {whom}',
   )),
 }  # fmt: skip
+MOST_WORDINGS = len(LEADS)  # Each conclusion has as many wordings as leads.
 EVENTS = {
   'gains': (('who', 'gain', 'n'), (
     '{who} {gain} {n} more', 'then {who} {gain} {n}',
@@ -122,13 +131,23 @@ _WORDINGS = CONCLUSIONS | EVENTS
 _GAP = re.compile(r'(?<=[.!?])\s+')
 
 
-def say(fact: Fact, rng: random.Random, *, pronoun: bool = False) -> str:
-  """Returns a random wording of a fact; `pronoun`: he or she, not the name."""
+def say(
+  fact: Fact,
+  rng: random.Random,
+  *,
+  pronoun: bool = False,
+  most: int = MOST_WORDINGS,
+) -> str:
+  """Returns a random wording of a fact.
+
+  pronoun: says he or she instead of the name.
+  most: uses only so many of the wordings and leads of a conclusion.
+  """
   if fact[0] == 'aside':
     return f'{fact[1]}.'
   _, cores = _WORDINGS[fact[0]]
-  lead = rng.choice(LEADS) if fact[0] in CONCLUSIONS else ''
-  return _sentence(lead, rng.choice(cores), fact, pronoun)
+  lead = rng.choice(LEADS[:most]) if fact[0] in CONCLUSIONS else ''
+  return _sentence(lead, rng.choice(cores[:most]), fact, pronoun)
 
 
 def wordings(fact: Fact) -> Iterator[str]:

@@ -50,6 +50,23 @@ def test_files_are_complete_and_follow_from_the_seed(tmp_path):
     write(tmp_path / 'd', novels=3)
 
 
+def test_clean_demonstrations_are_all_worked_out(tmp_path):
+  files = write(tmp_path, clean=60)
+  assert {line['manner'] for line in files['clean.jsonl']} == {'work'}
+  manners = {line['manner'] for line in files['demonstrations.jsonl']}
+  assert manners == set(lessons.MANNERS)
+
+
+def test_prompts_to_train_on_are_like_the_held_out_questions(tmp_path):
+  files = write(tmp_path, prompts=30)
+  trained, held_out = files['prompts.jsonl'], files['questions.jsonl']
+  assert {frozenset(line) for line in trained} == {frozenset(held_out[0])}
+  assert {line['difficulty'] for line in [*trained, *held_out]} == {2}
+  seen = [d.text for d in itertools.islice(world.documents(10), 30)]
+  for line, text in zip(trained, seen, strict=True):
+    assert ' '.join(line['references']) in text
+
+
 def targets(count, seed=0):
   rng = random.Random(seed)
   found = itertools.islice(world.documents(seed), count)

@@ -20,7 +20,7 @@ LATER = ['So he owns 9 pens by then.', '7 cards were red.']
 
 
 def some(count):
-  documents = world.documents(0, whims=2)
+  documents = world.documents(0, dials=world.Dials(whims=2))
   return itertools.islice(documents, count), random.Random(0)
 
 
@@ -124,7 +124,9 @@ def test_an_uncertain_sentence_has_the_highest_entropies(sentence):
 def test_files_follow_from_the_seed(tmp_path):
   counts = {'choices': 5, 'predictions': 6}
   for name in 'ab':
-    mask_lessons.write(tmp_path / name, seed=1, whims=1, **counts)
+    mask_lessons.write(
+      tmp_path / name, seed=1, dials=world.Dials(whims=1), **counts
+    )
   for name, count in counts.items():
     text = (tmp_path / 'a' / f'{name}.jsonl').read_text()
     assert text == (tmp_path / 'b' / f'{name}.jsonl').read_text()

@@ -17,6 +17,7 @@ from rlpt_jax.llm import json_replies
 from rlpt_jax.quickstart import lessons, world
 from rlpt_jax.quickstart import question_lessons as lib
 from rlpt_jax.quickstart.wordings import is_true_prefix, sentences
+from rlpt_jax.quickstart.world import Dials
 from rlpt_jax.rewards import extract
 from tests.corpus import corpora
 from tests.llm import scripted_models
@@ -52,7 +53,7 @@ def some(count, **options):
 
 @pytest.mark.parametrize('flaw', lib.FLAWS)
 def test_each_flaw_is_found(flaw):
-  documents, rng = some(200, whims=1)
+  documents, rng = some(200, dials=Dials(whims=1))
   for document in documents:
     # A document's sentences are those that it is split into.
     assert tuple(sentences(document.text)) == document.sentences
@@ -116,7 +117,7 @@ def test_what_is_true_of_a_question(text, asked, answered, expected):
 def test_all_wordings_of_a_first_sentence_mean_the_same():
   rng = random.Random(0)
   for _ in range(200):
-    story = rng.choice(world.KINDS)(rng)
+    story = rng.choice([*world.KINDS.values()])(rng, 2)
     assert len({*map(lib._meaning, story.setup)}) == 1
 
 
@@ -211,6 +212,12 @@ def test_responses_are_guessed_or_worked_out_from_the_question():
   assert all(right['work'])
   wrong = 1 - sum(right['guess']) / len(right['guess'])
   assert abs(wrong - lessons.MISTAKEN) < 0.06
+
+
+def test_clean_responses_are_all_worked_out(tmp_path):
+  lib.write(tmp_path, clean_responses=60)
+  lines = (tmp_path / 'clean_responses.jsonl').read_text().splitlines()
+  assert {json.loads(line)['manner'] for line in lines} == {'work'}
 
 
 def test_files_follow_from_the_seed(tmp_path):

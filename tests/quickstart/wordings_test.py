@@ -10,8 +10,8 @@ from rlpt_jax.quickstart.wordings import is_true_prefix, read, same, say
 
 FACTS = [
   ('has', 'Mara', '13', 'shells'), ('stands', 'Tom', 'red'),
-  ('is', 'Ann', 'oldest'), ('opens', 'market', 'Friday'),
-  ('holds', 'Joe', 'salt'),
+  ('is', 'Ann', 'oldest'), ('leads', 'Ann', 'oldest'),
+  ('opens', 'market', 'Friday'), ('holds', 'Joe', 'salt'),
   ('gains', 'Mara', 'finds', '4'), ('loses', 'Leo', 'drops', '2'),
   ('goes', 'Max', 'two', 'left'), ('has_box', 'Ida', 'blue'),
 ]  # fmt: skip

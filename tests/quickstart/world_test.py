@@ -2,9 +2,14 @@
 
 import collections
 import itertools
+import statistics
+
+import pytest
 
 from rlpt_jax.data import segment
 from rlpt_jax.quickstart import wordings, world
+from rlpt_jax.quickstart.wordings import EVENTS
+from rlpt_jax.quickstart.world import Dials
 
 
 def some(count, seed=0, **options):
@@ -29,7 +34,7 @@ def test_sentences_are_those_of_our_segmenter_and_targets_are_the_long_ones():
 
 def test_every_kind_is_there_about_as_often():
   counts = collections.Counter(d.kind for d in some(1200))
-  assert set(counts) == {kind.__name__ for kind in world.KINDS}
+  assert set(counts) == {*world.KINDS} == {*world.KIND_NAMES}
   assert min(counts.values()) > 140
 
 
@@ -51,8 +56,7 @@ def test_held_out_stories_are_told_nowhere_else():
 
 
 def test_whims_are_short_sentences_that_state_no_fact():
-  plain = some(200, seed=5)
-  for document in some(200, seed=5, whims=3):
+  for document in some(200, seed=5, dials=Dials(whims=3)):
     whims = [
       i
       for i, sentence in enumerate(document.sentences[1:-1], 1)
@@ -62,7 +66,92 @@ def test_whims_are_short_sentences_that_state_no_fact():
     assert all(segment.num_words(document.sentences[i]) <= 5 for i in whims)
     assert not set(whims) & set(document.targets)
     assert len(document.targets) == 2
-  assert some(200, seed=5, whims=0) == plain
+
+
+def test_easy_documents_state_their_conclusions_first():
+  """So nothing is to be thought, and events change nothing."""
+  for document in some(600, dials=Dials(difficulty=(0,))):
+    first = document.sentences[0].lower()
+    for i in document.targets:
+      step = document.steps[i]
+      _, *words = step.fact
+      assert not step.thought and all(word.lower() in first for word in words)
+    assert not {step.fact[0] for step in document.steps[1:]} & {*EVENTS}
+
+
+def test_harder_documents_think_longer():
+  def lengths(difficulty):
+    found = collections.defaultdict(list)
+    for document in some(1500, dials=Dials(difficulty=(difficulty,))):
+      thought = document.steps[document.targets[0]].thought
+      found[document.kind].append(len(thought))
+      # Only how long a box's rule is makes it harder.
+      if document.kind == 'boxes':
+        found['boxes'][-1] = len(document.sentences[0])
+    return {kind: statistics.mean(each) for kind, each in found.items()}
+
+  levels = [lengths(difficulty) for difficulty in range(1, world.HARDEST + 1)]
+  for kind in world.KINDS:
+    means = [level[kind] for level in levels]
+    assert means == sorted(set(means)), kind
+
+
+def test_levels_are_mixed():
+  found = some(900, dials=Dials(difficulty=(0, 2, 2)))
+  easy = [document for document in found if document.difficulty == 0]
+  assert 250 < len(easy) < 350
+  assert all(not d.steps[d.targets[0]].thought for d in easy)
+
+
+def test_facts_are_stated_twice():
+  count = again = 0
+  for document in some(400, dials=Dials(repeated=0.5)):
+    facts = [document.steps[i].fact for i in document.targets]
+    assert len(facts) - 2 == sum(a == b for a, b in itertools.pairwise(facts))
+    count, again = count + 2, again + len(facts) - 2
+  assert 0.45 < again / count < 0.55
+
+
+def test_several_stories_are_told_in_one_document():
+  for document in some(300, dials=Dials(stories=3)):
+    assert len(document.targets) == 6
+    kinds = document.kind.split()
+    assert len(kinds) == 3
+    for kind in kinds:
+      own = [i for i in document.targets if document.steps[i].kind == kind]
+      assert len(own) == 2
+    # A pronoun could be anybody.
+    said = [wordings.read(sentence) for sentence in document.sentences[1:]]
+    assert not any({'he', 'she'} & {*fact} for fact in said)
+
+
+def test_few_wordings():
+  def ways(count):
+    return {
+      tuple(word for word in words_of(sentence) if word.islower())
+      for document in some(300, dials=Dials(wordings=count, kinds=('days',)))
+      for sentence in document.sentences[1:]
+      if wordings.read(sentence)[0] == 'opens'
+    }
+
+  assert len(ways(1)) < len(ways(2)) < len(ways(5))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'difficulty': (5,)}, r'difficulty=\(5,\): expected levels from 0 to 4'),
+    ({'difficulty': ()}, 'expected levels'),
+    ({'kinds': ('amounts', 'cars')}, 'expected some of amounts, doors'),
+    ({'stories': 6}, 'stories=6: expected 1 to 5'),
+    ({'stories': 2, 'kinds': ('days',)}, 'stories=2: expected 1 to 1'),
+    ({'wordings': 0}, 'wordings=0: expected 1 to 5'),
+    ({'repeated': 2.0}, 'repeated=2.0'),
+  ],
+)
+def test_wrong_dials(changes, message):
+  with pytest.raises(ValueError, match=message):
+    Dials(**changes)
 
 
 def words_of(text):
@@ -112,7 +201,7 @@ def an_order(document, i):
       people |= {a, b}
       losers.add(b if (more, most) in PAIRS else a)
   (winner,) = people - losers
-  return 'is', winner, most
+  return 'is' if len(people) == 3 else 'leads', winner, most
 
 
 PAIRS = {pair for scale in wordings.SCALES for pair in (scale[:2], scale[2:])}
@@ -144,9 +233,10 @@ SOLVERS = {
 }  # fmt: skip
 
 
-def test_conclusions_follow_from_what_is_said_before():
+@pytest.mark.parametrize('difficulty', range(1, world.HARDEST + 1))
+def test_conclusions_follow_from_what_is_said_before(difficulty):
   checked = collections.Counter()
-  for document in some(900, seed=5):
+  for document in some(900, seed=5, dials=Dials(difficulty=(difficulty,))):
     for i in document.targets:
       found = SOLVERS[document.kind](document, i)
       assert found == document.steps[i].fact, document.text
@@ -159,14 +249,18 @@ def worked_out(document, i):
   thought = words_of(document.steps[i].thought)
   if document.kind != 'orders':
     return thought[-1]
-  # 'B is named twice, A is older than B, C is younger than B.'
   most = document.steps[i].fact[2]
-  more = [k for k, word in enumerate(thought) if (word, most) in PAIRS]
-  return thought[more[0] - 2]
+  if document.steps[i].fact[0] == 'is':
+    # 'B is named twice, A is older than B, C is younger than B.'
+    more = [k for k, word in enumerate(thought) if (word, most) in PAIRS]
+    return thought[more[0] - 2]
+  # 'A is older than B, B is older than C.': one is the oldest, one not so.
+  return thought[0] if (thought[2], most) in PAIRS else thought[-1]
 
 
-def test_thoughts_lead_to_their_conclusions():
-  for document in some(900, seed=6):
+@pytest.mark.parametrize('difficulty', range(1, world.HARDEST + 1))
+def test_thoughts_lead_to_their_conclusions(difficulty):
+  for document in some(900, seed=6, dials=Dials(difficulty=(difficulty,))):
     for i in document.targets:
       fact = document.steps[i].fact
       place = {'amounts': 2, 'orders': 1}.get(document.kind, -1)
