@@ -133,9 +133,11 @@ def make_folder(folder: pathlib.Path, models: pathlib.Path, about: dict):
 def run(options) -> int:
   """Runs what is missing; returns 1 if a cell has failed."""
   folder = options.workdir / options.scale
-  if not (options.results / options.scale / 'start.json').exists():
+  answered = options.results / options.scale / 'start.json'
+  if not answered.exists():
     raise ValueError(
-      f'{folder}: has no cold start that was asked. Run prepare first.'
+      f'{answered}: no such file; expected the answers of the cold start. Run '
+      'prepare with the same --results first.'
     )
   (folder / 'logs').mkdir(exist_ok=True)
   waiting, running, failed = missing(options), {}, []
