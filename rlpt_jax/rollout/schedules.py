@@ -6,6 +6,7 @@ newest weights to the sampler; `source` is what `collect` takes its samples from
 (stream.py).
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,7 @@ def synchronous(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ahead:
+class Ahead(abc.ABC):
   """A schedule that samples ahead of the updates; see its subclasses.
 
   max_staleness: the most updates between the weights that sample a token and
@@ -58,9 +59,9 @@ class Ahead:
   def recompute(self) -> bool:
     return self.after_update == 'recompute'
 
+  @abc.abstractmethod
   def source(self, waiting: Waiting, rollouts: Rollouts) -> Source:
     """Returns what samples the groups that wait to be learned from."""
-    raise NotImplementedError
 
   def __call__(
     self, collect: CollectNext, publish: Callable[[], None], source: Source
