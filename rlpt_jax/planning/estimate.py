@@ -93,7 +93,7 @@ class Estimate:
     """The fewest jobs that sample as fast as the learner learns."""
     total = sum(seconds for seconds, _ in self.seconds.values())
     learning = self._learning_seconds
-    if math.isnan(total):
+    if math.isnan(total) or not self.run.overlaps:
       return 1
     return max(1, math.ceil((total - learning) / learning))
 

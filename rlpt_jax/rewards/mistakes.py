@@ -53,5 +53,7 @@ class Erring(Reward):
     if answer is None:
       return False
     content = '\0'.join((str(self.seed), example.id, answer))
-    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(
+      content.encode('utf-8', 'surrogatepass'), digest_size=8
+    ).digest()
     return int.from_bytes(digest) < share * 2**64

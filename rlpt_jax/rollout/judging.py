@@ -36,16 +36,22 @@ class Judging:
 
   def submit(self, questions: Iterable[Question]):
     """Asks about examples together, but for names that wait for scores."""
-    with self._lock:
-      for question in questions:
-        if question.name not in self._scores:
-          future = self._scores[question.name] = concurrent.futures.Future()
-          self._waiting.append((question, future))
-    self._worker.submit(self._work)
+    added = []
+    for question in questions:
+      if question.name not in self._scores:
+        future = self._scores[question.name] = concurrent.futures.Future()
+        added.append((question, future))
+    if added:
+      with self._lock:
+        self._waiting += added
+      self._worker.submit(self._work)
 
   def take(self, names: Sequence[str]) -> list[Scores]:
     """Returns the scores of each, [1, G]; raises what the reward raised."""
-    return [self._scores.pop(name).result() for name in names]
+    futures = [self._scores[name] for name in names]  # A name may come twice.
+    for name in names:
+      self._scores.pop(name, None)
+    return [future.result() for future in futures]
 
   def _work(self):
     with self._lock:

@@ -96,6 +96,11 @@ def test_what_is_submitted_together_is_asked_together():
   judging.submit(QUESTIONS)
   judging.take([question.name for question in QUESTIONS])
   assert calls == [len(QUESTIONS)]
+  # Held-out data that repeats itself has names twice.
+  judging.submit([QUESTIONS[3], QUESTIONS[4], QUESTIONS[3]])
+  first, _, again = judging.take(['3', '4', '3'])
+  np.testing.assert_array_equal(first.rewards_PG, again.rewards_PG)
+  assert calls[1:] == [2]
 
 
 def test_a_signal_reaches_who_waits_for_scores():
